@@ -1,0 +1,26 @@
+# Each target makes .venv if needed, installs what it needs, and runs. Nothing else to set up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: train test lint
+
+train: $(VENV)/train.installed
+	$(BIN)/python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
+
+test: $(VENV)/dev.installed
+	$(BIN)/python -m pytest -m "not slow and not network"
+
+lint: $(VENV)/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/train.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/dev.installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@

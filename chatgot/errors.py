@@ -1,0 +1,41 @@
+"""What a user can get wrong, and the exit code of each.
+
+A message says what was read, what was found, what was expected and what to do, in one or two lines. The script prints
+it without a traceback. Anything that is not one of these is a defect of ours: traceback, exit code 1.
+"""
+
+
+class UserError(Exception):
+    """Something that the user can mend; `exit_code` is what the process ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """A bad command line, configuration or text."""
+
+    exit_code = 2
+
+
+class CheckpointRejected(UserError):
+    """A checkpoint that is missing, damaged, foreign or does not fit; nothing was loaded from it."""
+
+    exit_code = 3
+
+
+class Diverged(UserError):
+    """Training met only non-finite losses or gradients, and no rung of the recovery ladder is left."""
+
+    exit_code = 4
+
+
+class StorageError(UserError):
+    """A folder or file that cannot be written."""
+
+    exit_code = 5
+
+
+class OutOfMemory(UserError):
+    """One step does not fit into this machine's memory."""
+
+    exit_code = 6
