@@ -124,6 +124,9 @@ class TrainingConfig(Section):
     def sequences_per_step(self) -> int:
         return self.batch_size * self.accumulate_grad_batches
 
+    def tokens_per_step(self, model: ModelConfig) -> int:
+        return self.sequences_per_step * model.max_seq_length
+
 
 class DataConfig(Section):
     path: PathText | None = key(
@@ -204,3 +207,15 @@ def changes_on_resume(stored: dict[str, Any], config: Config, named_by_set: set[
         else:
             refused.append(line + (f" (insist with --set {name}={new})" if rule == "set" else ""))
     return taken, refused
+
+
+def remarks(config: Config) -> list[str]:
+    """Return one line for each key that was set but has no effect beside the others, or an unusual one."""
+    training, sampling, lines = config.training, config.sampling, []
+    if training.precision_dtype != "auto" and not training.mixed_precision:
+        lines.append(f"training.precision_dtype={training.precision_dtype} has no effect: mixed_precision is false")
+    if training.min_learning_rate > training.learning_rate:
+        lines.append("training.min_learning_rate is above learning_rate: the rate rises after the warmup")
+    if sampling.temperature == 0 and (sampling.top_k is not None or sampling.top_p is not None):
+        lines.append("sampling.top_k and top_p have no effect: temperature 0 always takes the likeliest token")
+    return lines

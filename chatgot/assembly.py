@@ -1,0 +1,227 @@
+"""What a run is made of: text, model, optimizer and state, put together fresh or from a checkpoint."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from chatgot.checkpoint_file import FORMAT_VERSION
+from chatgot.config import Config, changes_on_resume
+from chatgot.corpus import check_text_file, fetch_default_text
+from chatgot.data import Tokens, TrainingWindows, ValidationWindows, Vocabulary, check_length, load_tokens, split_index
+from chatgot.device import describe, pick_precision, set_threads, versions
+from chatgot.errors import CheckpointRejected
+from chatgot.gradient_checkpointing import enable_gradient_checkpointing
+from chatgot.model import GPT, build_model
+from chatgot.optim import build_optimizer, last_step, schedule_horizon
+from chatgot.run_state import RunState, check_optimizer, check_tensors, collect_state, restore_state
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TEXT = Path("data/shakespeare.txt")
+
+
+@dataclass
+class Training:
+    """The parts of one run; `run` and what hangs on it change, the rest stays."""
+
+    config: Config
+    device: torch.device
+    tokens: Tokens
+    train_windows: TrainingWindows
+    val_windows: ValidationWindows
+    model: GPT
+    optimizer: Optimizer
+    scaler: GradScaler
+    run: RunState
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.tokens.vocabulary
+
+    @property
+    def decay_steps(self) -> int:
+        return schedule_horizon(self.config.training, self.train_windows.per_epoch)
+
+    @property
+    def last_step(self) -> int | None:
+        return last_step(self.config.training, self.train_windows.per_epoch)
+
+    def ended(self) -> bool:
+        """Return whether `epochs`, `max_steps` or `max_minutes` has been reached."""
+        last, minutes = self.last_step, self.config.training.max_minutes
+        by_step = last is not None and self.run.global_step >= last
+        return by_step or (minutes is not None and self.run.time_s >= 60 * minutes)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Return all that a checkpoint holds: the state and what is needed to use it without any other file."""
+        S = self.config.training.sequences_per_step
+        return {
+            "format_version": FORMAT_VERSION,
+            "run_id": self.run.run_id,
+            "epoch": self.train_windows.epoch(self.run.position, S),
+            "global_step": self.run.global_step,
+            "loss": self.run.train_loss,
+            "config": self.config.model_dump(mode="json"),
+            "vocabulary": self.vocabulary.characters,
+            "data_sha256": self.tokens.text_sha256,
+            "versions": versions(),
+            **collect_state(self.run, self.model, self.optimizer, self.scaler),
+        }
+
+
+def text_path(config: Config) -> Path:
+    """Return where the text is, or, for the default text, will be. Raises: ConfigError for a text that is missing."""
+    if config.data.path is None:
+        return DEFAULT_TEXT
+    check_text_file(Path(config.data.path))
+    return Path(config.data.path)
+
+
+def load_text(config: Config, path: Path) -> Tokens:
+    """Return the tokens of a text, fetched and encoded if need be. Raises: ConfigError, StorageError."""
+    if config.data.path is None:
+        fetch_default_text(path)
+    tokens = load_tokens(path, Path(config.paths.cache))
+    check_length(len(tokens.ids), config, path)
+    return tokens
+
+
+def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[str, Any] | None) -> Training:
+    """Build a run: with fresh weights, or, given a checkpoint's content, for `resume` to fill.
+
+    The number of threads is set before anything is computed; a checkpoint's number wins. A new run has no id yet.
+    """
+    threads = set_threads(_threads(config, stored))
+    n_train = split_index(len(tokens.ids), config.data.test_split)
+    T, V = config.model.max_seq_length, len(tokens.vocabulary)
+    precision = _precision(config, device, stored)
+    model = build_model(config.model, V, device, config.seed)
+    if mode := config.training.gradient_checkpointing:
+        enable_gradient_checkpointing(model, every=2 if mode == "every_2" else 1)
+    return Training(
+        config=config,
+        device=device,
+        tokens=tokens,
+        train_windows=TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed),
+        val_windows=ValidationWindows(tokens.ids[n_train:], T, V, device),
+        model=model,
+        optimizer=build_optimizer(model, config.training),
+        scaler=GradScaler(device.type, enabled=precision == "fp16"),
+        run=RunState("", precision, config.training.batch_size, threads),
+    )
+
+
+def _threads(config: Config, stored: dict[str, Any] | None) -> int | None:
+    wanted = config.training.threads
+    if wanted is None and os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+        wanted = int(os.environ["OMP_NUM_THREADS"])
+    if stored is None:
+        return wanted
+    threads = stored["run"]["threads"]
+    if wanted not in (None, threads):
+        logger.warning("%d threads as in the checkpoint, not %d: another number would give other bits", threads, wanted)
+    return threads
+
+
+def _precision(config: Config, device: torch.device, stored: dict[str, Any] | None) -> str:
+    """Return the precision in force: a resumed run keeps its own unless the user asked for another."""
+    asked = (config.training.mixed_precision, config.training.precision_dtype)
+    if stored is not None:
+        before = stored["config"]["training"]
+        if asked == (before["mixed_precision"], before["precision_dtype"]):
+            return stored["run"]["precision"]
+    return pick_precision(config, device)
+
+
+def check_resume(
+    stored: dict[str, Any], path: Path, config: Config, config_name: str, named_by_set: set[str]
+) -> list[str]:
+    """Hold a checkpoint's configuration against the one asked for; return the lines on what changes.
+
+    Raises: CheckpointRejected for another configuration's checkpoint and for changes that are not allowed.
+    """
+    if stored["run_id"].rpartition("_")[0] != config_name:
+        message = f"{path}: belongs to run {stored['run_id']}, not to {config_name}; give --config that run's YAML"
+        raise CheckpointRejected(message + ", or start a new run from its weights with --init_from")
+    taken, refused = changes_on_resume(stored["config"], config, named_by_set)
+    if refused:
+        raise CheckpointRejected(
+            f"{path}: its run was trained with other settings (stored -> asked): {'; '.join(refused)}"
+        )
+    return taken
+
+
+def resume(training: Training, stored: dict[str, Any], path: Path, data_may_change: bool) -> None:
+    """Check that a checkpoint fits, then put its state into a freshly assembled run.
+
+    Raises: CheckpointRejected; then nothing has been touched.
+    """
+    if stored["vocabulary"] != training.vocabulary.characters:
+        message = (
+            f"{path}: trained on a text with {len(stored['vocabulary'])} characters, this one has other characters"
+        )
+        raise CheckpointRejected(f"{message} ({len(training.vocabulary)}); set data.path to the same text")
+    if stored["data_sha256"] != training.tokens.text_sha256:
+        if not data_may_change:
+            found, expected = training.tokens.text_sha256[:12], stored["data_sha256"][:12]
+            message = f"{path}: trained on another text (SHA-256 {expected}..., this text {found}...)"
+            raise CheckpointRejected(
+                f"{message}; set data.path to the same text, or insist with --set data.allow_change=true"
+            )
+        logger.warning("the text differs from the checkpoint's: training goes on with the new one, as asked")
+    check_tensors(path, stored["model_state_dict"], training.model.state_dict())
+    updates = stored["run"]["global_step"] - stored["run"]["skipped_steps"]
+    check_optimizer(path, stored["optimizer_state_dict"], training.optimizer, updates)
+    precision = training.run.precision
+    restore_state(stored, training.run, training.model, training.optimizer, training.scaler)
+    training.run.precision = precision
+
+
+def start_from(training: Training, weights: tuple[dict[str, torch.Tensor], str | None], path: Path) -> None:
+    """Start a new run from another run's weights: those that match in name and shape; log each one that does not.
+
+    Raises: CheckpointRejected when nothing matches; then the model is as it was.
+    """
+    tensors, characters = weights
+    own = training.model.state_dict()
+    both = own.keys() & tensors.keys()
+    fits = {name for name in both if tensors[name].shape == own[name].shape and torch.isfinite(tensors[name]).all()}
+    if not fits:
+        raise CheckpointRejected(f"{path}: no weight matches this model in name and shape")
+    for name in sorted(own.keys() - tensors.keys()):
+        logger.warning("init_from: %s is not in the file and keeps its fresh weights", name)
+    for name in sorted(tensors.keys() - own.keys()):
+        logger.warning("init_from: %s is not in this model", name)
+    for name in sorted(both - fits):
+        found, expected = tuple(tensors[name].shape), tuple(own[name].shape)
+        logger.warning("init_from: %s has shape %s (expected %s) or is not finite: left out", name, found, expected)
+    if characters is not None and characters != training.vocabulary.characters:
+        logger.warning("init_from: %s knows other characters: matching embedding rows stand for other ones", path)
+    with torch.no_grad():
+        for name in fits:
+            own[name].copy_(tensors[name])
+    logger.info("init_from: %d of %d weights from %s, a new run from step 0", len(fits), len(own), path)
+
+
+def summary(training: Training) -> list[str]:
+    """Return the lines that a run's log begins with: what runs, on what, with which settings."""
+    config, model, run, tokens = training.config, training.model, training.run, training.tokens
+    train, val = training.train_windows, training.val_windows
+    recompute = f"every {model.recompute_every}" if model.recompute_every else "off"
+    millions = f"{model.parameter_count() / 1e6:.1f} M parameters, {model.flops_per_token() / 1e6:.1f} MFLOP per token"
+    return [
+        "versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()),
+        f"device: {describe(training.device)}",
+        f"configuration: {config.model_dump_json()}",
+        f"model: {config.model.architecture}, {millions}",
+        f"precision: {run.precision}; gradient checkpointing: {recompute}; micro-batch: {run.micro_batch_size}",
+        f"text: {len(train.ids):,} training and {len(val.ids):,} validation tokens, "
+        f"{len(tokens.vocabulary)} characters, read as {tokens.encoding}",
+        f"one epoch: {train.per_epoch:,} windows of {train.T} tokens",
+    ]

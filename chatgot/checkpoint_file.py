@@ -1,0 +1,235 @@
+"""One checkpoint file: written whole or not at all, and trusted only after it has been verified.
+
+A checkpoint is a `torch.save` zip that `torch.load(weights_only=True)` reads. The zip's comment holds the SHA-256 (hex)
+of everything before it, so that a single flipped bit anywhere is noticed before anything is read from the file.
+"""
+
+import errno
+import io
+import os
+import pickle
+import re
+import stat
+import zipfile
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from chatgot.atomic_file import atomic_file
+from chatgot.errors import CheckpointRejected
+
+FORMAT_VERSION = 1
+END_OF_ZIP = 22  # bytes of a zip's last record without its comment; the comment's length stands in the last two
+DIGEST = 64  # bytes of a SHA-256 in hex
+NAME = re.compile(r"(?P<config>.+)_(?P<timestamp>\d{8}-\d{6})_step_(?P<step>0|[1-9]\d{0,17})\.pt", re.ASCII)
+ENTRY = re.compile(
+    r"[^/]+/(data\.pkl|version|byteorder|data/\d+|\.data/[\w.]+|\.format_version|\.storage_alignment)", re.ASCII
+)
+SCHEMA: dict[str, type | tuple[type, ...]] = {
+    "format_version": int, "run_id": str, "epoch": int, "global_step": int, "loss": (float, type(None)),
+    "model_state_dict": dict, "optimizer_state_dict": dict, "scaler_state_dict": dict, "run": dict, "rng": dict,
+    "config": dict, "vocabulary": str, "data_sha256": str, "versions": dict,
+}  # fmt: skip
+
+
+class _HashingWriter(io.RawIOBase):
+    """Passes bytes on and hashes them, holding back the zip's last record so that it can be given a comment."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest, self.tail = file, sha256(), b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if len(view) >= END_OF_ZIP:
+            self._pass_on(self.tail)
+            self._pass_on(view[:-END_OF_ZIP])
+            self.tail = bytes(view[-END_OF_ZIP:])
+        else:
+            pending = self.tail + bytes(view)
+            self._pass_on(pending[:-END_OF_ZIP])
+            self.tail = pending[-END_OF_ZIP:]
+        return len(view)
+
+    def finish(self) -> None:
+        self._pass_on(self.tail[:-2] + DIGEST.to_bytes(2, "little"))
+        self.file.write(self.digest.hexdigest().encode())
+
+    def _pass_on(self, data: bytes | memoryview) -> None:
+        self.digest.update(data)
+        self.file.write(data)
+
+
+def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write one checkpoint: temporary file, hash, fsync, verification, rename, fsync of the folder.
+
+    A file that has this name already is replaced only when it is damaged; a whole one stays as it is.
+    Raises: OSError with an errno when the disk refuses; then no file has changed.
+    """
+    if path.exists() and is_whole(path):
+        return
+
+    def verify(temporary: Path) -> None:
+        with temporary.open("rb") as file:
+            if why := damage(file):
+                raise OSError(errno.EIO, f"the file read back is {why}", str(temporary))
+
+    with atomic_file(path, verify) as file:
+        writer = _HashingWriter(file)
+        torch.save(checkpoint, writer)
+        writer.finish()
+
+
+def damage(file: BinaryIO) -> str | None:
+    """Return what is wrong with a checkpoint's bytes, or None when they are whole.
+
+    Looks at the hash first and at the zip's entries second; reads nothing that the file could have been made to mean.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size < END_OF_ZIP + DIGEST or file.read(4) != b"PK\x03\x04":
+        return f"not a checkpoint: {size} bytes, no zip file"
+    body = size - DIGEST
+    file.seek(body)
+    stored = file.read(DIGEST)
+    file.seek(0)
+    digest, left = sha256(), body
+    while left and (block := file.read(min(left, 1 << 20))):
+        digest.update(block)
+        left -= len(block)
+    if digest.hexdigest().encode() != stored:
+        return "damaged: its SHA-256 does not match (truncated, altered, or not written by ChatGoT)"
+    return odd_entries(file)
+
+
+def odd_entries(file: BinaryIO) -> str | None:
+    """Return what is unusual about the zip's structure, or None for what torch.save writes."""
+    file.seek(0)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        return f"not a readable zip file ({error})"
+    finally:
+        file.seek(0)
+    names = [entry.filename for entry in entries]
+    if len(set(names)) != len(names):
+        return "a zip file with entries of the same name"
+    for entry in entries:
+        if not ENTRY.fullmatch(entry.filename) or entry.compress_type != zipfile.ZIP_STORED:
+            return f"a zip file with an entry that no checkpoint has ({entry.filename[:80]!r})"
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether `path` is a regular file whose bytes are those of a finished save; each file is read once."""
+    try:
+        about = path.lstat()
+        return stat.S_ISREG(about.st_mode) and _is_whole(path, about.st_ino, about.st_size, about.st_mtime_ns)
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=1024)
+def _is_whole(path: Path, inode: int, size: int, mtime_ns: int) -> bool:
+    with path.open("rb") as file:
+        return damage(file) is None
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file without following a link and without waiting for a pipe. Raises: CheckpointRejected."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        if path.is_symlink():
+            raise CheckpointRejected(f"{path}: is a link; name the file itself: {path.resolve()}")
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise CheckpointRejected(f"{path}: cannot be opened: {error.strerror}{_near(path)}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CheckpointRejected(f"{path}: not a regular file; expected a checkpoint (.pt)")
+    return os.fdopen(descriptor, "rb")
+
+
+def _near(path: Path) -> str:
+    """Return a hint at the checkpoints that stand in the folder of a path that does not exist."""
+    try:
+        found = [(int(match["step"]), p.name) for p in path.parent.iterdir() if (match := NAME.fullmatch(p.name))]
+    except OSError:
+        return ""
+    return f"; in that folder: {max(found)[1]}" if found else "; no checkpoint stands in that folder"
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint for an exact resume: bytes verified first, then the schema; executes nothing from the file.
+
+    Raises: CheckpointRejected naming file and reason.
+    """
+    with _open_regular(path) as file:
+        if why := damage(file):
+            raise CheckpointRejected(f"{path}: {why}")
+        checkpoint = _read(file, path)
+    _check_schema(checkpoint, path)
+    match = NAME.fullmatch(path.name)
+    inside = f"{checkpoint['run_id']}_step_{checkpoint['global_step']}.pt"
+    if match and path.name != inside:
+        raise CheckpointRejected(f"{path}: the file was renamed: inside it is {inside}; give it its own name again")
+    return checkpoint
+
+
+def _read(file: BinaryIO, path: Path) -> Any:
+    file.seek(0)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        AttributeError,
+    ) as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise CheckpointRejected(f"{path}: cannot be read as tensors and plain values: {reason}") from error
+
+
+def _check_schema(checkpoint: Any, path: Path) -> None:
+    if not isinstance(checkpoint, dict):
+        raise CheckpointRejected(f"{path}: holds a {type(checkpoint).__name__}, expected a ChatGoT checkpoint")
+    version = checkpoint.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointRejected(f"{path}: format version {version}, this ChatGoT reads version {FORMAT_VERSION}")
+    wrong = [key for key, kind in SCHEMA.items() if not isinstance(checkpoint.get(key), kind)]
+    if wrong:
+        raise CheckpointRejected(f"{path}: keys missing or of another type: {', '.join(wrong)}")
+
+
+def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
+    """Read weights for a new run from any torch.save zip: (named tensors, vocabulary or None).
+
+    Files without ChatGoT's hash are read after the zip's own checksums pass. Raises: CheckpointRejected.
+    """
+    with _open_regular(path) as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise CheckpointRejected(f"{path}: not a torch.save zip file")
+        if damage(file) is not None:
+            why = odd_entries(file)
+            if why is None:
+                with zipfile.ZipFile(file) as archive:
+                    bad = archive.testzip()
+                why = f"damaged: the checksum of {bad} does not match" if bad else None
+            if why:
+                raise CheckpointRejected(f"{path}: {why}")
+        content = _read(file, path)
+    state = content.get("model_state_dict", content) if isinstance(content, dict) else {}
+    weights = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    if not weights:
+        raise CheckpointRejected(f"{path}: holds no named weights")
+    return weights, content.get("vocabulary")

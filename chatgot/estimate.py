@@ -1,0 +1,50 @@
+"""How large, how fast and how long: what a run would take, and where it stands."""
+
+import time
+
+from chatgot.assembly import Training
+from chatgot.device import peak_memory_mib
+from chatgot.metrics import human_time
+from chatgot.step import accumulate_gradients
+
+
+def estimate(training: Training, repeats: int = 2) -> list[str]:
+    """Return lines on parameters, operations, memory and time, measured on a step whose gradients are thrown away."""
+    config, model, run = training.config, training.model, training.run
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        accumulate_gradients(model, training.train_windows, run, config, training.scaler)
+        times.append(time.perf_counter() - start)
+        training.optimizer.zero_grad(set_to_none=True)
+    tokens, seconds = config.training.tokens_per_step(config.model), min(times)
+    moments_mib = 8 * model.parameter_count() / 2**20  # AdamW's two, fp32: they come with the first update
+    lines = [
+        f"parameters: {model.parameter_count():,}",
+        f"FLOPs per token: {model.flops_per_token():,}",
+        f"memory: {peak_memory_mib() + moments_mib:,.0f} MiB, half of it or more is Python and torch in small models",
+        f"speed: {tokens / seconds:,.0f} tokens/s, {seconds:.2f} s for one step of {tokens:,} tokens",
+    ]
+    if training.last_step is not None:
+        left = (training.last_step - run.global_step) * seconds
+        lines.append(f"time: about {human_time(left)} for {training.last_step:,} steps, without evaluations")
+    return lines
+
+
+def step_line(training: Training) -> str:
+    """Return the log's line on the step just done."""
+    run, config, last = training.run, training.config, training.last_step
+    epoch = run.position * config.training.sequences_per_step / training.train_windows.per_epoch
+    parts = [
+        f"step {run.global_step}" + (f"/{last}" if last else ""),
+        f"epoch {epoch:.2f}",
+        f"loss {run.train_loss:.4f}",
+        f"lr {run.lr:.2e}",
+        f"grad_norm {run.grad_norm:.3f}",
+    ]
+    if run.tokens_per_s:
+        parts.append(f"{run.tokens_per_s:,.0f} tokens/s")
+        if last:
+            seconds = (last - run.global_step) * config.training.tokens_per_step(config.model) / run.tokens_per_s
+            parts.append(f"ETA {human_time(seconds)}")
+    return " | ".join(parts)

@@ -1,0 +1,36 @@
+"""What SIGINT, SIGTERM and SIGHUP do: before training they end the process, in training they ask the loop to stop."""
+
+import os
+import signal
+from types import FrameType
+
+
+class StopRequest:
+    """Whether a signal asked the run to stop, and with which exit code it then ends.
+
+    Until `training` is set there is nothing to save: the signal ends the process by SystemExit. After it, the first
+    signal only sets the flag, which the loop reads between steps; a second one leaves at once.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        self.signal_name = ""
+        self.training = False
+
+    def install(self) -> None:
+        """Install the handlers; a SIGHUP that was ignored at the start (nohup) stays ignored."""
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                signal.signal(number, self._on_signal)
+
+    def requested(self) -> bool:
+        return self.exit_code is not None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        exit_code = 130 if number == signal.SIGINT else 143
+        if self.requested():
+            os._exit(exit_code)
+        self.exit_code, self.signal_name = exit_code, signal.Signals(number).name
+        if not self.training:
+            raise SystemExit(exit_code)

@@ -1,0 +1,394 @@
+"""Train a small chat-style language model from scratch on text, and show samples while it learns.
+
+    python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
+
+Writes checkpoints/{config}_{timestamp}_step_{step}.pt, logs/train_{config}_{timestamp}.log and, for TensorBoard,
+logs/tensorboard/{config}_{timestamp}/ with metrics.jsonl. Stop it at any time (Ctrl+C) and go on with --resume_from.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from any folder, with this checkout's chatgot
+
+from chatgot.stopping import StopRequest
+
+STOP = StopRequest()
+if __name__ == "__main__":
+    STOP.install()  # before the heavy imports: importing torch takes seconds, and Ctrl+C must end them cleanly
+
+import argparse
+import contextlib
+import logging
+import shlex
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from chatgot.assembly import Training, assemble, check_resume, load_text, resume, start_from, summary, text_path
+from chatgot.checkpoint_file import load_checkpoint, load_weights, save_checkpoint
+from chatgot.checkpointing import (
+    checkpoint_path,
+    cleanup_old_checkpoints,
+    find_latest,
+    newest_whole,
+    probe_folder,
+    set_aside_newer,
+    try_save,
+)
+from chatgot.config import Config, remarks
+from chatgot.config_file import effective_yaml, load_config
+from chatgot.data import Batch, line_start
+from chatgot.device import is_out_of_memory, peak_memory_mib, pick_device
+from chatgot.errors import Diverged, OutOfMemory, UserError
+from chatgot.estimate import estimate, step_line
+from chatgot.evaluation import evaluate
+from chatgot.generation import continue_text
+from chatgot.logging_setup import link_log, setup_console, setup_logging
+from chatgot.metrics import MetricsWriter, Throughput
+from chatgot.optim import lr_at, set_lr
+from chatgot.run_lock import RunLock, lock_new_run, lock_old_run
+from chatgot.step import accumulate_gradients, apply_gradients
+
+logger = logging.getLogger("chatgot.train")
+
+MAX_FAILED_SAVES = 3  # in a row; then the run ends rather than go on without a safety net
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From the command line to a run
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line; everything else is in the YAML."""
+    parser = argparse.ArgumentParser(
+        description="Train a small language model on text and show samples while it learns.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
+  python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml --resume_from latest
+  python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml --set data.path=my_text.txt
+  python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml --dry_run""",
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="YAML", help="the experiment")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume_from", metavar="FILE|latest", help="go on, bit for bit, from a checkpoint of this config"
+    )
+    start.add_argument("--init_from", type=Path, metavar="FILE", help="start a new run from another run's weights")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="set any YAML key; may be repeated"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="print size, memory and time, then end; writes no run")
+    return parser.parse_args(argv)
+
+
+def read_checkpoint(
+    args: argparse.Namespace, config: Config, named_by_set: set[str]
+) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
+    """Return the checkpoint to resume (content, path, what changes in the configuration), verified; or Nones."""
+    if args.resume_from is None:
+        return None, None, []
+    checkpoint_dir = Path(config.paths.checkpoints)
+    path = find_latest(checkpoint_dir, args.config.stem) if args.resume_from == "latest" else Path(args.resume_from)
+    stored = load_checkpoint(path)
+    return stored, path, check_resume(stored, path, config, args.config.stem, named_by_set)
+
+
+def open_run(args: argparse.Namespace, config: Config, stored: dict[str, Any] | None) -> tuple[RunLock, Path]:
+    """Take the run's id and open its log; return the lock and the folder of its curves."""
+    checkpoint_dir, logs_dir, name = Path(config.paths.checkpoints), Path(config.paths.logs), args.config.stem
+    lock = lock_old_run(checkpoint_dir, stored["run_id"]) if stored else lock_new_run(checkpoint_dir, name)
+    log_path = setup_logging(name, lock.timestamp, logs_dir)
+    run_dir = logs_dir / "tensorboard" / lock.run_id
+    logger.info("run %s", lock.run_id)
+    logger.info("command: %s", shlex.join([sys.executable, *sys.argv]))
+    logger.info("checkpoints in %s", checkpoint_dir.resolve())
+    logger.info("log in %s, curves in %s", log_path.resolve(), run_dir.resolve())
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(effective_yaml(config), encoding="utf-8")
+        link_log(log_path, run_dir)
+    except OSError as error:  # best effort, like all that stands in that folder
+        logger.warning("%s cannot be written (%s): no curves; training goes on", run_dir, error.strerror)
+    return lock, run_dir
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is done once in a while
+
+
+def make_prompts(training: Training) -> list[str]:
+    """Return the prompts that fit the vocabulary, and one from the validation text."""
+    vocabulary, prompts = training.vocabulary, []
+    strange = ""
+    for prompt in training.config.sampling.prompts:
+        text, unknown = vocabulary.replace_unknown(prompt)
+        prompts.append(text)
+        strange += unknown
+    if strange:
+        logger.warning("prompts: %r do not occur in the text; they are shown replaced", "".join(sorted(set(strange))))
+    return [*prompts, line_start(training.val_windows.ids, vocabulary, training.config.seed)]
+
+
+def show_samples(training: Training, metrics: MetricsWriter, prompts: list[str]) -> None:
+    """Let the model continue each prompt; log it and put it beside the curves. Changes nothing in the training."""
+    config, run = training.config, training.run
+    for i, prompt in enumerate(prompts, start=1):
+        text = ""
+        try:
+            for piece in continue_text(
+                training.model, training.vocabulary, prompt, config.sampling, config.seed, run.global_step, i
+            ):
+                text += piece
+                if STOP.requested():
+                    return
+        except (RuntimeError, MemoryError) as error:  # best effort: a sample that fails is no reason to stop training
+            logger.warning("sample %d at step %d failed: %s", i, run.global_step, error)
+            continue
+        block = f"sample {i} of {len(prompts)} at step {run.global_step}, prompt {prompt!r}:\n{prompt}{text}"
+        logger.info("%s", block, extra={"block": True})
+        metrics.sample(run.global_step, f"prompt_{i}", prompt, text)
+    run.last_sample_step = run.global_step
+
+
+def evaluation_due(training: Training) -> bool:
+    """Return whether the present weights are still to be evaluated: by the interval, and at the end of the run."""
+    run, interval = training.run, training.config.training.eval_interval
+    at_end = interval is not None and training.ended() and run.last_eval_step != run.global_step
+    return at_end or run.due(interval, run.last_eval_step)
+
+
+def evaluate_and_log(training: Training, metrics: MetricsWriter) -> bool:
+    """Measure the loss on held-out text and write the step's row; return whether it is the best so far."""
+    config, run, windows = training.config, training.run, training.val_windows
+    eval_batches, batch_size = config.training.eval_batches, config.training.batch_size
+
+    def loss_on(batches: Iterable[Batch]) -> float | None:
+        return evaluate(training.model, batches, training.device, run.precision, STOP.requested)
+
+    full = loss_on(windows.every_token(batch_size)) if training.ended() or eval_batches == "all" else None
+    val_loss = full if eval_batches == "all" else loss_on(windows.spread(eval_batches, batch_size))
+    if STOP.requested():
+        return False  # this evaluation is made again after the resume
+    run.val_loss, run.last_eval_step = val_loss, run.global_step
+    best = run.global_step > 0 and val_loss < run.best_val_loss
+    if best:
+        run.best_val_loss, run.best_step = val_loss, run.global_step
+    over_all = f" | val_loss_full {full:.4f} over every validation token" if training.ended() else ""
+    logger.info("step %d | val_loss %.4f%s%s", run.global_step, val_loss, over_all, " | best so far" if best else "")
+    write_row(training, metrics, full if training.ended() else None)
+    return best
+
+
+def write_row(training: Training, metrics: MetricsWriter, full: float | None = None) -> None:
+    """Write this step's row of metrics, once."""
+    run = training.run
+    row = {"train_loss": run.train_loss, "lr": run.lr, "grad_norm": run.grad_norm, "tokens_per_s": run.tokens_per_s}
+    row["val_loss"] = run.val_loss if run.last_eval_step == run.global_step else None
+    if full is not None:
+        row["val_loss_full"] = full
+    metrics.row(run.global_step, **row, tokens=run.tokens, time_s=run.time_s)
+    run.last_row_step = run.global_step
+
+
+def samples_due(training: Training, seconds_since: float) -> bool:
+    """Return whether samples are to be shown now: by steps, by minutes, or at the end of the run."""
+    run, settings = training.run, training.config.training
+    by_clock = settings.sample_interval_minutes is not None and seconds_since >= 60 * settings.sample_interval_minutes
+    wanted = settings.sample_interval_steps is not None or settings.sample_interval_minutes is not None
+    new = run.last_sample_step != run.global_step
+    return new and (
+        by_clock or (wanted and training.ended()) or run.due(settings.sample_interval_steps, run.last_sample_step)
+    )
+
+
+def save_due(training: Training, seconds_since: float) -> bool:
+    """Return whether a checkpoint is to be saved now: by steps, by minutes, or at the end of the run."""
+    run, settings = training.run, training.config.training
+    by_clock = (
+        settings.checkpoint_interval_minutes is not None and seconds_since >= 60 * settings.checkpoint_interval_minutes
+    )
+    new = run.last_save_step != run.global_step
+    return new and (by_clock or training.ended() or run.due(settings.save_checkpoint_steps, run.last_save_step))
+
+
+def save(training: Training, failures: int, last_chance: bool = False) -> int:
+    """Save a checkpoint, then let go of old ones; return how many saves in a row have failed (0: it went well)."""
+    config, run = training.config, training.run
+    path = checkpoint_path(Path(config.paths.checkpoints), run.run_id, run.global_step)
+    if not all(torch.isfinite(p).all() for p in training.model.parameters()):
+        raise Diverged(
+            f"step {run.global_step}: the weights are not finite; not saved, older checkpoints are untouched"
+        )
+    start, before, run.last_save_step = time.perf_counter(), run.last_save_step, run.global_step
+    limit = 1 if last_chance else MAX_FAILED_SAVES
+    failures = try_save(lambda: save_checkpoint(path, training.checkpoint()), path, failures, limit)
+    if failures:
+        run.last_save_step = before
+        return failures
+    logger.info("saved %s (%.1f MB in %.2f s)", path, path.stat().st_size / 1e6, time.perf_counter() - start)
+    config_name, _, timestamp = run.run_id.rpartition("_")
+    keep = config.training.max_checkpoints_to_keep
+    cleanup_old_checkpoints(path.parent, config_name, timestamp, keep, keep=[run.best_step])
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
+    """Run optimizer steps until the run has ended or a signal asks to stop."""
+    config, run, model = training.config, training.run, training.model
+    settings, prompts, throughput = config.training, make_prompts(training), Throughput()
+    tokens_per_step = settings.tokens_per_step(config.model)
+    first_step, failed_saves = run.global_step, 0
+    begun, last_save, last_sample = time.monotonic() - run.time_s, time.monotonic(), time.monotonic()
+    model.train()
+    while True:
+        # a signal asked to stop: the step in hand is done
+        if STOP.requested():
+            if run.global_step > first_step and run.last_save_step != run.global_step:
+                save(training, failed_saves, last_chance=True)
+            break
+
+        # once in a while: the loss on held-out text
+        best = evaluation_due(training) and evaluate_and_log(training, metrics)
+
+        # once in a while: samples, by steps or by minutes, and at the end
+        if samples_due(training, time.monotonic() - last_sample):
+            show_samples(training, metrics, prompts)
+            last_sample = time.monotonic()
+
+        # once in a while: a checkpoint, by steps or by minutes, at the best evaluation and at the end
+        if best or save_due(training, time.monotonic() - last_save):
+            failed_saves = save(training, failed_saves, last_chance=training.ended())
+            last_save = time.monotonic()
+
+        if STOP.requested():
+            continue
+        if training.ended():
+            break
+
+        # one optimizer step
+        start = time.perf_counter()
+        run.lr = lr_at(run.global_step, settings, training.decay_steps)
+        set_lr(training.optimizer, run.lr)
+        loss = accumulate_gradients(model, training.train_windows, run, config, training.scaler)
+        apply_gradients(loss, model, training.optimizer, run, config, training.scaler)
+        run.time_s = time.monotonic() - begun
+        throughput.add(tokens_per_step, time.perf_counter() - start)
+        if run.nan_counter >= settings.max_nan_before_fallback:
+            raise Diverged(
+                f"step {run.global_step}: {run.nan_counter} steps in a row had a non-finite loss or gradient"
+            )
+
+        # once in a while: a line and a row; where an evaluation follows, it writes the row
+        start = time.perf_counter()
+        log_due, row_follows = run.due(settings.log_interval, run.last_row_step), evaluation_due(training)
+        if log_due or row_follows or training.ended():
+            run.tokens_per_s = throughput.take()
+        if log_due:
+            logger.info("%s", step_line(training))
+        if (log_due or training.ended()) and not row_follows:
+            write_row(training, metrics)
+        progress.set_postfix_str(f"loss {run.train_loss:.3f}, {run.tokens_per_s or 0:,.0f} tokens/s", refresh=False)
+        progress.update()
+        throughput.add(0, time.perf_counter() - start)
+
+
+def say_how_to_go_on(args: argparse.Namespace, training: Training) -> None:
+    """Log the best evaluation, the newest checkpoint, and the command that resumes from it."""
+    run = training.run
+    if run.best_step > 0:
+        logger.info("best_val_loss %.4f at step %d", run.best_val_loss, run.best_step)
+    path = newest_whole(Path(training.config.paths.checkpoints), run.run_id)
+    if path is None:
+        logger.info("no checkpoint was saved")
+        return
+    overrides = [word for override in args.set for word in ("--set", override)]
+    command = ["python", sys.argv[0], "--config", str(args.config), "--resume_from", str(path), *overrides]
+    logger.info("newest checkpoint: %s", path.resolve())
+    logger.info("resume with: %s", shlex.join(command))
+
+
+def prepare(args: argparse.Namespace) -> tuple[Training, dict[str, Any] | None, list[str]]:
+    """Check all that the user gave, cheapest first, and build the run; return it, the checkpoint, and what to log."""
+    config, named_by_set = load_config(args.config, args.set)
+    stored, path, changes = read_checkpoint(args, config, named_by_set)
+    weights = load_weights(args.init_from) if args.init_from else None
+    device, text = pick_device(config.device), text_path(config)
+    if not args.dry_run:
+        probe_folder(Path(config.paths.checkpoints))
+        probe_folder(Path(config.paths.logs))
+    training = assemble(config, load_text(config, text), device, stored)
+    if stored:
+        resume(training, stored, path, config.data.allow_change and "data.allow_change" in named_by_set)
+        changes.append(f"resumed from {path} at step {training.run.global_step}")
+    elif weights:
+        start_from(training, weights, args.init_from)
+    return training, stored, changes
+
+
+def run_training(args: argparse.Namespace) -> int:
+    """Prepare everything, train, and say how to go on; return the exit code."""
+    training, stored, changes = prepare(args)
+    config, run = training.config, training.run
+    if args.dry_run:
+        print("\n".join(estimate(training)))
+        return 0
+    if training.ended():
+        logger.info("%s is finished at step %d; to go on, add --set training.max_steps=N", run.run_id, run.global_step)
+        return 0
+    lock, run_dir = open_run(args, config, stored)
+    run.run_id = lock.run_id
+    for line in (*summary(training), *changes):
+        logger.info("%s", line)
+    for line in remarks(config):
+        logger.warning("%s", line)
+    keep_rows_up_to = None
+    if stored:
+        set_aside_newer(Path(config.paths.checkpoints), run.run_id, run.global_step)
+        keep_rows_up_to = run.global_step - evaluation_due(training)  # an evaluation to come writes this step's row
+    metrics = MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to)
+    bar = {"unit": "step", "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
+    progress = tqdm(total=training.last_step, initial=run.global_step, **bar)
+    STOP.training = True
+    try:
+        with contextlib.closing(metrics), progress:
+            train(training, metrics, progress)
+        logger.info("%s", f"stopped by {STOP.signal_name}" if STOP.requested() else "done")
+        return STOP.exit_code or 0
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = (
+            "lower training.batch_size (and raise accumulate_grad_batches) or set training.gradient_checkpointing=true"
+        )
+        used = f"{peak_memory_mib():.0f} MiB were in use"
+        raise OutOfMemory(f"out of memory at step {run.global_step + 1}, {used}: {advice}") from error
+    finally:
+        say_how_to_go_on(args, training)
+        lock.release()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit code. A user's mistake is one or two lines, a defect of ours a traceback."""
+    args = parse_arguments(argv)
+    setup_console()
+    try:
+        return run_training(args)
+    except UserError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    except SystemExit:
+        logger.error("stopped by %s before the first step: nothing was saved", STOP.signal_name)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())
