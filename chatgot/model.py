@@ -85,7 +85,10 @@ class GPT(nn.Module):
         self.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.norm = nn.LayerNorm(cfg.d_model, eps=cfg.layer_norm_eps, bias=cfg.bias)
         self.head = nn.Linear(cfg.d_model, vocab_size, bias=False)
-        if cfg.tie_embeddings:
+        self.tie()
+
+    def tie(self) -> None:
+        if self.cfg.tie_embeddings:
             self.head.weight = self.token_embedding.weight
 
     def initialise(self, seed: int) -> None:
@@ -146,6 +149,7 @@ def build_model(cfg: ModelConfig, vocab_size: int, device: torch.device, seed: i
     with torch.device("meta"):  # the modules' own initialisation costs time and draws from the global generator
         model = GPT(cfg, vocab_size)
     model.to_empty(device="cpu")
+    model.tie()  # to_empty gave the head a tensor of its own
     model.initialise(seed)
     return model.to(device)
 

@@ -383,7 +383,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run_training(args)
     except UserError as error:
-        logger.error("%s", error)
+        for line in str(error).splitlines():
+            logger.error("%s", line)
         return error.exit_code
     except SystemExit:
         logger.error("stopped by %s before the first step: nothing was saved", STOP.signal_name)

@@ -1,0 +1,178 @@
+"""Measure what docs/benchmarks.md states, each figure beside a reference measured in the same run.
+
+    python scripts/benchmark.py overhead      the script's tokens/s against a bare loop on the same model
+    python scripts/benchmark.py startup       default text, start to first step, resident memory
+    python scripts/benchmark.py large_text    a 1 GB text: first start, second start, memory beside a small text
+
+Prints a table and writes it as JSON to --output. Runs the training script as a user does, in a temporary folder.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # runs from any folder, with this checkout's chatgot
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+
+import torch
+
+from chatgot.config_file import load_config
+from chatgot.corpus import fetch_default_text
+from chatgot.data import load_tokens
+from chatgot.device import cpu_name, set_threads
+from chatgot.model import build_model
+from chatgot.optim import build_optimizer
+
+SCRIPT = ROOT / "scripts" / "train_with_samples.py"
+QUIET = ("eval_interval", "sample_interval_steps", "save_checkpoint_steps", "checkpoint_interval_minutes")
+
+
+@dataclass
+class Run:
+    """One run of the training script, as seen from outside."""
+
+    start_s: float  # from the process's start to its first step
+    tokens_per_s: float  # from the second row of metrics on
+    peak_mib: float  # largest resident memory
+
+
+def run_script(folder: Path, config: Path, steps: int, *settings: str) -> Run:
+    """Train `steps` steps without evaluation, samples and saves between; every step gives a row."""
+    shutil.rmtree(folder / "logs", ignore_errors=True)
+    overrides = [f"training.max_steps={steps}", "training.epochs=null", "training.log_interval=1", *settings]
+    overrides += [f"training.{key}=null" for key in QUIET]
+    command = [sys.executable, str(SCRIPT), "--config", str(config), *(w for o in overrides for w in ("--set", o))]
+    begun = time.time()
+    with (folder / "output.txt").open("w") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        sys.exit(f"the training script failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
+    (path,) = (folder / "logs" / "tensorboard").glob("*/metrics.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    loop_begun = path.stat().st_mtime - rows[-1]["time_s"]  # the last row was written right after the last step
+    for leftover in (folder / "checkpoints").iterdir():
+        leftover.unlink()
+    speeds = [row["tokens_per_s"] for row in rows[1:]] or [rows[0]["tokens_per_s"]]
+    return Run(loop_begun - begun, statistics.harmonic_mean(speeds), usage.ru_maxrss / 1024)
+
+
+def bare_loop(config_path: Path, text: Path, cache: Path, steps: int) -> float:
+    """Return the tokens/s of a plain forward, backward, step loop on the same model and text, first step left out."""
+    config, _ = load_config(config_path)
+    set_threads(config.training.threads)
+    tokens = load_tokens(text, cache)
+    T, B = config.model.max_seq_length, config.training.batch_size
+    ids = torch.from_numpy(tokens.ids[: 1 << 20].astype("int64"))
+    model = build_model(config.model, len(tokens.vocabulary), torch.device("cpu"), config.seed)
+    optimizer = build_optimizer(model, config.training)
+    for step in range(steps):
+        if step == 1:
+            begun = time.perf_counter()
+        starts = torch.randint(len(ids) - T, (B,)).tolist()
+        x = torch.stack([ids[s : s + T] for s in starts])
+        y = torch.stack([ids[s + 1 : s + T + 1] for s in starts])
+        _, loss = model(x, y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return (steps - 1) * B * T / (time.perf_counter() - begun)
+
+
+def overhead(args: argparse.Namespace, folder: Path) -> dict:
+    """Script and bare loop in alternation; the ratio is taken pair by pair."""
+    text = folder / "data" / "shakespeare.txt"
+    fetch_default_text(text)
+    pairs = []
+    for _ in range(args.rounds):
+        bare = bare_loop(args.config, text, folder / "data" / "cache", args.steps)
+        pairs.append((run_script(folder, args.config, args.steps).tokens_per_s, bare))
+        print(f"script {pairs[-1][0]:,.0f} tokens/s, bare loop {pairs[-1][1]:,.0f}", file=sys.stderr)
+    return {
+        "script_tokens_per_s": statistics.median(script for script, _ in pairs),
+        "bare_tokens_per_s": statistics.median(bare for _, bare in pairs),
+        "ratio": statistics.median(script / bare for script, bare in pairs),
+        "ratios": [script / bare for script, bare in pairs],
+    }
+
+
+def startup(args: argparse.Namespace, folder: Path) -> dict:
+    """The default text's download and conversion, then the clean config's start with a cold and a warm token cache."""
+    begun = time.perf_counter()
+    fetch_default_text(folder / "data" / "shakespeare.txt")
+    text_s = time.perf_counter() - begun
+    cold, warm = (run_script(folder, args.config, 2) for _ in range(2))
+    reference = subprocess.Popen([sys.executable, "-c", "import torch, torch.utils.tensorboard"])
+    begun = time.perf_counter()
+    reference.wait()
+    return {
+        "text_download_and_conversion_s": text_s,
+        "start_cold_cache_s": cold.start_s,
+        "start_warm_cache_s": warm.start_s,
+        "import_torch_and_tensorboard_s": time.perf_counter() - begun,
+        "peak_resident_mib": warm.peak_mib,
+    }
+
+
+def large_text(args: argparse.Namespace, folder: Path) -> dict:
+    """The default text and the same text tiled to `--gigabytes`, each started twice."""
+    small = folder / "data" / "shakespeare.txt"
+    fetch_default_text(small)
+    content, large = small.read_bytes(), folder / "large.txt"
+    with large.open("wb") as file:
+        for _ in range(int(args.gigabytes * 1e9 / len(content)) + 1):
+            file.write(content)
+    _, reference = (run_script(folder, args.config, args.steps) for _ in range(2))
+    first, second = (run_script(folder, args.config, args.steps, f"data.path={large}") for _ in range(2))
+    return {
+        "large_text_bytes": large.stat().st_size,
+        "start_small_s": reference.start_s,
+        "start_large_first_s": first.start_s,
+        "start_large_second_s": second.start_s,
+        "peak_small_mib": reference.peak_mib,
+        "peak_large_first_mib": first.peak_mib,
+        "peak_large_second_mib": second.peak_mib,
+        "memory_growth_mib": max(first.peak_mib, second.peak_mib) - reference.peak_mib,
+    }
+
+
+PARTS = {"overhead": overhead, "startup": startup, "large_text": large_text}
+
+
+def main() -> int:
+    """Measure one part and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    default = ROOT / "configs/models/debug/chatgot_small_14M_clean.yaml"
+    parser.add_argument("--config", type=Path, default=default, help="experiment to measure (default: 14M clean)")
+    parser.add_argument("--steps", type=int, default=8, help="optimizer steps of one run (default: 8)")
+    parser.add_argument("--rounds", type=int, default=3, help="alternations of script and reference (default: 3)")
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the large text (default: 1)")
+    parser.add_argument("--output", type=Path, help="write the figures as JSON to this file as well")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="chatgot_benchmark_") as name:
+        figures = PARTS[args.part](args, Path(name))
+    figures |= {
+        "machine": cpu_name(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    for key, value in figures.items():
+        print(f"{key:34} {value:,.3f}" if isinstance(value, float) else f"{key:34} {value}")
+    if args.output:
+        args.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

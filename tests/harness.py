@@ -1,0 +1,128 @@
+"""A tiny run of the real script: a generated text, a configuration of seconds, and ways to start it."""
+
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts" / "train_with_samples.py"
+
+TINY: dict[str, Any] = {
+    "seed": 7,
+    "device": "cpu",
+    "model": {"d_model": 16, "n_layers": 2, "n_head": 2, "d_hid": 24, "max_seq_length": 16, "dropout": 0.1},
+    "training": {
+        "max_steps": 12, "batch_size": 4, "accumulate_grad_batches": 3,
+        "learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 3, "log_interval": 1, "eval_interval": 4, "eval_batches": 2, "sample_interval_steps": 6,
+        "save_checkpoint_steps": 5, "max_checkpoints_to_keep": 20, "threads": 1,
+    },
+    "data": {"path": "text.txt"},
+    "sampling": {"prompts": ["KING: "], "max_new_tokens": 12},
+}  # fmt: skip
+
+
+def make_text(characters: int = 6000, seed: int = 0) -> str:
+    """Return a dialogue of made-up words; the same arguments give the same text."""
+    rng = random.Random(seed)
+    words = [
+        "the",
+        "king",
+        "queen",
+        "shall",
+        "not",
+        "come",
+        "to",
+        "court",
+        "tonight",
+        "my",
+        "lord",
+        "of",
+        "war",
+        "love",
+    ]
+    lines = []
+    while sum(map(len, lines)) < characters:
+        name = rng.choice(["KING", "QUEEN", "FOOL"])
+        speech = " ".join(rng.choice(words) for _ in range(rng.randint(3, 12)))
+        lines.append(f"{name}:\n{speech.capitalize()}.\n\n")
+    return "".join(lines)[:characters]
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        result[key] = merged(base.get(key) or {}, value) if isinstance(value, dict) else value
+    return result
+
+
+def write_config(folder: Path, name: str = "tiny", **changes: Any) -> Path:
+    """Write text and configuration into `folder`; keyword arguments are merged into TINY, section by section."""
+    text = folder / "text.txt"
+    if not text.exists():
+        text.write_text(make_text(), encoding="utf-8")
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(merged(TINY, changes)), encoding="utf-8")
+    return path
+
+
+def run_script(folder: Path, *arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
+    """Run the script in `folder` as a user does; text output."""
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=os.environ | environment, check=False
+    )
+
+
+def load_script() -> ModuleType:
+    """Return the script as a module with a fresh stop request: many tiny runs without a new process each."""
+    spec = importlib.util.spec_from_file_location("train_with_samples", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def train_here(folder: Path, *arguments: str) -> int:
+    """Run the script's main in this process with `folder` as the current one; return its exit code."""
+    before = Path.cwd()
+    os.chdir(folder)
+    threads = torch.get_num_threads()
+    try:
+        return load_script().main(list(arguments))
+    finally:
+        os.chdir(before)
+        torch.set_num_threads(threads)
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints below `folder`/checkpoints by step."""
+    return {int(path.stem.rpartition("_")[2]): path for path in (folder / "checkpoints").glob("*_step_*.pt")}
+
+
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of the only metrics.jsonl below `folder`/logs."""
+    (path,) = (folder / "logs" / "tensorboard").glob("*/metrics.jsonl")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Return whether two nested states are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)

@@ -1,0 +1,97 @@
+"""Bad input as a user gives it: the right exit code, one or two clear lines, no traceback, and no file changed."""
+
+import hashlib
+from pathlib import Path
+
+import harness
+import pytest
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Return what stands below `folder`: each file with the hash of its bytes; empty folders and caches left out."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and "cache" not in path.parts)
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A folder with a finished run of 4 steps."""
+    harness.write_config(tmp_path, training={"max_steps": 4, "save_checkpoint_steps": 2})
+    assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
+    return tmp_path
+
+
+def refuse(folder: Path, code: int, words: list[str], *arguments: str) -> str:
+    """Run the script as a user, see it refused with exit code `code`, and return what it said."""
+    before = tree(folder)
+    done = harness.run_script(folder, *arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert 1 <= len(lines) <= 3, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert tree(folder) == before
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "tyni.yaml"], ["tyni.yaml", "tiny.yaml"]),
+        (["--config", "tiny.yaml", "--set", "training.batch_sise=4"], ["batch_sise", "did you mean", "batch_size"]),
+        (["--config", "tiny.yaml", "--set", "training.batch_size=four"], ["training.batch_size", "four"]),
+        (["--config", "tiny.yaml", "--set", "model.dropout=1.5"], ["model.dropout", "1.5"]),
+        (["--config", "tiny.yaml", "--set", "model.n_head=3"], ["n_head", "multiple"]),
+        (["--config", "tiny.yaml", "--set", "data.path=no_such.txt"], ["no_such.txt"]),
+        (["--config", "tiny.yaml", "--set", "data.path=."], ["directory"]),
+        (["--config", "tiny.yaml", "--set", "device=cuda"], ["cuda"]),
+    ],
+)
+def test_a_bad_config_or_text_is_exit_2(tmp_path, arguments, words):
+    harness.write_config(tmp_path)
+    refuse(tmp_path, 2, words, *arguments)
+
+
+def test_a_text_too_short_for_one_batch_is_exit_2_with_both_numbers_and_the_second_is_exact(tmp_path):
+    harness.write_config(tmp_path)
+    short = tmp_path / "short.txt"
+    short.write_text(harness.make_text(99), encoding="utf-8")
+    said = refuse(tmp_path, 2, ["99 characters"], "--config", "tiny.yaml", "--set", "data.path=short.txt")
+    needed = int(said.split("at least ")[1].split()[0])
+    few = ["--config", "tiny.yaml", "--set", "data.path=short.txt", "--set", "training.max_steps=1"]
+    short.write_text(harness.make_text(needed - 1), encoding="utf-8")
+    assert harness.train_here(tmp_path, *few) == 2
+    short.write_text(harness.make_text(needed), encoding="utf-8")
+    assert harness.train_here(tmp_path, *few) == 0
+
+
+def test_a_damaged_checkpoint_is_exit_3(trained):
+    path = harness.checkpoints(trained)[4]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    refuse(trained, 3, [path.name, "damaged"], "--config", "tiny.yaml", "--resume_from", str(path))
+
+
+@pytest.mark.parametrize("option", ["--resume_from", "--init_from"])
+def test_a_foreign_file_is_exit_3(trained, option):
+    (trained / "notes.pt").write_bytes(b"these are my notes, not weights" * 99)
+    refuse(trained, 3, ["notes.pt"], "--config", "tiny.yaml", option, "notes.pt")
+
+
+def test_a_missing_checkpoint_is_exit_3_and_names_one_that_is_there(trained):
+    name = harness.checkpoints(trained)[4].name
+    refuse(trained, 3, ["no_such.pt", name], "--config", "tiny.yaml", "--resume_from", "checkpoints/no_such.pt")
+
+
+def test_resuming_where_nothing_was_saved_is_exit_3(tmp_path):
+    harness.write_config(tmp_path)
+    refuse(tmp_path, 3, ["checkpoints"], "--config", "tiny.yaml", "--resume_from", "latest")
+
+
+@pytest.mark.parametrize("key", ["paths.checkpoints", "paths.logs", "paths.cache"])
+def test_a_file_in_a_folders_place_is_exit_5(tmp_path, key):
+    harness.write_config(tmp_path)
+    (tmp_path / "occupied").write_text("a file")
+    refuse(tmp_path, 5, ["occupied"], "--config", "tiny.yaml", "--set", f"{key}=occupied")

@@ -1,0 +1,127 @@
+"""Each key of the YAML does something: changing it changes something that a user can see."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+
+from chatgot.config import keys_of
+
+BASE = {
+    "training": {
+        "max_steps": 4, "batch_size": 2, "accumulate_grad_batches": 2, "eval_interval": 2, "sample_interval_steps": 2,
+        "save_checkpoint_steps": 1, "max_checkpoints_to_keep": 3, "warmup_steps": 2, "log_interval": 2,
+        "grad_clip": 0.1,
+    },
+}  # fmt: skip
+
+# key: (another value, what changes), and where the key acts only beside others, what those are
+CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
+    "seed": (8, "weights"),
+    "device": ("cuda", "exit_code"),
+    "model.architecture": ("another", "exit_code"),
+    "model.d_model": (32, "shapes"),
+    "model.n_layers": (1, "shapes"),
+    "model.n_head": (4, "weights"),
+    "model.d_hid": (32, "shapes"),
+    "model.max_seq_length": (24, "shapes"),
+    "model.dropout": (0.3, "weights"),
+    "model.attention_dropout": (0.3, "weights"),
+    "model.layer_norm_eps": (0.1, "weights"),
+    "model.bias": (False, "shapes"),
+    "model.init_range": (0.05, "weights"),
+    "model.tie_embeddings": (False, "parameters"),
+    "training.batch_size": (4, "tokens"),
+    "training.accumulate_grad_batches": (1, "tokens"),
+    "training.epochs": (1, "steps", {"training.max_steps": 20, "training.batch_size": 16}),
+    "training.max_steps": (3, "steps"),
+    "training.max_minutes": (1e-6, "steps"),
+    "training.optimizer": ("another", "exit_code"),
+    "training.learning_rate": (2e-2, "rates"),
+    "training.min_learning_rate": (5e-3, "rates"),
+    "training.warmup_steps": (1, "rates"),
+    "training.lr_schedule": ("linear", "rates", {"training.log_interval": 1, "training.warmup_steps": 0}),
+    "training.lr_decay_steps": (8, "rates"),
+    "training.weight_decay": (0.5, "weights"),
+    "training.betas": ([0.8, 0.9], "weights"),
+    "training.adam_eps": (1e-3, "weights"),
+    "training.grad_clip": (1e-3, "weights", {"training.adam_eps": 1e-3}),
+    "training.mixed_precision": (True, "precision", {"training.precision_dtype": "bf16"}),
+    "training.precision_dtype": ("fp16", "precision", {"training.mixed_precision": True}),
+    "training.max_nan_before_fallback": (2, "steps", {"training.learning_rate": 1e30, "training.warmup_steps": 0}),
+    "training.gradient_checkpointing": (True, "recomputation"),
+    "training.save_checkpoint_steps": (2, "saved", {"training.max_checkpoints_to_keep": 9}),
+    "training.checkpoint_interval_minutes": (1e-6, "saved", {"training.save_checkpoint_steps": None}),
+    "training.max_checkpoints_to_keep": (1, "saved"),
+    "training.log_interval": (1, "rows"),
+    "training.eval_interval": (1, "evaluated"),
+    "training.eval_batches": (1, "val_loss"),
+    "training.sample_interval_steps": (1, "samples"),
+    "training.sample_interval_minutes": (1e-6, "samples"),
+    "training.threads": (2, "threads"),
+    "data.path": ("other.txt", "weights"),
+    "data.test_split": (0.3, "val_loss"),
+    "sampling.prompts": (["QUEEN: "], "samples"),
+    "sampling.max_new_tokens": (3, "samples"),
+    "sampling.temperature": (0, "samples"),
+    "sampling.top_k": (1, "samples"),
+    "sampling.top_p": (0.01, "samples"),
+    "paths.checkpoints": ("elsewhere", "saved"),
+    "paths.logs": ("elsewhere", "logs"),
+    "paths.cache": ("elsewhere", "cache"),
+}  # fmt: skip
+
+
+def observe(folder: Path, overrides: dict[str, Any], capture: pytest.LogCaptureFixture) -> dict[str, Any]:
+    """Train a tiny run with these keys and return what a user can see of it."""
+    folder.mkdir()
+    (folder / "other.txt").write_text(harness.make_text(seed=1), encoding="utf-8")
+    sections: dict[str, Any] = {}
+    for key, value in overrides.items():
+        section, _, name = key.rpartition(".")
+        (sections.setdefault(section, {}) if section else sections)[name] = value
+    harness.write_config(folder, **harness.merged(BASE, sections))
+    capture.clear()
+    seen: dict[str, Any] = {"exit_code": harness.train_here(folder, "--config", "tiny.yaml")}
+    logs = list(folder.glob("logs/train_*.log"))
+    files = harness.checkpoints(folder)
+    seen |= {"logs": bool(logs), "saved": sorted(files), "cache": (folder / "data/cache").is_dir()}
+    if not files or not logs:
+        return seen
+    last = harness.load(files[max(files)])
+    state, rows, log = last["model_state_dict"], harness.rows(folder), logs[0].read_text(encoding="utf-8")
+    storages = {tensor.data_ptr(): tensor.numel() for tensor in state.values()}
+    return seen | {
+        "weights": hashlib.sha256(b"".join(t.float().numpy().tobytes() for t in state.values())).hexdigest(),
+        "shapes": {name: tuple(tensor.shape) for name, tensor in state.items()},
+        "parameters": sum(storages.values()),
+        "steps": last["global_step"],
+        "tokens": last["run"]["tokens"],
+        "precision": last["run"]["precision"],
+        "threads": last["run"]["threads"],
+        "rows": [row["step"] for row in rows],
+        "evaluated": [row["step"] for row in rows if row["val_loss"] is not None],
+        "val_loss": rows[0]["val_loss"],
+        "rates": [row["lr"] for row in rows],
+        "samples": [block.splitlines()[:3] for block in log.split("sample ")[1:]],
+        "recomputation": "gradient checkpointing: every 1" in log,
+    }
+
+
+def test_every_key_has_a_test_here_or_beside():
+    elsewhere = {"data.allow_change"}  # test_resume_rules.py
+    assert {key for key, _ in keys_of()} == CHANGES.keys() | elsewhere
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_changing_a_key_changes_what_a_user_can_see(key, tmp_path, caplog):
+    value, changed, *beside = CHANGES[key]
+    others = beside[0] if beside else {}
+    before = observe(tmp_path / "before", others, caplog)
+    after = observe(tmp_path / "after", others | {key: value}, caplog)
+    if changed == "exit_code":
+        assert (before["exit_code"], after["exit_code"]) == (0, 2)
+    else:
+        assert before.get(changed) != after.get(changed), before.get(changed)

@@ -1,0 +1,120 @@
+"""The whole job, end to end, on a text and a model of seconds."""
+
+import shutil
+
+import harness
+import pytest
+
+
+def train_states(checkpoint: dict) -> dict:
+    """Return what must be bit-equal between two runs: weights, optimizer, generators, counters but for the clock."""
+    run = {k: v for k, v in checkpoint["run"].items() if k not in ("time_s", "run_id", "tokens_per_s")}
+    keys = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict", "global_step", "epoch", "loss")
+    return {key: checkpoint[key] for key in keys} | {"run": run, "torch_rng": checkpoint["rng"]["torch"]}
+
+
+def losses(folder, *keys) -> list[tuple]:
+    return [
+        tuple(row.get(key) for key in ("step", "train_loss", "val_loss", "lr", "grad_norm"))
+        for row in harness.rows(folder)
+    ]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run of 12 steps that saved after each one."""
+    folder = tmp_path_factory.mktemp("straight")
+    config = harness.write_config(folder, training={"save_checkpoint_steps": 1})
+    done = harness.run_script(folder, "--config", config.name)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def copy_at(straight, folder, step: int):
+    """Copy the undisturbed run as it stood when the file of `step` was the newest."""
+    shutil.copytree(straight, folder)
+    for other, path in harness.checkpoints(folder).items():
+        if other > step:
+            path.unlink()
+    return harness.checkpoints(folder)[step]
+
+
+def test_a_run_resumed_in_a_new_process_equals_the_undisturbed_one(straight, tmp_path):
+    folder = tmp_path / "resumed"
+    path = copy_at(straight, folder, 7)
+    done = harness.run_script(folder, "--config", "tiny.yaml", "--resume_from", str(path))
+    assert done.returncode == 0, done.stderr
+    resumed, undisturbed = (harness.load(harness.checkpoints(f)[12]) for f in (folder, straight))
+    assert harness.same(train_states(resumed), train_states(undisturbed))
+    assert losses(folder) == losses(straight)
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_a_run_resumed_at_any_step_equals_the_undisturbed_one(straight, tmp_path, step):
+    folder = tmp_path / "resumed"
+    copy_at(straight, folder, step)
+    assert harness.train_here(folder, "--config", "tiny.yaml", "--resume_from", "latest") == 0
+    resumed, undisturbed = (harness.load(harness.checkpoints(f)[12]) for f in (folder, straight))
+    assert harness.same(train_states(resumed), train_states(undisturbed))
+    assert losses(folder) == losses(straight)
+
+
+def test_two_fresh_runs_end_in_the_same_bits(straight, tmp_path):
+    harness.write_config(tmp_path, training={"save_checkpoint_steps": 1})
+    assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
+    again, before = (harness.load(harness.checkpoints(f)[12]) for f in (tmp_path, straight))
+    assert harness.same(train_states(again), train_states(before))
+
+
+def test_sampling_evaluating_and_saving_at_every_step_changes_no_weight(tmp_path):
+    off = dict.fromkeys(
+        (
+            "eval_interval",
+            "sample_interval_steps",
+            "save_checkpoint_steps",
+            "checkpoint_interval_minutes",
+            "log_interval",
+        )
+    )
+    on = {"eval_interval": 1, "sample_interval_steps": 1, "save_checkpoint_steps": 1, "log_interval": 1}
+    finals = []
+    for name, training in (("off", off), ("on", on)):
+        (tmp_path / name).mkdir()
+        harness.write_config(tmp_path / name, training=training)
+        assert harness.train_here(tmp_path / name, "--config", "tiny.yaml") == 0
+        finals.append(harness.load(harness.checkpoints(tmp_path / name)[12]))
+    assert list(harness.checkpoints(tmp_path / "off")) == [12]
+    assert len(harness.checkpoints(tmp_path / "on")) == 12
+    keys = ("model_state_dict", "optimizer_state_dict", "loss")
+    assert harness.same(*({key: final[key] for key in keys} for final in finals))
+
+
+def test_the_rows_are_those_of_the_contract(straight):
+    rows = harness.rows(straight)
+    assert [row["step"] for row in rows] == list(range(13))
+    assert rows[0]["train_loss"] is None
+    assert 2.5 < rows[0]["val_loss"] < 4.5  # about ln V
+    assert all((row["val_loss"] is not None) == (row["step"] % 4 == 0) for row in rows)
+    assert rows[-1]["val_loss_full"] > 0
+    assert [row["tokens"] for row in rows] == [step * 12 * 16 for step in range(13)]
+    assert rows[-1]["val_loss_full"] < rows[0]["val_loss"]
+
+
+def test_the_end_of_the_log_names_best_loss_newest_file_and_the_command_to_resume(straight):
+    (log,) = (straight / "logs").glob("train_tiny_*.log")
+    *_, best, newest, command = log.read_text(encoding="utf-8").splitlines()
+    path = harness.checkpoints(straight)[12]
+    assert "best_val_loss" in best
+    assert str(path) in newest
+    assert f"--config tiny.yaml --resume_from checkpoints/{path.name}" in command
+
+
+def test_the_best_evaluations_file_survives_retention(tmp_path):
+    # the rate rises to 5 after step 6 and ruins the weights: the best evaluation is the one at step 6
+    training = {"learning_rate": 1e-2, "min_learning_rate": 5.0, "warmup_steps": 6, "eval_interval": 3}
+    harness.write_config(tmp_path, training=training | {"save_checkpoint_steps": 1, "max_checkpoints_to_keep": 2})
+    assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
+    evaluated = {row["step"]: row["val_loss"] for row in harness.rows(tmp_path) if row["step"] and row["val_loss"]}
+    best = min(evaluated, key=evaluated.get)
+    assert best == 6, evaluated
+    assert sorted(harness.checkpoints(tmp_path)) == [6, 11, 12]
