@@ -22,7 +22,8 @@ TINY: dict[str, Any] = {
     "model": {"d_model": 16, "n_layers": 2, "n_head": 2, "d_hid": 24, "max_seq_length": 16, "dropout": 0.1},
     "training": {
         "max_steps": 12, "batch_size": 4, "accumulate_grad_batches": 3,
-        "learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 3, "log_interval": 1, "eval_interval": 4, "eval_batches": 2, "sample_interval_steps": 6,
+        "learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 3,
+        "log_interval": 1, "eval_interval": 4, "eval_batches": 2, "sample_interval_steps": 6,
         "save_checkpoint_steps": 5, "max_checkpoints_to_keep": 20, "threads": 1,
     },
     "data": {"path": "text.txt"},

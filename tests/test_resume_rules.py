@@ -35,11 +35,11 @@ def test_what_cannot_change_the_mathematics_is_taken_and_logged(trained, setting
 
 
 @pytest.mark.parametrize("key", ["training.learning_rate", "training.grad_clip", "model.dropout"])
-def test_what_changes_the_mathematics_is_taken_only_when_set_names_it(trained, key, caplog):
+def test_what_changes_the_mathematics_is_taken_only_when_set_names_it(trained, key, capsys):
     section, name = key.split(".")
     harness.write_config(trained, **{section: {name: 0.25, "max_steps": 5} if section == "training" else {name: 0.25}})
     assert resume(trained, "training.max_steps=5", "training.save_checkpoint_steps=2") == 3
-    assert f"--set {key}=0.25" in caplog.text
+    assert f"--set {key}=0.25" in capsys.readouterr().err
     assert resume(trained, "training.max_steps=5", "training.save_checkpoint_steps=2", f"{key}=0.25") == 0
 
 
@@ -47,19 +47,19 @@ def test_what_changes_the_mathematics_is_taken_only_when_set_names_it(trained, k
     "setting", ["seed=9", "model.d_model=32", "training.batch_size=2", "training.accumulate_grad_batches=1",
                 "training.weight_decay=0", "data.test_split=0.2"],
 )  # fmt: skip
-def test_sizes_seed_and_step_size_are_never_changed_on_resume(trained, setting, caplog):
+def test_sizes_seed_and_step_size_are_never_changed_on_resume(trained, setting, capsys):
     before = {step: path.read_bytes() for step, path in harness.checkpoints(trained).items()}
     assert resume(trained, "training.max_steps=5", setting) == 3
-    assert setting.partition("=")[0] in caplog.text
+    assert setting.partition("=")[0] in capsys.readouterr().err
     assert {step: path.read_bytes() for step, path in harness.checkpoints(trained).items()} == before
 
 
-def test_another_text_is_refused_unless_set_allows_it_and_it_has_the_same_characters(trained, caplog):
+def test_another_text_is_refused_unless_set_allows_it_and_it_has_the_same_characters(trained, capsys):
     text = trained / "text.txt"
     changed = text.read_text().replace("king", "gink", 1)
     text.write_text(changed)
     assert resume(trained, "training.max_steps=5") == 3
-    assert "data.allow_change=true" in caplog.text
+    assert "data.allow_change=true" in capsys.readouterr().err
     assert resume(trained, "training.max_steps=5", "data.allow_change=true") == 0
     text.write_text(changed + "§")
     assert resume(trained, "training.max_steps=6", "data.allow_change=true") == 3
@@ -70,10 +70,10 @@ def test_the_same_text_under_another_name_and_encoding_is_the_same_text(trained)
     assert resume(trained, "training.max_steps=5", "data.path=renamed.txt") == 0
 
 
-def test_resuming_a_finished_run_is_exit_0_says_how_to_extend_it_and_writes_nothing(trained, caplog):
+def test_resuming_a_finished_run_is_exit_0_says_how_to_extend_it_and_writes_nothing(trained, capsys):
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     assert resume(trained) == 0
-    assert "training.max_steps" in caplog.text
+    assert "training.max_steps" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
@@ -85,26 +85,26 @@ def test_resuming_from_an_older_file_sets_the_newer_ones_aside(trained):
     assert [row["step"] for row in harness.rows(trained)] == [0, 1, 2, 3]
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(trained, caplog):
+def test_a_checkpoint_of_another_configuration_is_refused(trained, capsys):
     harness.write_config(trained, name="other", training={"max_steps": 9})
     path = harness.checkpoints(trained)[4]
     assert harness.train_here(trained, "--config", "other.yaml", "--resume_from", str(path)) == 3
-    assert "--init_from" in caplog.text
+    assert "--init_from" in capsys.readouterr().err
 
 
-def test_init_from_takes_what_matches_lists_what_does_not_and_starts_a_new_run(trained, tmp_path, caplog):
+def test_init_from_takes_what_matches_lists_what_does_not_and_starts_a_new_run(trained, tmp_path, capsys):
     path = harness.checkpoints(trained)[4]
     harness.write_config(trained, name="wider", model={"d_hid": 40}, training={"max_steps": 1, "learning_rate": 1e-30,
                          "min_learning_rate": 0, "weight_decay": 0})  # fmt: skip
     assert harness.train_here(trained, "--config", "wider.yaml", "--init_from", str(path)) == 0
-    assert "layers.0.up.weight has shape (24, 16) (expected (40, 16))" in caplog.text
+    assert "layers.0.up.weight has shape (24, 16) (expected (40, 16))" in capsys.readouterr().err
     (new,) = (trained / "checkpoints").glob("wider_*_step_1.pt")
     old, new = harness.load(path)["model_state_dict"], harness.load(new)["model_state_dict"]
     assert harness.same(old["layers.0.attention.qkv.weight"], new["layers.0.attention.qkv.weight"])
 
 
-def test_init_from_a_file_in_which_nothing_matches_is_exit_3(trained, caplog):
+def test_init_from_a_file_in_which_nothing_matches_is_exit_3(trained, capsys):
     path = harness.checkpoints(trained)[4]
     harness.write_config(trained, name="other", model={"d_model": 20, "n_layers": 1, "d_hid": 8, "max_seq_length": 8})
     assert harness.train_here(trained, "--config", "other.yaml", "--init_from", str(path)) == 3
-    assert "no weight matches" in caplog.text
+    assert "no weight matches" in capsys.readouterr().err

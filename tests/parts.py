@@ -1,0 +1,85 @@
+"""Small parts for the unit tests: a configuration, a text of made-up ids, a model, a whole run; milliseconds each."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chatgot.assembly import Training, assemble
+from chatgot.checkpoint_file import save_checkpoint
+from chatgot.config import Config
+from chatgot.data import Tokens, TrainingWindows, Vocabulary
+
+CPU = torch.device("cpu")
+ALPHABET = "\n abcdefghijklmnop"
+RUN_ID = "tiny_20250102-030405"
+
+SECTIONS: dict[str, dict[str, Any]] = {
+    "model": {"d_model": 16, "n_layers": 2, "n_head": 2, "d_hid": 24, "max_seq_length": 8, "dropout": 0.0},
+    "training": {"max_steps": 10, "batch_size": 4, "accumulate_grad_batches": 2, "warmup_steps": 2, "threads": 1},
+}
+
+
+def config(**sections: Any) -> Config:
+    """Return a tiny configuration; keyword arguments are sections, merged key by key, or top-level keys."""
+    values: dict[str, Any] = {"seed": 5, "device": "cpu", **{name: dict(keys) for name, keys in SECTIONS.items()}}
+    for name, value in sections.items():
+        values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
+    return Config(**values)
+
+
+def made_up_ids(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, len(ALPHABET), n).astype("<u2")
+
+
+def tokens(n: int = 2000, seed: int = 0, alphabet: str = ALPHABET) -> Tokens:
+    ids = made_up_ids(n, seed)
+    return Tokens(ids, Vocabulary(alphabet), sha256(ids.tobytes()).hexdigest(), "utf-8")
+
+
+def run(stored: dict[str, Any] | None = None, precision: str = "fp32", **sections: Any) -> Training:
+    """Return a freshly assembled run over made-up text, in training mode."""
+    if precision != "fp32":
+        mixed = {"mixed_precision": True, "precision_dtype": precision}
+        sections["training"] = {**mixed, **sections.get("training", {})}
+    threads = torch.get_num_threads()
+    training = assemble(config(**sections), tokens(), CPU, stored)
+    torch.set_num_threads(threads)
+    training.run.run_id = RUN_ID
+    training.model.train()
+    return training
+
+
+def windows(T: int = 8, n: int = 1000, seed: int = 5) -> TrainingWindows:
+    return TrainingWindows(made_up_ids(n), T, len(ALPHABET), CPU, seed)
+
+
+def checkpoint_file(folder: Path, training: Training) -> Path:
+    """Save `training` under its own name in `folder` and return the path."""
+    path = folder / f"{training.run.run_id}_step_{training.run.global_step}.pt"
+    save_checkpoint(path, training.checkpoint())
+    return path
+
+
+def same(a: Any, b: Any) -> bool:
+    """Return whether two nested states are equal in type, dtype and every bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def copied(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of a nested state that shares no tensor with it."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(copied(value) for value in state)
+    return state
