@@ -144,7 +144,10 @@ def _install(*handlers: Steady) -> None:
 
 
 def setup_console() -> None:
-    """Log to the console alone, until there is a run with a file."""
+    """Log to the console alone, until there is a run with a file; what was closed before the start leads nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the next file opened would get its number, and with it what C code prints
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     _install(Console())
 
 

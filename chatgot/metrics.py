@@ -43,7 +43,6 @@ class MetricsWriter:
         self._path = run_dir / "metrics.jsonl"
         self._keep_rows_up_to = keep_rows_up_to
         self._board: Any = None
-        self._board_error: BaseException | None = None
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error  # until close
         with self._board_best_effort():
@@ -84,8 +83,6 @@ class MetricsWriter:
             with self._board_best_effort():
                 if board:
                     board.close()
-                if board and self._board_error:  # at its last event, too late for close to see it
-                    raise self._board_error
         finally:
             if threading.excepthook == self._on_thread_error:
                 threading.excepthook = self._excepthook
@@ -118,9 +115,7 @@ class MetricsWriter:
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
         """Keep TensorBoard's thread from printing a traceback when it cannot write: its next call raises the error."""
-        if type(args.thread).__module__.startswith("tensorboard."):
-            self._board_error = args.exc_value
-        else:
+        if not type(args.thread).__module__.startswith("tensorboard."):
             self._excepthook(args)
 
 

@@ -1,6 +1,7 @@
-"""What holds for every test: nothing outside of temporary folders is touched."""
+"""What holds for every test: nothing outside of temporary folders is touched, and tiny products use one thread."""
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -10,3 +11,12 @@ def caches_in_a_temporary_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Compute with one thread: on matrices this small two wait for each other far longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

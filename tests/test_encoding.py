@@ -3,6 +3,7 @@
 import codecs
 import random
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -92,6 +93,20 @@ def test_one_short_word_in_utf16_or_utf32_is_enough(write, encoding):
     assert detect_encoding(write("Hello".encode(encoding))) == encoding
 
 
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
+def test_ideographs_without_a_separator_are_enough_in_utf32(write, encoding):
+    assert detect_encoding(write("道可道非常道".encode(encoding))) == encoding
+
+
+def test_the_reading_with_fewer_blocks_wins_where_both_byte_orders_read_as_text(write):
+    assert detect_encoding(write("ं क".encode("utf-16-le"))) == "utf-16-le"
+
+
+def test_a_character_cut_off_at_the_end_of_the_head_does_not_matter(write):
+    text = "a" + "道可道，\0非常道。" * 20_000  # the head ends within a character
+    assert detect_encoding(write(text.encode())) == "utf-8"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -103,6 +118,7 @@ def test_one_short_word_in_utf16_or_utf32_is_enough(write, encoding):
         "ab\0cd\n",
         "ab\0cd\0ef\0",
         "abc\0def\n" * 100,
+        "\0après, l\0a pensée\n\0qu’il ét",
         "\0".join(TEXTS["french"].split()),
         "\0".join(TEXTS["russian"].split()),
         "\0".join(TEXTS["chinese"].split()),
@@ -130,11 +146,31 @@ def test_a_legacy_encoding_gives_the_text_back(write, language, encoding):
     assert read(path) == text
 
 
-def test_few_legacy_lines_far_into_a_file_are_found_and_judged_together(write):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "之门。一生二，二\0生三，三生万物。\n".encode("gb18030"),
+        ", seinen g\0ewölbten, braune\0n Bauch.\0\n".encode("cp1252"),
+    ],
+)
+def test_a_short_legacy_line_with_nuls_is_no_utf16(write, content):
+    with pytest.raises(ConfigError, match="control byte 0x00"):
+        detect_encoding(write(content))
+
+
+def test_few_legacy_lines_far_into_a_file_are_found(write):
     lines = [TEXTS["english"].encode()] * 50_000  # 4 MB
     for i, line in enumerate(TEXTS["russian"].splitlines(keepends=True)):
         lines[20_000 + 10_000 * i] = line.encode("koi8-r")
     assert detect_encoding(write(b"".join(lines))) == "koi8-r"
+
+
+@pytest.mark.parametrize("texts", [("french", "price"), ("price", "french")])
+def test_legacy_lines_are_judged_together(write, texts):
+    price = "10 € each.\n".encode("cp1252")
+    assert detect_encoding(write(price)) == "cp862"  # what it looks like by itself
+    content = {"price": price, "french": TEXTS["french"].encode("cp1252")}
+    assert detect_encoding(write(b"".join(content[name] for name in texts))) == "cp1252"
 
 
 def test_an_unsure_guess_gives_way_to_cp1252(write):
@@ -162,9 +198,22 @@ def test_a_single_character_is_a_text(write):
     assert read(write(b"\xe9")) == "\u00e9"
 
 
-def test_a_long_line_is_judged_in_bounded_pieces(write):
-    path = write(TEXTS["russian"].replace("\n", " ").encode("cp1251") * 20_000)
-    assert detect_encoding(path) == "cp1251"
+def test_a_guess_that_makes_control_characters_gives_way(write):
+    content = TEXTS["russian"].encode("iso8859-5") * 8000
+    assert detect_encoding(write(content)) == "iso8859-5"
+    assert detect_encoding(write(content + b"\x85\n")) == "cp1252"
+
+
+def test_memory_grows_neither_with_the_file_nor_with_its_lines(write):
+    path = write(TEXTS["russian"].replace("\n", " ").encode("cp1251") * 400_000)  # 76 MB on one line
+    tracemalloc.start()
+    try:
+        assert detect_encoding(path) == "cp1251"
+        assert sum(len(chunk) for chunk in text_chunks(path, "cp1251")) == path.stat().st_size
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < path.stat().st_size / 2
 
 
 # What is refused

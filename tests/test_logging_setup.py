@@ -32,7 +32,8 @@ LOG = "train_x_t.log"
 
 
 def environment(**changes: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "PYTHONIOENCODING")}
+    foreign = ("NO_COLOR", "FORCE_COLOR", "PYTHONIOENCODING", "PYTHONUNBUFFERED")
+    kept = {k: v for k, v in os.environ.items() if k not in foreign}
     return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONUTF8": "1"} | changes
 
 
@@ -98,7 +99,8 @@ def log(tmp_path):
 
 
 def test_lines_have_the_promised_format_in_file_and_pipe(tmp_path):
-    done = run("logger.info('five: %d', 5); logger.debug('not shown'); logger.error('bad')", tmp_path)
+    root = "logging.basicConfig()"  # another library's console: it must not show the records a second time
+    done = run(f"{root}\nlogger.info('five: %d', 5); logger.debug('not shown'); logger.error('bad')", tmp_path)
     assert done.returncode == 0
     lines = read_log(tmp_path)
     assert [HEAD.sub("", line) for line in lines] == ["five: 5", "bad"]
@@ -293,11 +295,28 @@ def test_stderr_closed_on_the_way_stops_nothing(tmp_path, close):
 
 
 def test_stderr_closed_before_the_start_stops_nothing(tmp_path):
-    done = run(f"assert sys.stderr is None\nsetup_console()\n{LINES}", tmp_path, '"$0" -c "$1" 2>&-')
-    assert done.returncode == 0
     done = run(f"assert sys.stderr is None\n{LINES}", tmp_path, '"$0" -c "$1" 2>&-')
     assert records(tmp_path) == (EXPECTED, [])
     assert done.returncode == 0
+
+
+def test_no_file_takes_the_place_of_a_stream_that_was_closed_before_the_start(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from chatgot.logging_setup import setup_console, setup_logging
+assert sys.stderr is None
+setup_console()
+setup_logging("x", "t", Path("."))
+import os, logging
+os.write(2, b"what C code prints")
+assert not sys.stderr.isatty()
+logging.getLogger("chatgot").info("alone")
+"""
+    command = ["bash", "-c", '"$0" -c "$1" <&- 2>&-', sys.executable, code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), timeout=60, check=False)
+    assert done.returncode == 0
+    assert [HEAD.sub("", line) for line in read_log(tmp_path)] == ["alone"]
 
 
 def test_a_record_that_cannot_be_formatted_is_reported_not_raised(tmp_path):
@@ -445,15 +464,25 @@ def test_a_line_longer_than_a_part_is_written_once(log, tmp_path):
     assert log.read_text().count("x" * 500) == 1
 
 
-def test_a_log_that_cannot_be_rotated_grows_on(log, tmp_path, capsys):
+def test_a_log_that_cannot_be_rotated_grows_on_and_costs_one_old_part(log, tmp_path, capsys):
     setup_logging("x", "t", tmp_path, max_bytes=1000, backups=3)
-    log.with_name(f"{LOG}.2").write_text("an older part")
-    log.with_name(f"{LOG}.3").mkdir()
+    tried = []
+
+    def refuse(source, target):
+        tried.append(target)
+        raise PermissionError("another process has the file open")
+
+    for handler in logging.getLogger("chatgot").handlers:
+        handler.rotator = refuse
+    for i in (1, 2, 3):
+        log.with_name(f"{LOG}.{i}").write_text(f"old part {i}")
     for i in range(100):
         logging.getLogger("chatgot.test").info("line %d", i)
+    assert len(tried) == 1
     reports = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
-    assert ["cannot be rotated" in line for line in reports] == [True]
+    assert ["cannot be rotated and grows on: another process" in line for line in reports] == [True]
     assert [HEAD.sub("", line) for line in log.read_text().splitlines()] == [f"line {i}" for i in range(100)]
+    assert [log.with_name(f"{LOG}.{i}").read_text() for i in (2, 3)] == ["old part 1", "old part 2"]
 
 
 def test_the_link_is_relative_and_replaces_what_was_there(log, tmp_path):

@@ -1,0 +1,231 @@
+"""A file is there whole or not at all: whatever fails, the old one stays and no temporary file is left."""
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatgot.atomic_file import atomic_file, temporary_name
+
+ROOT = Path(__file__).resolve().parent.parent
+OLD, NEW = b"the old content", b"the new content, longer than the old one"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    (tmp_path / "file").write_bytes(OLD)
+    return tmp_path / "file"
+
+
+def test_a_finished_block_replaces_the_file_and_leaves_nothing_beside_it(path):
+    with atomic_file(path) as file:
+        file.write(NEW)
+        assert path.read_bytes() == OLD
+        assert sorted(tree(path.parent)) == sorted([f".file.{os.getpid()}.tmp", "file"])
+    assert tree(path.parent) == {"file": NEW}
+
+
+def test_a_reader_of_the_old_file_keeps_the_old_content(path):
+    with path.open("rb") as reader:
+        with atomic_file(path) as file:
+            file.write(NEW)
+        assert reader.read() == OLD
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), SystemExit(143), KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize("at", range(5))
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_error_at_any_write_leaves_the_old_file_and_no_temporary_one(path, error, at, exists):
+    if not exists:
+        path.unlink()
+    before = tree(path.parent)
+    with pytest.raises(type(error)) as raised, atomic_file(path) as file:
+        for i in range(5):
+            if i == at:
+                raise error
+            file.write(NEW * 5000)  # more than a buffer: some of it is on the disk
+    assert raised.value is error
+    assert tree(path.parent) == before
+
+
+@pytest.mark.parametrize("call", ["open", "fchmod", "fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_an_error_of_any_system_call_leaves_the_old_file_and_no_temporary_one(path, call, number, monkeypatch):
+    before, fired = tree(path.parent), []
+
+    def refuse(*args, **keywords):
+        fired.append(args)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        with pytest.raises(OSError, match=os.strerror(number)) as raised, atomic_file(path) as file:
+            file.write(NEW)
+    assert fired
+    assert raised.value.errno == number
+    assert tree(path.parent) == before
+
+
+def test_after_a_failed_fsync_the_next_attempt_writes_a_file_of_its_own(path, monkeypatch):
+    inodes = []
+
+    def refuse(descriptor):
+        inodes.append(os.fstat(descriptor).st_ino)
+        if len(inodes) == 1:
+            raise OSError(errno.EIO, "lost")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="lost"), atomic_file(path) as file:
+        file.write(NEW)
+    spare = path.with_name("spare")
+    spare.write_bytes(b"")  # takes the inode that is free again
+    with atomic_file(path) as file:
+        file.write(NEW)
+    assert len(inodes) == 3  # the first file, the second one, its folder
+    assert path.read_bytes() == NEW
+
+
+def test_what_verification_refuses_does_not_replace_the_file(path):
+    seen = []
+
+    def verify(temporary: Path) -> None:
+        seen.append(temporary.read_bytes())
+        raise OSError(errno.EIO, "read back another")
+
+    with pytest.raises(OSError, match="read back another"), atomic_file(path, verify) as file:
+        file.write(NEW)
+    assert seen == [NEW]  # all of it was there to be looked at
+    assert tree(path.parent) == {"file": OLD}
+
+
+def test_file_fsync_rename_folder_fsync_come_in_this_order(path, monkeypatch):
+    order = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor):
+        order.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        assert os.fstat(descriptor).st_size == len(NEW) or order[-1] == "folder"
+        real_fsync(descriptor)
+
+    def replace(*args, **keywords):
+        order.append("rename")
+        real_replace(*args, **keywords)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    with atomic_file(path) as file:
+        file.write(NEW)
+    assert order == ["file", "rename", "folder"]
+
+
+DISK_FULL = """
+import resource, sys
+from pathlib import Path
+from chatgot.atomic_file import atomic_file
+path, wrong = Path(sys.argv[1]), []
+for limit in (0, 1, 4095, 4096, 8191, 100_000, 299_999):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+    try:
+        with atomic_file(path) as file:
+            for _ in range(100):
+                file.write(b"x" * 3000)
+        wrong.append((limit, "no error"))
+    except OSError as error:
+        if error.errno != 27 or [p.name for p in path.parent.iterdir()] != ["file"]:
+            wrong.append((limit, repr(error), [p.name for p in path.parent.iterdir()]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, -1))
+with atomic_file(path) as file:
+    file.write(b"x" * 300_000)
+print(wrong)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is Unix's")
+def test_a_real_limit_of_the_file_size_at_any_byte_is_an_error_with_errno_and_harms_nothing(path):
+    done = subprocess.run(
+        [sys.executable, "-c", DISK_FULL, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]", done.stdout
+    assert path.read_bytes() == b"x" * 300_000
+
+
+# Links and modes
+
+
+@pytest.mark.parametrize("points_to", ["a file", "nothing"])
+def test_a_link_planted_under_the_temporary_name_is_not_followed(path, tmp_path_factory, points_to):
+    victim = tmp_path_factory.mktemp("elsewhere") / "victim"
+    if points_to == "a file":
+        victim.write_bytes(b"precious")
+    temporary_name(path).symlink_to(victim)
+    with atomic_file(path) as file:
+        file.write(NEW)
+    assert tree(path.parent) == {"file": NEW}
+    assert victim.exists() is (points_to == "a file")
+    assert not victim.exists() or victim.read_bytes() == b"precious"
+
+
+def test_a_link_that_appears_between_unlink_and_open_is_refused(path, tmp_path_factory, monkeypatch):
+    victim = tmp_path_factory.mktemp("elsewhere") / "victim"
+    victim.write_bytes(b"precious")
+    real_open = os.open
+
+    def plant_and_open(name, flags, *args, **keywords):
+        if Path(name) == temporary_name(path):
+            temporary_name(path).symlink_to(victim)
+        return real_open(name, flags, *args, **keywords)
+
+    monkeypatch.setattr(os, "open", plant_and_open)
+    with pytest.raises(FileExistsError), atomic_file(path) as file:
+        file.write(NEW)
+    assert victim.read_bytes() == b"precious"
+    assert path.read_bytes() == OLD
+
+
+def test_a_temporary_file_left_by_a_dead_process_of_the_same_id_is_no_obstacle(path):
+    temporary_name(path).write_bytes(b"half of a")
+    with atomic_file(path) as file:
+        file.write(NEW)
+    assert tree(path.parent) == {"file": NEW}
+
+
+def test_a_link_in_the_files_own_place_is_replaced_not_followed(path, tmp_path_factory):
+    victim = tmp_path_factory.mktemp("elsewhere") / "victim"
+    victim.write_bytes(b"precious")
+    path.unlink()
+    path.symlink_to(victim)
+    with atomic_file(path) as file:
+        file.write(NEW)
+    assert victim.read_bytes() == b"precious"
+    assert not path.is_symlink()
+    assert path.read_bytes() == NEW
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o000, 0o666)])
+def test_the_temporary_file_is_private_and_the_finished_one_has_the_umasks_mode(path, umask, mode):
+    path.unlink()
+    before = os.umask(umask)
+    try:
+        with atomic_file(path) as file:
+            file.write(NEW)
+            file.flush()
+            assert stat.S_IMODE(temporary_name(path).stat().st_mode) == 0o600
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_missing_folder_is_an_error_that_makes_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "missing" / "file") as file:
+        file.write(NEW)
+    assert tree(tmp_path) == {}

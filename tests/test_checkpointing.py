@@ -1,0 +1,357 @@
+"""Which checkpoints are found, kept and set aside: by content, not by name; nothing of others' is touched."""
+
+import os
+import re
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+import parts
+import pytest
+import torch
+
+from chatgot.checkpoint_file import is_whole, save_checkpoint
+from chatgot.checkpointing import (
+    checkpoint_path,
+    cleanup_old_checkpoints,
+    find_latest,
+    newest_whole,
+    probe_folder,
+    set_aside_newer,
+    try_save,
+)
+from chatgot.errors import CheckpointRejected, StorageError
+
+OLDER, RUN, NEWER = "20250101-000000", "20250102-030405", "20260101-000000"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> bytes:
+    """The bytes of a small whole file, as a save makes it."""
+    path = tmp_path_factory.mktemp("whole") / "any.pt"
+    save_checkpoint(path, {"weights": torch.ones(3)})
+    return path.read_bytes()
+
+
+def put(folder: Path, whole: bytes, *steps: int, timestamp: str = RUN, config: str = "tiny") -> dict[int, Path]:
+    files = {step: folder / f"{config}_{timestamp}_step_{step}.pt" for step in steps}
+    for path in files.values():
+        path.write_bytes(whole)
+    return files
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert not is_whole(path)
+
+
+def tree(folder: Path) -> dict[str, object]:
+    """Return everything in a folder with its content or kind."""
+    found = {}
+    for path in folder.iterdir():
+        kind = "link to " + str(path.readlink()) if path.is_symlink() else "other"
+        found[path.name] = path.read_bytes() if path.is_file() and not path.is_symlink() else kind
+    return found
+
+
+def clean(folder: Path, keep: int = 5, best: Collection[int] = ()) -> list[int]:
+    """Clean up and return the removed steps."""
+    removed = cleanup_old_checkpoints(folder, "tiny", RUN, max_to_keep=keep, keep=best)
+    assert all(not path.exists() for path in removed)
+    return sorted(int(path.stem.rpartition("_")[2]) for path in removed)
+
+
+def steps_of(folder: Path) -> list[int]:
+    return sorted(int(path.stem.rpartition("_")[2]) for path in folder.glob(f"tiny_{RUN}_step_*.pt"))
+
+
+# Retention
+
+
+def test_the_newest_n_by_step_stay_whatever_their_times(tmp_path, whole):
+    files = put(tmp_path, whole, 1, 2, 9, 10, 11, 100)
+    for age, step in enumerate((1, 100, 2, 11, 9, 10)):
+        os.utime(files[step], (1e9 - age, 1e9 - age))
+    assert clean(tmp_path, keep=3) == [1, 2, 9]
+    assert steps_of(tmp_path) == [10, 11, 100]
+    assert clean(tmp_path, keep=3) == []
+
+
+def test_the_default_is_five(tmp_path, whole):
+    put(tmp_path, whole, *range(1, 9))
+    removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN)
+    assert [type(path) for path in removed] == [type(tmp_path)] * 3
+    assert steps_of(tmp_path) == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_keeping_none_is_refused_and_removes_nothing(tmp_path, whole, keep):
+    put(tmp_path, whole, 1, 2)
+    with pytest.raises(ValueError, match="max_to_keep"):
+        clean(tmp_path, keep=keep)
+    assert steps_of(tmp_path) == [1, 2]
+
+
+def test_the_best_evaluations_file_stays_beyond_the_newest_n(tmp_path, whole):
+    put(tmp_path, whole, 1, 2, 3, 4, 5)
+    assert clean(tmp_path, 2, best=[2]) == [1, 3]
+    assert steps_of(tmp_path) == [2, 4, 5]
+    assert clean(tmp_path, 2, best=[5]) == [2]
+
+
+@pytest.mark.parametrize("damaged", [(10,), (10, 9), (8,), (10, 9, 8, 7), (10, 9, 8, 7, 6)])
+def test_only_whole_files_count_and_damaged_ones_stay_untouched(tmp_path, whole, damaged):
+    files = put(tmp_path, whole, 6, 7, 8, 9, 10)
+    for step in damaged:
+        damage(files[step])
+    good = [step for step in (10, 9, 8, 7, 6) if step not in damaged]
+    assert clean(tmp_path, keep=2) == sorted(good[2:])
+    assert steps_of(tmp_path) == sorted([*good[:2], *damaged])
+    assert not good or any(is_whole(path) for path in tmp_path.iterdir())  # never zero good ones
+
+
+FOREIGN = [
+    "tiny_20250102-030405_step_1.pt.bak", "tiny_20250102-030405_step_٣.pt", "tiny_20250102-030405_step_-1.pt",
+    "tiny_20250102-030405_step_1e3.pt", "tiny_20250102-030405_step_01.pt", "tiny_20250102-030405_step_.pt",
+    "tiny_20250102-030405_step_1.pt\n", " tiny_20250102-030405_step_1.pt", "tiny_20250102-030405_step_1.PT",
+    "tiny_20250102-030405_step_3.pt.superseded", ".tiny_20250102-030405_step_3.pt.99.tmp", "tiny_20250102-030405.pt",
+    "tiny2_20250102-030405_step_1.pt", "xtiny_20250102-030405_step_1.pt", "tiny_x_20250102-030405_step_1.pt",
+    "tiny_20250102-030406_step_1.pt", "tiny_20240102-030405_step_1.pt", "notes.txt",
+    "tiny_20250102-030405_step_1000000000000000000000000.pt",
+]  # fmt: skip
+
+
+def test_everything_that_is_not_a_regular_whole_file_of_this_run_is_left_byte_for_byte(
+    tmp_path, tmp_path_factory, whole
+):
+    outside = tmp_path_factory.mktemp("outside") / "precious.pt"
+    outside.write_bytes(whole)
+    for name in FOREIGN:
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / f"tiny_{RUN}_step_2.pt").mkdir()
+    (tmp_path / f"tiny_{RUN}_step_3.pt").symlink_to(outside)
+    (tmp_path / f"tiny_{RUN}_step_4.pt").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / f"tiny_{RUN}_step_5.pt")
+    before = tree(tmp_path)
+    files = put(tmp_path, whole, *range(10, 18))
+    os.link(files[10], tmp_path / "hard link")
+    before["hard link"] = whole
+    removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN, max_to_keep=2)
+    assert sorted(removed) == sorted(files[step] for step in range(10, 16))
+    assert tree(tmp_path) == before | {files[16].name: whole, files[17].name: whole}
+    assert outside.read_bytes() == whole
+
+
+@pytest.mark.parametrize("config", ["a.b", "a+b", "(x", "tiny_20250102-030405", "[a-z]"])
+def test_a_configurations_name_is_no_pattern(tmp_path, whole, config):
+    other = {"a.b": "axb", "a+b": "aab", "(x": "x", "tiny_20250102-030405": "tiny", "[a-z]": "b"}[config]
+    put(tmp_path, whole, 1, 2, 3, config=config)
+    put(tmp_path, whole, 1, 2, 3, config=other)
+    removed = cleanup_old_checkpoints(tmp_path, config, RUN, max_to_keep=1)
+    assert sorted(path.name for path in removed) == [f"{config}_{RUN}_step_{step}.pt" for step in (1, 2)]
+
+
+def test_one_file_that_cannot_be_removed_is_warned_of_and_does_not_stop_the_others(
+    tmp_path, whole, monkeypatch, caplog
+):
+    files = put(tmp_path, whole, 1, 2, 3, 4)
+    real, fired = os.unlink, []
+
+    def unlink(path, *args, **keywords):
+        if Path(path) == files[2]:
+            fired.append(path)
+            raise PermissionError(1, "Operation not permitted")
+        real(path, *args, **keywords)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert clean(tmp_path, keep=1) == [1, 3]
+    assert fired
+    assert steps_of(tmp_path) == [2, 4]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert files[2].name in caplog.text
+
+
+def test_retention_among_10000_foreign_files_takes_less_than_a_second(tmp_path, whole):
+    for i in range(2500):
+        for name in (f"other_{RUN}_step_{i}.pt", f"tiny_{OLDER}_step_{i}.pt", f"photo{i}.jpg", f"tiny_{RUN}_{i}.log"):
+            (tmp_path / name).touch()
+    put(tmp_path, whole, 1, 2, 3)
+    start = time.perf_counter()
+    assert clean(tmp_path, keep=1) == [1, 2]
+    assert time.perf_counter() - start < 1
+    assert len(os.listdir(tmp_path)) == 10_001  # noqa: PTH208
+
+
+def test_a_file_verified_once_is_not_read_again_until_it_changes(tmp_path, whole):
+    files = put(tmp_path, whole, 1, 2)
+    assert clean(tmp_path, keep=2) == []
+    about = files[1].stat()
+    os.utime(files[1], ns=(0, about.st_mtime_ns))
+    assert clean(tmp_path, keep=2) == []
+    if os.path.getatime(files[1]) != 0:  # noqa: PTH203
+        pytest.skip("no access times here")
+    files[1].write_bytes(whole[:-1])
+    os.utime(files[1], ns=(0, about.st_mtime_ns))  # same time, other size
+    assert not is_whole(files[1])
+    assert clean(tmp_path, keep=1) == []  # what is left of it is no checkpoint any more
+
+
+# The newest one
+
+
+def test_latest_is_the_greatest_step_of_the_newest_run_as_numbers(tmp_path, whole):
+    put(tmp_path, whole, 5000, timestamp=OLDER)
+    put(tmp_path, whole, 9000, timestamp=NEWER, config="other")
+    files = put(tmp_path, whole, 9, 10, 100)
+    os.utime(files[9])
+    assert find_latest(tmp_path, "tiny") == files[100]
+    assert newest_whole(tmp_path, f"tiny_{RUN}") == files[100]
+
+
+def test_latest_walks_back_over_damaged_files_and_names_them_and_what_it_costs(tmp_path, whole, caplog):
+    files = put(tmp_path, whole, 10, 20, 30, 40)
+    damage(files[40])
+    files[30].write_bytes(b"")
+    assert find_latest(tmp_path, "tiny") == files[20]
+    assert newest_whole(tmp_path, f"tiny_{RUN}") == files[20]
+    assert files[40].name in caplog.text
+    assert files[30].name in caplog.text
+    assert "20 steps" in caplog.text
+    assert files[20].name not in caplog.text
+
+
+def test_latest_passes_over_links_folders_and_pipes_of_a_checkpoints_name(tmp_path, whole):
+    files = put(tmp_path, whole, 3)
+    (tmp_path / f"tiny_{RUN}_step_4.pt").symlink_to(files[3])
+    (tmp_path / f"tiny_{RUN}_step_5.pt").mkdir()
+    os.mkfifo(tmp_path / f"tiny_{RUN}_step_6.pt")
+    assert find_latest(tmp_path, "tiny") == files[3]
+
+
+def test_a_newest_run_with_only_damaged_files_is_refused_and_the_next_older_runs_best_is_named(tmp_path, whole):
+    older = put(tmp_path, whole, 7, 8, timestamp=OLDER)
+    damage(older[8])
+    for path in put(tmp_path, whole, 1, 2).values():
+        damage(path)
+    with pytest.raises(CheckpointRejected, match=re.escape(str(older[7]))) as raised:
+        find_latest(tmp_path, "tiny")
+    assert f"tiny_{RUN}" in str(raised.value)
+    assert raised.value.exit_code == 3
+
+
+def test_no_checkpoint_at_all_is_refused_with_the_folder(tmp_path, whole):
+    with pytest.raises(CheckpointRejected, match=re.escape(str(tmp_path))):
+        find_latest(tmp_path, "tiny")
+    put(tmp_path, whole, 1, config="other")
+    with pytest.raises(CheckpointRejected, match="tiny"):
+        find_latest(tmp_path, "tiny")
+    with pytest.raises(CheckpointRejected, match="missing"):
+        find_latest(tmp_path / "missing", "tiny")
+    assert newest_whole(tmp_path, f"tiny_{RUN}") is None
+
+
+# Going on from an older one
+
+
+def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, whole, caplog):
+    caplog.set_level("INFO")
+    files = put(tmp_path, whole, 1, 2, 9, 10)
+    damage(files[10])
+    contents = {step: path.read_bytes() for step, path in files.items()}
+    put(tmp_path, whole, 5000, timestamp=NEWER)
+    put(tmp_path, whole, 5000, config="other")
+    set_aside_newer(tmp_path, f"tiny_{RUN}", 2)
+    assert steps_of(tmp_path) == [1, 2]
+    for step in (9, 10):
+        assert (tmp_path / f"{files[step].name}.superseded").read_bytes() == contents[step]
+    assert len(tree(tmp_path)) == 6
+    assert len(caplog.records) == 1
+    assert files[10].name in caplog.text
+
+
+def test_nothing_newer_nothing_said(tmp_path, whole, caplog):
+    caplog.set_level("INFO")
+    put(tmp_path, whole, 1, 2)
+    set_aside_newer(tmp_path, f"tiny_{RUN}", 2)
+    assert steps_of(tmp_path) == [1, 2]
+    assert caplog.records == []
+
+
+def test_a_file_set_aside_a_second_time_does_not_destroy_the_one_set_aside_before(tmp_path, whole):
+    files = put(tmp_path, whole, 1, 2)
+    set_aside_newer(tmp_path, f"tiny_{RUN}", 1)
+    other = tmp_path / "other.pt"
+    save_checkpoint(other, {"weights": torch.zeros(3)})
+    other.rename(files[2])
+    second = files[2].read_bytes()
+    set_aside_newer(tmp_path, f"tiny_{RUN}", 1)
+    contents = list(tree(tmp_path).values())
+    assert contents.count(whole) == 2  # step 1, and the step 2 that was set aside first
+    assert second in contents
+
+
+def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, whole, monkeypatch):
+    put(tmp_path, whole, 1, 2)
+
+    def refuse(*args, **keywords):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match="Read-only"):
+        set_aside_newer(tmp_path, f"tiny_{RUN}", 1)
+
+
+# Saving, or not
+
+
+def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(tmp_path, caplog):
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "a.pt"
+    assert try_save(full, path, 0, 3) == 1
+    assert try_save(full, path, 1, 3) == 2
+    assert caplog.text.count("No space left") == 2
+    with pytest.raises(StorageError, match=r"a\.pt.*No space left"):
+        try_save(full, path, 2, 3)
+    assert try_save(lambda: None, path, 2, 3) == 0
+
+
+def test_a_defect_of_ours_is_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        try_save(lambda: 1 // 0, tmp_path / "a.pt", 0, 3)
+
+
+def test_the_probe_makes_a_missing_folder_with_its_parents_and_leaves_nothing_in_it(tmp_path):
+    probe_folder(tmp_path / "a" / "b")
+    probe_folder(tmp_path / "a" / "b")
+    assert tree(tmp_path / "a" / "b") == {}
+
+
+def disk_full(descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("kind", ["file", "file above", "dangling link", "too long", "full"])
+def test_a_folder_that_cannot_be_written_is_a_storage_error_that_names_it(tmp_path, kind, monkeypatch):
+    folder = tmp_path / ("x" * 300 if kind == "too long" else "folder")
+    if kind == "file":
+        folder.write_bytes(b"")
+    elif kind == "file above":
+        folder.write_bytes(b"")
+        folder = folder / "below"
+    elif kind == "dangling link":
+        folder.symlink_to(tmp_path / "nothing")
+    elif kind == "full":
+        monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(StorageError, match=re.escape(str(folder)[:99])) as raised:
+        probe_folder(folder)
+    assert raised.value.exit_code == 5
+
+
+def test_a_checkpoints_name_has_run_and_step_without_padding(tmp_path):
+    assert checkpoint_path(tmp_path, parts.RUN_ID, 7) == tmp_path / "tiny_20250102-030405_step_7.pt"
