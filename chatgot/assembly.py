@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from chatgot.checkpoint_file import FORMAT_VERSION
-from chatgot.config import Config, changes_on_resume
+from chatgot.config import Config, changes_on_resume, remarks
 from chatgot.corpus import check_text_file, fetch_default_text
 from chatgot.data import Tokens, TrainingWindows, ValidationWindows, Vocabulary, check_length, load_tokens, split_index
 from chatgot.device import describe, pick_precision, set_threads, versions
@@ -225,3 +226,17 @@ def summary(training: Training) -> list[str]:
         f"{len(tokens.vocabulary)} characters, read as {tokens.encoding}",
         f"one epoch: {train.per_epoch:,} windows of {train.T} tokens",
     ]
+
+
+def cautions(training: Training) -> list[str]:
+    """Return the lines that warn of settings without effect, of a warmup that is cut, and of a disk that is small."""
+    config, last = training.config, training.last_step
+    lines = remarks(config)
+    if last is not None and config.training.warmup_steps >= last:
+        lines.append(f"training.warmup_steps={config.training.warmup_steps} is cut to the run's {last} steps")
+    files = config.training.max_checkpoints_to_keep + 1
+    needed = files * 12 * training.model.parameter_count()  # weights and two moments, 4 bytes each
+    free = shutil.disk_usage(config.paths.checkpoints).free
+    if free < needed:
+        lines.append(f"{files} checkpoints need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on their disk")
+    return lines

@@ -7,10 +7,10 @@ of everything before it, so that a single flipped bit anywhere is noticed before
 import errno
 import io
 import os
-import pickle
 import re
 import stat
 import zipfile
+import zlib
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -20,13 +20,16 @@ import torch
 
 from chatgot.atomic_file import atomic_file
 from chatgot.errors import CheckpointRejected
+from chatgot.run_lock import RUN_ID
+from chatgot.run_state import odd_counters
 
 FORMAT_VERSION = 1
 END_OF_ZIP = 22  # bytes of a zip's last record without its comment; the comment's length stands in the last two
 DIGEST = 64  # bytes of a SHA-256 in hex
-NAME = re.compile(r"(?P<config>.+)_(?P<timestamp>\d{8}-\d{6})_step_(?P<step>0|[1-9]\d{0,17})\.pt", re.ASCII)
+NAME = re.compile(RUN_ID.pattern + r"_step_(?P<step>0|[1-9]\d{0,17})\.pt", re.ASCII)
 ENTRY = re.compile(
-    r"[^/]+/(data\.pkl|version|byteorder|data/\d+|\.data/[\w.]+|\.format_version|\.storage_alignment)", re.ASCII
+    r"(?!\.\.?/)[^/\\]+/(data\.pkl|version|byteorder|data/\d+|\.data/[\w.]+|\.format_version|\.storage_alignment)",
+    re.ASCII,
 )
 SCHEMA: dict[str, type | tuple[type, ...]] = {
     "format_version": int, "run_id": str, "epoch": int, "global_step": int, "loss": (float, type(None)),
@@ -40,6 +43,7 @@ class _HashingWriter(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.tail = file, sha256(), b""
+        self.error: OSError | None = None  # torch raises one of its own over it
 
     def writable(self) -> bool:
         return True
@@ -59,10 +63,15 @@ class _HashingWriter(io.RawIOBase):
     def finish(self) -> None:
         self._pass_on(self.tail[:-2] + DIGEST.to_bytes(2, "little"))
         self.file.write(self.digest.hexdigest().encode())
+        self.file.flush()
 
     def _pass_on(self, data: bytes | memoryview) -> None:
         self.digest.update(data)
-        self.file.write(data)
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -81,7 +90,10 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
 
     with atomic_file(path, verify) as file:
         writer = _HashingWriter(file)
-        torch.save(checkpoint, writer)
+        try:
+            torch.save(checkpoint, writer)
+        except RuntimeError as error:
+            raise writer.error or error from None
         writer.finish()
 
 
@@ -95,8 +107,8 @@ def damage(file: BinaryIO) -> str | None:
     if size < END_OF_ZIP + DIGEST or file.read(4) != b"PK\x03\x04":
         return f"not a checkpoint: {size} bytes, no zip file"
     body = size - DIGEST
-    file.seek(body)
-    stored = file.read(DIGEST)
+    file.seek(body - END_OF_ZIP)
+    end, stored = file.read(END_OF_ZIP), file.read(DIGEST)
     file.seek(0)
     digest, left = sha256(), body
     while left and (block := file.read(min(left, 1 << 20))):
@@ -104,19 +116,24 @@ def damage(file: BinaryIO) -> str | None:
         left -= len(block)
     if digest.hexdigest().encode() != stored:
         return "damaged: its SHA-256 does not match (truncated, altered, or not written by ChatGoT)"
+    if not end.startswith(b"PK\x05\x06") or not end.endswith(DIGEST.to_bytes(2, "little")):
+        return "damaged: it does not end in the record that ChatGoT writes"
     return odd_entries(file)
 
 
-def odd_entries(file: BinaryIO) -> str | None:
-    """Return what is unusual about the zip's structure, or None for what torch.save writes."""
+def odd_entries(file: BinaryIO, checksums: bool = False) -> str | None:
+    """Return what is unusual about the zip's structure (and wrong by its own checksums), or None."""
     file.seek(0)
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+            bad = archive.testzip() if checksums else None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
         return f"not a readable zip file ({error})"
     finally:
         file.seek(0)
+    if bad is not None:
+        return f"damaged: the checksum of {bad} does not match"
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
         return "a zip file with entries of the same name"
@@ -146,13 +163,14 @@ def _open_regular(path: Path) -> BinaryIO:
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         if path.is_symlink():
-            raise CheckpointRejected(f"{path}: is a link; name the file itself: {path.resolve()}")
+            raise CheckpointRejected(f"{path}: is a link; name the file itself: {path.parent / path.readlink()}")
         descriptor = os.open(path, flags)
     except OSError as error:
         raise CheckpointRejected(f"{path}: cannot be opened: {error.strerror}{_near(path)}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode) or not about.st_size:
         os.close(descriptor)
-        raise CheckpointRejected(f"{path}: not a regular file; expected a checkpoint (.pt)")
+        raise CheckpointRejected(f"{path}: empty, or not a regular file; expected a checkpoint (.pt)")
     return os.fdopen(descriptor, "rb")
 
 
@@ -186,16 +204,7 @@ def _read(file: BinaryIO, path: Path) -> Any:
     file.seek(0)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        pickle.UnpicklingError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        AttributeError,
-    ) as error:
+    except Exception as error:  # on crafted bytes the unpickler raises anything; none of it was executed
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise CheckpointRejected(f"{path}: cannot be read as tensors and plain values: {reason}") from error
 
@@ -204,11 +213,15 @@ def _check_schema(checkpoint: Any, path: Path) -> None:
     if not isinstance(checkpoint, dict):
         raise CheckpointRejected(f"{path}: holds a {type(checkpoint).__name__}, expected a ChatGoT checkpoint")
     version = checkpoint.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CheckpointRejected(f"{path}: format version {version}, this ChatGoT reads version {FORMAT_VERSION}")
-    wrong = [key for key, kind in SCHEMA.items() if not isinstance(checkpoint.get(key), kind)]
+    if type(version) is not int or version != FORMAT_VERSION:
+        found = version if isinstance(version, int | str | None) else "unreadable"
+        raise CheckpointRejected(f"{path}: format version {found}, this ChatGoT reads version {FORMAT_VERSION}")
+    wrong = [key for key, kind in SCHEMA.items() if key not in checkpoint or not isinstance(checkpoint[key], kind)]
+    wrong = wrong or odd_counters(checkpoint)
+    if not wrong and not RUN_ID.fullmatch(checkpoint["run_id"]):
+        wrong = ["run_id"]
     if wrong:
-        raise CheckpointRejected(f"{path}: keys missing or of another type: {', '.join(wrong)}")
+        raise CheckpointRejected(f"{path}: missing, or not what it should be: {', '.join(wrong)}")
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
@@ -219,16 +232,11 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     with _open_regular(path) as file:
         if file.read(4) != b"PK\x03\x04":
             raise CheckpointRejected(f"{path}: not a torch.save zip file")
-        if damage(file) is not None:
-            why = odd_entries(file)
-            if why is None:
-                with zipfile.ZipFile(file) as archive:
-                    bad = archive.testzip()
-                why = f"damaged: the checksum of {bad} does not match" if bad else None
-            if why:
-                raise CheckpointRejected(f"{path}: {why}")
+        if damage(file) is not None and (why := odd_entries(file, checksums=True)):
+            raise CheckpointRejected(f"{path}: {why}")
         content = _read(file, path)
     state = content.get("model_state_dict", content) if isinstance(content, dict) else {}
+    state = state if isinstance(state, dict) else {}
     weights = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     if not weights:
         raise CheckpointRejected(f"{path}: holds no named weights")

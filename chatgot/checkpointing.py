@@ -82,7 +82,8 @@ def set_aside_newer(checkpoint_dir: Path, run_id: str, step: int) -> None:
     newer = [files[s] for s in sorted(files) if s > step]
     try:
         for path in newer:
-            path.replace(path.with_name(path.name + ".superseded"))
+            names = (f"{path.name}.superseded{number}" for number in ("", *(f".{n}" for n in range(2, 1000))))
+            path.replace(next(path.with_name(name) for name in names if not path.with_name(name).exists()))
     except OSError as error:
         raise StorageError(f"{path}: a newer checkpoint cannot be set aside: {error.strerror}") from error
     if newer:

@@ -30,6 +30,7 @@ from chatgot.errors import ConfigError, StorageError
 logger = logging.getLogger(__name__)
 
 CACHE_FORMAT = 1
+ABOUT = ("tokens", "encoding", "text_sha256", "vocabulary")
 CODE_POINTS = 0x110000  # Unicode's range
 MAX_VOCABULARY = 1 << 16  # what a uint16 can tell apart
 
@@ -102,7 +103,8 @@ def _read_about(about_path: Path, ids_path: Path) -> dict | None:
     """Return what a finished cache says about itself, or None where there is none that can be used."""
     try:
         about = json.loads(about_path.read_bytes())
-        if about["format"] == CACHE_FORMAT and ids_path.stat().st_size == 2 * about["tokens"]:
+        usable = about["format"] == CACHE_FORMAT and about.keys() == {"format", *ABOUT}
+        if usable and ids_path.stat().st_size == 2 * about["tokens"]:
             return about
         logger.warning("%s does not fit its token cache: encoding the text again", about_path)
     except FileNotFoundError:
@@ -120,6 +122,8 @@ def _encode(text_path: Path, ids_path: Path) -> dict:
         counts += np.bincount(_code_points(chunk), minlength=CODE_POINTS)
         digest.update(chunk.encode())
     used = np.flatnonzero(counts)
+    if not len(used):
+        raise ConfigError(f"{text_path}: holds no text, only a byte order mark")
     if len(used) > MAX_VOCABULARY:
         message = (
             f"{text_path}: {len(used)} different characters, at most {MAX_VOCABULARY} can be told apart; is it text?"
@@ -166,7 +170,10 @@ def check_length(n_tokens: int, config: Config, text_path: Path) -> None:
 
     if enough(n_tokens):
         return
-    needed = max(int((T + 1) / test_split), int(((batch_size + 1) * T + 1) / (1 - test_split)))
+    train = (batch_size + 1) * T + 1
+    needed = max(
+        train + T + 1, int((T + 1) / test_split) - 1, int((train - 1) / (1 - test_split)) - 1
+    )  # or a little more
     while not enough(needed):
         needed += 1
     raise ConfigError(

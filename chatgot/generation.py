@@ -37,10 +37,10 @@ def pick_token(logits: Tensor, sampling: SamplingConfig, generator: torch.Genera
     """Draw one id from logits (V,) by temperature, top_k and top_p; temperature 0 takes the likeliest."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    logits = logits / sampling.temperature
+    logits = (logits - logits.max()) / sampling.temperature  # at most 0: no temperature is too low
     if sampling.top_k is not None:
-        smallest = logits.topk(min(sampling.top_k, len(logits))).values[-1]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
+        kept = logits.topk(min(sampling.top_k, len(logits))).indices
+        logits = torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
     probabilities = logits.softmax(dim=-1)
     if sampling.top_p is not None:  # nucleus sampling, Holtzman et al., arXiv:1904.09751
         ordered, order = probabilities.sort(descending=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from chatgot.errors import StorageError
 
 TIMESTAMP = "%Y%m%d-%H%M%S"
-RUN_ID = re.compile(r"(?P<config>.+)_(?P<timestamp>\d{8}-\d{6})", re.ASCII)
+RUN_ID = re.compile(r"(?P<config>[^/\\\0]+)_(?P<timestamp>\d{8}-\d{6})", re.ASCII)
 
 
 class RunLock:

@@ -93,6 +93,29 @@ def set_generator_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
+def odd_counters(stored: dict[str, Any]) -> list[str]:
+    """Return the names of a stored run's counters and generators that cannot be what a run has saved."""
+    run, rng = stored["run"], stored["rng"]
+    kinds = {"str": str, "int": int, "float": (int, float), "float | None": (int, float, type(None))}
+    names = {field.name: kinds[str(getattr(field.type, "__name__", field.type))] for field in fields(RunState)}
+    odd = [name for name, kind in names.items() if name not in run or not isinstance(run[name], kind)]
+    if odd or run.keys() - names.keys():
+        return odd + sorted(map(str, run.keys() - names.keys()))
+    least = {"global_step": 0, "position": 0, "tokens": 0, "micro_batch_size": 1, "threads": 1}
+    odd = [name for name, smallest in least.items() if run[name] < smallest]
+    odd += [name for name in ("run_id", "global_step") if run[name] != stored[name]]
+    odd += ["precision"] if run["precision"] not in ("fp32", "bf16", "fp16") else []
+    try:  # on generators of its own: what cannot be set there must not be half set later
+        version, internal, gauss = rng["python"]
+        random.Random().setstate((version, tuple(internal), gauss))
+        kind, keys, *rest = rng["numpy"]
+        np.random.RandomState().set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+        torch.Generator().set_state(rng["torch"])
+    except (KeyError, ValueError, TypeError, RuntimeError, IndexError, OverflowError, AttributeError):
+        odd.append("rng")
+    return odd
+
+
 def check_tensors(path: Path, found: dict[str, Any], expected: dict[str, torch.Tensor]) -> None:
     """Hold stored weights against the model's: names, shapes, dtypes, finiteness. Raises: CheckpointRejected."""
     problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
@@ -107,19 +130,18 @@ def check_optimizer(path: Path, found: dict[str, Any], optimizer: Optimizer, upd
 
     updates: optimizer updates made so far; after the first one each parameter has a state.
     """
-    expected = optimizer.state_dict()
+    expected = optimizer.state_dict()["param_groups"]
     groups, state = found.get("param_groups"), found.get("state")
-    if (
-        not isinstance(groups, list)
-        or not isinstance(state, dict)
-        or [len(group["params"]) for group in groups] != [len(group["params"]) for group in expected["param_groups"]]
-    ):
+    alike = isinstance(groups, list) and isinstance(state, dict) and len(groups) == len(expected)
+    for group, own in zip(groups if alike else [], expected, strict=True) if alike else ():
+        alike = alike and isinstance(group, dict) and group.keys() == own.keys() and group["params"] == own["params"]
+    if not alike:
         raise CheckpointRejected(f"{path}: the optimizer's state is of another optimizer or model")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     problems = []
     for i, parameter in enumerate(parameters):
         values = state.get(i)
-        if values is None:
+        if not isinstance(values, dict):
             problems += [f"parameter {i} has no state"] if updates else []
             continue
         for name in ("exp_avg", "exp_avg_sq"):
@@ -129,8 +151,8 @@ def check_optimizer(path: Path, found: dict[str, Any], optimizer: Optimizer, upd
 
 
 def _tensor_problems(name: str, tensor: Any, shape: torch.Size, dtype: torch.dtype) -> list[str]:
-    if not isinstance(tensor, torch.Tensor):
-        return [f"{name} is no tensor"]
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return [f"{name} is no plain tensor"]
     if tensor.shape != shape:
         return [f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"]
     if tensor.dtype != dtype:

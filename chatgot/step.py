@@ -60,17 +60,19 @@ def apply_gradients(
         if config.training.grad_clip is not None:
             nn.utils.clip_grads_with_norm_(model.parameters(), config.training.grad_clip, norm)
         scaler.step(optimizer)
+        scaler.update()
         run.nan_counter = 0
     else:
         run.skipped_steps += 1
         scale = scaler.get_scale() if scaler.is_enabled() else 1.0
+        if scaler.is_enabled():  # also for finite gradients whose norm overflows, which the scaler itself does not see
+            scaler.update(scale * scaler.get_backoff_factor())
         if not (math.isfinite(loss_value) and scale > 1.0):  # else an fp16 scale that is still finding its height
             run.nan_counter += 1
         logger.warning(
             "step %d skipped: loss %g, gradient norm %g, data position %d, %s, %d in a row",
             run.global_step + 1, loss_value, norm_value, run.position, run.precision, run.nan_counter,
         )  # fmt: skip
-    scaler.update()
     optimizer.zero_grad(set_to_none=True)
     run.global_step += 1
     run.position += 1

@@ -30,7 +30,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from chatgot.assembly import Training, assemble, check_resume, load_text, resume, start_from, summary, text_path
+from chatgot.assembly import (
+    Training,
+    assemble,
+    cautions,
+    check_resume,
+    load_text,
+    resume,
+    start_from,
+    summary,
+    text_path,
+)
 from chatgot.checkpoint_file import load_checkpoint, load_weights, save_checkpoint
 from chatgot.checkpointing import (
     checkpoint_path,
@@ -41,7 +51,7 @@ from chatgot.checkpointing import (
     set_aside_newer,
     try_save,
 )
-from chatgot.config import Config, remarks
+from chatgot.config import Config
 from chatgot.config_file import effective_yaml, load_config
 from chatgot.data import Batch, line_start
 from chatgot.device import is_out_of_memory, peak_memory_mib, pick_device
@@ -350,7 +360,7 @@ def run_training(args: argparse.Namespace) -> int:
     run.run_id = lock.run_id
     for line in (*summary(training), *changes):
         logger.info("%s", line)
-    for line in remarks(config):
+    for line in cautions(training):
         logger.warning("%s", line)
     keep_rows_up_to = None
     if stored:

@@ -264,7 +264,8 @@ def test_a_failed_allocation_in_numpy_is_out_of_memory():
     "error",
     [
         ValueError("out of memory"), RuntimeError("the prompt says: out of memory"), OSError(12, "out of memory"),
-        RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("DefaultCPUAllocator: can't allocate memory"), SystemExit(6), RecursionError("out of memory"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"), SystemExit(6), RecursionError("out of memory"),
+        ValueError("DefaultCPUAllocator: can't allocate memory"),
     ],
     ids=repr,
 )  # fmt: skip

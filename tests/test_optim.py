@@ -185,9 +185,10 @@ def test_the_run_ends_at_max_steps_or_when_the_minutes_are_over(minutes):
     assert not run.ended()
 
 
-def test_a_warmup_longer_than_the_run_is_warned_of_once(tmp_path, caplog):
+def test_a_warmup_longer_than_the_run_is_warned_of_once(tmp_path):
     harness.write_config(tmp_path, training={"max_steps": 2, "warmup_steps": 5, "eval_interval": None})
     assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
-    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert len([message for message in warnings if "warmup_steps" in message]) == 1, warnings
+    (log,) = (tmp_path / "logs").glob("train_*.log")
+    warnings = [line for line in log.read_text(encoding="utf-8").splitlines() if " - WARNING - " in line]
+    assert len([line for line in warnings if "warmup_steps" in line]) == 1, warnings
     assert harness.rows(tmp_path)[-1]["lr"] == 1e-2  # the peak is reached at the last step
