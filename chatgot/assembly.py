@@ -14,7 +14,16 @@ from torch.optim import Optimizer
 from chatgot.checkpoint_file import FORMAT_VERSION
 from chatgot.config import Config, changes_on_resume, remarks
 from chatgot.corpus import check_text_file, fetch_default_text
-from chatgot.data import Tokens, TrainingWindows, ValidationWindows, Vocabulary, check_length, load_tokens, split_index
+from chatgot.data import (
+    Tokens,
+    TrainingWindows,
+    ValidationWindows,
+    Vocabulary,
+    check_length,
+    line_start,
+    load_tokens,
+    split_index,
+)
 from chatgot.device import describe, pick_precision, set_threads, versions
 from chatgot.errors import CheckpointRejected
 from chatgot.gradient_checkpointing import enable_gradient_checkpointing
@@ -240,3 +249,12 @@ def cautions(training: Training) -> list[str]:
     if free < needed:
         lines.append(f"{files} checkpoints need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on their disk")
     return lines
+
+
+def make_prompts(training: Training) -> list[str]:
+    """Return the prompts, with characters outside the vocabulary replaced, and one more from the validation text."""
+    vocabulary, seed = training.vocabulary, training.config.seed
+    replaced = [vocabulary.replace_unknown(prompt) for prompt in training.config.sampling.prompts]
+    if strange := "".join(sorted(set("".join(unknown for _, unknown in replaced)))):
+        logger.warning("prompts: %r do not occur in the text; they are shown replaced", strange)
+    return [*(text for text, _ in replaced), line_start(training.val_windows.ids, vocabulary, seed)]

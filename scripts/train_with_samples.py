@@ -36,6 +36,7 @@ from chatgot.assembly import (
     cautions,
     check_resume,
     load_text,
+    make_prompts,
     resume,
     start_from,
     summary,
@@ -53,7 +54,7 @@ from chatgot.checkpointing import (
 )
 from chatgot.config import Config
 from chatgot.config_file import effective_yaml, load_config
-from chatgot.data import Batch, line_start
+from chatgot.data import Batch
 from chatgot.device import is_out_of_memory, peak_memory_mib, pick_device
 from chatgot.errors import Diverged, OutOfMemory, UserError
 from chatgot.estimate import estimate, step_line
@@ -131,19 +132,6 @@ def open_run(args: argparse.Namespace, config: Config, stored: dict[str, Any] | 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is done once in a while
-
-
-def make_prompts(training: Training) -> list[str]:
-    """Return the prompts that fit the vocabulary, and one from the validation text."""
-    vocabulary, prompts = training.vocabulary, []
-    strange = ""
-    for prompt in training.config.sampling.prompts:
-        text, unknown = vocabulary.replace_unknown(prompt)
-        prompts.append(text)
-        strange += unknown
-    if strange:
-        logger.warning("prompts: %r do not occur in the text; they are shown replaced", "".join(sorted(set(strange))))
-    return [*prompts, line_start(training.val_windows.ids, vocabulary, training.config.seed)]
 
 
 def show_samples(training: Training, metrics: MetricsWriter, prompts: list[str]) -> None:

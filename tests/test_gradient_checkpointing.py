@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from chatgot.assembly import Training
+from chatgot.config import SamplingConfig
+from chatgot.generation import generate
 from chatgot.gradient_checkpointing import disable_gradient_checkpointing, enable_gradient_checkpointing
 from chatgot.model import evaluating
 from chatgot.step import accumulate_gradients
@@ -95,6 +97,15 @@ def test_nothing_is_recomputed_in_evaluation():
     with evaluating(training.model):
         training.model(x, y)
     assert counts == [1]
+
+
+def test_generation_uses_its_cache_though_gradient_checkpointing_is_on():
+    plain, recomputing = run(init_range=1.0, tie_embeddings=False), run(init_range=1.0, tie_embeddings=False)
+    enable_gradient_checkpointing(recomputing.model)
+    greedy = SamplingConfig(temperature=0, max_new_tokens=20)
+    texts = [list(generate(training.model, [1, 2], greedy, torch.Generator())) for training in (plain, recomputing)]
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 1
 
 
 @pytest.mark.parametrize("net", [nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))])
