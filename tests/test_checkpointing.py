@@ -262,11 +262,13 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, whole,
     contents = {step: path.read_bytes() for step, path in files.items()}
     put(tmp_path, whole, 5000, timestamp=NEWER)
     put(tmp_path, whole, 5000, config="other")
+    (tmp_path / f"tiny_{RUN}_step_11.pt").symlink_to(files[1])
+    (tmp_path / f"tiny_{RUN}_step_12.pt").mkdir()
     set_aside_newer(tmp_path, f"tiny_{RUN}", 2)
-    assert steps_of(tmp_path) == [1, 2]
+    assert steps_of(tmp_path) == [1, 2, 11, 12]  # only regular files are this run's
     for step in (9, 10):
         assert (tmp_path / f"{files[step].name}.superseded").read_bytes() == contents[step]
-    assert len(tree(tmp_path)) == 6
+    assert len(tree(tmp_path)) == 8
     assert len(caplog.records) == 1
     assert files[10].name in caplog.text
 
