@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from chatgot.checkpoint_file import FORMAT_VERSION
-from chatgot.config import Config, changes_on_resume, remarks
+from chatgot.config import Config, TrainingConfig, changes_on_resume, remarks
 from chatgot.corpus import check_text_file, fetch_default_text
 from chatgot.data import (
     Tokens,
@@ -68,6 +68,17 @@ class Training:
         by_step = last is not None and self.run.global_step >= last
         return by_step or (minutes is not None and self.run.time_s >= 60 * minutes)
 
+    def how_to_extend(self) -> str:
+        """Return the settings that let an ended run go on."""
+        settings, more = self.config.training, []
+        if settings.max_steps is not None and self.run.global_step >= settings.max_steps:
+            more.append(f"--set training.max_steps={2 * settings.max_steps}")
+        if settings.epochs is not None and self.last_step is not None and self.run.global_step >= self.last_step:
+            more.append(f"--set training.epochs={settings.epochs + 1}")
+        if settings.max_minutes is not None and self.run.time_s >= 60 * settings.max_minutes:
+            more.append(f"--set training.max_minutes={2 * settings.max_minutes:g}")
+        return " ".join(more)
+
     def checkpoint(self) -> dict[str, Any]:
         """Return all that a checkpoint holds: the state and what is needed to use it without any other file."""
         S = self.config.training.sequences_per_step
@@ -80,7 +91,7 @@ class Training:
             "config": self.config.model_dump(mode="json"),
             "vocabulary": self.vocabulary.characters,
             "data_sha256": self.tokens.text_sha256,
-            "versions": versions(),
+            "versions": versions() | {"device": self.device.type},
             **collect_state(self.run, self.model, self.optimizer, self.scaler),
         }
 
@@ -188,6 +199,12 @@ def resume(training: Training, stored: dict[str, Any], path: Path, data_may_chan
     check_tensors(path, stored["model_state_dict"], training.model.state_dict())
     updates = stored["run"]["global_step"] - stored["run"]["skipped_steps"]
     check_optimizer(path, stored["optimizer_state_dict"], training.optimizer, updates)
+    found, stored_versions = versions() | {"device": training.device.type}, stored["versions"]
+    if other := [f"{k} {stored_versions.get(k)} -> {found[k]}" for k in found if found[k] != stored_versions.get(k)]:
+        logger.warning("not bit-exact from here: the checkpoint was made with other versions: %s", ", ".join(other))
+    before = TrainingConfig.model_validate(stored["config"]["training"])
+    if schedule_horizon(before, training.train_windows.per_epoch) != training.decay_steps:
+        logger.info("the schedule changes from here: its decay now ends at step %d", training.decay_steps)
     precision = training.run.precision
     restore_state(stored, training.run, training.model, training.optimizer, training.scaler)
     training.run.precision = precision
@@ -214,7 +231,7 @@ def start_from(training: Training, weights: tuple[dict[str, torch.Tensor], str |
     if characters is not None and characters != training.vocabulary.characters:
         logger.warning("init_from: %s knows other characters: matching embedding rows stand for other ones", path)
     with torch.no_grad():
-        for name in fits:
+        for name in sorted(fits):
             own[name].copy_(tensors[name])
     logger.info("init_from: %d of %d weights from %s, a new run from step 0", len(fits), len(own), path)
 
@@ -241,8 +258,11 @@ def cautions(training: Training) -> list[str]:
     """Return the lines that warn of settings without effect, of a warmup that is cut, and of a disk that is small."""
     config, last = training.config, training.last_step
     lines = remarks(config)
-    if last is not None and config.training.warmup_steps >= last:
-        lines.append(f"training.warmup_steps={config.training.warmup_steps} is cut to the run's {last} steps")
+    warmup, horizon = config.training.warmup_steps, training.decay_steps
+    if warmup >= horizon:
+        lines.append(f"training.warmup_steps={warmup} is cut to the schedule's {horizon} steps")
+    elif last is not None and warmup >= last:
+        lines.append(f"training.warmup_steps={warmup}: the run's {last} steps end within the warmup")
     files = config.training.max_checkpoints_to_keep + 1
     needed = files * 12 * training.model.parameter_count()  # weights and two moments, 4 bytes each
     free = shutil.disk_usage(config.paths.checkpoints).free

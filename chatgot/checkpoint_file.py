@@ -74,14 +74,14 @@ class _HashingWriter(io.RawIOBase):
             raise
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> bool:
     """Write one checkpoint: temporary file, hash, fsync, verification, rename, fsync of the folder.
 
-    A file that has this name already is replaced only when it is damaged; a whole one stays as it is.
+    A file that has this name already is replaced only when it is damaged; a whole one stays, and False is returned.
     Raises: OSError with an errno when the disk refuses; then no file has changed.
     """
     if path.exists() and is_whole(path):
-        return
+        return False
 
     def verify(temporary: Path) -> None:
         with temporary.open("rb") as file:
@@ -95,6 +95,7 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
         except RuntimeError as error:
             raise writer.error or error from None
         writer.finish()
+    return True
 
 
 def damage(file: BinaryIO) -> str | None:

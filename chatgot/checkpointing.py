@@ -2,11 +2,15 @@
 
 import logging
 import os
-from collections.abc import Callable, Collection
+import re
+import time
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from chatgot.atomic_file import atomic_file
-from chatgot.checkpoint_file import NAME, is_whole
+from chatgot.checkpoint_file import NAME, is_whole, save_checkpoint
 from chatgot.errors import CheckpointRejected, StorageError
 
 logger = logging.getLogger(__name__)
@@ -66,10 +70,23 @@ def find_latest(checkpoint_dir: Path, config_name: str) -> Path:
 
 
 def newest_whole(checkpoint_dir: Path, run_id: str) -> Path | None:
-    """Return the newest whole checkpoint of a run, or None."""
+    """Return the newest whole checkpoint of a run; None where there is none or the folder is gone."""
     config_name, _, timestamp = run_id.rpartition("_")
-    files = run_files(checkpoint_dir, config_name).get(timestamp, {})
+    try:
+        files = run_files(checkpoint_dir, config_name).get(timestamp, {})
+    except OSError:
+        return None
     return next((files[step] for step in sorted(files, reverse=True) if is_whole(files[step])), None)
+
+
+def sweep_temporaries(checkpoint_dir: Path, run_id: str) -> None:
+    """Remove what killed saves of this run left behind; the caller holds the run's lock, so no save is going on."""
+    pattern = re.compile(re.escape(f".{run_id}_step_") + r"\d+\.pt\.\d+\.tmp", re.ASCII)
+    with os.scandir(checkpoint_dir) as entries:
+        left = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
+    for path in left:
+        with suppress(OSError):
+            path.unlink()
 
 
 def set_aside_newer(checkpoint_dir: Path, run_id: str, step: int) -> None:
@@ -101,7 +118,11 @@ def cleanup_old_checkpoints(
     """
     if max_to_keep < 1:
         raise ValueError(f"max_to_keep must be at least 1, found {max_to_keep}")
-    files = run_files(checkpoint_dir, config_name).get(timestamp, {})
+    try:
+        files = run_files(checkpoint_dir, config_name).get(timestamp, {})
+    except OSError as error:
+        logger.warning("%s cannot be listed (%s): old checkpoints stay", checkpoint_dir, error.strerror)
+        return []
     whole = [step for step in sorted(files, reverse=True) if is_whole(files[step])]
     removed = []
     for step in whole[max_to_keep:]:
@@ -115,19 +136,22 @@ def cleanup_old_checkpoints(
     return removed
 
 
-def try_save(save: Callable[[], None], path: Path, failures: int, limit: int) -> int:
+def try_save(path: Path, checkpoint: dict[str, Any], failures: int, limit: int) -> int:
     """Save, or warn that it failed; return how many saves in a row have failed now (0: it went well).
 
     Raises: StorageError when `limit` saves in a row have failed.
     """
+    start = time.perf_counter()
     try:
-        save()
+        if save_checkpoint(path, checkpoint):
+            logger.info("saved %s (%.1f MB in %.2f s)", path, path.stat().st_size / 1e6, time.perf_counter() - start)
+        else:
+            logger.info("%s is there already and whole: left as it is", path)
         return 0
     except OSError as error:
         why = error.strerror or str(error)
         if failures + 1 >= limit:
-            raise StorageError(
-                f"{path}: not saved: {why} ({failures + 1} failed in a row); make room and resume"
-            ) from error
+            count = f"{failures + 1} saves in a row failed" if failures else "the save failed"
+            raise StorageError(f"{path}: not saved: {why} ({count}); make room, then resume") from error
         logger.warning("%s: not saved: %s; training goes on, the next save comes as planned", path, why)
         return failures + 1

@@ -2,9 +2,10 @@
 
 One pydantic model per section of the YAML. Every field's description gives its meaning and unit; `resume` says what
 happens when a resumed run asks for another value than the one stored in the checkpoint:
-"free": taken, "set": taken only when `--set` names the key, "never": refused.
+"free": taken, "set": taken only when `--set` names the key, "never": refused, "kept": not compared, handled elsewhere.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ Bool = Annotated[bool, Field(strict=True)]
 PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
-def key(default: Any, meaning: str, *, resume: Literal["free", "set", "never"] = "never", **limits: Any) -> Any:
+def key(default: Any, meaning: str, *, resume: Literal["free", "set", "never", "kept"] = "never", **limits: Any) -> Any:
     """Declare one YAML key: its default, its meaning with the unit, what a resumed run may do with it, its range."""
     return Field(default, description=meaning, json_schema_extra={"resume": resume}, **limits)
 
@@ -104,7 +105,7 @@ class TrainingConfig(Section):
     sample_interval_minutes: Float | None = key(
         None, "minutes between two rounds of samples; null: off", gt=0, resume="free"
     )
-    threads: Int | None = key(None, "CPU threads; null: OMP_NUM_THREADS, else one per core", ge=1, resume="free")
+    threads: Int | None = key(None, "CPU threads; null: OMP_NUM_THREADS, else one per core", ge=1, resume="kept")
 
     @model_validator(mode="after")
     def _makes_sense_together(self) -> "TrainingConfig":
@@ -134,7 +135,7 @@ class DataConfig(Section):
     )
     test_split: Float = key(0.1, "share of the text, at its end, held out for validation", gt=0, lt=1)
     allow_change: Bool = key(
-        False, "true lets a resumed run go on with another text of the same characters", resume="set"
+        False, "true lets a resumed run go on with another text of the same characters", resume="kept"
     )
 
 
@@ -200,11 +201,12 @@ def changes_on_resume(stored: dict[str, Any], config: Config, named_by_set: set[
         old, new = before.get(name), after[name]
         if old == new:
             continue
+        old, new = (value if isinstance(value, str) else json.dumps(value) for value in (old, new))  # as in YAML
         line = f"{name}: {old} -> {new}"
         rule = field.json_schema_extra["resume"]
         if rule == "free" or (rule == "set" and name in named_by_set):
             taken.append(line)
-        else:
+        elif rule != "kept":
             refused.append(line + (f" (insist with --set {name}={new})" if rule == "set" else ""))
     return taken, refused
 

@@ -92,7 +92,7 @@ def load_tokens(text_path: Path, cache_dir: Path) -> Tokens:
                 file.write(json.dumps(about).encode())
         except OSError as error:
             why = error.strerror or error
-            raise StorageError(f"{cache_dir}: no room for the token cache: {why}; set paths.cache elsewhere") from error
+            raise StorageError(f"{cache_dir}: the token cache cannot be written: {why}; set paths.cache") from error
     ids = np.memmap(ids_path, dtype="<u2", mode="r", shape=(about["tokens"],))
     if hasattr(mmap, "MADV_RANDOM"):
         ids._mmap.madvise(mmap.MADV_RANDOM)  # windows are read in random order: reading ahead would only fill memory

@@ -25,9 +25,11 @@ def estimate(training: Training, repeats: int = 2) -> list[str]:
         f"memory: {peak_memory_mib() + moments_mib:,.0f} MiB, half of it or more is Python and torch in small models",
         f"speed: {tokens / seconds:,.0f} tokens/s, {seconds:.2f} s for one step of {tokens:,} tokens",
     ]
-    if training.last_step is not None:
-        left = (training.last_step - run.global_step) * seconds
-        lines.append(f"time: about {human_time(left)} for {training.last_step:,} steps, without evaluations")
+    minutes, last = config.training.max_minutes, training.last_step
+    limits = [] if minutes is None else [60 * minutes - run.time_s]
+    if last is not None:
+        limits.append((last - run.global_step) * seconds)
+    lines.append(f"time: about {human_time(max(0.0, min(limits)))} until the end, without evaluations")
     return lines
 
 

@@ -130,6 +130,17 @@ class LogFile(Steady, RotatingFileHandler):
             super().close()
 
 
+class Early(Steady):
+    """Keeps the records from before there is a file, for the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 def _install(*handlers: Steady) -> None:
     for target in (logger, logging.getLogger("py.warnings")):
         for old in [handler for handler in target.handlers if isinstance(handler, Steady)]:
@@ -144,11 +155,11 @@ def _install(*handlers: Steady) -> None:
 
 
 def setup_console() -> None:
-    """Log to the console alone, until there is a run with a file; what was closed before the start leads nowhere."""
+    """Log to the console until there is a file, which then gets these records too; closed streams lead nowhere."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # the next file opened would get its number, and with it what C code prints
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
-    _install(Console())
+    _install(Console(), Early())
 
 
 def setup_logging(
@@ -169,7 +180,10 @@ def setup_logging(
         advice = "set paths.logs to a folder that can be written"
         raise StorageError(f"{path}: the log cannot be opened: {error.strerror or error}; {advice}") from error
     file.setFormatter(OneLine(FORMAT, DATE_FORMAT))
+    early = [record for handler in logger.handlers if isinstance(handler, Early) for record in handler.records]
     _install(Console(), file)
+    for record in early:
+        file.handle(record)
     return path
 
 

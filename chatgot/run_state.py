@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,8 @@ def set_generator_states(states: dict[str, Any]) -> None:
 def odd_counters(stored: dict[str, Any]) -> list[str]:
     """Return the names of a stored run's counters and generators that cannot be what a run has saved."""
     run, rng = stored["run"], stored["rng"]
-    kinds = {"str": str, "int": int, "float": (int, float), "float | None": (int, float, type(None))}
-    names = {field.name: kinds[str(getattr(field.type, "__name__", field.type))] for field in fields(RunState)}
+    kinds = {str: str, int: int, float: (int, float), float | None: (int, float, NoneType)}
+    names = {field.name: kinds[field.type] for field in fields(RunState)}
     odd = [name for name, kind in names.items() if name not in run or not isinstance(run[name], kind)]
     if odd or run.keys() - names.keys():
         return odd + sorted(map(str, run.keys() - names.keys()))

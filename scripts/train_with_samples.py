@@ -22,7 +22,9 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import logging
+import os
 import shlex
+import subprocess
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -42,7 +44,7 @@ from chatgot.assembly import (
     summary,
     text_path,
 )
-from chatgot.checkpoint_file import load_checkpoint, load_weights, save_checkpoint
+from chatgot.checkpoint_file import load_checkpoint, load_weights
 from chatgot.checkpointing import (
     checkpoint_path,
     cleanup_old_checkpoints,
@@ -50,6 +52,7 @@ from chatgot.checkpointing import (
     newest_whole,
     probe_folder,
     set_aside_newer,
+    sweep_temporaries,
     try_save,
 )
 from chatgot.config import Config
@@ -111,10 +114,11 @@ def read_checkpoint(
     return stored, path, check_resume(stored, path, config, args.config.stem, named_by_set)
 
 
-def open_run(args: argparse.Namespace, config: Config, stored: dict[str, Any] | None) -> tuple[RunLock, Path]:
-    """Take the run's id and open its log; return the lock and the folder of its curves."""
+def open_run(args: argparse.Namespace, config: Config, run_id: str) -> tuple[RunLock, Path]:
+    """Take the run's id (a new one for an empty `run_id`), open its log; return the lock and the curves' folder."""
     checkpoint_dir, logs_dir, name = Path(config.paths.checkpoints), Path(config.paths.logs), args.config.stem
-    lock = lock_old_run(checkpoint_dir, stored["run_id"]) if stored else lock_new_run(checkpoint_dir, name)
+    lock = lock_old_run(checkpoint_dir, run_id) if run_id else lock_new_run(checkpoint_dir, name)
+    sweep_temporaries(checkpoint_dir, lock.run_id)
     log_path = setup_logging(name, lock.timestamp, logs_dir)
     run_dir = logs_dir / "tensorboard" / lock.run_id
     logger.info("run %s", lock.run_id)
@@ -224,13 +228,11 @@ def save(training: Training, failures: int, last_chance: bool = False) -> int:
         raise Diverged(
             f"step {run.global_step}: the weights are not finite; not saved, older checkpoints are untouched"
         )
-    start, before, run.last_save_step = time.perf_counter(), run.last_save_step, run.global_step
-    limit = 1 if last_chance else MAX_FAILED_SAVES
-    failures = try_save(lambda: save_checkpoint(path, training.checkpoint()), path, failures, limit)
+    before, run.last_save_step = run.last_save_step, run.global_step
+    failures = try_save(path, training.checkpoint(), failures, limit=1 if last_chance else MAX_FAILED_SAVES)
     if failures:
         run.last_save_step = before
         return failures
-    logger.info("saved %s (%.1f MB in %.2f s)", path, path.stat().st_size / 1e6, time.perf_counter() - start)
     config_name, _, timestamp = run.run_id.rpartition("_")
     keep = config.training.max_checkpoints_to_keep
     cleanup_old_checkpoints(path.parent, config_name, timestamp, keep, keep=[run.best_step])
@@ -257,6 +259,7 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
             break
 
         # once in a while: the loss on held-out text
+        best_before = run.best_val_loss, run.best_step
         best = evaluation_due(training) and evaluate_and_log(training, metrics)
 
         # once in a while: samples, by steps or by minutes, and at the end
@@ -268,6 +271,8 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
         if best or save_due(training, time.monotonic() - last_save):
             failed_saves = save(training, failed_saves, last_chance=training.ended())
             last_save = time.monotonic()
+            if failed_saves:  # what has no file is not the best: retention goes on keeping the one that has
+                run.best_val_loss, run.best_step = best_before
 
         if STOP.requested():
             continue
@@ -301,23 +306,23 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
         throughput.add(0, time.perf_counter() - start)
 
 
-def say_how_to_go_on(args: argparse.Namespace, training: Training) -> None:
+def say_how_to_go_on(args: argparse.Namespace, training: Training, resumed_from: Path | None) -> None:
     """Log the best evaluation, the newest checkpoint, and the command that resumes from it."""
     run = training.run
     if run.best_step > 0:
         logger.info("best_val_loss %.4f at step %d", run.best_val_loss, run.best_step)
-    path = newest_whole(Path(training.config.paths.checkpoints), run.run_id)
+    path = newest_whole(Path(training.config.paths.checkpoints), run.run_id) or resumed_from
     if path is None:
         logger.info("no checkpoint was saved")
         return
     overrides = [word for override in args.set for word in ("--set", override)]
-    command = ["python", sys.argv[0], "--config", str(args.config), "--resume_from", str(path), *overrides]
+    command = [sys.executable, sys.argv[0], "--config", str(args.config), "--resume_from", str(path), *overrides]
     logger.info("newest checkpoint: %s", path.resolve())
-    logger.info("resume with: %s", shlex.join(command))
+    logger.info("resume with: %s", subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command))
 
 
-def prepare(args: argparse.Namespace) -> tuple[Training, dict[str, Any] | None, list[str]]:
-    """Check all that the user gave, cheapest first, and build the run; return it, the checkpoint, and what to log."""
+def prepare(args: argparse.Namespace) -> tuple[Training, Path | None, list[str]]:
+    """Check all that the user gave, cheapest first, and build the run; return it, its checkpoint, and what to log."""
     config, named_by_set = load_config(args.config, args.set)
     stored, path, changes = read_checkpoint(args, config, named_by_set)
     weights = load_weights(args.init_from) if args.init_from else None
@@ -331,48 +336,41 @@ def prepare(args: argparse.Namespace) -> tuple[Training, dict[str, Any] | None, 
         changes.append(f"resumed from {path} at step {training.run.global_step}")
     elif weights:
         start_from(training, weights, args.init_from)
-    return training, stored, changes
+    return training, path, [f"text in {text.resolve()}", *changes]
 
 
 def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
-    training, stored, changes = prepare(args)
+    training, resumed_from, changes = prepare(args)
     config, run = training.config, training.run
     if args.dry_run:
         print("\n".join(estimate(training)))
         return 0
-    if training.ended():
-        logger.info("%s is finished at step %d; to go on, add --set training.max_steps=N", run.run_id, run.global_step)
+    if training.ended() and not evaluation_due(training):
+        more = training.how_to_extend()
+        logger.info("%s is finished at step %d; to go on, add %s", run.run_id, run.global_step, more)
         return 0
-    lock, run_dir = open_run(args, config, stored)
+    lock, run_dir = open_run(args, config, run.run_id)
     run.run_id = lock.run_id
-    for line in (*summary(training), *changes):
-        logger.info("%s", line)
-    for line in cautions(training):
-        logger.warning("%s", line)
-    keep_rows_up_to = None
-    if stored:
-        set_aside_newer(Path(config.paths.checkpoints), run.run_id, run.global_step)
-        keep_rows_up_to = run.global_step - evaluation_due(training)  # an evaluation to come writes this step's row
-    metrics = MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to)
-    bar = {"unit": "step", "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
-    progress = tqdm(total=training.last_step, initial=run.global_step, **bar)
-    STOP.training = True
     try:
+        for line in (*summary(training), *changes):
+            logger.info("%s", line)
+        for line in cautions(training):
+            logger.warning("%s", line)
+        keep_rows_up_to = None
+        if resumed_from:
+            set_aside_newer(Path(config.paths.checkpoints), run.run_id, run.global_step)
+            keep_rows_up_to = run.global_step - evaluation_due(training)  # an evaluation to come writes this step's row
+        metrics = MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to)
+        bar = {"unit": "step", "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
+        progress = tqdm(total=training.last_step, initial=run.global_step, **bar)
+        STOP.training = True
         with contextlib.closing(metrics), progress:
             train(training, metrics, progress)
         logger.info("%s", f"stopped by {STOP.signal_name}" if STOP.requested() else "done")
         return STOP.exit_code or 0
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        advice = (
-            "lower training.batch_size (and raise accumulate_grad_batches) or set training.gradient_checkpointing=true"
-        )
-        used = f"{peak_memory_mib():.0f} MiB were in use"
-        raise OutOfMemory(f"out of memory at step {run.global_step + 1}, {used}: {advice}") from error
     finally:
-        say_how_to_go_on(args, training)
+        say_how_to_go_on(args, training, resumed_from)
         lock.release()
 
 
@@ -389,6 +387,13 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit:
         logger.error("stopped by %s before the first step: nothing was saved", STOP.signal_name)
         raise
+    except Exception as error:  # whatever it is, the log shall name it; the exit code says that it was no success
+        if is_out_of_memory(error):
+            advice = "lower training.batch_size (raise accumulate_grad_batches) or use gradient_checkpointing"
+            logger.error("out of memory, %.0f MiB were in use: %s", peak_memory_mib(), advice)
+            return OutOfMemory.exit_code
+        logger.exception("a defect of ChatGoT, not of your input:")
+        return 1
 
 
 if __name__ == "__main__":

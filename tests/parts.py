@@ -1,10 +1,14 @@
 """Small parts for the unit tests: a configuration, a text of made-up ids, a model, a whole run; milliseconds each."""
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from chatgot.assembly import Training, assemble
@@ -81,3 +85,19 @@ def copied(state: dict[str, Any]) -> dict[str, Any]:
     if isinstance(state, (list, tuple)):
         return type(state)(copied(value) for value in state)
     return state
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Turn a block that hangs into a failure."""
+
+    def too_late(number: int, frame: object) -> None:
+        pytest.fail("this took more than 10 s")  # no Exception: nothing on the way takes it for an error of its own
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(10)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

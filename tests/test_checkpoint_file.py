@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import random
-import signal
 import struct
 import subprocess
 import sys
@@ -231,22 +230,6 @@ def test_a_file_under_another_files_name_is_refused(whole, tmp_path, name):
 # What is no file
 
 
-@contextlib.contextmanager
-def at_once():
-    """Turn a block that hangs into a failure."""
-
-    def too_late(number, frame):
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, too_late)
-    signal.alarm(10)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @pytest.mark.parametrize("load", [load_checkpoint, load_weights])
 @pytest.mark.parametrize("kind", ["link", "dangling", "loop", "fifo", "folder", "missing", "device", "memory"])
 def test_what_is_no_regular_file_is_refused_at_once(whole, tmp_path, kind, load):
@@ -258,7 +241,7 @@ def test_what_is_no_regular_file_is_refused_at_once(whole, tmp_path, kind, load)
     }  # fmt: skip
     make.get(kind, lambda: None)()
     path = {"device": Path("/dev/zero"), "memory": Path("/proc/self/mem")}.get(kind, path)
-    with at_once():
+    with parts.at_once():
         message = refused(path, load=load)
     if kind == "link":
         assert str(target) in message  # the user may want that one
@@ -363,7 +346,7 @@ def test_random_changes_of_the_pickle_with_the_right_hash_give_a_refusal_or_a_ch
             changed.append((name, bytes(data)))
         return changed
 
-    for _ in range(300):
+    for _ in range(100):
         path.write_bytes(rezipped(whole, change))
         try:
             load_checkpoint(path)
@@ -430,7 +413,7 @@ def test_a_compressed_zip_is_refused(whole, tmp_path, method):
 
 def test_a_zip_that_unpacks_to_more_than_it_holds_is_refused_in_little_memory(whole, tmp_path):
     def bomb(entries):
-        return [*entries, ("archive/data/77", bytes(50_000_000))]
+        return [*entries, ("archive/data/7777", bytes(50_000_000))]
 
     path = tmp_path / "any.pt"
     path.write_bytes(rezipped(whole, bomb, compression=zipfile.ZIP_DEFLATED))

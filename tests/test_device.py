@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +24,6 @@ from chatgot.device import (
     versions,
 )
 from chatgot.errors import ConfigError
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 # The device
 
@@ -118,13 +113,9 @@ def test_the_seed_of_the_generators_depends_on_every_number_of_the_key_and_nothi
     assert tuple(torch.rand(4).tolist()) == draws[5, 1, 511]
 
 
-def test_the_seed_of_a_key_is_the_same_in_another_process_and_for_ever():
+def test_the_seed_of_a_key_is_the_same_in_every_process_and_for_ever():
     seed_generators(parts.CPU, 1337, 10, 4)
-    code = "import torch; from chatgot.device import seed_generators as s; s(torch.device('cpu'), 1337, 10, 4); "
-    code += "print(torch.initial_seed())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == torch.initial_seed()
-    assert torch.initial_seed() == int(np.random.SeedSequence([1337, 10, 4]).generate_state(1, np.uint64)[0])
+    assert torch.initial_seed() == 8920291508623780104  # as this test was written: older checkpoints go on with it
 
 
 # Precision, and what is remembered of this machine
@@ -273,12 +264,8 @@ def test_an_error_that_merely_speaks_of_memory_is_not(error):
     assert not is_out_of_memory(error)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
-def test_the_peak_of_memory_is_in_mebibytes_and_does_not_fall():
-    before = peak_memory_mib()
-    block = np.ones(int(before * 2**20) // 8 + 30 * 2**20 // 8)  # as much again as the peak so far, and more
-    after = peak_memory_mib()
-    assert before > 50  # torch alone takes more
-    assert after > before
-    del block
-    assert peak_memory_mib() == after
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone tells it twice")
+def test_the_peak_of_memory_is_the_kernels_in_mebibytes():
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (kernels,) = (int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    assert peak_memory_mib() == pytest.approx(kernels, rel=0.02)

@@ -3,6 +3,8 @@
 import harness
 import pytest
 
+from chatgot.checkpoint_file import save_checkpoint
+
 
 @pytest.fixture
 def trained(tmp_path):
@@ -75,6 +77,42 @@ def test_resuming_a_finished_run_is_exit_0_says_how_to_extend_it_and_writes_noth
     assert resume(trained) == 0
     assert "training.max_steps" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_a_final_evaluation_that_a_stop_cut_short_is_made_on_resume(trained):
+    whole = harness.rows(trained)
+    path = harness.checkpoints(trained)[4]
+    content = harness.load(path)
+    content["run"] |= {"last_eval_step": 3, "last_row_step": 3, "best_step": -1}
+    path.unlink()
+    assert save_checkpoint(path, content)  # as it stands after a signal in the last step
+    (metrics,) = (trained / "logs" / "tensorboard").glob("*/metrics.jsonl")
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    assert resume(trained) == 0
+    rows = harness.rows(trained)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[-1]["val_loss_full"] == whole[-1]["val_loss_full"]
+
+
+def test_what_a_killed_save_left_behind_is_swept_on_resume_and_nothing_else(trained):
+    path = harness.checkpoints(trained)[4]
+    left, other = (path.with_name(name) for name in (f".{path.name}.4242.tmp", ".another.pt.4242.tmp"))
+    left.write_bytes(b"half")
+    other.write_bytes(b"half")
+    assert resume(trained, "training.max_steps=5") == 0
+    assert not left.exists()
+    assert other.exists()
+
+
+def test_a_longer_run_says_that_the_schedule_changes(trained):
+    assert resume(trained, "training.max_steps=5") == 0
+    assert "the schedule changes from here: its decay now ends at step 5" in log_of(trained)
+
+
+def test_a_refused_null_is_shown_as_yaml_writes_it(trained, capsys):
+    harness.write_config(trained, training={"grad_clip": None, "max_steps": 5, "save_checkpoint_steps": 2})
+    assert resume(trained) == 3
+    assert "training.grad_clip: 1.0 -> null (insist with --set training.grad_clip=null)" in capsys.readouterr().err
 
 
 def test_resuming_from_an_older_file_sets_the_newer_ones_aside(trained):
