@@ -3,7 +3,6 @@
     python scripts/benchmark.py overhead      the script's tokens/s against a bare loop on the same model
     python scripts/benchmark.py startup       default text, start to first step, resident memory
     python scripts/benchmark.py large_text    a 1 GB text: first start, second start, memory beside a small text
-    python scripts/benchmark.py neighbour     tokens/s beside another busy program, with and without our thread waiting
 
 Prints a table and writes it as JSON to --output. Runs the training script as a user does, in a temporary folder.
 """
@@ -13,11 +12,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # runs from any folder, with this checkout's chatgot
-
-from chatgot.openmp import SPINS, wait_briefly
-
-if __name__ == "__main__":
-    wait_briefly()  # before torch is imported, as in the training script
 
 import argparse
 import json
@@ -51,7 +45,7 @@ class Run:
     peak_mib: float  # largest resident memory
 
 
-def run_script(folder: Path, config: Path, steps: int, *settings: str, **environment: str) -> Run:
+def run_script(folder: Path, config: Path, steps: int, *settings: str) -> Run:
     """Train `steps` steps without evaluation, samples and saves between; every step gives a row."""
     shutil.rmtree(folder / "logs", ignore_errors=True)
     overrides = [f"training.max_steps={steps}", "training.epochs=null", "training.log_interval=1", *settings]
@@ -59,7 +53,7 @@ def run_script(folder: Path, config: Path, steps: int, *settings: str, **environ
     command = [sys.executable, str(SCRIPT), "--config", str(config), *(w for o in overrides for w in ("--set", o))]
     begun = time.time()
     with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, env=os.environ | environment)
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         sys.exit(f"the training script failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
@@ -151,34 +145,7 @@ def large_text(args: argparse.Namespace, folder: Path) -> dict:
     }
 
 
-def neighbour(args: argparse.Namespace, folder: Path) -> dict:
-    """Tokens/s alone and beside one busy program, with GNU OpenMP's own waiting and with ours, in alternation."""
-    fetch_default_text(folder / "data" / "shakespeare.txt")
-    run_script(folder, args.config, 2)  # fills the token cache
-    own = {"GOMP_SPINCOUNT": "300000"}  # GNU OpenMP's default, as its manual says
-    speeds: dict[str, list[float]] = {"alone_gnu": [], "alone_ours": [], "busy_gnu": [], "busy_ours": []}
-    for _ in range(args.rounds):
-        for key, values in speeds.items():
-            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if key.startswith("busy") else None
-            try:
-                environment = own if key.endswith("gnu") else {"GOMP_SPINCOUNT": SPINS}
-                values.append(run_script(folder, args.config, args.steps, **environment).tokens_per_s)
-            finally:
-                if busy:
-                    busy.kill()
-                    busy.wait()
-        print({key: round(values[-1]) for key, values in speeds.items()}, file=sys.stderr)
-    medians = {f"{key}_tokens_per_s": statistics.median(values) for key, values in speeds.items()}
-    gains = {
-        f"{kind}_gain": statistics.median(
-            o / g for o, g in zip(speeds[f"{kind}_ours"], speeds[f"{kind}_gnu"], strict=True)
-        )
-        for kind in ("alone", "busy")
-    }
-    return medians | gains
-
-
-PARTS = {"neighbour": neighbour, "overhead": overhead, "startup": startup, "large_text": large_text}
+PARTS = {"overhead": overhead, "startup": startup, "large_text": large_text}
 
 
 def main() -> int:
@@ -186,7 +153,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     default = ROOT / "configs/models/debug/chatgot_small_14M_clean.yaml"
-    parser.add_argument("--config", type=Path, default=default, help="experiment to measure (default: 14M clean)")
+    parser.add_argument(
+        "--config",
+        type=lambda text: Path(text).resolve(),
+        default=default,
+        help="experiment to measure (default: 14M clean)",
+    )
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps of one run (default: 8)")
     parser.add_argument("--rounds", type=int, default=3, help="alternations of script and reference (default: 3)")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the large text (default: 1)")

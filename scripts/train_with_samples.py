@@ -11,13 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from any folder, with this checkout's chatgot
 
-from chatgot.openmp import wait_briefly
 from chatgot.stopping import StopRequest
 
 STOP = StopRequest()
 if __name__ == "__main__":
     STOP.install()  # before the heavy imports: importing torch takes seconds, and Ctrl+C must end them cleanly
-    wait_briefly()
 
 import argparse
 import contextlib
