@@ -1,9 +1,15 @@
 """The whole job, end to end, on a text and a model of seconds."""
 
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import harness
 import pytest
+
+LONG = {"max_steps": 120, "save_checkpoint_steps": 10, "eval_interval": 50, "sample_interval_steps": None}
 
 
 def train_states(checkpoint: dict) -> dict:
@@ -27,6 +33,15 @@ def straight(tmp_path_factory):
     config = harness.write_config(folder, training={"save_checkpoint_steps": 1})
     done = harness.run_script(folder, "--config", config.name)
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    """A run of 120 steps that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("long")
+    harness.write_config(folder, training=LONG)
+    assert harness.train_here(folder, "--config", "tiny.yaml") == 0
     return folder
 
 
@@ -118,3 +133,25 @@ def test_the_best_evaluations_file_survives_retention(tmp_path):
     best = min(evaluated, key=evaluated.get)
     assert best == 6, evaluated
     assert sorted(harness.checkpoints(tmp_path)) == [6, 11, 12]
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_or_killed_run_resumes_and_ends_like_the_undisturbed_one(long_run, tmp_path, number, exit_code):
+    harness.write_config(tmp_path, training=LONG)
+    command = [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while len(harness.checkpoints(tmp_path)) < 2:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == exit_code, said
+    reached = max(harness.checkpoints(tmp_path))
+    assert reached < LONG["max_steps"], "the signal was to come before the end"
+    if number != signal.SIGKILL:
+        assert f"stopped by {signal.Signals(number).name}" in said
+        assert f"step_{reached}.pt" in said.splitlines()[-1]
+    assert harness.train_here(tmp_path, "--config", "tiny.yaml", "--resume_from", "latest") == 0
+    resumed, undisturbed = (harness.load(harness.checkpoints(f)[LONG["max_steps"]]) for f in (tmp_path, long_run))
+    assert harness.same(train_states(resumed), train_states(undisturbed))
+    assert losses(tmp_path) == losses(long_run)
