@@ -40,7 +40,6 @@ class RunState:
     last_eval_step: int = -1
     last_sample_step: int = 0  # untrained weights are not sampled, and not saved
     last_save_step: int = 0
-    last_row_step: int = -1  # of metrics.jsonl
 
     def due(self, interval: int | None, last: int) -> bool:
         """Return whether something done every `interval` steps, last at step `last`, is to be done now."""

@@ -194,7 +194,6 @@ def write_row(training: Training, metrics: MetricsWriter, full: float | None = N
     if full is not None:
         row["val_loss_full"] = full
     metrics.row(run.global_step, **row, tokens=run.tokens, time_s=run.time_s)
-    run.last_row_step = run.global_step
 
 
 def samples_due(training: Training, seconds_since: float) -> bool:
@@ -292,7 +291,8 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
 
         # once in a while: a line and a row; where an evaluation follows, it writes the row
         start = time.perf_counter()
-        log_due, row_follows = run.due(settings.log_interval, run.last_row_step), evaluation_due(training)
+        log_due = settings.log_interval is not None and run.global_step % settings.log_interval == 0
+        row_follows = evaluation_due(training)
         if log_due or row_follows or training.ended():
             run.tokens_per_s = throughput.take()
         if log_due:
