@@ -12,7 +12,8 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from chatgot.checkpoint_file import FORMAT_VERSION
-from chatgot.config import Config, TrainingConfig, changes_on_resume, remarks
+from chatgot.checkpointing import open_to_others
+from chatgot.config import Config, remarks
 from chatgot.corpus import check_text_file, fetch_default_text
 from chatgot.data import (
     Tokens,
@@ -25,11 +26,10 @@ from chatgot.data import (
     split_index,
 )
 from chatgot.device import describe, pick_precision, set_threads, versions
-from chatgot.errors import CheckpointRejected
 from chatgot.gradient_checkpointing import enable_gradient_checkpointing
 from chatgot.model import GPT, build_model
 from chatgot.optim import build_optimizer, last_step, schedule_horizon
-from chatgot.run_state import RunState, check_optimizer, check_tensors, collect_state, restore_state
+from chatgot.run_state import RunState, collect_state
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Training:
     optimizer: Optimizer
     scaler: GradScaler
     run: RunState
+    failed_samples: int = 0  # of this process
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -160,82 +161,6 @@ def _precision(config: Config, device: torch.device, stored: dict[str, Any] | No
     return pick_precision(config, device)
 
 
-def check_resume(
-    stored: dict[str, Any], path: Path, config: Config, config_name: str, named_by_set: set[str]
-) -> list[str]:
-    """Hold a checkpoint's configuration against the one asked for; return the lines on what changes.
-
-    Raises: CheckpointRejected for another configuration's checkpoint and for changes that are not allowed.
-    """
-    if stored["run_id"].rpartition("_")[0] != config_name:
-        message = f"{path}: belongs to run {stored['run_id']}, not to {config_name}; give --config that run's YAML"
-        raise CheckpointRejected(message + ", or start a new run from its weights with --init_from")
-    taken, refused = changes_on_resume(stored["config"], config, named_by_set)
-    if refused:
-        raise CheckpointRejected(
-            f"{path}: its run was trained with other settings (stored -> asked): {'; '.join(refused)}"
-        )
-    return taken
-
-
-def resume(training: Training, stored: dict[str, Any], path: Path, data_may_change: bool) -> None:
-    """Check that a checkpoint fits, then put its state into a freshly assembled run.
-
-    Raises: CheckpointRejected; then nothing has been touched.
-    """
-    if stored["vocabulary"] != training.vocabulary.characters:
-        message = (
-            f"{path}: trained on a text with {len(stored['vocabulary'])} characters, this one has other characters"
-        )
-        raise CheckpointRejected(f"{message} ({len(training.vocabulary)}); set data.path to the same text")
-    if stored["data_sha256"] != training.tokens.text_sha256:
-        if not data_may_change:
-            found, expected = training.tokens.text_sha256[:12], stored["data_sha256"][:12]
-            message = f"{path}: trained on another text (SHA-256 {expected}..., this text {found}...)"
-            raise CheckpointRejected(
-                f"{message}; set data.path to the same text, or insist with --set data.allow_change=true"
-            )
-        logger.warning("the text differs from the checkpoint's: training goes on with the new one, as asked")
-    check_tensors(path, stored["model_state_dict"], training.model.state_dict())
-    updates = stored["run"]["global_step"] - stored["run"]["skipped_steps"]
-    check_optimizer(path, stored["optimizer_state_dict"], training.optimizer, updates)
-    found, stored_versions = versions() | {"device": training.device.type}, stored["versions"]
-    if other := [f"{k} {stored_versions.get(k)} -> {found[k]}" for k in found if found[k] != stored_versions.get(k)]:
-        logger.warning("not bit-exact from here: the checkpoint was made with other versions: %s", ", ".join(other))
-    before = TrainingConfig.model_validate(stored["config"]["training"])
-    if schedule_horizon(before, training.train_windows.per_epoch) != training.decay_steps:
-        logger.info("the schedule changes from here: its decay now ends at step %d", training.decay_steps)
-    precision = training.run.precision
-    restore_state(stored, training.run, training.model, training.optimizer, training.scaler)
-    training.run.precision = precision
-
-
-def start_from(training: Training, weights: tuple[dict[str, torch.Tensor], str | None], path: Path) -> None:
-    """Start a new run from another run's weights: those that match in name and shape; log each one that does not.
-
-    Raises: CheckpointRejected when nothing matches; then the model is as it was.
-    """
-    tensors, characters = weights
-    own = training.model.state_dict()
-    both = own.keys() & tensors.keys()
-    fits = {name for name in both if tensors[name].shape == own[name].shape and torch.isfinite(tensors[name]).all()}
-    if not fits:
-        raise CheckpointRejected(f"{path}: no weight matches this model in name and shape")
-    for name in sorted(own.keys() - tensors.keys()):
-        logger.warning("init_from: %s is not in the file and keeps its fresh weights", name)
-    for name in sorted(tensors.keys() - own.keys()):
-        logger.warning("init_from: %s is not in this model", name)
-    for name in sorted(both - fits):
-        found, expected = tuple(tensors[name].shape), tuple(own[name].shape)
-        logger.warning("init_from: %s has shape %s (expected %s) or is not finite: left out", name, found, expected)
-    if characters is not None and characters != training.vocabulary.characters:
-        logger.warning("init_from: %s knows other characters: matching embedding rows stand for other ones", path)
-    with torch.no_grad():
-        for name in sorted(fits):
-            own[name].copy_(tensors[name])
-    logger.info("init_from: %d of %d weights from %s, a new run from step 0", len(fits), len(own), path)
-
-
 def summary(training: Training) -> list[str]:
     """Return the lines that a run's log begins with: what runs, on what, with which settings."""
     config, model, run, tokens = training.config, training.model, training.run, training.tokens
@@ -268,6 +193,8 @@ def cautions(training: Training) -> list[str]:
     free = shutil.disk_usage(config.paths.checkpoints).free
     if free < needed:
         lines.append(f"{files} checkpoints need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on their disk")
+    if why := open_to_others(Path(config.paths.checkpoints)):
+        lines.append(f"{config.paths.checkpoints}: {why}; who can write there can replace your checkpoints")
     return lines
 
 

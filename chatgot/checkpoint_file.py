@@ -11,7 +11,6 @@ import re
 import stat
 import zipfile
 import zlib
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,10 +20,12 @@ import torch
 from chatgot.atomic_file import atomic_file
 from chatgot.errors import CheckpointRejected
 from chatgot.run_lock import RUN_ID
-from chatgot.run_state import odd_counters
+from chatgot.run_state import all_tensors, not_finite, odd_counters
 
 FORMAT_VERSION = 1
 END_OF_ZIP = 22  # bytes of a zip's last record without its comment; the comment's length stands in the last two
+ZIP64_LOCATOR, ZIP64_RECORD = 20, 56  # bytes of the two records before it in zips over 4 GB
+MAX_ENTRIES, MAX_ENTRY_NAME = 50_000, 256  # more than any checkpoint has; a list of millions would fill the memory
 DIGEST = 64  # bytes of a SHA-256 in hex
 NAME = re.compile(RUN_ID.pattern + r"_step_(?P<step>0|[1-9]\d{0,17})\.pt", re.ASCII)
 ENTRY = re.compile(
@@ -87,6 +88,12 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> bool:
         with temporary.open("rb") as file:
             if why := damage(file):
                 raise OSError(errno.EIO, f"the file read back is {why}", str(temporary))
+            try:
+                outline = _outline(file, path)
+            except CheckpointRejected as error:
+                raise RuntimeError(f"what was to be saved could not be loaded again: {error}") from error
+            _verified.add(_identity(path.name, os.fstat(file.fileno())))  # renaming changes none of it
+        assert all(outline[key] == checkpoint[key] for key in ("run_id", "global_step"))
 
     with atomic_file(path, verify) as file:
         writer = _HashingWriter(file)
@@ -124,8 +131,10 @@ def damage(file: BinaryIO) -> str | None:
 
 def odd_entries(file: BinaryIO, checksums: bool = False) -> str | None:
     """Return what is unusual about the zip's structure (and wrong by its own checksums), or None."""
-    file.seek(0)
+    size = file.seek(0, os.SEEK_END)
     try:
+        if _too_many_entries(file):
+            return "a zip file with more entries than any checkpoint has"
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             bad = archive.testzip() if checksums else None
@@ -139,24 +148,54 @@ def odd_entries(file: BinaryIO, checksums: bool = False) -> str | None:
     if len(set(names)) != len(names):
         return "a zip file with entries of the same name"
     for entry in entries:
-        if not ENTRY.fullmatch(entry.filename) or entry.compress_type != zipfile.ZIP_STORED:
+        stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
+        if not ENTRY.fullmatch(entry.filename) or not stored:
             return f"a zip file with an entry that no checkpoint has ({entry.filename[:80]!r})"
+    if sum(entry.file_size for entry in entries) > size:
+        return "a zip file whose entries overlap"
     return None
 
 
+def _too_many_entries(file: BinaryIO) -> bool:
+    """Return whether the zip's list of entries is longer than a checkpoint's; zipfile would read it into memory."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - ZIP64_RECORD - ZIP64_LOCATOR - END_OF_ZIP - (1 << 16)))
+    tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")  # where zipfile looks for it, too
+    bytes_of_list = [int.from_bytes(tail[end + 12 : end + 16], "little")]
+    record = end - ZIP64_LOCATOR - ZIP64_RECORD
+    if record >= 0 and tail[end - ZIP64_LOCATOR :].startswith(b"PK\x06\x07"):
+        bytes_of_list = [int.from_bytes(tail[record + 40 : record + 48], "little")]
+    return bytes_of_list[0] > MAX_ENTRIES * MAX_ENTRY_NAME
+
+
 def is_whole(path: Path) -> bool:
-    """Return whether `path` is a regular file whose bytes are those of a finished save; each file is read once."""
+    """Return whether `path` is a regular file that a finished save has written under this name.
+
+    Its bytes are verified once, and again when inode, size or time have changed. Tensors are not read: whether they
+    fit a model is for who loads them.
+    """
     try:
         about = path.lstat()
-        return stat.S_ISREG(about.st_mode) and _is_whole(path, about.st_ino, about.st_size, about.st_mtime_ns)
-    except OSError:
+        if not stat.S_ISREG(about.st_mode):
+            return False
+        if _identity(path.name, about) in _verified:
+            return True
+        with _open_regular(path) as file:
+            if damage(file) is not None:
+                return False
+            _outline(file, path)
+            _verified.add(_identity(path.name, os.fstat(file.fileno())))
+        return True
+    except (OSError, CheckpointRejected):
         return False
 
 
-@lru_cache(maxsize=1024)
-def _is_whole(path: Path, inode: int, size: int, mtime_ns: int) -> bool:
-    with path.open("rb") as file:
-        return damage(file) is None
+def _identity(name: str, about: os.stat_result) -> tuple[str, int, int, int, int]:
+    return name, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+_verified: set[tuple[str, int, int, int, int]] = set()  # a cache of `is_whole`: emptied, it costs time and nothing else
 
 
 def _open_regular(path: Path) -> BinaryIO:
@@ -187,24 +226,47 @@ def _near(path: Path) -> str:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint for an exact resume: bytes verified first, then the schema; executes nothing from the file.
 
-    Raises: CheckpointRejected naming file and reason.
+    All of it through one descriptor: what was verified is what is loaded. Raises: CheckpointRejected naming file and
+    reason.
     """
     with _open_regular(path) as file:
         if why := damage(file):
             raise CheckpointRejected(f"{path}: {why}")
+        _outline(file, path)
         checkpoint = _read(file, path)
-    _check_schema(checkpoint, path)
-    match = NAME.fullmatch(path.name)
-    inside = f"{checkpoint['run_id']}_step_{checkpoint['global_step']}.pt"
-    if match and path.name != inside:
-        raise CheckpointRejected(f"{path}: the file was renamed: inside it is {inside}; give it its own name again")
+        _verified.add(_identity(path.name, os.fstat(file.fileno())))
+    if odd := odd_counters(checkpoint):
+        raise CheckpointRejected(f"{path}: missing, or not what it should be: {', '.join(odd)}")
+    if bad := not_finite(checkpoint):
+        raise CheckpointRejected(f"{path}: NaN or infinity in {', '.join(bad[:6])}")
     return checkpoint
 
 
-def _read(file: BinaryIO, path: Path) -> Any:
+def _outline(file: BinaryIO, path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds, its tensors without their values, after holding it against schema and name.
+
+    Costs milliseconds and no memory, whatever sizes the file declares. Raises: CheckpointRejected.
+    """
+    outline = _read(file, path, "meta")
+    _check_schema(outline, path)
+    match = NAME.fullmatch(path.name)
+    inside = f"{outline['run_id']}_step_{outline['global_step']}.pt"
+    if match and path.name != inside:
+        raise CheckpointRejected(f"{path}: the file was renamed: inside it is {inside}; give it its own name again")
+    tensors = list(all_tensors(outline))
+    odd = [name for name, tensor in tensors if tensor.layout != torch.strided or not tensor.is_contiguous()]
+    if odd:
+        raise CheckpointRejected(f"{path}: no plain tensors: {', '.join(odd[:6])}")
+    storages = {storage._cdata: storage.nbytes() for storage in (tensor.untyped_storage() for _, tensor in tensors)}
+    if sum(storages.values()) > os.fstat(file.fileno()).st_size:
+        raise CheckpointRejected(f"{path}: declares tensors that are larger than the file")
+    return outline
+
+
+def _read(file: BinaryIO, path: Path, device: str = "cpu") -> Any:
     file.seek(0)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location=device, weights_only=True)
     except Exception as error:  # on crafted bytes the unpickler raises anything; none of it was executed
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise CheckpointRejected(f"{path}: cannot be read as tensors and plain values: {reason}") from error
@@ -218,7 +280,7 @@ def _check_schema(checkpoint: Any, path: Path) -> None:
         found = version if isinstance(version, int | str | None) else "unreadable"
         raise CheckpointRejected(f"{path}: format version {found}, this ChatGoT reads version {FORMAT_VERSION}")
     wrong = [key for key, kind in SCHEMA.items() if key not in checkpoint or not isinstance(checkpoint[key], kind)]
-    wrong = wrong or odd_counters(checkpoint)
+    wrong += [str(key) for key in checkpoint if key not in SCHEMA]
     if not wrong and not RUN_ID.fullmatch(checkpoint["run_id"]):
         wrong = ["run_id"]
     if wrong:

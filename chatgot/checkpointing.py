@@ -1,19 +1,25 @@
-"""The checkpoints of a run: their names, the newest one that is whole, which ones are kept."""
+"""The checkpoints of a run: their names, the newest one that is whole, saving one more, which ones are kept."""
 
 import logging
+import math
 import os
 import re
+import stat
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from chatgot.atomic_file import atomic_file
-from chatgot.checkpoint_file import NAME, is_whole, save_checkpoint
+from chatgot.checkpoint_file import DIGEST, NAME, is_whole, load_checkpoint, save_checkpoint
+from chatgot.config import TrainingConfig
 from chatgot.errors import CheckpointRejected, StorageError
 
 logger = logging.getLogger(__name__)
+
+MAX_FAILED_SAVES = 3  # in a row; then the run ends rather than go on without a safety net
+SAVING_SHARE = 0.01  # of the time; where saving costs more, the log says once which interval would be cheaper
 
 
 def checkpoint_path(checkpoint_dir: Path, run_id: str, step: int) -> Path:
@@ -43,9 +49,10 @@ def run_files(checkpoint_dir: Path, config_name: str) -> dict[str, dict[int, Pat
     return runs
 
 
-def find_latest(checkpoint_dir: Path, config_name: str) -> Path:
-    """Return the newest whole checkpoint of the newest run; says by name which damaged ones it passes over.
+def find_latest(checkpoint_dir: Path, config_name: str) -> tuple[Path, dict[str, Any]]:
+    """Return the newest checkpoint of the newest run that can be loaded, and its content.
 
+    Says by name and reason which ones it passes over, and what that costs.
     Raises: CheckpointRejected when there is none, naming the folder and, if any, the next older run's best file.
     """
     try:
@@ -58,15 +65,30 @@ def find_latest(checkpoint_dir: Path, config_name: str) -> Path:
     newest = max(runs[timestamp])
     for step in sorted(runs[timestamp], reverse=True):
         path = runs[timestamp][step]
-        if is_whole(path):
-            if step != newest:
-                logger.warning("resuming costs %d steps: from step %d instead of %d", newest - step, step, newest)
-            return path
-        logger.warning("%s is damaged and passed over", path)
+        try:
+            content = load_checkpoint(path)
+        except CheckpointRejected as error:
+            logger.warning("%s; passed over", error)
+            continue
+        if step != newest:
+            logger.warning("resuming costs %d steps: from step %d instead of %d", newest - step, step, newest)
+        return path, content
     older = (runs[t][s] for t in sorted(runs, reverse=True)[1:] for s in sorted(runs[t], reverse=True))
     other = next((path for path in older if is_whole(path)), None)
     hint = f"; an older run's newest whole file is {other}" if other else ""
     raise CheckpointRejected(f"{checkpoint_dir}: all checkpoints of run {config_name}_{timestamp} are damaged{hint}")
+
+
+def older_files(path: Path) -> Iterator[Path]:
+    """Yield the files of a checkpoint's run that are older than it, the newest one first, by their names alone."""
+    match = NAME.fullmatch(path.name)
+    if match is None:
+        return
+    try:
+        files = run_files(path.parent, match["config"]).get(match["timestamp"], {})
+    except OSError:
+        return
+    yield from (files[step] for step in sorted(files, reverse=True) if step < int(match["step"]))
 
 
 def newest_whole(checkpoint_dir: Path, run_id: str) -> Path | None:
@@ -89,23 +111,32 @@ def sweep_temporaries(checkpoint_dir: Path, run_id: str) -> None:
             path.unlink()
 
 
-def set_aside_newer(checkpoint_dir: Path, run_id: str, step: int) -> None:
+def set_aside_newer(checkpoint_dir: Path, run_id: str, step: int, resumed_from: Path) -> None:
     """Rename this run's checkpoints after `step` to NAME.pt.superseded: the run goes on from an older one.
 
+    So is another file of that very step, where the run goes on from a copy that lies elsewhere and is not the same.
     Raises: StorageError when the folder refuses.
     """
     config_name, _, timestamp = run_id.rpartition("_")
     files = run_files(checkpoint_dir, config_name).get(timestamp, {})
-    newer = [files[s] for s in sorted(files) if s > step]
+    aside = [files[s] for s in sorted(files) if s > step]
     try:
-        for path in newer:
+        if step in files and _digest(files[step]) != _digest(resumed_from):
+            aside.insert(0, files[step])
+        for path in aside:
             names = (f"{path.name}.superseded{number}" for number in ("", *(f".{n}" for n in range(2, 1000))))
             path.replace(next(path.with_name(name) for name in names if not path.with_name(name).exists()))
     except OSError as error:
-        raise StorageError(f"{path}: a newer checkpoint cannot be set aside: {error.strerror}") from error
-    if newer:
-        names = ", ".join(path.name for path in newer)
-        logger.info("newer than the file resumed from, set aside as .superseded: %s", names)
+        raise StorageError(f"{checkpoint_dir}: newer checkpoints cannot be set aside: {error.strerror}") from error
+    if aside:
+        names = ", ".join(path.name for path in aside)
+        logger.info("not of the file resumed from, set aside as .superseded: %s", names)
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - DIGEST))
+        return file.read()
 
 
 def cleanup_old_checkpoints(
@@ -136,22 +167,67 @@ def cleanup_old_checkpoints(
     return removed
 
 
-def try_save(path: Path, checkpoint: dict[str, Any], failures: int, limit: int) -> int:
-    """Save, or warn that it failed; return how many saves in a row have failed now (0: it went well).
+class Saver:
+    """Saves the checkpoints of one run: counts the failures in a row, and says what saving costs."""
 
-    Raises: StorageError when `limit` saves in a row have failed.
-    """
-    start = time.perf_counter()
-    try:
-        if save_checkpoint(path, checkpoint):
-            logger.info("saved %s (%.1f MB in %.2f s)", path, path.stat().st_size / 1e6, time.perf_counter() - start)
+    def __init__(self, step: int) -> None:
+        self.failures = 0
+        self._last_s, self._last_step = time.monotonic(), step
+        self._said_the_cost = False
+
+    def save(self, path: Path, checkpoint: dict[str, Any], settings: TrainingConfig, last_chance: bool = False) -> bool:
+        """Save one checkpoint, or warn that it failed, for this time; return whether it is there now.
+
+        Raises: StorageError at the third failure in a row, at the first one when there will be no other try.
+        """
+        begun = time.monotonic()
+        since = begun - self._last_s  # seconds of training without a save
+        try:
+            written = save_checkpoint(path, checkpoint)
+        except OSError as error:
+            self.failures += 1
+            why = error.strerror or str(error)
+            if last_chance or self.failures >= MAX_FAILED_SAVES:
+                count = f"{self.failures} saves in a row failed" if self.failures > 1 else "the save failed"
+                raise StorageError(f"{path}: not saved: {why} ({count}); make room, then resume") from error
+            logger.warning("%s: not saved: %s; training goes on, the next save comes as planned", path, why)
+            return False
+        cost = time.monotonic() - begun
+        if written:
+            size = path.stat().st_size / 1e6
+            logger.info("saved %s (%.1f MB in %.2f s, after %.0f s without)", path, size, cost, since)
+            self._say_the_cost(cost, since, checkpoint["global_step"] - self._last_step, settings)
         else:
             logger.info("%s is there already and whole: left as it is", path)
-        return 0
-    except OSError as error:
-        why = error.strerror or str(error)
-        if failures + 1 >= limit:
-            count = f"{failures + 1} saves in a row failed" if failures else "the save failed"
-            raise StorageError(f"{path}: not saved: {why} ({count}); make room, then resume") from error
-        logger.warning("%s: not saved: %s; training goes on, the next save comes as planned", path, why)
-        return failures + 1
+        self.failures = 0
+        self._last_s, self._last_step = time.monotonic(), checkpoint["global_step"]
+        return True
+
+    def _say_the_cost(self, cost: float, since: float, steps: int, settings: TrainingConfig) -> None:
+        if self._said_the_cost or steps < 1 or cost <= SAVING_SHARE * since:
+            return
+        needed_s = cost / SAVING_SHARE
+        needed = {"save_checkpoint_steps": _round_up(needed_s / (since / steps))}
+        if settings.checkpoint_interval_minutes is not None:
+            needed["checkpoint_interval_minutes"] = math.ceil(needed_s / 60)
+        short = {key: n for key, n in needed.items() if (getattr(settings, key) or math.inf) < n}
+        if short:  # else this save came early, as the last one and the best one may
+            self._said_the_cost = True
+            advice = ", ".join(f"training.{key}={n}" for key, n in short.items())
+            logger.warning("saving takes %.1f %% of the time; %s would bring it under 1 %%", 100 * cost / since, advice)
+
+
+def _round_up(steps: float) -> int:
+    """Return at least `steps`, with two significant digits."""
+    digit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
+    return math.ceil(steps / digit) * digit
+
+
+def open_to_others(folder: Path) -> str | None:
+    """Return why other users of the machine may put files into a folder and take them away; None: they may not."""
+    if os.name == "nt":
+        return None
+    about = folder.stat()
+    if about.st_mode & stat.S_IWOTH and not about.st_mode & stat.S_ISVTX:
+        return "every user may write there"
+    return "it belongs to another user" if about.st_uid not in (0, os.getuid()) else None

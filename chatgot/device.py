@@ -136,8 +136,16 @@ def describe(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a checkpoint and the log's header name."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    """Return what a checkpoint and the log's header name: versions, and the settings that decide how torch computes."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # which instructions; others add in another order
+        "onednn": str(torch.backends.mkldnn.enabled),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+    }
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ forge a record or steer the terminal. Samples (`extra={"block": True}`) and trac
 """
 
 import copy
+import faulthandler
 import glob
 import logging
 import os
@@ -12,7 +13,8 @@ import re
 import shutil
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -209,3 +211,25 @@ def link_log(log_path: Path, run_dir: Path) -> None:
     for handler in logger.handlers:
         if isinstance(handler, LogFile):
             handler.run_dir = run_dir.absolute()
+
+
+@contextmanager
+def crash_trace(path: Path) -> Iterator[None]:
+    """Let a crash of the interpreter itself (a segmentation fault, say) leave its traceback in `path`.
+
+    Without a crash no file stays. Best effort: where it cannot be made there is no trace.
+    """
+    try:
+        file = path.open("ab")
+    except OSError:
+        yield
+        return
+    with file:
+        faulthandler.enable(file)
+        try:
+            yield
+        finally:
+            faulthandler.disable()
+    with suppress(OSError):
+        if path.stat().st_size == 0:
+            path.unlink()

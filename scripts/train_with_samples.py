@@ -25,33 +25,19 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterable
-from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from chatgot.assembly import (
-    Training,
-    assemble,
-    cautions,
-    check_resume,
-    load_text,
-    make_prompts,
-    resume,
-    start_from,
-    summary,
-    text_path,
-)
-from chatgot.checkpoint_file import load_checkpoint, load_weights
+from chatgot.assembly import Training, assemble, cautions, load_text, make_prompts, summary, text_path
+from chatgot.checkpoint_file import load_weights
 from chatgot.checkpointing import (
+    Saver,
     checkpoint_path,
     cleanup_old_checkpoints,
-    find_latest,
     newest_whole,
     probe_folder,
     set_aside_newer,
     sweep_temporaries,
-    try_save,
 )
 from chatgot.config import Config
 from chatgot.config_file import effective_yaml, load_config
@@ -61,15 +47,15 @@ from chatgot.errors import Diverged, OutOfMemory, UserError
 from chatgot.estimate import estimate, step_line
 from chatgot.evaluation import evaluate
 from chatgot.generation import continue_text
-from chatgot.logging_setup import link_log, setup_console, setup_logging
+from chatgot.logging_setup import crash_trace, link_log, setup_console, setup_logging
 from chatgot.metrics import MetricsWriter, Throughput
 from chatgot.optim import lr_at, set_lr
+from chatgot.resuming import ResumePoint, check_nothing_newer, find_checkpoint, resume, start_from
 from chatgot.run_lock import RunLock, lock_new_run, lock_old_run
+from chatgot.run_state import not_finite
 from chatgot.step import accumulate_gradients, apply_gradients
 
 logger = logging.getLogger("chatgot.train")
-
-MAX_FAILED_SAVES = 3  # in a row; then the run ends rather than go on without a safety net
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -98,18 +84,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dry_run", action="store_true", help="print size, memory and time, then end; writes no run")
     return parser.parse_args(argv)
-
-
-def read_checkpoint(
-    args: argparse.Namespace, config: Config, named_by_set: set[str]
-) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
-    """Return the checkpoint to resume (content, path, what changes in the configuration), verified; or Nones."""
-    if args.resume_from is None:
-        return None, None, []
-    checkpoint_dir = Path(config.paths.checkpoints)
-    path = find_latest(checkpoint_dir, args.config.stem) if args.resume_from == "latest" else Path(args.resume_from)
-    stored = load_checkpoint(path)
-    return stored, path, check_resume(stored, path, config, args.config.stem, named_by_set)
 
 
 def open_run(args: argparse.Namespace, config: Config, run_id: str) -> tuple[RunLock, Path]:
@@ -148,8 +122,10 @@ def show_samples(training: Training, metrics: MetricsWriter, prompts: list[str])
                 text += piece
                 if STOP.requested():
                     return
-        except (RuntimeError, MemoryError) as error:  # best effort: a sample that fails is no reason to stop training
-            logger.warning("sample %d at step %d failed: %s", i, run.global_step, error)
+        except Exception as error:  # noqa: BLE001 best effort: whatever fails in a sample, training goes on unchanged
+            training.failed_samples += 1
+            if training.failed_samples == 1:
+                logger.warning("sample %d at step %d failed, training goes on: %r", i, run.global_step, error)
             continue
         block = f"sample {i} of {len(prompts)} at step {run.global_step}, prompt {prompt!r}:\n{prompt}{text}"
         logger.info("%s", block, extra={"block": True})
@@ -217,23 +193,22 @@ def save_due(training: Training, seconds_since: float) -> bool:
     return new and (by_clock or training.ended() or run.due(settings.save_checkpoint_steps, run.last_save_step))
 
 
-def save(training: Training, failures: int, last_chance: bool = False) -> int:
-    """Save a checkpoint, then let go of old ones; return how many saves in a row have failed (0: it went well)."""
+def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
+    """Save a checkpoint, then let go of old ones; return whether it is there. Raises: Diverged, StorageError."""
     config, run = training.config, training.run
     path = checkpoint_path(Path(config.paths.checkpoints), run.run_id, run.global_step)
-    if not all(torch.isfinite(p).all() for p in training.model.parameters()):
-        raise Diverged(
-            f"step {run.global_step}: the weights are not finite; not saved, older checkpoints are untouched"
-        )
     before, run.last_save_step = run.last_save_step, run.global_step
-    failures = try_save(path, training.checkpoint(), failures, limit=1 if last_chance else MAX_FAILED_SAVES)
-    if failures:
+    checkpoint = training.checkpoint()
+    if bad := not_finite(checkpoint):
+        what = f"NaN or infinity in {', '.join(bad[:3])}"
+        raise Diverged(f"step {run.global_step}: {what}; not saved, older checkpoints are untouched")
+    if not saver.save(path, checkpoint, config.training, last_chance):
         run.last_save_step = before
-        return failures
+        return False
     config_name, _, timestamp = run.run_id.rpartition("_")
     keep = config.training.max_checkpoints_to_keep
     cleanup_old_checkpoints(path.parent, config_name, timestamp, keep, keep=[run.best_step])
-    return 0
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -245,14 +220,14 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
     config, run, model = training.config, training.run, training.model
     settings, prompts, throughput = config.training, make_prompts(training), Throughput()
     tokens_per_step = settings.tokens_per_step(config.model)
-    first_step, failed_saves = run.global_step, 0
+    first_step, saver = run.global_step, Saver(run.global_step)
     begun, last_save, last_sample = time.monotonic() - run.time_s, time.monotonic(), time.monotonic()
     model.train()
     while True:
         # a signal asked to stop: the step in hand is done
         if STOP.requested():
             if run.global_step > first_step and run.last_save_step != run.global_step:
-                save(training, failed_saves, last_chance=True)
+                save(training, saver, last_chance=True)
             break
 
         # once in a while: the loss on held-out text
@@ -266,10 +241,9 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
 
         # once in a while: a checkpoint, by steps or by minutes, at the best evaluation and at the end
         if best or save_due(training, time.monotonic() - last_save):
-            failed_saves = save(training, failed_saves, last_chance=training.ended())
+            if not save(training, saver, last_chance=training.ended()):
+                run.best_val_loss, run.best_step = best_before  # what has no file is not the best: retention keeps that
             last_save = time.monotonic()
-            if failed_saves:  # what has no file is not the best: retention goes on keeping the one that has
-                run.best_val_loss, run.best_step = best_before
 
         if STOP.requested():
             continue
@@ -309,6 +283,8 @@ def say_how_to_go_on(args: argparse.Namespace, training: Training, resumed_from:
     run = training.run
     if run.best_step > 0:
         logger.info("best_val_loss %.4f at step %d", run.best_val_loss, run.best_step)
+    if training.failed_samples:
+        logger.warning("%d samples failed", training.failed_samples)
     path = newest_whole(Path(training.config.paths.checkpoints), run.run_id) or resumed_from
     if path is None:
         logger.info("no checkpoint was saved")
@@ -319,27 +295,28 @@ def say_how_to_go_on(args: argparse.Namespace, training: Training, resumed_from:
     logger.info("resume with: %s", subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command))
 
 
-def prepare(args: argparse.Namespace) -> tuple[Training, Path | None, list[str]]:
+def prepare(args: argparse.Namespace) -> tuple[Training, ResumePoint | None, list[str]]:
     """Check all that the user gave, cheapest first, and build the run; return it, its checkpoint, and what to log."""
     config, named_by_set = load_config(args.config, args.set)
-    stored, path, changes = read_checkpoint(args, config, named_by_set)
+    point = find_checkpoint(args.resume_from, config, args.config.stem, named_by_set) if args.resume_from else None
     weights = load_weights(args.init_from) if args.init_from else None
     device, text = pick_device(config.device), text_path(config)
     if not args.dry_run:
         probe_folder(Path(config.paths.checkpoints))
         probe_folder(Path(config.paths.logs))
-    training = assemble(config, load_text(config, text), device, stored)
-    if stored:
-        resume(training, stored, path, config.data.allow_change and "data.allow_change" in named_by_set)
-        changes.append(f"resumed from {path} at step {training.run.global_step}")
+    training = assemble(config, load_text(config, text), device, point and point.content)
+    lines = [f"text in {text.resolve()}"]
+    if point:
+        resume(training, point)
+        lines += [*point.changes, f"resumed from {point.path} at step {training.run.global_step}"]
     elif weights:
         start_from(training, weights, args.init_from)
-    return training, path, [f"text in {text.resolve()}", *changes]
+    return training, point, lines
 
 
 def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
-    training, resumed_from, changes = prepare(args)
+    training, point, lines = prepare(args)
     config, run = training.config, training.run
     if args.dry_run:
         print("\n".join(estimate(training)))
@@ -351,24 +328,25 @@ def run_training(args: argparse.Namespace) -> int:
     lock, run_dir = open_run(args, config, run.run_id)
     run.run_id = lock.run_id
     try:
-        for line in (*summary(training), *changes):
+        for line in (*summary(training), *lines):
             logger.info("%s", line)
         for line in cautions(training):
             logger.warning("%s", line)
         keep_rows_up_to = None
-        if resumed_from:
-            set_aside_newer(Path(config.paths.checkpoints), run.run_id, run.global_step)
+        if point:
+            check_nothing_newer(point, Path(config.paths.checkpoints))
+            set_aside_newer(Path(config.paths.checkpoints), run.run_id, run.global_step, point.path)
             keep_rows_up_to = run.global_step - evaluation_due(training)  # an evaluation to come writes this step's row
         metrics = MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to)
         bar = {"unit": "step", "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
         progress = tqdm(total=training.last_step, initial=run.global_step, **bar)
         STOP.training = True
-        with contextlib.closing(metrics), progress:
+        with contextlib.closing(metrics), progress, crash_trace(run_dir / "crash.txt"):
             train(training, metrics, progress)
         logger.info("%s", f"stopped by {STOP.signal_name}" if STOP.requested() else "done")
         return STOP.exit_code or 0
     finally:
-        say_how_to_go_on(args, training, resumed_from)
+        say_how_to_go_on(args, training, point and point.path)
         lock.release()
 
 

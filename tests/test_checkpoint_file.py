@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import parts
 import pytest
 import torch
 
-from chatgot.checkpoint_file import SCHEMA, is_whole, load_checkpoint, load_weights, save_checkpoint
+from chatgot.checkpoint_file import SCHEMA, damage, is_whole, load_checkpoint, load_weights, save_checkpoint
+from chatgot.device import peak_memory_mib
 from chatgot.errors import CheckpointRejected
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +60,13 @@ def with_digest(plain: bytes) -> bytes:
     assert plain[-22:-18] == b"PK\x05\x06"
     body = plain[:-2] + struct.pack("<H", 64)
     return body + hashlib.sha256(body).hexdigest().encode()
+
+
+def forge(path: Path, content: Any) -> None:
+    """Write what a save would have refused to write, with the right SHA-256."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(with_digest(buffer.getvalue()))
 
 
 def rezipped(whole: bytes, change=lambda entries: entries, **keywords) -> bytes:
@@ -329,7 +338,9 @@ def test_a_crafted_pickle_with_the_right_hash_is_refused_as_a_checkpoint_not_a_d
     path.write_bytes(
         rezipped(whole, lambda entries: [(n, PICKLES[kind] if n.endswith("data.pkl") else d) for n, d in entries])
     )
-    assert is_whole(path)  # the hash is right: it comes to the unpickler
+    with path.open("rb") as file:
+        assert damage(file) is None  # the hash is right: it comes to the unpickler
+    assert not is_whole(path)
     refused(path)
     refused(path, load=load_weights)
 
@@ -428,13 +439,96 @@ def test_a_zip_behind_other_bytes_is_refused(whole, tmp_path):
         refused(path)
 
 
+# Tensors that are not what they say
+
+
+def tampered(content: dict[str, Any], tensor: torch.Tensor, key: str = "exp_avg") -> dict[str, Any]:
+    """Return a copy of a checkpoint's content in which `tensor` stands in the optimizer's state."""
+    copy = parts.copied(content)
+    copy["optimizer_state_dict"]["state"][0][key] = tensor
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("tensor", "word"),
+    [
+        (lambda t: torch.zeros(1).expand(10**6, 10**6), "no plain tensors: optimizer_state_dict.state.0.exp_avg"),
+        (lambda t: torch.zeros(1).expand(t.shape), "no plain tensors"),  # fused AdamW would write past its end
+        (lambda t: t.T, "no plain tensors"),
+        (lambda t: t.to_sparse(), "no plain tensors"),
+        (lambda t: torch.full_like(t, torch.nan), "NaN or infinity in optimizer_state_dict.state.0.exp_avg"),
+        (lambda t: t.index_fill(0, torch.tensor([1]), torch.inf), "NaN or infinity"),
+    ],
+    ids=["10^12 elements", "expanded", "transposed", "sparse", "NaN", "inf"],
+)
+def test_a_tensor_that_no_run_saves_is_refused_before_any_of_it_is_copied(content, tmp_path, tensor, word):
+    path = tmp_path / "any.pt"
+    forge(path, tampered(content, tensor(content["optimizer_state_dict"]["state"][0]["exp_avg"])))
+    refused(path, word)
+
+
+def test_tensors_declared_larger_than_the_file_are_refused_without_the_memory(content, tmp_path):
+    path = tmp_path / "any.pt"
+    forge(path, tampered(content, torch.zeros(8)))
+    whole = path.read_bytes()
+
+    def declare(entries):
+        """Let the pickle say 10^9 where it says 8: BININT1 8 becomes BININT 10^9."""
+        pickled = dict(entries)
+        (name,) = (name for name in pickled if name.endswith("data.pkl"))
+        data = pickled[name]
+        storage = data.rindex(b"K\x08t", 0, data.index(b"K\x08\x85"))
+        data = data[:storage] + b"J" + (10**9).to_bytes(4, "little") + data[storage + 2 :]
+        return [(n, data if n == name else d) for n, d in entries]
+
+    path.write_bytes(rezipped(whole, declare))
+    before = peak_memory_mib()
+    refused(path, "larger than the file")
+    assert peak_memory_mib() - before < 100
+
+
+def test_a_zip_that_lists_a_million_entries_is_refused_in_little_time_and_memory(tmp_path):
+    count, entry = (
+        1_000_000,
+        b"PK\x01\x02" + bytes(24) + (20).to_bytes(2, "little") + bytes(16) + b"archive/data/1234567",
+    )
+    listing = entry * count
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(listing), 4)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, 4 + len(listing), 1)
+    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    path = tmp_path / "any.pt"
+    path.write_bytes(with_digest(b"PK\x03\x04" + listing + record + locator + end))
+    start, before = time.perf_counter(), peak_memory_mib()
+    refused(path, "more entries than any checkpoint has")
+    refused(path, "more entries than any checkpoint has", load=load_weights)
+    assert time.perf_counter() - start < 2
+    assert peak_memory_mib() - before < 100
+
+
+def test_a_zip_whose_entries_overlap_is_refused(whole, tmp_path):
+    path = tmp_path / "any.pt"
+    entries = rezipped(whole)[:-64]
+    with zipfile.ZipFile(io.BytesIO(rezipped(whole))) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    at = entries.rindex(largest.filename.encode()) - 46  # its line in the list of entries
+    sizes = struct.pack("<II", len(whole), len(whole))
+    path.write_bytes(with_digest(entries[: at + 20] + sizes + entries[at + 28 : -2] + b"\0\0"))
+    refused(path, "overlap")
+
+
 # The schema
+
+
+def test_a_key_that_this_version_does_not_know_is_refused_by_its_name(content, tmp_path):
+    path = tmp_path / "any.pt"
+    forge(path, {**content, "momentum_of_the_future": 1})
+    refused(path, "momentum_of_the_future")
 
 
 @pytest.mark.parametrize("key", SCHEMA)
 def test_a_missing_key_is_refused_by_its_name(content, tmp_path, key):
     path = tmp_path / "any.pt"
-    save_checkpoint(path, {name: value for name, value in content.items() if name != key})
+    forge(path, {name: value for name, value in content.items() if name != key})
     refused(path, key.replace("_", " ") if key == "format_version" else key)
 
 
@@ -444,27 +538,27 @@ def test_a_key_of_another_type_is_refused(content, tmp_path, key, value):
     if type(value) is str and SCHEMA[key] is str:
         value = 3
     path = tmp_path / "any.pt"
-    save_checkpoint(path, {**content, key: value})
+    forge(path, {**content, key: value})
     refused(path)
 
 
 @pytest.mark.parametrize("version", [0, 2, 999, -1, None, "1"])
 def test_another_format_version_is_refused_and_said(content, tmp_path, version):
     path = tmp_path / "any.pt"
-    save_checkpoint(path, {**content, "format_version": version})
+    forge(path, {**content, "format_version": version})
     refused(path, "version", str(version))
 
 
 @pytest.mark.parametrize("run_id", ["", "tiny", "tiny_", "tiny_../../../../tmp/x", "tiny_20250102-030405/../x", "../x"])
 def test_a_run_id_that_is_no_run_id_is_refused_as_it_becomes_a_path(content, tmp_path, run_id):
     path = tmp_path / "any.pt"
-    save_checkpoint(path, {**content, "run_id": run_id})
+    forge(path, {**content, "run_id": run_id})
     refused(path)
 
 
 def test_a_negative_step_is_refused(content, tmp_path):
     path = tmp_path / "any.pt"
-    save_checkpoint(path, {**content, "global_step": -1})
+    forge(path, {**content, "global_step": -1})
     refused(path)
 
 

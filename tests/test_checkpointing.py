@@ -2,41 +2,55 @@
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import parts
 import pytest
 import torch
 
+from chatgot import checkpointing
 from chatgot.checkpoint_file import is_whole, save_checkpoint
 from chatgot.checkpointing import (
+    Saver,
     checkpoint_path,
     cleanup_old_checkpoints,
     find_latest,
     newest_whole,
     probe_folder,
     set_aside_newer,
-    try_save,
 )
 from chatgot.errors import CheckpointRejected, StorageError
 
 OLDER, RUN, NEWER = "20250101-000000", "20250102-030405", "20260101-000000"
 
 
+@lru_cache(maxsize=4096)
+def content_of(run_id: str, step: int, loss: float = 2.0) -> bytes:
+    """Return the bytes of a small whole file, as a save makes it."""
+    content = parts.run().checkpoint()
+    content |= {"run_id": run_id, "global_step": step, "loss": loss}
+    content["run"] |= {"run_id": run_id, "global_step": step, "skipped_steps": step}
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder) / "any.pt", content)
+        return (Path(folder) / "any.pt").read_bytes()
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> bytes:
-    """The bytes of a small whole file, as a save makes it."""
-    path = tmp_path_factory.mktemp("whole") / "any.pt"
-    save_checkpoint(path, {"weights": torch.ones(3)})
-    return path.read_bytes()
+def whole() -> bytes:
+    """The bytes of a whole file of some other run."""
+    return content_of("any_20250102-030405", 1)
 
 
-def put(folder: Path, whole: bytes, *steps: int, timestamp: str = RUN, config: str = "tiny") -> dict[int, Path]:
+def put(folder: Path, *steps: int, timestamp: str = RUN, config: str = "tiny") -> dict[int, Path]:
+    """Put whole files of a run into `folder`."""
     files = {step: folder / f"{config}_{timestamp}_step_{step}.pt" for step in steps}
-    for path in files.values():
-        path.write_bytes(whole)
+    for step, path in files.items():
+        path.write_bytes(content_of(f"{config}_{timestamp}", step))
     return files
 
 
@@ -71,7 +85,7 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def test_the_newest_n_by_step_stay_whatever_their_times(tmp_path, whole):
-    files = put(tmp_path, whole, 1, 2, 9, 10, 11, 100)
+    files = put(tmp_path, 1, 2, 9, 10, 11, 100)
     for age, step in enumerate((1, 100, 2, 11, 9, 10)):
         os.utime(files[step], (1e9 - age, 1e9 - age))
     assert clean(tmp_path, keep=3) == [1, 2, 9]
@@ -80,30 +94,30 @@ def test_the_newest_n_by_step_stay_whatever_their_times(tmp_path, whole):
 
 
 def test_the_default_is_five(tmp_path, whole):
-    put(tmp_path, whole, *range(1, 9))
+    put(tmp_path, *range(1, 9))
     removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN)
     assert [type(path) for path in removed] == [type(tmp_path)] * 3
     assert steps_of(tmp_path) == [4, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("keep", [0, -1])
-def test_keeping_none_is_refused_and_removes_nothing(tmp_path, whole, keep):
-    put(tmp_path, whole, 1, 2)
+def test_keeping_none_is_refused_and_removes_nothing(tmp_path, keep):
+    put(tmp_path, 1, 2)
     with pytest.raises(ValueError, match="max_to_keep"):
         clean(tmp_path, keep=keep)
     assert steps_of(tmp_path) == [1, 2]
 
 
 def test_the_best_evaluations_file_stays_beyond_the_newest_n(tmp_path, whole):
-    put(tmp_path, whole, 1, 2, 3, 4, 5)
+    put(tmp_path, 1, 2, 3, 4, 5)
     assert clean(tmp_path, 2, best=[2]) == [1, 3]
     assert steps_of(tmp_path) == [2, 4, 5]
     assert clean(tmp_path, 2, best=[5]) == [2]
 
 
 @pytest.mark.parametrize("damaged", [(10,), (10, 9), (8,), (10, 9, 8, 7), (10, 9, 8, 7, 6)])
-def test_only_whole_files_count_and_damaged_ones_stay_untouched(tmp_path, whole, damaged):
-    files = put(tmp_path, whole, 6, 7, 8, 9, 10)
+def test_only_whole_files_count_and_damaged_ones_stay_untouched(tmp_path, damaged):
+    files = put(tmp_path, 6, 7, 8, 9, 10)
     for step in damaged:
         damage(files[step])
     good = [step for step in (10, 9, 8, 7, 6) if step not in damaged]
@@ -127,7 +141,7 @@ def test_everything_that_is_not_a_regular_whole_file_of_this_run_is_left_byte_fo
     tmp_path, tmp_path_factory, whole
 ):
     outside = tmp_path_factory.mktemp("outside") / "precious.pt"
-    outside.write_bytes(whole)
+    outside.write_bytes(content_of(f"tiny_{RUN}", 3))  # whole, and of this run: but reached through a link only
     for name in FOREIGN:
         (tmp_path / name).write_bytes(whole)
     (tmp_path / f"tiny_{RUN}_step_2.pt").mkdir()
@@ -135,28 +149,26 @@ def test_everything_that_is_not_a_regular_whole_file_of_this_run_is_left_byte_fo
     (tmp_path / f"tiny_{RUN}_step_4.pt").symlink_to(tmp_path / "nothing")
     os.mkfifo(tmp_path / f"tiny_{RUN}_step_5.pt")
     before = tree(tmp_path)
-    files = put(tmp_path, whole, *range(10, 18))
+    files = put(tmp_path, *range(10, 18))
     os.link(files[10], tmp_path / "hard link")
-    before["hard link"] = whole
+    before["hard link"] = files[10].read_bytes()
     removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN, max_to_keep=2)
     assert sorted(removed) == sorted(files[step] for step in range(10, 16))
-    assert tree(tmp_path) == before | {files[16].name: whole, files[17].name: whole}
-    assert outside.read_bytes() == whole
+    assert tree(tmp_path) == before | {files[n].name: content_of(f"tiny_{RUN}", n) for n in (16, 17)}
+    assert outside.read_bytes() == content_of(f"tiny_{RUN}", 3)
 
 
 @pytest.mark.parametrize("config", ["a.b", "a+b", "(x", "tiny_20250102-030405", "[a-z]"])
-def test_a_configurations_name_is_no_pattern(tmp_path, whole, config):
+def test_a_configurations_name_is_no_pattern(tmp_path, config):
     other = {"a.b": "axb", "a+b": "aab", "(x": "x", "tiny_20250102-030405": "tiny", "[a-z]": "b"}[config]
-    put(tmp_path, whole, 1, 2, 3, config=config)
-    put(tmp_path, whole, 1, 2, 3, config=other)
+    put(tmp_path, 1, 2, 3, config=config)
+    put(tmp_path, 1, 2, 3, config=other)
     removed = cleanup_old_checkpoints(tmp_path, config, RUN, max_to_keep=1)
     assert sorted(path.name for path in removed) == [f"{config}_{RUN}_step_{step}.pt" for step in (1, 2)]
 
 
-def test_one_file_that_cannot_be_removed_is_warned_of_and_does_not_stop_the_others(
-    tmp_path, whole, monkeypatch, caplog
-):
-    files = put(tmp_path, whole, 1, 2, 3, 4)
+def test_one_file_that_cannot_be_removed_is_warned_of_and_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
+    files = put(tmp_path, 1, 2, 3, 4)
     real, fired = os.unlink, []
 
     def unlink(path, *args, **keywords):
@@ -177,7 +189,7 @@ def test_retention_among_10000_foreign_files_takes_less_than_a_second(tmp_path, 
     for i in range(2500):
         for name in (f"other_{RUN}_step_{i}.pt", f"tiny_{OLDER}_step_{i}.pt", f"photo{i}.jpg", f"tiny_{RUN}_{i}.log"):
             (tmp_path / name).touch()
-    put(tmp_path, whole, 1, 2, 3)
+    put(tmp_path, 1, 2, 3)
     start = time.perf_counter()
     assert clean(tmp_path, keep=1) == [1, 2]
     assert time.perf_counter() - start < 1
@@ -185,7 +197,7 @@ def test_retention_among_10000_foreign_files_takes_less_than_a_second(tmp_path, 
 
 
 def test_a_file_verified_once_is_not_read_again_until_it_changes(tmp_path, whole):
-    files = put(tmp_path, whole, 1, 2)
+    files = put(tmp_path, 1, 2)
     assert clean(tmp_path, keep=2) == []
     about = files[1].stat()
     os.utime(files[1], ns=(0, about.st_mtime_ns))
@@ -201,20 +213,48 @@ def test_a_file_verified_once_is_not_read_again_until_it_changes(tmp_path, whole
 # The newest one
 
 
+def found(folder: Path) -> Path:
+    path, content = find_latest(folder, "tiny")
+    assert path.name == f"{content['run_id']}_step_{content['global_step']}.pt"
+    return path
+
+
+def test_a_file_that_verifies_only_under_another_name_is_passed_over_and_does_not_count(tmp_path, caplog):
+    files = put(tmp_path, 1, 2, 3)
+    older_under_a_newer_name, of_another_run = (tmp_path / f"tiny_{RUN}_step_{step}.pt" for step in (8, 9))
+    older_under_a_newer_name.write_bytes(content_of(f"tiny_{RUN}", 2))
+    of_another_run.write_bytes(content_of(f"tiny_{OLDER}", 9))
+    assert found(tmp_path) == files[3]
+    assert caplog.text.count("renamed") == 2
+    assert clean(tmp_path, keep=2) == [1]
+    assert steps_of(tmp_path) == [2, 3, 8, 9]
+
+
+def test_a_file_with_a_non_finite_weight_is_passed_over_though_its_hash_is_right(tmp_path, caplog):
+    files = put(tmp_path, 1)
+    training = parts.run()
+    training.run.run_id, training.run.global_step = f"tiny_{RUN}", 2
+    training.model.head.weight.data[0, 0] = torch.nan
+    assert is_whole(parts.checkpoint_file(tmp_path, training))
+    assert found(tmp_path) == files[1]
+    assert "NaN or infinity in model_state_dict" in caplog.text
+    assert "costs 1 steps" in caplog.text
+
+
 def test_latest_is_the_greatest_step_of_the_newest_run_as_numbers(tmp_path, whole):
-    put(tmp_path, whole, 5000, timestamp=OLDER)
-    put(tmp_path, whole, 9000, timestamp=NEWER, config="other")
-    files = put(tmp_path, whole, 9, 10, 100)
+    put(tmp_path, 5000, timestamp=OLDER)
+    put(tmp_path, 9000, timestamp=NEWER, config="other")
+    files = put(tmp_path, 9, 10, 100)
     os.utime(files[9])
-    assert find_latest(tmp_path, "tiny") == files[100]
+    assert found(tmp_path) == files[100]
     assert newest_whole(tmp_path, f"tiny_{RUN}") == files[100]
 
 
-def test_latest_walks_back_over_damaged_files_and_names_them_and_what_it_costs(tmp_path, whole, caplog):
-    files = put(tmp_path, whole, 10, 20, 30, 40)
+def test_latest_walks_back_over_damaged_files_and_names_them_and_what_it_costs(tmp_path, caplog):
+    files = put(tmp_path, 10, 20, 30, 40)
     damage(files[40])
     files[30].write_bytes(b"")
-    assert find_latest(tmp_path, "tiny") == files[20]
+    assert found(tmp_path) == files[20]
     assert newest_whole(tmp_path, f"tiny_{RUN}") == files[20]
     assert files[40].name in caplog.text
     assert files[30].name in caplog.text
@@ -223,17 +263,17 @@ def test_latest_walks_back_over_damaged_files_and_names_them_and_what_it_costs(t
 
 
 def test_latest_passes_over_links_folders_and_pipes_of_a_checkpoints_name(tmp_path, whole):
-    files = put(tmp_path, whole, 3)
+    files = put(tmp_path, 3)
     (tmp_path / f"tiny_{RUN}_step_4.pt").symlink_to(files[3])
     (tmp_path / f"tiny_{RUN}_step_5.pt").mkdir()
     os.mkfifo(tmp_path / f"tiny_{RUN}_step_6.pt")
-    assert find_latest(tmp_path, "tiny") == files[3]
+    assert found(tmp_path) == files[3]
 
 
 def test_a_newest_run_with_only_damaged_files_is_refused_and_the_next_older_runs_best_is_named(tmp_path, whole):
-    older = put(tmp_path, whole, 7, 8, timestamp=OLDER)
+    older = put(tmp_path, 7, 8, timestamp=OLDER)
     damage(older[8])
-    for path in put(tmp_path, whole, 1, 2).values():
+    for path in put(tmp_path, 1, 2).values():
         damage(path)
     with pytest.raises(CheckpointRejected, match=re.escape(str(older[7]))) as raised:
         find_latest(tmp_path, "tiny")
@@ -244,7 +284,7 @@ def test_a_newest_run_with_only_damaged_files_is_refused_and_the_next_older_runs
 def test_no_checkpoint_at_all_is_refused_with_the_folder(tmp_path, whole):
     with pytest.raises(CheckpointRejected, match=re.escape(str(tmp_path))):
         find_latest(tmp_path, "tiny")
-    put(tmp_path, whole, 1, config="other")
+    put(tmp_path, 1, config="other")
     with pytest.raises(CheckpointRejected, match="tiny"):
         find_latest(tmp_path, "tiny")
     with pytest.raises(CheckpointRejected, match="missing"):
@@ -255,16 +295,16 @@ def test_no_checkpoint_at_all_is_refused_with_the_folder(tmp_path, whole):
 # Going on from an older one
 
 
-def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, whole, caplog):
+def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog):
     caplog.set_level("INFO")
-    files = put(tmp_path, whole, 1, 2, 9, 10)
+    files = put(tmp_path, 1, 2, 9, 10)
     damage(files[10])
     contents = {step: path.read_bytes() for step, path in files.items()}
-    put(tmp_path, whole, 5000, timestamp=NEWER)
-    put(tmp_path, whole, 5000, config="other")
+    put(tmp_path, 5000, timestamp=NEWER)
+    put(tmp_path, 5000, config="other")
     (tmp_path / f"tiny_{RUN}_step_11.pt").symlink_to(files[1])
     (tmp_path / f"tiny_{RUN}_step_12.pt").mkdir()
-    set_aside_newer(tmp_path, f"tiny_{RUN}", 2)
+    set_aside_newer(tmp_path, f"tiny_{RUN}", 2, files[2])
     assert steps_of(tmp_path) == [1, 2, 11, 12]  # only regular files are this run's
     for step in (9, 10):
         assert (tmp_path / f"{files[step].name}.superseded").read_bytes() == contents[step]
@@ -273,29 +313,38 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, whole,
     assert files[10].name in caplog.text
 
 
-def test_nothing_newer_nothing_said(tmp_path, whole, caplog):
+def test_nothing_newer_nothing_said(tmp_path, caplog):
     caplog.set_level("INFO")
-    put(tmp_path, whole, 1, 2)
-    set_aside_newer(tmp_path, f"tiny_{RUN}", 2)
+    files = put(tmp_path, 1, 2)
+    set_aside_newer(tmp_path, f"tiny_{RUN}", 2, files[2])
     assert steps_of(tmp_path) == [1, 2]
     assert caplog.records == []
 
 
-def test_a_file_set_aside_a_second_time_does_not_destroy_the_one_set_aside_before(tmp_path, whole):
-    files = put(tmp_path, whole, 1, 2)
-    set_aside_newer(tmp_path, f"tiny_{RUN}", 1)
-    other = tmp_path / "other.pt"
-    save_checkpoint(other, {"weights": torch.zeros(3)})
-    other.rename(files[2])
-    second = files[2].read_bytes()
-    set_aside_newer(tmp_path, f"tiny_{RUN}", 1)
-    contents = list(tree(tmp_path).values())
-    assert contents.count(whole) == 2  # step 1, and the step 2 that was set aside first
-    assert second in contents
+def test_a_file_set_aside_a_second_time_does_not_destroy_the_one_set_aside_before(tmp_path):
+    files = put(tmp_path, 1, 2)
+    first = files[2].read_bytes()
+    set_aside_newer(tmp_path, f"tiny_{RUN}", 1, files[1])
+    second = content_of(f"tiny_{RUN}", 2, loss=3.0)
+    files[2].write_bytes(second)
+    set_aside_newer(tmp_path, f"tiny_{RUN}", 1, files[1])
+    assert first != second
+    assert sorted(tree(tmp_path).values()) == sorted([files[1].read_bytes(), first, second])
 
 
-def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, whole, monkeypatch):
-    put(tmp_path, whole, 1, 2)
+@pytest.mark.parametrize("alike", [True, False])
+def test_another_file_of_the_step_resumed_from_elsewhere_is_set_aside_and_a_copy_of_it_is_not(tmp_path, alike):
+    files = put(tmp_path, 1, 2)
+    elsewhere = tmp_path / "elsewhere.pt"
+    elsewhere.write_bytes(content_of(f"tiny_{RUN}", 2, loss=2.0 if alike else 3.0))
+    set_aside_newer(tmp_path, f"tiny_{RUN}", 2, elsewhere)
+    assert files[2].exists() is alike
+    assert (tmp_path / f"{files[2].name}.superseded").exists() is not alike
+    assert elsewhere.exists()
+
+
+def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, monkeypatch):
+    files = put(tmp_path, 1, 2)
 
     def refuse(*args, **keywords):
         raise OSError(30, "Read-only file system")
@@ -304,29 +353,97 @@ def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, whole, mon
     monkeypatch.setattr(os, "rename", refuse)
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StorageError, match="Read-only"):
-        set_aside_newer(tmp_path, f"tiny_{RUN}", 1)
+        set_aside_newer(tmp_path, f"tiny_{RUN}", 1, files[1])
 
 
 # Saving, or not
 
 
+def to_save(step: int = 1) -> dict:
+    content = parts.run().checkpoint()
+    content["run"] |= {"global_step": step, "skipped_steps": step}
+    return content | {"global_step": step}
+
+
 def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(tmp_path, caplog, monkeypatch):
-    path, content = tmp_path / "a.pt", {"weights": torch.ones(3)}
+    path, content, saver, settings = tmp_path / "a.pt", to_save(), Saver(0), parts.config().training
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", disk_full)
-        assert try_save(path, content, 0, limit=3) == 1
-        assert try_save(path, content, 1, limit=3) == 2
+        assert not saver.save(path, content, settings)
+        assert not saver.save(path, content, settings)
         assert caplog.text.count("No space left") == 2
         with pytest.raises(StorageError, match=r"a\.pt.*No space left"):
-            try_save(path, content, 2, limit=3)
+            saver.save(path, content, settings)
     assert not list(tmp_path.iterdir())
-    assert try_save(path, content, 2, limit=3) == 0
-    assert path.exists()
+    assert saver.save(path, content, settings)
+    assert (saver.failures, path.exists()) == (0, True)
+
+
+def test_the_last_chance_to_save_is_not_let_pass_with_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(StorageError, match="the save failed"):
+        Saver(0).save(tmp_path / "a.pt", to_save(), parts.config().training, last_chance=True)
 
 
 def test_a_defect_of_ours_is_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(AttributeError):
-        try_save(tmp_path / "a.pt", {"no pickle": lambda: None}, 0, limit=3)
+        Saver(0).save(tmp_path / "a.pt", to_save() | {"no pickle": lambda: None}, parts.config().training)
+
+
+def test_a_state_that_could_not_be_loaded_again_is_never_given_a_checkpoints_name(tmp_path):
+    with pytest.raises(RuntimeError, match="could not be loaded again"):
+        Saver(0).save(tmp_path / "a.pt", to_save() | {"loss": np.float64(1.0)}, parts.config().training)
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_save_says_size_time_and_how_long_the_run_was_without_one(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    clock = iter([0.0, 120.0, 120.25, 121.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    Saver(0).save(tmp_path / "a.pt", to_save(), parts.config().training)
+    size = (tmp_path / "a.pt").stat().st_size / 1e6
+    assert f"({size:.1f} MB in 0.25 s, after 120 s without)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cost", "step", "settings", "advice"),
+    [
+        (0.9, 50, {"save_checkpoint_steps": 50}, None),
+        (
+            2.0,
+            50,
+            {"save_checkpoint_steps": 50},
+            "takes 2.0 % of the time; training.save_checkpoint_steps=100, training.checkpoint_interval_minutes=4 would",
+        ),
+        (2.0, 50, {"save_checkpoint_steps": 500, "checkpoint_interval_minutes": None}, None),  # it came early
+        (3.0, 25, {"save_checkpoint_steps": None, "checkpoint_interval_minutes": 2}, "=5 would"),
+        (
+            1.23,
+            50,
+            {"save_checkpoint_steps": 50, "checkpoint_interval_minutes": None},
+            "save_checkpoint_steps=62 would",
+        ),
+    ],
+)
+def test_a_save_that_costs_more_than_1_percent_names_once_the_interval_that_would_not(
+    tmp_path, caplog, monkeypatch, cost, step, settings, advice
+):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    saver, config = Saver(0), parts.config(training=settings).training
+    real = checkpointing.save_checkpoint
+
+    def slow(path, content):
+        clock[0] += cost
+        return real(path, content)
+
+    monkeypatch.setattr(checkpointing, "save_checkpoint", slow)
+    for i in (1, 2):
+        clock[0] += 100.0
+        saver.save(tmp_path / f"{i}.pt", to_save(i * step), config)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (advice is not None)
+    assert advice is None or advice in said[0]
 
 
 def test_the_probe_makes_a_missing_folder_with_its_parents_and_leaves_nothing_in_it(tmp_path):
