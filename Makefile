@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint
+.PHONY: train test faults lint
 
 train: $(VENV)/train.installed
 	$(BIN)/python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
 
 test: $(VENV)/dev.installed
 	$(BIN)/python -m pytest -m "not slow and not network"
+
+# kills, full disks, damaged files: LEVEL=ci takes minutes, LEVEL=long most of an hour; both end in a table
+LEVEL ?= long
+faults: $(VENV)/dev.installed
+	$(BIN)/python -m pytest tests/faults --faults=$(LEVEL)
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .

@@ -237,6 +237,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         _verified.add(_identity(path.name, os.fstat(file.fileno())))
     if odd := odd_counters(checkpoint):
         raise CheckpointRejected(f"{path}: missing, or not what it should be: {', '.join(odd)}")
+    if empty := [name for name, tensor in all_tensors(checkpoint) if tensor.device.type != "cpu"]:
+        raise CheckpointRejected(f"{path}: no plain tensors: {', '.join(empty[:6])}")
     if bad := not_finite(checkpoint):
         raise CheckpointRejected(f"{path}: NaN or infinity in {', '.join(bad[:6])}")
     return checkpoint

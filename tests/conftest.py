@@ -20,3 +20,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--faults", choices=("short", "ci", "long"), default="short", help="how many trials tests/faults makes"
+    )

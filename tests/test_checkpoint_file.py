@@ -55,20 +55,6 @@ def refused(path: Path, *words: str, load=load_checkpoint) -> str:
     return message
 
 
-def with_digest(plain: bytes) -> bytes:
-    """Return a zip with the right SHA-256 as its comment: what an attacker who has read our source makes."""
-    assert plain[-22:-18] == b"PK\x05\x06"
-    body = plain[:-2] + struct.pack("<H", 64)
-    return body + hashlib.sha256(body).hexdigest().encode()
-
-
-def forge(path: Path, content: Any) -> None:
-    """Write what a save would have refused to write, with the right SHA-256."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    path.write_bytes(with_digest(buffer.getvalue()))
-
-
 def rezipped(whole: bytes, change=lambda entries: entries, **keywords) -> bytes:
     """Return the checkpoint's entries, changed as a list of (name, bytes), in a zip with a right SHA-256."""
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
@@ -77,7 +63,7 @@ def rezipped(whole: bytes, change=lambda entries: entries, **keywords) -> bytes:
     with zipfile.ZipFile(buffer, "w", **keywords) as archive:
         for name, data in change(entries):
             archive.writestr(name, data)
-    return with_digest(buffer.getvalue())
+    return parts.with_digest(buffer.getvalue())
 
 
 # Written and read
@@ -282,7 +268,7 @@ def armed(kind: str, content: dict[str, Any], sentinel: Path) -> bytes:
     buffer = io.BytesIO()
     if kind in ("zip", "zip with the right hash"):
         torch.save(loaded, buffer)
-        return with_digest(buffer.getvalue()) if kind.endswith("hash") else buffer.getvalue()
+        return parts.with_digest(buffer.getvalue()) if kind.endswith("hash") else buffer.getvalue()
     if kind == "legacy":
         torch.save(loaded, buffer, _use_new_zipfile_serialization=False)
     elif kind == "pickle":
@@ -435,7 +421,7 @@ def test_a_zip_that_unpacks_to_more_than_it_holds_is_refused_in_little_memory(wh
 def test_a_zip_behind_other_bytes_is_refused(whole, tmp_path):
     path = tmp_path / "any.pt"
     for prefix in (b"#!/bin/sh\n", b"PK\x03\x04" + b"x" * 60):
-        path.write_bytes(with_digest(prefix + whole[:-66] + b"\0\0"))
+        path.write_bytes(parts.with_digest(prefix + whole[:-66] + b"\0\0"))
         refused(path)
 
 
@@ -463,13 +449,13 @@ def tampered(content: dict[str, Any], tensor: torch.Tensor, key: str = "exp_avg"
 )
 def test_a_tensor_that_no_run_saves_is_refused_before_any_of_it_is_copied(content, tmp_path, tensor, word):
     path = tmp_path / "any.pt"
-    forge(path, tampered(content, tensor(content["optimizer_state_dict"]["state"][0]["exp_avg"])))
+    parts.forge(path, tampered(content, tensor(content["optimizer_state_dict"]["state"][0]["exp_avg"])))
     refused(path, word)
 
 
 def test_tensors_declared_larger_than_the_file_are_refused_without_the_memory(content, tmp_path):
     path = tmp_path / "any.pt"
-    forge(path, tampered(content, torch.zeros(8)))
+    parts.forge(path, tampered(content, torch.zeros(8)))
     whole = path.read_bytes()
 
     def declare(entries):
@@ -497,7 +483,7 @@ def test_a_zip_that_lists_a_million_entries_is_refused_in_little_time_and_memory
     locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, 4 + len(listing), 1)
     end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
     path = tmp_path / "any.pt"
-    path.write_bytes(with_digest(b"PK\x03\x04" + listing + record + locator + end))
+    path.write_bytes(parts.with_digest(b"PK\x03\x04" + listing + record + locator + end))
     start, before = time.perf_counter(), peak_memory_mib()
     refused(path, "more entries than any checkpoint has")
     refused(path, "more entries than any checkpoint has", load=load_weights)
@@ -512,7 +498,7 @@ def test_a_zip_whose_entries_overlap_is_refused(whole, tmp_path):
         largest = max(archive.infolist(), key=lambda entry: entry.file_size)
     at = entries.rindex(largest.filename.encode()) - 46  # its line in the list of entries
     sizes = struct.pack("<II", len(whole), len(whole))
-    path.write_bytes(with_digest(entries[: at + 20] + sizes + entries[at + 28 : -2] + b"\0\0"))
+    path.write_bytes(parts.with_digest(entries[: at + 20] + sizes + entries[at + 28 : -2] + b"\0\0"))
     refused(path, "overlap")
 
 
@@ -521,14 +507,14 @@ def test_a_zip_whose_entries_overlap_is_refused(whole, tmp_path):
 
 def test_a_key_that_this_version_does_not_know_is_refused_by_its_name(content, tmp_path):
     path = tmp_path / "any.pt"
-    forge(path, {**content, "momentum_of_the_future": 1})
+    parts.forge(path, {**content, "momentum_of_the_future": 1})
     refused(path, "momentum_of_the_future")
 
 
 @pytest.mark.parametrize("key", SCHEMA)
 def test_a_missing_key_is_refused_by_its_name(content, tmp_path, key):
     path = tmp_path / "any.pt"
-    forge(path, {name: value for name, value in content.items() if name != key})
+    parts.forge(path, {name: value for name, value in content.items() if name != key})
     refused(path, key.replace("_", " ") if key == "format_version" else key)
 
 
@@ -538,27 +524,27 @@ def test_a_key_of_another_type_is_refused(content, tmp_path, key, value):
     if type(value) is str and SCHEMA[key] is str:
         value = 3
     path = tmp_path / "any.pt"
-    forge(path, {**content, key: value})
+    parts.forge(path, {**content, key: value})
     refused(path)
 
 
 @pytest.mark.parametrize("version", [0, 2, 999, -1, None, "1"])
 def test_another_format_version_is_refused_and_said(content, tmp_path, version):
     path = tmp_path / "any.pt"
-    forge(path, {**content, "format_version": version})
+    parts.forge(path, {**content, "format_version": version})
     refused(path, "version", str(version))
 
 
 @pytest.mark.parametrize("run_id", ["", "tiny", "tiny_", "tiny_../../../../tmp/x", "tiny_20250102-030405/../x", "../x"])
 def test_a_run_id_that_is_no_run_id_is_refused_as_it_becomes_a_path(content, tmp_path, run_id):
     path = tmp_path / "any.pt"
-    forge(path, {**content, "run_id": run_id})
+    parts.forge(path, {**content, "run_id": run_id})
     refused(path)
 
 
 def test_a_negative_step_is_refused(content, tmp_path):
     path = tmp_path / "any.pt"
-    forge(path, {**content, "global_step": -1})
+    parts.forge(path, {**content, "global_step": -1})
     refused(path)
 
 

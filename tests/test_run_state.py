@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch.amp import GradScaler
 
-from chatgot.assembly import Training, check_resume, resume
-from chatgot.checkpoint_file import load_checkpoint, save_checkpoint
+from chatgot.assembly import Training
+from chatgot.checkpoint_file import load_checkpoint
 from chatgot.errors import CheckpointRejected
+from chatgot.resuming import check_settings, check_state, find_checkpoint, resume
 from chatgot.run_state import RunState, generator_states, set_generator_states
 from chatgot.step import accumulate_gradients, apply_gradients
 
@@ -57,10 +58,8 @@ def everything(training: Training) -> dict[str, Any]:
 
 def resume_from(path: Path, training: Training | None = None) -> Training:
     """Go the way of the script from a file to a run that can go on."""
-    stored = load_checkpoint(path)
-    training = training or fresh(stored)
-    check_resume(stored, path, training.config, "tiny", set())
-    resume(training, stored, path, data_may_change=False)
+    training = training or fresh(load_checkpoint(path))
+    resume(training, find_checkpoint(str(path), training.config, "tiny", set()))
     training.model.train()
     return training
 
@@ -206,7 +205,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
         value = tensor.to(value) if isinstance(value, torch.dtype) else torch.full_like(tensor, value)
     put(content, where, value)
     path = tmp_path / "changed.pt"
-    save_checkpoint(path, content)  # with the right hash: what an attacker, or a defect of ours, could write
+    parts.forge(path, content)  # with the right hash: what an attacker, or a defect of ours, could write
     training = fresh()
     before = everything(training)
     with pytest.raises(CheckpointRejected, match=str(path)) as refused:
@@ -230,18 +229,18 @@ def test_another_architecture_is_refused_with_the_names_that_differ_and_nothing_
     before = everything(training)
     stored = load_checkpoint(saved)
     with pytest.raises(CheckpointRejected, match="not fit") as refused:
-        resume(training, stored, saved, data_may_change=False)
+        check_state(training, stored, saved, data_may_change=False)
     assert word in str(refused.value)
     assert parts.same(everything(training), before)
     with pytest.raises(CheckpointRejected, match="model"):
-        check_resume(stored, saved, training.config, "tiny", set())
+        check_settings(stored, saved, training.config, "tiny", set())
 
 
 def test_tied_weights_are_not_taken_for_untied_ones(saved):
     training = fresh(model={"tie_embeddings": False})
     before = everything(training)
     with pytest.raises(CheckpointRejected, match="optimizer"):
-        resume(training, load_checkpoint(saved), saved, data_may_change=False)
+        check_state(training, load_checkpoint(saved), saved, data_may_change=False)
     assert parts.same(everything(training), before)
 
 
@@ -251,21 +250,21 @@ def test_names_with_a_prefix_are_refused(saved):
     training = fresh()
     before = everything(training)
     with pytest.raises(CheckpointRejected, match=r"head\.weight is missing"):
-        resume(training, stored, saved, data_may_change=False)
+        check_state(training, stored, saved, data_may_change=False)
     assert parts.same(everything(training), before)
 
 
 def test_another_configurations_checkpoint_is_refused(saved):
     stored = load_checkpoint(saved)
     with pytest.raises(CheckpointRejected, match="--init_from"):
-        check_resume(stored, saved, parts.config(), "other", set())
+        check_settings(stored, saved, parts.config(), "other", set())
 
 
-def test_another_text_of_the_same_characters_is_taken_when_asked(saved, caplog):
-    stored = load_checkpoint(saved)
-    stored["data_sha256"] = "0" * 64
-    training = fresh()
-    resume(training, stored, saved, data_may_change=True)
+def test_another_text_of_the_same_characters_is_taken_when_asked(saved, tmp_path, caplog):
+    content = load_checkpoint(saved) | {"data_sha256": "0" * 64}
+    parts.forge(tmp_path / "other.pt", content)
+    training = fresh(data={"allow_change": True})
+    resume(training, find_checkpoint(str(tmp_path / "other.pt"), training.config, "tiny", {"data.allow_change"}))
     assert training.run.global_step == 2
     assert "text differs" in caplog.text
 

@@ -1,0 +1,86 @@
+"""The parts of the fault trials: how many, the servers that fork the script, the undisturbed run, the table."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fault_trials
+import pytest
+from fault_server import FaultServer
+
+TABLE = pytest.StashKey[fault_trials.Table]()
+LEVELS = ("short", "ci", "long")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TABLE] = fault_trials.Table()
+
+
+@pytest.fixture(scope="session")
+def trials(request: pytest.FixtureRequest) -> Callable[..., int]:
+    """Return the number of trials for the level in force, given the numbers for short, ci and long."""
+    level = LEVELS.index(request.config.getoption("--faults"))
+    return lambda *numbers: numbers[level]
+
+
+@pytest.fixture(scope="session")
+def table(request: pytest.FixtureRequest) -> fault_trials.Table:
+    return request.config.stash[TABLE]
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[list[FaultServer]]:
+    both = [FaultServer(), FaultServer()]
+    yield both
+    for server in both:
+        server.close()
+
+
+@pytest.fixture
+def server(servers: list[FaultServer]) -> FaultServer:
+    return servers[0]
+
+
+@pytest.fixture(scope="session")
+def side_by_side(servers: list[FaultServer]) -> Callable[[Callable, list], list]:
+    """Return a map over trials, `do(server, item)`, on both cores."""
+    free, lock = list(servers), threading.Lock()
+
+    def with_server(do: Callable, item: object) -> object:
+        with lock:
+            server = free.pop()
+        try:
+            return do(server, item)
+        finally:
+            free.append(server)
+
+    def run(do: Callable, items: list) -> list:
+        with ThreadPoolExecutor(len(servers)) as pool:
+            return list(pool.map(lambda item: with_server(do, item), items))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def reference(servers: list[FaultServer], tmp_path_factory: pytest.TempPathFactory) -> fault_trials.Reference:
+    """The undisturbed run of the default tiny configuration."""
+    return fault_trials.undisturbed(servers[0], tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def trial_folder(reference: fault_trials.Reference, tmp_path: Path) -> Callable[..., Path]:
+    """Return a maker of folders, each ready for a run like the reference."""
+    return lambda name, **changes: fault_trials.new_folder(tmp_path, name, **changes)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = config.stash[TABLE].rows
+    if not rows:
+        return
+    width = max(map(len, rows))
+    terminalreporter.section(f"faults ({config.getoption('--faults')})")
+    terminalreporter.write_line(f"| {'fault':{width}} | trials |  hits | lost |")
+    terminalreporter.write_line(f"|{'-' * (width + 2)}|-------:|------:|-----:|")
+    for fault, (count, hits, lost) in rows.items():
+        terminalreporter.write_line(f"| {fault:{width}} | {count:6,} | {hits:5,} | {lost:4} |")

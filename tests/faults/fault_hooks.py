@@ -1,0 +1,375 @@
+"""The faults, installed into a forked child from outside: nothing of them stands in the product.
+
+Each hook takes a Target (the script's namespace, the shared byte of the phase). Whatever happens is written to
+fired.txt first, so that a test can tell that its fault took place.
+"""
+
+import contextlib
+import ctypes
+import errno
+import functools
+import hashlib
+import json
+import mmap
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fault_server import FIRED
+
+from chatgot import checkpoint_file, checkpointing, resuming, run_state, step
+
+PHASES = ["start", "step", "save", "evaluate", "sample", "log"]
+FUNCTIONS = {
+    "save": "save", "evaluate": "evaluate_and_log", "sample": "show_samples", "log": "write_row",
+    "step": "accumulate_gradients",
+}  # fmt: skip
+
+
+@dataclass
+class Target:
+    """The script in this child."""
+
+    namespace: dict[str, Any]
+    heartbeat: mmap.mmap
+
+
+def fire(what: str, open_file: Any = os.open) -> None:
+    """Write that a fault happens now; through the kernel, so that it outlives a kill."""
+    descriptor = open_file(FIRED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(descriptor, f"{what}\n".encode())
+    os.close(descriptor)
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(target: Target, phase: str, before: Any = None, after: Any = None) -> None:
+    """Call `before(n)` ahead of the script's n-th call (from 1) of a phase's function, and `after(n)` behind it."""
+    name = FUNCTIONS[phase]
+    real, count = target.namespace[name], iter(range(1, 1 << 30))
+
+    @functools.wraps(real)
+    def wrapped(*args: Any, **keywords: Any) -> Any:
+        n = next(count)
+        if before:
+            before(n)
+        try:
+            return real(*args, **keywords)
+        finally:
+            if after:
+                after(n)
+
+    target.namespace[name] = wrapped
+
+
+def heartbeat(target: Target) -> None:
+    """Keep the shared byte at the phase that the script is in."""
+    for phase in FUNCTIONS:
+        stack: list[int] = []
+
+        def enter(n: int, phase: str = phase, stack: list[int] = stack) -> None:
+            stack.append(target.heartbeat[0])
+            target.heartbeat[0] = PHASES.index(phase)
+
+        def leave(n: int, stack: list[int] = stack) -> None:
+            target.heartbeat[0] = stack.pop()
+
+        around(target, phase, enter, leave)
+
+
+def steps(target: Target) -> None:
+    """Write (step, hash of the batch's places in the text, loss, gradient norm) of each update to steps.jsonl."""
+    real = target.namespace["apply_gradients"]
+
+    def wrapped(total: Any, model: Any, optimizer: Any, run: Any, config: Any, scaler: Any, *rest: Any) -> Any:
+        position = run.position
+        result = real(total, model, optimizer, run, config, scaler, *rest)
+        starts = target.windows.starts(position, config.training.sequences_per_step)
+        places = hashlib.sha256(repr(list(map(int, starts))).encode()).hexdigest()[:16]
+        record = [run.global_step, places, float(run.train_loss).hex(), float(run.grad_norm).hex()]
+        with open("steps.jsonl", "a") as file:  # noqa: PTH123
+            file.write(json.dumps(record) + "\n")
+        return result
+
+    real_train = target.namespace["train"]
+
+    def train(training: Any, *args: Any) -> None:
+        target.windows = training.train_windows
+        real_train(training, *args)
+
+    target.namespace |= {"apply_gradients": wrapped, "train": train}
+
+
+# Death
+
+
+def die_at_byte(target: Target, save: int, byte: int) -> None:
+    """Let the kernel kill the process when the `save`-th save writes beyond `byte` bytes of a file."""
+
+    def before(n: int) -> None:
+        if n == save:
+            fire(f"dies at byte {byte}")
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (byte, resource.RLIM_INFINITY))
+
+    around(target, "save", before)
+
+
+def watch_calls(target: Target, save: int, act: Any) -> None:
+    """Call `act(n, name)` before each file-system call (n from 1) of the `save`-th save."""
+    watching, count = [False], iter(range(1, 1 << 30))
+
+    def called(name: str) -> None:
+        if watching[0]:
+            watching[0] = False  # what `act` itself calls is not meant
+            act(next(count), name)
+            watching[0] = True
+
+    def audit(event: str, args: tuple) -> None:
+        if event in ("open", "os.rename", "os.remove", "os.scandir", "os.listdir", "os.mkdir", "os.chmod"):
+            called(event)
+
+    sys.addaudithook(audit)  # a save's calls that raise no audit event follow
+    for name in ("fsync", "fchmod", "close", "fstat", "lstat"):
+        real = getattr(os, name)
+
+        def wrapped(*args: Any, real: Any = real, name: str = name, **keywords: Any) -> Any:
+            called(name)
+            return real(*args, **keywords)
+
+        setattr(os, name, wrapped)
+
+    def before(n: int) -> None:
+        watching[0] = n == save
+
+    def after(n: int) -> None:
+        if n == save:
+            called("end")
+        watching[0] = False
+
+    around(target, "save", before, after)
+
+
+def count_calls(target: Target, save: int) -> None:
+    """Write the name of each file-system call of a save to fired.txt."""
+    watch_calls(target, save, lambda n, name: fire(name))
+
+
+def die_at_call(target: Target, save: int, call: int) -> None:
+    """Kill the process before the `call`-th file-system call of a save (the last "call" is the save's end)."""
+
+    def act(n: int, name: str) -> None:
+        if n == call:
+            fire(f"dies before {name}")
+            kill_itself()
+
+    watch_calls(target, save, act)
+
+
+def die_in_phase(target: Target, phase: str, nth: int, how: str) -> None:
+    """End the process in another way than SIGKILL when a phase begins for the `nth` time."""
+
+    def before(n: int) -> None:
+        if n == nth:
+            fire(how)
+            if how == "segmentation fault":
+                ctypes.string_at(0)
+            else:  # from a thread, while the main one goes on
+                threading.Thread(target=lambda: os._exit(77)).start()
+                time.sleep(60)
+
+    around(target, phase, before)
+
+
+def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float = 0.0, inside: bool = False) -> None:
+    """Send itself signals when a phase begins for the `nth` time; `inside` a save: before its file is synced."""
+
+    def send(n: int) -> None:
+        if n == nth:
+            for name in names:
+                fire(name)
+                os.kill(os.getpid(), getattr(signal, name))
+                time.sleep(gap_s)
+
+    if phase == "before the first step":
+        real = target.namespace["assemble"]
+
+        def assemble(*args: Any) -> Any:
+            send(nth)
+            return real(*args)
+
+        target.namespace["assemble"] = assemble
+    elif inside:
+        watch_calls(target, nth, lambda n, name: send(nth) if name == "fsync" and n < 10 else None)
+    else:
+        around(target, phase, send)
+
+
+def chain(target: Target, saves: int) -> None:
+    """Kill the process after `saves` saves."""
+    around(target, "save", after=lambda n: (fire("dies after a save"), kill_itself()) if n == saves else None)
+
+
+# Storage
+
+
+def file_limit(target: Target, byte: int, saves: list[int]) -> None:
+    """Let no file grow beyond `byte` bytes during these saves: the kernel cuts the write and then refuses."""
+    no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def before(n: int) -> None:
+        if n in saves:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (byte, no_limit[1]))
+
+    def after(n: int) -> None:
+        if n in saves:
+            resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+            fire(f"limit of {byte} bytes in save {n}")
+
+    around(target, "save", before, after)
+
+
+def failing_call(target: Target, call: str, number: str, saves: list[int]) -> None:
+    """Let a call of the os module fail with an errno during these saves."""
+    failing, real = [False], getattr(os, call)
+
+    def wrapped(*args: Any, **keywords: Any) -> Any:
+        if failing[0]:
+            fire(f"{call} fails with {number}")
+            code = getattr(errno, number)
+            raise OSError(code, os.strerror(code))
+        return real(*args, **keywords)
+
+    setattr(os, call, wrapped)
+    around(target, "save", lambda n: failing.__setitem__(0, n in saves), lambda n: failing.__setitem__(0, False))
+
+
+def move_folder(target: Target, save: int, back_at: int | None) -> None:
+    """Rename the folder of the checkpoints before a save, and back before a later one."""
+
+    def before(n: int) -> None:
+        if n == save:
+            Path("checkpoints").rename("moved")
+            fire("moved")
+        if n == back_at:
+            Path("moved").rename("checkpoints")
+
+    around(target, "save", before)
+
+
+def raising(target: Target, phase: str, nth: int, kind: str) -> None:
+    """Raise in the middle of a phase's work."""
+    errors = {"ValueError": ValueError, "MemoryError": MemoryError, "KeyError": KeyError, "RuntimeError": RuntimeError}
+    if phase == "sample":
+        real, count = target.namespace["continue_text"], iter(range(1, 1 << 30))
+
+        def wrapped(*args: Any) -> Any:
+            n = next(count)
+            for i, piece in enumerate(real(*args)):
+                if n == nth and i == 3:
+                    fire(f"{kind} in a sample")
+                    torch.rand(7)  # as a careless sampler would
+                    raise errors[kind]("a made-up defect")
+                yield piece
+
+        target.namespace["continue_text"] = wrapped
+
+
+def slow_disk(target: Target, seconds: float) -> None:
+    """Let each fsync take longer."""
+    real = os.fsync
+
+    def wrapped(descriptor: int) -> None:
+        time.sleep(seconds)
+        real(descriptor)
+
+    os.fsync = wrapped
+    fire("slow disk")
+
+
+def clock_back(target: Target, seconds: float) -> None:
+    """Turn the wall clock back before the second save."""
+    real = time.time
+    shift = [0.0]
+    time.time = lambda: real() - shift[0]
+
+    def before(n: int) -> None:
+        if n == 2:
+            shift[0] = seconds
+            fire("clock turned")
+
+    around(target, "save", before)
+
+
+def no_setting_aside(target: Target) -> None:
+    """Leave newer files where they are on resume: as if they had come afterwards."""
+    target.namespace["set_aside_newer"] = lambda *args: None
+
+
+# Mutants: broken twins of the code that the trials guard
+
+
+def mutant_naive_save(target: Target) -> None:
+    """Write straight to the final name."""
+
+    @contextlib.contextmanager
+    def straight(path: Path, verify: Any = None) -> Any:
+        with path.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    checkpoint_file.atomic_file = straight
+
+
+def mutant_no_rng(target: Target) -> None:
+    """Neither seed the micro-batches nor restore the generators."""
+    step.seed_generators = lambda *args: None
+    run_state.set_generator_states = lambda states: None
+
+
+def mutant_no_position(target: Target) -> None:
+    """Begin the data anew on resume."""
+    real = resuming.restore_state
+
+    def restore_state(stored: dict[str, Any], run: Any, *rest: Any) -> None:
+        real(stored, run, *rest)
+        run.position = 0
+
+    resuming.restore_state = restore_state
+
+
+def mutant_no_optimizer(target: Target) -> None:
+    """Leave the optimizer's state out on resume."""
+    real = resuming.restore_state
+
+    def restore_state(stored: dict[str, Any], run: Any, model: Any, optimizer: Any, scaler: Any) -> None:
+        empty = stored["optimizer_state_dict"] | {"state": {}}
+        real(stored | {"optimizer_state_dict": empty}, run, model, optimizer, scaler)
+
+    resuming.restore_state = restore_state
+
+
+def mutant_no_hash(target: Target) -> None:
+    """Trust every file that looks like a zip."""
+    checkpoint_file.damage = lambda file: None
+
+
+def mutant_counts_damaged(target: Target) -> None:
+    """Let retention count whatever has the right name."""
+    checkpointing.is_whole = lambda path: path.is_file()
+
+
+def mutant_samples_draw_globally(target: Target) -> None:
+    """Let samples draw from the generator that dropout uses, and nothing seed it."""
+    mutant_no_rng(target)
+    around(target, "sample", lambda n: torch.rand(3))

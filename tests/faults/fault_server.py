@@ -1,0 +1,138 @@
+"""Run the script a thousand times: a process that has imported everything forks a child for each trial.
+
+As a program it reads one request a line, forks, waits and answers; `FaultServer` is its client. The process computes
+nothing itself (autograd works in a fork only then), so a trial costs what its steps cost, not the seconds of imports.
+"""
+
+import contextlib
+import json
+import mmap
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parent.parent
+ROOT = TESTS.parent
+FIRED, SAID = "fired.txt", "said.txt"  # what the hooks did, and what the script printed, in the trial's folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended."""
+
+    exit_code: int  # minus the signal's number when one killed it
+    phase: str  # of the script when it was killed from outside, else where it ended
+    wall_s: float
+    said: str
+    fired: list[str]  # one line for each fault that happened
+
+
+class FaultServer:
+    """Forks the script on demand, with faults installed."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(__file__).resolve())]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, env=environment, text=True, **pipes)
+
+    def run(self, folder: Path, *arguments: str, hooks: list | None = None, kill_after_s: float | None = None,
+            environment: dict[str, str] | None = None) -> Outcome:  # fmt: skip
+        """Run the script in `folder`; `hooks` is a list of (name in fault_hooks, keyword arguments)."""
+        for name in (FIRED, SAID):
+            (folder / name).unlink(missing_ok=True)
+        request = {"folder": str(folder), "arguments": arguments, "hooks": hooks or [], "kill_after_s": kill_after_s}
+        self._process.stdin.write(json.dumps(request | {"environment": environment or {}}) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        said = (folder / SAID).read_text(encoding="utf-8", errors="replace")
+        fired = (folder / FIRED).read_text().splitlines() if (folder / FIRED).exists() else []
+        return Outcome(**answer, said=said, fired=fired)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+        self._process.stdout.close()
+
+
+def serve() -> None:
+    """Answer requests until the input ends."""
+    import fault_hooks
+    import torch
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401 imported here, so that no child has to
+
+    torch.set_num_threads(1)
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    script = ROOT / "scripts" / "train_with_samples.py"
+    code = compile(script.read_text(encoding="utf-8"), str(script), "exec")
+    exec(code, {"__name__": "imported", "__file__": str(script)})  # imports all that the script imports
+    heartbeat = mmap.mmap(-1, 1)  # shared with the child: the phase that it is in
+    for line in sys.stdin:
+        request = json.loads(line)
+        heartbeat[0] = 0
+        begun = time.perf_counter()
+        child = os.fork()
+        if child == 0:
+            os._exit(run_child(request, code, script, heartbeat))
+        phase, status = wait(child, request["kill_after_s"], begun, heartbeat)
+        answer = {"exit_code": os.waitstatus_to_exitcode(status), "phase": fault_hooks.PHASES[phase]}
+        print(json.dumps(answer | {"wall_s": time.perf_counter() - begun}), flush=True)
+
+
+def wait(child: int, kill_after_s: float | None, begun: float, heartbeat: mmap.mmap) -> tuple[int, int]:
+    """Wait for the child's end, or stop it after a time, look where it stands, and kill it."""
+    if kill_after_s is None:
+        _, status = os.waitpid(child, 0)
+        return heartbeat[0], status
+    while time.perf_counter() - begun < kill_after_s:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return heartbeat[0], status
+        time.sleep(0.0002)
+    os.kill(child, signal.SIGSTOP)
+    os.waitpid(child, os.WUNTRACED)
+    phase = heartbeat[0]
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return phase, status
+
+
+def run_child(request: dict[str, Any], code: Any, script: Path, heartbeat: mmap.mmap) -> int:
+    """Be the script: in its folder, with its arguments, its streams in files, its faults installed."""
+    import fault_hooks
+
+    os.chdir(request["folder"])
+    os.environ.update(request["environment"])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
+    sys.argv = [str(script), *request["arguments"]]
+    namespace = {"__name__": "train_with_samples", "__file__": str(script)}
+    try:
+        exec(code, namespace)
+        namespace["STOP"].install()
+        for name, keywords in [["heartbeat", {}], *request["hooks"]]:
+            getattr(fault_hooks, name)(fault_hooks.Target(namespace, heartbeat), **keywords)
+        return namespace["main"](request["arguments"])
+    except SystemExit as stopped:
+        return stopped.code
+    except Exception:  # noqa: BLE001 whatever it is, the trial fails and shows it
+        traceback.print_exc()
+        return 99  # a fault of the harness, not an exit code of the script
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,134 @@
+"""What a trial is made of: a folder with a tiny run, a fault, a resume, and the question whether anything was lost."""
+
+import hashlib
+import json
+import random
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import harness
+import torch
+from fault_server import FaultServer, Outcome
+
+from chatgot.checkpoint_file import is_whole
+
+STEPS = 24
+TINY: dict[str, Any] = {
+    "model": {"d_model": 64, "n_layers": 2, "n_head": 2, "d_hid": 96, "max_seq_length": 32, "dropout": 0.1},
+    "training": {
+        "max_steps": STEPS, "batch_size": 2, "accumulate_grad_batches": 3, "warmup_steps": 4, "log_interval": 4,
+        "eval_interval": 8, "eval_batches": 2, "sample_interval_steps": 6, "save_checkpoint_steps": 2,
+        "checkpoint_interval_minutes": None, "max_checkpoints_to_keep": 3,
+    },
+    "sampling": {"prompts": ["KING: "], "max_new_tokens": 6},
+}  # fmt: skip
+Hooks = list[tuple[str, dict[str, Any]]]
+
+
+@dataclass
+class Reference:
+    """The run that nothing disturbed: what every other one must end in."""
+
+    folder: Path
+    final: str
+    steps: dict[int, list]
+    wall_s: float
+
+    def lost(self, folder: Path) -> str | None:
+        """Return what differs from the undisturbed run, or None: nothing was lost."""
+        broken = [path.name for path in files(folder).values() if not is_whole(path)]
+        if broken:
+            return f"broken under a final name: {broken}"
+        if STEPS not in files(folder):
+            return f"did not come to the end: {sorted(files(folder))}"
+        steps = read_steps(folder)
+        differing = [step for step in steps.keys() | self.steps.keys() if steps.get(step) != self.steps.get(step)]
+        if differing:
+            return f"other data, losses or norms, first in step {min(differing)}"
+        return None if final_hash(files(folder)[STEPS]) == self.final else "the final weights differ"
+
+
+@dataclass
+class Table:
+    """Counts for the table of faults."""
+
+    rows: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, fault: str, hits: int = 1, lost: int = 0, trials: int = 1) -> None:
+        row = self.rows.setdefault(fault, [0, 0, 0])
+        for i, n in enumerate((trials, hits, lost)):
+            row[i] += n
+
+
+def files(folder: Path) -> dict[int, Path]:
+    return harness.checkpoints(folder)
+
+
+def final_hash(path: Path) -> str:
+    """Return the hash of all weights, the optimizer's state and the step."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    digest = hashlib.sha256(repr(content["global_step"]).encode())
+    state = content["optimizer_state_dict"]["state"]
+    tensors = [*content["model_state_dict"].items()]
+    tensors += [(f"{i}.{name}", state[i][name]) for i in sorted(state) for name in sorted(state[i])]
+    for name, tensor in tensors:
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_steps(folder: Path) -> dict[int, list]:
+    """Return each step's last record; a line that a kill tore is none."""
+    records = {}
+    for line in (folder / "steps.jsonl").read_text().splitlines():
+        try:
+            step, *record = json.loads(line)
+        except ValueError:
+            continue
+        records[step] = record
+    return records
+
+
+def new_folder(parent: Path, name: str, **changes: Any) -> Path:
+    """Make a folder with text, token cache and configuration."""
+    folder = parent / name
+    folder.mkdir(parents=True)
+    if (parent / "data").exists():  # the reference's token cache
+        shutil.copytree(parent / "data", folder / "data")
+    harness.write_config(folder, **harness.merged(TINY, changes))
+    return folder
+
+
+def start(server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any) -> Outcome:
+    """Begin a run, every step written to steps.jsonl."""
+    return server.run(folder, "--config", "tiny.yaml", *arguments, hooks=[("steps", {}), *hooks], **keywords)
+
+
+def go_on(server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any) -> Outcome:
+    """Resume the latest checkpoint; where the run died before its first one, begin anew, as a user would."""
+    if not files(folder):
+        (folder / "steps.jsonl").unlink(missing_ok=True)
+        return start(server, folder, hooks, *arguments, **keywords)
+    return start(server, folder, hooks, "--resume_from", "latest", *arguments, **keywords)
+
+
+def undisturbed(server: FaultServer, parent: Path, name: str = "reference", **changes: Any) -> Reference:
+    """Train without a fault, twice: the second run is as quick as those of the trials, and ends in the same bits."""
+    first, second = (new_folder(parent, name + suffix, **changes) for suffix in ("", "_again"))
+    outcome = start(server, first)
+    assert outcome.exit_code == 0, outcome.said
+    if not (parent / "data").exists():
+        shutil.copytree(first / "data", parent / "data")
+    reference = Reference(first, final_hash(files(first)[STEPS]), read_steps(first), outcome.wall_s)
+    reference.wall_s = start(server, second).wall_s
+    assert reference.lost(second) is None
+    return reference
+
+
+def spread(n: int, total: int, seed: int = 0) -> list[int]:
+    """Return `n` different numbers of range(total), or all of them, the first and the last always among them."""
+    if n >= total:
+        return list(range(total))
+    inner = random.Random(seed).sample(range(1, total - 1), n - 2)
+    return sorted({0, total - 1, *inner})

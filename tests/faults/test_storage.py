@@ -1,0 +1,213 @@
+"""A disk that is full, slow, broken or gone costs a warning, never a file, and exit 5 when it stays so."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import harness
+import pytest
+from fault_trials import STEPS, TINY, files, go_on, new_folder, start
+
+from chatgot.checkpoint_file import is_whole
+
+
+def test_a_disk_full_at_any_byte_of_a_save_costs_one_warning_and_nothing_else(
+    side_by_side, reference, trial_folder, trials, table
+):
+    size = max(path.stat().st_size for path in files(reference.folder).values())
+    n = trials(4, 20, 100)
+
+    def one(server, byte):
+        folder = trial_folder(f"full{byte}")
+        outcome = start(server, folder, [("file_limit", {"byte": byte, "saves": [3]})])
+        lost = reference.lost(folder)
+        left = list((folder / "checkpoints").glob(".*.tmp"))
+        shutil.rmtree(folder)
+        return outcome, lost, left
+
+    for outcome, lost, left in side_by_side(one, [0, 1, *(size * i // n for i in range(1, n))]):
+        table.add("disk full at a byte of one save", len(outcome.fired), lost is not None)
+        assert outcome.exit_code == 0, outcome.said
+        assert outcome.said.count("not saved: File too large") == 1
+        assert (lost, left) == (None, [])
+
+
+@pytest.mark.parametrize("byte", [0, 100_000])
+def test_three_failed_saves_in_a_row_are_exit_5_and_the_run_goes_on_when_there_is_room(
+    server, reference, trial_folder, table, byte
+):
+    folder = trial_folder("full")
+    outcome = start(server, folder, [("file_limit", {"byte": byte, "saves": [3, 4, 5]})])
+    assert outcome.exit_code == 5, outcome.said
+    assert outcome.said.count("training goes on, the next save comes as planned") == 2
+    assert "3 saves in a row failed" in outcome.said
+    assert sorted(files(folder)) == [2, 4]
+    assert go_on(server, folder).exit_code == 0
+    lost = reference.lost(folder)
+    table.add("disk full for three saves, then room", len(outcome.fired) // 3, lost is not None)
+    assert lost is None
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [("fsync", "EIO"), ("replace", "EROFS"), ("replace", "EACCES"), ("fchmod", "EPERM"), ("open", "EMFILE")],
+)
+@pytest.mark.parametrize("saves", [[2], [2, 3, 4]])
+def test_a_system_call_that_fails_in_a_save(server, reference, trial_folder, table, call, number, saves):
+    folder = trial_folder("failing")
+    outcome = start(server, folder, [("failing_call", {"call": call, "number": number, "saves": saves})])
+    assert outcome.fired
+    assert all(is_whole(path) for path in files(folder).values())
+    assert list((folder / "checkpoints").glob(".*.tmp")) == []
+    if len(saves) == 3:
+        assert outcome.exit_code == 5, outcome.said
+        assert 2 in files(folder)
+        assert go_on(server, folder).exit_code == 0
+    else:
+        assert outcome.exit_code == 0, outcome.said
+    lost = reference.lost(folder)
+    table.add("fsync, rename, chmod or open fails", 1, lost is not None)
+    assert lost is None
+
+
+@pytest.mark.parametrize("back_at", [5, None])
+def test_a_folder_that_is_moved_away(server, reference, trial_folder, table, back_at):
+    folder = trial_folder("moved")
+    outcome = start(server, folder, [("move_folder", {"save": 3, "back_at": back_at})])
+    assert outcome.fired == ["moved"]
+    if back_at is None:
+        assert outcome.exit_code == 5, outcome.said
+        (folder / "moved").rename(folder / "checkpoints")
+        assert go_on(server, folder).exit_code == 0
+    else:
+        assert outcome.exit_code == 0, outcome.said
+    lost = reference.lost(folder)
+    table.add("the folder is moved away", 1, lost is not None)
+    assert lost is None
+
+
+# On file systems of their own
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Run the script with something mounted over one of its folders, in a namespace of its own."""
+    probe = subprocess.run(
+        ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+    )
+    if probe.returncode != 0:
+        pytest.skip("this machine lets nobody mount a small disk (unshare -Urm)")
+    folder = new_folder(tmp_path, "mounted")
+
+    def run(mount: str, save_out: str, *arguments: str) -> subprocess.CompletedProcess:
+        for name in ("checkpoints", "logs", "out"):
+            (folder / name).mkdir(exist_ok=True)
+        script = f"""{mount} && {{ "$@"; code=$?; cp -r {save_out}/. out/; exit $code; }}"""
+        command = [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml", *arguments]
+        command = ["unshare", "-Urm", "sh", "-c", script, "sh", *command]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+    run.folder = folder
+    return run
+
+
+def test_a_small_disk_that_fills_up_is_exit_5_and_what_it_holds_resumes(mounted, server, reference, table):
+    size = max(path.stat().st_size for path in files(reference.folder).values())
+    done = mounted(f"mount -t tmpfs -o size={int(2.5 * size)} none checkpoints", "checkpoints")
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.count("No space left on device") == 3
+    folder = mounted.folder
+    shutil.copytree(folder / "out", folder / "checkpoints", dirs_exist_ok=True)
+    assert sorted(files(folder)) == [2, 4]
+    assert all(is_whole(path) for path in files(folder).values())
+    shutil.copy(reference.folder / "steps.jsonl", folder)  # the first run, in a namespace, wrote none
+    assert go_on(server, folder).exit_code == 0
+    lost = reference.lost(folder)
+    table.add("a disk of 2.5 checkpoints fills up (ENOSPC)", 1, lost is not None)
+    assert lost is None
+
+
+def test_a_full_disk_for_logs_and_curves_does_not_disturb_training(mounted, reference, table):
+    done = mounted("mount -t tmpfs -o size=16k none logs", "logs")
+    assert done.returncode == 0, done.stderr
+    assert "No space left on device" in done.stderr
+    shutil.copy(reference.folder / "steps.jsonl", mounted.folder)
+    lost = reference.lost(mounted.folder)
+    table.add("no room for logs and curves", 1, lost is not None)
+    assert lost is None
+
+
+def test_a_read_only_folder_is_exit_5_before_anything_is_computed(mounted, table):
+    begun = time.monotonic()
+    done = mounted("mount --bind checkpoints checkpoints && mount -o remount,ro,bind checkpoints", "logs")
+    table.add("read-only folder", 1, done.returncode != 5)
+    assert done.returncode == 5, done.stderr
+    assert time.monotonic() - begun < 20
+    assert "checkpoints: cannot be written: Read-only file system" in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+    assert files(mounted.folder) == {}
+
+
+# What must not disturb training
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "MemoryError", "KeyError", "RuntimeError"])
+def test_a_sample_that_fails_is_one_warning_and_changes_no_bit(server, reference, trial_folder, table, kind):
+    folder = trial_folder("sample")
+    outcome = start(server, folder, [("raising", {"phase": "sample", "nth": 2, "kind": kind})])
+    assert outcome.fired == [f"{kind} in a sample"]
+    assert outcome.exit_code == 0, outcome.said
+    assert outcome.said.count("a made-up defect") == 1
+    assert "1 samples failed" in outcome.said
+    lost = reference.lost(folder)
+    table.add("an exception while sampling", 1, lost is not None)
+    assert lost is None
+
+
+def test_a_slow_disk_is_said_once_with_the_interval_that_would_do(server, reference, trial_folder, table):
+    folder = trial_folder("slow")
+    outcome = start(server, folder, [("slow_disk", {"seconds": 0.05})])
+    lost = reference.lost(folder)
+    table.add("each fsync takes 50 ms longer", len(outcome.fired), lost is not None)
+    assert outcome.exit_code == 0, outcome.said
+    assert outcome.said.count("% of the time; training.save_checkpoint_steps=") == 1
+    assert lost is None
+
+
+@pytest.mark.parametrize("seconds", [3600, -86400, 1_700_000_000])
+def test_a_clock_that_jumps_changes_nothing(server, reference, trial_folder, table, seconds):
+    folder = trial_folder("clock")
+    outcome = start(server, folder, [("clock_back", {"seconds": seconds}), ("chain", {"saves": 5})])
+    assert outcome.fired[0] == "clock turned"
+    assert go_on(server, folder).exit_code == 0
+    lost = reference.lost(folder)
+    table.add("the clock jumps: an hour, a day, to 1970", 1, lost is not None)
+    assert lost is None
+
+
+def test_a_second_process_on_a_living_run_is_refused_and_the_first_ends_undisturbed(tmp_path, table):
+    folder = tmp_path
+    harness.write_config(folder, **harness.merged(TINY, {"training": {"max_steps": 120, "log_interval": 40}}))
+    first = subprocess.Popen(
+        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"], cwd=folder, stderr=subprocess.DEVNULL
+    )
+    while not files(folder):
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # it stays alive while the second one tries
+    before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+    second = harness.run_script(folder, "--config", "tiny.yaml", "--resume_from", "latest")
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
+    first.send_signal(signal.SIGCONT)
+    table.add("a second process on a living run", 1, second.returncode != 5)
+    assert second.returncode == 5, second.stderr
+    assert "still being trained by another process" in second.stderr
+    assert first.wait(timeout=120) == 0
+    assert 120 in files(folder)
+
+
+def test_the_undisturbed_run_is_whole(reference):
+    assert sorted(files(reference.folder))[-3:] == [STEPS - 4, STEPS - 2, STEPS]
+    assert list(reference.steps) == list(range(1, STEPS + 1))
