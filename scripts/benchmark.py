@@ -3,6 +3,7 @@
     python scripts/benchmark.py overhead      the script's tokens/s against a bare loop on the same model
     python scripts/benchmark.py startup       default text, start to first step, resident memory
     python scripts/benchmark.py large_text    a 1 GB text: first start, second start, memory beside a small text
+    python scripts/benchmark.py saving        a checkpoint's save, verification and load, and the share of the time
 
 Prints a table and writes it as JSON to --output. Runs the training script as a user does, in a temporary folder.
 """
@@ -15,22 +16,27 @@ sys.path.insert(0, str(ROOT))  # runs from any folder, with this checkout's chat
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from chatgot.assembly import assemble
+from chatgot.checkpoint_file import is_whole, load_checkpoint, save_checkpoint
 from chatgot.config_file import load_config
 from chatgot.corpus import fetch_default_text
 from chatgot.data import load_tokens
 from chatgot.device import cpu_name, set_threads
 from chatgot.model import build_model
 from chatgot.optim import build_optimizer
+from chatgot.step import accumulate_gradients, apply_gradients
 
 SCRIPT = ROOT / "scripts" / "train_with_samples.py"
 QUIET = ("eval_interval", "sample_interval_steps", "save_checkpoint_steps", "checkpoint_interval_minutes")
@@ -145,7 +151,58 @@ def large_text(args: argparse.Namespace, folder: Path) -> dict:
     }
 
 
-PARTS = {"overhead": overhead, "startup": startup, "large_text": large_text}
+def saving(args: argparse.Namespace, folder: Path) -> dict:
+    """Save, verify and load the config's full state; the reference is a plain torch.save with fsync."""
+    text = folder / "data" / "shakespeare.txt"
+    fetch_default_text(text)
+    config, _ = load_config(args.config)
+    training = assemble(config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None)
+    training.run.run_id = "benchmark_20260101-000000"
+    step_s = []
+    for _ in range(args.steps):  # the first one also makes the optimizer's state
+        begun = time.perf_counter()
+        loss = accumulate_gradients(training.model, training.train_windows, training.run, config, training.scaler)
+        apply_gradients(loss, training.model, training.optimizer, training.run, config, training.scaler)
+        step_s.append(time.perf_counter() - begun)
+    timed: dict[str, list[float]] = {"plain": [], "save": [], "verify": [], "load": []}
+
+    def measure(what: str, do: Callable[[], object]) -> None:
+        begun = time.perf_counter()
+        do()
+        timed[what].append(time.perf_counter() - begun)
+
+    def plain(path: Path) -> None:
+        with path.open("wb") as file:
+            torch.save(training.checkpoint(), file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    for i in range(args.rounds):
+        path = folder / f"{i}.pt"
+        measure("plain", lambda: plain(folder / "plain.pt"))
+        measure("save", lambda path=path: save_checkpoint(path, training.checkpoint()))
+        copy = shutil.copyfile(path, folder / f"copy{i}.pt")  # nothing knows yet that this one is whole
+        measure("verify", lambda copy=copy: is_whole(copy))
+        measure("load", lambda copy=copy: load_checkpoint(copy))
+    median = {what: statistics.median(times) for what, times in timed.items()}
+    between_s = min(
+        (config.training.save_checkpoint_steps or math.inf) * statistics.median(step_s[1:]),
+        60 * (config.training.checkpoint_interval_minutes or math.inf),
+    )
+    return {
+        "checkpoint_mb": path.stat().st_size / 1e6,
+        "save_s": median["save"],
+        "plain_torch_save_and_fsync_s": median["plain"],
+        "save_over_plain": statistics.median(a / b for a, b in zip(timed["save"], timed["plain"], strict=True)),
+        "verify_s": median["verify"],
+        "load_s": median["load"],
+        "step_s": statistics.median(step_s[1:]),
+        "seconds_between_saves": between_s,
+        "share_of_the_time_percent": 100 * median["save"] / between_s,
+    }
+
+
+PARTS = {"overhead": overhead, "startup": startup, "large_text": large_text, "saving": saving}
 
 
 def main() -> int:

@@ -453,23 +453,34 @@ def test_a_tensor_that_no_run_saves_is_refused_before_any_of_it_is_copied(conten
     refused(path, word)
 
 
-def test_tensors_declared_larger_than_the_file_are_refused_without_the_memory(content, tmp_path):
+def test_tied_weights_larger_than_everything_else_are_saved_and_loaded(tmp_path):
+    training = parts.run(model={"d_model": 2048, "n_layers": 1, "n_head": 1, "d_hid": 1})
+    path = parts.checkpoint_file(tmp_path, training)
+    weights = load_checkpoint(path)["model_state_dict"]
+    assert torch.equal(weights["head.weight"], training.model.head.weight)
+    assert weights["head.weight"].data_ptr() == weights["token_embedding.weight"].data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("what", "word"), [(b"K\x08t", "does not match expected size"), (b"K\x08\x85", "larger than the file")]
+)
+def test_a_storage_or_tensor_declared_larger_than_the_file_is_refused_without_the_memory(content, tmp_path, what, word):
     path = tmp_path / "any.pt"
     parts.forge(path, tampered(content, torch.zeros(8)))
-    whole = path.read_bytes()
 
     def declare(entries):
-        """Let the pickle say 10^9 where it says 8: BININT1 8 becomes BININT 10^9."""
+        """Let the pickle say 10^9 where it says 8, for the storage's size (which ends a tuple) or the tensor's."""
         pickled = dict(entries)
         (name,) = (name for name in pickled if name.endswith("data.pkl"))
         data = pickled[name]
-        storage = data.rindex(b"K\x08t", 0, data.index(b"K\x08\x85"))
-        data = data[:storage] + b"J" + (10**9).to_bytes(4, "little") + data[storage + 2 :]
+        assert data.count(what) == 1
+        at = data.index(what)
+        data = data[:at] + b"J" + (10**9).to_bytes(4, "little") + data[at + 2 :]
         return [(n, data if n == name else d) for n, d in entries]
 
-    path.write_bytes(rezipped(whole, declare))
+    path.write_bytes(rezipped(path.read_bytes(), declare))
     before = peak_memory_mib()
-    refused(path, "larger than the file")
+    refused(path, word)
     assert peak_memory_mib() - before < 100
 
 

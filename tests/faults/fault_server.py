@@ -52,9 +52,10 @@ class FaultServer:
         self._process.stdin.write(json.dumps(request | {"environment": environment or {}}) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
-        said = (folder / SAID).read_text(encoding="utf-8", errors="replace")
-        fired = (folder / FIRED).read_text().splitlines() if (folder / FIRED).exists() else []
-        return Outcome(**answer, said=said, fired=fired)
+        texts = {}
+        for name in (FIRED, SAID):  # a child that was killed at once has written neither
+            texts[name] = (folder / name).read_text(errors="replace") if (folder / name).exists() else ""
+        return Outcome(**answer, said=texts[SAID], fired=texts[FIRED].splitlines())
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -111,6 +112,7 @@ def run_child(request: dict[str, Any], code: Any, script: Path, heartbeat: mmap.
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(said, stream)
