@@ -45,7 +45,11 @@ def _set_mode_by_umask(descriptor: int) -> None:
     if hasattr(os, "fchmod"):
         umask = os.umask(0o077)
         os.umask(umask)
-        os.fchmod(descriptor, 0o666 & ~umask)
+        try:
+            os.fchmod(descriptor, 0o666 & ~umask)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):  # some file systems have no modes
+                raise
 
 
 def fsync_folder(folder: Path) -> None:

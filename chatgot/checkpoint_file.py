@@ -11,6 +11,8 @@ import re
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +22,7 @@ import torch
 from chatgot.atomic_file import atomic_file
 from chatgot.errors import CheckpointRejected
 from chatgot.run_lock import RUN_ID
-from chatgot.run_state import all_tensors, not_finite, odd_counters
+from chatgot.state_checks import all_tensors, not_finite, odd_counters
 
 FORMAT_VERSION = 1
 END_OF_ZIP = 22  # bytes of a zip's last record without its comment; the comment's length stands in the last two
@@ -32,6 +34,8 @@ ENTRY = re.compile(
     r"(?!\.\.?/)[^/\\]+/(data\.pkl|version|byteorder|data/\d+|\.data/[\w.]+|\.format_version|\.storage_alignment)",
     re.ASCII,
 )
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DTYPES = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)
 SCHEMA: dict[str, type | tuple[type, ...]] = {
     "format_version": int, "run_id": str, "epoch": int, "global_step": int, "loss": (float, type(None)),
     "model_state_dict": dict, "optimizer_state_dict": dict, "scaler_state_dict": dict, "run": dict, "rng": dict,
@@ -75,13 +79,14 @@ class _HashingWriter(io.RawIOBase):
             raise
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> bool:
+def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = False) -> bool:
     """Write one checkpoint: temporary file, hash, fsync, verification, rename, fsync of the folder.
 
-    A file that has this name already is replaced only when it is damaged; a whole one stays, and False is returned.
+    A file that has this name already is replaced only when it is damaged, or with `replace`; else a whole one stays,
+    and False is returned.
     Raises: OSError with an errno when the disk refuses; then no file has changed.
     """
-    if path.exists() and is_whole(path):
+    if not replace and is_whole(path):
         return False
 
     def verify(temporary: Path) -> None:
@@ -161,12 +166,14 @@ def _too_many_entries(file: BinaryIO) -> bool:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - ZIP64_RECORD - ZIP64_LOCATOR - END_OF_ZIP - (1 << 16)))
     tail = file.read()
-    end = tail.rfind(b"PK\x05\x06")  # where zipfile looks for it, too
-    bytes_of_list = [int.from_bytes(tail[end + 12 : end + 16], "little")]
+    end = len(tail) - END_OF_ZIP  # where zipfile looks for it, too: at the end, or before a comment
+    if not tail[end:].startswith(b"PK\x05\x06") or not tail.endswith(b"\0\0"):
+        end = tail.rfind(b"PK\x05\x06")
+    length = int.from_bytes(tail[end + 12 : end + 16], "little")
     record = end - ZIP64_LOCATOR - ZIP64_RECORD
     if record >= 0 and tail[end - ZIP64_LOCATOR :].startswith(b"PK\x06\x07"):
-        bytes_of_list = [int.from_bytes(tail[record + 40 : record + 48], "little")]
-    return bytes_of_list[0] > MAX_ENTRIES * MAX_ENTRY_NAME
+        length = int.from_bytes(tail[record + 40 : record + 48], "little")
+    return length > MAX_ENTRIES * MAX_ENTRY_NAME
 
 
 def is_whole(path: Path) -> bool:
@@ -181,7 +188,7 @@ def is_whole(path: Path) -> bool:
             return False
         if _identity(path.name, about) in _verified:
             return True
-        with _open_regular(path) as file:
+        with _reading(path) as file:
             if damage(file) is not None:
                 return False
             _outline(file, path)
@@ -196,6 +203,16 @@ def _identity(name: str, about: os.stat_result) -> tuple[str, int, int, int, int
 
 
 _verified: set[tuple[str, int, int, int, int]] = set()  # a cache of `is_whole`: emptied, it costs time and nothing else
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for as long as it is read; what the disk refuses is said of the file. Raises: CheckpointRejected."""
+    try:
+        with _open_regular(path) as file:
+            yield file
+    except OSError as error:
+        raise CheckpointRejected(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _open_regular(path: Path) -> BinaryIO:
@@ -229,7 +246,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     All of it through one descriptor: what was verified is what is loaded. Raises: CheckpointRejected naming file and
     reason.
     """
-    with _open_regular(path) as file:
+    with _reading(path) as file:
         if why := damage(file):
             raise CheckpointRejected(f"{path}: {why}")
         _outline(file, path)
@@ -255,14 +272,20 @@ def _outline(file: BinaryIO, path: Path) -> dict[str, Any]:
     inside = f"{outline['run_id']}_step_{outline['global_step']}.pt"
     if match and path.name != inside:
         raise CheckpointRejected(f"{path}: the file was renamed: inside it is {inside}; give it its own name again")
-    tensors = list(all_tensors(outline))
-    odd = [name for name, tensor in tensors if tensor.layout != torch.strided or not tensor.is_contiguous()]
-    if odd:
+    try:
+        tensors = list(all_tensors(outline))
+    except ValueError as error:
+        raise CheckpointRejected(f"{path}: {error}") from error
+    if odd := [name for name, tensor in tensors if not _is_plain(tensor)]:
         raise CheckpointRejected(f"{path}: no plain tensors: {', '.join(odd[:6])}")
     # twice: tied weights are two tensors over the same bytes
     if sum(tensor.nbytes for _, tensor in tensors) > 2 * os.fstat(file.fileno()).st_size:
         raise CheckpointRejected(f"{path}: declares tensors that are larger than the file")
     return outline
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.dtype in DTYPES and tensor.layout == torch.strided and tensor.is_contiguous()
 
 
 def _read(file: BinaryIO, path: Path, device: str = "cpu") -> Any:
@@ -294,7 +317,7 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
 
     Files without ChatGoT's hash are read after the zip's own checksums pass. Raises: CheckpointRejected.
     """
-    with _open_regular(path) as file:
+    with _reading(path) as file:
         if file.read(4) != b"PK\x03\x04":
             raise CheckpointRejected(f"{path}: not a torch.save zip file")
         if damage(file) is not None and (why := odd_entries(file, checksums=True)):
@@ -302,7 +325,12 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
         content = _read(file, path)
     state = content.get("model_state_dict", content) if isinstance(content, dict) else {}
     state = state if isinstance(state, dict) else {}
-    weights = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    named = {name: tensor for name, tensor in state.items() if isinstance(name, str)}
+    weights = {
+        name: tensor
+        for name, tensor in named.items()
+        if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" and _is_plain(tensor)
+    }
     if not weights:
         raise CheckpointRejected(f"{path}: holds no named weights")
     return weights, content.get("vocabulary")

@@ -11,10 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from chatgot.atomic_file import atomic_file
+from chatgot.atomic_file import atomic_file, fsync_folder
 from chatgot.checkpoint_file import DIGEST, NAME, is_whole, load_checkpoint, save_checkpoint
 from chatgot.config import TrainingConfig
+from chatgot.device import is_out_of_memory
 from chatgot.errors import CheckpointRejected, StorageError
+from chatgot.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +30,17 @@ def checkpoint_path(checkpoint_dir: Path, run_id: str, step: int) -> Path:
 
 def probe_folder(folder: Path) -> None:
     """Make `folder` with its parents and write one file into it. Raises: StorageError naming what is in the way."""
+    probe = folder / f".probe.{os.getpid()}.tmp"
     try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}.tmp"
-        with atomic_file(probe) as file:
-            file.write(b"\0")
-        probe.unlink()
+        for path in missing:
+            fsync_folder(path.parent)  # else a power cut could take the folder with all that is in it
+        try:
+            with atomic_file(probe) as file:
+                file.write(b"\0")
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror or error}; choose another folder") from error
 
@@ -111,18 +118,23 @@ def sweep_temporaries(checkpoint_dir: Path, run_id: str) -> None:
             path.unlink()
 
 
-def set_aside_newer(checkpoint_dir: Path, run_id: str, step: int, resumed_from: Path) -> None:
-    """Rename this run's checkpoints after `step` to NAME.pt.superseded: the run goes on from an older one.
+def files_after(checkpoint_dir: Path, run: RunState) -> list[Path]:
+    """Return this run's checkpoints of later steps, by their names alone."""
+    config_name, _, timestamp = run.run_id.rpartition("_")
+    files = run_files(checkpoint_dir, config_name).get(timestamp, {})
+    return [files[step] for step in sorted(files) if step > run.global_step]
+
+
+def set_aside_newer(checkpoint_dir: Path, run: RunState, resumed_from: Path) -> None:
+    """Rename this run's later checkpoints to NAME.pt.superseded: the run goes on from an older one.
 
     So is another file of that very step, where the run goes on from a copy that lies elsewhere and is not the same.
     Raises: StorageError when the folder refuses.
     """
-    config_name, _, timestamp = run_id.rpartition("_")
-    files = run_files(checkpoint_dir, config_name).get(timestamp, {})
-    aside = [files[s] for s in sorted(files) if s > step]
+    aside, own = files_after(checkpoint_dir, run), checkpoint_path(checkpoint_dir, run.run_id, run.global_step)
     try:
-        if step in files and _digest(files[step]) != _digest(resumed_from):
-            aside.insert(0, files[step])
+        if own.is_file() and not (is_whole(own) and _digest(own) == _digest(resumed_from)):
+            aside.insert(0, own)
         for path in aside:
             names = (f"{path.name}.superseded{number}" for number in ("", *(f".{n}" for n in range(2, 1000))))
             path.replace(next(path.with_name(name) for name in names if not path.with_name(name).exists()))
@@ -172,7 +184,7 @@ class Saver:
 
     def __init__(self, step: int) -> None:
         self.failures = 0
-        self._last_s, self._last_step = time.monotonic(), step
+        self._last_s, self._last_step, self._first_step = time.monotonic(), step, step
         self._said_the_cost = False
 
     def save(self, path: Path, checkpoint: dict[str, Any], settings: TrainingConfig, last_chance: bool = False) -> bool:
@@ -183,10 +195,13 @@ class Saver:
         begun = time.monotonic()
         since = begun - self._last_s  # seconds of training without a save
         try:
-            written = save_checkpoint(path, checkpoint)
-        except OSError as error:
+            # the file that this process began with may be replaced: what was evaluated late is added to it
+            written = save_checkpoint(path, checkpoint, replace=checkpoint["global_step"] == self._first_step)
+        except (OSError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, OSError) and not is_out_of_memory(error):
+                raise
             self.failures += 1
-            why = error.strerror or str(error)
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if last_chance or self.failures >= MAX_FAILED_SAVES:
                 count = f"{self.failures} saves in a row failed" if self.failures > 1 else "the save failed"
                 raise StorageError(f"{path}: not saved: {why} ({count}); make room, then resume") from error

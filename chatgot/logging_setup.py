@@ -230,6 +230,6 @@ def crash_trace(path: Path) -> Iterator[None]:
             yield
         finally:
             faulthandler.disable()
-    with suppress(OSError):
-        if path.stat().st_size == 0:
-            path.unlink()
+            with suppress(OSError):
+                if path.stat().st_size == 0:
+                    path.unlink()

@@ -16,7 +16,8 @@ from chatgot.config import Config, changes_on_resume
 from chatgot.device import versions
 from chatgot.errors import CheckpointRejected, StorageError
 from chatgot.optim import schedule_horizon
-from chatgot.run_state import check_optimizer, check_tensors, restore_state
+from chatgot.run_state import restore_state
+from chatgot.state_checks import check_optimizer, check_scaler, check_tensors, is_finite
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ def check_settings(
     if stored["run_id"].rpartition("_")[0] != config_name:
         message = f"{path}: belongs to run {stored['run_id']}, not to {config_name}; give --config that run's YAML"
         raise CheckpointRejected(message + ", or start a new run from its weights with --init_from")
-    taken, refused = changes_on_resume(_stored_config(stored, path).model_dump(mode="json"), config, named_by_set)
+    stored["config"] = _stored_config(stored, path).model_dump(mode="json")  # keys that are new since then: defaults
+    taken, refused = changes_on_resume(stored["config"], config, named_by_set)
     if refused:
         raise CheckpointRejected(
             f"{path}: its run was trained with other settings (stored -> asked): {'; '.join(refused)}"
@@ -127,6 +129,10 @@ def check_state(training: Training, stored: dict[str, Any], path: Path, data_may
     check_tensors(path, stored["model_state_dict"], training.model.state_dict())
     updates = stored["run"]["global_step"] - stored["run"]["skipped_steps"]
     check_optimizer(path, stored["optimizer_state_dict"], training.optimizer, updates)
+    check_scaler(path, stored["scaler_state_dict"], training.scaler)
+    S, found = training.config.training.sequences_per_step, stored["run"]["micro_batch_size"]
+    if found > S:
+        raise CheckpointRejected(f"{path}: a micro-batch of {found} sequences, but a step has {S}")
 
 
 def resume(training: Training, point: ResumePoint) -> None:
@@ -178,7 +184,7 @@ def start_from(training: Training, weights: tuple[dict[str, torch.Tensor], str |
     tensors, characters = weights
     own = training.model.state_dict()
     both = own.keys() & tensors.keys()
-    fits = {name for name in both if tensors[name].shape == own[name].shape and torch.isfinite(tensors[name]).all()}
+    fits = {name for name in both if tensors[name].shape == own[name].shape and is_finite(tensors[name].float())}
     if not fits:
         raise CheckpointRejected(f"{path}: no weight matches this model in name and shape")
     for name in sorted(own.keys() - tensors.keys()):

@@ -1,5 +1,6 @@
 """One process per run: a run id is taken by a lock that the kernel releases when the process dies."""
 
+import errno
 import os
 import re
 import time
@@ -34,16 +35,18 @@ def lock_new_run(checkpoint_dir: Path, config_name: str) -> RunLock:
         except FileExistsError:
             time.sleep(0.05)
             continue
-        if _try_lock(descriptor):
-            return RunLock(run_id, descriptor)
-        os.close(descriptor)
+        try:
+            if _try_lock(descriptor):
+                return RunLock(run_id, descriptor)
+        except StorageError:
+            (checkpoint_dir / f".{run_id}.lock").unlink()
+            raise
 
 
 def lock_old_run(checkpoint_dir: Path, run_id: str) -> RunLock:
     """Take the lock of a run that is to be resumed. Raises: StorageError when a process holds it."""
     descriptor = _open_lock(checkpoint_dir, run_id, 0)
     if not _try_lock(descriptor):
-        os.close(descriptor)
         raise StorageError(f"run {run_id} is still being trained by another process: wait for it, or stop it first")
     return RunLock(run_id, descriptor)
 
@@ -61,6 +64,7 @@ def _open_lock(checkpoint_dir: Path, run_id: str, exclusive: int) -> int:
 
 
 def _try_lock(descriptor: int) -> bool:
+    """Return whether the lock is taken now; if not, the descriptor is closed. Raises: StorageError."""
     try:
         if os.name == "nt":
             import msvcrt  # exists on Windows alone
@@ -70,6 +74,11 @@ def _try_lock(descriptor: int) -> bool:
             import fcntl  # exists on Unix alone
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            return False  # a process holds it
+        raise StorageError(
+            f"this file system has no locks ({error.strerror}): set paths.checkpoints and paths.logs to another one"
+        ) from error
     return True

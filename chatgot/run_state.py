@@ -1,11 +1,8 @@
-"""Everything that changes while training, in one place: collect it, hold a stored one against it, restore it."""
+"""Everything that changes while training, in one place: collect it, restore it."""
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -13,8 +10,6 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
-
-from chatgot.errors import CheckpointRejected
 
 
 @dataclass
@@ -92,99 +87,3 @@ def set_generator_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states.get("cuda", [])) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
-
-
-def all_tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of a nested state with its dotted name."""
-    if isinstance(state, torch.Tensor):
-        yield name, state
-    elif isinstance(state, dict):
-        for key, value in state.items():
-            yield from all_tensors(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(state, (list, tuple)):
-        for i, value in enumerate(state):
-            yield from all_tensors(value, f"{name}.{i}")
-
-
-def not_finite(state: dict[str, Any]) -> list[str]:
-    """Return the names of the tensors of a nested state that hold NaN or infinity."""
-    tensors = ((name, tensor) for name, tensor in all_tensors(state) if tensor.is_floating_point())
-    return [name for name, tensor in tensors if not is_finite(tensor)]
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Return whether every element is finite; a finite sum says so in a tenth of the time that asking each takes."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
-
-
-def odd_counters(stored: dict[str, Any]) -> list[str]:
-    """Return the names of a stored run's counters and generators that cannot be what a run has saved."""
-    run, rng = stored["run"], stored["rng"]
-    kinds = {str: str, int: int, float: (int, float), float | None: (int, float, NoneType)}
-    names = {field.name: kinds[field.type] for field in fields(RunState)}
-    odd = [name for name, kind in names.items() if name not in run or not isinstance(run[name], kind)]
-    if odd or run.keys() - names.keys():
-        return odd + sorted(map(str, run.keys() - names.keys()))
-    least = {"global_step": 0, "position": 0, "tokens": 0, "micro_batch_size": 1, "threads": 1}
-    odd = [name for name, smallest in least.items() if run[name] < smallest]
-    odd += [name for name in ("run_id", "global_step") if run[name] != stored[name]]
-    odd += ["precision"] if run["precision"] not in ("fp32", "bf16", "fp16") else []
-    try:  # on generators of its own: what cannot be set there must not be half set later
-        version, internal, gauss = rng["python"]
-        random.Random().setstate((version, tuple(internal), gauss))
-        kind, keys, *rest = rng["numpy"]
-        np.random.RandomState().set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-        torch.Generator().set_state(rng["torch"])
-    except (KeyError, ValueError, TypeError, RuntimeError, IndexError, OverflowError, AttributeError):
-        odd.append("rng")
-    return odd
-
-
-def check_tensors(path: Path, found: dict[str, Any], expected: dict[str, torch.Tensor]) -> None:
-    """Hold stored weights against the model's: names, shapes, dtypes, finiteness. Raises: CheckpointRejected."""
-    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is not in this model" for name in found.keys() - expected.keys()]
-    for name in expected.keys() & found.keys():
-        problems += _tensor_problems(name, found[name], expected[name].shape, expected[name].dtype)
-    _reject(path, "the weights do not fit this model", problems)
-
-
-def check_optimizer(path: Path, found: dict[str, Any], optimizer: Optimizer, updates: int) -> None:
-    """Hold a stored optimizer state against this optimizer, which itself accepts any shape. Raises: CheckpointRejected.
-
-    updates: optimizer updates made so far; after the first one each parameter has a state.
-    """
-    expected = optimizer.state_dict()["param_groups"]
-    groups, state = found.get("param_groups"), found.get("state")
-    alike = isinstance(groups, list) and isinstance(state, dict) and len(groups) == len(expected)
-    for group, own in zip(groups if alike else [], expected, strict=True) if alike else ():
-        alike = alike and isinstance(group, dict) and group.keys() == own.keys() and group["params"] == own["params"]
-    if not alike:
-        raise CheckpointRejected(f"{path}: the optimizer's state is of another optimizer or model")
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    problems = []
-    for i, parameter in enumerate(parameters):
-        values = state.get(i)
-        if not isinstance(values, dict):
-            problems += [f"parameter {i} has no state"] if updates else []
-            continue
-        for name in ("exp_avg", "exp_avg_sq"):
-            problems += _tensor_problems(f"{name} of parameter {i}", values.get(name), parameter.shape, parameter.dtype)
-        problems += _tensor_problems(f"step of parameter {i}", values.get("step"), torch.Size([]), torch.float32)
-    _reject(path, "the optimizer's state does not fit", problems)
-
-
-def _tensor_problems(name: str, tensor: Any, shape: torch.Size, dtype: torch.dtype) -> list[str]:
-    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        return [f"{name} is no plain tensor"]
-    if tensor.shape != shape:
-        return [f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"]
-    if tensor.dtype != dtype:
-        return [f"{name} is {tensor.dtype}, expected {dtype}"]
-    return [] if is_finite(tensor) else [f"{name} holds NaN or infinity"]
-
-
-def _reject(path: Path, what: str, problems: list[str], shown: int = 6) -> None:
-    if problems:
-        more = f" and {len(problems) - shown} more" if len(problems) > shown else ""
-        raise CheckpointRejected(f"{path}: {what}: {'; '.join(sorted(problems)[:shown])}{more}")

@@ -25,6 +25,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 
 from tqdm import tqdm
 
@@ -34,6 +35,7 @@ from chatgot.checkpointing import (
     Saver,
     checkpoint_path,
     cleanup_old_checkpoints,
+    files_after,
     newest_whole,
     probe_folder,
     set_aside_newer,
@@ -43,7 +45,7 @@ from chatgot.config import Config
 from chatgot.config_file import effective_yaml, load_config
 from chatgot.data import Batch
 from chatgot.device import is_out_of_memory, peak_memory_mib, pick_device
-from chatgot.errors import Diverged, OutOfMemory, UserError
+from chatgot.errors import Diverged, OutOfMemory, StorageError, UserError
 from chatgot.estimate import estimate, step_line
 from chatgot.evaluation import evaluate
 from chatgot.generation import continue_text
@@ -52,7 +54,7 @@ from chatgot.metrics import MetricsWriter, Throughput
 from chatgot.optim import lr_at, set_lr
 from chatgot.resuming import ResumePoint, check_nothing_newer, find_checkpoint, resume, start_from
 from chatgot.run_lock import RunLock, lock_new_run, lock_old_run
-from chatgot.run_state import not_finite
+from chatgot.state_checks import not_finite
 from chatgot.step import accumulate_gradients, apply_gradients
 
 logger = logging.getLogger("chatgot.train")
@@ -86,10 +88,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def open_run(args: argparse.Namespace, config: Config, run_id: str) -> tuple[RunLock, Path]:
-    """Take the run's id (a new one for an empty `run_id`), open its log; return the lock and the curves' folder."""
+def open_run(args: argparse.Namespace, config: Config, run_id: str, locks: ExitStack) -> tuple[str, Path]:
+    """Take the run's id (a new one for an empty `run_id`), open its log; return the id and the curves' folder."""
     checkpoint_dir, logs_dir, name = Path(config.paths.checkpoints), Path(config.paths.logs), args.config.stem
-    lock = lock_old_run(checkpoint_dir, run_id) if run_id else lock_new_run(checkpoint_dir, name)
+    lock: RunLock = lock_old_run(checkpoint_dir, run_id) if run_id else lock_new_run(checkpoint_dir, name)
+    locks.callback(lock.release)
+    locks.callback(lock_old_run(logs_dir, lock.run_id).release)  # two folders of checkpoints may share one of logs
     sweep_temporaries(checkpoint_dir, lock.run_id)
     log_path = setup_logging(name, lock.timestamp, logs_dir)
     run_dir = logs_dir / "tensorboard" / lock.run_id
@@ -103,7 +107,7 @@ def open_run(args: argparse.Namespace, config: Config, run_id: str) -> tuple[Run
         link_log(log_path, run_dir)
     except OSError as error:  # best effort, like all that stands in that folder
         logger.warning("%s cannot be written (%s): no curves; training goes on", run_dir, error.strerror)
-    return lock, run_dir
+    return lock.run_id, run_dir
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ def evaluate_and_log(training: Training, metrics: MetricsWriter) -> bool:
     if STOP.requested():
         return False  # this evaluation is made again after the resume
     run.val_loss, run.last_eval_step = val_loss, run.global_step
-    best = run.global_step > 0 and val_loss < run.best_val_loss
+    best = run.global_step > 0 and val_loss < run.best_val_loss and run.nan_counter == 0
     if best:
         run.best_val_loss, run.best_step = val_loss, run.global_step
     over_all = f" | val_loss_full {full:.4f} over every validation token" if training.ended() else ""
@@ -184,13 +188,17 @@ def samples_due(training: Training, seconds_since: float) -> bool:
 
 
 def save_due(training: Training, seconds_since: float) -> bool:
-    """Return whether a checkpoint is to be saved now: by steps, by minutes, or at the end of the run."""
+    """Return whether a checkpoint is to be saved now: by steps, by minutes, or at the end of the run.
+
+    While steps are being skipped one after the other there is no telling whether the weights are any good.
+    """
     run, settings = training.run, training.config.training
     by_clock = (
         settings.checkpoint_interval_minutes is not None and seconds_since >= 60 * settings.checkpoint_interval_minutes
     )
     new = run.last_save_step != run.global_step
-    return new and (by_clock or training.ended() or run.due(settings.save_checkpoint_steps, run.last_save_step))
+    by_steps = run.due(settings.save_checkpoint_steps, run.last_save_step)
+    return new and (training.ended() or (run.nan_counter == 0 and (by_clock or by_steps)))
 
 
 def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
@@ -231,7 +239,7 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
             break
 
         # once in a while: the loss on held-out text
-        best_before = run.best_val_loss, run.best_step
+        best_before, seen_before = (run.best_val_loss, run.best_step), (run.last_eval_step, run.last_sample_step)
         best = evaluation_due(training) and evaluate_and_log(training, metrics)
 
         # once in a while: samples, by steps or by minutes, and at the end
@@ -240,7 +248,8 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
             last_sample = time.monotonic()
 
         # once in a while: a checkpoint, by steps or by minutes, at the best evaluation and at the end
-        if best or save_due(training, time.monotonic() - last_save):
+        seen_late = training.ended() and seen_before != (run.last_eval_step, run.last_sample_step)  # after a resume
+        if best or seen_late or save_due(training, time.monotonic() - last_save):
             if not save(training, saver, last_chance=training.ended()):
                 run.best_val_loss, run.best_step = best_before  # what has no file is not the best: retention keeps that
             last_save = time.monotonic()
@@ -298,8 +307,9 @@ def say_how_to_go_on(args: argparse.Namespace, training: Training, resumed_from:
 def prepare(args: argparse.Namespace) -> tuple[Training, ResumePoint | None, list[str]]:
     """Check all that the user gave, cheapest first, and build the run; return it, its checkpoint, and what to log."""
     config, named_by_set = load_config(args.config, args.set)
-    point = find_checkpoint(args.resume_from, config, args.config.stem, named_by_set) if args.resume_from else None
-    weights = load_weights(args.init_from) if args.init_from else None
+    resumes, starts_from = args.resume_from is not None, args.init_from is not None  # an empty path is a mistake
+    point = find_checkpoint(args.resume_from, config, args.config.stem, named_by_set) if resumes else None
+    weights = load_weights(args.init_from) if starts_from else None
     device, text = pick_device(config.device), text_path(config)
     if not args.dry_run:
         probe_folder(Path(config.paths.checkpoints))
@@ -314,40 +324,56 @@ def prepare(args: argparse.Namespace) -> tuple[Training, ResumePoint | None, lis
     return training, point, lines
 
 
+def print_lines(lines: list[str]) -> int:
+    """Print to stdout; a reader that has gone (`| head -1`) has seen what it wanted. Raises: StorageError."""
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to fail at the end
+        if not isinstance(error, BrokenPipeError):
+            raise StorageError(f"stdout cannot be written: {error.strerror}") from error
+    return 0
+
+
 def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
     training, point, lines = prepare(args)
     config, run = training.config, training.run
     if args.dry_run:
-        print("\n".join(estimate(training)))
-        return 0
-    if training.ended() and not evaluation_due(training):
+        return print_lines(estimate(training))
+    if training.ended() and not (evaluation_due(training) and not files_after(Path(config.paths.checkpoints), run)):
         more = training.how_to_extend()
         logger.info("%s is finished at step %d; to go on, add %s", run.run_id, run.global_step, more)
         return 0
-    lock, run_dir = open_run(args, config, run.run_id)
-    run.run_id = lock.run_id
-    try:
-        for line in (*summary(training), *lines):
-            logger.info("%s", line)
-        for line in cautions(training):
-            logger.warning("%s", line)
-        keep_rows_up_to = None
-        if point:
-            check_nothing_newer(point, Path(config.paths.checkpoints))
-            set_aside_newer(Path(config.paths.checkpoints), run.run_id, run.global_step, point.path)
-            keep_rows_up_to = run.global_step - evaluation_due(training)  # an evaluation to come writes this step's row
-        metrics = MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to)
-        bar = {"unit": "step", "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
-        progress = tqdm(total=training.last_step, initial=run.global_step, **bar)
-        STOP.training = True
-        with contextlib.closing(metrics), progress, crash_trace(run_dir / "crash.txt"):
-            train(training, metrics, progress)
-        logger.info("%s", f"stopped by {STOP.signal_name}" if STOP.requested() else "done")
-        return STOP.exit_code or 0
-    finally:
-        say_how_to_go_on(args, training, point and point.path)
-        lock.release()
+    with ExitStack() as locks:
+        run.run_id, run_dir = open_run(args, config, run.run_id, locks)
+        try:
+            log_and_train(training, point, lines, run_dir)
+        finally:
+            say_how_to_go_on(args, training, point and point.path)
+    return STOP.exit_code or 0
+
+
+def log_and_train(training: Training, point: ResumePoint | None, lines: list[str], run_dir: Path) -> None:
+    """Log what runs, make the resumed run's folder fit, and train."""
+    run, checkpoint_dir = training.run, Path(training.config.paths.checkpoints)
+    for line in (*summary(training), *lines):
+        logger.info("%s", line)
+    for line in cautions(training):
+        logger.warning("%s", line)
+    keep_rows_up_to = None
+    if point:
+        check_nothing_newer(point, checkpoint_dir)
+        if not training.ended():
+            set_aside_newer(checkpoint_dir, run, point.path)
+        keep_rows_up_to = run.global_step - evaluation_due(training)  # an evaluation to come writes this step's row
+    metrics = MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to)
+    bar = {"unit": "step", "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
+    progress = tqdm(total=training.last_step, initial=run.global_step, **bar)
+    STOP.training = True
+    with contextlib.closing(metrics), progress, crash_trace(run_dir / "crash.txt"):
+        train(training, metrics, progress)
+    logger.info("%s", f"stopped by {STOP.signal_name}" if STOP.requested() else "done")
 
 
 def main(argv: list[str] | None = None) -> int:

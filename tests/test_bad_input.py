@@ -1,6 +1,8 @@
 """Bad input as a user gives it: the right exit code, one or two clear lines, no traceback, and no file changed."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import harness
@@ -83,6 +85,26 @@ def test_a_foreign_file_is_exit_3(trained, option):
 def test_a_missing_checkpoint_is_exit_3_and_names_one_that_is_there(trained):
     name = harness.checkpoints(trained)[4].name
     refuse(trained, 3, ["no_such.pt", name], "--config", "tiny.yaml", "--resume_from", "checkpoints/no_such.pt")
+
+
+@pytest.mark.parametrize("option", ["--resume_from", "--init_from"])
+def test_an_empty_path_is_exit_3_and_no_fresh_start(trained, option):
+    refuse(trained, 3, ["."], "--config", "tiny.yaml", option, "")
+
+
+def test_a_file_that_cannot_be_read_is_exit_3(trained):
+    refuse(trained, 3, ["/proc/self/mem"], "--config", "tiny.yaml", "--resume_from", "/proc/self/mem")
+    if Path("/sys/class/net/lo/speed").exists():
+        refuse(trained, 3, ["speed"], "--config", "tiny.yaml", "--resume_from", "/sys/class/net/lo/speed")
+
+
+@pytest.mark.parametrize(("stdout", "code"), [("| true", 0), (">/dev/full", 5), (">&-", 0)])
+def test_a_dry_run_that_nobody_can_read_is_no_defect(trained, stdout, code):
+    command = f"{sys.executable} {harness.SCRIPT} --config tiny.yaml --dry_run {stdout}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=trained, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
 
 
 def test_resuming_where_nothing_was_saved_is_exit_3(tmp_path):

@@ -576,6 +576,32 @@ def test_plain_named_weights_are_read(tmp_path):
     assert vocabulary is None
 
 
+def test_of_a_foreign_file_only_plain_named_tensors_are_weights(tmp_path):
+    weights = {
+        "a": torch.arange(3.0), 7: torch.ones(1), "meta": torch.empty(2, device="meta"), "b": torch.eye(2).to_sparse(),
+        "float8": torch.zeros(2).to(torch.float8_e4m3fn), "complex": torch.zeros(2, dtype=torch.complex64),
+    }  # fmt: skip
+    torch.save(weights, tmp_path / "foreign.pt")
+    found, _ = load_weights(tmp_path / "foreign.pt")
+    assert list(found) == ["a"]
+
+
+def test_a_disk_that_cannot_be_read_is_a_rejection(whole, tmp_path, monkeypatch):
+    path = tmp_path / "any.pt"
+    path.write_bytes(whole)
+    fired = []
+
+    class Broken(io.FileIO):
+        def read(self, *args):
+            fired.append(args)
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode: Broken(descriptor, mode))
+    refused(path, "cannot be read: Input/output error")
+    assert not is_whole(path)
+    assert fired
+
+
 def test_no_flip_of_a_bit_in_a_foreign_file_gives_other_weights(tmp_path):
     weights = {"a": torch.arange(64.0), "b": torch.ones(3)}
     path, accepted, given_up = tmp_path / "foreign.pt", [], 0

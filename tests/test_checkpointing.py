@@ -25,6 +25,7 @@ from chatgot.checkpointing import (
     set_aside_newer,
 )
 from chatgot.errors import CheckpointRejected, StorageError
+from chatgot.run_state import RunState
 
 OLDER, RUN, NEWER = "20250101-000000", "20250102-030405", "20260101-000000"
 
@@ -34,7 +35,7 @@ def content_of(run_id: str, step: int, loss: float = 2.0) -> bytes:
     """Return the bytes of a small whole file, as a save makes it."""
     content = parts.run().checkpoint()
     content |= {"run_id": run_id, "global_step": step, "loss": loss}
-    content["run"] |= {"run_id": run_id, "global_step": step, "skipped_steps": step}
+    content["run"] |= {"run_id": run_id, "global_step": step, "skipped_steps": step, "position": step}
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder) / "any.pt", content)
         return (Path(folder) / "any.pt").read_bytes()
@@ -233,7 +234,7 @@ def test_a_file_that_verifies_only_under_another_name_is_passed_over_and_does_no
 def test_a_file_with_a_non_finite_weight_is_passed_over_though_its_hash_is_right(tmp_path, caplog):
     files = put(tmp_path, 1)
     training = parts.run()
-    training.run.run_id, training.run.global_step = f"tiny_{RUN}", 2
+    training.run.run_id, training.run.global_step, training.run.position = f"tiny_{RUN}", 2, 2
     training.model.head.weight.data[0, 0] = torch.nan
     assert is_whole(parts.checkpoint_file(tmp_path, training))
     assert found(tmp_path) == files[1]
@@ -295,6 +296,10 @@ def test_no_checkpoint_at_all_is_refused_with_the_folder(tmp_path, whole):
 # Going on from an older one
 
 
+def at(step: int) -> RunState:
+    return RunState(f"tiny_{RUN}", "fp32", 1, 1, global_step=step)
+
+
 def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog):
     caplog.set_level("INFO")
     files = put(tmp_path, 1, 2, 9, 10)
@@ -304,7 +309,7 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog
     put(tmp_path, 5000, config="other")
     (tmp_path / f"tiny_{RUN}_step_11.pt").symlink_to(files[1])
     (tmp_path / f"tiny_{RUN}_step_12.pt").mkdir()
-    set_aside_newer(tmp_path, f"tiny_{RUN}", 2, files[2])
+    set_aside_newer(tmp_path, at(2), files[2])
     assert steps_of(tmp_path) == [1, 2, 11, 12]  # only regular files are this run's
     for step in (9, 10):
         assert (tmp_path / f"{files[step].name}.superseded").read_bytes() == contents[step]
@@ -316,7 +321,7 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog
 def test_nothing_newer_nothing_said(tmp_path, caplog):
     caplog.set_level("INFO")
     files = put(tmp_path, 1, 2)
-    set_aside_newer(tmp_path, f"tiny_{RUN}", 2, files[2])
+    set_aside_newer(tmp_path, at(2), files[2])
     assert steps_of(tmp_path) == [1, 2]
     assert caplog.records == []
 
@@ -324,22 +329,24 @@ def test_nothing_newer_nothing_said(tmp_path, caplog):
 def test_a_file_set_aside_a_second_time_does_not_destroy_the_one_set_aside_before(tmp_path):
     files = put(tmp_path, 1, 2)
     first = files[2].read_bytes()
-    set_aside_newer(tmp_path, f"tiny_{RUN}", 1, files[1])
+    set_aside_newer(tmp_path, at(1), files[1])
     second = content_of(f"tiny_{RUN}", 2, loss=3.0)
     files[2].write_bytes(second)
-    set_aside_newer(tmp_path, f"tiny_{RUN}", 1, files[1])
+    set_aside_newer(tmp_path, at(1), files[1])
     assert first != second
     assert sorted(tree(tmp_path).values()) == sorted([files[1].read_bytes(), first, second])
 
 
-@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("alike", [True, False, "damaged"])
 def test_another_file_of_the_step_resumed_from_elsewhere_is_set_aside_and_a_copy_of_it_is_not(tmp_path, alike):
     files = put(tmp_path, 1, 2)
     elsewhere = tmp_path / "elsewhere.pt"
     elsewhere.write_bytes(content_of(f"tiny_{RUN}", 2, loss=2.0 if alike else 3.0))
-    set_aside_newer(tmp_path, f"tiny_{RUN}", 2, elsewhere)
-    assert files[2].exists() is alike
-    assert (tmp_path / f"{files[2].name}.superseded").exists() is not alike
+    if alike == "damaged":
+        damage(files[2])
+    set_aside_newer(tmp_path, at(2), elsewhere)
+    assert files[2].exists() is (alike is True)
+    assert (tmp_path / f"{files[2].name}.superseded").exists() is (alike is not True)
     assert elsewhere.exists()
 
 
@@ -353,7 +360,7 @@ def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, monkeypatc
     monkeypatch.setattr(os, "rename", refuse)
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StorageError, match="Read-only"):
-        set_aside_newer(tmp_path, f"tiny_{RUN}", 1, files[1])
+        set_aside_newer(tmp_path, at(1), files[1])
 
 
 # Saving, or not
@@ -361,7 +368,7 @@ def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, monkeypatc
 
 def to_save(step: int = 1) -> dict:
     content = parts.run().checkpoint()
-    content["run"] |= {"global_step": step, "skipped_steps": step}
+    content["run"] |= {"global_step": step, "skipped_steps": step, "position": step}
     return content | {"global_step": step}
 
 
@@ -433,9 +440,9 @@ def test_a_save_that_costs_more_than_1_percent_names_once_the_interval_that_woul
     saver, config = Saver(0), parts.config(training=settings).training
     real = checkpointing.save_checkpoint
 
-    def slow(path, content):
+    def slow(path, content, **keywords):
         clock[0] += cost
-        return real(path, content)
+        return real(path, content, **keywords)
 
     monkeypatch.setattr(checkpointing, "save_checkpoint", slow)
     for i in (1, 2):

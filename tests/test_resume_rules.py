@@ -1,9 +1,12 @@
 """What a resumed run may change, and what it refuses; where a new run may start from another's weights."""
 
+import contextlib
+
 import harness
 import pytest
 
 from chatgot.checkpoint_file import save_checkpoint
+from chatgot.run_lock import lock_old_run
 
 
 @pytest.fixture
@@ -121,6 +124,41 @@ def test_resuming_from_an_older_file_sets_the_newer_ones_aside(trained):
     assert (trained / "checkpoints" / (files[4].name + ".superseded")).exists()
     assert sorted(harness.checkpoints(trained)) == [2, 3]
     assert [row["step"] for row in harness.rows(trained)] == [0, 1, 2, 3]
+
+
+def test_an_older_file_at_which_the_run_would_end_changes_nothing(trained):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    assert resume(trained, "training.max_steps=2", start=str(harness.checkpoints(trained)[2])) == 0
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_a_living_run_is_not_resumed_into_another_folder_of_checkpoints_beside_the_same_logs(trained, capsys):
+    files = harness.checkpoints(trained)
+    lock = lock_old_run(trained / "logs", files[4].name.partition("_step_")[0])  # as the living run holds it
+    rows = harness.rows(trained)
+    more = ("training.max_steps=5", "paths.checkpoints=other")
+    assert resume(trained, *more, start=str(files[4])) == 5
+    assert "still being trained" in capsys.readouterr().err
+    assert harness.rows(trained) == rows
+    lock.release()
+    assert resume(trained, *more, start=str(files[4])) == 0
+
+
+def test_a_run_that_another_process_trained_on_in_the_meantime_is_not_resumed_from_what_was_latest(trained, capsys):
+    script = harness.load_script()
+    newest = harness.checkpoints(trained)[4]
+    real = script.load_text
+
+    def meanwhile(*args):  # the other process saves once more, and ends
+        newest.with_name(newest.name.replace("_step_4", "_step_5")).write_bytes(newest.read_bytes())
+        return real(*args)
+
+    script.load_text = meanwhile
+    with contextlib.chdir(trained):
+        code = script.main(["--config", "tiny.yaml", "--resume_from", "latest", "--set", "training.max_steps=6"])
+    assert code == 5
+    assert "saved by another process in the meantime" in capsys.readouterr().err
+    assert sorted(harness.checkpoints(trained)) == [2, 4, 5]
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(trained, capsys):

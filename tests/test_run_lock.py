@@ -1,5 +1,7 @@
 """One process per run: the kernel holds the lock and releases it with the process, however that ends."""
 
+import errno
+import fcntl
 import os
 import re
 import signal
@@ -151,6 +153,17 @@ def test_a_folder_that_is_not_there_is_a_storage_error_that_names_it(tmp_path, t
     with pytest.raises(StorageError, match="missing") as refused:
         take(tmp_path / "missing")
     assert refused.value.exit_code == 5
+
+
+@pytest.mark.parametrize("take", [lambda folder: lock_new_run(folder, "tiny"), lambda f: lock_old_run(f, "tiny_1")])
+def test_a_file_system_without_locks_is_a_storage_error_at_once_and_blames_no_process(tmp_path, take, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with parts.at_once(), pytest.raises(StorageError, match="no locks") as refused:
+        take(tmp_path)
+    assert "another process" not in str(refused.value)
 
 
 def test_a_lock_names_its_run(tmp_path):

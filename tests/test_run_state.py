@@ -91,7 +91,7 @@ def test_every_counter_of_a_run_comes_back(tmp_path):
     for i, field in enumerate(fields(RunState)):
         if field.name not in values:
             values[field.name] = 100.5 + i if "float" in str(field.type) else 100 + i
-    values |= {"global_step": 200, "skipped_steps": 3}
+    values |= {"global_step": 200, "position": 220, "skipped_steps": 3}
     training.run = replace(training.run, **values)
     resumed = resume_from(parts.checkpoint_file(tmp_path, training))
     assert asdict(resumed.run) == values
@@ -154,6 +154,11 @@ def put(content: dict[str, Any], where: str, value: Any) -> None:
 
 WEIGHT = "model_state_dict/layers.0.up.weight"  # (24, 16)
 MOMENT = "optimizer_state_dict/state/3/exp_avg"
+ENDLESS: list = []
+ENDLESS.append(ENDLESS)
+DOUBLED: list = []
+for _ in range(10):
+    DOUBLED = [DOUBLED] * 16
 BROKEN: dict[str, tuple[str, Any, str]] = {
     "weight missing": (WEIGHT, ..., "layers.0.up.weight"),
     "weight too many": ("model_state_dict/module.extra", torch.zeros(1), "module.extra"),
@@ -188,6 +193,23 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "threads negative": ("run/threads", -1, "threads"),
     "micro-batch of nothing": ("run/micro_batch_size", 0, "micro_batch_size"),
     "unknown precision": ("run/precision", "fp8", "precision"),
+    "threads without end": ("run/threads", 10**12, "threads"),
+    "tokens without end": ("run/tokens", 10**400, "tokens"),
+    "time NaN": ("run/time_s", math.nan, "time_s"),
+    "position before the step": ("run/position", 0, "position"),
+    "more skipped than done": ("run/skipped_steps", 99, "skipped_steps"),
+    "skipped negative": ("run/skipped_steps", -99, "skipped_steps"),
+    "step a truth value": ("run/global_step", True, "global_step"),
+    "micro-batch above the step's sequences": ("run/micro_batch_size", 1 << 20, "micro-batch"),
+    "weight float8": (WEIGHT, torch.zeros(24, 16).to(torch.float8_e4m3fn), "layers.0.up.weight"),
+    "amsgrad": ("optimizer_state_dict/param_groups/0/amsgrad", True, "amsgrad is True"),
+    "betas of words": ("optimizer_state_dict/param_groups/0/betas", ("a", "b"), "betas"),
+    "other weight decay": ("optimizer_state_dict/param_groups/1/weight_decay", 5.0, "weight_decay is 5.0"),
+    "maximising": ("optimizer_state_dict/param_groups/0/maximize", True, "maximize"),
+    "configuration of another program": ("config/model/width", 5, "model.width"),
+    "configuration without sense": ("config/training/batch_size", -1, "training.batch_size"),
+    "nested without end": ("versions/again", ENDLESS, "itself"),
+    "nested 2^40 times": ("versions/again", DOUBLED, "itself"),
     "generator missing": ("rng/torch", ..., ""),
     "generator of another kind": ("rng/numpy", [1], ""),
     "generator cut": ("rng/torch", torch.zeros(3, dtype=torch.uint8), ""),
@@ -242,6 +264,25 @@ def test_tied_weights_are_not_taken_for_untied_ones(saved):
     with pytest.raises(CheckpointRejected, match="optimizer"):
         check_state(training, load_checkpoint(saved), saved, data_may_change=False)
     assert parts.same(everything(training), before)
+
+
+@pytest.mark.parametrize("change", [{"a": 1}, {"scale": "x"}, {"scale": math.nan}, {"_growth_tracker": -1}])
+def test_a_scalers_state_that_is_none_is_refused_before_anything_is_loaded(saved, change):
+    training = fresh(precision="fp16")
+    stored = load_checkpoint(saved) | {"scaler_state_dict": training.scaler.state_dict() | change}
+    before = everything(training)
+    with pytest.raises(CheckpointRejected, match="scaler"):
+        check_state(training, stored, saved, data_may_change=False)
+    assert parts.same(everything(training), before)
+
+
+def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(saved):
+    content = parts.copied(load_checkpoint(saved))
+    del content["config"]["training"]["precision_dtype"]
+    path = saved.with_name("older.pt")
+    parts.forge(path, content)
+    point = find_checkpoint(str(path), fresh().config, "tiny", set())
+    resume(fresh(point.content), point)
 
 
 def test_names_with_a_prefix_are_refused(saved):

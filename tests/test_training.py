@@ -1,5 +1,6 @@
 """The whole job, end to end, on a text and a model of seconds."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,40 @@ def test_the_best_evaluations_file_survives_retention(tmp_path):
     best = min(evaluated, key=evaluated.get)
     assert best == 6, evaluated
     assert sorted(harness.checkpoints(tmp_path)) == [6, 11, 12]
+
+
+def test_no_trigger_saves_while_steps_are_skipped_in_a_row(tmp_path):
+    settings = {"save_checkpoint_steps": 1, "eval_interval": 1, "max_nan_before_fallback": 9}
+    harness.write_config(tmp_path, training=settings)
+    script, bad = harness.load_script(), {5, 6}
+    real = script.accumulate_gradients
+
+    def accumulate(model, windows, run, *rest):
+        loss = real(model, windows, run, *rest)
+        return loss * float("nan") if run.global_step + 1 in bad else loss
+
+    script.accumulate_gradients = accumulate
+    with contextlib.chdir(tmp_path):
+        assert script.main(["--config", "tiny.yaml"]) == 0
+    assert sorted(harness.checkpoints(tmp_path)) == [1, 2, 3, 4, 7, 8, 9, 10, 11, 12]
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, capsys):
+    harness.write_config(tmp_path, training={"save_checkpoint_steps": 1})
+    script = harness.load_script()
+    real = script.apply_gradients
+
+    def apply(total, model, optimizer, run, *rest):  # a bit flips in memory
+        real(total, model, optimizer, run, *rest)
+        if run.global_step == 3:
+            optimizer.state[model.head.weight]["exp_avg"][0, 0] = float("inf")
+
+    script.apply_gradients = apply
+    with contextlib.chdir(tmp_path):
+        assert script.main(["--config", "tiny.yaml"]) == 4
+    assert "NaN or infinity in optimizer_state_dict.state.0.exp_avg; not saved" in capsys.readouterr().err
+    assert sorted(harness.checkpoints(tmp_path)) == [1, 2]
+    assert not list((tmp_path / "logs").rglob("crash.txt"))
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])

@@ -87,7 +87,10 @@ def heartbeat(target: Target) -> None:
 
 
 def steps(target: Target) -> None:
-    """Write (step, hash of the batch's places in the text, loss, gradient norm) of each update to steps.jsonl."""
+    """Write (step, hash of the batch's places in the text, loss, gradient norm) of each update to steps.jsonl.
+
+    And the step of each save that has returned to promised.txt: from then on it must never be lost.
+    """
     real = target.namespace["apply_gradients"]
 
     def wrapped(total: Any, model: Any, optimizer: Any, run: Any, config: Any, scaler: Any, *rest: Any) -> Any:
@@ -106,7 +109,16 @@ def steps(target: Target) -> None:
         target.windows = training.train_windows
         real_train(training, *args)
 
-    target.namespace |= {"apply_gradients": wrapped, "train": train}
+    real_save = target.namespace["save"]
+
+    def save(training: Any, *args: Any, **keywords: Any) -> bool:
+        saved = real_save(training, *args, **keywords)
+        if saved:
+            with open("promised.txt", "a") as file:  # noqa: PTH123
+                file.write(f"{training.run.global_step}\n")
+        return saved
+
+    target.namespace |= {"apply_gradients": wrapped, "train": train, "save": save}
 
 
 # Death
@@ -190,8 +202,28 @@ def die_in_phase(target: Target, phase: str, nth: int, how: str) -> None:
     around(target, phase, before)
 
 
-def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float = 0.0, inside: bool = False) -> None:
-    """Send itself signals when a phase begins for the `nth` time; `inside` a save: before its file is synced."""
+def inside(target: Target, phase: str, nth: int, act: Any) -> None:
+    """Call `act()` in the middle of the `nth` sample, or of the `nth` pass over batches of an evaluation."""
+    name = {"sample": "continue_text", "evaluate": "evaluate"}[phase]
+    real, count = target.namespace[name], iter(range(1, 1 << 30))
+
+    def acting(items: Any, here: bool) -> Any:
+        for i, item in enumerate(items):
+            if here and i == 1:
+                act()
+            yield item
+
+    def continue_text(*args: Any) -> Any:
+        yield from acting(real(*args), next(count) == nth)
+
+    def evaluate(model: Any, batches: Any, *rest: Any) -> Any:
+        return real(model, acting(batches, next(count) == nth), *rest)
+
+    target.namespace[name] = continue_text if phase == "sample" else evaluate
+
+
+def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float = 0.0) -> None:
+    """Send itself signals in the middle of the `nth` step, save, sample, pass of an evaluation, or before the first."""
 
     def send(n: int) -> None:
         if n == nth:
@@ -208,10 +240,12 @@ def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float
             return real(*args)
 
         target.namespace["assemble"] = assemble
-    elif inside:
+    elif phase == "save":  # its file is written, not synced
         watch_calls(target, nth, lambda n, name: send(nth) if name == "fsync" and n < 10 else None)
-    else:
+    elif phase == "step":
         around(target, phase, send)
+    else:
+        inside(target, phase, nth, lambda: send(nth))
 
 
 def chain(target: Target, saves: int) -> None:
@@ -224,18 +258,26 @@ def chain(target: Target, saves: int) -> None:
 
 def file_limit(target: Target, byte: int, saves: list[int]) -> None:
     """Let no file grow beyond `byte` bytes during these saves: the kernel cuts the write and then refuses."""
-    no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    no_limit, real, count = (
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+        checkpointing.save_checkpoint,
+        iter(range(1, 999)),
+    )
 
-    def before(n: int) -> None:
-        if n in saves:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (byte, no_limit[1]))
-
-    def after(n: int) -> None:
-        if n in saves:
+    def save_checkpoint(*args: Any, **keywords: Any) -> bool:
+        if next(count) not in saves:
+            return real(*args, **keywords)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (byte, no_limit[1]))
+        try:
+            return real(*args, **keywords)
+        except OSError:
             resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
-            fire(f"limit of {byte} bytes in save {n}")
+            fire(f"refused at {byte} bytes")
+            raise
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
 
-    around(target, "save", before, after)
+    checkpointing.save_checkpoint = save_checkpoint
 
 
 def failing_call(target: Target, call: str, number: str, saves: list[int]) -> None:
@@ -267,21 +309,20 @@ def move_folder(target: Target, save: int, back_at: int | None) -> None:
 
 
 def raising(target: Target, phase: str, nth: int, kind: str) -> None:
-    """Raise in the middle of a phase's work."""
+    """Raise in the middle of a sample, or of the writing of a checkpoint."""
     errors = {"ValueError": ValueError, "MemoryError": MemoryError, "KeyError": KeyError, "RuntimeError": RuntimeError}
+
+    def act() -> None:
+        fire(f"{kind} in a {phase}")
+        torch.rand(7)  # as careless code would
+        raise errors[kind]("a made-up defect")
+
     if phase == "sample":
-        real, count = target.namespace["continue_text"], iter(range(1, 1 << 30))
-
-        def wrapped(*args: Any) -> Any:
-            n = next(count)
-            for i, piece in enumerate(real(*args)):
-                if n == nth and i == 3:
-                    fire(f"{kind} in a sample")
-                    torch.rand(7)  # as a careless sampler would
-                    raise errors[kind]("a made-up defect")
-                yield piece
-
-        target.namespace["continue_text"] = wrapped
+        inside(target, phase, nth, act)
+    else:
+        assert phase == "save"
+        real, count = torch.save, iter(range(1, 1 << 30))
+        torch.save = lambda content, file: (real(content, file), act() if next(count) == nth else None)
 
 
 def slow_disk(target: Target, seconds: float) -> None:
@@ -296,18 +337,25 @@ def slow_disk(target: Target, seconds: float) -> None:
     fire("slow disk")
 
 
-def clock_back(target: Target, seconds: float) -> None:
-    """Turn the wall clock back before the second save."""
-    real = time.time
-    shift = [0.0]
-    time.time = lambda: real() - shift[0]
+def turn_the_clock(target: Target, seconds: float, at_step: int) -> None:
+    """Turn the wall clock back by so many seconds before a step (0: from the start); negative: forward."""
+    real_time, real_strftime, shift = time.time, time.strftime, [0.0]
+    time.time = lambda: real_time() - shift[0]
+    time.strftime = lambda form, at=None: real_strftime(form, at or time.localtime(time.time()))
 
     def before(n: int) -> None:
-        if n == 2:
+        if n >= at_step and not shift[0]:
             shift[0] = seconds
             fire("clock turned")
 
-    around(target, "save", before)
+    if at_step == 0:
+        before(0)
+    around(target, "step", before)
+
+
+def mutant_wall_clock(target: Target) -> None:
+    """Measure intervals with the clock on the wall."""
+    time.monotonic = lambda: time.time()
 
 
 def no_setting_aside(target: Target) -> None:
@@ -359,17 +407,22 @@ def mutant_no_optimizer(target: Target) -> None:
     resuming.restore_state = restore_state
 
 
-def mutant_no_hash(target: Target) -> None:
-    """Trust every file that looks like a zip."""
-    checkpoint_file.damage = lambda file: None
-
-
 def mutant_counts_damaged(target: Target) -> None:
     """Let retention count whatever has the right name."""
     checkpointing.is_whole = lambda path: path.is_file()
 
 
-def mutant_samples_draw_globally(target: Target) -> None:
-    """Let samples draw from the generator that dropout uses, and nothing seed it."""
-    mutant_no_rng(target)
-    around(target, "sample", lambda n: torch.rand(3))
+def mutant_forgetful(target: Target) -> None:
+    """Remove the files there are before each save."""
+    around(target, "save", lambda n: [path.unlink() for path in Path("checkpoints").glob("*.pt")])
+
+
+def mutant_deaf(target: Target) -> None:
+    """End at a signal without a save."""
+    real = target.namespace["train"]
+
+    def train(*args: Any) -> None:
+        target.namespace["STOP"].training = False
+        real(*args)
+
+    target.namespace["train"] = train

@@ -98,7 +98,9 @@ def wait(child: int, kill_after_s: float | None, begun: float, heartbeat: mmap.m
             return heartbeat[0], status
         time.sleep(0.0002)
     os.kill(child, signal.SIGSTOP)
-    os.waitpid(child, os.WUNTRACED)
+    _, status = os.waitpid(child, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):  # it had just ended
+        return heartbeat[0], status
     phase = heartbeat[0]
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)

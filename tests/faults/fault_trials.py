@@ -90,6 +90,12 @@ def read_steps(folder: Path) -> dict[int, list]:
     return records
 
 
+def promised(folder: Path) -> int:
+    """Return the last step whose save has returned; 0 where none has."""
+    path = folder / "promised.txt"
+    return max(map(int, path.read_text().split()), default=0) if path.exists() else 0
+
+
 def new_folder(parent: Path, name: str, **changes: Any) -> Path:
     """Make a folder with text, token cache and configuration."""
     folder = parent / name
@@ -108,6 +114,7 @@ def start(server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str,
 def go_on(server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any) -> Outcome:
     """Resume the latest checkpoint; where the run died before its first one, begin anew, as a user would."""
     if not files(folder):
+        assert promised(folder) == 0, "a run was lost"
         (folder / "steps.jsonl").unlink(missing_ok=True)
         return start(server, folder, hooks, *arguments, **keywords)
     return start(server, folder, hooks, "--resume_from", "latest", *arguments, **keywords)

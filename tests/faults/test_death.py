@@ -8,6 +8,8 @@ import fault_trials
 import pytest
 from fault_trials import STEPS, files, go_on, start
 
+from chatgot.checkpoint_file import is_whole
+
 SAVE = 3  # the save that the deterministic trials die in: there are older files, and retention removes one
 
 
@@ -16,14 +18,19 @@ def die_and_go_on(server, reference, folder, hooks, mutant=(), **keywords):
     outcome = start(server, folder, [*mutant, *hooks], **keywords)
     if outcome.exit_code == 0:  # the run was over before the kill
         return outcome, reference.lost(folder)
-    torn = [path.name for path in files(folder).values() if not fault_trials.is_whole(path)]
-    before = max(files(folder), default=0)
+    torn = [path.name for path in files(folder).values() if not is_whole(path)]
+    if torn:
+        return outcome, f"broken under a final name: {torn}"
+    newest, promised = max(files(folder), default=0), fault_trials.promised(folder)
+    if newest < promised:
+        return outcome, f"step {promised} was saved, the newest file is of step {newest}"
     resumed = go_on(server, folder, list(mutant))
-    lost = f"broken under a final name: {torn}" if torn else reference.lost(folder)
     if resumed.exit_code != 0:
-        lost = f"does not resume: exit {resumed.exit_code}: {resumed.said[-500:]}"
-    left = list((folder / "checkpoints").glob(".*.tmp")) if before else []
-    return outcome, lost or (f"left behind: {left}" if left else None)
+        return outcome, f"does not resume: exit {resumed.exit_code}: {resumed.said[-500:]}"
+    if newest and f"_step_{newest}.pt at step {newest}\n" not in resumed.said:
+        return outcome, f"not resumed from step {newest}: {resumed.said[:2000]}"
+    left = list((folder / "checkpoints").glob(".*.tmp")) if newest else []
+    return outcome, reference.lost(folder) or (f"left behind: {left}" if left else None)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +85,7 @@ def test_killed_at_any_byte_of_a_save(side_by_side, reference, trial_folder, tri
 
 
 def test_killed_at_random(side_by_side, reference, trial_folder, trials, table):
-    rng, wanted, killed = random.Random(20), trials(10, 50, 500), []
+    rng, wanted, killed = random.Random(20), trials(5, 50, 500), []
 
     def one(server, item):
         i, moment = item
@@ -88,7 +95,7 @@ def test_killed_at_random(side_by_side, reference, trial_folder, trials, table):
         return outcome, lost
 
     for batch in range(0, 3 * wanted, 10):  # runs that end before their kill are no trials of it
-        moments = [(batch + i, rng.random() * reference.wall_s) for i in range(10)]
+        moments = [(batch + i, rng.random() * reference.wall_s) for i in range(min(10, wanted))]
         for outcome, lost in side_by_side(one, moments):
             hit = outcome.exit_code == -signal.SIGKILL
             table.add("SIGKILL at a random moment of a run", hit, lost is not None)
@@ -102,30 +109,31 @@ def test_killed_at_random(side_by_side, reference, trial_folder, trials, table):
     pytest.fail(f"only {len(killed)} kills came in time, {killed.count('save')} of them inside a save")
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_a_run_still_comes_to_its_end(side_by_side, reference, trial_folder, trials, table):
     def one(server, seed):
-        rng, folder, generations, reached = random.Random(seed), trial_folder(f"chain{seed}"), 0, [0]
-        hooks = [("chain", {"saves": 1})]
+        rng, generations, reached = random.Random(seed), 0, [0]
+        folder, hooks = trial_folder(f"chain{seed}", training={"save_checkpoint_steps": 1}), [("chain", {"saves": 1})]
         outcome = start(server, folder, hooks)
         while outcome.exit_code == -signal.SIGKILL:
             generations += 1
             reached.append(max(files(folder), default=0))
             assert generations < 60
             during_resume = rng.random() < 0.4  # dies before its first save: nothing is won, nothing may be lost
-            when = rng.random() * 0.5 * reference.wall_s if during_resume else None
+            when = rng.random() * 0.2 * reference.wall_s if during_resume else None
             outcome = go_on(server, folder, [] if during_resume else hooks, kill_after_s=when)
         assert outcome.exit_code == 0, outcome.said
         return generations, reached, reference.lost(folder)
 
     for generations, reached, lost in side_by_side(one, list(range(trials(1, 2, 10)))):
         table.add("SIGKILL again after each save and resume", generations, lost is not None, generations)
-        assert generations >= STEPS // 2 - 1
+        assert generations >= 20
         assert reached == sorted(reached)
         assert lost is None
 
 
 @pytest.mark.parametrize("how", ["segmentation fault", "exit from a thread"])
-@pytest.mark.parametrize("phase", ["step", "save", "sample"])
+@pytest.mark.parametrize("phase", ["save", *(pytest.param(p, marks=pytest.mark.slow) for p in ("step", "sample"))])
 def test_a_crash_of_the_interpreter_harms_no_file(server, reference, trial_folder, table, phase, how):
     folder = trial_folder("crash")
     outcome, lost = die_and_go_on(server, reference, folder, [("die_in_phase", {"phase": phase, "nth": 3, "how": how})])
@@ -150,6 +158,14 @@ def test_a_saver_that_writes_straight_to_the_final_name_is_found_out(server, ref
     assert outcome.fired
     assert "broken" in lost
     table.add("mutant: writes straight to the final name", 1, 1)
+
+
+def test_a_saver_that_removes_old_files_first_is_found_out(server, reference, trial_folder, table):
+    hooks = [("die_at_byte", {"save": SAVE, "byte": 60_000})]
+    outcome, lost = die_and_go_on(server, reference, trial_folder("m"), hooks, mutant=[("mutant_forgetful", {})])
+    assert outcome.fired
+    assert lost == "step 4 was saved, the newest file is of step 0"
+    table.add("mutant: removes old files before it saves", 1, 1)
 
 
 @pytest.mark.parametrize("mutant", ["mutant_no_rng", "mutant_no_position", "mutant_no_optimizer"])

@@ -55,7 +55,7 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> lis
         for step in range(1, saves + 1):
             content = training.checkpoint()
             content |= {"run_id": RUN_ID, "global_step": step}
-            content["run"] |= {"run_id": RUN_ID, "global_step": step, "skipped_steps": step}
+            content["run"] |= {"run_id": RUN_ID, "global_step": step, "skipped_steps": step, "position": step}
             assert saver.save(checkpoint_path(folder, RUN_ID, step), content, training.config.training)
             calls.append(("returned", step))
             cleanup_old_checkpoints(folder, "tiny", "20250102-030405", max_to_keep=1)

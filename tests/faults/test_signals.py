@@ -11,29 +11,55 @@ from fault_trials import STEPS, files, go_on, start
 
 from chatgot.checkpoint_file import is_whole
 
-PHASES = ["step", "save", "sample", "evaluate"]
+PHASES = ["step", "save", "sample", "evaluate", "last evaluation"]
+NTH = {"last evaluation": 4}  # passes over batches: at steps 0, 8, 16, then over every validation token
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143)])
-@pytest.mark.parametrize("phase", PHASES)
+def hook(phase: str, names: list[str], **keywords) -> tuple[str, dict]:
+    nth, phase = NTH.get(phase, 3), "evaluate" if phase == "last evaluation" else phase
+    return "signals", {"phase": phase, "nth": nth, "names": names, **keywords}
+
+
+@pytest.mark.parametrize(
+    ("phase", "name", "code"),
+    [
+        pytest.param(phase, name, code, marks=[] if name == "SIGTERM" else pytest.mark.slow)
+        for phase in PHASES
+        for name, code in (("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143))
+    ],
+)
 def test_a_signal_in_any_phase_stops_the_run_saved_and_it_resumes_exactly(
     server, reference, trial_folder, table, phase, name, code
 ):
     folder = trial_folder("stopped")
-    outcome = start(
-        server, folder, [("signals", {"phase": phase, "nth": 3, "names": [name], "inside": phase == "save"})]
-    )
+    outcome = start(server, folder, [hook(phase, [name])])
     assert outcome.fired == [name]
     assert outcome.exit_code == code, outcome.said
     assert f"stopped by {name}" in outcome.said
     reached = max(files(folder))
-    assert reached < STEPS
+    assert (reached == STEPS) is (phase == "last evaluation")
     assert outcome.wall_s < 10
     assert outcome.said.count(f"step_{reached}.pt (") == 1  # not saved twice
-    assert go_on(server, folder).exit_code == 0
+    resumed = go_on(server, folder)
+    assert resumed.exit_code == 0, resumed.said
     lost = reference.lost(folder)
     table.add(f"{name} in step, save, sample, evaluation", 1, lost is not None)
     assert lost is None
+    assert resumed.said.count("val_loss_full") == 1
+    final = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "said.txt"}
+    again = go_on(server, folder)  # finished means finished
+    assert again.exit_code == 0
+    assert "is finished at step 24" in again.said
+    assert {path: path.read_bytes() for path in final} == final
+
+
+def test_a_run_that_ends_at_a_signal_without_a_save_is_found_out(server, trial_folder, table):
+    folder = trial_folder("deaf")
+    outcome = start(server, folder, [("mutant_deaf", {}), hook("step", ["SIGTERM"])])
+    assert (outcome.fired, outcome.exit_code) == (["SIGTERM"], 143)
+    stopped = max(files(folder), default=0)
+    table.add("mutant: ends at a signal without a save", 1, stopped == 2)
+    assert stopped == 2  # the real one saves step 3
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
@@ -56,12 +82,17 @@ def test_a_signal_before_the_first_step_saves_nothing_and_leaves_what_was_loaded
     assert lost is None
 
 
-@pytest.mark.parametrize("names", [["SIGINT"] * 2, ["SIGINT"] * 3, ["SIGTERM", "SIGINT"]])
 @pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["SIGINT"] * 2,
+        *(pytest.param(names, marks=pytest.mark.slow) for names in (["SIGINT"] * 3, ["SIGTERM", "SIGINT"])),
+    ],
+)
 def test_a_second_signal_ends_the_run_at_once_and_harms_no_file(server, reference, trial_folder, table, phase, names):
     folder = trial_folder("insisted")
-    hook = ("signals", {"phase": phase, "nth": 3, "names": names, "gap_s": 0.005, "inside": phase == "save"})
-    outcome = start(server, folder, [hook])
+    outcome = start(server, folder, [hook(phase, names, gap_s=0.005)])
     assert outcome.fired == names[:2]  # the third one finds nobody
     assert outcome.exit_code == 130, outcome.said
     assert all(is_whole(path) for path in files(folder).values())
