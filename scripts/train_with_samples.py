@@ -18,14 +18,13 @@ if __name__ == "__main__":
     STOP.install()  # before the heavy imports: importing torch takes seconds, and Ctrl+C must end them cleanly
 
 import argparse
-import contextlib
 import logging
 import os
 import shlex
 import subprocess
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 from tqdm import tqdm
 
@@ -53,7 +52,7 @@ from chatgot.logging_setup import crash_trace, link_log, setup_console, setup_lo
 from chatgot.metrics import MetricsWriter, Throughput
 from chatgot.optim import lr_at, set_lr
 from chatgot.resuming import ResumePoint, check_nothing_newer, find_checkpoint, resume, start_from
-from chatgot.run_lock import RunLock, lock_new_run, lock_old_run
+from chatgot.run_lock import lock_new_run, lock_old_run
 from chatgot.state_checks import not_finite
 from chatgot.step import accumulate_gradients, apply_gradients
 
@@ -91,7 +90,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def open_run(args: argparse.Namespace, config: Config, run_id: str, locks: ExitStack) -> tuple[str, Path]:
     """Take the run's id (a new one for an empty `run_id`), open its log; return the id and the curves' folder."""
     checkpoint_dir, logs_dir, name = Path(config.paths.checkpoints), Path(config.paths.logs), args.config.stem
-    lock: RunLock = lock_old_run(checkpoint_dir, run_id) if run_id else lock_new_run(checkpoint_dir, name)
+    lock = lock_old_run(checkpoint_dir, run_id) if run_id else lock_new_run(checkpoint_dir, name)
     locks.callback(lock.release)
     locks.callback(lock_old_run(logs_dir, lock.run_id).release)  # two folders of checkpoints may share one of logs
     sweep_temporaries(checkpoint_dir, lock.run_id)
@@ -193,9 +192,8 @@ def save_due(training: Training, seconds_since: float) -> bool:
     While steps are being skipped one after the other there is no telling whether the weights are any good.
     """
     run, settings = training.run, training.config.training
-    by_clock = (
-        settings.checkpoint_interval_minutes is not None and seconds_since >= 60 * settings.checkpoint_interval_minutes
-    )
+    minutes = settings.checkpoint_interval_minutes
+    by_clock = minutes is not None and seconds_since >= 60 * minutes
     new = run.last_save_step != run.global_step
     by_steps = run.due(settings.save_checkpoint_steps, run.last_save_step)
     return new and (training.ended() or (run.nan_counter == 0 and (by_clock or by_steps)))
@@ -371,7 +369,7 @@ def log_and_train(training: Training, point: ResumePoint | None, lines: list[str
     bar = {"unit": "step", "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
     progress = tqdm(total=training.last_step, initial=run.global_step, **bar)
     STOP.training = True
-    with contextlib.closing(metrics), progress, crash_trace(run_dir / "crash.txt"):
+    with closing(metrics), progress, crash_trace(run_dir / "crash.txt"):
         train(training, metrics, progress)
     logger.info("%s", f"stopped by {STOP.signal_name}" if STOP.requested() else "done")
 
