@@ -18,6 +18,7 @@ BASE = {
 }  # fmt: skip
 
 # key: (another value, what changes), and where the key acts only beside others, what those are
+DIVERGING = {"training.learning_rate": 1e30, "training.warmup_steps": 0, "training.log_interval": 1}
 CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "seed": (8, "weights"),
     "device": ("cuda", "exit_code"),
@@ -50,7 +51,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.grad_clip": (1e-3, "weights", {"training.adam_eps": 1e-3}),
     "training.mixed_precision": (True, "precision", {"training.precision_dtype": "bf16"}),
     "training.precision_dtype": ("fp16", "precision", {"training.mixed_precision": True}),
-    "training.max_nan_before_fallback": (2, "rows", {"training.learning_rate": 1e30, "training.warmup_steps": 0, "training.log_interval": 1}),
+    "training.max_nan_before_fallback": (2, "rows", DIVERGING),
     "training.gradient_checkpointing": (True, "recomputation"),
     "training.save_checkpoint_steps": (2, "saved", {"training.max_checkpoints_to_keep": 9}),
     "training.checkpoint_interval_minutes": (1e-6, "saved", {"training.save_checkpoint_steps": None}),
