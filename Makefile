@@ -9,7 +9,7 @@ train: $(VENV)/train.installed
 	$(BIN)/python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
 
 test: $(VENV)/dev.installed
-	$(BIN)/python -m pytest -m "not slow and not network"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not network"
 
 # kills, full disks, damaged files: LEVEL=ci takes minutes, LEVEL=long most of an hour; both end in a table
 LEVEL ?= long

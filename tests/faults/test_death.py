@@ -27,7 +27,8 @@ def die_and_go_on(server, reference, folder, hooks, mutant=(), **keywords):
     resumed = go_on(server, folder, list(mutant))
     if resumed.exit_code != 0:
         return outcome, f"does not resume: exit {resumed.exit_code}: {resumed.said[-500:]}"
-    if newest and f"_step_{newest}.pt at step {newest}\n" not in resumed.said:
+    from_newest = "is finished at step" if newest == STEPS else f"_step_{newest}.pt at step {newest}\n"
+    if newest and from_newest not in resumed.said:
         return outcome, f"not resumed from step {newest}: {resumed.said[:2000]}"
     left = list((folder / "checkpoints").glob(".*.tmp")) if newest else []
     return outcome, reference.lost(folder) or (f"left behind: {left}" if left else None)
