@@ -38,7 +38,8 @@ class Child:
     def __init__(self, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         command = [*prefix, sys.executable, "-c", SCRIPT, *arguments]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+        heard = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # also where the tests ignore it
+        self.process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes, **heard)
         assert self.process.stdout.readline() == "ready\n"
 
     def send(self, name: str) -> None:
