@@ -1,16 +1,16 @@
 """What a run is made of: text, model, optimizer and state, put together fresh or from a checkpoint."""
 
+import copy
 import logging
 import os
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from chatgot.checkpoint_file import FORMAT_VERSION
@@ -28,9 +28,11 @@ from chatgot.data import (
     split_index,
 )
 from chatgot.device import describe, pick_precision, set_threads, versions
+from chatgot.grad_scaler import SafeGradScaler
 from chatgot.gradient_checkpointing import enable_gradient_checkpointing
 from chatgot.model import GPT, build_model
 from chatgot.optim import build_optimizer, last_step, schedule_horizon
+from chatgot.precision import autocast, describe_numbers, prove_mixed_precision
 from chatgot.run_state import RunState, collect_state
 
 logger = logging.getLogger(__name__)
@@ -49,8 +51,9 @@ class Training:
     val_windows: ValidationWindows
     model: GPT
     optimizer: Optimizer
-    scaler: GradScaler
+    scaler: SafeGradScaler
     run: RunState
+    start: dict[str, Any] = field(default_factory=dict)  # the state that a rewind before the first checkpoint goes to
     failed_samples: int = 0  # of this process
 
     @property
@@ -124,23 +127,35 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[
     threads = set_threads(_threads(config, stored))
     n_train = split_index(len(tokens.ids), config.data.test_split)
     T, V = config.model.max_seq_length, len(tokens.vocabulary)
-    precision = _precision(config, device, stored)
     random.seed(config.seed)  # neither generator is used in training; with it two fresh runs save the same bytes
     np.random.seed(config.seed % 2**32)
     model = build_model(config.model, V, device, config.seed)
-    if mode := config.training.gradient_checkpointing:
-        enable_gradient_checkpointing(model, every=2 if mode == "every_2" else 1)
-    return Training(
+    windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed)
+    precision = _precision(config, model, windows, stored)
+    settings = config.training
+    scaler = SafeGradScaler(
+        device.type, enabled=precision == "fp16",
+        max_nan_before_fallback=settings.max_nan_before_fallback, min_loss_scale=settings.min_loss_scale,
+    )  # fmt: skip
+    run = RunState("", precision, settings.batch_size, threads, asked_precision=precision)
+    scaler.describe = lambda: describe_numbers(model, windows, run, config)
+    if (mode := settings.gradient_checkpointing) and not (stored and stored["run"]["recompute_off"]):
+        with autocast(device, precision):
+            enable_gradient_checkpointing(model, every=2 if mode == "every_2" else 1)
+    optimizer = build_optimizer(model, settings)
+    training = Training(
         config=config,
         device=device,
         tokens=tokens,
-        train_windows=TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed),
+        train_windows=windows,
         val_windows=ValidationWindows(tokens.ids[n_train:], T, V, device),
         model=model,
-        optimizer=build_optimizer(model, config.training),
-        scaler=GradScaler(device.type, enabled=precision == "fp16"),
-        run=RunState("", precision, config.training.batch_size, threads),
+        optimizer=optimizer,
+        scaler=scaler,
+        run=run,
     )
+    training.start = copy.deepcopy(collect_state(run, model, optimizer, scaler))
+    return training
 
 
 def _threads(config: Config, stored: dict[str, Any] | None) -> int | None:
@@ -155,14 +170,24 @@ def _threads(config: Config, stored: dict[str, Any] | None) -> int | None:
     return threads
 
 
-def _precision(config: Config, device: torch.device, stored: dict[str, Any] | None) -> str:
-    """Return the precision in force: a resumed run keeps its own unless the user asked for another."""
+def _precision(config: Config, model: GPT, windows: TrainingWindows, stored: dict[str, Any] | None) -> str:
+    """Return the precision in force: a resumed run keeps its own unless the user asked for another.
+
+    A lower one than fp32 is proven on the first micro-batch before it is taken.
+    """
     asked = (config.training.mixed_precision, config.training.precision_dtype)
     if stored is not None:
         before = stored["config"]["training"]
         if asked == (before["mixed_precision"], before["precision_dtype"]):
             return stored["run"]["precision"]
-    return pick_precision(config, device)
+    precision = pick_precision(config, windows.device)
+    if precision == "fp32":
+        return precision
+    batch = windows.batch(windows.starts(0, config.training.sequences_per_step)[: config.training.batch_size])
+    if why := prove_mixed_precision(model, batch, precision):
+        logger.warning("mixed precision is off: %s differs from fp32 on the first micro-batch (%s)", precision, why)
+        return "fp32"
+    return precision
 
 
 def summary(training: Training) -> list[str]:

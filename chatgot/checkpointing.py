@@ -125,15 +125,16 @@ def files_after(checkpoint_dir: Path, run: RunState) -> list[Path]:
     return [files[step] for step in sorted(files) if step > run.global_step]
 
 
-def set_aside_newer(checkpoint_dir: Path, run: RunState, resumed_from: Path) -> None:
+def set_aside_newer(checkpoint_dir: Path, run: RunState, resumed_from: Path | None) -> None:
     """Rename this run's later checkpoints to NAME.pt.superseded: the run goes on from an older one.
 
     So is another file of that very step, where the run goes on from a copy that lies elsewhere and is not the same.
+    resumed_from: None: it goes on from its start.
     Raises: StorageError when the folder refuses.
     """
     aside, own = files_after(checkpoint_dir, run), checkpoint_path(checkpoint_dir, run.run_id, run.global_step)
     try:
-        if own.is_file() and not (is_whole(own) and _digest(own) == _digest(resumed_from)):
+        if resumed_from and own.is_file() and not (is_whole(own) and _digest(own) == _digest(resumed_from)):
             aside.insert(0, own)
         for path in aside:
             names = (f"{path.name}.superseded{number}" for number in ("", *(f".{n}" for n in range(2, 1000))))
@@ -152,11 +153,13 @@ def _digest(path: Path) -> bytes:
 
 
 def cleanup_old_checkpoints(
-    checkpoint_dir: Path, config_name: str, timestamp: str, max_to_keep: int = 5, keep: Collection[int] = ()
-) -> list[Path]:
+    checkpoint_dir: Path, config_name: str, timestamp: str, max_to_keep: int = 5, keep: Collection[int] = (),
+    every: int | None = None,
+) -> list[Path]:  # fmt: skip
     """Remove all but the newest `max_to_keep` whole checkpoints of one run; return the removed paths.
 
-    keep: steps whose files stay beyond that (the best evaluation). Only whole regular files of this run count and go;
+    keep: steps whose files stay beyond that (the best evaluation); every: so do the two newest files of its multiples,
+    which a rewind goes back to. Only whole regular files of this run count and go;
     damaged ones, links, other runs' and unknown files stay untouched. A file that cannot be removed: one warning.
     """
     if max_to_keep < 1:
@@ -167,9 +170,9 @@ def cleanup_old_checkpoints(
         logger.warning("%s cannot be listed (%s): old checkpoints stay", checkpoint_dir, error.strerror)
         return []
     whole = [step for step in sorted(files, reverse=True) if is_whole(files[step])]
-    removed = []
+    removed, rewind_to = [], [step for step in whole if every and step % every == 0][:2]
     for step in whole[max_to_keep:]:
-        if step in keep:
+        if step in keep or step in rewind_to:
             continue
         try:
             files[step].unlink()

@@ -57,6 +57,14 @@ class ModelConfig(Section):
         return self
 
 
+class SpikeConfig(Section):
+    enabled: Bool = key(False, "also count a step as bad whose loss stands far out of the recent ones", resume="set")
+    window: Int = key(100, "good steps that a loss is compared with; before so many are there, none is bad", ge=8)
+    threshold: Float = key(
+        8.0, "how far above the window's median, in 1.4826 x its median absolute deviation", gt=0, resume="set"
+    )
+
+
 class TrainingConfig(Section):
     batch_size: Int = key(12, "sequences of one batch", ge=1)
     accumulate_grad_batches: Int = key(1, "batches of one optimizer step, gradients averaged over all tokens", ge=1)
@@ -84,8 +92,13 @@ class TrainingConfig(Section):
         "auto", "autocast's dtype; auto: bf16 where this machine is fast at it, fp16 on older GPUs", resume="set"
     )
     max_nan_before_fallback: Int = key(
-        3, "non-finite steps in a row before training stops (exit 4)", ge=1, resume="free"
+        3, "bad steps in a row before the precision is lowered, then training rewinds", ge=1, resume="free"
     )
+    min_loss_scale: Float = key(1.0, "floor of fp16's loss scale; a bad step there lowers the precision", gt=0)
+    amp_retry_steps: Int = key(1000, "good steps after a fallback until the precision may climb back, once", ge=1)
+    max_rewinds: Int = key(3, "rewinds to an older checkpoint before training stops (exit 4)", ge=0, resume="free")
+    rewind_skip_steps: Int = key(20, "steps of data left out after a bad window, beside the window itself", ge=0)
+    spike: SpikeConfig = SpikeConfig()
     gradient_checkpointing: Bool | Literal["every_2"] = key(
         False, "recompute activations in backward: less memory, more time; every_2: in every second layer", resume="set"
     )

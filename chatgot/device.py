@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,20 @@ def seed_generators(device: torch.device, *key: int) -> None:
         torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
+
+
+@contextmanager
+def preserved_generators(device: torch.device) -> Iterator[None]:
+    """Put torch's global generators back as they were, whatever happens inside."""
+    kinds = {"cuda": torch.cuda, "mps": torch.mps}
+    own = kinds.get(device.type)
+    before, own_before = torch.get_rng_state(), own.get_rng_state() if own else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+        if own:
+            own.set_rng_state(own_before)
 
 
 def pick_precision(config: Config, device: torch.device) -> str:

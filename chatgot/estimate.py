@@ -33,6 +33,14 @@ def estimate(training: Training, repeats: int = 2) -> list[str]:
     return lines
 
 
+def end_line(training: Training) -> str:
+    """Return the log's last word on the run's health."""
+    run = training.run
+    lowered = run.precision != run.asked_precision
+    precision = f"{run.asked_precision}, then {run.precision}" if lowered else f"{run.precision} throughout"
+    return f"{run.global_step:,} steps, {run.skipped_steps:,} skipped, {run.rewinds} rewinds, {precision}"
+
+
 def step_line(training: Training) -> str:
     """Return the log's line on the step just done."""
     run, config, last = training.run, training.config, training.last_step

@@ -7,7 +7,7 @@ from torch import nn
 
 from chatgot.data import Batch
 from chatgot.model import evaluating
-from chatgot.step import autocast
+from chatgot.precision import autocast
 
 
 def evaluate(

@@ -69,6 +69,25 @@ class MetricsWriter:
                 if self._board and key in numbers:
                     self._board.add_scalar(tag, numbers[key], step)
 
+    def health(self, step: int, scale: float, skipped_steps: int, precision: str, rewinds: int) -> None:
+        """Draw what numerical trouble there was; amp/precision: 0 fp32, 1 bf16, 2 fp16."""
+        numbers = {
+            "amp/scale": scale, "amp/skipped_steps": skipped_steps, "health/rewinds": rewinds,
+            "amp/precision": ("fp32", "bf16", "fp16").index(precision),
+        }  # fmt: skip
+        with self._board_best_effort():
+            for tag, number in numbers.items():
+                if self._board:
+                    self._board.add_scalar(tag, number, step)
+
+    def rewind(self, step: int) -> None:
+        """Remove the rows after a step that the run went back to, and hide them in TensorBoard."""
+        self._keep_rows_up_to = step
+        with self._board_best_effort():
+            if self._board:
+                self._board.close()
+                self._board = type(self._board)(str(self._path.parent), purge_step=step + 1)
+
     def sample(self, step: int, name: str, prompt: str, text: str) -> None:
         """Show what the model made of a prompt, in TensorBoard's tab of texts."""
         parts = (f"**{title}**\n\n{_fenced(part)}" for title, part in (("prompt", prompt), ("continuation", text)))

@@ -1,5 +1,6 @@
 """How a run goes on from a file: which one, whether it fits, what changes; strict, but for `start_from`."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from chatgot.config import Config, changes_on_resume
 from chatgot.device import versions
 from chatgot.errors import CheckpointRejected, StorageError
 from chatgot.optim import schedule_horizon
+from chatgot.precision import change_precision
 from chatgot.run_state import restore_state
 from chatgot.state_checks import check_optimizer, check_scaler, check_tensors, is_finite
 
@@ -161,9 +163,13 @@ def resume(training: Training, point: ResumePoint) -> None:
     before = _stored_config(stored, point.path).training
     if schedule_horizon(before, training.train_windows.per_epoch) != training.decay_steps:
         logger.info("the schedule changes from here: its decay now ends at step %d", training.decay_steps)
-    precision = training.run.precision
+    picked = training.run.precision
     restore_state(stored, training.run, training.model, training.optimizer, training.scaler)
-    training.run.precision = precision
+    if training.run.precision != picked:  # the user asked for another one
+        change_precision(training.run, training.scaler, picked)
+        training.run.asked_precision = picked
+    if not training.run.from_seed:  # how it began is not to be had any more
+        training.start = copy.deepcopy(training.checkpoint())
 
 
 def check_nothing_newer(point: ResumePoint, checkpoint_dir: Path) -> None:
@@ -199,4 +205,6 @@ def start_from(training: Training, weights: tuple[dict[str, torch.Tensor], str |
     with torch.no_grad():
         for name in sorted(fits):
             own[name].copy_(tensors[name])
+    training.run.from_seed = False
+    training.start = copy.deepcopy(training.checkpoint())
     logger.info("init_from: %d of %d weights from %s, a new run from step 0", len(fits), len(own), path)

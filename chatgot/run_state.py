@@ -1,15 +1,17 @@
 """Everything that changes while training, in one place: collect it, restore it."""
 
+import copy
 import math
 import random
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.amp import GradScaler
 from torch.optim import Optimizer
+
+from chatgot.grad_scaler import SafeGradScaler
 
 
 @dataclass
@@ -20,12 +22,24 @@ class RunState:
     precision: str  # fp32, bf16 or fp16: what is in force
     micro_batch_size: int  # sequences per forward and backward
     threads: int  # CPU threads: other numbers give other bits
+    asked_precision: str = "fp32"  # what the run began with; a fallback may lower `precision`
     global_step: int = 0  # optimizer updates attempted
     position: int = 0  # index of the group of sequences that the next step trains on
     tokens: int = 0  # tokens trained on
     time_s: float = 0.0  # seconds in the training loop, over all resumes
-    nan_counter: int = 0  # non-finite steps in a row
     skipped_steps: int = 0  # steps whose update was left out
+    bad_steps: list = field(default_factory=list)  # those in a row: [step, position, loss, gradient norm] of each
+    best_train_loss: float = math.inf  # lowest loss of a step so far
+    recent_losses: list = field(default_factory=list)  # of the last good steps, for the spike statistic
+    rewinds: int = 0
+    rewound_to: int = -1  # step of the last rewind's file, 0 for the start
+    skipped_ranges: list = field(default_factory=list)  # [first, end): positions that rewinds leave out
+    good_steps: int = 0  # in a row, since the precision in force was taken up
+    bad_before_rung: int = 0  # of `bad_steps`: those before the precision was lowered
+    precision_raised: bool = False  # after a fallback it may climb back once
+    from_seed: bool = True  # began with fresh weights, not with another run's
+    last_proof_step: int = 0  # gradient checkpointing's last proof
+    recompute_off: bool = False  # gradient checkpointing failed its proof, or a step, and stays off
     train_loss: float | None = None  # of the last step: token-weighted mean, nats per token
     grad_norm: float | None = None  # of the last step, before clipping
     lr: float | None = None  # of the last step
@@ -37,12 +51,23 @@ class RunState:
     last_sample_step: int = 0  # untrained weights are not sampled, and not saved
     last_save_step: int = 0
 
+    def advance(self) -> None:
+        """Go to the next group of sequences, past those that a rewind leaves out."""
+        self.position += 1
+        self.leave_out()
+
+    def leave_out(self) -> None:
+        """Move the position out of the ranges that are left out, which are in order."""
+        for first, end in self.skipped_ranges:
+            if first <= self.position < end:
+                self.position = end
+
     def due(self, interval: int | None, last: int) -> bool:
         """Return whether something done every `interval` steps, last at step `last`, is to be done now."""
         return interval is not None and self.global_step % interval == 0 and last != self.global_step
 
 
-def collect_state(run: RunState, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> dict[str, Any]:
+def collect_state(run: RunState, model: nn.Module, optimizer: Optimizer, scaler: SafeGradScaler) -> dict[str, Any]:
     """Return everything that changes while training, as plain values and tensors (shared, not copied)."""
     return {
         "model_state_dict": model.state_dict(),
@@ -54,15 +79,14 @@ def collect_state(run: RunState, model: nn.Module, optimizer: Optimizer, scaler:
 
 
 def restore_state(
-    stored: dict[str, Any], run: RunState, model: nn.Module, optimizer: Optimizer, scaler: GradScaler
+    stored: dict[str, Any], run: RunState, model: nn.Module, optimizer: Optimizer, scaler: SafeGradScaler
 ) -> None:
     """Put a collected state back, generators last. The caller has checked that it fits."""
     model.load_state_dict(stored["model_state_dict"], strict=True)
     optimizer.load_state_dict(stored["optimizer_state_dict"])
-    if scaler.is_enabled() and stored["scaler_state_dict"]:  # a disabled scaler has no state
-        scaler.load_state_dict(stored["scaler_state_dict"])
-    for field in fields(RunState):
-        setattr(run, field.name, stored["run"][field.name])
+    scaler.load_state_dict(stored["scaler_state_dict"])
+    for item in fields(RunState):
+        setattr(run, item.name, copy.deepcopy(stored["run"][item.name]))
     set_generator_states(stored["rng"])
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from chatgot.errors import CheckpointRejected
+from chatgot.grad_scaler import SafeGradScaler
 from chatgot.run_state import RunState
 
 MAX_DEPTH, MAX_VALUES = 20, 1_000_000  # a checkpoint has 5 and some thousands; a crafted one may have no end
@@ -50,15 +50,21 @@ def is_finite(tensor: torch.Tensor) -> bool:
 def odd_counters(stored: dict[str, Any]) -> list[str]:
     """Return the names of a stored run's counters and generators that cannot be what a run has saved."""
     run, rng = stored["run"], stored["rng"]
-    kinds = {str: (str,), int: (int,), float: (int, float), float | None: (int, float, NoneType)}
+    kinds = {str: (str,), int: (int,), bool: (bool,), float: (int, float), float | None: (int, float, NoneType)}
+    kinds |= {list: (list,)}
     names = {field.name: kinds[field.type] for field in fields(RunState)}
     odd = [name for name, kind in names.items() if name not in run or type(run[name]) not in kind]
     if odd or run.keys() - names.keys():
         return odd + sorted(map(str, run.keys() - names.keys()))
-    least = {"micro_batch_size": 1, "threads": 1, "best_step": -1, "last_eval_step": -1}
+    least = {"micro_batch_size": 1, "threads": 1, "best_step": -1, "last_eval_step": -1, "rewound_to": -1}
     for name in names:
         if type(run[name]) is int:
             odd += [name] if not least.get(name, 0) <= run[name] <= MOST.get(name, LARGEST_COUNT) else []
+    rows = {"bad_steps": (4, (int, float)), "skipped_ranges": (2, (int,))}
+    for name, (length, numbers) in rows.items():
+        lists = all(type(row) is list and len(row) == length for row in run[name])
+        odd += [] if lists and all(type(value) in numbers for row in run[name] for value in row) else [name]
+    odd += [] if all(type(loss) is float for loss in run["recent_losses"]) else ["recent_losses"]
     odd += ["time_s"] if not 0 <= run["time_s"] < math.inf else []
     odd += ["position"] if run["position"] < run["global_step"] else []
     odd += ["skipped_steps"] if run["skipped_steps"] > run["global_step"] else []
@@ -116,9 +122,9 @@ def check_optimizer(path: Path, found: dict[str, Any], optimizer: Optimizer, upd
     _reject(path, "the optimizer's state does not fit", problems)
 
 
-def check_scaler(path: Path, found: dict[str, Any], scaler: GradScaler) -> None:
+def check_scaler(path: Path, found: dict[str, Any], scaler: SafeGradScaler) -> None:
     """Hold a stored scaler state against this scaler, which itself raises half-way. Raises: CheckpointRejected."""
-    if not found or not scaler.is_enabled():  # a disabled one has no state, and takes none
+    if not found:  # of torch's own scaler, disabled
         return
     expected = scaler.state_dict()
     problems = [f"{key} is missing or unknown" for key in found.keys() ^ expected.keys()]

@@ -4,6 +4,9 @@
     python scripts/benchmark.py startup       default text, start to first step, resident memory
     python scripts/benchmark.py large_text    a 1 GB text: first start, second start, memory beside a small text
     python scripts/benchmark.py saving        a checkpoint's save, verification and load, and the share of the time
+    python scripts/benchmark.py mixed         the mixed_precision config's tokens/s against the clean one's
+    python scripts/benchmark.py checks        the time of a step with all its checks against the same step without
+    python scripts/benchmark.py recompute     gradient checkpointing's memory of activations and time against plain
 
 Prints a table and writes it as JSON to --output. Runs the training script as a user does, in a temporary folder.
 """
@@ -33,9 +36,11 @@ from chatgot.checkpoint_file import is_whole, load_checkpoint, save_checkpoint
 from chatgot.config_file import load_config
 from chatgot.corpus import fetch_default_text
 from chatgot.data import load_tokens
-from chatgot.device import cpu_name, set_threads
+from chatgot.device import cpu_name, seed_generators, set_threads
 from chatgot.model import build_model
 from chatgot.optim import build_optimizer
+from chatgot.precision import autocast
+from chatgot.recovery import recover
 from chatgot.step import accumulate_gradients, apply_gradients
 
 SCRIPT = ROOT / "scripts" / "train_with_samples.py"
@@ -202,7 +207,127 @@ def saving(args: argparse.Namespace, folder: Path) -> dict:
     }
 
 
-PARTS = {"overhead": overhead, "startup": startup, "large_text": large_text, "saving": saving}
+def mixed(args: argparse.Namespace, folder: Path) -> dict:
+    """The clean and the mixed_precision config in alternation; the ratio is taken pair by pair."""
+    fetch_default_text(folder / "data" / "shakespeare.txt")
+    debug, pairs = ROOT / "configs/models/debug", []
+    for _ in range(args.rounds):
+        configs = (debug / f"chatgot_small_14M_{kind}.yaml" for kind in ("mixed_precision", "clean"))
+        pairs.append([run_script(folder, config, args.steps).tokens_per_s for config in configs])
+        print(f"mixed {pairs[-1][0]:,.0f} tokens/s, clean {pairs[-1][1]:,.0f}", file=sys.stderr)
+    log = (folder / "output.txt").read_text()
+    return {
+        "mixed_tokens_per_s": statistics.median(mixed for mixed, _ in pairs),
+        "clean_tokens_per_s": statistics.median(clean for _, clean in pairs),
+        "ratio": statistics.median(mixed / clean for mixed, clean in pairs),
+        "ratios": [round(mixed / clean, 3) for mixed, clean in pairs],
+        "clean_precision": "fp32" if "precision: fp32" in log else "unexpected",
+    }
+
+
+def checks(args: argparse.Namespace, folder: Path) -> dict:
+    """Steps with and without the checks in alternation, on two models alike; the ratio is taken pair by pair."""
+    text = folder / "data" / "shakespeare.txt"
+    fetch_default_text(text)
+    config, _ = load_config(args.config)
+    tokens = load_tokens(text, folder / "data" / "cache")
+    checked, bare = (assemble(config, tokens, torch.device("cpu"), None) for _ in range(2))
+    ratios = []
+
+    def checked_step() -> None:
+        loss = accumulate_gradients(checked.model, checked.train_windows, checked.run, config, checked.scaler)
+        apply_gradients(loss, checked.model, checked.optimizer, checked.run, config, checked.scaler)
+        recover(checked)
+
+    def bare_step() -> None:  # the same step: same data, seeds, clipping; nothing is looked at
+        run, S = bare.run, config.training.sequences_per_step
+        starts = bare.train_windows.starts(run.position, S)
+        with autocast(bare.device, run.precision):
+            for first in range(0, S, run.micro_batch_size):
+                x, y = bare.train_windows.batch(starts[first : first + run.micro_batch_size])
+                seed_generators(bare.device, config.seed, run.position, first)
+                _, loss = bare.model(x, y)
+                (loss * (len(x) / S)).backward()
+        torch.nn.utils.clip_grad_norm_(bare.model.parameters(), config.training.grad_clip)
+        bare.optimizer.step()
+        bare.optimizer.zero_grad(set_to_none=True)
+        run.position += 1
+
+    for step in range(args.steps * args.rounds + 1):
+        seconds = []
+        for do in (checked_step, bare_step) if step % 2 else (bare_step, checked_step):
+            begun = time.perf_counter()
+            do()
+            seconds.append(time.perf_counter() - begun)
+        if step > 0:  # the first one makes the optimizers' state
+            ratios.append(seconds[0] / seconds[1] if step % 2 else seconds[1] / seconds[0])
+    return {
+        "precision": checked.run.precision,
+        "pairs": len(ratios),
+        "checked_over_bare": statistics.median(ratios),
+        "quartiles": [round(q, 4) for q in statistics.quantiles(ratios)],
+    }
+
+
+RECOMPUTE = """
+import gc, json, sys, time
+from pathlib import Path
+import torch
+from chatgot.config_file import load_config
+from chatgot.device import set_threads
+from chatgot.gradient_checkpointing import enable_gradient_checkpointing
+from chatgot.model import build_model
+from chatgot.optim import build_optimizer
+
+def resident(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+config, _ = load_config(Path(sys.argv[1]))
+set_threads(config.training.threads)
+model = build_model(config.model, 75, torch.device("cpu"), 0)
+optimizer = build_optimizer(model, config.training)
+for p in model.parameters():
+    p.grad = torch.zeros_like(p)
+optimizer.step()
+if sys.argv[2] != "plain":
+    assert enable_gradient_checkpointing(model, every=int(sys.argv[2]))
+model.train()
+x = torch.randint(75, (int(sys.argv[3]), config.model.max_seq_length))
+gc.collect()
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before, seconds = resident("VmRSS"), []
+for _ in range(3):
+    begun = time.perf_counter()
+    _, loss = model(x, x)
+    loss.backward()
+    seconds.append(time.perf_counter() - begun)
+print(json.dumps({"activations_mib": resident("VmHWM") - before, "seconds": min(seconds)}))
+"""
+
+
+def recompute(args: argparse.Namespace, folder: Path) -> dict:
+    """Peak memory above weights, gradients and optimizer state, and time, at batch 32: plain, and recomputing."""
+    found: dict[str, list[dict]] = {"plain": [], "1": [], "2": []}
+    for _ in range(args.rounds):
+        for kind, results in found.items():
+            command = [sys.executable, "-c", RECOMPUTE, str(args.config), kind, "32"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            results.append(json.loads(done.stdout))
+    figures = {}
+    for kind, name in (("plain", "plain"), ("1", "every_layer"), ("2", "every_2nd_layer")):
+        for what in ("activations_mib", "seconds"):
+            figures[f"{name}_{what}"] = statistics.median(result[what] for result in found[kind])
+            if kind != "plain":
+                pairs = zip(found[kind], found["plain"], strict=True)
+                figures[f"{name}_{what}_over_plain"] = statistics.median(a[what] / b[what] for a, b in pairs)
+    return figures
+
+
+PARTS = {
+    "overhead": overhead, "startup": startup, "large_text": large_text, "saving": saving, "mixed": mixed,
+    "checks": checks, "recompute": recompute,
+}  # fmt: skip
 
 
 def main() -> int:

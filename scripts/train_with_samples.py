@@ -44,13 +44,15 @@ from chatgot.config import Config
 from chatgot.config_file import effective_yaml, load_config
 from chatgot.data import Batch
 from chatgot.device import is_out_of_memory, peak_memory_mib, pick_device
+from chatgot.due import evaluation_due, samples_due, save_due, step_save_due
 from chatgot.errors import Diverged, OutOfMemory, StorageError, UserError
-from chatgot.estimate import estimate, step_line
+from chatgot.estimate import end_line, estimate, step_line
 from chatgot.evaluation import evaluate
 from chatgot.generation import continue_text
 from chatgot.logging_setup import crash_trace, link_log, setup_console, setup_logging
 from chatgot.metrics import MetricsWriter, Throughput
 from chatgot.optim import lr_at, set_lr
+from chatgot.recovery import prove_again, recover
 from chatgot.resuming import ResumePoint, check_nothing_newer, find_checkpoint, resume, start_from
 from chatgot.run_lock import lock_new_run, lock_old_run
 from chatgot.state_checks import not_finite
@@ -136,13 +138,6 @@ def show_samples(training: Training, metrics: MetricsWriter, prompts: list[str])
     run.last_sample_step = run.global_step
 
 
-def evaluation_due(training: Training) -> bool:
-    """Return whether the present weights are still to be evaluated: by the interval, and at the end of the run."""
-    run, interval = training.run, training.config.training.eval_interval
-    at_end = interval is not None and training.ended() and run.last_eval_step != run.global_step
-    return at_end or run.due(interval, run.last_eval_step)
-
-
 def evaluate_and_log(training: Training, metrics: MetricsWriter) -> bool:
     """Measure the loss on held-out text and write the step's row; return whether it is the best so far."""
     config, run, windows = training.config, training.run, training.val_windows
@@ -156,7 +151,7 @@ def evaluate_and_log(training: Training, metrics: MetricsWriter) -> bool:
     if STOP.requested():
         return False  # this evaluation is made again after the resume
     run.val_loss, run.last_eval_step = val_loss, run.global_step
-    best = run.global_step > 0 and val_loss < run.best_val_loss and run.nan_counter == 0
+    best = run.global_step > 0 and val_loss < run.best_val_loss and not run.bad_steps
     if best:
         run.best_val_loss, run.best_step = val_loss, run.global_step
     over_all = f" | val_loss_full {full:.4f} over every validation token" if training.ended() else ""
@@ -173,36 +168,15 @@ def write_row(training: Training, metrics: MetricsWriter, full: float | None = N
     if full is not None:
         row["val_loss_full"] = full
     metrics.row(run.global_step, **row, tokens=run.tokens, time_s=run.time_s)
-
-
-def samples_due(training: Training, seconds_since: float) -> bool:
-    """Return whether samples are to be shown now: by steps, by minutes, or at the end of the run."""
-    run, settings = training.run, training.config.training
-    by_clock = settings.sample_interval_minutes is not None and seconds_since >= 60 * settings.sample_interval_minutes
-    wanted = settings.sample_interval_steps is not None or settings.sample_interval_minutes is not None
-    new = run.last_sample_step != run.global_step
-    return new and (
-        by_clock or (wanted and training.ended()) or run.due(settings.sample_interval_steps, run.last_sample_step)
-    )
-
-
-def save_due(training: Training, seconds_since: float) -> bool:
-    """Return whether a checkpoint is to be saved now: by steps, by minutes, or at the end of the run.
-
-    While steps are being skipped one after the other there is no telling whether the weights are any good.
-    """
-    run, settings = training.run, training.config.training
-    minutes = settings.checkpoint_interval_minutes
-    by_clock = minutes is not None and seconds_since >= 60 * minutes
-    new = run.last_save_step != run.global_step
-    by_steps = run.due(settings.save_checkpoint_steps, run.last_save_step)
-    return new and (training.ended() or (run.nan_counter == 0 and (by_clock or by_steps)))
+    metrics.health(run.global_step, training.scaler.get_scale(), run.skipped_steps, run.precision, run.rewinds)
 
 
 def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
     """Save a checkpoint, then let go of old ones; return whether it is there. Raises: Diverged, StorageError."""
     config, run = training.config, training.run
     path = checkpoint_path(Path(config.paths.checkpoints), run.run_id, run.global_step)
+    if step_save_due(training):
+        prove_again(training)
     before, run.last_save_step = run.last_save_step, run.global_step
     checkpoint = training.checkpoint()
     if bad := not_finite(checkpoint):
@@ -213,7 +187,8 @@ def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
         return False
     config_name, _, timestamp = run.run_id.rpartition("_")
     keep = config.training.max_checkpoints_to_keep
-    cleanup_old_checkpoints(path.parent, config_name, timestamp, keep, keep=[run.best_step])
+    every = config.training.save_checkpoint_steps
+    cleanup_old_checkpoints(path.parent, config_name, timestamp, keep, keep=[run.best_step], every=every)
     return True
 
 
@@ -262,13 +237,15 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
         run.lr = lr_at(run.global_step, settings, training.decay_steps)
         set_lr(training.optimizer, run.lr)
         loss = accumulate_gradients(model, training.train_windows, run, config, training.scaler)
+        if loss is None:
+            continue  # the same step again, without gradient checkpointing
         apply_gradients(loss, model, training.optimizer, run, config, training.scaler)
         run.time_s = time.monotonic() - begun
         throughput.add(tokens_per_step, time.perf_counter() - start)
-        if run.nan_counter >= settings.max_nan_before_fallback:
-            raise Diverged(
-                f"step {run.global_step}: {run.nan_counter} steps in a row had a non-finite loss or gradient"
-            )
+        if recover(training) == "rewound":
+            metrics.rewind(run.global_step)
+            progress.update(run.global_step - progress.n)
+            continue
 
         # once in a while: a line and a row; where an evaluation follows, it writes the row
         start = time.perf_counter()
@@ -281,7 +258,7 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
         if (log_due or training.ended()) and not row_follows:
             write_row(training, metrics)
         progress.set_postfix_str(f"loss {run.train_loss:.3f}, {run.tokens_per_s or 0:,.0f} tokens/s", refresh=False)
-        progress.update()
+        progress.update(run.global_step - progress.n)
         throughput.add(0, time.perf_counter() - start)
 
 
@@ -371,7 +348,7 @@ def log_and_train(training: Training, point: ResumePoint | None, lines: list[str
     STOP.training = True
     with closing(metrics), progress, crash_trace(run_dir / "crash.txt"):
         train(training, metrics, progress)
-    logger.info("%s", f"stopped by {STOP.signal_name}" if STOP.requested() else "done")
+    logger.info("%s: %s", f"stopped by {STOP.signal_name}" if STOP.requested() else "done", end_line(training))
 
 
 def main(argv: list[str] | None = None) -> int:

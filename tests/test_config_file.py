@@ -234,9 +234,11 @@ def test_each_key_missing_one_letter_is_recognised_in_file_and_override(tmp_path
         wrong = leaf[:position] + leaf[position + 1 :]
         if wrong == "top_":  # top_k or top_p
             continue
-        content = f"{section}:\n  {wrong}: 1\n" if section else f"{wrong}: 1\n"
+        above = section.split(".") if section else []
+        lines = [f"{'  ' * depth}{name}:" for depth, name in enumerate(above)]
+        content = "\n".join([*lines, f"{'  ' * len(above)}{wrong}: 1\n"])
         dotted = f"{section}.{wrong}".lstrip(".")
-        assert f"{dotted} (line {2 if section else 1}): unknown key, did you mean {key}?" in refusal(
+        assert f"{dotted} (line {len(above) + 1}): unknown key, did you mean {key}?" in refusal(
             write(tmp_path, content)
         )
         assert f"--set {dotted}: unknown key, did you mean {key}?" in refusal(write(tmp_path, SMALLEST), f"{dotted}=1")
@@ -295,6 +297,7 @@ OTHER_VALUES = {  # a value unlike the default for each key, as written and as i
     "training.mixed_precision": ("true", True), "training.gradient_checkpointing": ("every_2", "every_2"),
     "training.eval_batches": ("all", "all"), "training.betas": ("[0.5, 6e-1]", [0.5, 0.6]),
     "training.epochs": ("2", 2), "training.max_minutes": ("1e+2", 100.0), "training.lr_decay_steps": ("12", 12),
+    "training.spike.enabled": ("true", True),
     "data.path": ("a.txt", "a.txt"), "data.allow_change": ("true", True), "training.threads": ("2", 2),
     "sampling.prompts": ('["a: b", c]', ["a: b", "c"]), "sampling.top_k": ("5", 5), "sampling.top_p": ("9e-1", 0.9),
     "model.d_hid": ("24", 24), "training.grad_clip": ("null", None), "training.sample_interval_minutes": ("3", 3.0),

@@ -19,6 +19,12 @@ BASE = {
 
 # key: (another value, what changes), and where the key acts only beside others, what those are
 DIVERGING = {"training.learning_rate": 1e30, "training.warmup_steps": 0, "training.log_interval": 1}
+OVERFLOWING = {
+    "training.mixed_precision": True, "training.precision_dtype": "fp16", "model.init_range": 3.0,
+    "training.min_loss_scale": 65536.0,
+}  # fmt: skip
+SPIKING = {"training.max_steps": 40, "training.spike.enabled": True, "training.spike.window": 8,
+           "training.spike.threshold": 0.01, "training.max_nan_before_fallback": 40}  # fmt: skip
 CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "seed": (8, "weights"),
     "device": ("cuda", "exit_code"),
@@ -52,6 +58,13 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.mixed_precision": (True, "precision", {"training.precision_dtype": "bf16"}),
     "training.precision_dtype": ("fp16", "precision", {"training.mixed_precision": True}),
     "training.max_nan_before_fallback": (2, "rows", DIVERGING),
+    "training.min_loss_scale": (1.0, "precision", OVERFLOWING),
+    "training.amp_retry_steps": (1, "climbs", OVERFLOWING),
+    "training.max_rewinds": (1, "rewinds", DIVERGING),
+    "training.rewind_skip_steps": (1, "rewinds", DIVERGING),
+    "training.spike.enabled": (False, "high", SPIKING),
+    "training.spike.window": (30, "high", SPIKING),
+    "training.spike.threshold": (9.0, "high", SPIKING),
     "training.gradient_checkpointing": (True, "recomputation"),
     "training.save_checkpoint_steps": (2, "saved", {"training.max_checkpoints_to_keep": 9}),
     "training.checkpoint_interval_minutes": (1e-6, "saved", {"training.save_checkpoint_steps": None}),
@@ -79,11 +92,12 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """Train a tiny run with these keys and return what a user can see of it."""
     folder.mkdir()
     (folder / "other.txt").write_text(harness.make_text(seed=1), encoding="utf-8")
-    sections: dict[str, Any] = {}
+    settings = BASE
     for key, value in overrides.items():
-        section, _, name = key.rpartition(".")
-        (sections.setdefault(section, {}) if section else sections)[name] = value
-    harness.write_config(folder, **harness.merged(BASE, sections))
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        settings = harness.merged(settings, value)
+    harness.write_config(folder, **settings)
     seen: dict[str, Any] = {"exit_code": harness.train_here(folder, "--config", "tiny.yaml")}
     logs = list(folder.glob("logs/train_*.log"))
     files = harness.checkpoints(folder)
@@ -106,6 +120,9 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
         "val_loss": rows[0]["val_loss"],
         "rates": [row["lr"] for row in rows],
         "samples": [block.splitlines()[:3] for block in log.split("sample ")[1:]],
+        "rewinds": [line.split("data positions")[1] for line in log.splitlines() if "rewinding to" in line],
+        "climbs": log.count("precision climbs back"),
+        "high": log.count("far too high"),
         "recomputation": "gradient checkpointing: every 1" in log,
     }
 

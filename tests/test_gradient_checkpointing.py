@@ -11,7 +11,8 @@ from chatgot.config import SamplingConfig
 from chatgot.generation import generate
 from chatgot.gradient_checkpointing import disable_gradient_checkpointing, enable_gradient_checkpointing
 from chatgot.model import evaluating
-from chatgot.step import accumulate_gradients
+from chatgot.recovery import prove_again
+from chatgot.step import accumulate_gradients, apply_gradients
 
 
 def run(precision: str = "fp32", **model) -> Training:
@@ -158,6 +159,119 @@ def expected_plain() -> list[torch.Tensor]:
     training = run()
     training.run.micro_batch_size = 8
     return loss_and_gradients(training)
+
+
+def odd_recomputation(training: Training, how, odd_calls=None) -> list[int]:
+    """Let block 2's attention compute something else when it is recomputed, or at some calls; return their number.
+
+    Inside of the block: its last output is not computed again, since backward does not need it.
+    """
+    attention, calls = training.model.layers[2].attention, [0]
+    real = attention.forward
+
+    def forward(x, layer, cache):
+        calls[0] += training.model.recompute_every is not None
+        odd = calls[0] in odd_calls if odd_calls else training.model.recompute_every and calls[0] % 2 == 0
+        return how(real(x, layer, cache)) if odd else real(x, layer, cache)
+
+    attention.forward = forward
+    return calls
+
+
+def other_value(h):
+    return h * 1.001
+
+
+def one_tensor_more(h):
+    return h + 0 * h[:, :1].exp()  # exp keeps its result for backward
+
+
+@pytest.mark.parametrize("how", [other_value, one_tensor_more, lambda h: h.double().float() * 1.0001])
+def test_a_block_whose_recomputation_differs_is_refused_with_one_warning_and_training_is_plain(how, caplog):
+    training = run()
+    calls = odd_recomputation(training, how)
+    assert enable_gradient_checkpointing(training.model) is False
+    assert calls == [2]  # the proof did recompute it
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "gradient checkpointing stays off" in caplog.text
+    assert passes(training) == [1, 1, 1, 1]
+
+
+def test_an_error_inside_a_block_is_no_failed_proof_but_an_error():
+    training = run()
+
+    def fail(module, args):
+        raise ZeroDivisionError("in a block")
+
+    training.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(ZeroDivisionError):
+        enable_gradient_checkpointing(training.model)
+    assert training.model.recompute_every is None
+
+
+def test_a_device_that_repeats_nothing_exactly_sets_the_tolerance_of_the_proof(caplog):
+    caplog.set_level("INFO")
+    training, noise = run(), torch.Generator().manual_seed(0)
+    training.model.norm.register_forward_hook(lambda m, args, out: out * (1 + 1e-6 * torch.randn(1, generator=noise)))
+    enable_gradient_checkpointing(training.model)
+    assert "two plain passes differ by" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_twenty_steps_with_and_without_end_in_the_same_bits(precision):
+    finals = []
+    for every in (None, 1):
+        training = run(precision)
+        if every:
+            assert enable_gradient_checkpointing(training.model)
+        for _ in range(20):
+            loss = accumulate_gradients(
+                training.model, training.train_windows, training.run, training.config, training.scaler
+            )
+            apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+        finals.append({"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()})
+    assert parts.same(*finals)
+
+
+def test_a_recomputation_that_changes_its_shape_costs_one_redone_step_and_one_warning(caplog):
+    plain, recomputing = run(), run()
+    assert enable_gradient_checkpointing(recomputing.model)
+    odd_recomputation(recomputing, one_tensor_more, odd_calls={10})  # two micro-batches a step, two calls each
+    results = []
+    for training in (plain, recomputing):
+        outcomes, losses = [], []
+        while training.run.global_step < 4:
+            loss = accumulate_gradients(
+                training.model, training.train_windows, training.run, training.config, training.scaler
+            )
+            outcomes.append(loss is not None)
+            if loss is None:
+                assert all(p.grad is None for p in training.model.parameters())
+                continue
+            apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+            losses.append(training.run.train_loss)
+        results.append((losses, parts.copied(training.model.state_dict())))
+    assert outcomes.count(False) == 1  # of the recomputing one
+    assert caplog.text.count("is done again without gradient checkpointing, which stays off") == 1
+    assert recomputing.run.recompute_off
+    assert recomputing.model.recompute_every is None
+    assert results[0][0] == results[1][0]
+    assert parts.same(results[0][1], results[1][1])
+
+
+def test_a_value_that_turns_different_later_is_found_by_the_next_proof_which_names_the_steps_since_the_last(caplog):
+    training = run()
+    assert enable_gradient_checkpointing(training.model)
+    training.run.global_step = 100
+    prove_again(training)
+    assert caplog.records == []
+    odd_recomputation(training, other_value)
+    training.run.global_step = 200
+    prove_again(training)
+    assert "gradient checkpointing is off from step 201 on" in caplog.text
+    assert "steps 101 to 200 were trained since the last proof" in caplog.text
+    assert training.model.recompute_every is None
+    assert training.run.recompute_off
 
 
 def test_it_is_no_part_of_the_state_so_either_reads_the_others_weights():

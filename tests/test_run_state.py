@@ -10,11 +10,11 @@ import numpy as np
 import parts
 import pytest
 import torch
-from torch.amp import GradScaler
 
 from chatgot.assembly import Training
 from chatgot.checkpoint_file import load_checkpoint
 from chatgot.errors import CheckpointRejected
+from chatgot.grad_scaler import SafeGradScaler
 from chatgot.resuming import check_settings, check_state, find_checkpoint, resume
 from chatgot.run_state import RunState, generator_states, set_generator_states
 from chatgot.step import accumulate_gradients, apply_gradients
@@ -90,8 +90,10 @@ def test_every_counter_of_a_run_comes_back(tmp_path):
     values: dict[str, Any] = {"run_id": parts.RUN_ID, "precision": "fp32", "threads": 1, "micro_batch_size": 3}
     for i, field in enumerate(fields(RunState)):
         if field.name not in values:
-            values[field.name] = 100.5 + i if "float" in str(field.type) else 100 + i
-    values |= {"global_step": 200, "position": 220, "skipped_steps": 3}
+            kinds = {bool: True, list: [], str: "bf16"}
+            values[field.name] = kinds.get(field.type, 100.5 + i if "float" in str(field.type) else 100 + i)
+    values |= {"global_step": 200, "position": 220, "skipped_steps": 3, "bad_steps": [[200, 219, math.inf, 2.0]]}
+    values |= {"skipped_ranges": [[3, 9], [12, 14]], "recent_losses": [1.5, 1.25]}
     training.run = replace(training.run, **values)
     resumed = resume_from(parts.checkpoint_file(tmp_path, training))
     assert asdict(resumed.run) == values
@@ -124,7 +126,7 @@ def test_setting_generator_states_is_the_inverse_of_reading_them():
 
 def test_an_fp16_runs_scale_and_growth_come_back(tmp_path):
     training = parts.run(precision="fp16", model={"dropout": 0.2})
-    training.scaler = GradScaler("cpu", init_scale=512.0)
+    training.scaler = SafeGradScaler("cpu", init_scale=512.0)
     train(training, 2)
     path = parts.checkpoint_file(tmp_path, training)
     settings = {"mixed_precision": True, "precision_dtype": "fp16"}

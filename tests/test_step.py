@@ -7,10 +7,10 @@ import parts
 import pytest
 import torch
 from torch import nn
-from torch.amp import GradScaler
 
 from chatgot.assembly import Training
 from chatgot.device import seed_generators
+from chatgot.grad_scaler import SafeGradScaler
 from chatgot.step import accumulate_gradients, apply_gradients, autocast
 
 
@@ -100,7 +100,7 @@ def test_a_step_counts_step_position_and_tokens_by_one_group():
     assert step(training)
     run = training.run
     assert (run.global_step, run.position, run.tokens) == (4, 8, 100 + 8 * 8)
-    assert (run.nan_counter, run.skipped_steps) == (0, 0)
+    assert (training.scaler.nan_counter, run.skipped_steps) == (0, 0)
     assert math.isfinite(run.train_loss)
     assert run.grad_norm > 0
 
@@ -162,7 +162,7 @@ def test_a_bad_gradient_changes_neither_weights_nor_optimizer_and_counts(value, 
     assert fired
     assert parts.same(state(training), before)
     run = training.run
-    assert (run.nan_counter, run.skipped_steps) == (1, 1)
+    assert (training.scaler.nan_counter, run.skipped_steps) == (1, 1)
     assert (run.global_step, run.position) == (steps_before + 1, steps_before + 1)  # a skipped step counts
     assert all(p.grad is None for p in training.model.parameters())
     assert "skipped" in caplog.text
@@ -176,7 +176,7 @@ def test_a_bad_loss_with_finite_gradients_changes_nothing_and_counts(value):
     loss = accumulate(training) + value
     assert not apply(training, loss)
     assert parts.same(state(training), before)
-    assert (training.run.nan_counter, training.run.skipped_steps) == (1, 1)
+    assert (training.scaler.nan_counter, training.run.skipped_steps) == (1, 1)
 
 
 def test_one_bad_micro_batch_out_of_eight_is_noticed():
@@ -200,12 +200,12 @@ def test_bad_steps_are_counted_in_a_row_and_a_good_one_starts_again():
     for expected in (1, 2):
         accumulate(training)
         apply(training, loss)
-        assert training.run.nan_counter == expected
+        assert training.scaler.nan_counter == expected
     assert step(training)
-    assert (training.run.nan_counter, training.run.skipped_steps) == (0, 2)
+    assert (training.scaler.nan_counter, training.run.skipped_steps) == (0, 2)
     accumulate(training)
     apply(training, loss)
-    assert (training.run.nan_counter, training.run.skipped_steps) == (1, 3)
+    assert (training.scaler.nan_counter, training.run.skipped_steps) == (1, 3)
 
 
 def test_a_run_that_skips_a_group_equals_one_that_was_never_given_it():
@@ -223,7 +223,7 @@ def test_a_run_that_skips_a_group_equals_one_that_was_never_given_it():
 
 def test_fp16_with_loss_scaling_does_a_real_step_close_to_fp32():
     half, full = parts.run(precision="fp16"), parts.run()
-    half.scaler = GradScaler("cpu", init_scale=64.0)
+    half.scaler = SafeGradScaler("cpu", init_scale=64.0)
     gradients = []
     for training in (half, full):
         training.optimizer.register_step_pre_hook(
@@ -235,7 +235,7 @@ def test_fp16_with_loss_scaling_does_a_real_step_close_to_fp32():
     assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()  # fp16 has 11 bits; unscaled or it fails
     assert half.run.grad_norm == pytest.approx(full.run.grad_norm, rel=0.02)
     assert half.run.train_loss == pytest.approx(full.run.train_loss, rel=0.01)
-    assert half.run.nan_counter == 0
+    assert half.scaler.nan_counter == 0
 
 
 def test_an_fp16_overflow_lowers_the_scale_changes_nothing_and_does_not_count_as_bad():
@@ -246,35 +246,35 @@ def test_an_fp16_overflow_lowers_the_scale_changes_nothing_and_does_not_count_as
     assert not step(training)
     assert fired
     assert training.scaler.get_scale() == 32768
-    assert (training.run.nan_counter, training.run.skipped_steps) == (0, 1)
+    assert (training.scaler.nan_counter, training.run.skipped_steps) == (0, 1)
     assert parts.same(state(training), before)
 
 
 def test_at_the_floor_of_the_scale_an_overflow_counts():
     training = parts.run(precision="fp16")
-    training.scaler = GradScaler("cpu", init_scale=1.0)
+    training.scaler = SafeGradScaler("cpu", init_scale=1.0)
     fired = poison(training, math.inf)
     assert not step(training)
     assert fired
-    assert training.run.nan_counter == 1
+    assert training.scaler.nan_counter == 1
 
 
 def test_a_bad_loss_in_fp16_counts_at_any_scale():
     training = parts.run(precision="fp16")
     accumulate(training)
     assert not apply(training, torch.tensor(math.nan))
-    assert training.run.nan_counter == 1
+    assert training.scaler.nan_counter == 1
 
 
 def test_finite_fp16_gradients_whose_norm_overflows_are_not_skipped_for_ever_uncounted():
     training = parts.run(precision="fp16")
-    training.scaler = GradScaler("cpu", init_scale=4.0)
+    training.scaler = SafeGradScaler("cpu", init_scale=4.0)
     for _ in range(12):
         loss = accumulate(training)
         for p in training.model.parameters():
             p.grad.fill_(1e30)
         assert not apply(training, loss)
-    assert training.run.nan_counter > 0
+    assert training.scaler.nan_counter > 0
 
 
 def test_bf16_runs_the_linears_in_bf16_and_keeps_weights_gradients_moments_and_loss_in_fp32():

@@ -126,14 +126,15 @@ def test_the_end_of_the_log_names_best_loss_newest_file_and_the_command_to_resum
 
 
 def test_the_best_evaluations_file_survives_retention(tmp_path):
-    # the rate rises to 5 after step 6 and ruins the weights: the best evaluation is the one at step 6
-    training = {"learning_rate": 1e-2, "min_learning_rate": 5.0, "warmup_steps": 6, "eval_interval": 3}
-    harness.write_config(tmp_path, training=training | {"save_checkpoint_steps": 1, "max_checkpoints_to_keep": 2})
+    # the rate rises to 0.2 after step 6 and harms the weights: the last evaluation is not the best
+    training = {"learning_rate": 1e-2, "min_learning_rate": 0.2, "warmup_steps": 6, "eval_interval": 3}
+    training |= {"save_checkpoint_steps": 1, "max_checkpoints_to_keep": 2}
+    harness.write_config(tmp_path, training=training)
     assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
     evaluated = {row["step"]: row["val_loss"] for row in harness.rows(tmp_path) if row["step"] and row["val_loss"]}
     best = min(evaluated, key=evaluated.get)
-    assert best == 6, evaluated
-    assert sorted(harness.checkpoints(tmp_path)) == [6, 11, 12]
+    assert best in (6, 9), evaluated
+    assert sorted(harness.checkpoints(tmp_path)) == [best, 11, 12]
 
 
 def test_no_trigger_saves_while_steps_are_skipped_in_a_row(tmp_path):

@@ -1,0 +1,153 @@
+"""A step went wrong: lower the precision, rewind and leave out the data, or stop. Single steps are skipped before."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from chatgot.assembly import Training
+from chatgot.checkpoint_file import load_checkpoint
+from chatgot.checkpointing import checkpoint_path, newest_whole, run_files, set_aside_newer
+from chatgot.errors import CheckpointRejected, Diverged
+from chatgot.gradient_checkpointing import disable_gradient_checkpointing, recomputation_differs
+from chatgot.precision import autocast, change_precision, next_lower
+from chatgot.run_state import restore_state
+
+logger = logging.getLogger(__name__)
+
+KEPT = ("run_id", "precision", "precision_raised", "recompute_off", "threads", "micro_batch_size", "time_s")
+
+
+def recover(training: Training) -> str:
+    """Do what the steps so far call for; return "done" (nothing), "lowered", "raised" or "rewound".
+
+    Raises: Diverged at the end of the ladder, with a report.
+    """
+    run, scaler, settings = training.run, training.scaler, training.config.training
+    if scaler.fallback_triggered and run.precision != "fp32":
+        lower = next_lower(run.precision, training.device)
+        logger.warning("precision falls back from %s to %s from step %d on", run.precision, lower, run.global_step + 1)
+        change_precision(run, scaler, lower)
+        return "lowered"
+    if len(run.bad_steps) - run.bad_before_rung >= settings.max_nan_before_fallback:
+        rewind(training)
+        return "rewound"
+    below = run.precision != run.asked_precision and not run.precision_raised
+    if below and run.good_steps >= settings.amp_retry_steps:
+        higher = run.asked_precision if run.precision == "bf16" else next_higher(training)
+        logger.info("precision climbs back from %s to %s from step %d on", run.precision, higher, run.global_step + 1)
+        change_precision(run, scaler, higher)
+        run.precision_raised = True
+        return "raised"
+    return "done"
+
+
+def prove_again(training: Training) -> None:
+    """Repeat the proof of gradient checkpointing: a difference in values raises nothing by itself."""
+    run, model, every = training.run, training.model, training.model.recompute_every
+    if not every:
+        return
+    with autocast(training.device, run.precision):
+        why = recomputation_differs(model, every)
+    if why:
+        disable_gradient_checkpointing(model)
+        run.recompute_off = True
+        logger.warning(
+            "gradient checkpointing is off from step %d on: %s; steps %d to %d were trained since the last proof",
+            run.global_step + 1, why, run.last_proof_step + 1, run.global_step,
+        )  # fmt: skip
+    run.last_proof_step = run.global_step
+
+
+def next_higher(training: Training) -> str:
+    """Return the rung above fp32 on the way to the precision asked for."""
+    asked = training.run.asked_precision
+    return next_lower(asked, training.device) if next_lower(asked, training.device) != "fp32" else asked
+
+
+def rewind(training: Training) -> None:
+    """Go back to the newest checkpoint that was good, and leave out the data that went wrong with some more.
+
+    A second rewind without a good checkpoint in between goes one further back; before the first one lies the start.
+    Raises: Diverged when `max_rewinds` are used up.
+    """
+    run, settings = training.run, training.config.training
+    if run.rewinds >= settings.max_rewinds:
+        raise Diverged(report(training))
+    target, stored = rewind_target(training)
+    first, last = int(run.bad_steps[0][1]), int(run.bad_steps[-1][1])
+    ranges = merged([*run.skipped_ranges, [first, last + 1 + settings.rewind_skip_steps]])
+    losses = ", ".join(f"{loss:g}" for _, _, loss, _ in run.bad_steps)
+    logger.warning(
+        "diverged at step %d (losses %s): rewinding to step %d, data positions %d to %d are left out",
+        run.global_step, losses, target, first, ranges_end(ranges, first),
+    )  # fmt: skip
+    kept = {name: getattr(run, name) for name in KEPT}
+    kept |= {"rewinds": run.rewinds + 1, "rewound_to": target, "skipped_ranges": ranges, "good_steps": 0}
+    precision = run.precision
+    restore_state(stored, run, training.model, training.optimizer, training.scaler)
+    if run.precision != precision:
+        change_precision(run, training.scaler, precision)
+    for name, value in kept.items():
+        setattr(run, name, value)
+    run.leave_out()
+    checkpoint_dir = Path(training.config.paths.checkpoints)
+    path = checkpoint_path(checkpoint_dir, run.run_id, target)
+    set_aside_newer(checkpoint_dir, run, path if path.exists() else None)
+
+
+def rewind_target(training: Training) -> tuple[int, dict[str, Any]]:
+    """Return the step to go back to, and its state: of a checkpoint, or of the start."""
+    run, every = training.run, training.config.training.save_checkpoint_steps
+    config_name, _, timestamp = run.run_id.rpartition("_")
+    files = run_files(Path(training.config.paths.checkpoints), config_name).get(timestamp, {})
+    newest = True
+    for step in sorted(files, reverse=True):
+        if every is None or step % every or step > run.global_step:
+            continue
+        try:
+            stored = load_checkpoint(files[step])
+        except CheckpointRejected as error:
+            logger.warning("%s; passed over", error)
+            continue
+        if stored["run"]["bad_steps"] or stored["scaler_state_dict"].get("nan_counter"):
+            continue
+        if newest and run.rewinds and step <= run.rewound_to:
+            newest = False  # nothing good has been saved since the last rewind: one further back
+            continue
+        return step, stored
+    return training.start["run"]["global_step"], training.start
+
+
+def merged(ranges: list[list[int]]) -> list[list[int]]:
+    """Return ranges [first, end) in order, those that touch joined."""
+    result: list[list[int]] = []
+    for first, end in sorted(ranges):
+        if result and first <= result[-1][1]:
+            result[-1][1] = max(result[-1][1], end)
+        else:
+            result.append([first, end])
+    return result
+
+
+def ranges_end(ranges: list[list[int]], position: int) -> int:
+    """Return the last position of the range that `position` lies in."""
+    return next(end - 1 for first, end in ranges if first <= position < end)
+
+
+def report(training: Training) -> str:
+    """Return what exit 4 says: where, with which numbers, what was tried, and what to resume from."""
+    run = training.run
+    losses = ", ".join(f"{loss:g}" for _, _, loss, _ in run.bad_steps)
+    norms = ", ".join(f"{norm:g}" for _, _, _, norm in run.bad_steps)
+    left_out = ", ".join(f"{first} to {end - 1}" for first, end in run.skipped_ranges) or "none"
+    lr = "none" if run.lr is None or not math.isfinite(run.lr) else f"{run.lr:.3g}"
+    path = newest_whole(Path(training.config.paths.checkpoints), run.run_id)
+    return "\n".join(
+        (
+            f"diverged at step {run.global_step}: losses {losses}; gradient norms {norms}; learning rate {lr}",
+            f"tried: {run.skipped_steps} steps skipped, precision {run.asked_precision} -> {run.precision}, "
+            f"{run.rewinds} rewinds, data positions left out: {left_out}",
+            f"lower training.learning_rate and resume from {path}" if path else "lower training.learning_rate",
+        )
+    )

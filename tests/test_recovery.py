@@ -1,0 +1,296 @@
+"""Numerical trouble heals: a step is skipped, the precision lowered, the run rewound; at the end of that it stops."""
+
+import contextlib
+import math
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import harness
+import pytest
+import torch
+
+from chatgot.checkpoint_file import is_whole
+from chatgot.recovery import merged
+
+STEPS = 40
+BASE = {
+    "max_steps": STEPS, "save_checkpoint_steps": 4, "checkpoint_interval_minutes": None, "eval_interval": 40,
+    "sample_interval_steps": None, "rewind_skip_steps": 2, "max_checkpoints_to_keep": 3, "learning_rate": 3e-3,
+    "accumulate_grad_batches": 2,
+}  # fmt: skip
+
+
+def run(folder: Path, *arguments: str, spoil: Callable | None = None, stop_at: int | None = None) -> int:
+    """Train here; `spoil(run, loss)` may return another loss for a micro-batch's place of the real one."""
+    script = harness.load_script()
+    real = script.accumulate_gradients
+
+    def accumulate(model, windows, state, config, scaler):
+        if stop_at is not None and state.global_step == stop_at:
+            script.STOP.exit_code, script.STOP.signal_name = 143, "SIGTERM"
+        if spoil is None:
+            return real(model, windows, state, config, scaler)
+        forward = model.forward
+
+        def spoilt(x, y=None, cache=None):
+            logits, loss = forward(x, y, cache)
+            return logits, loss if y is None or not model.training else spoil(state, loss)
+
+        model.forward = spoilt
+        try:
+            return real(model, windows, state, config, scaler)
+        finally:
+            del model.forward
+
+    script.accumulate_gradients = accumulate
+    threads = torch.get_num_threads()
+    try:
+        with contextlib.chdir(folder):
+            return script.main(["--config", "tiny.yaml", *arguments])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def poison(positions: Collection[int], value: float = math.nan) -> Callable:
+    """Spoil the loss of some positions of the data, whenever they are trained on."""
+    fired = []
+
+    def spoil(state, loss):
+        if state.position in positions:
+            fired.append(state.position)
+            return loss * value
+        return loss
+
+    spoil.fired = fired
+    return spoil
+
+
+def new(folder: Path, **training) -> Path:
+    folder.mkdir(exist_ok=True)
+    harness.write_config(folder, training=BASE | training)
+    return folder
+
+
+def final(folder: Path) -> dict:
+    return harness.load(harness.checkpoints(folder)[STEPS])
+
+
+def state(checkpoint: dict) -> dict:
+    clock = ("time_s", "run_id", "tokens_per_s")
+    counters = {key: value for key, value in checkpoint["run"].items() if key not in clock}
+    keys = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict")
+    return {key: checkpoint[key] for key in keys} | {"run": counters}
+
+
+def log_of(folder: Path) -> str:
+    (path,) = (folder / "logs").glob("train_*.log")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> Path:
+    folder = new(tmp_path_factory.mktemp("clean") / "run")
+    assert run(folder) == 0
+    return folder
+
+
+@pytest.mark.parametrize("positions", [{10}, {10, 11}])
+def test_a_bad_window_shorter_than_the_limit_is_healed_by_skips_alone(tmp_path, positions):
+    spoil = poison(positions)
+    assert run(new(tmp_path / "run"), spoil=spoil) == 0
+    ended = final(tmp_path / "run")["run"]
+    assert set(spoil.fired) == positions
+    assert (ended["skipped_steps"], ended["rewinds"], ended["position"]) == (len(positions), 0, STEPS)
+    assert f"done: {STEPS} steps, {len(positions)} skipped, 0 rewinds, fp32 throughout" in log_of(tmp_path / "run")
+
+
+def test_a_poisoned_window_costs_one_rewind_and_the_run_ends_near_the_clean_one(clean, tmp_path):
+    spoil = poison({10, 11, 12})
+    folder = new(tmp_path / "run")
+    assert run(folder, spoil=spoil) == 0
+    ended = final(folder)["run"]
+    assert spoil.fired == [10, 10, 11, 11, 12, 12]  # once, two micro-batches each; then they are left out
+    assert ended["rewinds"] == 1
+    assert ended["skipped_ranges"] == [[10, 15]]  # the window, and rewind_skip_steps more
+    assert ended["position"] == STEPS + 5
+    assert "rewinding to step 8, data positions 10 to 14 are left out" in log_of(folder)
+    rows, clean_rows = harness.rows(folder), harness.rows(clean)
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
+    assert rows[-1]["val_loss_full"] == pytest.approx(clean_rows[-1]["val_loss_full"], rel=0.02)
+    assert all(is_whole(path) for path in harness.checkpoints(folder).values())
+
+
+@pytest.mark.parametrize("at", [9, 11, 12, 20])
+def test_a_run_stopped_around_a_rewind_makes_the_same_skips_and_rewinds_and_ends_in_the_same_bits(tmp_path, at):
+    bad = {5, 10, 11, 12}
+    straight, stopped = new(tmp_path / "straight"), new(tmp_path / "stopped")
+    assert run(straight, spoil=poison(bad)) == 0
+    assert run(stopped, spoil=poison(bad), stop_at=at) == 143
+    assert run(stopped, "--resume_from", "latest", spoil=poison(bad)) == 0
+    assert harness.same(state(final(stopped)), state(final(straight)))
+
+
+def test_before_the_first_checkpoint_it_rewinds_to_the_start(clean, tmp_path):
+    folder = new(tmp_path / "run")
+    assert run(folder, spoil=poison({1, 2, 3})) == 0
+    assert "rewinding to step 0, data positions 1 to 5 are left out" in log_of(folder)
+    assert final(folder)["run"]["position"] == STEPS + 5
+
+
+def test_poison_in_every_later_position_ends_in_exit_4_with_a_report_and_the_last_good_file_whole(tmp_path, capsys):
+    folder, spoil = new(tmp_path / "run"), poison(range(18, 10_000))
+    assert run(folder, spoil=spoil) == 4
+    assert len(spoil.fired) <= 2 * 3 * 4  # micro-batches x limit x (rewinds + 1)
+    said = capsys.readouterr().err
+    assert "diverged at step 21: losses nan, nan, nan; gradient norms nan, nan, nan; learning rate" in said
+    assert "3 rewinds, data positions left out: 18 to" in said
+    left = harness.checkpoints(folder)
+    assert left
+    assert all(is_whole(path) for path in left.values())
+    newest = left[max(left)]
+    assert f"resume from checkpoints/{newest.name}" in said
+    for path in (folder / "checkpoints").glob("*.pt*"):
+        weights = torch.load(path, weights_only=True)["model_state_dict"]
+        assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_a_second_rewind_without_progress_goes_one_file_further_back(tmp_path):
+    folder = new(tmp_path / "run", rewind_skip_steps=0)
+    assert run(folder, spoil=poison({13, 14, 15, 16, 17, 18})) == 0
+    lines = [line.split("rewinding to ")[1][:8] for line in log_of(folder).splitlines() if "rewinding" in line]
+    assert lines == ["step 12,", "step 8, "]
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e12])
+def test_a_learning_rate_without_sense_is_exit_4_in_a_bounded_number_of_steps(tmp_path, rate, capsys):
+    folder = new(tmp_path / "run", learning_rate=rate, min_learning_rate=rate, warmup_steps=0)
+    assert run(folder) == 4
+    assert "lower training.learning_rate" in capsys.readouterr().err
+    assert log_of(folder).count("rewinding to") == 3
+    assert log_of(folder).count("far too high") + log_of(folder).count(" skipped: ") <= STEPS
+    assert all(is_whole(path) for path in harness.checkpoints(folder).values())
+
+
+def test_a_single_high_loss_is_said_and_nothing_else(clean, tmp_path):
+    folder = new(tmp_path / "run")
+    assert run(folder, spoil=poison({10}, value=10.0)) == 0
+    assert log_of(folder).count("far too high") == 1
+    assert final(folder)["run"]["rewinds"] == 0
+
+
+def test_spikes_that_stand_out_of_the_recent_losses_take_the_same_road_when_asked(tmp_path):
+    spike = {"enabled": True, "window": 8, "threshold": 6.0}
+    for name, settings, rewinds in (("off", {}, 0), ("on", {"spike": spike}, 1)):
+        folder = new(tmp_path / name, **settings)
+        assert run(folder, spoil=poison({20, 21, 22}, value=1.8)) == 0
+        assert final(folder)["run"]["rewinds"] == rewinds
+
+
+def test_no_checkpoint_is_saved_while_the_loss_is_far_too_high(tmp_path):
+    folder = new(tmp_path / "run", save_checkpoint_steps=1, max_checkpoints_to_keep=99, max_nan_before_fallback=9)
+    assert run(folder, spoil=poison({10, 11}, value=10.0)) == 0
+    assert {11, 12}.isdisjoint(harness.checkpoints(folder))
+    assert {10, 13} <= harness.checkpoints(folder).keys()
+
+
+# Lower precision
+
+MIXED = {"mixed_precision": True, "max_nan_before_fallback": 3, "amp_retry_steps": 1000}
+
+
+def storm(precisions: Collection[str], value: float = math.inf, finite_loss: bool = False) -> Callable:
+    """Spoil every step in some precisions; with `finite_loss` only the gradients become infinite."""
+
+    class Overflow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * value
+
+    def spoil(state, loss):
+        if state.precision in precisions:
+            return Overflow.apply(loss) if finite_loss else loss * value
+        return loss
+
+    return spoil
+
+
+def test_an_overflow_storm_falls_from_fp16_to_bf16_to_fp32_each_at_its_step(tmp_path):
+    folder = new(tmp_path / "run", precision_dtype="fp16", **MIXED)
+
+    def spoil(state, loss):  # in fp16 the gradients overflow, in bf16 the loss
+        overflow, nan = storm({"fp16"}, finite_loss=True), storm({"bf16"}, math.nan)
+        return nan(state, overflow(state, loss))
+
+    assert run(folder, spoil=spoil) == 0
+    log = log_of(folder)
+    # 16 halvings from 65536 to the floor of 1, uncounted; the next one at the floor falls back
+    assert "precision falls back from fp16 to bf16 from step 18 on" in log
+    assert "precision falls back from bf16 to fp32 from step 21 on" in log
+    assert log.count("had a non-finite loss or gradient") == 2  # once a rung
+    assert "logits" in log
+    assert f"done: {STEPS} steps, 20 skipped, 0 rewinds, fp16, then fp32" in log
+    ended = final(folder)
+    assert ended["run"]["precision"] == "fp32"
+    assert all(torch.isfinite(tensor).all() for tensor in ended["model_state_dict"].values())
+
+
+@pytest.mark.parametrize("at", [5, 17, 19, 25])
+def test_a_storm_resumed_in_its_middle_gives_the_same_bits(tmp_path, at):
+    def spoil(state, loss):
+        return storm({"bf16"}, math.nan)(state, storm({"fp16"}, finite_loss=True)(state, loss))
+
+    straight, stopped = (new(tmp_path / n, precision_dtype="fp16", **MIXED) for n in ("straight", "stopped"))
+    assert run(straight, spoil=spoil) == 0
+    assert run(stopped, spoil=spoil, stop_at=at) == 143
+    assert run(stopped, "--resume_from", "latest", spoil=spoil) == 0
+    assert harness.same(state(final(stopped)), state(final(straight)))
+
+
+def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
+    folder = new(tmp_path / "run", precision_dtype="bf16", **(MIXED | {"amp_retry_steps": 6}))
+
+    def spoil(state, loss):
+        return loss * math.nan if state.precision == "bf16" and state.position in {4, 5, 6, 20, 21, 22} else loss
+
+    assert run(folder, spoil=spoil) == 0
+    changes = [
+        line.split(" - ")[-1] for line in log_of(folder).splitlines() if "precision falls" in line or "climbs" in line
+    ]
+    assert changes == [
+        "precision falls back from bf16 to fp32 from step 8 on",
+        "precision climbs back from fp32 to bf16 from step 14 on",
+        "precision falls back from bf16 to fp32 from step 24 on",
+    ]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_nan_in_a_lower_precision_for_ever_ends_in_fp32_and_then_exit_4(tmp_path, precision):
+    folder = new(tmp_path / "run", precision_dtype=precision, max_rewinds=1, **MIXED)
+    assert run(folder, spoil=poison(range(10, 10_000))) == 4
+    log = log_of(folder)
+    assert f"precision falls back from {precision} to" in log
+    assert log.count("rewinding to") == 1
+    assert all(is_whole(path) for path in harness.checkpoints(folder).values())
+
+
+def test_mixed_precision_that_computes_something_else_is_refused_at_the_start(tmp_path, monkeypatch):
+    from chatgot import model as model_module
+
+    folder = new(tmp_path / "run", precision_dtype="bf16", **MIXED)
+    real = model_module.Block.forward
+
+    def forward(self, x, layer, cache=None):
+        return real(self, x, layer, cache) * (1.5 if torch.is_autocast_enabled("cpu") else 1.0)
+
+    monkeypatch.setattr(model_module.Block, "forward", forward)
+    assert run(folder) == 0
+    assert "mixed precision is off: bf16 differs from fp32 on the first micro-batch" in log_of(folder)
+    assert final(folder)["run"]["precision"] == "fp32"
+
+
+def test_ranges_that_touch_become_one():
+    assert merged([[10, 15], [3, 4], [15, 20], [12, 13]]) == [[3, 4], [10, 20]]
