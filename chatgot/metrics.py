@@ -41,7 +41,7 @@ class MetricsWriter:
     def __init__(self, run_dir: Path, *, keep_rows_up_to: int | None = None) -> None:
         self.lost_rows = 0
         self._path = run_dir / "metrics.jsonl"
-        self._keep_rows_up_to = keep_rows_up_to
+        self._keep_rows_up_to, self._last_step = keep_rows_up_to, -1
         self._board: Any = None
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error  # until close
@@ -56,7 +56,13 @@ class MetricsWriter:
         val_loss_full: float | EllipsisType | None = ..., lr: float | None = None, grad_norm: float | None = None,
         tokens_per_s: float | None = None, tokens: int = 0, time_s: float = 0.0,
     ) -> None:  # fmt: skip
-        """Write one row and its curves; `val_loss_full` is in the row only when given. Non-finite numbers are null."""
+        """Write one row and its curves; `val_loss_full` is in the row only when given. Non-finite numbers are null.
+
+        A step that is not after the last one: the run was rewound, and the rows from it on are removed.
+        """
+        if step <= self._last_step:
+            self._rewind(step - 1)
+        self._last_step = step
         row: dict[str, Any] = {"step": step, "train_loss": train_loss, "val_loss": val_loss, "lr": lr}
         row |= {"grad_norm": grad_norm, "tokens_per_s": tokens_per_s, "tokens": tokens, "time_s": time_s}
         if val_loss_full is not ...:
@@ -80,8 +86,8 @@ class MetricsWriter:
                 if self._board:
                     self._board.add_scalar(tag, number, step)
 
-    def rewind(self, step: int) -> None:
-        """Remove the rows after a step that the run went back to, and hide them in TensorBoard."""
+    def _rewind(self, step: int) -> None:
+        """Remove the rows after a step, and hide them in TensorBoard."""
         self._keep_rows_up_to = step
         with self._board_best_effort():
             if self._board:

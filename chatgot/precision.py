@@ -1,5 +1,6 @@
 """Which precision computes forward and loss: proven before it is trusted, lowered when it fails, raised again once."""
 
+import logging
 from contextlib import AbstractContextManager, ExitStack
 
 import torch
@@ -10,6 +11,8 @@ from chatgot.data import Batch, TrainingWindows
 from chatgot.device import DTYPES, preserved_generators, seed_generators
 from chatgot.grad_scaler import SafeGradScaler
 from chatgot.run_state import RunState
+
+logger = logging.getLogger(__name__)
 
 MAX_LOSS_DIFFERENCE, MIN_COSINE = 0.01, 0.99  # against fp32: of the loss, relative; of the gradients
 PROOF_SCALE = 1024.0  # of the loss, so that small fp16 gradients do not vanish
@@ -46,6 +49,10 @@ def prove_mixed_precision(model: nn.Module, batch: Batch, precision: str) -> str
     difference = abs(found_loss - loss) / abs(loss)
     cosine = torch.nn.functional.cosine_similarity(expected, found, dim=0).item()
     if difference <= MAX_LOSS_DIFFERENCE and cosine >= MIN_COSINE:  # false for NaN
+        logger.info(
+            "mixed precision: %s is close to fp32: loss %.2g %% off, cosine of the gradients %.5f",
+            precision, 100 * difference, cosine,
+        )  # fmt: skip
         return None
     return f"loss {found_loss:g}, in fp32 {loss:g}; cosine of the gradients {cosine:.4f}"
 

@@ -11,7 +11,7 @@ from chatgot.checkpointing import checkpoint_path, newest_whole, run_files, set_
 from chatgot.errors import CheckpointRejected, Diverged
 from chatgot.gradient_checkpointing import disable_gradient_checkpointing, recomputation_differs
 from chatgot.precision import autocast, change_precision, next_lower
-from chatgot.run_state import restore_state
+from chatgot.run_state import RunState, restore_state
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +75,17 @@ def rewind(training: Training) -> None:
     if run.rewinds >= settings.max_rewinds:
         raise Diverged(report(training))
     target, stored = rewind_target(training)
-    first, last = int(run.bad_steps[0][1]), int(run.bad_steps[-1][1])
-    ranges = merged([*run.skipped_ranges, [first, last + 1 + settings.rewind_skip_steps]])
-    losses = ", ".join(f"{loss:g}" for _, _, loss, _ in run.bad_steps)
+    ranges, what = run.skipped_ranges, ""
+    if run.bad_steps:  # else the weights were found damaged though every step was good: no data is to blame
+        first, last = (int(run.bad_steps[i][1]) for i in (0, -1))
+        ranges = merged([*ranges, [first, last + 1 + settings.rewind_skip_steps]])
+        end = next(end for start, end in ranges if start <= first < end)
+        what = f", data positions {first} to {end - 1} are left out"
     logger.warning(
-        "diverged at step %d (losses %s): rewinding to step %d, data positions %d to %d are left out",
-        run.global_step, losses, target, first, ranges_end(ranges, first),
+        "diverged at step %d (%s): rewinding to step %d%s", run.global_step, seen_last(run), target, what,
     )  # fmt: skip
     kept = {name: getattr(run, name) for name in KEPT}
-    kept |= {"rewinds": run.rewinds + 1, "rewound_to": target, "skipped_ranges": ranges, "good_steps": 0}
+    kept |= {"rewinds": run.rewinds + 1, "rewound_to": target, "skipped_ranges": ranges}
     precision = run.precision
     restore_state(stored, run, training.model, training.optimizer, training.scaler)
     if run.precision != precision:
@@ -130,22 +132,23 @@ def merged(ranges: list[list[int]]) -> list[list[int]]:
     return result
 
 
-def ranges_end(ranges: list[list[int]], position: int) -> int:
-    """Return the last position of the range that `position` lies in."""
-    return next(end - 1 for first, end in ranges if first <= position < end)
+def seen_last(run: RunState) -> str:
+    """Return the losses and gradient norms of the bad steps."""
+    if not run.bad_steps:
+        return "NaN or infinity in the weights or the optimizer's state"
+    columns = ((name, [row[i] for row in run.bad_steps]) for i, name in ((2, "losses"), (3, "gradient norms")))
+    return "; ".join(f"{name} {', '.join(f'{value:g}' for value in values)}" for name, values in columns)
 
 
 def report(training: Training) -> str:
     """Return what exit 4 says: where, with which numbers, what was tried, and what to resume from."""
     run = training.run
-    losses = ", ".join(f"{loss:g}" for _, _, loss, _ in run.bad_steps)
-    norms = ", ".join(f"{norm:g}" for _, _, _, norm in run.bad_steps)
     left_out = ", ".join(f"{first} to {end - 1}" for first, end in run.skipped_ranges) or "none"
     lr = "none" if run.lr is None or not math.isfinite(run.lr) else f"{run.lr:.3g}"
     path = newest_whole(Path(training.config.paths.checkpoints), run.run_id)
     return "\n".join(
         (
-            f"diverged at step {run.global_step}: losses {losses}; gradient norms {norms}; learning rate {lr}",
+            f"diverged at step {run.global_step}: {seen_last(run)}; learning rate {lr}",
             f"tried: {run.skipped_steps} steps skipped, precision {run.asked_precision} -> {run.precision}, "
             f"{run.rewinds} rewinds, data positions left out: {left_out}",
             f"lower training.learning_rate and resume from {path}" if path else "lower training.learning_rate",

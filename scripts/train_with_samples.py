@@ -45,14 +45,14 @@ from chatgot.config_file import effective_yaml, load_config
 from chatgot.data import Batch
 from chatgot.device import is_out_of_memory, peak_memory_mib, pick_device
 from chatgot.due import evaluation_due, samples_due, save_due, step_save_due
-from chatgot.errors import Diverged, OutOfMemory, StorageError, UserError
+from chatgot.errors import OutOfMemory, StorageError, UserError
 from chatgot.estimate import end_line, estimate, step_line
 from chatgot.evaluation import evaluate
 from chatgot.generation import continue_text
 from chatgot.logging_setup import crash_trace, link_log, setup_console, setup_logging
 from chatgot.metrics import MetricsWriter, Throughput
 from chatgot.optim import lr_at, set_lr
-from chatgot.recovery import prove_again, recover
+from chatgot.recovery import prove_again, recover, rewind
 from chatgot.resuming import ResumePoint, check_nothing_newer, find_checkpoint, resume, start_from
 from chatgot.run_lock import lock_new_run, lock_old_run
 from chatgot.state_checks import not_finite
@@ -172,7 +172,10 @@ def write_row(training: Training, metrics: MetricsWriter, full: float | None = N
 
 
 def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
-    """Save a checkpoint, then let go of old ones; return whether it is there. Raises: Diverged, StorageError."""
+    """Save a checkpoint, then let go of old ones; return whether it is there. What is not finite is rewound instead.
+
+    Raises: Diverged, StorageError.
+    """
     config, run = training.config, training.run
     path = checkpoint_path(Path(config.paths.checkpoints), run.run_id, run.global_step)
     if step_save_due(training):
@@ -180,8 +183,11 @@ def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
     before, run.last_save_step = run.last_save_step, run.global_step
     checkpoint = training.checkpoint()
     if bad := not_finite(checkpoint):
-        what = f"NaN or infinity in {', '.join(bad[:3])}"
-        raise Diverged(f"step {run.global_step}: {what}; not saved, older checkpoints are untouched")
+        logger.warning("step %d is not saved: NaN or infinity in %s", run.global_step, ", ".join(bad[:3]))
+        run.last_save_step = before
+        if not STOP.requested():
+            rewind(training)
+        return False
     if not saver.save(path, checkpoint, config.training, last_chance):
         run.last_save_step = before
         return False
@@ -223,7 +229,8 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
         # once in a while: a checkpoint, by steps or by minutes, at the best evaluation and at the end
         seen_late = training.ended() and seen_before != (run.last_eval_step, run.last_sample_step)  # after a resume
         if best or seen_late or save_due(training, time.monotonic() - last_save):
-            if not save(training, saver, last_chance=training.ended()):
+            rewinds = run.rewinds
+            if not save(training, saver, last_chance=training.ended()) and run.rewinds == rewinds:
                 run.best_val_loss, run.best_step = best_before  # what has no file is not the best: retention keeps that
             last_save = time.monotonic()
 
@@ -243,8 +250,6 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
         run.time_s = time.monotonic() - begun
         throughput.add(tokens_per_step, time.perf_counter() - start)
         if recover(training) == "rewound":
-            metrics.rewind(run.global_step)
-            progress.update(run.global_step - progress.n)
             continue
 
         # once in a while: a line and a row; where an evaluation follows, it writes the row

@@ -153,22 +153,34 @@ def test_no_trigger_saves_while_steps_are_skipped_in_a_row(tmp_path):
     assert sorted(harness.checkpoints(tmp_path)) == [1, 2, 3, 4, 7, 8, 9, 10, 11, 12]
 
 
-def test_weights_that_are_not_finite_are_never_saved(tmp_path, capsys):
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_state_that_is_not_finite_is_never_saved_but_rewound_and_ends_in_exit_4(straight, tmp_path, capsys, times):
     harness.write_config(tmp_path, training={"save_checkpoint_steps": 1})
     script = harness.load_script()
-    real = script.apply_gradients
+    real, flips = script.apply_gradients, []
 
     def apply(total, model, optimizer, run, *rest):  # a bit flips in memory
         real(total, model, optimizer, run, *rest)
-        if run.global_step == 3:
+        if run.global_step == 3 and len(flips) < times:
+            flips.append(3)
             optimizer.state[model.head.weight]["exp_avg"][0, 0] = float("inf")
 
     script.apply_gradients = apply
     with contextlib.chdir(tmp_path):
-        assert script.main(["--config", "tiny.yaml"]) == 4
-    assert "NaN or infinity in optimizer_state_dict.state.0.exp_avg; not saved" in capsys.readouterr().err
-    assert sorted(harness.checkpoints(tmp_path)) == [1, 2]
+        code = script.main(["--config", "tiny.yaml"])
+    said = capsys.readouterr().err
+    assert "step 3 is not saved: NaN or infinity in optimizer_state_dict.state.0.exp_avg" in said
+    assert "rewinding to step 2" in said
     assert not list((tmp_path / "logs").rglob("crash.txt"))
+    if times > 1:
+        assert (code, len(flips)) == (4, 4)
+        assert sorted(harness.checkpoints(tmp_path)) == [1, 2]
+    else:  # no data was to blame: nothing is left out, and the run ends like the undisturbed one
+        assert code == 0
+        ended, undisturbed = (train_states(harness.load(harness.checkpoints(f)[12])) for f in (tmp_path, straight))
+        assert (ended["run"].pop("rewinds"), ended["run"].pop("rewound_to")) == (1, 2)
+        assert (undisturbed["run"].pop("rewinds"), undisturbed["run"].pop("rewound_to")) == (0, -1)
+        assert harness.same(ended, undisturbed)
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
