@@ -54,6 +54,7 @@ class Training:
     scaler: SafeGradScaler
     run: RunState
     start: dict[str, Any] = field(default_factory=dict)  # the state that a rewind before the first checkpoint goes to
+    abandoned: list[Path] = field(default_factory=list)  # checkpoints that a rewind left behind, still in place
     failed_samples: int = 0  # of this process
 
     @property

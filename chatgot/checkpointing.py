@@ -125,25 +125,29 @@ def files_after(checkpoint_dir: Path, run: RunState) -> list[Path]:
     return [files[step] for step in sorted(files) if step > run.global_step]
 
 
-def set_aside_newer(checkpoint_dir: Path, run: RunState, resumed_from: Path | None) -> None:
-    """Rename this run's later checkpoints to NAME.pt.superseded: the run goes on from an older one.
+def superseded_by(checkpoint_dir: Path, run: RunState, resumed_from: Path) -> list[Path]:
+    """Return the checkpoints that a run resumed from an older one leaves behind: those of later steps.
 
     So is another file of that very step, where the run goes on from a copy that lies elsewhere and is not the same.
-    resumed_from: None: it goes on from its start.
-    Raises: StorageError when the folder refuses.
     """
-    aside, own = files_after(checkpoint_dir, run), checkpoint_path(checkpoint_dir, run.run_id, run.global_step)
+    later, own = files_after(checkpoint_dir, run), checkpoint_path(checkpoint_dir, run.run_id, run.global_step)
+    with suppress(OSError):
+        if own.is_file() and not (is_whole(own) and _digest(own) == _digest(resumed_from)):
+            return [own, *later]
+    return later
+
+
+def set_aside(aside: list[Path]) -> None:
+    """Rename checkpoints to NAME.pt.superseded. Raises: StorageError when the folder refuses."""
     try:
-        if resumed_from and own.is_file() and not (is_whole(own) and _digest(own) == _digest(resumed_from)):
-            aside.insert(0, own)
-        for path in aside:
+        for path in filter(Path.is_file, aside):
             names = (f"{path.name}.superseded{number}" for number in ("", *(f".{n}" for n in range(2, 1000))))
             path.replace(next(path.with_name(name) for name in names if not path.with_name(name).exists()))
     except OSError as error:
-        raise StorageError(f"{checkpoint_dir}: newer checkpoints cannot be set aside: {error.strerror}") from error
+        raise StorageError(f"{aside[0].parent}: checkpoints cannot be set aside: {error.strerror}") from error
     if aside:
         names = ", ".join(path.name for path in aside)
-        logger.info("not of the file resumed from, set aside as .superseded: %s", names)
+        logger.info("left behind, set aside as .superseded: %s", names)
 
 
 def _digest(path: Path) -> bytes:

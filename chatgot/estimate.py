@@ -38,7 +38,7 @@ def end_line(training: Training) -> str:
     run = training.run
     lowered = run.precision != run.asked_precision
     precision = f"{run.asked_precision}, then {run.precision}" if lowered else f"{run.precision} throughout"
-    return f"{run.global_step:,} steps, {run.skipped_steps:,} skipped, {run.rewinds} rewinds, {precision}"
+    return f"{run.global_step:,} steps, {run.skips:,} skipped, {run.rewinds} rewinds, {precision}"
 
 
 def step_line(training: Training) -> str:

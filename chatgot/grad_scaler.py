@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ logger = logging.getLogger(__name__)
 class SafeGradScaler(GradScaler):
     """A GradScaler that also watches: every loss given to `scale`, every gradient norm, enabled or not.
 
-    One verdict holds for all optimizers of a step: a single bad micro-batch or norm drops the whole step. Flag and norm
-    stay on the device until `read`, once a step; on the healthy path nothing else is synchronised.
+    One verdict holds for all optimizers of a step: a single bad micro-batch or norm drops the whole step. (An optimizer
+    that was never seen before the verdict is judged by itself, once; from then on it is known.) Flag and norm stay on
+    the device until `read`, once a step; on the healthy path nothing else is synchronised.
 
     nan_counter: bad steps in a row. An infinite norm over a finite loss while the scale is above its floor is an fp16
     scale finding its height: it is skipped and not counted.
@@ -41,6 +43,8 @@ class SafeGradScaler(GradScaler):
         self.nan_counter = 0
         self.fallback_triggered = False
         self.warning_logged = False
+        self._known: list[ref[Optimizer]] = []
+        self.last_norm = math.nan  # gradient norm of the last step
         self.describe: Callable[[], str] | None = None  # what the warning adds: where the numbers went wrong
         self.begin()
 
@@ -51,29 +55,33 @@ class SafeGradScaler(GradScaler):
         self._losses_finite: Tensor | None = None  # () bool on the device
         self._norms: dict[int, Tensor] = {}  # gradient norm () of each unscaled optimizer
         self._stepped: set[int] = set()
+        self._implicit: set[int] = set()  # unscaled for the verdict's sake, before the caller has asked for it
         self._per_optimizer_states.clear()
 
     def scale(self, outputs: Tensor | Iterable[Tensor]) -> Any:
         """Return the loss, or losses, times the scale (unchanged when disabled); note whether they are finite."""
         if not isinstance(outputs, (Tensor, list, tuple)):
             outputs = list(outputs)
-        for output in [outputs] if isinstance(outputs, Tensor) else outputs:
+        for output in _flat(outputs):
             finite = torch.isfinite(output.detach()).all()
-            self._losses_finite = finite if self._losses_finite is None else self._losses_finite.logical_and(finite)
+            before = self._losses_finite
+            self._losses_finite = finite if before is None else before.to(finite.device).logical_and(finite)
         return super().scale(outputs)
 
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the optimizer's gradients by the scale (nothing to do when disabled) and take their norm."""
+        if id(optimizer) in self._implicit:
+            self._implicit.remove(id(optimizer))
+            return
         if id(optimizer) in self._norms:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
-        if self.healthy is not None:
-            raise RuntimeError("unscale_() after the verdict: unscale all optimizers of a step before the first step()")
+        if all(known() is not optimizer for known in self._known):
+            self._known = [known for known in self._known if known() is not None] + [ref(optimizer)]
         if self.is_enabled() and self._scale is None:
             self._lazy_init_scale_growth_tracker(_device_of(optimizer))
         super().unscale_(optimizer)
-        self._norms[id(optimizer)] = get_total_norm(
-            [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        )
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._norms[id(optimizer)] = get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
 
     def gradient_norm(self) -> Tensor:
         """Return the 2-norm () over the gradients of all optimizers unscaled so far, on the device."""
@@ -88,6 +96,7 @@ class SafeGradScaler(GradScaler):
         norm = self.gradient_norm()
         finite = torch.ones((), device=norm.device) if self._losses_finite is None else self._losses_finite
         flag, norm_value, *values = torch.stack([t.float().to(norm.device) for t in (finite, norm, *more)]).tolist()
+        self.last_norm = norm_value
         losses_finite = bool(flag) and all(map(math.isfinite, values))
         self.healthy = losses_finite and math.isfinite(norm_value)
         if not self.healthy:
@@ -96,13 +105,18 @@ class SafeGradScaler(GradScaler):
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> float | None:
         """Update the weights if the step is healthy, else leave them and the optimizer's state as they are."""
-        if self.is_enabled() and "closure" in kwargs:
-            raise RuntimeError("a closure cannot be used with loss scaling")
+        if args or "closure" in kwargs:
+            raise RuntimeError("a closure cannot be used: the loss is judged before the optimizer's step")
         if id(optimizer) in self._stepped:
             raise RuntimeError("step() has already been called since the last update()")
-        if id(optimizer) not in self._norms:
-            self.unscale_(optimizer)
-        if self.healthy is None:
+        late = self.healthy is not None and id(optimizer) not in self._norms
+        waiting = [known() for known in self._known if self.healthy is None and known() is not None]
+        for other in {id(o): o for o in (*waiting, optimizer)}.values():
+            if id(other) not in self._norms:
+                self.unscale_(other)
+                if other is not optimizer:
+                    self._implicit.add(id(other))
+        if self.healthy is None or (late and self.healthy):
             self.read()
         self._stepped.add(id(optimizer))
         self._per_optimizer_states[id(optimizer)]["stage"] = OptState.STEPPED
@@ -111,6 +125,8 @@ class SafeGradScaler(GradScaler):
     def update(self, new_scale: float | Tensor | None = None) -> None:
         """End the step: count it, grow or shrink the scale, trigger the fallback when there is no other way."""
         at_floor = False
+        if self.healthy is None and self._norms:
+            self.read()  # gradients were unscaled and looked at, and left alone
         if self.healthy:
             self.nan_counter = 0
         elif self.healthy is False and not self.calibrating:
@@ -130,8 +146,8 @@ class SafeGradScaler(GradScaler):
                 self.warning_logged = True
                 seen = f"; {self.describe()}" if self.describe else ""
                 logger.warning(
-                    "%d steps in a row had a non-finite loss or gradient, loss scale %g%s",
-                    self.nan_counter, self.get_scale(), seen,
+                    "%d steps in a row had a non-finite loss or gradient, gradient norm %g, loss scale %g%s",
+                    self.nan_counter, self.last_norm, self.get_scale(), seen,
                 )  # fmt: skip
         self.begin()
 
@@ -166,6 +182,15 @@ class SafeGradScaler(GradScaler):
         self.fallback_triggered = state_dict.get("fallback_triggered", False)
         self.warning_logged = state_dict.get("warning_logged", False)
         self.begin()
+
+
+def _flat(outputs: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested lists and tuples."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    else:
+        for output in outputs:
+            yield from _flat(output)
 
 
 def _device_of(optimizer: Optimizer) -> torch.device:

@@ -41,7 +41,8 @@ class MetricsWriter:
     def __init__(self, run_dir: Path, *, keep_rows_up_to: int | None = None) -> None:
         self.lost_rows = 0
         self._path = run_dir / "metrics.jsonl"
-        self._keep_rows_up_to, self._last_step = keep_rows_up_to, -1
+        self._keep_rows_up_to = keep_rows_up_to
+        self._last_step = -1 if keep_rows_up_to is None else keep_rows_up_to  # of the last row
         self._board: Any = None
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error  # until close

@@ -28,7 +28,7 @@ def prove_mixed_precision(model: nn.Module, batch: Batch, precision: str) -> str
 
     Gradients, mode and generators are left as they were.
     """
-    was_training, before = model.training, [p.grad for p in model.parameters()]
+    modes, before = [(module, module.training) for module in model.modules()], [p.grad for p in model.parameters()]
     device = next(model.parameters()).device
     results = []
     model.eval()
@@ -42,11 +42,12 @@ def prove_mixed_precision(model: nn.Module, batch: Batch, precision: str) -> str
                 gradient = torch.cat([p.grad.flatten() / scale for p in model.parameters() if p.grad is not None])
                 results.append((loss.item(), gradient))
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
         for parameter, gradient in zip(model.parameters(), before, strict=True):
             parameter.grad = gradient
     (loss, expected), (found_loss, found) = results
-    difference = abs(found_loss - loss) / abs(loss)
+    difference = abs(found_loss - loss) / max(abs(loss), 1e-12)
     cosine = torch.nn.functional.cosine_similarity(expected, found, dim=0).item()
     if difference <= MAX_LOSS_DIFFERENCE and cosine >= MIN_COSINE:  # false for NaN
         logger.info(
@@ -72,7 +73,7 @@ def change_precision(run: RunState, scaler: SafeGradScaler, precision: str) -> N
 def describe_numbers(model: nn.Module, windows: TrainingWindows, run: RunState, config: Config) -> str:
     """Return where the numbers of the step in hand went wrong: its logits, and the first output that is not finite.
 
-    Computes the step's first micro-batch once more; changes nothing.
+    Computes the step's micro-batches once more, up to the first that is not finite; changes nothing.
     """
     first: list[str] = []
 
@@ -84,7 +85,8 @@ def describe_numbers(model: nn.Module, windows: TrainingWindows, run: RunState, 
 
         return hook
 
-    x, y = windows.batch(windows.starts(run.position, config.training.sequences_per_step)[: run.micro_batch_size])
+    S = config.training.sequences_per_step
+    starts = windows.starts(run.position, S)
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name and name.count(".") <= 1:  # layers.3, not what is inside; norm, head, the embeddings
@@ -92,12 +94,16 @@ def describe_numbers(model: nn.Module, windows: TrainingWindows, run: RunState, 
         stack.enter_context(preserved_generators(windows.device))
         stack.enter_context(torch.no_grad())
         stack.enter_context(autocast(windows.device, run.precision))
-        seed_generators(windows.device, config.seed, run.position, 0)
-        logits, loss = model(x, y)
+        for at in range(0, S, run.micro_batch_size):
+            x, y = windows.batch(starts[at : at + run.micro_batch_size])
+            seed_generators(windows.device, config.seed, run.position, at)
+            logits, loss = model(x, y)
+            if first or not torch.isfinite(loss):
+                break
         seen = [v.item() for v in (loss, logits.min(), logits.max(), logits.float().mean(), logits.float().std())]
     where = f"first output that is not finite: {first[0]}" if first else "all outputs finite"
     loss_seen, low, high, mean, std = seen
     return (
-        f"step {run.global_step}, data position {run.position}, {run.precision}: loss {loss_seen:g}, "
+        f"step {run.global_step + 1}, data position {run.position}, {run.precision}: loss {loss_seen:g}, "
         f"logits {low:g} to {high:g}, mean {mean:g}, std {std:g}, {where}"
     )

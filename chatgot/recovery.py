@@ -1,5 +1,6 @@
 """A step went wrong: lower the precision, rewind and leave out the data, or stop. Single steps are skipped before."""
 
+import copy
 import logging
 import math
 from pathlib import Path
@@ -7,15 +8,19 @@ from typing import Any
 
 from chatgot.assembly import Training
 from chatgot.checkpoint_file import load_checkpoint
-from chatgot.checkpointing import checkpoint_path, newest_whole, run_files, set_aside_newer
+from chatgot.checkpointing import checkpoint_path, files_after, newest_whole, run_files
 from chatgot.errors import CheckpointRejected, Diverged
 from chatgot.gradient_checkpointing import disable_gradient_checkpointing, recomputation_differs
-from chatgot.precision import autocast, change_precision, next_lower
+from chatgot.precision import autocast, change_precision, next_lower, prove_mixed_precision
+from chatgot.resuming import check_state
 from chatgot.run_state import RunState, restore_state
 
 logger = logging.getLogger(__name__)
 
-KEPT = ("run_id", "precision", "precision_raised", "recompute_off", "threads", "micro_batch_size", "time_s")
+KEPT = (  # of the run that is left behind; all else is as it was at the step gone back to
+    "run_id", "precision", "asked_precision", "precision_raised", "recompute_off", "threads", "micro_batch_size",
+    "time_s", "skips",
+)  # fmt: skip
 
 
 def recover(training: Training) -> str:
@@ -24,22 +29,34 @@ def recover(training: Training) -> str:
     Raises: Diverged at the end of the ladder, with a report.
     """
     run, scaler, settings = training.run, training.scaler, training.config.training
-    if scaler.fallback_triggered and run.precision != "fp32":
+    streak = len(run.bad_steps) - run.bad_before_rung >= settings.max_nan_before_fallback
+    if (scaler.fallback_triggered or streak) and run.precision != "fp32":
         lower = next_lower(run.precision, training.device)
         logger.warning("precision falls back from %s to %s from step %d on", run.precision, lower, run.global_step + 1)
         change_precision(run, scaler, lower)
         return "lowered"
-    if len(run.bad_steps) - run.bad_before_rung >= settings.max_nan_before_fallback:
+    if streak:
         rewind(training)
         return "rewound"
     below = run.precision != run.asked_precision and not run.precision_raised
     if below and run.good_steps >= settings.amp_retry_steps:
-        higher = run.asked_precision if run.precision == "bf16" else next_higher(training)
-        logger.info("precision climbs back from %s to %s from step %d on", run.precision, higher, run.global_step + 1)
-        change_precision(run, scaler, higher)
-        run.precision_raised = True
-        return "raised"
+        return climb(training)
     return "done"
+
+
+def climb(training: Training) -> str:
+    """Go one rung up, once in a run, if that precision passes its proof again; return what was done."""
+    run, windows = training.run, training.train_windows
+    higher = run.asked_precision if run.precision == "bf16" else next_higher(training)
+    run.precision_raised = True
+    S = training.config.training.sequences_per_step
+    batch = windows.batch(windows.starts(run.position, S)[: run.micro_batch_size])
+    if why := prove_mixed_precision(training.model, batch, higher):
+        logger.warning("precision stays at %s: %s differs from fp32 (%s)", run.precision, higher, why)
+        return "done"
+    logger.info("precision climbs back from %s to %s from step %d on", run.precision, higher, run.global_step + 1)
+    change_precision(run, training.scaler, higher)
+    return "raised"
 
 
 def prove_again(training: Training) -> None:
@@ -74,7 +91,10 @@ def rewind(training: Training) -> None:
     run, settings = training.run, training.config.training
     if run.rewinds >= settings.max_rewinds:
         raise Diverged(report(training))
-    target, stored = rewind_target(training)
+    found = rewind_target(training)
+    if found is None:
+        raise Diverged(report(training))
+    target, stored = found
     ranges, what = run.skipped_ranges, ""
     if run.bad_steps:  # else the weights were found damaged though every step was good: no data is to blame
         first, last = (int(run.bad_steps[i][1]) for i in (0, -1))
@@ -94,31 +114,37 @@ def rewind(training: Training) -> None:
         setattr(run, name, value)
     run.leave_out()
     checkpoint_dir = Path(training.config.paths.checkpoints)
-    path = checkpoint_path(checkpoint_dir, run.run_id, target)
-    set_aside_newer(checkpoint_dir, run, path if path.exists() else None)
+    training.abandoned = files_after(checkpoint_dir, run)  # they stay until there is something to put in their place
+    if not checkpoint_path(checkpoint_dir, run.run_id, run.best_step).is_file():
+        run.best_val_loss, run.best_step = math.inf, -1  # what has no file is not the best
 
 
-def rewind_target(training: Training) -> tuple[int, dict[str, Any]]:
-    """Return the step to go back to, and its state: of a checkpoint, or of the start."""
+def rewind_target(training: Training) -> tuple[int, dict[str, Any]] | None:
+    """Return the step to go back to, and its state: of a checkpoint, or of the start when there never was one.
+
+    None: there is nothing to go back to.
+    """
     run, every = training.run, training.config.training.save_checkpoint_steps
     config_name, _, timestamp = run.run_id.rpartition("_")
     files = run_files(Path(training.config.paths.checkpoints), config_name).get(timestamp, {})
-    newest = True
+    found = None
     for step in sorted(files, reverse=True):
-        if every is None or step % every or step > run.global_step:
+        if every is None or step % every or step > run.global_step or files[step] in training.abandoned:
             continue
         try:
             stored = load_checkpoint(files[step])
+            check_state(training, stored, files[step], data_may_change=True)
         except CheckpointRejected as error:
             logger.warning("%s; passed over", error)
             continue
         if stored["run"]["bad_steps"] or stored["scaler_state_dict"].get("nan_counter"):
             continue
-        if newest and run.rewinds and step <= run.rewound_to:
-            newest = False  # nothing good has been saved since the last rewind: one further back
-            continue
-        return step, stored
-    return training.start["run"]["global_step"], training.start
+        first, found = found is None, (step, stored)
+        if not (first and run.rewinds and step <= run.rewound_to):
+            break  # else nothing good has been saved since the last rewind: one further back, if there is one
+    if found is None and training.start:
+        found = training.start["run"]["global_step"], copy.deepcopy(training.start)
+    return found
 
 
 def merged(ranges: list[list[int]]) -> list[list[int]]:
@@ -145,11 +171,13 @@ def report(training: Training) -> str:
     run = training.run
     left_out = ", ".join(f"{first} to {end - 1}" for first, end in run.skipped_ranges) or "none"
     lr = "none" if run.lr is None or not math.isfinite(run.lr) else f"{run.lr:.3g}"
-    path = newest_whole(Path(training.config.paths.checkpoints), run.run_id)
+    checkpoint_dir = Path(training.config.paths.checkpoints)
+    path = checkpoint_path(checkpoint_dir, run.run_id, run.rewound_to)  # later ones may be ruined, though finite
+    path = path if path.is_file() else newest_whole(checkpoint_dir, run.run_id)
     return "\n".join(
         (
             f"diverged at step {run.global_step}: {seen_last(run)}; learning rate {lr}",
-            f"tried: {run.skipped_steps} steps skipped, precision {run.asked_precision} -> {run.precision}, "
+            f"tried: {run.skips} steps skipped, precision {run.asked_precision} -> {run.precision}, "
             f"{run.rewinds} rewinds, data positions left out: {left_out}",
             f"lower training.learning_rate and resume from {path}" if path else "lower training.learning_rate",
         )

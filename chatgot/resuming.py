@@ -165,11 +165,13 @@ def resume(training: Training, point: ResumePoint) -> None:
         logger.info("the schedule changes from here: its decay now ends at step %d", training.decay_steps)
     picked = training.run.precision
     restore_state(stored, training.run, training.model, training.optimizer, training.scaler)
-    if training.run.precision != picked:  # the user asked for another one
-        change_precision(training.run, training.scaler, picked)
-        training.run.asked_precision = picked
-    if not training.run.from_seed:  # how it began is not to be had any more
-        training.start = copy.deepcopy(training.checkpoint())
+    asked = [(settings.mixed_precision, settings.precision_dtype) for settings in (before, config.training)]
+    if asked[0] != asked[1]:  # the user wants another one
+        if training.run.precision != picked:
+            change_precision(training.run, training.scaler, picked)
+        training.run.asked_precision, training.run.precision_raised = picked, False
+    if not training.run.from_seed:  # its start is not to be had any more, but for the file of step 0
+        training.start = {}
 
 
 def check_nothing_newer(point: ResumePoint, checkpoint_dir: Path) -> None:
@@ -206,5 +208,6 @@ def start_from(training: Training, weights: tuple[dict[str, torch.Tensor], str |
         for name in sorted(fits):
             own[name].copy_(tensors[name])
     training.run.from_seed = False
+    training.run.last_save_step = -1  # these weights are worth a file: no seed brings them back
     training.start = copy.deepcopy(training.checkpoint())
     logger.info("init_from: %d of %d weights from %s, a new run from step 0", len(fits), len(own), path)

@@ -27,7 +27,8 @@ class RunState:
     position: int = 0  # index of the group of sequences that the next step trains on
     tokens: int = 0  # tokens trained on
     time_s: float = 0.0  # seconds in the training loop, over all resumes
-    skipped_steps: int = 0  # steps whose update was left out
+    skipped_steps: int = 0  # of the steps up to global_step: those whose update was left out
+    skips: int = 0  # the same, with those that a rewind has undone
     bad_steps: list = field(default_factory=list)  # those in a row: [step, position, loss, gradient norm] of each
     best_train_loss: float = math.inf  # lowest loss of a step so far
     recent_losses: list = field(default_factory=list)  # of the last good steps, for the spike statistic

@@ -72,6 +72,7 @@ def apply_gradients(
     scaler.step(optimizer)
     if not healthy:
         run.skipped_steps += 1
+        run.skips += 1
         logger.warning(
             "step %d skipped: loss %g, gradient norm %g, data position %d, %s, loss scale %g%s",
             run.global_step + 1, loss_value, norm_value, run.position, run.precision, scaler.get_scale(),

@@ -37,7 +37,8 @@ from chatgot.checkpointing import (
     files_after,
     newest_whole,
     probe_folder,
-    set_aside_newer,
+    set_aside,
+    superseded_by,
     sweep_temporaries,
 )
 from chatgot.config import Config
@@ -168,7 +169,7 @@ def write_row(training: Training, metrics: MetricsWriter, full: float | None = N
     if full is not None:
         row["val_loss_full"] = full
     metrics.row(run.global_step, **row, tokens=run.tokens, time_s=run.time_s)
-    metrics.health(run.global_step, training.scaler.get_scale(), run.skipped_steps, run.precision, run.rewinds)
+    metrics.health(run.global_step, training.scaler.get_scale(), run.skips, run.precision, run.rewinds)
 
 
 def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
@@ -178,8 +179,7 @@ def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
     """
     config, run = training.config, training.run
     path = checkpoint_path(Path(config.paths.checkpoints), run.run_id, run.global_step)
-    if step_save_due(training):
-        prove_again(training)
+    by_steps = step_save_due(training)
     before, run.last_save_step = run.last_save_step, run.global_step
     checkpoint = training.checkpoint()
     if bad := not_finite(checkpoint):
@@ -188,6 +188,10 @@ def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
         if not STOP.requested():
             rewind(training)
         return False
+    if by_steps:
+        prove_again(training)
+    set_aside(training.abandoned)
+    training.abandoned = []
     if not saver.save(path, checkpoint, config.training, last_chance):
         run.last_save_step = before
         return False
@@ -207,13 +211,13 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
     config, run, model = training.config, training.run, training.model
     settings, prompts, throughput = config.training, make_prompts(training), Throughput()
     tokens_per_step = settings.tokens_per_step(config.model)
-    first_step, saver = run.global_step, Saver(run.global_step)
+    stepped, saver = False, Saver(run.global_step)
     begun, last_save, last_sample = time.monotonic() - run.time_s, time.monotonic(), time.monotonic()
     model.train()
     while True:
         # a signal asked to stop: the step in hand is done
         if STOP.requested():
-            if run.global_step > first_step and run.last_save_step != run.global_step:
+            if stepped and run.last_save_step != run.global_step:
                 save(training, saver, last_chance=True)
             break
 
@@ -240,7 +244,7 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
             break
 
         # one optimizer step
-        start = time.perf_counter()
+        start, stepped = time.perf_counter(), True
         run.lr = lr_at(run.global_step, settings, training.decay_steps)
         set_lr(training.optimizer, run.lr)
         loss = accumulate_gradients(model, training.train_windows, run, config, training.scaler)
@@ -275,7 +279,7 @@ def say_how_to_go_on(args: argparse.Namespace, training: Training, resumed_from:
     if training.failed_samples:
         logger.warning("%d samples failed", training.failed_samples)
     path = newest_whole(Path(training.config.paths.checkpoints), run.run_id) or resumed_from
-    if path is None:
+    if path is None or not path.exists():
         logger.info("no checkpoint was saved")
         return
     overrides = [word for override in args.set for word in ("--set", override)]
@@ -345,7 +349,7 @@ def log_and_train(training: Training, point: ResumePoint | None, lines: list[str
     if point:
         check_nothing_newer(point, checkpoint_dir)
         if not training.ended():
-            set_aside_newer(checkpoint_dir, run, point.path)
+            set_aside(superseded_by(checkpoint_dir, run, point.path))
         keep_rows_up_to = run.global_step - evaluation_due(training)  # an evaluation to come writes this step's row
     metrics = MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to)
     bar = {"unit": "step", "disable": not sys.stderr.isatty(), "dynamic_ncols": True}

@@ -22,7 +22,8 @@ from chatgot.checkpointing import (
     find_latest,
     newest_whole,
     probe_folder,
-    set_aside_newer,
+    set_aside,
+    superseded_by,
 )
 from chatgot.errors import CheckpointRejected, StorageError
 from chatgot.run_state import RunState
@@ -107,6 +108,13 @@ def test_keeping_none_is_refused_and_removes_nothing(tmp_path, keep):
     with pytest.raises(ValueError, match="max_to_keep"):
         clean(tmp_path, keep=keep)
     assert steps_of(tmp_path) == [1, 2]
+
+
+def test_the_two_newest_files_that_a_rewind_goes_back_to_stay_beyond_the_newest_n(tmp_path):
+    put(tmp_path, 3, 4, 8, 12, 13, 14, 15)
+    removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN, max_to_keep=2, every=4)
+    assert sorted(int(path.stem.rpartition("_")[2]) for path in removed) == [3, 4, 13]
+    assert steps_of(tmp_path) == [8, 12, 14, 15]
 
 
 def test_the_best_evaluations_file_stays_beyond_the_newest_n(tmp_path, whole):
@@ -309,7 +317,7 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog
     put(tmp_path, 5000, config="other")
     (tmp_path / f"tiny_{RUN}_step_11.pt").symlink_to(files[1])
     (tmp_path / f"tiny_{RUN}_step_12.pt").mkdir()
-    set_aside_newer(tmp_path, at(2), files[2])
+    set_aside(superseded_by(tmp_path, at(2), files[2]))
     assert steps_of(tmp_path) == [1, 2, 11, 12]  # only regular files are this run's
     for step in (9, 10):
         assert (tmp_path / f"{files[step].name}.superseded").read_bytes() == contents[step]
@@ -321,7 +329,7 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog
 def test_nothing_newer_nothing_said(tmp_path, caplog):
     caplog.set_level("INFO")
     files = put(tmp_path, 1, 2)
-    set_aside_newer(tmp_path, at(2), files[2])
+    set_aside(superseded_by(tmp_path, at(2), files[2]))
     assert steps_of(tmp_path) == [1, 2]
     assert caplog.records == []
 
@@ -329,10 +337,10 @@ def test_nothing_newer_nothing_said(tmp_path, caplog):
 def test_a_file_set_aside_a_second_time_does_not_destroy_the_one_set_aside_before(tmp_path):
     files = put(tmp_path, 1, 2)
     first = files[2].read_bytes()
-    set_aside_newer(tmp_path, at(1), files[1])
+    set_aside(superseded_by(tmp_path, at(1), files[1]))
     second = content_of(f"tiny_{RUN}", 2, loss=3.0)
     files[2].write_bytes(second)
-    set_aside_newer(tmp_path, at(1), files[1])
+    set_aside(superseded_by(tmp_path, at(1), files[1]))
     assert first != second
     assert sorted(tree(tmp_path).values()) == sorted([files[1].read_bytes(), first, second])
 
@@ -344,7 +352,7 @@ def test_another_file_of_the_step_resumed_from_elsewhere_is_set_aside_and_a_copy
     elsewhere.write_bytes(content_of(f"tiny_{RUN}", 2, loss=2.0 if alike else 3.0))
     if alike == "damaged":
         damage(files[2])
-    set_aside_newer(tmp_path, at(2), elsewhere)
+    set_aside(superseded_by(tmp_path, at(2), elsewhere))
     assert files[2].exists() is (alike is True)
     assert (tmp_path / f"{files[2].name}.superseded").exists() is (alike is not True)
     assert elsewhere.exists()
@@ -360,7 +368,7 @@ def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, monkeypatc
     monkeypatch.setattr(os, "rename", refuse)
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StorageError, match="Read-only"):
-        set_aside_newer(tmp_path, at(1), files[1])
+        set_aside(superseded_by(tmp_path, at(1), files[1]))
 
 
 # Saving, or not

@@ -20,13 +20,19 @@ BASE = {
 }  # fmt: skip
 
 
-def run(folder: Path, *arguments: str, spoil: Callable | None = None, stop_at: int | None = None) -> int:
-    """Train here; `spoil(run, loss)` may return another loss for a micro-batch's place of the real one."""
+def run(
+    folder: Path, *arguments: str, spoil: Callable | None = None, stop_at: int | None = None,
+    stop_when: Callable | None = None,
+) -> int:  # fmt: skip
+    """Train here; `spoil(run, loss)` may return another loss for a micro-batch's place of the real one.
+
+    A SIGTERM comes in the step after `stop_at`, or in the first one in which `stop_when(run)` holds.
+    """
     script = harness.load_script()
     real = script.accumulate_gradients
 
     def accumulate(model, windows, state, config, scaler):
-        if stop_at is not None and state.global_step == stop_at:
+        if state.global_step == stop_at or (stop_when and stop_when(state)):
             script.STOP.exit_code, script.STOP.signal_name = 143, "SIGTERM"
         if spoil is None:
             return real(model, windows, state, config, scaler)
@@ -171,6 +177,51 @@ def test_a_learning_rate_without_sense_is_exit_4_in_a_bounded_number_of_steps(tm
     assert all(is_whole(path) for path in harness.checkpoints(folder).values())
 
 
+@pytest.mark.parametrize("rate", [1e3, 1e12])
+@pytest.mark.parametrize("keep", [1, 5])
+def test_a_senseless_rate_on_resume_leaves_the_last_good_file_untouched_and_names_one_to_go_on_from(
+    clean, tmp_path, rate, keep, capsys
+):
+    folder = new(tmp_path / "run", max_checkpoints_to_keep=keep)
+    assert run(folder, stop_at=22) == 143
+    good = harness.checkpoints(folder)[20]
+    before = good.read_bytes()
+    rates = [f"training.{name}={rate}" for name in ("learning_rate", "min_learning_rate")]
+    assert run(folder, "--resume_from", "latest", *(w for r in rates for w in ("--set", r))) == 4
+    assert good.read_bytes() == before
+    named = capsys.readouterr().err.split("lower training.learning_rate and resume from ")[1].splitlines()[0]
+    assert int(named.rpartition("_")[2].removesuffix(".pt")) <= 20  # not one that the high rate has already ruined
+    assert run(folder, "--resume_from", named) == 0
+    assert harness.same(state(final(folder)), state(final(clean)))
+
+
+def test_a_signal_after_a_rewind_saves_where_the_run_stands_though_it_resumed_from_a_later_step(tmp_path):
+    bad = {24, 25, 26}
+    straight, stopped = new(tmp_path / "straight"), new(tmp_path / "stopped")
+    assert run(straight, spoil=poison(bad)) == 0
+    assert run(stopped, spoil=poison(bad), stop_at=25) == 143  # two bad steps long
+    assert run(stopped, "--resume_from", "latest", spoil=poison(bad), stop_when=lambda s: s.rewinds == 1) == 143
+    newest = harness.load(harness.checkpoints(stopped)[max(harness.checkpoints(stopped))])
+    assert (newest["run"]["rewinds"], newest["global_step"]) == (1, 25)  # resumed at 26, back to 24
+    assert run(stopped, "--resume_from", "latest", spoil=poison(bad)) == 0
+    assert harness.same(state(final(stopped)), state(final(straight)))
+    steps = [row["step"] for row in harness.rows(stopped)]
+    assert steps == sorted(set(steps))
+
+
+def test_a_run_that_began_with_other_weights_rewinds_to_them_after_a_resume_too(clean, tmp_path):
+    weights = harness.checkpoints(clean)[STEPS]
+    bad = {1, 2, 3}
+    straight, stopped = new(tmp_path / "straight"), new(tmp_path / "stopped")
+    for folder in (straight, stopped):
+        stop = {"stop_at": 2} if folder == stopped else {}
+        code = run(folder, "--init_from", str(weights), spoil=poison(bad), **stop)
+        assert code == (143 if folder == stopped else 0)
+    assert run(stopped, "--resume_from", "latest", spoil=poison(bad)) == 0
+    assert "rewinding to step 0" in log_of(stopped)
+    assert harness.same(state(final(stopped)), state(final(straight)))
+
+
 def test_a_single_high_loss_is_said_and_nothing_else(clean, tmp_path):
     folder = new(tmp_path / "run")
     assert run(folder, spoil=poison({10}, value=10.0)) == 0
@@ -265,6 +316,37 @@ def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
         "precision climbs back from fp32 to bf16 from step 14 on",
         "precision falls back from bf16 to fp32 from step 24 on",
     ]
+
+
+@pytest.mark.parametrize("at", [5, 9, 12])
+def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, at):
+    settings = MIXED | {"precision_dtype": "bf16", "amp_retry_steps": 8, "save_checkpoint_steps": 30}
+
+    def spoil(state, loss):
+        return loss * math.nan if state.position in ({1, 2, 3} if state.precision == "bf16" else {6, 7, 8}) else loss
+
+    straight, stopped = new(tmp_path / "straight", **settings), new(tmp_path / "stopped", **settings)
+    assert run(straight, spoil=spoil) == 0
+    assert "rewinding to step 0" in log_of(straight)
+    assert "climbs back" in log_of(straight)
+    assert run(stopped, spoil=spoil, stop_at=at) == 143
+    assert run(stopped, "--resume_from", "latest", spoil=spoil) == 0
+    assert harness.same(state(final(stopped)), state(final(straight)))
+
+
+def test_a_user_who_switches_mixed_precision_off_gets_it_off(tmp_path):
+    folder = new(tmp_path / "run", precision_dtype="bf16", **(MIXED | {"amp_retry_steps": 3}))
+    bad = storm({"bf16"}, math.nan)
+    assert run(folder, spoil=lambda s, loss: bad(s, loss) if s.position in {4, 5, 6} else loss, stop_at=8) == 143
+    assert run(folder, "--resume_from", "latest", "--set", "training.mixed_precision=false") == 0
+    assert "climbs" not in log_of(folder)
+    assert final(folder)["run"]["precision"] == "fp32"
+
+
+def test_a_text_of_one_character_has_no_loss_to_compare_and_no_defect(tmp_path):
+    folder = new(tmp_path / "run", precision_dtype="bf16", **MIXED)
+    (folder / "text.txt").write_text("a" * 6000)
+    assert run(folder) == 0
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
