@@ -27,7 +27,7 @@ from chatgot.data import (
     load_tokens,
     split_index,
 )
-from chatgot.device import describe, pick_precision, set_threads, versions
+from chatgot.device import describe, pick_precision, reuse_freed_memory, set_threads, versions
 from chatgot.grad_scaler import SafeGradScaler
 from chatgot.gradient_checkpointing import enable_gradient_checkpointing
 from chatgot.model import GPT, build_model
@@ -126,6 +126,7 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[
     The number of threads is set before anything is computed; a checkpoint's number wins. A new run has no id yet.
     """
     threads = set_threads(_threads(config, stored))
+    reuse_freed_memory()
     n_train = split_index(len(tokens.ids), config.data.test_split)
     T, V = config.model.max_seq_length, len(tokens.vocabulary)
     random.seed(config.seed)  # neither generator is used in training; with it two fresh runs save the same bytes

@@ -1,5 +1,6 @@
 """Which device, dtype and threads, and what is measured fast on this machine."""
 
+import ctypes
 import json
 import logging
 import os
@@ -39,6 +40,19 @@ def set_threads(threads: int | None) -> int:
     if threads is not None and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+def reuse_freed_memory() -> bool:
+    """Let glibc keep freed memory for the next tensors of that size; return whether that is possible here.
+
+    Else it hands large blocks back to the kernel and asks for them again in the same step, in pieces that fit less and
+    less well: with gradient checkpointing a fifth more memory. Source: mallopt(3), M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    largest = 2**31 - 1
+    return mallopt is not None and all(mallopt(parameter, largest) for parameter in (-1, -3))
 
 
 def seed_generators(device: torch.device, *key: int) -> None:

@@ -274,7 +274,7 @@ import gc, json, sys, time
 from pathlib import Path
 import torch
 from chatgot.config_file import load_config
-from chatgot.device import set_threads
+from chatgot.device import reuse_freed_memory, set_threads
 from chatgot.gradient_checkpointing import enable_gradient_checkpointing
 from chatgot.model import build_model
 from chatgot.optim import build_optimizer
@@ -285,6 +285,7 @@ def resident(key):
 
 config, _ = load_config(Path(sys.argv[1]))
 set_threads(config.training.threads)
+reuse_freed_memory()
 model = build_model(config.model, 75, torch.device("cpu"), 0)
 optimizer = build_optimizer(model, config.training)
 for p in model.parameters():

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -270,3 +272,28 @@ def test_the_peak_of_memory_is_the_kernels_in_mebibytes():
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     (kernels,) = (int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
     assert peak_memory_mib() == pytest.approx(kernels, rel=0.02)
+
+
+# Memory
+
+FREED = """
+import sys, torch
+from pathlib import Path
+from chatgot.device import reuse_freed_memory
+assert reuse_freed_memory() or sys.argv[1] == "plain"
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+before = resident()
+tensor = torch.ones(16 << 20)  # 64 MiB
+del tensor
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has mallopt")
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_kept_for_the_next_tensors(kept):
+    script = FREED if kept else FREED.replace("assert reuse_freed_memory() or ", "assert ")
+    command = [sys.executable, "-c", script, "kept" if kept else "plain"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    assert (float(done.stdout) > 60) is kept
