@@ -9,7 +9,9 @@ import harness
 import pytest
 import torch
 
+from chatgot import assembly
 from chatgot.checkpoint_file import is_whole
+from chatgot.grad_scaler import SafeGradScaler
 from chatgot.recovery import merged
 
 STEPS = 40
@@ -22,11 +24,12 @@ BASE = {
 
 def run(
     folder: Path, *arguments: str, spoil: Callable | None = None, stop_at: int | None = None,
-    stop_when: Callable | None = None,
+    stop_when: Callable | None = None, poke: Callable | None = None,
 ) -> int:  # fmt: skip
     """Train here; `spoil(run, loss)` may return another loss for a micro-batch's place of the real one.
 
-    A SIGTERM comes in the step after `stop_at`, or in the first one in which `stop_when(run)` holds.
+    A SIGTERM comes in the step after `stop_at`, or in the first one in which `stop_when(run)` holds. `poke(run, model)`
+    may touch weights and gradients when a step's gradients are there.
     """
     script = harness.load_script()
     real = script.accumulate_gradients
@@ -34,6 +37,10 @@ def run(
     def accumulate(model, windows, state, config, scaler):
         if state.global_step == stop_at or (stop_when and stop_when(state)):
             script.STOP.exit_code, script.STOP.signal_name = 143, "SIGTERM"
+        if poke:
+            total = real(model, windows, state, config, scaler)
+            poke(state, model)
+            return total
         if spoil is None:
             return real(model, windows, state, config, scaler)
         forward = model.forward
@@ -372,6 +379,86 @@ def test_mixed_precision_that_computes_something_else_is_refused_at_the_start(tm
     assert run(folder) == 0
     assert "mixed precision is off: bf16 differs from fp32 on the first micro-batch" in log_of(folder)
     assert final(folder)["run"]["precision"] == "fp32"
+
+
+FIRST = 10  # the step before which the matrix below begins to inject
+TIMES = {"once": 1, "K times": 3, "for ever": 10_000}
+
+
+def inject(kind: str, times: int) -> tuple[dict, list]:
+    """Return what makes a run see NaN in its loss, one micro-batch, one gradient or a weight, and what it has seen."""
+    fired: list[tuple[int, int]] = []
+
+    def now(state) -> bool:
+        this = (state.rewinds, state.global_step)
+        if state.global_step < FIRST or (len(set(fired)) >= times and this not in fired):
+            return False
+        fired.append(this)
+        return True
+
+    def whole_loss(state, loss):
+        return loss * math.nan if now(state) else loss
+
+    calls = [0]
+
+    def one_micro_batch(state, loss):
+        calls[0] += 1
+        return loss * math.nan if calls[0] % 2 == 0 and now(state) else loss
+
+    def one_gradient(state, model):
+        if now(state):
+            model.layers[1].up.weight.grad[0, 0] = math.nan
+
+    def one_weight(state, model):
+        if now(state):
+            model.layers[1].up.weight.data[0, 0] = math.nan
+
+    ways = {"loss": {"spoil": whole_loss}, "micro-batch": {"spoil": one_micro_batch}}
+    ways |= {"gradient": {"poke": one_gradient}, "weight": {"poke": one_weight}}
+    return ways[kind], fired
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["loss", "micro-batch", "gradient", "weight"])
+def test_nan_of_every_kind_in_every_precision_goes_down_the_ladder(tmp_path, kind, precision, times):
+    settings = {"precision_dtype": "auto"} if precision == "fp32" else {"precision_dtype": precision, **MIXED}
+    folder = new(tmp_path / "run", **settings)
+    way, fired = inject(kind, TIMES[times])
+    code = run(folder, **way)
+    log = log_of(folder)
+    assert fired
+    assert code == (4 if times == "for ever" else 0)
+    for path in (folder / "checkpoints").glob("*.pt*"):
+        assert is_whole(path) or path.suffix == ".superseded"
+        content = torch.load(path, weights_only=True)
+        assert all(torch.isfinite(tensor).all() for tensor in content["model_state_dict"].values())
+        moments = content["optimizer_state_dict"]["state"].values()
+        assert all(torch.isfinite(value).all() for values in moments for value in values.values())
+    calibrates = precision == "fp16" and kind == "gradient"  # its scale has room to fall: no bad step so far
+    if times == "once" and kind != "weight":
+        assert f"{STEPS} steps, 1 skipped, 0 rewinds" in log
+    elif times == "once" or (times == "K times" and not calibrates):
+        assert ("precision falls back" in log) is (precision != "fp32")
+        assert log.count("rewinding to") == (precision == "fp32" or kind == "weight")
+    elif times == "for ever":
+        assert log.count("rewinding to") == 3
+        assert ("to fp32 from step" in log) is (precision != "fp32")
+
+
+def test_without_the_check_the_ladder_is_not_taken(tmp_path, monkeypatch):
+    class Blind(SafeGradScaler):
+        def read(self, *more):
+            numbers = super().read(*more)
+            self.healthy, self.calibrating = True, False
+            return numbers
+
+    monkeypatch.setattr(assembly, "SafeGradScaler", Blind)
+    way, fired = inject("loss", 1)
+    run(new(tmp_path / "run"), **way)
+    assert fired
+    assert "1 skipped, 0 rewinds" not in log_of(tmp_path / "run")
+    assert "NaN" in log_of(tmp_path / "run") or "nan" in log_of(tmp_path / "run")
 
 
 def test_ranges_that_touch_become_one():
