@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -69,8 +68,3 @@ def last_step(training: TrainingConfig, windows_per_epoch: int) -> int | None:
     if training.epochs is not None:
         ends.append(steps_of_epochs(training.epochs, windows_per_epoch, training.sequences_per_step))
     return min(ends, default=None)
-
-
-def gradient_norm(model: nn.Module) -> torch.Tensor:
-    """Return the 2-norm of all gradients together, () fp32 on the device, without a synchronisation."""
-    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

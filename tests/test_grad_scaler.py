@@ -276,3 +276,23 @@ def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
     monkeypatch.setattr(optimizer, "step", lambda: None)  # AdamW's own reads are not ours
     assert apply_gradients(loss, model, optimizer, run, config, scaler)
     assert reads == ["tolist"]
+
+
+def norm_of(bad: float) -> float:
+    net, other = nn.Linear(2, 2), nn.Linear(1, 1)
+    net.weight.grad, net.bias.grad = torch.tensor([[1.0, 2.0], [2.0, 4.0]]), torch.tensor([0.0, bad])
+    other.weight.grad = torch.zeros(1, 1)
+    scaler = SafeGradScaler("cpu", enabled=False)
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (net, other)]
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    return scaler.gradient_norm().item()
+
+
+def test_the_gradient_norm_is_that_of_all_gradients_together():
+    assert norm_of(12.0) == pytest.approx(13.0)
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan, 3e38])
+def test_a_non_finite_gradient_or_a_norm_that_overflows_shows_in_the_norm(bad):
+    assert not math.isfinite(norm_of(bad))

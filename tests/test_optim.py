@@ -11,7 +11,6 @@ from torch import nn
 
 from chatgot.optim import (
     build_optimizer,
-    gradient_norm,
     last_step,
     lr_at,
     schedule_horizon,
@@ -126,19 +125,6 @@ def test_a_model_of_matrices_alone_and_frozen_parameters_are_no_problem():
     net[1].weight.requires_grad_(False)
     optimizer = build_optimizer(net, training())
     assert [p is net[0].weight for group in optimizer.param_groups for p in group["params"]] == [True]
-
-
-def test_the_gradient_norm_is_that_of_all_gradients_together():
-    net = nn.Linear(2, 2)
-    net.weight.grad, net.bias.grad = torch.tensor([[1.0, 2.0], [2.0, 4.0]]), torch.tensor([0.0, 12.0])
-    assert gradient_norm(net).item() == pytest.approx(13.0)
-
-
-@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan, 3e38])
-def test_a_non_finite_gradient_or_a_norm_that_overflows_shows_in_the_norm(bad):
-    net = nn.Linear(2, 2)
-    net.weight.grad, net.bias.grad = torch.ones(2, 2), torch.tensor([0.0, bad])
-    assert not math.isfinite(gradient_norm(net).item())
 
 
 # Where the schedule and the run end: 100 windows in an epoch, 8 sequences in a step
