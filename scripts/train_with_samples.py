@@ -190,6 +190,7 @@ def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
         return False
     if by_steps:
         prove_again(training)
+        checkpoint = training.checkpoint()  # with what the proof has found
     set_aside(training.abandoned)
     training.abandoned = []
     if not saver.save(path, checkpoint, config.training, last_chance):
