@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from chatgot.checkpoint_file import FORMAT_VERSION
 from chatgot.checkpointing import open_to_others
-from chatgot.config import Config, remarks
+from chatgot.config import Config, TrainingConfig, remarks
 from chatgot.corpus import check_text_file, fetch_default_text
 from chatgot.data import (
     Tokens,
@@ -27,11 +27,12 @@ from chatgot.data import (
     load_tokens,
     split_index,
 )
-from chatgot.device import describe, pick_precision, reuse_freed_memory, set_threads, versions
+from chatgot.device import describe, pick_precision, set_threads, versions
 from chatgot.grad_scaler import SafeGradScaler
 from chatgot.gradient_checkpointing import enable_gradient_checkpointing
+from chatgot.memory import reuse_freed_memory
 from chatgot.model import GPT, build_model
-from chatgot.optim import build_optimizer, last_step, schedule_horizon
+from chatgot.optim import allocate_state, build_optimizer, last_step, schedule_horizon
 from chatgot.precision import autocast, describe_numbers, prove_mixed_precision
 from chatgot.run_state import RunState, collect_state
 
@@ -139,7 +140,7 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[
         device.type, enabled=precision == "fp16",
         max_nan_before_fallback=settings.max_nan_before_fallback, min_loss_scale=settings.min_loss_scale,
     )  # fmt: skip
-    run = RunState("", precision, settings.batch_size, threads, asked_precision=precision)
+    run = RunState("", precision, first_size(settings), threads, settings.batch_size, asked_precision=precision)
     scaler.describe = lambda: describe_numbers(model, windows, run, config)
     if (mode := settings.gradient_checkpointing) and not (stored and stored["run"]["recompute_off"]):
         with autocast(device, precision):
@@ -157,7 +158,17 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[
         run=run,
     )
     training.start = copy.deepcopy(collect_state(run, model, optimizer, scaler))
+    allocate_state(optimizer)
     return training
+
+
+def first_size(settings: TrainingConfig) -> int:
+    """Return the micro-batch that a run begins with, before any trial."""
+    dynamic = settings.dynamic_batch_size
+    if not dynamic.enabled:
+        return settings.batch_size
+    size = settings.batch_size if dynamic.initial == "auto" else dynamic.initial
+    return min(size, dynamic.maximum or settings.sequences_per_step)
 
 
 def _threads(config: Config, stored: dict[str, Any] | None) -> int | None:

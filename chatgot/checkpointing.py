@@ -14,8 +14,8 @@ from typing import Any
 from chatgot.atomic_file import atomic_file, fsync_folder
 from chatgot.checkpoint_file import DIGEST, NAME, is_whole, load_checkpoint, save_checkpoint
 from chatgot.config import TrainingConfig
-from chatgot.device import is_out_of_memory
 from chatgot.errors import CheckpointRejected, StorageError
+from chatgot.memory import is_out_of_memory
 from chatgot.run_state import RunState
 
 logger = logging.getLogger(__name__)

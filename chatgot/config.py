@@ -65,6 +65,27 @@ class SpikeConfig(Section):
     )
 
 
+class DynamicBatchSizeConfig(Section):
+    enabled: Bool = key(
+        False, "find, lower and raise the sequences that go through at once; what a step computes stays", resume="set"
+    )
+    initial: Int | Literal["auto"] = key(
+        "auto", "sequences at the start; auto: the fastest valid size, tried at the first step", resume="set"
+    )
+    minimum: Int = key(1, "fewest sequences; where they do not fit the run ends (exit 6)", ge=1, resume="set")
+    maximum: Int | None = key(None, "most sequences; null: batch_size x accumulate_grad_batches", ge=1, resume="set")
+    growth_interval_steps: Int = key(100, "good steps before the next larger size is tried", ge=1, resume="set")
+    growth_backoff: Float = key(
+        2.0, "factor by which that waiting time grows with each rejection of a size", ge=1, resume="set"
+    )
+    memory_headroom: Float = key(
+        0.1, "share of the memory that a larger size must leave free", ge=0, lt=1, resume="set"
+    )
+    minimum_gain: Float = key(
+        0.03, "relative rise of tokens/s that a larger size must bring; -1: any speed will do", ge=-1, resume="set"
+    )
+
+
 class TrainingConfig(Section):
     batch_size: Int = key(12, "sequences of one batch", ge=1)
     accumulate_grad_batches: Int = key(1, "batches of one optimizer step, gradients averaged over all tokens", ge=1)
@@ -99,6 +120,7 @@ class TrainingConfig(Section):
     max_rewinds: Int = key(3, "rewinds to an older checkpoint before training stops (exit 4)", ge=0, resume="free")
     rewind_skip_steps: Int = key(20, "steps of data left out after a bad window, beside the window itself", ge=0)
     spike: SpikeConfig = SpikeConfig()
+    dynamic_batch_size: DynamicBatchSizeConfig = DynamicBatchSizeConfig()
     gradient_checkpointing: Bool | Literal["every_2"] = key(
         False, "recompute activations in backward: less memory, more time; every_2: in every second layer", resume="set"
     )
@@ -132,6 +154,13 @@ class TrainingConfig(Section):
             raise ValueError(f"betas must lie in [0, 1), found {list(self.betas)}")
         if self.eval_batches != "all" and self.eval_batches < 1:
             raise ValueError(f"eval_batches must be at least 1 or all, found {self.eval_batches}")
+        dynamic, S, limit = self.dynamic_batch_size, self.sequences_per_step, "batch_size x accumulate_grad_batches"
+        sizes = [dynamic.minimum, *([] if dynamic.initial == "auto" else [dynamic.initial]), dynamic.maximum or S, S]
+        if dynamic.enabled and sizes != sorted(sizes):
+            raise ValueError(
+                f"dynamic_batch_size needs minimum <= initial <= maximum <= {S} ({limit}), "
+                f"found {dynamic.minimum}, {dynamic.initial}, {dynamic.maximum}"
+            )
         return self
 
     @property
@@ -229,6 +258,9 @@ def remarks(config: Config) -> list[str]:
     training, sampling, lines = config.training, config.sampling, []
     if training.precision_dtype != "auto" and not training.mixed_precision:
         lines.append(f"training.precision_dtype={training.precision_dtype} has no effect: mixed_precision is false")
+    dynamic = training.dynamic_batch_size
+    if not dynamic.enabled and dynamic != DynamicBatchSizeConfig():
+        lines.append("training.dynamic_batch_size: its keys have no effect: enabled is false")
     if training.min_learning_rate > training.learning_rate:
         lines.append("training.min_learning_rate is above learning_rate: the rate rises after the warmup")
     if sampling.temperature == 0 and (sampling.top_k is not None or sampling.top_p is not None):

@@ -226,9 +226,9 @@ class TrainingWindows(Windows):
 class ValidationWindows(Windows):
     """Held-out windows, always the same ones in the same order."""
 
-    def spread(self, batches: int, batch_size: int) -> Iterator[Batch]:
-        """Yield at most `batches` batches whose windows lie evenly over the part and do not overlap."""
-        count = min(batches * batch_size, (len(self.ids) - 1) // self.T)
+    def spread(self, windows: int, batch_size: int) -> Iterator[Batch]:
+        """Yield, `batch_size` at once, at most so many windows that lie evenly over the part and do not overlap."""
+        count = min(windows, (len(self.ids) - 1) // self.T)
         starts = np.linspace(0, len(self.ids) - 1 - self.T, count).round().astype(np.int64)
         for i in range(0, count, batch_size):
             yield self.batch(starts[i : i + batch_size])

@@ -1,11 +1,9 @@
 """Which device, dtype and threads, and what is measured fast on this machine."""
 
-import ctypes
 import json
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,17 +40,10 @@ def set_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
-def reuse_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next tensors of that size; return whether that is possible here.
-
-    Else it hands large blocks back to the kernel and asks for them again in the same step, in pieces that fit less and
-    less well: with gradient checkpointing a fifth more memory. Source: mallopt(3), M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.
-    """
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    largest = 2**31 - 1
-    return mallopt is not None and all(mallopt(parameter, largest) for parameter in (-1, -3))
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type != "cpu":
+        {"cuda": torch.cuda, "mps": torch.mps}[device.type].synchronize()
 
 
 def seed_generators(device: torch.device, *key: int) -> None:
@@ -175,25 +166,3 @@ def versions() -> dict[str, str]:
         "matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
     }
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is the allocator's, not one whose text merely speaks of memory."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    words = (
-        "DefaultCPUAllocator: can't allocate memory",
-        "DefaultCPUAllocator: not enough memory",
-        "MPS backend out of memory",
-    )
-    return type(error) is RuntimeError and any(word in str(error) for word in words)
-
-
-def peak_memory_mib() -> float:
-    """Return the largest resident memory of this process so far, in MiB; 0 where the system does not tell."""
-    if sys.platform == "win32":
-        return 0.0
-    import resource  # exists on Unix alone
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -36,6 +36,10 @@ class StorageError(UserError):
 
 
 class OutOfMemory(UserError):
-    """One step does not fit into this machine's memory."""
+    """One step does not fit into this machine's memory; `unchanged`: weights and optimizer are as before it."""
 
     exit_code = 6
+
+    def __init__(self, message: str, unchanged: bool) -> None:
+        super().__init__(message)
+        self.unchanged = unchanged

@@ -1,9 +1,10 @@
 """How large, how fast and how long: what a run would take, and where it stands."""
 
+import math
 import time
 
 from chatgot.assembly import Training
-from chatgot.device import peak_memory_mib
+from chatgot.memory import peak_memory_mib, used_memory
 from chatgot.metrics import human_time
 from chatgot.step import accumulate_gradients
 
@@ -14,7 +15,8 @@ def estimate(training: Training, repeats: int = 2) -> list[str]:
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        accumulate_gradients(model, training.train_windows, run, config, training.scaler)
+        while accumulate_gradients(model, training.train_windows, run, config, training.scaler) is None:
+            start = time.perf_counter()  # memory ran out: once more with what fits
         times.append(time.perf_counter() - start)
         training.optimizer.zero_grad(set_to_none=True)
     tokens, seconds = config.training.tokens_per_step(config.model), min(times)
@@ -39,6 +41,26 @@ def end_line(training: Training) -> str:
     lowered = run.precision != run.asked_precision
     precision = f"{run.asked_precision}, then {run.precision}" if lowered else f"{run.precision} throughout"
     return f"{run.global_step:,} steps, {run.skips:,} skipped, {run.rewinds} rewinds, {precision}"
+
+
+def curves(training: Training) -> dict[str, float]:
+    """Return what TensorBoard draws beside the row of metrics, by its tags; amp/precision: 0 fp32, 1 bf16, 2 fp16."""
+    run = training.run
+    return {
+        "amp/scale": training.scaler.get_scale(),
+        "amp/skipped_steps": run.skips,
+        "amp/precision": ("fp32", "bf16", "fp16").index(run.precision),
+        "health/rewinds": run.rewinds,
+        "batch/micro_batch_size": run.micro_batch_size,
+        "perf/memory_mib": used_memory(training.device) / 2**20,
+    }
+
+
+def postfix(training: Training) -> str:
+    """Return what the progress bar shows: loss, speed, and micro-batch size x micro-batches of a step."""
+    run, S = training.run, training.config.training.sequences_per_step
+    cut = f"{min(run.micro_batch_size, S)}x{math.ceil(S / run.micro_batch_size)}"
+    return f"loss {run.train_loss:.3f}, {run.tokens_per_s or 0:,.0f} tokens/s, {cut}"
 
 
 def step_line(training: Training) -> str:

@@ -76,12 +76,8 @@ class MetricsWriter:
                 if self._board and key in numbers:
                     self._board.add_scalar(tag, numbers[key], step)
 
-    def health(self, step: int, scale: float, skipped_steps: int, precision: str, rewinds: int) -> None:
-        """Draw what numerical trouble there was; amp/precision: 0 fp32, 1 bf16, 2 fp16."""
-        numbers = {
-            "amp/scale": scale, "amp/skipped_steps": skipped_steps, "health/rewinds": rewinds,
-            "amp/precision": ("fp32", "bf16", "fp16").index(precision),
-        }  # fmt: skip
+    def curves(self, step: int, numbers: dict[str, float]) -> None:
+        """Draw numbers, by their tags, that `metrics.jsonl` does not have."""
         with self._board_best_effort():
             for tag, number in numbers.items():
                 if self._board:

@@ -78,7 +78,7 @@ class GPT(nn.Module):
 
     def __init__(self, cfg: ModelConfig, vocab_size: int) -> None:
         super().__init__()
-        self.cfg, self.vocab_size = cfg, vocab_size
+        self.cfg, self.vocab_size, self.dropout = cfg, vocab_size, cfg.dropout
         self.recompute_every: int | None = None  # set by gradient_checkpointing.py: recompute every n-th block
         self.token_embedding = nn.Embedding(vocab_size, cfg.d_model)
         self.position_embedding = nn.Embedding(cfg.max_seq_length, cfg.d_model)
@@ -119,7 +119,7 @@ class GPT(nn.Module):
         past = cache.length if cache is not None else 0
         positions = torch.arange(past, past + T, device=x.device)  # (T,)
         h = self.token_embedding(x) + self.position_embedding(positions)  # (B, T, C)
-        h = F.dropout(h, self.cfg.dropout, self.training)
+        h = F.dropout(h, self.dropout, self.training)
         for layer, block in enumerate(self.layers):
             if self.recompute_every and self.training and layer % self.recompute_every == 0:
                 h = checkpoint(block, h, layer, use_reentrant=False, preserve_rng_state=True)
@@ -152,6 +152,20 @@ def build_model(cfg: ModelConfig, vocab_size: int, device: torch.device, seed: i
     model.tie()  # to_empty gave the head a tensor of its own
     model.initialise(seed)
     return model.to(device)
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off in training mode, and back as it was, whatever happens inside."""
+    rates = ((module, getattr(module, "dropout", None)) for module in model.modules())
+    before = [(module, rate) for module, rate in rates if isinstance(rate, float)]
+    for module, _ in before:
+        module.dropout = 0.0
+    try:
+        yield
+    finally:
+        for module, rate in before:
+            module.dropout = rate
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -21,6 +22,17 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
     groups = [group for group in groups if group["params"]]
     fused = parameters[0].device.type in ("cpu", "cuda", "mps")
     return AdamW(groups, lr=training.learning_rate, betas=training.betas, eps=training.adam_eps, fused=fused)
+
+
+def allocate_state(optimizer: Optimizer) -> None:
+    """Make the state that AdamW would make in its first step: then no later step asks for memory for it."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if not optimizer.state[p]:
+                optimizer.state[p] |= {
+                    "step": torch.zeros((), dtype=torch.float32, device=p.device if group["fused"] else "cpu"),
+                    "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p),
+                }  # fmt: skip
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -10,6 +10,7 @@ from chatgot.config import Config
 from chatgot.data import Batch, TrainingWindows
 from chatgot.device import DTYPES, preserved_generators, seed_generators
 from chatgot.grad_scaler import SafeGradScaler
+from chatgot.memory import is_out_of_memory, release_memory
 from chatgot.run_state import RunState
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 def prove_mixed_precision(model: nn.Module, batch: Batch, precision: str) -> str | None:
     """Return what is wrong with this precision on one micro-batch, dropout off, against fp32; None: it is as good.
 
-    Gradients, mode and generators are left as they were.
+    Gradients, mode and generators are left as they were. What does not fit into memory is proven on half of it.
     """
+    try:
+        return _compare_with_fp32(model, batch, precision)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or len(batch[0]) == 1:
+            raise
+    release_memory(batch[0].device)  # here: in the handler the error still holds what the attempt held
+    half = len(batch[0]) // 2
+    return prove_mixed_precision(model, (batch[0][:half], batch[1][:half]), precision)
+
+
+def _compare_with_fp32(model: nn.Module, batch: Batch, precision: str) -> str | None:
     modes, before = [(module, module.training) for module in model.modules()], [p.grad for p in model.parameters()]
     device = next(model.parameters()).device
     results = []

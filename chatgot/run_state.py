@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from chatgot.grad_scaler import SafeGradScaler
+from chatgot.optim import allocate_state
 
 
 @dataclass
@@ -22,6 +23,10 @@ class RunState:
     precision: str  # fp32, bf16 or fp16: what is in force
     micro_batch_size: int  # sequences per forward and backward
     threads: int  # CPU threads: other numbers give other bits
+    eval_batch_size: int = 1  # sequences per forward of an evaluation
+    size_history: list = field(default_factory=list)  # [step, from, to, why] of each change of micro_batch_size
+    sizes_rejected: list = field(default_factory=list)  # [size, times, not before this step, why]
+    next_growth_step: int = 0  # no larger size is tried before this step
     asked_precision: str = "fp32"  # what the run began with; a fallback may lower `precision`
     global_step: int = 0  # optimizer updates attempted
     position: int = 0  # index of the group of sequences that the next step trains on
@@ -85,6 +90,7 @@ def restore_state(
     """Put a collected state back, generators last. The caller has checked that it fits."""
     model.load_state_dict(stored["model_state_dict"], strict=True)
     optimizer.load_state_dict(stored["optimizer_state_dict"])
+    allocate_state(optimizer)  # a state from before the first update has none
     scaler.load_state_dict(stored["scaler_state_dict"])
     for item in fields(RunState):
         setattr(run, item.name, copy.deepcopy(stored["run"][item.name]))

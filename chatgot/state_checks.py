@@ -17,7 +17,7 @@ from chatgot.grad_scaler import SafeGradScaler
 from chatgot.run_state import RunState
 
 MAX_DEPTH, MAX_VALUES = 20, 1_000_000  # a checkpoint has 5 and some thousands; a crafted one may have no end
-MOST = {"threads": 4096, "micro_batch_size": 1 << 30}  # what every machine refuses anyway
+MOST = {"threads": 4096, "micro_batch_size": 1 << 30, "eval_batch_size": 1 << 30}  # what every machine refuses anyway
 LARGEST_COUNT = 1 << 62
 
 
@@ -56,14 +56,14 @@ def odd_counters(stored: dict[str, Any]) -> list[str]:
     odd = [name for name, kind in names.items() if name not in run or type(run[name]) not in kind]
     if odd or run.keys() - names.keys():
         return odd + sorted(map(str, run.keys() - names.keys()))
-    least = {"micro_batch_size": 1, "threads": 1, "best_step": -1, "last_eval_step": -1, "rewound_to": -1}
+    least = {"best_step": -1, "last_eval_step": -1, "rewound_to": -1} | dict.fromkeys(MOST, 1)
     for name in names:
         if type(run[name]) is int:
             odd += [name] if not least.get(name, 0) <= run[name] <= MOST.get(name, LARGEST_COUNT) else []
-    rows = {"bad_steps": (4, (int, float)), "skipped_ranges": (2, (int,))}
-    for name, (length, numbers) in rows.items():
-        lists = all(type(row) is list and len(row) == length for row in run[name])
-        odd += [] if lists and all(type(value) in numbers for row in run[name] for value in row) else [name]
+    rows = {"bad_steps": [int, int, float, float], "skipped_ranges": [int] * 2}
+    rows |= {"size_history": [int, int, int, str], "sizes_rejected": [int, int, int, str]}
+    for name, types in rows.items():
+        odd += [] if all(type(row) is list and [*map(type, row)] == types for row in run[name]) else [name]
     odd += [] if all(type(loss) is float for loss in run["recent_losses"]) else ["recent_losses"]
     odd += ["time_s"] if not 0 <= run["time_s"] < math.inf else []
     odd += ["position"] if run["position"] < run["global_step"] else []

@@ -4,17 +4,18 @@ import logging
 import math
 import statistics
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.checkpoint import CheckpointError
 
+from chatgot.accumulation import add_gradients
+from chatgot.batch_size import shrink
 from chatgot.config import Config
 from chatgot.data import TrainingWindows
-from chatgot.device import seed_generators
+from chatgot.errors import OutOfMemory
 from chatgot.grad_scaler import SafeGradScaler
 from chatgot.gradient_checkpointing import disable_gradient_checkpointing
-from chatgot.precision import autocast
+from chatgot.memory import is_out_of_memory, release_memory
 from chatgot.run_state import RunState
 
 logger = logging.getLogger(__name__)
@@ -27,33 +28,31 @@ def accumulate_gradients(
 ) -> Tensor | None:
     """Add up the gradients of this step's micro-batches; return the step's loss, () on the device, not synchronised.
 
-    Each micro-batch's loss counts by its share of the step's tokens, so the sum is the mean over all of them, however
-    they are cut. The global generator is set for each micro-batch by (seed, position, first sequence) alone.
-    Returns None when a recomputation differed: gradient checkpointing is off then, and the step is to be done again.
+    Returns None when the step is to be done again, and nothing is left of the attempt: a recomputation differed, and
+    gradient checkpointing is off now; or memory ran out, and `run.micro_batch_size` is smaller now.
+    Raises: OutOfMemory when it cannot get smaller.
     """
-    S = config.training.sequences_per_step
-    starts = windows.starts(run.position, S)
-    total = torch.zeros((), device=windows.device)
+    starts, key = windows.starts(run.position, config.training.sequences_per_step), (config.seed, run.position)
+    out_of_memory = False
     try:
-        with autocast(windows.device, run.precision):  # one context: weights are cast once for all micro-batches
-            for first in range(0, S, run.micro_batch_size):
-                x, y = windows.batch(starts[first : first + run.micro_batch_size])
-                seed_generators(windows.device, config.seed, run.position, first)
-                _, loss = model(x, y)
-                share = loss * (len(x) / S)  # all sequences have T tokens
-                scaler.scale(share).backward()
-                total += share.detach()
+        return add_gradients(model, windows, starts, run.micro_batch_size, key, run.precision, scaler.scale)
     except CheckpointError as error:
         disable_gradient_checkpointing(model)
         run.recompute_off = True
-        model.zero_grad(set_to_none=True)
-        scaler.begin()
         logger.warning(
             "step %d is done again without gradient checkpointing, which stays off: a recomputation differed (%s)",
             run.global_step + 1, str(error).strip().splitlines()[0],
         )  # fmt: skip
-        return None
-    return total
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        out_of_memory = True
+    model.zero_grad(set_to_none=True)  # from here on: the error, which held what the attempt held, is gone
+    scaler.begin()
+    if out_of_memory:
+        release_memory(windows.device)
+        shrink(run, config, model)
+    return None
 
 
 def apply_gradients(
@@ -62,14 +61,24 @@ def apply_gradients(
     """Clip the gradients and update the weights, unless loss or norm is not finite; return whether it was done.
 
     Counts the step either way: the data of a skipped step is not used again. One synchronisation with the device.
+    Raises: OutOfMemory, before the step is counted.
     """
     training = config.training
-    scaler.unscale_(optimizer)
-    norm_value, loss_value = scaler.read(total)
-    healthy, calibrating = scaler.healthy, scaler.calibrating
-    if healthy and training.grad_clip is not None:
-        nn.utils.clip_grads_with_norm_(model.parameters(), training.grad_clip, scaler.gradient_norm())
-    scaler.step(optimizer)
+    try:
+        scaler.unscale_(optimizer)
+        norm_value, loss_value = scaler.read(total)
+        healthy, calibrating = scaler.healthy, scaler.calibrating
+        if healthy and training.grad_clip is not None:
+            nn.utils.clip_grads_with_norm_(model.parameters(), training.grad_clip, scaler.gradient_norm())
+        scaler.step(optimizer)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        updates = run.global_step - run.skipped_steps  # the optimizer counts each parameter's before it changes it
+        unchanged = all(int(state["step"]) == updates for state in optimizer.state.values())
+        what = "" if unchanged else ", and the weights are half updated: resume from the newest checkpoint"
+        message = f"step {run.global_step + 1}: out of memory in the update of the weights{what}"
+        raise OutOfMemory(f"{message}\nfree some memory, or use a smaller model", unchanged) from error
     if not healthy:
         run.skipped_steps += 1
         run.skips += 1

@@ -274,7 +274,8 @@ import gc, json, sys, time
 from pathlib import Path
 import torch
 from chatgot.config_file import load_config
-from chatgot.device import reuse_freed_memory, set_threads
+from chatgot.device import set_threads
+from chatgot.memory import reuse_freed_memory
 from chatgot.gradient_checkpointing import enable_gradient_checkpointing
 from chatgot.model import build_model
 from chatgot.optim import build_optimizer

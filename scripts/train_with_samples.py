@@ -23,12 +23,12 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack, closing
 
 from tqdm import tqdm
 
 from chatgot.assembly import Training, assemble, cautions, load_text, make_prompts, summary, text_path
+from chatgot.batch_size import adapt
 from chatgot.checkpoint_file import load_weights
 from chatgot.checkpointing import (
     Saver,
@@ -43,14 +43,14 @@ from chatgot.checkpointing import (
 )
 from chatgot.config import Config
 from chatgot.config_file import effective_yaml, load_config
-from chatgot.data import Batch
-from chatgot.device import is_out_of_memory, peak_memory_mib, pick_device
+from chatgot.device import pick_device
 from chatgot.due import evaluation_due, samples_due, save_due, step_save_due
 from chatgot.errors import OutOfMemory, StorageError, UserError
-from chatgot.estimate import end_line, estimate, step_line
-from chatgot.evaluation import evaluate
+from chatgot.estimate import curves, end_line, estimate, postfix, step_line
+from chatgot.evaluation import validation_losses
 from chatgot.generation import continue_text
 from chatgot.logging_setup import crash_trace, link_log, setup_console, setup_logging
+from chatgot.memory import is_out_of_memory, peak_memory_mib
 from chatgot.metrics import MetricsWriter, Throughput
 from chatgot.optim import lr_at, set_lr
 from chatgot.recovery import prove_again, recover, rewind
@@ -141,23 +141,17 @@ def show_samples(training: Training, metrics: MetricsWriter, prompts: list[str])
 
 def evaluate_and_log(training: Training, metrics: MetricsWriter) -> bool:
     """Measure the loss on held-out text and write the step's row; return whether it is the best so far."""
-    config, run, windows = training.config, training.run, training.val_windows
-    eval_batches, batch_size = config.training.eval_batches, config.training.batch_size
-
-    def loss_on(batches: Iterable[Batch]) -> float | None:
-        return evaluate(training.model, batches, training.device, run.precision, STOP.requested)
-
-    full = loss_on(windows.every_token(batch_size)) if training.ended() or eval_batches == "all" else None
-    val_loss = full if eval_batches == "all" else loss_on(windows.spread(eval_batches, batch_size))
+    run = training.run
+    val_loss, full = validation_losses(training, STOP.requested)
     if STOP.requested():
         return False  # this evaluation is made again after the resume
     run.val_loss, run.last_eval_step = val_loss, run.global_step
     best = run.global_step > 0 and val_loss < run.best_val_loss and not run.bad_steps
     if best:
         run.best_val_loss, run.best_step = val_loss, run.global_step
-    over_all = f" | val_loss_full {full:.4f} over every validation token" if training.ended() else ""
+    over_all = "" if full is None else f" | val_loss_full {full:.4f} over every validation token"
     logger.info("step %d | val_loss %.4f%s%s", run.global_step, val_loss, over_all, " | best so far" if best else "")
-    write_row(training, metrics, full if training.ended() else None)
+    write_row(training, metrics, full)
     return best
 
 
@@ -169,7 +163,7 @@ def write_row(training: Training, metrics: MetricsWriter, full: float | None = N
     if full is not None:
         row["val_loss_full"] = full
     metrics.row(run.global_step, **row, tokens=run.tokens, time_s=run.time_s)
-    metrics.health(run.global_step, training.scaler.get_scale(), run.skips, run.precision, run.rewinds)
+    metrics.curves(run.global_step, curves(training))
 
 
 def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
@@ -243,6 +237,8 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
             continue
         if training.ended():
             break
+        if not adapt(training, STOP.requested):
+            continue
 
         # one optimizer step
         start, stepped = time.perf_counter(), True
@@ -250,7 +246,7 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
         set_lr(training.optimizer, run.lr)
         loss = accumulate_gradients(model, training.train_windows, run, config, training.scaler)
         if loss is None:
-            continue  # the same step again, without gradient checkpointing
+            continue  # the same step again, without gradient checkpointing or with a smaller micro-batch
         apply_gradients(loss, model, training.optimizer, run, config, training.scaler)
         run.time_s = time.monotonic() - begun
         throughput.add(tokens_per_step, time.perf_counter() - start)
@@ -267,9 +263,19 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
             logger.info("%s", step_line(training))
         if (log_due or training.ended()) and not row_follows:
             write_row(training, metrics)
-        progress.set_postfix_str(f"loss {run.train_loss:.3f}, {run.tokens_per_s or 0:,.0f} tokens/s", refresh=False)
+        progress.set_postfix_str(postfix(training), refresh=False)
         progress.update(run.global_step - progress.n)
         throughput.add(0, time.perf_counter() - start)
+
+
+def save_what_is_whole(training: Training, error: OutOfMemory) -> None:
+    """Save the step before the one that did not fit, unless its update has begun."""
+    run = training.run
+    if error.unchanged and run.last_save_step != run.global_step:
+        try:
+            save(training, Saver(run.global_step), last_chance=True)
+        except StorageError as another:
+            logger.error("%s", another)
 
 
 def say_how_to_go_on(args: argparse.Namespace, training: Training, resumed_from: Path | None) -> None:
@@ -357,7 +363,11 @@ def log_and_train(training: Training, point: ResumePoint | None, lines: list[str
     progress = tqdm(total=training.last_step, initial=run.global_step, **bar)
     STOP.training = True
     with closing(metrics), progress, crash_trace(run_dir / "crash.txt"):
-        train(training, metrics, progress)
+        try:
+            train(training, metrics, progress)
+        except OutOfMemory as error:
+            save_what_is_whole(training, error)
+            raise
     logger.info("%s: %s", f"stopped by {STOP.signal_name}" if STOP.requested() else "done", end_line(training))
 
 

@@ -123,7 +123,7 @@ def test_no_validation_token_is_ever_in_a_training_window(seed, T, test_split, n
     for position in range(3 * training.per_epoch // 4):
         x, y = training.batch(training.starts(position, 4))
         assert max(int(x.max()), int(y.max())) < at
-    for batches in (validation.spread(20, 3), validation.every_token(3)):
+    for batches in (validation.spread(60, 3), validation.every_token(3)):
         assert all(min(int(x.min()), int(y.min())) >= at for x, y in batches)
 
 
@@ -177,7 +177,7 @@ def test_every_token_but_the_first_is_a_target_exactly_once(n, batch_size):
 def test_spread_windows_lie_evenly_and_do_not_overlap(n, batches):
     T, batch_size = 8, 3
     windows = ValidationWindows(np.arange(n, dtype="<u2"), T, n, parts.CPU)
-    found = list(windows.spread(batches, batch_size))
+    found = list(windows.spread(batches * batch_size, batch_size))
     starts = [int(row[0]) for x, _ in found for row in x]
     assert len(starts) == min(batches * batch_size, (n - 1) // T)
     assert len(found) == -(-len(starts) // batch_size)
@@ -190,7 +190,7 @@ def test_spread_windows_lie_evenly_and_do_not_overlap(n, batches):
 
 def test_validation_windows_are_the_same_at_every_evaluation():
     windows = ValidationWindows(parts.made_up_ids(500), 8, 99, parts.CPU)
-    for batches in (lambda: windows.spread(5, 4), lambda: windows.every_token(4)):
+    for batches in (lambda: windows.spread(20, 4), lambda: windows.every_token(4)):
         assert all(torch.equal(a[0], b[0]) for a, b in zip(batches(), batches(), strict=True))
 
 

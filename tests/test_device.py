@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,7 @@ from chatgot.device import (
     bf16_gain,
     cpu_name,
     describe,
-    is_out_of_memory,
     machine_file,
-    peak_memory_mib,
     pick_device,
     pick_precision,
     seed_generators,
@@ -224,76 +220,3 @@ def test_a_resumed_run_keeps_its_precision_whatever_is_measured_now(machine):
 
 def test_no_test_touches_the_users_own_cache():
     assert Path(os.environ["XDG_CACHE_HOME"]).name.startswith("user-cache")
-
-
-# Memory
-
-
-def real_failure() -> Exception:
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(1 << 60, dtype=torch.uint8)
-    return raised.value
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        MemoryError,
-        lambda: torch.OutOfMemoryError("CUDA out of memory. Tried"),
-        real_failure,
-        lambda: RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
-    ],
-)
-def test_the_allocators_errors_are_out_of_memory(make):
-    assert is_out_of_memory(make())
-
-
-def test_a_failed_allocation_in_numpy_is_out_of_memory():
-    with pytest.raises(MemoryError) as raised:
-        np.empty(1 << 60, dtype=np.uint8)
-    assert is_out_of_memory(raised.value)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("out of memory"), RuntimeError("the prompt says: out of memory"), OSError(12, "out of memory"),
-        RuntimeError("mat1 and mat2 shapes cannot be multiplied"), SystemExit(6), RecursionError("out of memory"),
-        ValueError("DefaultCPUAllocator: can't allocate memory"),
-    ],
-    ids=repr,
-)  # fmt: skip
-def test_an_error_that_merely_speaks_of_memory_is_not(error):
-    assert not is_out_of_memory(error)
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone tells it twice")
-def test_the_peak_of_memory_is_the_kernels_in_mebibytes():
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    (kernels,) = (int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-    assert peak_memory_mib() == pytest.approx(kernels, rel=0.02)
-
-
-# Memory
-
-FREED = """
-import sys, torch
-from pathlib import Path
-from chatgot.device import reuse_freed_memory
-assert reuse_freed_memory() or sys.argv[1] == "plain"
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
-before = resident()
-tensor = torch.ones(16 << 20)  # 64 MiB
-del tensor
-print(resident() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has mallopt")
-@pytest.mark.parametrize("kept", [True, False])
-def test_freed_memory_is_kept_for_the_next_tensors(kept):
-    script = FREED if kept else FREED.replace("assert reuse_freed_memory() or ", "assert ")
-    command = [sys.executable, "-c", script, "kept" if kept else "plain"]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
-    assert (float(done.stdout) > 60) is kept

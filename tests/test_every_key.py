@@ -25,6 +25,9 @@ OVERFLOWING = {
 }  # fmt: skip
 SPIKING = {"training.max_steps": 40, "training.spike.enabled": True, "training.spike.window": 8,
            "training.spike.threshold": 0.01, "training.max_nan_before_fallback": 40}  # fmt: skip
+DYNAMIC = "training.dynamic_batch_size."
+SEARCHING = {DYNAMIC + "enabled": True, DYNAMIC + "memory_headroom": 0.0}
+GROWING = SEARCHING | {DYNAMIC + "initial": 1, DYNAMIC + "growth_interval_steps": 1, DYNAMIC + "minimum_gain": -1}
 CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "seed": (8, "weights"),
     "device": ("cuda", "exit_code"),
@@ -65,6 +68,14 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.spike.enabled": (False, "high", SPIKING),
     "training.spike.window": (30, "high", SPIKING),
     "training.spike.threshold": (9.0, "high", SPIKING),
+    DYNAMIC + "enabled": (True, "searched"),
+    DYNAMIC + "initial": (2, "sizes", SEARCHING | {DYNAMIC + "minimum": 1, DYNAMIC + "minimum_gain": 1e6}),
+    DYNAMIC + "minimum": (2, "searched", SEARCHING),
+    DYNAMIC + "maximum": (2, "searched", SEARCHING),
+    DYNAMIC + "growth_interval_steps": (2, "sizes", GROWING),
+    DYNAMIC + "growth_backoff": (3.0, "rejected", GROWING | {DYNAMIC + "minimum_gain": 1e6}),
+    DYNAMIC + "memory_headroom": (0.9999, "sizes", GROWING),
+    DYNAMIC + "minimum_gain": (1e6, "sizes", GROWING),
     "training.gradient_checkpointing": (True, "recomputation"),
     "training.save_checkpoint_steps": (2, "saved", {"training.max_checkpoints_to_keep": 9}),
     "training.checkpoint_interval_minutes": (1e-6, "saved", {"training.save_checkpoint_steps": None}),
@@ -122,6 +133,11 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
         "samples": [block.splitlines()[:3] for block in log.split("sample ")[1:]],
         "rewinds": [line.split("data positions")[1] for line in log.splitlines() if "rewinding to" in line],
         "climbs": log.count("precision climbs back"),
+        "searched": [part.split(" tokens/s")[0].split(": ")[0] for part in log.split("valid size (")[-1].split("; ")]
+        if "valid size (" in log
+        else None,
+        "sizes": [row[:3] for row in last["run"]["size_history"]],
+        "rejected": [row[:3] for row in last["run"]["sizes_rejected"]],
         "high": log.count("far too high"),
         "recomputation": "gradient checkpointing: every 1" in log,
     }

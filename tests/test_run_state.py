@@ -94,6 +94,7 @@ def test_every_counter_of_a_run_comes_back(tmp_path):
             values[field.name] = kinds.get(field.type, 100.5 + i if "float" in str(field.type) else 100 + i)
     values |= {"global_step": 200, "position": 220, "skipped_steps": 3, "bad_steps": [[200, 219, math.inf, 2.0]]}
     values |= {"skipped_ranges": [[3, 9], [12, 14]], "recent_losses": [1.5, 1.25]}
+    values |= {"size_history": [[0, 4, 3, "why"]], "sizes_rejected": [[4, 2, 30, "why"]]}
     training.run = replace(training.run, **values)
     resumed = resume_from(parts.checkpoint_file(tmp_path, training))
     assert asdict(resumed.run) == values
@@ -313,9 +314,14 @@ def test_another_text_of_the_same_characters_is_taken_when_asked(saved, tmp_path
 
 
 def test_a_checkpoint_before_the_first_update_needs_no_optimizer_state(tmp_path):
-    path = parts.checkpoint_file(tmp_path, parts.run(model={"dropout": 0.2}))
+    training = parts.run(model={"dropout": 0.2})
+    allocated = training.checkpoint()["optimizer_state_dict"]["state"]
+    training.optimizer.state.clear()
+    path = parts.checkpoint_file(tmp_path, training)
     assert load_checkpoint(path)["optimizer_state_dict"]["state"] == {}
-    assert resume_from(path).run.global_step == 0
+    resumed = resume_from(path)
+    assert resumed.run.global_step == 0
+    assert parts.same(resumed.checkpoint()["optimizer_state_dict"]["state"], allocated)
 
 
 # What is due

@@ -23,6 +23,7 @@ def test_every_shipped_config_loads_and_is_named_in_the_readme(path):
     [
         ("chatgot_small_14M_gradient_checkpoint", "training.gradient_checkpointing", True),
         ("chatgot_small_14M_mixed_precision", "training.mixed_precision", True),
+        ("chatgot_small_14M_dynamic_batch", "training.dynamic_batch_size.enabled", True),
     ],
 )
 def test_a_debug_config_is_the_clean_one_but_for_its_mechanism(name, key, value):

@@ -11,7 +11,8 @@ from torch import nn
 from chatgot.assembly import Training
 from chatgot.device import seed_generators
 from chatgot.grad_scaler import SafeGradScaler
-from chatgot.step import accumulate_gradients, apply_gradients, autocast
+from chatgot.precision import autocast
+from chatgot.step import accumulate_gradients, apply_gradients
 
 
 def accumulate(training: Training) -> torch.Tensor:

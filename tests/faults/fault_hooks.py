@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from fault_server import FIRED
 
-from chatgot import checkpoint_file, checkpointing, resuming, run_state, step
+from chatgot import accumulation, checkpoint_file, checkpointing, evaluation, resuming, run_state
 
 PHASES = ["start", "step", "save", "evaluate", "sample", "log"]
 FUNCTIONS = {
@@ -204,8 +204,9 @@ def die_in_phase(target: Target, phase: str, nth: int, how: str) -> None:
 
 def inside(target: Target, phase: str, nth: int, act: Any) -> None:
     """Call `act()` in the middle of the `nth` sample, or of the `nth` pass over batches of an evaluation."""
+    place = {"sample": target.namespace, "evaluate": vars(evaluation)}[phase]
     name = {"sample": "continue_text", "evaluate": "evaluate"}[phase]
-    real, count = target.namespace[name], iter(range(1, 1 << 30))
+    real, count = place[name], iter(range(1, 1 << 30))
 
     def acting(items: Any, here: bool) -> Any:
         for i, item in enumerate(items):
@@ -219,7 +220,7 @@ def inside(target: Target, phase: str, nth: int, act: Any) -> None:
     def evaluate(model: Any, batches: Any, *rest: Any) -> Any:
         return real(model, acting(batches, next(count) == nth), *rest)
 
-    target.namespace[name] = continue_text if phase == "sample" else evaluate
+    place[name] = continue_text if phase == "sample" else evaluate
 
 
 def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float = 0.0) -> None:
@@ -381,7 +382,7 @@ def mutant_naive_save(target: Target) -> None:
 
 def mutant_no_rng(target: Target) -> None:
     """Neither seed the micro-batches nor restore the generators."""
-    step.seed_generators = lambda *args: None
+    accumulation.seed_generators = lambda *args: None
     run_state.set_generator_states = lambda states: None
 
 
