@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 MIB = 1 << 20
 GRADIENT_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}  # between two cuts, relative to the gradient's norm
-SEARCH_S = 15.0  # seconds that the search at the start may take, but for the pass in hand
+SEARCH_S, COMPARE_S = 12.0, 3.0  # seconds that the search at the start may take, and each pass of its comparison
 TIMED_SEQUENCES = 6  # at least so many are timed, so that what comes once in a step does not count as much as a pass
-ROUNDS = 3  # of timing; the first one also touches the memory
+ROUNDS = 3  # the first one finds out what fits, touches the memory, and takes one micro-batch only
 
 
 def ladder(settings: TrainingConfig) -> list[int]:
@@ -129,14 +129,12 @@ def find(training: Training, sizes: list[int], stopped: Callable[[], bool]) -> b
     chosen = sizes[0]
     for size in sorted(seconds, key=step_seconds):
         chosen = size
-        compared = max(size, min(S, int(SEARCH_S / 4 / seconds[size])))  # a large step is compared in part
+        compared = max(size, min(S, int(COMPARE_S / seconds[sizes[0]])))  # a large step is compared in part
         if stopped():
             return False
         if size == sizes[0] or not (why := difference(training, compared, sizes[0], size)):
             break
         rejected[size] = why
-    if stopped():
-        return False
     rates = {size: f"{size}: {training.train_windows.T / seconds[size]:,.0f} tokens/s" for size in sorted(seconds)}
     for size in (size for size in sizes if size > chosen):
         reject(run, config, size, rejected.get(size, "slower"))
@@ -163,8 +161,6 @@ def grow(training: Training, larger: int, stopped: Callable[[], bool]) -> bool:
         why = f"tokens/s change by {gain:+.1%}, at least {dynamic.minimum_gain:+.1%} is wanted"
     if not why:
         why = difference(training, S, size, larger)
-    if stopped():
-        return False
     trial_s = time.perf_counter() - begun
     if why:
         until = reject(run, config, larger, why)
@@ -198,16 +194,13 @@ def measure(
     base = used_memory(device) + 4 * training.model.parameter_count()  # with the gradients
     for round_number in range(ROUNDS):
         for size in [size for size in sizes if size not in rejected]:
-            n = min(S, size * math.ceil(min(S, TIMED_SEQUENCES) / size))
+            n = min(S, size * math.ceil(min(S, TIMED_SEQUENCES) / size)) if round_number else size
             if stopped() or (seconds and time.perf_counter() + n * min(seconds.values()) > deadline):
                 return seconds, rejected | dict.fromkeys(sizes[len(seconds) + len(rejected) :], "no time to try it")
-            why = ""
-            if round_number == 0 and seconds:
-                before = max(seconds)
-                more = (used_memory(device) - base) / before * (size - before)
-                why = too_full(device, headroom, max(0.0, more))
-            found = why or attempt(training, n, size)
-            if round_number == 0 and seconds and not isinstance(found, str):
+            looks = round_number == 0 and bool(seconds)  # at the memory
+            more = (used_memory(device) - base) / max(seconds) * (size - max(seconds)) if looks else 0.0
+            found = (looks and too_full(device, headroom, max(0.0, more))) or attempt(training, n, size)
+            if looks and not isinstance(found, str):
                 found = too_full(device, headroom, 0) or found
             if isinstance(found, str):
                 seconds = {smaller: s for smaller, s in seconds.items() if smaller < size}

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 import torch
 
 from chatgot.assembly import assemble
+from chatgot.batch_size import ladder
 from chatgot.checkpoint_file import is_whole, load_checkpoint, save_checkpoint
 from chatgot.config_file import load_config
 from chatgot.corpus import fetch_default_text
@@ -225,6 +226,33 @@ def mixed(args: argparse.Namespace, folder: Path) -> dict:
     }
 
 
+def batch_sizes(args: argparse.Namespace, folder: Path) -> dict:
+    """Each fixed micro-batch of the mixed_precision config and the one that the search finds, in alternation."""
+    fetch_default_text(folder / "data" / "shakespeare.txt")
+    config_path = ROOT / "configs/models/debug/chatgot_small_14M_mixed_precision.yaml"
+    sizes = ladder(load_config(config_path)[0].training)
+    speeds: dict[object, list[float]] = {kind: [] for kind in (*sizes, "auto")}
+    searches = []
+    for _ in range(args.rounds):
+        for kind, found in speeds.items():
+            dynamic = {"enabled": "true", "initial": kind, "growth_interval_steps": 1_000_000}
+            settings = [f"training.dynamic_batch_size.{key}={value}" for key, value in dynamic.items()]
+            found.append(run_script(folder, config_path, args.steps, *settings).tokens_per_s)
+        (line,) = (line for line in (folder / "output.txt").read_text().splitlines() if "found in" in line)
+        searches.append((int(line.split("-> ")[1].split(":")[0]), float(line.split("found in ")[1].split()[0])))
+        print({kind: round(found[-1]) for kind, found in speeds.items()}, searches[-1], file=sys.stderr)
+    best = max(sizes, key=lambda size: statistics.median(speeds[size]))
+    ratios = [auto / fixed for auto, fixed in zip(speeds["auto"], speeds[best], strict=True)]
+    return {
+        **{f"micro_batch_{kind}_tokens_per_s": statistics.median(found) for kind, found in speeds.items()},
+        "best_fixed_size": best,
+        "auto_over_best": statistics.median(ratios),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "found": [size for size, _ in searches],
+        "search_s": [seconds for _, seconds in searches],
+    }
+
+
 def checks(args: argparse.Namespace, folder: Path) -> dict:
     """Steps with and without the checks in alternation, on two models alike; the ratio is taken pair by pair."""
     text = folder / "data" / "shakespeare.txt"
@@ -328,7 +356,7 @@ def recompute(args: argparse.Namespace, folder: Path) -> dict:
 
 PARTS = {
     "overhead": overhead, "startup": startup, "large_text": large_text, "saving": saving, "mixed": mixed,
-    "checks": checks, "recompute": recompute,
+    "batch_sizes": batch_sizes,    "checks": checks, "recompute": recompute,
 }  # fmt: skip
 
 
