@@ -18,13 +18,14 @@ from chatgot.assembly import Training
 from chatgot.config import Config, TrainingConfig
 from chatgot.device import preserved_generators, synchronise
 from chatgot.errors import OutOfMemory
-from chatgot.memory import free_memory, is_out_of_memory, peak_memory_mib, release_memory, too_full, used_memory
+from chatgot.gradient_checkpointing import give_up_recomputation
+from chatgot.memory import advice, is_out_of_memory, release_memory, too_full, used_memory
 from chatgot.model import without_dropout
+from chatgot.precision import PROOF_SCALE
 from chatgot.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
-MIB = 1 << 20
 GRADIENT_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}  # between two cuts, relative to the gradient's norm
 SEARCH_S, COMPARE_S = 12.0, 3.0  # seconds that the search at the start may take, and each pass of its comparison
 TIMED_SEQUENCES = 6  # at least so many are timed, so that what comes once in a step does not count as much as a pass
@@ -58,23 +59,6 @@ def shrink(run: RunState, config: Config, model: nn.Module) -> None:
     run.next_growth_step = run.global_step + dynamic.growth_interval_steps
 
 
-def advice(run: RunState, config: Config, model: nn.Module) -> str:
-    """Return what exit 6 says: where, how much memory there is and is needed, and which keys to change."""
-    free = free_memory(next(model.parameters()).device)
-    limit = f" of {free[1] / MIB:,.0f}" if free else ""
-    used = f"{peak_memory_mib():,.0f}{limit} MiB were in use"
-    fixed_mib = 16 * sum(p.numel() for p in model.parameters()) / MIB  # weights, gradients, two moments, 4 bytes each
-    keys = ["use a smaller model or model.max_seq_length"]
-    if not config.training.gradient_checkpointing:
-        keys.insert(0, "set training.gradient_checkpointing=true")
-    if not config.training.dynamic_batch_size.enabled and run.micro_batch_size > 1:
-        keys.insert(0, "set training.dynamic_batch_size.enabled=true or a smaller training.batch_size")
-    return (
-        f"step {run.global_step + 1}: out of memory at micro_batch_size {run.micro_batch_size}; at most {used}, "
-        f"weights, gradients and optimizer alone take {fixed_mib:,.0f}\n{', or '.join(keys)}"
-    )
-
-
 def change(run: RunState, size: int, why: str) -> None:
     run.size_history = [*run.size_history, [run.global_step, run.micro_batch_size, size, why]]
     run.micro_batch_size = size
@@ -101,9 +85,10 @@ def adapt(training: Training, stopped: Callable[[], bool]) -> bool:
     if not dynamic.enabled:
         return True
     sizes = ladder(training.config.training)
-    if run.micro_batch_size > sizes[-1]:  # resumed with a lower maximum
-        logger.info("micro_batch_size %d -> %d: the maximum", run.micro_batch_size, sizes[-1])
-        change(run, sizes[-1], "maximum")
+    asked = run.micro_batch_size if dynamic.initial == "auto" or run.size_history else dynamic.initial
+    if (size := min(max(asked, sizes[0]), sizes[-1])) != run.micro_batch_size:  # resumed with other settings
+        logger.info("micro_batch_size %d -> %d: initial, minimum or maximum ask for it", run.micro_batch_size, size)
+        change(run, size, "settings")
     with preserved_generators(training.device):
         if dynamic.initial == "auto" and not run.size_history:
             return find(training, sizes, stopped)
@@ -118,7 +103,9 @@ def find(training: Training, sizes: list[int], stopped: Callable[[], bool]) -> b
     run, config, begun = training.run, training.config, time.perf_counter()
     S = config.training.sequences_per_step
     seconds, rejected = measure(training, sizes, begun + SEARCH_S, stopped)
-    if not seconds and not stopped():
+    if stopped():
+        return False
+    if not seconds:
         run.micro_batch_size = sizes[0]
         raise OutOfMemory(advice(run, config, training.model), unchanged=True)
 
@@ -218,21 +205,24 @@ def attempt(training: Training, n: int, size: int) -> tuple[list[Tensor | None],
     """
     model, windows, run, config = training.model, training.train_windows, training.run, training.config
     starts = windows.starts(run.position, config.training.sequences_per_step)[:n]
-    scale = training.scaler.get_scale() if run.precision == "fp16" else 1.0
+    scale = min(training.scaler.get_scale(), PROOF_SCALE) if run.precision == "fp16" else 1.0
     begun = time.perf_counter()
     try:
         key = (config.seed, run.position)
         add_gradients(model, windows, starts, size, key, run.precision, lambda loss: loss * scale)
         synchronise(training.device)
         return [p.grad for p in model.parameters()], time.perf_counter() - begun
-    except CheckpointError:
-        why = "a recomputation differed"
+    except CheckpointError as error:
+        give_up_recomputation(model, run, error)
+        why = ""
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         why = "out of memory"
     finally:
         model.zero_grad(set_to_none=True)
+    if not why:
+        return attempt(training, n, size)
     release_memory(training.device)  # here: in the handler the error still holds what the attempt held
     return why
 
@@ -245,8 +235,8 @@ def difference(training: Training, n: int, size: int, other: int) -> str:
     if isinstance(expected, str) or isinstance(found, str):
         return expected if isinstance(expected, str) else found
     pairs = [(a, b) for a, b in zip(expected[0], found[0], strict=True) if a is not None and b is not None]
-    apart = math.hypot(*((a - b).norm().item() for a, b in pairs))
     norm = math.hypot(*(a.norm().item() for a, _ in pairs))
+    apart = math.hypot(*(a.sub_(b).norm().item() for a, b in pairs))
     tolerance = GRADIENT_TOLERANCE[training.run.precision]
     if apart <= tolerance * norm:  # false for NaN
         return ""

@@ -74,7 +74,9 @@ class DynamicBatchSizeConfig(Section):
     )
     minimum: Int = key(1, "fewest sequences; where they do not fit the run ends (exit 6)", ge=1, resume="set")
     maximum: Int | None = key(None, "most sequences; null: batch_size x accumulate_grad_batches", ge=1, resume="set")
-    growth_interval_steps: Int = key(100, "good steps before the next larger size is tried", ge=1, resume="set")
+    growth_interval_steps: Int = key(
+        100, "good steps before the next larger size is tried", ge=1, le=10**9, resume="set"
+    )
     growth_backoff: Float = key(
         2.0, "factor by which that waiting time grows with each rejection of a size", ge=1, resume="set"
     )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from chatgot.device import preserved_generators, seed_generators
+from chatgot.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,16 @@ def disable_gradient_checkpointing(model: nn.Module) -> bool:
     if was_on:
         model.recompute_every = None
     return was_on
+
+
+def give_up_recomputation(model: nn.Module, run: RunState, error: CheckpointError) -> None:
+    """Switch recomputation off for the rest of the run: in the step in hand a recomputation differed."""
+    disable_gradient_checkpointing(model)
+    run.recompute_off = True
+    logger.warning(
+        "step %d is done again without gradient checkpointing, which stays off: a recomputation differed (%s)",
+        run.global_step + 1, str(error).strip().splitlines()[0],
+    )  # fmt: skip
 
 
 def recomputation_differs(model: nn.Module, every: int) -> str | None:

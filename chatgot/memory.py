@@ -1,4 +1,4 @@
-"""How much memory is used and left on the device, what an out-of-memory error is, and how memory is given back."""
+"""How much memory is used and left on the device, what an out-of-memory error is, and what then can be done."""
 
 import ctypes
 import gc
@@ -9,11 +9,25 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import nn
+
+from chatgot.config import Config
+from chatgot.run_state import RunState
+
+MIB = 1 << 20
 
 ALLOCATOR_WORDS = (  # of errors that torch raises as plain RuntimeError
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+BARE_MESSAGES = (  # whole messages: C++'s own, and what oneDNN makes of it
+    "std::bad_alloc",
+    "could not create a primitive",
+    "could not create a memory object",
+    "could not execute a primitive",
 )
 
 
@@ -22,8 +36,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
-    known = text == "std::bad_alloc" or any(word in text for word in ALLOCATOR_WORDS)  # the first is C++'s own
-    return type(error) is RuntimeError and known
+    known = text in BARE_MESSAGES or any(word in text for word in ALLOCATOR_WORDS)
+    return type(error) in (RuntimeError, torch.AcceleratorError) and known
 
 
 def peak_memory_mib() -> float:
@@ -47,29 +61,29 @@ def used_memory(device: torch.device) -> int:
         return torch.mps.driver_allocated_memory()
     with suppress(OSError, ValueError, IndexError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return int(peak_memory_mib() * (1 << 20))
+    return int(peak_memory_mib() * MIB)
 
 
-def free_memory(device: torch.device) -> tuple[int, int] | None:
-    """Return (bytes this process may still take, bytes it could have in all); None where the system does not tell.
+def memory_limits(device: torch.device) -> list[tuple[int, int]]:
+    """Return (bytes this process may still take, bytes it could have in all) for each limit, the tightest first.
 
-    On a CPU the smallest of what the machine can give without swapping, its control groups and RLIMIT_AS.
+    On a CPU what the machine can give without swapping, its control groups and RLIMIT_AS. Empty: the system tells none.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)
+        return [torch.cuda.mem_get_info(device)]
     if device.type == "mps":
         total = torch.mps.recommended_max_memory()
-        return total - torch.mps.driver_allocated_memory(), total
-    return min(_cpu_limits(), default=None)
+        return [(total - torch.mps.driver_allocated_memory(), total)]
+    return sorted(_cpu_limits())
 
 
 def too_full(device: torch.device, headroom: float, more: float) -> str:
     """Return why `more` bytes would leave too little memory free; empty: they would not, or nobody tells."""
-    found = free_memory(device)
-    if found is None or found[0] - more >= headroom * found[1]:
-        return ""
-    left, limit = max(0.0, found[0] - more) / (1 << 20), found[1] / (1 << 20)
-    return f"it would leave {left:,.0f} of {limit:,.0f} MiB, memory_headroom is {headroom:.0%}"
+    for free, total in memory_limits(device):
+        if free - more < headroom * total:
+            left, limit = max(0.0, free - more) / MIB, total / MIB
+            return f"it would leave {left:,.0f} of {limit:,.0f} MiB, memory_headroom is {headroom:.0%}"
+    return ""
 
 
 def _cpu_limits() -> Iterator[tuple[int, int]]:
@@ -81,13 +95,20 @@ def _cpu_limits() -> Iterator[tuple[int, int]]:
         yield free, free + used
     for held, limit in _control_groups():
         yield max(0, limit - held), limit
-    with suppress(ImportError, OSError, ValueError):
-        import resource  # exists on Unix alone
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit != resource.RLIM_INFINITY:
+    with suppress(OSError, ValueError):
+        if limit := _address_space():
             held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             yield max(0, limit - held), limit
+
+
+def _address_space() -> int | None:
+    """Return RLIMIT_AS in bytes; None: there is no such limit."""
+    if sys.platform == "win32":
+        return None
+    import resource  # exists on Unix alone
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[tuple]:
@@ -117,6 +138,27 @@ def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc
                     yield max(0, held - files), limit
 
 
+def advice(run: RunState, config: Config, model: nn.Module) -> str:
+    """Return what exit 6 says: where, how much memory there is and is needed, and which keys to change."""
+    device = next(model.parameters()).device
+    limits = memory_limits(device)
+    used = f"{peak_memory_mib() if device.type == 'cpu' else used_memory(device) / MIB:,.0f}"
+    used += f" of {limits[0][1] / MIB:,.0f} MiB were in use" if limits else " MiB were in use"
+    fixed_mib = 16 * sum(p.numel() for p in model.parameters()) / MIB  # weights, gradients, two moments, 4 bytes each
+    dynamic = config.training.dynamic_batch_size
+    keys = ["use a smaller model or model.max_seq_length"]
+    if not config.training.gradient_checkpointing:
+        keys.insert(0, "set training.gradient_checkpointing=true")
+    if dynamic.enabled and dynamic.minimum > 1:
+        keys.insert(0, "set a smaller training.dynamic_batch_size.minimum")
+    if not dynamic.enabled and run.micro_batch_size > 1:
+        keys.insert(0, "set training.dynamic_batch_size.enabled=true or a smaller training.batch_size")
+    return (
+        f"step {run.global_step + 1}: out of memory at micro_batch_size {run.micro_batch_size}; at most {used}, "
+        f"weights, gradients and optimizer alone take {fixed_mib:,.0f}\n{', or '.join(keys)}"
+    )
+
+
 def release_memory(device: torch.device) -> None:
     """Give freed memory back to the system: what a failed or larger attempt held."""
     gc.collect()
@@ -132,10 +174,18 @@ def reuse_freed_memory() -> bool:
     """Let glibc keep freed memory for the next tensors of that size; return whether that is possible here.
 
     Else it hands large blocks back to the kernel and asks for them again in the same step, in pieces that fit less and
-    less well: with gradient checkpointing a fifth more memory. Source: mallopt(3), M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.
+    less well: with gradient checkpointing a fifth more memory. Not under RLIMIT_AS: what is kept cannot be given back
+    there, and after a lack of memory oneDNN finds no room for its code; large blocks are mapped one by one instead.
+    Source: mallopt(3), M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX.
     """
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is None:
+        return False
+    if _address_space() is not None:
+        for parameter, value in ((-3, 1 << 16), (-8, 1)):  # an arena for each thread would reserve 64 MiB
+            mallopt(parameter, value)
+        return False
     largest = 2**31 - 1
-    return mallopt is not None and all(mallopt(parameter, largest) for parameter in (-1, -3))
+    return all(mallopt(parameter, largest) for parameter in (-1, -3))

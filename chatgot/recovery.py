@@ -11,6 +11,7 @@ from chatgot.checkpoint_file import load_checkpoint
 from chatgot.checkpointing import checkpoint_path, files_after, newest_whole, run_files
 from chatgot.errors import CheckpointRejected, Diverged
 from chatgot.gradient_checkpointing import disable_gradient_checkpointing, recomputation_differs
+from chatgot.memory import is_out_of_memory
 from chatgot.precision import autocast, change_precision, next_lower, prove_mixed_precision
 from chatgot.resuming import check_state
 from chatgot.run_state import RunState, restore_state
@@ -51,7 +52,13 @@ def climb(training: Training) -> str:
     run.precision_raised = True
     S = training.config.training.sequences_per_step
     batch = windows.batch(windows.starts(run.position, S)[: run.micro_batch_size])
-    if why := prove_mixed_precision(training.model, batch, higher):
+    try:
+        why = prove_mixed_precision(training.model, batch, higher)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        why = "out of memory in its proof"
+    if why:
         logger.warning("precision stays at %s: %s differs from fp32 (%s)", run.precision, higher, why)
         return "done"
     logger.info("precision climbs back from %s to %s from step %d on", run.precision, higher, run.global_step + 1)
@@ -64,8 +71,14 @@ def prove_again(training: Training) -> None:
     run, model, every = training.run, training.model, training.model.recompute_every
     if not every:
         return
-    with autocast(training.device, run.precision):
-        why = recomputation_differs(model, every)
+    try:
+        with autocast(training.device, run.precision):
+            why = recomputation_differs(model, every)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.warning("gradient checkpointing could not be proven again at step %d: out of memory", run.global_step)
+        return
     if why:
         disable_gradient_checkpointing(model)
         run.recompute_off = True
@@ -105,6 +118,9 @@ def rewind(training: Training) -> None:
         "diverged at step %d (%s): rewinding to step %d%s", run.global_step, seen_last(run), target, what,
     )  # fmt: skip
     kept = {name: getattr(run, name) for name in KEPT}
+    back = run.global_step - target  # what waits for a step waits as long as before
+    kept["next_growth_step"] = max(0, run.next_growth_step - back)
+    kept["sizes_rejected"] = [[size, n, max(0, until - back), why] for size, n, until, why in run.sizes_rejected]
     kept |= {"rewinds": run.rewinds + 1, "rewound_to": target, "skipped_ranges": ranges}
     precision = run.precision
     restore_state(stored, run, training.model, training.optimizer, training.scaler)

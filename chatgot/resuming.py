@@ -135,6 +135,9 @@ def check_state(training: Training, stored: dict[str, Any], path: Path, data_may
     S, found = training.config.training.sequences_per_step, stored["run"]["micro_batch_size"]
     if found > S:
         raise CheckpointRejected(f"{path}: a micro-batch of {found} sequences, but a step has {S}")
+    batch_size, found = training.config.training.batch_size, stored["run"]["eval_batch_size"]
+    if found > batch_size:
+        raise CheckpointRejected(f"{path}: evaluations of {found} sequences at once, but batch_size is {batch_size}")
 
 
 def resume(training: Training, point: ResumePoint) -> None:

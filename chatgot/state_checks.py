@@ -18,7 +18,7 @@ from chatgot.run_state import RunState
 
 MAX_DEPTH, MAX_VALUES = 20, 1_000_000  # a checkpoint has 5 and some thousands; a crafted one may have no end
 MOST = {"threads": 4096, "micro_batch_size": 1 << 30, "eval_batch_size": 1 << 30}  # what every machine refuses anyway
-LARGEST_COUNT = 1 << 62
+LARGEST_COUNT, LONGEST_TEXT = 1 << 62, 1000
 
 
 def all_tensors(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -63,7 +63,9 @@ def odd_counters(stored: dict[str, Any]) -> list[str]:
     rows = {"bad_steps": [int, int, float, float], "skipped_ranges": [int] * 2}
     rows |= {"size_history": [int, int, int, str], "sizes_rejected": [int, int, int, str]}
     for name, types in rows.items():
-        odd += [] if all(type(row) is list and [*map(type, row)] == types for row in run[name]) else [name]
+        rows_fit = all(type(row) is list and [*map(type, row)] == types for row in run[name])
+        small = rows_fit and all(_is_small(value) for row in run[name] for value in row)
+        odd += [] if small else [name]
     odd += [] if all(type(loss) is float for loss in run["recent_losses"]) else ["recent_losses"]
     odd += ["time_s"] if not 0 <= run["time_s"] < math.inf else []
     odd += ["position"] if run["position"] < run["global_step"] else []
@@ -79,6 +81,11 @@ def odd_counters(stored: dict[str, Any]) -> list[str]:
     except (KeyError, ValueError, TypeError, RuntimeError, IndexError, OverflowError, AttributeError):
         odd.append("rng")
     return odd
+
+
+def _is_small(value: float | str) -> bool:
+    """Return whether a value of a row is none that takes a machine's memory, or its patience."""
+    return len(value) <= LONGEST_TEXT if type(value) is str else type(value) is float or 0 <= value <= LARGEST_COUNT
 
 
 def check_tensors(path: Path, found: dict[str, Any], expected: dict[str, torch.Tensor]) -> None:

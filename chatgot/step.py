@@ -14,7 +14,7 @@ from chatgot.config import Config
 from chatgot.data import TrainingWindows
 from chatgot.errors import OutOfMemory
 from chatgot.grad_scaler import SafeGradScaler
-from chatgot.gradient_checkpointing import disable_gradient_checkpointing
+from chatgot.gradient_checkpointing import give_up_recomputation
 from chatgot.memory import is_out_of_memory, release_memory
 from chatgot.run_state import RunState
 
@@ -32,17 +32,12 @@ def accumulate_gradients(
     gradient checkpointing is off now; or memory ran out, and `run.micro_batch_size` is smaller now.
     Raises: OutOfMemory when it cannot get smaller.
     """
-    starts, key = windows.starts(run.position, config.training.sequences_per_step), (config.seed, run.position)
-    out_of_memory = False
+    key, out_of_memory = (config.seed, run.position), False
     try:
+        starts = windows.starts(run.position, config.training.sequences_per_step)
         return add_gradients(model, windows, starts, run.micro_batch_size, key, run.precision, scaler.scale)
     except CheckpointError as error:
-        disable_gradient_checkpointing(model)
-        run.recompute_off = True
-        logger.warning(
-            "step %d is done again without gradient checkpointing, which stays off: a recomputation differed (%s)",
-            run.global_step + 1, str(error).strip().splitlines()[0],
-        )  # fmt: skip
+        give_up_recomputation(model, run, error)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

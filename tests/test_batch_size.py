@@ -22,12 +22,14 @@ import pytest
 import torch
 from torch import nn
 
-from chatgot import accumulation, batch_size, estimate, evaluation, memory, optim
+from chatgot import accumulation, batch_size, estimate, evaluation, memory, optim, recovery
 from chatgot.assembly import Training
 from chatgot.batch_size import adapt, difference, ladder
 from chatgot.config import TrainingConfig
-from chatgot.errors import OutOfMemory
-from chatgot.recovery import recover
+from chatgot.errors import CheckpointRejected, OutOfMemory
+from chatgot.recovery import recover, rewind
+from chatgot.resuming import check_state
+from chatgot.state_checks import odd_counters
 from chatgot.step import accumulate_gradients, apply_gradients
 
 NEVER = lambda: False  # noqa: E731 nobody asks to stop
@@ -65,7 +67,7 @@ class Memory:
 
 def dynamic_run(memory: Memory | None = None, size: int = 8, dropout: float = 0.0, **training) -> Training:
     """Return a run of 8 sequences a step whose micro-batch is `size` at the start, under a limit."""
-    dynamic = {**CALM, "enabled": True, **training.pop("dynamic_batch_size", {})}
+    dynamic = {**CALM, "enabled": True, "initial": size, **training.pop("dynamic_batch_size", {})}
     keys = {**STEADY, "batch_size": 8, "accumulate_grad_batches": 1, "dynamic_batch_size": dynamic, **training}
     result = parts.run(training=keys, model={"dropout": dropout, "attention_dropout": dropout})
     result.run.micro_batch_size = size
@@ -157,11 +159,10 @@ def test_after_a_shrink_all_bits_are_those_of_a_run_set_to_that_size_from_that_s
     if precision == "bf16":
         keys |= {"mixed_precision": True, "precision_dtype": "bf16"}
     full = Memory(place=place)
-    disturbed, told = dynamic_run(full, **keys), dynamic_run(**keys)
+    disturbed, told = dynamic_run(full, **keys), dynamic_run(dynamic_batch_size={"enabled": False}, **keys)
     for number in range(1, 13):
         if number == 7:
             full.limit, told.run.micro_batch_size = 4, 4
-            told.run.next_growth_step = 100
         assert step(disturbed) == step(told)
     assert full.fired
     assert parts.same(weights(disturbed), weights(told))
@@ -297,13 +298,13 @@ def test_the_ladder_is_the_maximum_halved_down_to_the_minimum():
 def test_when_the_limit_rises_it_is_back_within_the_interval_and_each_trial_leaves_no_trace(dropout):
     full = Memory()
     full.limit = 2
-    training, told = dynamic_run(full, dropout=dropout), dynamic_run(dropout=dropout)
+    training = dynamic_run(full, dropout=dropout)
+    told = dynamic_run(dropout=dropout, dynamic_batch_size={"enabled": False})
     sizes = []
     for number in range(60):
         full.limit = 2 if number < 30 else 8
         loss = step(training)
         told.run.micro_batch_size = training.run.micro_batch_size  # set to that size at that step
-        told.run.next_growth_step = 10_000
         assert loss == step(told), number
         sizes.append(training.run.micro_batch_size)
     assert parts.same(weights(training), weights(told))
@@ -439,7 +440,7 @@ def test_a_size_that_leaves_too_little_memory_is_rejected_before_it_is_tried_whe
     used = {4: 1000 << 20, 8: 1400 << 20}
     resident = lambda device: used[max(sizes)] if sizes else 600 << 20  # noqa: E731
     monkeypatch.setattr(batch_size, "used_memory", resident if when == "foreseen" else lambda device: 0)
-    monkeypatch.setattr(memory, "free_memory", lambda device: ((2000 << 20) - resident(device), 2000 << 20))
+    monkeypatch.setattr(memory, "memory_limits", lambda device: [((2000 << 20) - resident(device), 2000 << 20)])
     said = trial(training, caplog)
     assert "MiB, memory_headroom is 50%" in said
     assert (8 in sizes) is (when == "after it")
@@ -556,12 +557,6 @@ def test_no_pass_of_the_search_begins_that_would_end_after_its_time(monkeypatch)
     assert rejected == {4: "no time to try it", 8: "no time to try it"}
     seconds, rejected = batch_size.measure(training, [1, 2, 4, 8], math.inf, NEVER)
     assert (list(seconds), rejected) == ([1, 2, 4, 8], {})
-
-
-def test_a_resumed_run_under_a_lower_maximum_obeys_it():
-    training = dynamic_run(size=8, dynamic_batch_size={"maximum": 4, "initial": 4})
-    assert adapt(training, NEVER)
-    assert training.run.micro_batch_size == 4
 
 
 @pytest.mark.parametrize(
@@ -768,13 +763,22 @@ print(next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().spli
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS limits what Linux gives")
-@pytest.mark.parametrize("initial", ["128", "auto"])
-def test_a_real_lack_of_memory_takes_the_same_road(tmp_path, initial):
-    """A user's `ulimit -v`: 128 sequences need about 600 MiB, 260 MiB are left."""
+@pytest.mark.parametrize(
+    ("initial", "precision", "left_mib"),
+    [("128", "fp32", 150), ("auto", "bf16", 260)]
+    + [
+        pytest.param(initial, precision, left, marks=pytest.mark.slow)
+        for initial in ("128", "auto")
+        for precision, left in (("fp32", 130), ("fp32", 200), ("fp32", 300), ("bf16", 300))
+    ],
+)  # fmt: skip
+def test_a_real_lack_of_memory_takes_the_same_road(tmp_path, initial, precision, left_mib):
+    """A user's `ulimit -v`: 128 sequences need about 600 MiB, so many are left."""
     harness.write_config(
         tmp_path,
         model={"d_model": 64, "n_layers": 4, "n_head": 4, "d_hid": 256, "max_seq_length": 64},
-        training={"batch_size": 128, "accumulate_grad_batches": 1, "max_steps": 3, "eval_interval": None,
+        training={"batch_size": 128, "accumulate_grad_batches": 1, "max_steps": 3, "eval_interval": 3,
+                  "mixed_precision": precision == "bf16", "precision_dtype": "bf16",
                   "sample_interval_steps": None, "gradient_checkpointing": False,
                   "dynamic_batch_size": {"enabled": True, "memory_headroom": 0.0}},
     )  # fmt: skip
@@ -782,7 +786,7 @@ def test_a_real_lack_of_memory_takes_the_same_road(tmp_path, initial):
     environment = os.environ | {"MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     probe = [sys.executable, "-c", VM, str(harness.ROOT)]
     base_kib = int(subprocess.run(probe, capture_output=True, text=True, check=True, env=environment).stdout)
-    limit = (base_kib + 260 * 1024) * 1024
+    limit = (base_kib + left_mib * 1024) * 1024
     done = subprocess.run(
         [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml",
          "--set", f"training.dynamic_batch_size.initial={initial}"],
@@ -791,8 +795,235 @@ def test_a_real_lack_of_memory_takes_the_same_road(tmp_path, initial):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     run = harness.load(harness.checkpoints(tmp_path)[3])["run"]
-    assert run["micro_batch_size"] < 128
-    if initial == "128":
-        assert "step 1: out of memory: micro_batch_size 128 -> 64" in done.stderr
+    assert run["size_history"] or initial == "128"
+    if left_mib < 200:
+        assert run["micro_batch_size"] < 128
+        if initial == "128":
+            assert "step 1: out of memory: micro_batch_size 128 -> 64" in done.stderr
+
+
+# What a trial computes is what a step computes
+
+
+def test_a_trial_computes_the_next_steps_real_sequences_as_the_step_will():
+    training = dynamic_run(dropout=0.3, size=4)
+    training.run.global_step = training.run.position = 5
+    tried, _ = batch_size.attempt(training, 8, 4)
+    assert accumulate_gradients(
+        training.model, training.train_windows, training.run, training.config, training.scaler
+    ).isfinite()
+    assert all(torch.equal(p.grad, g) for p, g in zip(training.model.parameters(), tried, strict=True))
+
+
+def test_a_gradient_that_is_not_a_number_proves_nothing(caplog):
+    training = dynamic_run(size=4)
+    with torch.no_grad():
+        training.model.norm.weight[0] = math.nan
+    caplog.set_level(logging.INFO)
+    assert "differs by nan" in difference(training, 8, 4, 8)
+    training.run.good_steps = 10
+    assert adapt(training, NEVER)
+    assert training.run.micro_batch_size == 4
+
+
+def test_a_loss_scale_that_is_still_finding_its_height_does_not_spoil_a_trial():
+    keys = {"mixed_precision": True, "precision_dtype": "fp16", "dynamic_batch_size": {"initial": "auto"}}
+    training = dynamic_run(**keys)
+    training.scaler.load_state_dict(training.scaler.state_dict() | {"scale": 2.0**24})
+    assert difference(training, 8, 1, 8) == ""
+    scaled, _ = batch_size.attempt(training, 8, 8)
+    assert 1 < scaled[0].norm() < math.inf  # scaled all the same: small gradients would vanish
+    training.scaler.load_state_dict(training.scaler.state_dict() | {"scale": 16.0})
+    low, _ = batch_size.attempt(training, 8, 8)
+    assert low[0].norm().item() == pytest.approx(scaled[0].norm().item() / 64, rel=0.05)
+
+
+def test_a_large_step_is_compared_in_part_but_never_with_less_than_the_size(monkeypatch):
+    compared = []
+    monkeypatch.setattr(batch_size, "measure", lambda training, sizes, *rest: ({1: 0.5, 2: 0.5, 4: 0.25}, {}))
+    monkeypatch.setattr(batch_size, "difference", lambda training, n, size, other: compared.append(n) or "")
+    assert adapt(dynamic_run(size=4, dynamic_batch_size={"initial": "auto", "maximum": 4}), NEVER)
+    monkeypatch.setattr(batch_size, "measure", lambda training, sizes, *rest: ({1: 9.0, 2: 9.0, 4: 8.0}, {}))
+    assert adapt(dynamic_run(size=4, dynamic_batch_size={"initial": "auto", "maximum": 4}), NEVER)
+    assert compared == [6, 4]
+
+
+@pytest.mark.parametrize("initial", ["auto", 4])
+def test_a_recomputation_that_differs_in_a_trial_switches_gradient_checkpointing_off_as_in_a_step(initial, caplog):
+    caplog.set_level(logging.INFO)
+    training = dynamic_run(size=4, gradient_checkpointing=True, dynamic_batch_size={"initial": initial})
+    layer, real = training.model.layers[0], training.model.layers[0].forward
+
+    def unsteady(x, number, cache=None):
+        recomputing = torch._C._current_graph_task_id() != -1
+        return real(x[:, :4] if recomputing else x, number, cache)  # other shapes than the first time
+
+    layer.forward = unsteady
+    training.run.good_steps = 10
+    assert adapt(training, NEVER)
+    assert training.run.recompute_off
+    assert training.model.recompute_every is None
+    assert len([m for m in caplog.messages if "without gradient checkpointing, which stays off" in m]) == 1
+    assert training.run.size_history
+
+
+def test_a_failed_attempt_leaves_no_verdict_on_the_step():
+    training, calls = dynamic_run(size=4), []
+
+    def spoil(module: nn.Module, args: tuple, output: tuple) -> tuple:
+        calls.append(len(args[0]))
+        if len(calls) == 1:
+            return output[0], output[1] * math.nan
+        if len(calls) == 2:
+            raise MemoryError
+        return output
+
+    training.model.register_forward_hook(spoil)
+    step(training)
+    assert calls == [4, 4, 2, 2, 2, 2]
+    assert (training.run.skips, training.run.micro_batch_size) == (0, 2)
+
+
+@pytest.mark.parametrize("where", ["step", "batch_size", "evaluation"])
+def test_memory_is_given_back_after_each_failure(where, monkeypatch):
+    import chatgot.step
+
+    module = {"step": chatgot.step, "batch_size": batch_size, "evaluation": evaluation}[where]
+    given = []
+    monkeypatch.setattr(module, "release_memory", lambda device: given.append(full.fired[-1] if full.fired else 0))
+    full = Memory(4)
+    if where == "step":
+        step(dynamic_run(full))
+        assert given == [8]
+    elif where == "evaluation":
+        evaluation.validation_losses(dynamic_run(full), NEVER)
+        assert given == [8]
     else:
-        assert "128: out of memory" in done.stderr or "128: it would leave" in done.stderr
+        training = dynamic_run(full, size=4)
+        training.run.good_steps = 10
+        adapt(training, NEVER)
+        assert given[0] == 0
+        assert 8 in given
+
+
+# What is remembered, and for how long
+
+
+def test_after_a_shrink_and_after_the_search_the_interval_passes_before_a_trial():
+    full = Memory(4)
+    training = dynamic_run(full)
+    training.run.global_step = training.run.position = 7
+    step(training)
+    assert training.run.next_growth_step == 17
+    training = dynamic_run(dynamic_batch_size={"initial": "auto"})
+    training.run.global_step = training.run.position = 3
+    assert adapt(training, NEVER)
+    assert training.run.next_growth_step == 13
+
+
+def test_the_waiting_time_has_an_end():
+    training = dynamic_run()
+    training.run.sizes_rejected = [[8, 10_000, 3, "x"]]
+    assert batch_size.reject(training.run, training.config, 8, "again") <= 10**12
+    assert training.run.sizes_rejected == [[8, 10_001, 10**12, "again"]]
+
+
+def test_a_rewind_keeps_the_size_and_what_was_learnt_and_the_waiting_goes_on_from_there(tmp_path):
+    full = Memory()
+    training = dynamic_run(full)
+    for _ in range(20):
+        step(training)
+    full.limit = 2
+    step(training)
+    run = training.run
+    before = run.size_history
+    assert [row[2] for row in run.sizes_rejected] == [30, 30]
+    run.eval_batch_size = 2
+    rewind(training)
+    assert (run.global_step, run.rewinds) == (0, 1)
+    assert (run.micro_batch_size, run.eval_batch_size, run.size_history) == (2, 2, before)
+    assert [row[:3] for row in run.sizes_rejected] == [[4, 1, 9], [8, 1, 9]]
+    assert run.next_growth_step == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size_history", [[0, 8, 4]]), ("size_history", [[0, 8, 4, 1]]), ("size_history", [[0, 8, -4, "x"]]),
+        ("size_history", ["x"]), ("size_history", [[0, 8, 4, "x" * 2000]]), ("sizes_rejected", [[8, -1, 0, "x"]]),
+        ("sizes_rejected", [[8, 10**400, 0, "x"]]), ("sizes_rejected", [[8, True, 0, "x"]]),
+        ("next_growth_step", -1), ("next_growth_step", 10**30), ("eval_batch_size", 0), ("eval_batch_size", 2.0),
+    ],
+)  # fmt: skip
+def test_what_no_run_has_saved_is_refused(name, value):
+    training = dynamic_run()
+    assert odd_counters(training.checkpoint()) == []
+    setattr(training.run, name, value)
+    assert name in odd_counters(training.checkpoint())
+
+
+def test_an_evaluation_larger_than_a_batch_is_refused(tmp_path):
+    training = dynamic_run()
+    content = training.checkpoint()
+    check_state(training, content, tmp_path, data_may_change=False)
+    content["run"]["eval_batch_size"] = 9
+    with pytest.raises(CheckpointRejected, match="evaluations of 9 sequences"):
+        check_state(training, content, tmp_path, data_may_change=False)
+
+
+@pytest.mark.parametrize(
+    ("size", "dynamic", "then"),
+    [
+        (2, {"minimum": 4, "initial": "auto"}, 4), (8, {"maximum": 4, "initial": 4}, 4), (8, {"initial": 2}, 2),
+        (4, {"minimum": 2, "maximum": 8, "initial": 4}, 4),
+    ],
+)  # fmt: skip
+def test_a_resumed_run_takes_up_the_sizes_that_are_asked_for_now(size, dynamic, then):
+    training = dynamic_run(size=size, dynamic_batch_size=dynamic)
+    if dynamic.get("initial") == "auto":
+        training.run.size_history = [[0, 8, size, "found"]]  # the search was made
+    assert adapt(training, NEVER)
+    assert training.run.micro_batch_size == then
+    training.run.micro_batch_size = 1 if dynamic.get("minimum", 1) == 1 else then  # it has moved on since
+    training.run.size_history = [[0, 8, 1, "x"]]
+    before = training.run.micro_batch_size
+    assert adapt(training, NEVER)
+    assert training.run.micro_batch_size == before
+
+
+def test_at_a_minimum_above_one_the_advice_names_it():
+    with pytest.raises(OutOfMemory, match=r"dynamic_batch_size\.minimum"):
+        step(dynamic_run(Memory(0), dynamic_batch_size={"minimum": 4}))
+
+
+def test_a_signal_before_the_first_pass_of_the_search_decides_nothing():
+    training = dynamic_run(dynamic_batch_size={"initial": "auto"})
+    assert not adapt(training, lambda: True)
+    assert (training.run.size_history, training.run.micro_batch_size) == ([], 8)
+
+
+def test_a_signal_between_a_shrink_and_its_step_lets_the_step_be_done_so_that_memory_is_not_missed_twice(tmp_path):
+    folder = new(tmp_path / "run", save_checkpoint_steps=6)
+    code, full = job(folder, limit=lambda step: 4 if step >= 6 else 8, stop_at=6)
+    assert (code, full.fired) == (143, [8])
+    assert max(harness.checkpoints(folder)) == 7
+    code, full = job(folder, "--resume_from", "latest", limit=lambda step: 4)
+    assert code == 0
+    assert log_of(folder).count("out of memory: micro_batch_size") == 1
+
+
+@pytest.mark.parametrize("proof", ["climb", "prove_again"])
+def test_out_of_memory_in_a_proof_leaves_all_as_it_is(proof, monkeypatch, caplog):
+    def fails(*args: object) -> None:
+        raise MemoryError
+
+    training = dynamic_run(gradient_checkpointing=True)
+    if proof == "climb":
+        training.run.asked_precision = "bf16"
+        monkeypatch.setattr(recovery, "prove_mixed_precision", fails)
+        assert recovery.climb(training) == "done"
+    else:
+        monkeypatch.setattr(recovery, "recomputation_differs", fails)
+        recovery.prove_again(training)
+    assert "out of memory" in caplog.text
+    assert (training.run.precision, bool(training.model.recompute_every)) == ("fp32", True)

@@ -27,6 +27,8 @@ def real_failure() -> Exception:
         lambda: torch.OutOfMemoryError("CUDA out of memory. Tried"),
         real_failure,
         lambda: RuntimeError("std::bad_alloc"),
+        lambda: RuntimeError("could not create a primitive"),
+        lambda: torch.AcceleratorError("CUDA error: out of memory", 2),
         lambda: RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
     ],
 )
@@ -45,7 +47,8 @@ def test_a_failed_allocation_in_numpy_is_out_of_memory():
     [
         ValueError("out of memory"), RuntimeError("the prompt says: out of memory"), OSError(12, "out of memory"),
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"), SystemExit(6), RecursionError("out of memory"),
-        RuntimeError("the text says std::bad_alloc"), ValueError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("the text says std::bad_alloc"), RuntimeError("it could not create a primitive"),
+        ValueError("DefaultCPUAllocator: can't allocate memory"),
     ],
     ids=repr,
 )  # fmt: skip
@@ -118,13 +121,13 @@ def test_a_machine_without_control_groups_has_no_such_limit(tmp_path):
 
 LIMITED = """
 import resource, torch
-from chatgot.memory import free_memory, used_memory
+from chatgot.memory import memory_limits, used_memory
 cpu = torch.device("cpu")
-print(used_memory(cpu), *free_memory(cpu))
+print(used_memory(cpu), *memory_limits(cpu)[0])
 resource.setrlimit(resource.RLIMIT_AS, (20 << 30, 20 << 30))
-print(used_memory(cpu), *free_memory(cpu))
+print(used_memory(cpu), *memory_limits(cpu)[0])
 held = torch.ones(64 << 20)  # 256 MiB
-print(used_memory(cpu), *free_memory(cpu))
+print(used_memory(cpu), *memory_limits(cpu)[0])
 """
 
 
@@ -142,11 +145,14 @@ def test_what_is_left_is_the_smallest_of_the_limits_and_shrinks_by_what_is_taken
 
 
 def test_too_full_says_what_would_be_left(monkeypatch):
-    monkeypatch.setattr(memory, "free_memory", lambda device: (300 << 20, 1000 << 20))
+    limits = [(300 << 20, 1000 << 20)]
+    monkeypatch.setattr(memory, "memory_limits", lambda device: limits)
     cpu = torch.device("cpu")
     assert memory.too_full(cpu, 0.1, 200 << 20) == ""
     assert memory.too_full(cpu, 0.1, 201 << 20) == "it would leave 99 of 1,000 MiB, memory_headroom is 10%"
-    monkeypatch.setattr(memory, "free_memory", lambda device: None)
+    limits.append((1000 << 20, 20_000 << 20))  # more is left there, and yet a smaller share
+    assert memory.too_full(cpu, 0.1, 0) == "it would leave 1,000 of 20,000 MiB, memory_headroom is 10%"
+    limits.clear()
     assert memory.too_full(cpu, 0.1, 1 << 60) == ""
 
 

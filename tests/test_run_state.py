@@ -87,7 +87,13 @@ def test_saving_again_right_after_a_resume_gives_the_same_content(saved, tmp_pat
 def test_every_counter_of_a_run_comes_back(tmp_path):
     training = parts.run(model={"dropout": 0.2})
     train(training, 1)
-    values: dict[str, Any] = {"run_id": parts.RUN_ID, "precision": "fp32", "threads": 1, "micro_batch_size": 3}
+    values: dict[str, Any] = {
+        "run_id": parts.RUN_ID,
+        "precision": "fp32",
+        "threads": 1,
+        "micro_batch_size": 3,
+        "eval_batch_size": 2,
+    }
     for i, field in enumerate(fields(RunState)):
         if field.name not in values:
             kinds = {bool: True, list: [], str: "bf16"}
