@@ -4,7 +4,6 @@ import copy
 import logging
 import os
 import random
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import torch
 from torch.optim import Optimizer
 
 from chatgot.checkpoint_file import FORMAT_VERSION
-from chatgot.checkpointing import open_to_others
-from chatgot.config import Config, TrainingConfig, remarks
+from chatgot.config import Config, TrainingConfig
 from chatgot.corpus import check_text_file, fetch_default_text
 from chatgot.data import (
     Tokens,
@@ -27,7 +25,7 @@ from chatgot.data import (
     load_tokens,
     split_index,
 )
-from chatgot.device import describe, pick_precision, set_threads, versions
+from chatgot.device import pick_precision, set_threads, versions
 from chatgot.grad_scaler import SafeGradScaler
 from chatgot.gradient_checkpointing import enable_gradient_checkpointing
 from chatgot.memory import reuse_freed_memory
@@ -35,6 +33,7 @@ from chatgot.model import GPT, build_model
 from chatgot.optim import allocate_state, build_optimizer, last_step, schedule_horizon
 from chatgot.precision import autocast, describe_numbers, prove_mixed_precision
 from chatgot.run_state import RunState, collect_state
+from chatgot.timing import TimeSplit
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +56,7 @@ class Training:
     start: dict[str, Any] = field(default_factory=dict)  # the state that a rewind before the first checkpoint goes to
     abandoned: list[Path] = field(default_factory=list)  # checkpoints that a rewind left behind, still in place
     failed_samples: int = 0  # of this process
+    times: TimeSplit = field(default_factory=TimeSplit)  # of this process
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -201,43 +201,6 @@ def _precision(config: Config, model: GPT, windows: TrainingWindows, stored: dic
         logger.warning("mixed precision is off: %s differs from fp32 on the first micro-batch (%s)", precision, why)
         return "fp32"
     return precision
-
-
-def summary(training: Training) -> list[str]:
-    """Return the lines that a run's log begins with: what runs, on what, with which settings."""
-    config, model, run, tokens = training.config, training.model, training.run, training.tokens
-    train, val = training.train_windows, training.val_windows
-    recompute = f"every {model.recompute_every}" if model.recompute_every else "off"
-    millions = f"{model.parameter_count() / 1e6:.1f} M parameters, {model.flops_per_token() / 1e6:.1f} MFLOP per token"
-    return [
-        "versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()),
-        f"device: {describe(training.device)}",
-        f"configuration: {config.model_dump_json()}",
-        f"model: {config.model.architecture}, {millions}",
-        f"precision: {run.precision}; gradient checkpointing: {recompute}; micro-batch: {run.micro_batch_size}",
-        f"text: {len(train.ids):,} training and {len(val.ids):,} validation tokens, "
-        f"{len(tokens.vocabulary)} characters, read as {tokens.encoding}",
-        f"one epoch: {train.per_epoch:,} windows of {train.T} tokens",
-    ]
-
-
-def cautions(training: Training) -> list[str]:
-    """Return the lines that warn of settings without effect, of a warmup that is cut, and of a disk that is small."""
-    config, last = training.config, training.last_step
-    lines = remarks(config)
-    warmup, horizon = config.training.warmup_steps, training.decay_steps
-    if warmup >= horizon:
-        lines.append(f"training.warmup_steps={warmup} is cut to the schedule's {horizon} steps")
-    elif last is not None and warmup >= last:
-        lines.append(f"training.warmup_steps={warmup}: the run's {last} steps end within the warmup")
-    files = config.training.max_checkpoints_to_keep + 1
-    needed = files * 12 * training.model.parameter_count()  # weights and two moments, 4 bytes each
-    free = shutil.disk_usage(config.paths.checkpoints).free
-    if free < needed:
-        lines.append(f"{files} checkpoints need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on their disk")
-    if why := open_to_others(Path(config.paths.checkpoints)):
-        lines.append(f"{config.paths.checkpoints}: {why}; who can write there can replace your checkpoints")
-    return lines
 
 
 def make_prompts(training: Training) -> list[str]:

@@ -12,6 +12,7 @@ epoch and the stream of sequences is the plain concatenation of the epochs' orde
 import json
 import logging
 import mmap
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -183,19 +184,27 @@ def check_length(n_tokens: int, config: Config, text_path: Path) -> None:
 
 
 class Windows:
-    """The (x, y) windows of one part of a text; holds no state that changes."""
+    """The (x, y) windows of one part of a text; holds no state that changes, but for a stop-watch."""
 
     def __init__(self, ids: np.ndarray, T: int, vocab_size: int, device: torch.device) -> None:
         self.ids, self.T, self.vocab_size, self.device = ids, T, vocab_size, device
+        self.seconds = 0.0  # that making batches took since `take_s`
 
     def batch(self, starts: np.ndarray, length: int | None = None) -> Batch:
         """Return x, y, both (len(starts), length or T), for the windows that begin at `starts`."""
+        begun = time.perf_counter()
         span = np.arange((length or self.T) + 1)
         window = torch.from_numpy(self.ids[starts[:, None] + span].astype(np.int64))  # (B, T + 1)
         if int(window.max()) >= self.vocab_size:
             raise ConfigError("the token cache holds ids outside the vocabulary: delete the folder of paths.cache")
         window = window.to(self.device, non_blocking=True)
+        self.seconds += time.perf_counter() - begun
         return window[:, :-1], window[:, 1:]
+
+    def take_s(self) -> float:
+        """Return the seconds that making batches took since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
 
 
 class TrainingWindows(Windows):

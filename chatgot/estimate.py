@@ -5,8 +5,8 @@ import time
 
 from chatgot.assembly import Training
 from chatgot.memory import peak_memory_mib, used_memory
-from chatgot.metrics import human_time
 from chatgot.step import accumulate_gradients
+from chatgot.timing import human_time
 
 
 def estimate(training: Training, repeats: int = 2) -> list[str]:
@@ -20,11 +20,10 @@ def estimate(training: Training, repeats: int = 2) -> list[str]:
         times.append(time.perf_counter() - start)
         training.optimizer.zero_grad(set_to_none=True)
     tokens, seconds = config.training.tokens_per_step(config.model), min(times)
-    moments_mib = 8 * model.parameter_count() / 2**20  # AdamW's two, fp32: they come with the first update
     lines = [
         f"parameters: {model.parameter_count():,}",
         f"FLOPs per token: {model.flops_per_token():,}",
-        f"memory: {peak_memory_mib() + moments_mib:,.0f} MiB, half of it or more is Python and torch in small models",
+        f"memory: {peak_memory_mib():,.0f} MiB, half of it or more is Python and torch in small models",
         f"speed: {tokens / seconds:,.0f} tokens/s, {seconds:.2f} s for one step of {tokens:,} tokens",
     ]
     minutes, last = config.training.max_minutes, training.last_step
@@ -53,6 +52,7 @@ def curves(training: Training) -> dict[str, float]:
         "health/rewinds": run.rewinds,
         "batch/micro_batch_size": run.micro_batch_size,
         "perf/memory_mib": used_memory(training.device) / 2**20,
+        **{f"time/{part}_s": seconds for part, seconds in training.times.take(training.train_windows.take_s()).items()},
     }
 
 

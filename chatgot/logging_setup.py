@@ -12,11 +12,14 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from types import TracebackType
+from typing import TextIO
 
 from colorlog import ColoredFormatter
 from tqdm import tqdm
@@ -109,6 +112,13 @@ class LogFile(Steady, RotatingFileHandler):
     """Append to the log and rotate it; begin it anew when it was deleted or moved away."""
 
     run_dir: Path | None = None  # where link_log put the link
+    header: tuple[logging.LogRecord, ...] = ()  # what each new part begins with
+
+    def _open(self) -> TextIO:
+        stream = super()._open()
+        if self.header and stream.tell() == 0:
+            stream.writelines(self.format(record) + self.terminator for record in self.header)
+        return stream
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:
         path = Path(self.baseFilename)
@@ -154,6 +164,22 @@ def _install(*handlers: Steady) -> None:
         target.propagate = False
     logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    sys.excepthook, threading.excepthook = _log_uncaught, _log_uncaught_in_thread
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Log an exception that nobody caught; the console shows it as the log does."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        logger.critical("an exception that nobody caught:", exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        name = args.thread.name if args.thread else "a thread"
+        info = (args.exc_type, args.exc_value, args.exc_traceback)
+        logger.critical("an exception that nobody caught in %s:", name, exc_info=info)
 
 
 def setup_console() -> None:
@@ -187,6 +213,16 @@ def setup_logging(
     for record in early:
         file.handle(record)
     return path
+
+
+def log_header(lines: Iterable[str]) -> None:
+    """Log the lines, and repeat them at the top of each further part of the log."""
+    records = [logger.makeRecord(logger.name, logging.INFO, __file__, 0, "%s", (line,), None) for line in lines]
+    for record in records:
+        logger.handle(record)
+    for handler in logger.handlers:
+        if isinstance(handler, LogFile):
+            handler.header = tuple(records)
 
 
 def link_log(log_path: Path, run_dir: Path) -> None:

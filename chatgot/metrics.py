@@ -31,14 +31,26 @@ TAGS = {
 }
 
 
+LAYOUT = {  # charts that hold several curves, in the tab of custom scalars
+    "loss": {"train and validation": ["Multiline", ["train/loss", "val/loss", "val/loss_full"]]},
+    "machine": {
+        "seconds since the row before": ["Multiline", [r"time/.*"]],
+        "memory in MiB": ["Multiline", ["perf/memory_mib"]],
+    },
+}
+
+
 class MetricsWriter:
     """Write `run_dir`/metrics.jsonl and TensorBoard's event files beside it; x axis: optimizer steps done.
 
     keep_rows_up_to: of a resumed run, the last step whose row stays; later ones are removed before the first new row
     (and hidden in TensorBoard), and so is a torn last line. None: a fresh run.
+    hyperparameters: the configuration, flat, for TensorBoard's table of runs.
     """
 
-    def __init__(self, run_dir: Path, *, keep_rows_up_to: int | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, *, keep_rows_up_to: int | None = None, hyperparameters: dict[str, Any] | None = None
+    ) -> None:
         self.lost_rows = 0
         self._path = run_dir / "metrics.jsonl"
         self._keep_rows_up_to = keep_rows_up_to
@@ -48,9 +60,15 @@ class MetricsWriter:
         threading.excepthook = self._on_thread_error  # until close
         with self._board_best_effort():
             from torch.utils.tensorboard import SummaryWriter  # here: it takes a quarter of a second
+            from torch.utils.tensorboard.summary import hparams
 
             purge_step = None if keep_rows_up_to is None else keep_rows_up_to + 1
             self._board = SummaryWriter(str(run_dir), purge_step=purge_step)
+            self._board.add_custom_scalars(LAYOUT)
+            if hyperparameters:
+                plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in hyperparameters.items()}
+                for summary in hparams(plain, dict.fromkeys(("val/loss", "val/loss_full"), 0.0)):
+                    self._board.file_writer.add_summary(summary)  # here: add_hparams makes a folder of its own
 
     def row(
         self, step: int, *, train_loss: float | None = None, val_loss: float | None = None,
@@ -162,33 +180,3 @@ def _fenced(text: str) -> str:
     """Return Markdown that shows the text as it is: its fence is longer than any run of backticks in the text."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return "\n".join((fence, escape_controls(text, newline="\n"), fence))
-
-
-class Throughput:
-    """Tokens per second since the last reading, over training time only."""
-
-    def __init__(self) -> None:
-        self._tokens, self._seconds = 0, 0.0
-
-    def add(self, tokens: int, seconds: float) -> None:
-        self._tokens += tokens
-        self._seconds += seconds
-
-    def take(self) -> float | None:
-        """Return the rate and begin anew; None when no token was trained on."""
-        rate = self._tokens / self._seconds if self._tokens and self._seconds > 0 else None
-        self._tokens, self._seconds = 0, 0.0
-        return rate
-
-
-def human_time(seconds: float) -> str:
-    """Return a duration in its two largest units: `45 s`, `3 min 20 s`, `2 h 05 min`, `3 d 04 h`."""
-    if not math.isfinite(seconds):
-        return "unknown"
-    if round(seconds) < 60:
-        return f"{round(seconds)} s"
-    if round(seconds) < 3600:
-        return "{} min {:02d} s".format(*divmod(round(seconds), 60))
-    if round(seconds / 60) < 24 * 60:
-        return "{} h {:02d} min".format(*divmod(round(seconds / 60), 60))
-    return "{} d {:02d} h".format(*divmod(round(seconds / 3600), 24))

@@ -25,9 +25,7 @@ import subprocess
 import time
 from contextlib import ExitStack, closing
 
-from tqdm import tqdm
-
-from chatgot.assembly import Training, assemble, cautions, load_text, make_prompts, summary, text_path
+from chatgot.assembly import Training, assemble, load_text, make_prompts, text_path
 from chatgot.batch_size import adapt
 from chatgot.checkpoint_file import load_weights
 from chatgot.checkpointing import (
@@ -41,23 +39,26 @@ from chatgot.checkpointing import (
     superseded_by,
     sweep_temporaries,
 )
-from chatgot.config import Config
+from chatgot.config import Config, flat
 from chatgot.config_file import effective_yaml, load_config
 from chatgot.device import pick_device
 from chatgot.due import evaluation_due, samples_due, save_due, step_save_due
 from chatgot.errors import OutOfMemory, StorageError, UserError
-from chatgot.estimate import curves, end_line, estimate, postfix, step_line
+from chatgot.estimate import curves, end_line, estimate, step_line
 from chatgot.evaluation import validation_losses
 from chatgot.generation import continue_text
-from chatgot.logging_setup import crash_trace, link_log, setup_console, setup_logging
+from chatgot.header import cautions, header
+from chatgot.logging_setup import crash_trace, link_log, log_header, setup_console, setup_logging
 from chatgot.memory import is_out_of_memory, peak_memory_mib
-from chatgot.metrics import MetricsWriter, Throughput
+from chatgot.metrics import MetricsWriter
 from chatgot.optim import lr_at, set_lr
+from chatgot.progress import Progress
 from chatgot.recovery import prove_again, recover, rewind
 from chatgot.resuming import ResumePoint, check_nothing_newer, find_checkpoint, resume, start_from
 from chatgot.run_lock import lock_new_run, lock_old_run
 from chatgot.state_checks import not_finite
 from chatgot.step import accumulate_gradients, apply_gradients
+from chatgot.timing import Throughput
 
 logger = logging.getLogger("chatgot.train")
 
@@ -90,8 +91,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def open_run(args: argparse.Namespace, config: Config, run_id: str, locks: ExitStack) -> tuple[str, Path]:
-    """Take the run's id (a new one for an empty `run_id`), open its log; return the id and the curves' folder."""
+def open_run(args: argparse.Namespace, config: Config, run_id: str, locks: ExitStack) -> tuple[str, Path, Path]:
+    """Take the run's id (a new one for an empty `run_id`), open its log; return the id, the log, the curves' folder."""
     checkpoint_dir, logs_dir, name = Path(config.paths.checkpoints), Path(config.paths.logs), args.config.stem
     lock = lock_old_run(checkpoint_dir, run_id) if run_id else lock_new_run(checkpoint_dir, name)
     locks.callback(lock.release)
@@ -99,17 +100,13 @@ def open_run(args: argparse.Namespace, config: Config, run_id: str, locks: ExitS
     sweep_temporaries(checkpoint_dir, lock.run_id)
     log_path = setup_logging(name, lock.timestamp, logs_dir)
     run_dir = logs_dir / "tensorboard" / lock.run_id
-    logger.info("run %s", lock.run_id)
-    logger.info("command: %s", shlex.join([sys.executable, *sys.argv]))
-    logger.info("checkpoints in %s", checkpoint_dir.resolve())
-    logger.info("log in %s, curves in %s", log_path.resolve(), run_dir.resolve())
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").write_text(effective_yaml(config), encoding="utf-8")
         link_log(log_path, run_dir)
     except OSError as error:  # best effort, like all that stands in that folder
         logger.warning("%s cannot be written (%s): no curves; training goes on", run_dir, error.strerror)
-    return lock.run_id, run_dir
+    return lock.run_id, log_path, run_dir
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -142,7 +139,8 @@ def show_samples(training: Training, metrics: MetricsWriter, prompts: list[str])
 def evaluate_and_log(training: Training, metrics: MetricsWriter) -> bool:
     """Measure the loss on held-out text and write the step's row; return whether it is the best so far."""
     run = training.run
-    val_loss, full = validation_losses(training, STOP.requested)
+    with training.times.of("evaluation"):
+        val_loss, full = validation_losses(training, STOP.requested)
     if STOP.requested():
         return False  # this evaluation is made again after the resume
     run.val_loss, run.last_eval_step = val_loss, run.global_step
@@ -201,10 +199,10 @@ def save(training: Training, saver: Saver, last_chance: bool = False) -> bool:
 # Training
 
 
-def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
+def train(training: Training, metrics: MetricsWriter, progress: Progress) -> None:
     """Run optimizer steps until the run has ended or a signal asks to stop."""
     config, run, model = training.config, training.run, training.model
-    settings, prompts, throughput = config.training, make_prompts(training), Throughput()
+    settings, prompts, throughput, times = config.training, make_prompts(training), Throughput(), training.times
     tokens_per_step = settings.tokens_per_step(config.model)
     stepped, saver = False, Saver(run.global_step)
     begun, last_save, last_sample = time.monotonic() - run.time_s, time.monotonic(), time.monotonic()
@@ -222,14 +220,17 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
 
         # once in a while: samples, by steps or by minutes, and at the end
         if samples_due(training, time.monotonic() - last_sample):
-            show_samples(training, metrics, prompts)
+            with times.of("sampling"):
+                show_samples(training, metrics, prompts)
             last_sample = time.monotonic()
 
         # once in a while: a checkpoint, by steps or by minutes, at the best evaluation and at the end
         seen_late = training.ended() and seen_before != (run.last_eval_step, run.last_sample_step)  # after a resume
         if best or seen_late or save_due(training, time.monotonic() - last_save):
             rewinds = run.rewinds
-            if not save(training, saver, last_chance=training.ended()) and run.rewinds == rewinds:
+            with times.of("saving"):
+                saved = save(training, saver, last_chance=training.ended())
+            if not saved and run.rewinds == rewinds:
                 run.best_val_loss, run.best_step = best_before  # what has no file is not the best: retention keeps that
             last_save = time.monotonic()
 
@@ -244,10 +245,12 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
         start, stepped = time.perf_counter(), True
         run.lr = lr_at(run.global_step, settings, training.decay_steps)
         set_lr(training.optimizer, run.lr)
-        loss = accumulate_gradients(model, training.train_windows, run, config, training.scaler)
-        if loss is None:
-            continue  # the same step again, without gradient checkpointing or with a smaller micro-batch
-        apply_gradients(loss, model, training.optimizer, run, config, training.scaler)
+        loss = None
+        while loss is None:  # again without gradient checkpointing, or with a smaller micro-batch
+            with times.of("forward_backward"):
+                loss = accumulate_gradients(model, training.train_windows, run, config, training.scaler)
+        with times.of("update"):
+            apply_gradients(loss, model, training.optimizer, run, config, training.scaler)
         run.time_s = time.monotonic() - begun
         throughput.add(tokens_per_step, time.perf_counter() - start)
         if recover(training) == "rewound":
@@ -263,8 +266,7 @@ def train(training: Training, metrics: MetricsWriter, progress: tqdm) -> None:
             logger.info("%s", step_line(training))
         if (log_due or training.ended()) and not row_follows:
             write_row(training, metrics)
-        progress.set_postfix_str(postfix(training), refresh=False)
-        progress.update(run.global_step - progress.n)
+        progress.step_done(training, log_due)
         throughput.add(0, time.perf_counter() - start)
 
 
@@ -337,8 +339,9 @@ def run_training(args: argparse.Namespace) -> int:
         logger.info("%s is finished at step %d; to go on, add %s", run.run_id, run.global_step, more)
         return 0
     with ExitStack() as locks:
-        run.run_id, run_dir = open_run(args, config, run.run_id, locks)
+        run.run_id, log_path, run_dir = open_run(args, config, run.run_id, locks)
         try:
+            log_header(header(training, log_path, run_dir))
             log_and_train(training, point, lines, run_dir)
         finally:
             say_how_to_go_on(args, training, point and point.path)
@@ -348,7 +351,7 @@ def run_training(args: argparse.Namespace) -> int:
 def log_and_train(training: Training, point: ResumePoint | None, lines: list[str], run_dir: Path) -> None:
     """Log what runs, make the resumed run's folder fit, and train."""
     run, checkpoint_dir = training.run, Path(training.config.paths.checkpoints)
-    for line in (*summary(training), *lines):
+    for line in lines:
         logger.info("%s", line)
     for line in cautions(training):
         logger.warning("%s", line)
@@ -358,11 +361,10 @@ def log_and_train(training: Training, point: ResumePoint | None, lines: list[str
         if not training.ended():
             set_aside(superseded_by(checkpoint_dir, run, point.path))
         keep_rows_up_to = run.global_step - evaluation_due(training)  # an evaluation to come writes this step's row
-    metrics = MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to)
-    bar = {"unit": "step", "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
-    progress = tqdm(total=training.last_step, initial=run.global_step, **bar)
+    settings = flat(training.config.model_dump(mode="json"))
+    metrics = MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to, hyperparameters=settings)
     STOP.training = True
-    with closing(metrics), progress, crash_trace(run_dir / "crash.txt"):
+    with closing(metrics), Progress(training) as progress, crash_trace(run_dir / "crash.txt"):
         try:
             train(training, metrics, progress)
         except OutOfMemory as error:

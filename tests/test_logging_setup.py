@@ -534,3 +534,74 @@ def test_a_link_that_fails_is_one_warning(log, tmp_path, capsys):
         logging.getLogger("chatgot.test").info("line %d", i)
     reports = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
     assert ["cannot be linked to the log" in line for line in reports] == [True]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The header, and what nobody caught
+
+
+def test_each_part_begins_with_the_header(tmp_path):
+    code = """
+from chatgot.logging_setup import log_header
+setup_logging("x", "t", Path("."), max_bytes=700)
+logger.info("before the header")
+log_header(["run x_t", "forged\\n2026-01-01 00:00:00 - ERROR - no \\x1b[31m"])
+for i in range(120):
+    logger.info("record %03d", i)
+"""
+    done = run(code, tmp_path)
+    assert done.returncode == 0
+    parts = [tmp_path / f"{LOG}{suffix}" for suffix in (".5", ".4", ".3", ".2", ".1", "")]
+    bodies = [[HEAD.sub("", line, count=1) for line in part.read_text(encoding="utf-8").splitlines()] for part in parts]
+    header = ["run x_t", r"forged\n2026-01-01 00:00:00 - ERROR - no \x1b[31m"]
+    assert all(body[:2] == header for body in bodies)
+    records = [line for body in bodies for line in body if line.startswith("record")]
+    assert records == [f"record {i:03d}" for i in range(120 - len(records), 120)]
+    assert done.stderr.decode().count("run x_t") == 1  # the console has it once
+
+
+def test_a_log_that_is_begun_anew_has_the_header_too(tmp_path):
+    code = """
+from chatgot.logging_setup import log_header
+log_header(["run x_t"])
+logger.info("one")
+os.remove("train_x_t.log")
+logger.info("two")
+"""
+    assert run(code, tmp_path).returncode == 0
+    assert [HEAD.sub("", line) for line in read_log(tmp_path)] == ["run x_t", "two"]
+
+
+def test_a_header_longer_than_a_part_still_lets_each_record_in(tmp_path):
+    code = """
+from chatgot.logging_setup import log_header
+setup_logging("x", "t", Path("."), max_bytes=100)
+log_header(["h" * 300])
+for i in range(3):
+    logger.info("record %d", i)
+"""
+    assert run(code, tmp_path).returncode == 0
+    assert HEAD.sub("", read_log(tmp_path)[-1]) == "record 2"
+    assert HEAD.sub("", (tmp_path / f"{LOG}.1").read_text().splitlines()[-1]) == "record 1"
+
+
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_an_exception_that_nobody_caught_is_in_the_file_with_its_traceback(tmp_path, where):
+    code = {
+        "main": "raise ValueError('lost \\x1b[31m')",
+        "thread": """
+import threading
+def work(): raise ValueError('lost \\x1b[31m')
+thread = threading.Thread(target=work, name="worker")
+thread.start(); thread.join()
+""",
+    }[where]
+    done = run(code, tmp_path)
+    assert done.returncode == (1 if where == "main" else 0)
+    text = "\n".join(read_log(tmp_path))
+    assert "CRITICAL - an exception that nobody caught" in text
+    assert "    Traceback (most recent call last):" in text
+    assert r"    ValueError: lost \x1b[31m" in text
+    assert ("worker" in text) is (where == "thread")
+    assert done.stderr.decode().count("Traceback") == 1
+    assert b"\x1b[31m" not in done.stderr

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from chatgot.logging_setup import escape_controls
-from chatgot.metrics import MetricsWriter, Throughput, _fenced, human_time
+from chatgot.metrics import MetricsWriter, _fenced
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ["step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s", "tokens", "time_s"]
@@ -44,7 +44,8 @@ def texts(run_dir: Path) -> dict[str, list[tuple[int, str]]]:
     events = EventAccumulator(str(run_dir))
     events.Reload()
     tags = events.Tags()["tensors"]
-    return {tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in events.Tensors(tag)] for tag in tags}
+    found = {tag: events.Tensors(tag) for tag in tags if tag.startswith("samples/")}
+    return {tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in seen] for tag, seen in found.items()}
 
 
 def write(run_dir: Path, steps: range, keep_rows_up_to: int | None = None, loss: float = 2.0) -> None:
@@ -362,33 +363,22 @@ def test_the_thread_hook_is_given_back(tmp_path):
     assert threading.excepthook == before
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Rates and times
+def test_train_and_validation_loss_share_one_chart_and_the_settings_are_in_the_table_of_runs(tmp_path):
+    settings = {"training.batch_size": 12, "model.bias": True, "data.path": None, "training.betas": [0.9, 0.95]}
+    with contextlib.closing(MetricsWriter(tmp_path, hyperparameters=settings)) as metrics:
+        metrics.row(1, train_loss=2.0)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []  # no folder of another run
+    (layout,) = events.Tensors("custom_scalars__config__")
+    content = layout.tensor_proto.string_val[0]
+    assert all(tag in content for tag in (b"train/loss", b"val/loss", b"val/loss_full"))
+    content = str(events.summary_metadata.keys())
+    assert "_hparams_/session_start_info" in content
 
 
-def test_throughput_counts_since_the_last_reading_only():
-    throughput = Throughput()
-    assert throughput.take() is None
-    throughput.add(100, 1.0)
-    throughput.add(200, 0.5)
-    throughput.add(0, 0.5)
-    assert throughput.take() == 150.0
-    assert throughput.take() is None
-    throughput.add(0, 3.0)  # no token: no rate, and its time belongs to no later one
-    assert throughput.take() is None
-    throughput.add(10, 1.0)
-    assert throughput.take() == 10.0
-    throughput.add(10, 0.0)
-    assert throughput.take() is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.4, "59 min 59 s"),
-        (3599.6, "1 h 00 min"), (7500, "2 h 05 min"), (86369, "23 h 59 min"), (86399, "1 d 00 h"),
-        (3 * 86400 + 4 * 3600, "3 d 04 h"), (float("inf"), "unknown"), (float("nan"), "unknown"),
-    ],
-)  # fmt: skip
-def test_times_are_in_their_two_largest_units(seconds, text):
-    assert human_time(seconds) == text
+def test_curves_beside_the_row_have_their_own_tags(tmp_path):
+    with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
+        metrics.curves(3, {"batch/micro_batch_size": 4, "time/saving_s": 0.5})
+    assert curves(tmp_path)["batch/micro_batch_size"] == [(3, 4.0)]
+    assert curves(tmp_path)["time/saving_s"] == [(3, 0.5)]

@@ -1,0 +1,57 @@
+"""Where the time goes: tokens per second, the seconds of each part of a run, durations for people."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Throughput:
+    """Tokens per second since the last reading, over training time only."""
+
+    def __init__(self) -> None:
+        self._tokens, self._seconds = 0, 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self._tokens += tokens
+        self._seconds += seconds
+
+    def take(self) -> float | None:
+        """Return the rate and begin anew; None when no token was trained on."""
+        rate = self._tokens / self._seconds if self._tokens and self._seconds > 0 else None
+        self._tokens, self._seconds = 0, 0.0
+        return rate
+
+
+class TimeSplit:
+    """Seconds that each part of a run took since the last reading."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(("forward_backward", "update", "evaluation", "sampling", "saving"), 0.0)
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """Count the block's time for `part`, also when it ends in an error."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[part] += time.perf_counter() - begun
+
+    def take(self, data_s: float) -> dict[str, float]:
+        """Return the seconds of each part and begin anew; `data_s` of those in forward_backward made the batches."""
+        seconds, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
+        return {"data": data_s, **seconds, "forward_backward": max(0.0, seconds["forward_backward"] - data_s)}
+
+
+def human_time(seconds: float) -> str:
+    """Return a duration in its two largest units: `45 s`, `3 min 20 s`, `2 h 05 min`, `3 d 04 h`."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if round(seconds) < 60:
+        return f"{round(seconds)} s"
+    if round(seconds) < 3600:
+        return "{} min {:02d} s".format(*divmod(round(seconds), 60))
+    if round(seconds / 60) < 24 * 60:
+        return "{} h {:02d} min".format(*divmod(round(seconds / 60), 60))
+    return "{} d {:02d} h".format(*divmod(round(seconds / 3600), 24))
