@@ -100,7 +100,7 @@ def detect_encoding(path: Path) -> str:
     if not_utf8 is None:
         return "utf-8"
     sequences, stray, sample = _evidence(path)
-    if _is_mostly_utf8(sequences, stray):
+    if is_mostly_utf8(sequences, stray):
         raise not_utf8
     _refuse_control_bytes(path)
     guess = chardet.detect(sample, max_bytes=SAMPLE_BYTES, compat_names=False)  # False: the names of Python's codecs
@@ -134,20 +134,20 @@ def _wide_encoding(head: bytes) -> str | None:
         alphabetic = sum(n for c, n in counts.items() if c < "\u2100")
         separators = sum(counts[c] for c in SEPARATORS)
         ascii_pairs = sum(n for c, n in counts.items() if ord(c) >> 8 in ASCII_LETTERS and ord(c) & 0xFF < 0x80)
-        ideographic = separators > total / 100 and ascii_pairs < total / 2 and not _is_mostly_utf8(*_high_bytes(head))
+        ideographic = separators > total / 100 and ascii_pairs < total / 2 and not is_mostly_utf8(*utf8_evidence(head))
         likely = encoding.startswith("utf-32") or alphabetic > 0.8 * total or ideographic
         if total and likely and no_text <= total / 50:
             readings.append((len({ord(c) >> 8 for c in counts}), encoding))
     return min(readings)[1] if readings else None
 
 
-def _high_bytes(text: bytes) -> tuple[int, int]:
+def utf8_evidence(text: bytes) -> tuple[int, int]:
     """Return how many UTF-8 sequences there are, and how many other bytes above ASCII."""
     rest, sequences = UTF8_SEQUENCE.subn(b"", text)
     return sequences, len(rest.translate(None, ASCII))
 
 
-def _is_mostly_utf8(sequences: int, stray: int) -> bool:
+def is_mostly_utf8(sequences: int, stray: int) -> bool:
     return sequences >= stray  # in texts in 21 legacy encodings at most 0.41 x as many (measured)
 
 
@@ -169,7 +169,7 @@ def _is_text_in(path: Path, encoding: str) -> bool:
 
 
 def _evidence(path: Path) -> tuple[int, int, bytes]:
-    """Return what `_high_bytes` counts in a file, and the lines that are not UTF-8.
+    """Return what `utf8_evidence` counts in a file, and the lines that are not UTF-8.
 
     It stops at SAMPLE_BYTES of such lines.
     """
@@ -179,7 +179,7 @@ def _evidence(path: Path) -> tuple[int, int, bytes]:
         while len(sample) < SAMPLE_BYTES and (line := file.readline(HEAD_BYTES)):
             if line.isascii():
                 continue
-            found, others = _high_bytes(line)
+            found, others = utf8_evidence(line)
             sequences, stray = sequences + found, stray + others
             if others:
                 sample += line

@@ -7,6 +7,7 @@
     python scripts/benchmark.py mixed         the mixed_precision config's tokens/s against the clean one's
     python scripts/benchmark.py checks        the time of a step with all its checks against the same step without
     python scripts/benchmark.py recompute     gradient checkpointing's memory of activations and time against plain
+    python scripts/benchmark.py log_fixer     the log fixer's MB/s and memory on 1 GB logs, a plain copy's MB/s
 
 Prints a table and writes it as JSON to --output. Runs the training script as a user does, in a temporary folder.
 """
@@ -18,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # runs from any folder, with this checkout's chatgot
 
 import argparse
+import codecs
+import filecmp
 import json
 import math
 import os
@@ -354,9 +357,68 @@ def recompute(args: argparse.Namespace, folder: Path) -> dict:
     return figures
 
 
+def make_log(path: Path, size: int, with_terminal: bool) -> None:
+    """Write a UTF-8 log of `size` bytes; with_terminal: coloured, and a progress bar of 20 states every 50 lines."""
+    colours = ("\x1b[32m", "\x1b[1m", "\x1b[0m") if with_terminal else ("", "", "")
+    lines = []
+    for step in range(100_000):
+        green, bold, off = colours
+        lines.append(f"{green}2026-11-24 10:00:00{off} - INFO - {bold}step {step}{off} | loss 1.25 | 3,204 tokens/s\n")
+        if step % 10 == 0:
+            lines.append("sample: “naïve café”, Größe → ✓ 日本語\n")
+        if with_terminal and step % 50 == 0:
+            lines.append("".join(f"\r{done:3}%|{'█' * (done // 5):20}| {done}/100" for done in range(5, 101, 5)) + "\n")
+    block = "".join(lines).encode()
+    with path.open("wb") as file:
+        while file.tell() < size:
+            file.write(block)
+
+
+def plain_copy_mb_per_s(source: Path, target: Path) -> float:
+    """Copy a file, decoding it strictly, and fsync it."""
+    begun, decoder = time.perf_counter(), codecs.getincrementaldecoder("utf-8")()
+    with source.open("rb") as file, target.open("wb") as copy:
+        while chunk := file.read(1 << 20):
+            copy.write(decoder.decode(chunk).encode())
+        os.fsync(copy.fileno())
+    return source.stat().st_size / 1e6 / (time.perf_counter() - begun)
+
+
+# A process of its own measures: the peak of a child begins with the memory of the process that forks it
+PEAK = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, *sys.argv[1:]], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def log_fixer(args: argparse.Namespace, folder: Path) -> dict:
+    """The log fixer, as a process, and a plain decoding copy on a clean log and on a terminal's; medians of rounds."""
+    figures, source, target = {}, folder / "run.log", folder / "out.log"
+    for name, with_terminal in (("clean", False), ("terminal", True)):
+        make_log(source, int(args.gigabytes * 1e9), with_terminal)
+        speeds, copies, peaks = [], [], []
+        for _ in range(args.rounds):
+            command = [str(ROOT / "scripts" / "fix_log_encoding.py"), str(source), "--output", str(target)]
+            begun = time.perf_counter()
+            done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True)
+            speeds.append(source.stat().st_size / 1e6 / (time.perf_counter() - begun))
+            peaks.append(int(done.stdout.split()[-1]) / 1024)
+            if not with_terminal and not filecmp.cmp(source, target, shallow=False):
+                sys.exit("the log fixer changed a clean log")
+            copies.append(plain_copy_mb_per_s(source, target))
+        figures |= {
+            f"{name}_bytes": source.stat().st_size,
+            f"{name}_mb_per_s": statistics.median(speeds),
+            f"{name}_plain_copy_mb_per_s": statistics.median(copies),
+            f"{name}_peak_mib": max(peaks),
+        }
+    return figures
+
+
 PARTS = {
     "overhead": overhead, "startup": startup, "large_text": large_text, "saving": saving, "mixed": mixed,
-    "batch_sizes": batch_sizes,    "checks": checks, "recompute": recompute,
+    "batch_sizes": batch_sizes, "checks": checks, "recompute": recompute, "log_fixer": log_fixer,
 }  # fmt: skip
 
 
