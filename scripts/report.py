@@ -1,0 +1,71 @@
+"""Write the report of runs: one HTML page each, with curves, samples, events, time and settings.
+
+    python scripts/report.py chatgot_quick
+
+Reads the run's folder in logs/tensorboard/, while the run goes on or after it, and writes report.html into it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from any folder, with this checkout's chatgot
+
+import argparse
+import re
+
+from chatgot.errors import ConfigError, UserError
+from chatgot.report import write_report
+
+RUNS = Path("logs", "tensorboard")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        description="Write the report of runs, one HTML page each, and print where it lies.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python scripts/report.py chatgot_quick                                     the newest run of that configuration
+  python scripts/report.py chatgot_quick_20250102-030405                     this very run
+  python scripts/report.py logs/tensorboard/chatgot_quick_20250102-030405    the same, by its folder
+  python scripts/report.py chatgot_quick --output quick.html                 written elsewhere""",
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help=f"a run's folder, or a run's id or a configuration's name in {RUNS}"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the page there; for one RUN only")
+    args = parser.parse_args(argv)
+    if args.output and len(args.runs) > 1:
+        parser.error("--output takes one RUN")
+    return args
+
+
+def find_run(run: str) -> Path:
+    """Return the folder of a run that is named by its folder, its id, or its configuration (then the newest run).
+
+    Raises: ConfigError.
+    """
+    for folder in (Path(run), RUNS / run):
+        if folder.is_dir():
+            return folder
+    name = re.compile(re.escape(run) + r"_\d{8}-\d{6}")
+    folders = [folder for folder in RUNS.glob("*") if name.fullmatch(folder.name) and folder.is_dir()]
+    if not folders:
+        raise ConfigError(f"{run}: no such folder, and no run of that name in {RUNS.resolve()}; give a run's folder")
+    return max(folders, key=lambda folder: folder.name)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write every report that can be written; return the exit code of the first that cannot."""
+    args, code = parse_arguments(argv), 0
+    for run in args.runs:
+        try:
+            print(write_report(find_run(run), args.output))
+        except UserError as error:
+            print(error, file=sys.stderr)
+            code = code or error.exit_code
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
