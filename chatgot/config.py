@@ -142,6 +142,7 @@ class TrainingConfig(Section):
     sample_interval_minutes: Float | None = key(
         None, "minutes between two rounds of samples; null: off", gt=0, resume="free"
     )
+    report: Bool = key(True, "write report.html beside the curves when the run ends", resume="free")
     threads: Int | None = key(None, "CPU threads; null: OMP_NUM_THREADS, else one per core", ge=1, resume="kept")
 
     @model_validator(mode="after")

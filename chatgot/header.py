@@ -23,7 +23,7 @@ def header(training: Training, log_path: Path, run_dir: Path) -> list[str]:
         f"command: {shlex.join([sys.executable, *sys.argv])}",
         f"commit: {git_commit() or 'unknown'}",
         f"checkpoints in {Path(config.paths.checkpoints).resolve()}",
-        f"log in {log_path.resolve()}, curves in {run_dir.resolve()}",
+        f"log in {log_path.resolve()}, curves and report in {run_dir.resolve()}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()),
         f"device: {describe(training.device)}",
         f"configuration: {config.model_dump_json()}",

@@ -218,11 +218,11 @@ def setup_logging(
 def log_header(lines: Iterable[str]) -> None:
     """Log the lines, and repeat them at the top of each further part of the log."""
     records = [logger.makeRecord(logger.name, logging.INFO, __file__, 0, "%s", (line,), None) for line in lines]
-    for record in records:
-        logger.handle(record)
     for handler in logger.handlers:
         if isinstance(handler, LogFile):
-            handler.header = tuple(records)
+            handler.header = tuple(records)  # before they are logged: that may begin a new part already
+    for record in records:
+        logger.handle(record)
 
 
 def link_log(log_path: Path, run_dir: Path) -> None:

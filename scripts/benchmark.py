@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import torch
 
 from chatgot.assembly import assemble
-from chatgot.batch_size import ladder
+from chatgot.batch_size import adapt, ladder
 from chatgot.checkpoint_file import is_whole, load_checkpoint, save_checkpoint
 from chatgot.config_file import load_config
 from chatgot.corpus import fetch_default_text
@@ -230,29 +230,48 @@ def mixed(args: argparse.Namespace, folder: Path) -> dict:
 
 
 def batch_sizes(args: argparse.Namespace, folder: Path) -> dict:
-    """Each fixed micro-batch of the mixed_precision config and the one that the search finds, in alternation."""
+    """Steps of the mixed_precision config with each fixed micro-batch and with the one that the search finds, in turn.
+
+    A round begins with a search of its own; its ratio is taken of the medians over its steps.
+    """
     fetch_default_text(folder / "data" / "shakespeare.txt")
-    config_path = ROOT / "configs/models/debug/chatgot_small_14M_mixed_precision.yaml"
-    sizes = ladder(load_config(config_path)[0].training)
-    speeds: dict[object, list[float]] = {kind: [] for kind in (*sizes, "auto")}
-    searches = []
+    config, _ = load_config(
+        ROOT / "configs/models/debug/chatgot_small_14M_mixed_precision.yaml",
+        ["training.dynamic_batch_size.enabled=true", "training.dynamic_batch_size.growth_interval_steps=1000000"],
+    )
+    tokens, sizes = load_tokens(folder / "data" / "shakespeare.txt", folder / "data" / "cache"), ladder(config.training)
+    speeds: dict[int | str, list[float]] = {kind: [] for kind in (*sizes, "auto")}
+    found, search_s, ratios = [], [], []
     for _ in range(args.rounds):
-        for kind, found in speeds.items():
-            dynamic = {"enabled": "true", "initial": kind, "growth_interval_steps": 1_000_000}
-            settings = [f"training.dynamic_batch_size.{key}={value}" for key, value in dynamic.items()]
-            found.append(run_script(folder, config_path, args.steps, *settings).tokens_per_s)
-        (line,) = (line for line in (folder / "output.txt").read_text().splitlines() if "found in" in line)
-        searches.append((int(line.split("-> ")[1].split(":")[0]), float(line.split("found in ")[1].split()[0])))
-        print({kind: round(found[-1]) for kind, found in speeds.items()}, searches[-1], file=sys.stderr)
-    best = max(sizes, key=lambda size: statistics.median(speeds[size]))
-    ratios = [auto / fixed for auto, fixed in zip(speeds["auto"], speeds[best], strict=True)]
+        training = assemble(config, tokens, torch.device("cpu"), None)
+        training.model.train()
+        begun = time.perf_counter()
+        adapt(training, lambda: False)
+        search_s.append(round(time.perf_counter() - begun, 1))
+        found.append(training.run.micro_batch_size)
+        seconds: dict[int | str, list[float]] = {kind: [] for kind in speeds}
+        for step in range(args.steps + 1):
+            for kind in list(seconds)[:: 1 if step % 2 else -1]:
+                training.run.micro_batch_size = found[-1] if kind == "auto" else kind
+                begun = time.perf_counter()
+                loss = accumulate_gradients(
+                    training.model, training.train_windows, training.run, config, training.scaler
+                )
+                apply_gradients(loss, training.model, training.optimizer, training.run, config, training.scaler)
+                seconds[kind] += [time.perf_counter() - begun] if step else []  # the first ones warm up
+        of_round = {
+            kind: config.training.tokens_per_step(config.model) / statistics.median(seconds[kind]) for kind in seconds
+        }
+        for kind, speed in of_round.items():
+            speeds[kind].append(speed)
+        ratios.append(of_round["auto"] / max(of_round[size] for size in sizes))
+        print({kind: round(speed) for kind, speed in of_round.items()}, found[-1], search_s[-1], file=sys.stderr)
     return {
-        **{f"micro_batch_{kind}_tokens_per_s": statistics.median(found) for kind, found in speeds.items()},
-        "best_fixed_size": best,
+        **{f"micro_batch_{kind}_tokens_per_s": statistics.median(of_kind) for kind, of_kind in speeds.items()},
         "auto_over_best": statistics.median(ratios),
         "ratios": [round(ratio, 3) for ratio in ratios],
-        "found": [size for size, _ in searches],
-        "search_s": [seconds for _, seconds in searches],
+        "found": found,
+        "search_s": search_s,
     }
 
 

@@ -19,10 +19,12 @@ import shutil
 import tempfile
 import traceback
 from dataclasses import asdict
+from functools import partial
 
 from chatgot.errors import ConfigError, StorageError, UserError
 from chatgot.log_fixer import FixReport, fix_log_file
 from chatgot.logging_setup import escape_controls
+from chatgot.stdout import silence_stdout, write_to_stdout
 from chatgot.stopping import StopRequest
 
 STOP = StopRequest()
@@ -138,25 +140,10 @@ def fix_stdin(args: argparse.Namespace) -> int:
         report = fix_log_file(spool, args.output or mended, not args.keep_ansi, check=args.check, **options)
         report.path, report.output = "-", str(args.output) if args.output else None
         if not args.check and not args.output:
-            write_to_stdout(mended)
+            with mended.open("rb") as file:
+                write_to_stdout(iter(partial(file.read, 1 << 20), b""))
     print_report(report, args)
     return WOULD_CHANGE if args.check and report.changed else 0
-
-
-def write_to_stdout(path: Path) -> None:
-    """Copy a file to stdout; a reader that has gone (`| head -1`) has seen what it wanted. Raises: StorageError."""
-    try:
-        with path.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        silence_stdout()
-        if not isinstance(error, BrokenPipeError):
-            raise StorageError(f"stdout cannot be written: {error.strerror or error}") from error
-
-
-def silence_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to fail at the end
 
 
 def print_report(report: FixReport, args: argparse.Namespace) -> None:

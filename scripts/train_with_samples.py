@@ -54,9 +54,11 @@ from chatgot.metrics import MetricsWriter
 from chatgot.optim import lr_at, set_lr
 from chatgot.progress import Progress
 from chatgot.recovery import prove_again, recover, rewind
+from chatgot.report import write_report
 from chatgot.resuming import ResumePoint, check_nothing_newer, find_checkpoint, resume, start_from
 from chatgot.run_lock import lock_new_run, lock_old_run
 from chatgot.state_checks import not_finite
+from chatgot.stdout import write_to_stdout
 from chatgot.step import accumulate_gradients, apply_gradients
 from chatgot.timing import Throughput
 
@@ -91,12 +93,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def open_run(args: argparse.Namespace, config: Config, run_id: str, locks: ExitStack) -> tuple[str, Path, Path]:
+def open_run(args: argparse.Namespace, config: Config, run_id: str, at_end: ExitStack) -> tuple[str, Path, Path]:
     """Take the run's id (a new one for an empty `run_id`), open its log; return the id, the log, the curves' folder."""
     checkpoint_dir, logs_dir, name = Path(config.paths.checkpoints), Path(config.paths.logs), args.config.stem
     lock = lock_old_run(checkpoint_dir, run_id) if run_id else lock_new_run(checkpoint_dir, name)
-    locks.callback(lock.release)
-    locks.callback(lock_old_run(logs_dir, lock.run_id).release)  # two folders of checkpoints may share one of logs
+    at_end.callback(lock.release)
+    at_end.callback(lock_old_run(logs_dir, lock.run_id).release)  # two folders of checkpoints may share one of logs
     sweep_temporaries(checkpoint_dir, lock.run_id)
     log_path = setup_logging(name, lock.timestamp, logs_dir)
     run_dir = logs_dir / "tensorboard" / lock.run_id
@@ -317,34 +319,33 @@ def prepare(args: argparse.Namespace) -> tuple[Training, ResumePoint | None, lis
     return training, point, lines
 
 
-def print_lines(lines: list[str]) -> int:
-    """Print to stdout; a reader that has gone (`| head -1`) has seen what it wanted. Raises: StorageError."""
-    try:
-        print("\n".join(lines), flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to fail at the end
-        if not isinstance(error, BrokenPipeError):
-            raise StorageError(f"stdout cannot be written: {error.strerror}") from error
-    return 0
+def complete_folder(log_path: Path, run_dir: Path, config: Config) -> None:
+    """Put the last part of the log and the report beside the curves; best effort."""
+    link_log(log_path, run_dir)
+    if config.training.report:
+        try:
+            write_report(run_dir)
+        except Exception as error:  # noqa: BLE001 whatever fails in it, the run is over and saved
+            logger.warning("%s: no report: %s", run_dir, error)
 
 
-def run_training(args: argparse.Namespace) -> int:
-    """Prepare everything, train, and say how to go on; return the exit code."""
+def run_training(args: argparse.Namespace, at_end: ExitStack) -> int:
+    """Prepare everything, train, and say how to go on; return the exit code. `at_end`: what is done after all that."""
     training, point, lines = prepare(args)
     config, run = training.config, training.run
     if args.dry_run:
-        return print_lines(estimate(training))
-    if training.ended() and not (evaluation_due(training) and not files_after(Path(config.paths.checkpoints), run)):
-        more = training.how_to_extend()
-        logger.info("%s is finished at step %d; to go on, add %s", run.run_id, run.global_step, more)
+        write_to_stdout([f"{line}\n".encode() for line in estimate(training)])
         return 0
-    with ExitStack() as locks:
-        run.run_id, log_path, run_dir = open_run(args, config, run.run_id, locks)
-        try:
-            log_header(header(training, log_path, run_dir))
-            log_and_train(training, point, lines, run_dir)
-        finally:
-            say_how_to_go_on(args, training, point and point.path)
+    if training.ended() and not (evaluation_due(training) and not files_after(Path(config.paths.checkpoints), run)):
+        logger.info("%s is finished at step %d; to go on add %s", run.run_id, run.global_step, training.how_to_extend())
+        return 0
+    run.run_id, log_path, run_dir = open_run(args, config, run.run_id, at_end)
+    at_end.callback(complete_folder, log_path, run_dir, config)
+    try:
+        log_header(header(training, log_path, run_dir))
+        log_and_train(training, point, lines, run_dir)
+    finally:
+        say_how_to_go_on(args, training, point and point.path)
     return STOP.exit_code or 0
 
 
@@ -377,22 +378,22 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code. A user's mistake is one or two lines, a defect of ours a traceback."""
     args = parse_arguments(argv)
     setup_console()
-    try:
-        return run_training(args)
-    except UserError as error:
-        for line in str(error).splitlines():
-            logger.error("%s", line)
-        return error.exit_code
-    except SystemExit:
-        logger.error("stopped by %s before the first step: nothing was saved", STOP.signal_name)
-        raise
-    except Exception as error:  # whatever it is, the log shall name it; the exit code says that it was no success
-        if is_out_of_memory(error):
-            advice = "lower training.batch_size (raise accumulate_grad_batches) or use gradient_checkpointing"
-            logger.error("out of memory, %.0f MiB were in use: %s", peak_memory_mib(), advice)
-            return OutOfMemory.exit_code
-        logger.exception("a defect of ChatGoT, not of your input:")
-        return 1
+    with ExitStack() as at_end:
+        try:
+            return run_training(args, at_end)
+        except UserError as error:
+            for line in str(error).splitlines():
+                logger.error("%s", line)
+            return error.exit_code
+        except SystemExit:
+            logger.error("stopped by %s before the first step: nothing was saved", STOP.signal_name)
+            raise
+        except Exception as error:  # whatever it is, the log shall name it; the exit code says that it was no success
+            if is_out_of_memory(error):
+                logger.error("out of memory, %.0f MiB were in use: lower training.batch_size", peak_memory_mib())
+                return OutOfMemory.exit_code
+            logger.exception("a defect of ChatGoT, not of your input:")
+            return 1
 
 
 if __name__ == "__main__":

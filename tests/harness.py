@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {
         "max_steps": 12, "batch_size": 4, "accumulate_grad_batches": 3,
         "learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 3,
         "log_interval": 1, "eval_interval": 4, "eval_batches": 2, "sample_interval_steps": 6,
-        "save_checkpoint_steps": 5, "max_checkpoints_to_keep": 20, "threads": 1,
+        "save_checkpoint_steps": 5, "max_checkpoints_to_keep": 20, "threads": 1, "report": False,
     },
     "data": {"path": "text.txt"},
     "sampling": {"prompts": ["KING: "], "max_new_tokens": 12},

@@ -85,6 +85,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.eval_batches": (1, "val_loss"),
     "training.sample_interval_steps": (1, "samples"),
     "training.sample_interval_minutes": (1e-6, "samples"),
+    "training.report": (True, "report"),
     "training.threads": (2, "threads"),
     "data.path": ("other.txt", "weights"),
     "data.test_split": (0.3, "val_loss"),
@@ -136,6 +137,7 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
         "searched": [part.split(" tokens/s")[0].split(": ")[0] for part in log.split("valid size (")[-1].split("; ")]
         if "valid size (" in log
         else None,
+        "report": any(folder.glob("logs/tensorboard/*/report.html")),
         "sizes": [row[:3] for row in last["run"]["size_history"]],
         "rejected": [row[:3] for row in last["run"]["sizes_rejected"]],
         "high": log.count("far too high"),

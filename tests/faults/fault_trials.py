@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {
     "training": {
         "max_steps": STEPS, "batch_size": 2, "accumulate_grad_batches": 3, "warmup_steps": 4, "log_interval": 4,
         "eval_interval": 8, "eval_batches": 2, "sample_interval_steps": 6, "save_checkpoint_steps": 2,
-        "checkpoint_interval_minutes": None, "max_checkpoints_to_keep": 3,
+        "checkpoint_interval_minutes": None, "max_checkpoints_to_keep": 3, "report": False,
     },
     "sampling": {"prompts": ["KING: "], "max_new_tokens": 6},
 }  # fmt: skip

@@ -1,0 +1,24 @@
+"""How results reach stdout, whose reader may have gone."""
+
+import os
+import sys
+from collections.abc import Iterable
+
+from chatgot.errors import StorageError
+
+
+def write_to_stdout(chunks: Iterable[bytes]) -> None:
+    """Write bytes to stdout; a reader that has gone (`| head -1`) has seen what it wanted. Raises: StorageError."""
+    try:
+        for chunk in chunks:
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        silence_stdout()
+        if not isinstance(error, BrokenPipeError):
+            raise StorageError(f"stdout cannot be written: {error.strerror or error}") from error
+
+
+def silence_stdout() -> None:
+    """Leave the interpreter nothing that could fail at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,110 @@
+"""What a reader sees: TensorBoard, started as the README says, and a run's report, in headless Chromium.
+
+Each picture is saved into a temporary folder, or into $CHATGOT_PICTURES to be looked at. Where there is no Chromium the
+tests are skipped, but not on CI, which installs it.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import harness
+import pytest
+
+pytest.importorskip("playwright")
+from playwright.sync_api import Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WAIT_MS = 60_000  # for a busy machine
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = Path(os.environ.get("CHATGOT_PICTURES") or tmp_path_factory.mktemp("pictures"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished run with evaluations, samples and a report."""
+    folder = tmp_path_factory.mktemp("run")
+    harness.write_config(folder, training={"max_steps": 40, "report": True, "eval_interval": 10})
+    assert harness.train_here(folder, "--config", "tiny.yaml") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium: .ci/run installs it")
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # root has no sandbox
+        yield browser.new_page(viewport={"width": 1280, "height": 1000})
+        browser.close()
+
+
+@contextlib.contextmanager
+def tensorboard(folder: Path) -> Iterator[str]:
+    """Run the README's command on a free port; give the page's address."""
+    readme = (harness.ROOT / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"`\.venv/bin/tensorboard (--logdir logs/tensorboard)`", readme)[1]
+    program = [sys.executable, "-m", "tensorboard.main", *command.split(), "--port", "0"]
+    process = subprocess.Popen(program, cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stderr:
+            if found := re.search(r"http://\S+", line):
+                yield found[0]
+                return
+        pytest.fail("TensorBoard ended before it served a page")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        process.stderr.close()
+
+
+def test_tensorboard_shows_the_loss_chart_and_the_samples(run, page, pictures):
+    with tensorboard(run) as address:
+        page.goto(f"{address}#scalars&tagFilter=loss")
+        for tag in ("train/loss", "val/loss"):
+            expect(page.get_by_text(f"tag: {tag}", exact=True).first).to_be_visible(timeout=WAIT_MS)
+        chart = page.locator("vz-line-chart2").first
+        expect(chart.locator("svg .plot, svg .line-plot path, svg path").first).to_be_attached(timeout=WAIT_MS)
+        page.wait_for_timeout(1500)  # its lines glide into place
+        page.screenshot(path=str(pictures / "tensorboard_loss.png"))
+
+        page.goto(f"{address}#custom_scalars")
+        page.reload()
+        expect(page.get_by_text("train and validation").first).to_be_visible(timeout=WAIT_MS)
+        page.wait_for_timeout(1500)
+        page.screenshot(path=str(pictures / "tensorboard_layout.png"))
+
+        page.goto(f"{address}#text")
+        page.reload()
+        expect(page.get_by_text("samples/prompt_1").first).to_be_visible(timeout=WAIT_MS)
+        expect(page.get_by_text("continuation").first).to_be_visible(timeout=WAIT_MS)
+        expect(page.get_by_text("KING:").first).to_be_visible(timeout=WAIT_MS)
+        page.screenshot(path=str(pictures / "tensorboard_samples.png"))
+
+
+def test_the_report_opens_in_a_browser_whole_and_asks_for_nothing(run, page, pictures):
+    (report,) = run.glob("logs/tensorboard/*/report.html")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(report.as_uri())
+    expect(page.get_by_text("tiny_").first).to_be_visible(timeout=WAIT_MS)
+    assert page.locator("img").count() >= 2
+    sizes = page.eval_on_selector_all("img", "pictures => pictures.map(p => [p.complete, p.naturalWidth])")
+    assert all(complete and width > 300 for complete, width in sizes)
+    for heading in ("Loss", "Samples over time", "Events", "Time", "Configuration"):
+        expect(page.get_by_role("heading", name=heading).first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # nothing hangs out of the page
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    page.screenshot(path=str(pictures / "report.png"), full_page=True)

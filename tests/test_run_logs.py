@@ -1,0 +1,184 @@
+"""The logs and curves of whole runs: rotated, resumed, on strange consoles, on full disks, with nothing lost."""
+
+import contextlib
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import termios
+from functools import partial
+from pathlib import Path
+
+import harness
+import parts
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - (DEBUG|INFO|WARNING|ERROR|CRITICAL) - ")
+STRANGE = "é → 🐉 \x1b[31m"
+QUIET = {"save_checkpoint_steps": 100, "checkpoint_interval_minutes": None}
+
+
+def train(folder: Path, *arguments: str, max_bytes: int = 10_000_000, stop_at: int | None = None, act=None) -> int:
+    """Train in this process with a rotation size; `act(step)` comes after each step, a SIGTERM at `stop_at`."""
+    script = harness.load_script()
+    real_step, threads = script.apply_gradients, torch.get_num_threads()
+
+    def apply_gradients(loss, model, optimizer, run, *rest):
+        done = real_step(loss, model, optimizer, run, *rest)
+        if act:
+            act(run.global_step)
+        if run.global_step == stop_at:
+            script.STOP.exit_code, script.STOP.signal_name = 143, "SIGTERM"
+        return done
+
+    script.apply_gradients = apply_gradients
+    script.setup_logging = partial(script.setup_logging, max_bytes=max_bytes)
+    try:
+        with contextlib.chdir(folder):
+            return script.main(["--config", "tiny.yaml", *arguments])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def final_state(folder: Path) -> dict:
+    content = harness.load(harness.checkpoints(folder)[max(harness.checkpoints(folder))])
+    return {key: content[key] for key in ("model_state_dict", "optimizer_state_dict", "rng")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    harness.write_config(folder, training=QUIET)
+    assert train(folder) == 0
+    return folder
+
+
+def test_a_run_that_rotates_five_times_and_resumes_once_has_its_whole_log_beside_the_curves(tmp_path):
+    steps = 80
+    harness.write_config(tmp_path, training=QUIET | {"max_steps": steps, "save_checkpoint_steps": 40})
+    assert train(tmp_path, max_bytes=6000, stop_at=30) == 143
+    assert train(tmp_path, "--resume_from", "latest", max_bytes=6000) == 0
+    (run_dir,) = (tmp_path / "logs" / "tensorboard").iterdir()
+    (log,) = (tmp_path / "logs").glob("train_*.log")
+    parts_of_log = [log, *(log.with_name(f"{log.name}.{i}") for i in range(1, 6))]
+    assert all(part.is_file() for part in parts_of_log)  # five rotations, or more
+    for part in parts_of_log:
+        link = run_dir / ("training.log" + part.name.removeprefix(log.name))
+        assert link.read_text(encoding="utf-8") == part.read_text(encoding="utf-8")
+        lines = part.read_text(encoding="utf-8").splitlines()
+        heads = [HEAD.sub("", line).split(" ")[0].rstrip(":") for line in lines[:11]]
+        assert heads[:6] == ["run", "command", "commit", "checkpoints", "log", "versions"]
+        assert "configuration" in heads
+    assert "done: 80 steps" in log.read_text(encoding="utf-8")
+    steps_logged = [row["step"] for row in harness.rows(tmp_path)]
+    assert steps_logged == list(range(steps + 1))
+    events = EventAccumulator(str(run_dir)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, steps + 1))
+    assert len(events.Scalars("val/loss")) == len({event.step for event in events.Scalars("val/loss")})
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_console_that_lacks_characters_and_a_prompt_with_an_escape_harm_nothing(tmp_path, encoding):
+    text = harness.make_text(4000) + STRANGE * 20 + harness.make_text(2000, seed=3)
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    harness.write_config(tmp_path, training=QUIET | {"max_steps": 2}, sampling={"prompts": [STRANGE]})
+    done = subprocess.run(
+        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"], cwd=tmp_path, capture_output=True, check=False,
+        env=os.environ | {"PYTHONIOENCODING": encoding}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (log,) = (tmp_path / "logs").glob("train_*.log")
+    assert b"sample 1 of 2" in done.stderr
+    for output in (done.stderr, done.stdout, log.read_bytes()):
+        assert b"\x1b" not in output
+    assert "é → 🐉" in log.read_text(encoding="utf-8")
+    assert r"\x1b[31m" in log.read_text(encoding="utf-8")
+
+
+def test_on_a_terminal_there_are_colours_and_a_bar_and_none_of_it_in_the_file(tmp_path):
+    harness.write_config(tmp_path, training=QUIET | {"max_steps": 6, "log_interval": 2})
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 120))  # rows, columns
+    kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
+    child = subprocess.Popen(
+        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"], cwd=tmp_path, stderr=slave,
+        env=kept | {"TERM": "xterm"},
+    )  # fmt: skip
+    os.close(slave)
+    received = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while piece := os.read(master, 4096):
+            received += piece
+    os.close(master)
+    assert child.wait(timeout=120) == 0
+    assert b"\x1b[32m" in received  # green, for INFO
+    assert b"12x1" in received or b"4x3" in received  # the bar
+    (log,) = (tmp_path / "logs").glob("train_*.log")
+    content = log.read_bytes()
+    assert b"\x1b" not in content
+    assert b"\r" not in content
+    screen = received.decode().replace("\r\n", "\n")
+    for line in screen.split("\n"):  # a record begins its line: no bar before it
+        if " - INFO - step " in line:
+            assert re.search(r"(^|\r|\x1b\[[0-9;]*m|\x1b\[K)\s*\d{4}-", line.split(" - INFO")[0].split("\r")[-1])
+
+
+def test_a_log_deleted_in_mid_run_changes_no_bit_and_is_begun_anew_with_its_header(tmp_path, undisturbed):
+    harness.write_config(tmp_path, training=QUIET)
+    deleted = []
+
+    def delete(step: int) -> None:
+        if step == 5:
+            for path in (tmp_path / "logs").glob("train_*.log"):
+                path.unlink()
+                deleted.append(path)
+
+    assert train(tmp_path, act=delete) == 0
+    assert deleted
+    assert parts.same(final_state(tmp_path), final_state(undisturbed))
+    (log,) = (tmp_path / "logs").glob("train_*.log")
+    assert HEAD.sub("", log.read_text(encoding="utf-8").splitlines()[0]).startswith("run tiny_")
+
+
+@pytest.mark.parametrize("place", ["a file", "removed in mid-run"])
+def test_a_folder_of_curves_that_cannot_be_written_changes_no_bit(tmp_path, undisturbed, place):
+    harness.write_config(tmp_path, training=QUIET)
+    gone = []
+    if place == "a file":
+        (tmp_path / "logs").mkdir()
+        (tmp_path / "logs" / "tensorboard").write_text("in the way")
+
+    def remove(step: int) -> None:
+        if step == 5 and place != "a file":
+            shutil.rmtree(tmp_path / "logs" / "tensorboard")
+            gone.append(step)
+
+    assert train(tmp_path, act=remove) == 0
+    assert gone or place == "a file"
+    assert parts.same(final_state(tmp_path), final_state(undisturbed))
+    (log,) = (tmp_path / "logs").glob("train_*.log")
+    assert "WARNING" in log.read_text(encoding="utf-8")
+
+
+FULL = 'unshare -Urm bash -c \'mount -t tmpfs -o size=16k none logs && exec "$0" "$@"\' "$@"'
+
+
+def test_a_disk_that_is_full_for_the_logs_alone_changes_no_bit(tmp_path, undisturbed):
+    harness.write_config(tmp_path, training=QUIET)
+    (tmp_path / "logs").mkdir()
+    command = ["bash", "-c", FULL, "bash", sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"]
+    settings = ["--set", "sampling.max_new_tokens=12"]
+    possible = subprocess.run(["unshare", "-Urm", "true"], check=False, capture_output=True).returncode == 0
+    if not possible:
+        pytest.skip("no user namespaces here")
+    done = subprocess.run(
+        [*command, *settings], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "No space left on device" in done.stderr  # the fault fired
+    assert parts.same(final_state(tmp_path), final_state(undisturbed))
