@@ -22,8 +22,10 @@ import argparse
 import codecs
 import filecmp
 import json
+import logging
 import math
 import os
+import runpy
 import shutil
 import statistics
 import subprocess
@@ -41,9 +43,13 @@ from chatgot.config_file import load_config
 from chatgot.corpus import fetch_default_text
 from chatgot.data import load_tokens
 from chatgot.device import cpu_name, seed_generators, set_threads
+from chatgot.estimate import step_line
+from chatgot.logging_setup import setup_logging
+from chatgot.metrics import MetricsWriter
 from chatgot.model import build_model
 from chatgot.optim import build_optimizer
 from chatgot.precision import autocast
+from chatgot.progress import Progress
 from chatgot.recovery import recover
 from chatgot.step import accumulate_gradients, apply_gradients
 
@@ -319,6 +325,38 @@ def checks(args: argparse.Namespace, folder: Path) -> dict:
     }
 
 
+def logging_cost(args: argparse.Namespace, folder: Path) -> dict:
+    """The share of the quick config's training time that its log lines, rows, curves and progress take."""
+    text = folder / "data" / "shakespeare.txt"
+    fetch_default_text(text)
+    config, _ = load_config(ROOT / "configs/models/chatgot_quick.yaml")
+    training = assemble(config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None)
+    training.model.train()
+    run, interval = training.run, config.training.log_interval
+    run.run_id, run.lr = "benchmark_20260101-000000", 1e-3
+    setup_logging("benchmark", "20260101-000000", folder / "logs")
+    script = runpy.run_path(str(SCRIPT))
+    metrics, progress, step_s, logging_s = MetricsWriter(folder), Progress(training), 0.0, []
+    for step in range(args.steps * interval):
+        begun = time.perf_counter()
+        loss = accumulate_gradients(training.model, training.train_windows, run, config, training.scaler)
+        apply_gradients(loss, training.model, training.optimizer, run, config, training.scaler)
+        done = time.perf_counter()
+        due = (step + 1) % interval == 0
+        if due:
+            logging.getLogger("chatgot.train").info("%s", step_line(training))
+            script["write_row"](training, metrics)
+        progress.step_done(training, due)
+        logging_s.append(time.perf_counter() - done)
+        step_s += done - begun
+    return {
+        "steps": len(logging_s),
+        "step_ms": 1000 * step_s / len(logging_s),
+        "logged_step_ms": 1000 * statistics.median(sorted(logging_s)[-args.steps :]),
+        "share_percent": 100 * sum(logging_s) / (step_s + sum(logging_s)),
+    }
+
+
 RECOMPUTE = """
 import gc, json, sys, time
 from pathlib import Path
@@ -438,6 +476,7 @@ def log_fixer(args: argparse.Namespace, folder: Path) -> dict:
 PARTS = {
     "overhead": overhead, "startup": startup, "large_text": large_text, "saving": saving, "mixed": mixed,
     "batch_sizes": batch_sizes, "checks": checks, "recompute": recompute, "log_fixer": log_fixer,
+    "logging": logging_cost,
 }  # fmt: skip
 
 
