@@ -6,7 +6,6 @@ forge a record or steer the terminal. Samples (`extra={"block": True}`) and trac
 
 import copy
 import faulthandler
-import glob
 import logging
 import os
 import re
@@ -28,8 +27,11 @@ from chatgot.errors import StorageError
 
 FORMAT, DATE_FORMAT = "%(asctime)s - %(levelname)s - %(message)s", "%Y-%m-%d %H:%M:%S"
 FURTHER_LINE, LINK = "\n    ", "training.log"
-# C0 but for the tab, DEL, C1, line and paragraph separators, what turns the direction of text, lone surrogates
-UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# C0 but for the tab, DEL, C1, line and paragraph separators, what turns the direction of text, marks and tags that
+# nobody sees, lone surrogates
+UNSAFE = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
+)
 
 logger = logging.getLogger("chatgot")
 
@@ -64,7 +66,10 @@ class Steady(logging.Handler):
     reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        error, lost = sys.exc_info()[1], f"the record of {record.filename}:{record.lineno} was lost"
+        error, lost = (
+            sys.exc_info()[1],
+            f"the record {str(record.msg)[:200]!r} of {record.filename}:{record.lineno} was lost",
+        )
         self.report(f"{type(error).__name__}: {error}; {lost}, later losses are not reported")
 
     def report(self, problem: str) -> None:
@@ -232,7 +237,8 @@ def link_log(log_path: Path, run_dir: Path) -> None:
     Best effort: a failure is one warning, and the end of it.
     """
     try:
-        for part in log_path.parent.glob(glob.escape(log_path.name) + "*"):
+        name = re.compile(re.escape(log_path.name) + r"(\.\d+)?")
+        for part in [path for path in log_path.parent.iterdir() if name.fullmatch(path.name)]:
             link = run_dir / (LINK + part.name.removeprefix(log_path.name))
             temporary = run_dir / f".{link.name}.tmp"
             temporary.unlink(missing_ok=True)

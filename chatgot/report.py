@@ -2,9 +2,11 @@
 
 import base64
 import html
+import os
 import re
 import statistics
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from chatgot.atomic_file import atomic_file
@@ -32,6 +34,8 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
         raise ConfigError(f"{run_dir}: is no folder; expected the folder of a run: logs/tensorboard/RUN")
     if not (run_dir / "metrics.jsonl").is_file() and not log_parts(run_dir):
         raise ConfigError(f"{run_dir}: holds no run: neither metrics.jsonl nor training.log; expected both")
+    if output is not None:
+        _refuse_foreign(output)
     rows, log, board = read_rows(run_dir), read_log(run_dir), read_board(run_dir)
     body = _part("", lambda: header(run_dir.resolve().name, rows, log, board))
     body += _part("Loss", lambda: loss(rows, log))
@@ -48,6 +52,17 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     except OSError as error:
         raise StorageError(f"{path}: the report cannot be written: {error.strerror or error}") from error
     return path
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Refuse to replace what is no page like this one: a run's own files, a device, a folder. Raises: ConfigError."""
+    if not os.path.lexists(output):
+        return
+    if os.path.isfile(output):  # noqa: PTH113 Path's own raises for a loop of links
+        with suppress(OSError), output.open("rb") as file:
+            if file.read(64).startswith(PAGE[:15].encode()):
+                return
+    raise ConfigError(f"{output}: is there already and no report; expected a new name, or an older report")
 
 
 def _part(title: str, make: Callable[[], str]) -> str:

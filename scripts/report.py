@@ -11,10 +11,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from any folder, with this checkout's chatgot
 
 import argparse
+import os
 import re
 
 from chatgot.errors import ConfigError, UserError
+from chatgot.logging_setup import escape_controls
 from chatgot.report import write_report
+from chatgot.stdout import write_to_stdout
 
 RUNS = Path("logs", "tensorboard")
 
@@ -46,7 +49,7 @@ def find_run(run: str) -> Path:
     Raises: ConfigError.
     """
     for folder in (Path(run), RUNS / run):
-        if folder.is_dir():
+        if os.path.isdir(folder):  # noqa: PTH112 Path's own raises for names that are too long
             return folder
     name = re.compile(re.escape(run) + r"_\d{8}-\d{6}")
     folders = [folder for folder in RUNS.glob("*") if name.fullmatch(folder.name) and folder.is_dir()]
@@ -60,9 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     args, code = parse_arguments(argv), 0
     for run in args.runs:
         try:
-            print(write_report(find_run(run), args.output))
+            path = escape_controls(str(write_report(find_run(run), args.output)))
+            write_to_stdout([f"{path}\n".encode(sys.stdout.encoding or "utf-8", "backslashreplace")])
         except UserError as error:
-            print(error, file=sys.stderr)
+            print(escape_controls(str(error)), file=sys.stderr)
             code = code or error.exit_code
     return code
 

@@ -324,7 +324,7 @@ def test_a_record_that_cannot_be_formatted_is_reported_not_raised(tmp_path):
     assert done.returncode == 0
     for lines in (read_log(tmp_path), done.stderr.decode().splitlines()):
         assert len(lines) == 2
-        assert "TypeError: %d format: a real number is required, not str; the record of <string>:" in lines[0]
+        assert "TypeError: %d format: a real number is required, not str; the record '%d tokens' of" in lines[0]
         assert lines[1].endswith("INFO - 3 tokens")
 
 
@@ -605,3 +605,14 @@ thread.start(); thread.join()
     assert ("worker" in text) is (where == "thread")
     assert done.stderr.decode().count("Traceback") == 1
     assert b"\x1b[31m" not in done.stderr
+
+
+def test_only_the_parts_of_the_log_are_linked(tmp_path):
+    code = """
+Path("curves").mkdir()
+for name in (".1", ".bak", ".2.gz", "x"):
+    Path("train_x_t.log" + name).write_text("another")
+link_log(Path("train_x_t.log"), Path("curves"))
+"""
+    assert run(code, tmp_path).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "curves").iterdir()) == ["training.log", "training.log.1"]

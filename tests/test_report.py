@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import math
+import os
 import re
 import subprocess
 import sys
@@ -515,3 +516,32 @@ def test_help_has_examples(capsys):
         load_script().main(["--help"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.count("python scripts/report.py ") >= 3
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.yaml", ".", "pipe", "loop"])
+def test_what_is_no_report_is_not_replaced_by_one(tmp_path, name):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"step": 1, "train_loss": 2.0}\n', encoding="utf-8")
+    (folder / "config.yaml").write_text("seed: 1\n", encoding="utf-8")
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    before = {path: path.lstat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(ConfigError, match="is there already and no report"):
+        write_report(folder, folder / name)
+    assert {path: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
+    assert write_report(folder, tmp_path / "new.html") == write_report(folder, tmp_path / "new.html")
+
+
+def test_the_scripts_bad_input_is_one_line_without_controls(tmp_path):
+    script = harness.ROOT / "scripts" / "report.py"
+    (tmp_path / "lögs✓").mkdir()
+    (tmp_path / "lögs✓" / "metrics.jsonl").write_text('{"step": 1}\n', encoding="utf-8")
+    for run, code in (("x" * 300, 2), ("a\x1b[31mb\nc", 2), ("lögs✓", 0)):
+        done = subprocess.run(
+            [sys.executable, str(script), run], cwd=tmp_path, capture_output=True, check=False,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert len((done.stdout + done.stderr).splitlines()) == 1
+        assert b"\x1b" not in done.stdout + done.stderr
