@@ -50,6 +50,7 @@ def _mojibake_pair() -> re.Pattern[str]:
 
 
 MOJIBAKE = _mojibake_pair()
+ABOVE_ASCII = re.compile("[^\x00-\x7f]+")
 ASCII_TO_BLANK = bytes([0x20] * 0x80) + bytes(range(0x80, 0x100))
 C1_BYTES = re.compile(rb"\xc2[\x80-\x9f]")
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
@@ -106,9 +107,11 @@ def _may_hold_mojibake(utf8: bytes) -> bool:
     runs = b" ".join(set(utf8.translate(ASCII_TO_BLANK).split())).decode()
     if not MOJIBAKE.search(runs):
         return False
-    suspects = sorted((run for run in runs.split(" ") if MOJIBAKE.search(run)), key=len, reverse=True)
+    suspects = {run for run in runs.split(" ") if MOJIBAKE.search(run)}
     text, seen = utf8.decode(), set()
-    for found in re.finditer("|".join(map(re.escape, suspects)), text):
+    for found in ABOVE_ASCII.finditer(text):
+        if found[0] not in suspects:
+            continue
         before, after = text[max(found.start() - 2, 0) : found.start()], text[found.end() : found.end() + 2]
         seen.add(before.rpartition("\n")[2] + found[0] + after.partition("\n")[0])
     return any(is_bad(context) for context in seen)

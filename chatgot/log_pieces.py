@@ -18,6 +18,7 @@ from chatgot.encoding import ASCII, NO_TEXT
 READ_BYTES = 1 << 20
 LINE_BYTES = 1 << 21  # a longer line is decided on in parts
 EIGHT_BIT = "8-bit"
+UNKNOWN = "unknown"  # what follows UTF-16 has yet to be looked at
 HOLD_BYTES = 16  # twice the shortest stretch of UTF-16: none is cut by the end of what has been read
 EARLIER_BYTES = 256  # how far Cyrillic and other alphabets before the first Latin of a UTF-16 stretch are taken into it
 PEEK_BYTES = 4096  # of what follows a line of UTF-16, to see whether it is UTF-16 still
@@ -37,7 +38,7 @@ ALPHABETIC = {
 }
 # As UTF-16 these 16 bytes would be 8 ideographs that all look like pairs of ASCII characters.
 ASCII_RUN = rb"[\t\r\x20-\x7e]{16}"
-EIGHT_BIT_AGAIN = re.compile(rb"(?<=\0)" + ASCII_RUN)
+EIGHT_BIT_AGAIN = re.compile(rb"(?<=\0)\n?" + ASCII_RUN)  # after half of a line feed, too: UTF-16 was cut off there
 EIGHT_BIT_LINE = re.compile(rb"[^\0\n]*" + ASCII_RUN)
 CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\a\b\t\n\f\r\x1b"})  # what the text of terminals does not have
 
@@ -66,8 +67,8 @@ def pieces(
             if wide is not None and end == 0:
                 kind, marked = wide, buffer[:2] in WIDE_MARKS
         else:
-            end, again = _wide_end(buffer, at_end, kind, marked, at_line_start, line_bytes)
-            if again and end == 0:
+            end, follows = _wide_end(buffer, at_end, kind, marked, at_line_start, line_bytes)
+            if follows and end == 0:
                 other = _wide_start(buffer)
                 marked, kind = buffer[:2] in WIDE_MARKS, EIGHT_BIT if other in (None, kind) else other
                 just_left_wide = kind == EIGHT_BIT
@@ -77,6 +78,8 @@ def pieces(
             offset += end
             at_line_start = data.endswith(b"\n" if kind == EIGHT_BIT else (b"\n\0", b"\0\n"))
             just_left_wide = False
+            if kind != EIGHT_BIT and follows == EIGHT_BIT:  # seen by the NUL before it, which is gone from the buffer
+                kind, just_left_wide = EIGHT_BIT, True
         elif kind == kind_before:  # nothing could be decided: more is needed
             if at_end:
                 return
@@ -118,33 +121,33 @@ def part_end(line: bytes, line_bytes: int) -> int:
 
 def _wide_end(
     data: bytes, at_end: bool, encoding: str, marked: bool, at_line_start: bool, line_bytes: int
-) -> tuple[int, bool]:
-    """Return where the lines of UTF-16 at the start of `data` end for certain, and whether something else follows."""
+) -> tuple[int, str | None]:
+    """Return where the lines of UTF-16 at the start of `data` end for certain, and what follows, if something else."""
     end = 0
     while end < len(data):
         if at_line_start and (end or WIDE_MARKS.get(data[:2]) != encoding):
             other = _is_eight_bit(data[end : end + PEEK_BYTES], at_end, encoding)
             if other is None:
-                return end, False
+                return end, None
             if other:
-                return end, True
+                return end, UNKNOWN
         line_end = _wide_line_end(data, end, encoding)
         limit = end + line_bytes - line_bytes % 2
         if line_end == 0 or line_end > limit:
             if len(data) <= limit and not at_end:
-                return end, False
+                return end, None
             line_end = min(limit, len(data))
             if limit < len(data) and 0xD8 <= data[limit - 1 - (encoding == "utf-16-be")] <= 0xDB:
                 line_end -= 2  # between two characters, not within a pair of surrogates
         line = data[end:line_end]
         if found := EIGHT_BIT_AGAIN.search(line):
-            return end + found.start(), True
+            return end + found.start(), EIGHT_BIT
         if not marked and not _is_wide(line, encoding):
-            return end + ALPHABETIC[encoding].match(line).end(), True
+            return end + ALPHABETIC[encoding].match(line).end(), UNKNOWN
         end, at_line_start = line_end, line.endswith((b"\n\0", b"\0\n"))
         if end >= READ_BYTES:
             break
-    return end, False
+    return end, None
 
 
 def _wide_line_end(data: bytes, start: int, encoding: str) -> int:

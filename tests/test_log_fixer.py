@@ -5,6 +5,7 @@ import io
 import os
 import random
 import stat
+import time
 import tracemalloc
 
 import pytest
@@ -202,6 +203,19 @@ def test_utf16_without_a_last_line_end_gives_way_to_8_bit_text_in_the_same_line(
     assert fix(content).decode() == "progress: 10 %, Größehere the next program begins: é\n"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_marked_utf16_that_was_cut_off_gives_way_to_8_bit_text(encoding, missing):
+    after = "2026-01-01 10:00:00 - INFO - loss 2.51\n" * 50
+    wide = "\ufeffline one\r\nepoch 3\n".encode(encoding)
+    content = wide[: len(wide) - missing] + after.encode()
+    for fixed in (fix(content), fix_in_parts(content, 7)):
+        text = fixed.decode()
+        assert text.startswith("line one\r\nepoch 3")
+        assert text.endswith(after)
+        assert text.removesuffix(after) in ("line one\r\nepoch 3\n", "line one\r\nepoch 3")
+
+
 def test_marked_utf16_may_be_in_any_script_and_unmarked_has_chinese_lines_among_latin_ones():
     for encoding in ("utf-16-le", "utf-16-be"):
         text = "中文上海\r\n一上\r\n" + RUSSIAN
@@ -348,6 +362,15 @@ def test_newline_lf_makes_every_line_end_lf():
 
 
 # Long lines and large files
+
+
+def test_thousands_of_different_words_above_ascii_take_time_in_proportion():
+    chance = random.Random(0)
+    words = ["".join(chance.choices("αβγδεζηθικλμνξοπρστυφχψω", k=8)) for _ in range(40_000)]
+    content = "".join(" ".join(words[i : i + 10]) + "\n" for i in range(0, len(words), 10)).encode()
+    started = time.process_time()
+    assert fix(content) == content
+    assert time.process_time() - started < 4  # 0.3 s; one alternative a word took 9 s
 
 
 def test_a_state_longer_than_can_be_held_is_kept_and_the_carriage_return_after_it_shown():
