@@ -93,21 +93,19 @@ def fix_log_file(
 
     in_place: replace the input, after keeping it as `{name}.bak` (`.bak.1` ... where that exists); a clean one is left
     alone. check: write nothing. newline: "\\n" makes every line end that; None keeps each. force: also what is binary.
-    The output has the permissions of the input. What stood at `output_path` is replaced.
+    The output has the permissions of the input. A file at `output_path` is replaced, of a symbolic link its target.
 
     Raises: ConfigError for an input that cannot be read, is no text, changes meanwhile or would be overwritten;
     StorageError for an output that cannot be written. In both cases nothing has changed.
     """
     path = Path(input_path)
-    if in_place:
-        path = path.resolve()  # of a symbolic link the file is mended, not the link
-        output = path
-    else:
-        output = fixed_path(path) if output_path is None else Path(output_path)
     report = FixReport(str(path))
     with _open_log(path) as file:
-        if not check and not in_place:
-            _refuse_overwriting(path, output)
+        if in_place:
+            path = Path(os.path.realpath(path))  # of a symbolic link the file is mended, not the link
+            report.path = str(path)
+        output = fixed_path(path) if output_path is None else Path(output_path)
+        destination = path if in_place or check else _destination(path, output)
         before = os.fstat(file.fileno())
         if not force:
             _refuse_binary(file, path)
@@ -125,11 +123,12 @@ def fix_log_file(
                 report.backup = str(_keep_backup(path))
 
         try:
-            with atomic_file(output, verify) as target:
+            with atomic_file(destination, verify) as target:
                 fix_stream(file, target, report, remove_ansi, newline)
         except OSError as error:
-            raise StorageError(f"{output}: cannot be written: {error.strerror or error}") from error
-    report.output = str(output)
+            named = path if in_place else output
+            raise StorageError(f"{named}: cannot be written: {error.strerror or error}") from error
+    report.output = str(path if in_place else output)
     return report
 
 
@@ -184,12 +183,24 @@ class _Reading:
             raise ConfigError(f"{self._path}: cannot be read: {error.strerror or error}") from error
 
 
-def _refuse_overwriting(path: Path, output: Path) -> None:
-    if output.is_dir():
-        raise ConfigError(f"{output}: is a folder; expected the name of a file to write")
-    with suppress(OSError):
-        if output.resolve() == path.resolve() or output.samefile(path):
-            raise ConfigError(f"{output}: output and input are the same file; use --in-place to replace it")
+def _destination(path: Path, output: Path) -> Path:
+    """Return the file to write or replace: what `output` names, or what that links to.
+
+    Raises: ConfigError for the input itself and for what is no file; StorageError for what cannot be reached.
+    """
+    try:
+        destination = Path(os.path.realpath(output))
+        with suppress(FileNotFoundError):
+            there = output.stat()
+            if stat.S_ISDIR(there.st_mode):
+                raise ConfigError(f"{output}: is a folder; expected the name of a file to write")
+            if os.path.samestat(there, path.stat()):
+                raise ConfigError(f"{output}: output and input are the same file; use --in-place to replace it")
+            if not stat.S_ISREG(there.st_mode):  # a rename would put a file in the place of the device
+                raise ConfigError(f"{output}: is a pipe or a device; expected the name of a file to write")
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    return destination
 
 
 def _refuse_changed(file: BinaryIO, before: os.stat_result, path: Path) -> None:

@@ -67,44 +67,54 @@ exit codes: 0 done, 1 --check found something to change (or a crash), 2 command 
     return args
 
 
-def expand(text: str, recursive: bool) -> list[Path]:
-    """Return the files that one input names: the matches of a pattern, the logs of a folder. Raises: ConfigError."""
+def expand(text: str, recursive: bool) -> tuple[list[Path], list[UserError]]:
+    """Return the files that one input names (the matches of a pattern, the logs of a folder), and what went wrong."""
     paths = [Path(text)]
     if not os.path.lexists(text) and glob.has_magic(text):
         paths = [Path(name) for name in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 the pattern may be absolute
         if not paths:
-            raise ConfigError(f"{text}: no file matches this pattern")
-    found = []
+            return [], [ConfigError(f"{text}: no file matches this pattern")]
+    found, unreadable = [], []
+    # os.path, here and below: Path.is_dir and its like raise for a name that is too long or may not be looked at
     for path in paths:
-        if path.is_dir() and recursive:
-            found += sorted(p for p in path.rglob("*") if LOG_NAME.fullmatch(p.name) and p.is_file())
+        if recursive and os.path.isdir(path):  # noqa: PTH112
+            walk = os.walk(path, onerror=unreadable.append)
+            names = [Path(folder, name) for folder, _, files in walk for name in files if LOG_NAME.fullmatch(name)]
+            found += sorted(name for name in names if os.path.isfile(name))  # noqa: PTH113
         else:
             found.append(path)
-    return found
+    return found, [ConfigError(f"{e.filename}: cannot be read: {e.strerror or e}") for e in unreadable]
+
+
+def identity(path: Path) -> str:
+    """Return what two names of one file have in common; for what no file can be called, the name."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        return str(path)
 
 
 def is_mended_copy(path: Path, args: argparse.Namespace) -> bool:
     """Tell whether a file is what an earlier run wrote beside a log: it needs no `_fixed_fixed` of its own."""
     if args.check or args.in_place or args.output or not path.stem.endswith("_fixed"):
         return False
-    return path.with_name(path.stem.removesuffix("_fixed") + path.suffix).exists()
+    return os.path.exists(path.with_name(path.stem.removesuffix("_fixed") + path.suffix))  # noqa: PTH110
 
 
 def fix_files(args: argparse.Namespace) -> int:
     """Mend every log, whatever happens to the others; return the highest exit code."""
     exit_code, paths = 0, {}
     for text in args.inputs:
-        try:
-            paths |= {path.resolve(): path for path in expand(text, args.recursive)}
-        except UserError as error:
-            exit_code = max(exit_code, say_error(error))
+        found, errors = expand(text, args.recursive)
+        paths |= {identity(path): path for path in found}
+        exit_code = max([exit_code, *map(say_error, errors)])
     if args.output and len(paths) > 1:
         raise ConfigError(f"--output {args.output}: takes one log, {len(paths)} were named")
     for path in paths.values():
-        if is_mended_copy(path, args):
-            say(f"{path}: is the mended copy of a log beside it; left alone (--in-place or --output mends it, too)")
-            continue
         try:
+            if is_mended_copy(path, args):
+                say(f"{path}: is the mended copy of a log beside it; left alone (--in-place or --output mends it, too)")
+                continue
             exit_code = max(exit_code, fix_file(path, args))
         except UserError as error:
             exit_code = max(exit_code, say_error(error))
@@ -137,7 +147,10 @@ def fix_stdin(args: argparse.Namespace) -> int:
             raise StorageError(f"stdin cannot be kept in {folder}: {error.strerror or error}") from error
         options = {"newline": NEWLINES[args.newline], "force": args.force}
         mended = Path(folder) / "mended"
-        report = fix_log_file(spool, args.output or mended, not args.keep_ansi, check=args.check, **options)
+        try:
+            report = fix_log_file(spool, args.output or mended, not args.keep_ansi, check=args.check, **options)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(spool), "-")) from error
         report.path, report.output = "-", str(args.output) if args.output else None
         if not args.check and not args.output:
             with mended.open("rb") as file:
@@ -159,7 +172,7 @@ def print_report(report: FixReport, args: argparse.Namespace) -> None:
 
 
 def say(line: str, to_stderr: bool = False) -> None:
-    """Print one line, also where it names a file in characters that the console lacks."""
+    """Print one line, also where it names a file in characters that the console lacks. Raises: StorageError."""
     stream = sys.stderr if to_stderr else sys.stdout
     encoding = stream.encoding or "utf-8"
     try:
@@ -167,6 +180,10 @@ def say(line: str, to_stderr: bool = False) -> None:
     except BrokenPipeError:
         if not to_stderr:
             silence_stdout()
+    except OSError as error:
+        if not to_stderr:
+            silence_stdout()
+            raise StorageError(f"stdout cannot be written: {error.strerror or error}") from error
 
 
 def say_error(error: UserError) -> int:

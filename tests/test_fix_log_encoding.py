@@ -1,6 +1,7 @@
 """Claims about scripts/fix_log_encoding.py as a process: arguments, exit codes, pipes, signals."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "fix_log_encoding.py"
+LONG_NAME = "x" * 246 + ".log"  # with _fixed it is longer than a file system allows
 BROKEN, MENDED = "\x1b[31mnaÃ¯ve\x1b[0m\r\n".encode(), "naïve\r\n".encode()
 
 
@@ -84,10 +86,21 @@ def test_a_pipe_goes_from_stdin_to_stdout_and_its_report_to_stderr(folder):
         (["a.log", "b.log.1", "--output", "x"], 2, "takes one log, 2 were named"),
         (["a.log", "--output", "gone/x.log"], 5, "x.log: cannot be written: No such file or directory"),
         (["gone.log", "--check"], 2, "gone.log: cannot be read"),
+        ([".", "clean.log", "--check"], 2, ".: is a folder"),
+        (["/", "--check"], 2, "/: is a folder"),
+        ([""], 2, ".: is a folder"),
+        (["x" * 300], 2, "cannot be read: File name too long"),
+        (["loop.log"], 2, "loop.log: cannot be read: Too many levels"),
+        (["a.log", "--output", "loop.log"], 5, "loop.log: cannot be written: Too many levels"),
+        (["a.log", "--output", "x" * 300], 5, "cannot be written: File name too long"),
+        (["a.log", "--output", "/dev/full"], 2, "/dev/full: is a pipe or a device"),
+        ([LONG_NAME], 5, "cannot be written: File name too long"),
     ],
 )
 def test_bad_input_is_one_line_an_exit_code_and_no_change(folder, arguments, exit_code, message):
     (folder / "binary.log").write_bytes(b"\x7fELF\x02\x01\x01" + bytes(100))
+    (folder / "loop.log").symlink_to("loop.log")
+    (folder / LONG_NAME).write_bytes(BROKEN)
     before = {name: (folder / name).read_bytes() for name in names(folder)}
     done = run(folder, *arguments)
     assert done.returncode == exit_code
@@ -101,6 +114,37 @@ def test_stdin_stands_alone_and_is_not_mended_in_place(folder):
         done = run(folder, *arguments)
         assert done.returncode == 2
         assert b"stands alone" in done.stderr
+
+
+def test_a_folder_that_may_not_be_entered_is_one_line_and_the_other_logs_are_mended(folder):
+    (folder / "sub").chmod(0)
+    try:
+        if os.access(folder / "sub", os.R_OK):
+            pytest.skip("root may enter any folder")
+        for arguments, exit_code in [
+            (["sub/c.txt", "a.log"], 2),
+            ([".", "--recursive"], 2),
+            (["a.log", "--output", "sub/x.log"], 5),
+        ]:
+            done = run(folder, *arguments)
+            assert (done.returncode, done.stderr.decode().count("\n")) == (exit_code, 1)
+        assert (folder / "a_fixed.log").read_bytes() == MENDED
+    finally:
+        (folder / "sub").chmod(0o700)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full exists on Linux only")
+def test_a_stdout_that_cannot_be_written_is_exit_code_5_and_the_other_logs_are_mended(folder):
+    command = f'"{sys.executable}" "{SCRIPT}" a.log clean.log > /dev/full'
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (5, b"error: stdout cannot be written: No space left on device\n")
+    assert (folder / "clean_fixed.log").read_bytes() == MENDED
+
+
+def test_a_binary_pipe_is_named_as_the_user_named_it(folder):
+    done = run(folder, "-", stdin=b"\x7fELF" + bytes(100))
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: -: looks like a binary file")
 
 
 def test_of_several_logs_all_are_mended_and_the_worst_exit_code_counts(folder):
