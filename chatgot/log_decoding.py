@@ -20,10 +20,28 @@ from chatgot.encoding import ASCII, C1_CONTROL, MIN_CONFIDENCE, SAMPLE_BYTES, is
 from chatgot.log_pieces import EIGHT_BIT, LINE_BYTES, READ_BYTES, Piece, part_end, pieces
 
 BOX_BYTES = bytes.fromhex("b0 b1 b2 b3 b4 b9 ba bb bc bf c0 c1 c2 c3 c4 c5 c8 c9 ca cb cc cd ce d9 da db fe")
-# A rule, a corner, a bar, a row between two edges, the lines of `tree`: as cp1252 they would read ÄÄÄ, ÚÄÄ, ³ ... ³
+# As cp1252 the lines of a table read ÄÄÄ, ÚÄÄ, ³ ... ³; as cp1251 or koi8-r box bytes are letters: ИНН is C8 CD CD.
+# So few dashes are a drawing only in a run of box bytes with no letter beside it, and corners go with their own dashes.
+_BOX = b"[" + re.escape(BOX_BYTES) + b"]"
+_RUN = rb"(?<![\x80-\xffA-Za-z])(?=%s*+(?![\x80-\xffA-Za-z]))%s*?"
+_BAR = rb"[\xb3\xba]"
+_FRAME = (
+    rb"\xda[\xc2\xc4]+\xbf|\xc3[\xc4\xc5]+\xb4|\xc0[\xc1\xc4]+\xd9"
+    rb"|\xc9[\xcb\xcd]+\xbb|\xcc[\xcd\xce]+\xb9|\xc8[\xca\xcd]+\xbc"
+)
 DRAWING = re.compile(
-    rb"\xc4{3}|\xcd{3}|[\xc0\xc3\xc8\xc9\xcc\xda][\xc4\xcd]{2}|\xdb{4}|[\xb0-\xb2]{4}|^\xb3   "
-    rb"|^[ \t]*[\xb3\xba][ \t].*[ \t][\xb3\xba][ \t]*[\r\n]*$",
+    b"|".join(
+        [
+            _RUN % (rb"[\xb0-\xdf\xfe]", rb"[\xb0-\xdf\xfe]") + rb"(?:\xc4{3}|\xcd{3})",
+            _RUN % (_BOX, _BOX) + rb"[\xc0\xc3\xda]\xc4{2}",
+            rb"^[ \t]*(?:\xc9\xcd.*\xcd\xbb|\xc8\xcd.*\xcd\xbc|\xcc\xcd.*\xcd\xb9)[ \t]*[\r\n]*$",  # also with a title
+            rb"^[\xb3\xff \t]*[\xc0\xc3]\xc4{3}|^\xb3   ",  # the lines of `tree`
+            rb"\xdb{4}|[\xb0-\xb2]{4}",
+            rb"^[ \t]*%s[ \t].*[ \t]%s[ \t]*[\r\n]*$" % (_BAR, _BAR),
+            rb"^[ \t]*%s(?:[\t -~]|%s)*%s[ \t]*[\r\n]*$" % (_BAR, _BOX, _BAR),
+            rb"^[ \t]*(?:(?:%s)[ \t]*+)++[\r\n]*$" % _FRAME,
+        ]
+    ),
     re.DOTALL,
 )
 # Letters in cp850 that are lines or Greek in cp437, beside a letter
