@@ -94,7 +94,7 @@ def detect_encoding(path: Path) -> str:
     for mark, encoding in BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return encoding
-    if b"\0" in head and (wide := _wide_encoding(head)):
+    if b"\0" in head and (wide := wide_encoding(head)):
         return wide
     not_utf8 = _first_fault(path, "utf-8")
     if not_utf8 is None:
@@ -116,7 +116,7 @@ def detect_encoding(path: Path) -> str:
     raise Undecodable(message, fault.offset)
 
 
-def _wide_encoding(head: bytes) -> str | None:
+def wide_encoding(head: bytes) -> str | None:
     """Recognise UTF-16 and UTF-32 without a mark, in any script; text with a few NULs in it is not taken for them.
 
     In a wrong width or byte order a text reads as control, private and unassigned characters, or as ideographs of many

@@ -251,8 +251,10 @@ class LogCleaner:
                 self._state = text
                 return ""
         self._written = True
-        self._state = "\r" if text.endswith("\r") else ""
-        return self._written_text(text.rstrip("\r"))
+        body = text.rstrip("\r")
+        self._state = "\r" if len(body) < len(text) else ""
+        self.counts["carriage_returns"] += max(len(text) - len(body) - 1, 0)
+        return self._written_text(body)
 
     def _written_text(self, text: str) -> str:
         """Text after the beginning has gone out: a carriage return cannot overwrite that any more, so it is shown."""
@@ -266,8 +268,10 @@ class LogCleaner:
             out = self._lines(self._state + rest)
         else:
             text = self._state + self._without_sequences(self._escape_unfinished(self._without_nothing(body)))
-            if text.endswith("\r") and line_end and not self._newline:
+            shown = text.rstrip("\r")
+            if len(shown) < len(text) and line_end and not self._newline:
                 line_end = "\r\n"
-            out = self._written_text(text.rstrip("\r")) + line_end
+            self.counts["carriage_returns"] += len(text) - len(shown) - (line_end == "\r\n")
+            out = self._written_text(shown) + line_end
         self._in_long_line, self._written, self._state = False, False, ""
         return out

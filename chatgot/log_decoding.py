@@ -47,6 +47,11 @@ DRAWING = re.compile(
 # Letters in cp850 that are lines or Greek in cp437, beside a letter
 _ONLY_CP850 = rb"[\xb5-\xb7\xc6\xc7\xd0-\xd8\xde\xe0\xe2-\xe5\xe7-\xed]"
 CP850_LETTER = re.compile(rb"[A-Za-z]%s|%s[A-Za-z]" % (_ONLY_CP850, _ONLY_CP850))
+# A one-byte introducer with parameters and an end: in cp1252 it would read ›31m. No double-byte code has a digit there.
+RAW_C1 = re.compile(
+    rb"\x9b[;?]*+[0-9][0-9;?]*+[A-Za-z]|\x9d[0-9]++;[^\x00-\x08\x0a-\x1f\x7f-\x9f]*+(?:\x07|\x1b\\\\|\x9c)"
+)
+WITHOUT_C1 = ("cp125", "iso8859")  # code pages in which these introducers are rare signs, or themselves
 CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")  # UTF-8
 SMUGGLED = re.compile("[\udc80-\udcff]")  # how Python's `surrogateescape` hands on a byte that it cannot decode
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -118,12 +123,22 @@ class LogDecoder:
             while line.startswith(codecs.BOM_UTF8):  # it belongs to the file, not to the line's encoding
                 marks, line, offset = marks + "\ufeff", line[3:], offset + 3
         self.sizes[encoding] += len(line.translate(None, ASCII))
-        text = line.decode(encoding, "surrogateescape")
+        texts, end = [marks], 0
+        for found in RAW_C1.finditer(line) if encoding.startswith(WITHOUT_C1) else ():
+            texts.append(self._decoded(line[end : found.start()], encoding, offset + end))
+            body = found[0].removesuffix(b"\x9c")
+            texts += [chr(body[0]), self._decoded(body[1:], encoding, offset + found.start() + 1)]
+            texts.append("\x9c" * (len(body) < len(found[0])))
+            end = found.end()
+        return "".join([*texts, self._decoded(line[end:], encoding, offset + end)])
+
+    def _decoded(self, data: bytes, encoding: str, offset: int) -> str:
+        text = data.decode(encoding, "surrogateescape")
         if first := SMUGGLED.search(text):
             place = offset + len(text[: first.start()].encode(encoding))
             text, count = SMUGGLED.subn(lambda c: rf"\x{ord(c[0]) - 0xDC00:02x}", text)
             self._count_undecodable(place, count)
-        return marks + text
+        return text
 
     def _count_undecodable(self, offset: int, count: int) -> None:
         if self.first_undecodable is None:
@@ -140,6 +155,8 @@ class LogDecoder:
             sample += line
             if len(sample) >= SAMPLE_BYTES:
                 break
+        if sample.isascii():
+            return "cp1252", 0.0
         guess = chardet.detect(bytes(sample), max_bytes=SAMPLE_BYTES, compat_names=False)
         encoding, confidence = guess["encoding"], guess["confidence"]
         if encoding and confidence >= MIN_CONFIDENCE and not encoding.startswith("utf"):
@@ -156,7 +173,8 @@ class LogDecoder:
                 piece.data.decode()
             except UnicodeDecodeError:
                 lines = _lines(piece.data, self._line_bytes)
-                yield from (line for line in lines if not line.isascii() and _known_encoding(line) is None)
+                unknown = (line for line in lines if not line.isascii() and _known_encoding(line) is None)
+                yield from (RAW_C1.sub(b"", line) for line in unknown)
 
 
 def _lines(data: bytes, line_bytes: int) -> Iterator[bytes]:

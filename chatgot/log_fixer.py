@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chatgot.atomic_file import atomic_file, fsync_folder
+from chatgot.encoding import wide_encoding
 from chatgot.errors import ConfigError, StorageError
 from chatgot.log_cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
 from chatgot.log_decoding import LogDecoder
@@ -26,9 +28,13 @@ BINARY_MARKS = (
     b"%PDF-", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"SQLite format 3\0",
     b"\xca\xfe\xba\xbe", b"MZ\x90\0",
 )  # fmt: skip
+# At byte 257 the mark of a tar archive; of a bitmap two reserved fields of zeros and the size of its second header
+BINARY_HEADS = re.compile(rb".{257}ustar[\0 ]|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL)
 # Bell, backspace, form feed, ESC and the like stand in terminals' output, NULs where a machine lost power
 RARE_CONTROLS = bytes({*range(0x01, 0x20), 0x7F} - {*b"\a\b\t\n\v\f\r\x0e\x0f\x1b"})
 MANY_CONTROLS, CONTROL_SHARE = 8, 0.02  # more than both are no text; random bytes have a share of 0.08
+NULS_OF_POWER_CUT = re.compile(rb"\0{8,}")
+MANY_NULS, NUL_SHARE = 64, 0.2  # more than both, outside UTF-16 and long runs, are arrays of numbers
 
 
 @dataclass
@@ -212,12 +218,15 @@ def _refuse_changed(file: BinaryIO, before: os.stat_result, path: Path) -> None:
 def _refuse_binary(file: BinaryIO, path: Path) -> None:
     file.seek(0)
     head = file.read(HEAD_BYTES)
-    is_binary = head.startswith(BINARY_MARKS)
+    is_binary = head.startswith(BINARY_MARKS) or bool(BINARY_HEADS.match(head))
     if not is_binary:
         eight_bit = b"".join(piece.data for piece in _head_pieces(file) if piece.kind == EIGHT_BIT)
         text = eight_bit.translate(None, b"\0")
         controls = len(text) - len(text.translate(None, RARE_CONTROLS))
         is_binary = controls > max(MANY_CONTROLS, CONTROL_SHARE * len(text)) or (b"" == head.strip(b"\0") != head)
+        nuls = NULS_OF_POWER_CUT.sub(b"", eight_bit).count(b"\0")
+        if nuls > max(MANY_NULS, NUL_SHARE * len(eight_bit)):
+            is_binary = is_binary or wide_encoding(head) is None
     if is_binary:
         raise ConfigError(f"{path}: looks like a binary file; expected a log (--force mends it all the same)")
 

@@ -5,6 +5,7 @@ import io
 import os
 import random
 import stat
+import tarfile
 import time
 import tracemalloc
 
@@ -143,7 +144,19 @@ def test_the_original_text_comes_back_from_any_mixture(mixture, last):
 NASTY = [
     *(bytes([byte]) for byte in b"\x1b[]\\\r\n\0m31;P \x07\x9b\xc2\xff\xfe\xc3\xa9\xe2\x82\xac\x8d\x9d\x9c\x01"),
     *("é", "\x9b", "\x9d", "\ufeff", "日本", "Ã©", "â€\x9d", "Ã ", "hello there, world", "中文上"),
-    *(b"\xff\xfe", b"\xfe\xff", b"a\0", b"\0a", b"\n\0", b"\0\n", b"\xc4\xc4\xc4", b"\xed\xa0\x80"),
+    *(
+        b"\x9b31m",
+        b"\x9d0;t\x9c",
+        b"\xe9\n",
+        b"\xff\xfe",
+        b"\xfe\xff",
+        b"a\0",
+        b"\0a",
+        b"\n\0",
+        b"\0\n",
+        b"\xc4\xc4\xc4",
+        b"\xed\xa0\x80",
+    ),
     *(" hi\r\n".encode("utf-16-le"), "Zoë→".encode("utf-16-le"), "中文上\n".encode("utf-16-le")),
 ]
 nasty = st.lists(
@@ -380,6 +393,30 @@ def test_mojibake_is_mended_line_by_line_once_or_twice_and_leaves_quotes_curly()
         assert fix(("é fine\n" + broken).encode()).decode() == "é fine\n" + text
 
 
+@pytest.mark.parametrize(
+    ("content", "fixed", "kept"),
+    [
+        (b"\x9b31mred\x9b0m ok\n", "red ok\n", "›31mred›0m ok\n"),
+        (b"caf\xe9 \x9b1;31mr\x9b0m\n", "café r\n", "café ›1;31mr›0m\n"),
+        (b"\x9d0;title\x07text\n", "text\n", "\x9d0;title\x07text\n"),
+        (b"\x9d0;\xe9\x9ctext\x81\n", "text\\x81\n", "\\x9d0;éœtext\\x81\n"),
+        (b"\x8bcaf\xe9\x9b menu \x9bm\n", "‹café› menu ›m\n", "‹café› menu ›m\n"),
+    ],
+)
+def test_one_byte_introducers_in_an_old_code_page_are_sequences_where_they_are_complete(content, fixed, kept):
+    out, report = fix_and_report(content)
+    assert out.decode() == fixed
+    assert ("escape_sequences" in report.counts) == (fixed != kept)
+    assert fix(content, remove_ansi=False).decode() == kept
+
+
+def test_carriage_returns_that_fill_a_long_line_are_counted():
+    for end in (b"", b"\n"):
+        fixed, report = fix_and_report(b"\r" * 3_000_000 + end)
+        assert fixed in (b"", b"\r\n")
+        assert report.changed
+
+
 def test_newline_lf_makes_every_line_end_lf():
     fixed, report = fix_and_report(b"a\r\nb\nc\r\r\nd", newline="\n")
     assert fixed == b"a\nb\nc\nd"
@@ -424,6 +461,26 @@ def test_memory_grows_neither_with_the_file_nor_with_its_lines(tmp_path, line):
 
 
 # Files
+
+
+def test_binary_files_without_a_mark_at_the_beginning_are_refused_and_wide_text_is_not(tmp_path):
+    path, chance = tmp_path / "x.log", random.Random(0)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        member = tarfile.TarInfo("run.log")
+        member.size = len(RUSSIAN.encode())
+        tar.addfile(member, io.BytesIO(RUSSIAN.encode()))
+    picture = b"BM" + (54 + 30_000).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    picture += (40).to_bytes(4, "little") + b"w" * 30_036
+    ids = b"".join(chance.choice([130, 140, 0x4141, 0x5A55]).to_bytes(2, "little") for _ in range(20_000))
+    for content in (archive.getvalue(), picture, ids):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="looks like a binary file"):
+            fix_log_file(path)
+        assert fix_log_file(path, force=True).output
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"):
+        path.write_bytes(FRENCH.encode(encoding) * 5)
+        fix_log_file(path)
 
 
 @pytest.fixture
