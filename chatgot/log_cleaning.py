@@ -51,6 +51,7 @@ def _mojibake_pair() -> re.Pattern[str]:
 
 MOJIBAKE = _mojibake_pair()
 ABOVE_ASCII = re.compile("[^\x00-\x7f]+")
+FEW_RUNS = 64  # so many are found faster one by one than among all runs; more would take quadratic time
 ASCII_TO_BLANK = bytes([0x20] * 0x80) + bytes(range(0x80, 0x100))
 C1_BYTES = re.compile(rb"\xc2[\x80-\x9f]")
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
@@ -108,11 +109,13 @@ def _may_hold_mojibake(utf8: bytes) -> bool:
     if not MOJIBAKE.search(runs):
         return False
     suspects = {run for run in runs.split(" ") if MOJIBAKE.search(run)}
+    few = "|".join(map(re.escape, sorted(suspects, key=len, reverse=True))) if len(suspects) <= FEW_RUNS else None
     text, seen = utf8.decode(), set()
-    for found in ABOVE_ASCII.finditer(text):
-        if found[0] not in suspects:
-            continue
+    for found in re.finditer(few, text) if few else ABOVE_ASCII.finditer(text):
         before, after = text[max(found.start() - 2, 0) : found.start()], text[found.end() : found.end() + 2]
+        whole = (before[-1:] + after[:1]).isascii()  # a run, not a part of one
+        if not whole or found[0] not in suspects:
+            continue
         seen.add(before.rpartition("\n")[2] + found[0] + after.partition("\n")[0])
     return any(is_bad(context) for context in seen)
 
