@@ -151,6 +151,7 @@ def grow(training: Training, larger: int, stopped: Callable[[], bool]) -> bool:
     trial_s = time.perf_counter() - begun
     if why:
         until = reject(run, config, larger, why)
+        release_memory(training.device)  # what the larger size has touched
         logger.info(
             "micro_batch_size stays at %d: %d was tried before step %d and rejected: %s; not again before step %d "
             "(the trial took %.1f s)", size, larger, run.global_step + 1, why, until + 1, trial_s,

@@ -423,9 +423,11 @@ def test_dropout_is_off_for_the_comparison_and_on_again_after_it():
         assert "differs by" in difference(training, 8, 1, 8)
 
 
-def test_a_size_without_the_gain_is_rejected(caplog):
-    training = dynamic_run(size=4, dynamic_batch_size={"minimum_gain": 1e6})
+def test_a_size_without_the_gain_is_rejected_and_its_memory_given_back(caplog, monkeypatch):
+    training, given = dynamic_run(size=4, dynamic_batch_size={"minimum_gain": 1e6}), []
+    monkeypatch.setattr(batch_size, "release_memory", lambda device: given.append(len(training.run.sizes_rejected)))
     said = trial(training, caplog)
+    assert given == [0, 1]  # before the trial, and after it was rejected
     assert "rejected: tokens/s change by" in said
     assert "not again before step 11" in said
     assert training.run.micro_batch_size == 4
