@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import os
 import random
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from chatgot.attention import pick_attention
 from chatgot.checkpoint_file import FORMAT_VERSION
+from chatgot.compilation import Work, choose_compile
 from chatgot.config import Config, TrainingConfig
 from chatgot.corpus import check_text_file, fetch_default_text
 from chatgot.data import (
@@ -25,9 +28,10 @@ from chatgot.data import (
     load_tokens,
     split_index,
 )
-from chatgot.device import pick_precision, set_threads, versions
+from chatgot.device import DTYPES, pick_precision, set_threads, versions
 from chatgot.grad_scaler import SafeGradScaler
 from chatgot.gradient_checkpointing import enable_gradient_checkpointing
+from chatgot.machine import fast_threads, peak_for_mfu
 from chatgot.memory import reuse_freed_memory
 from chatgot.model import GPT, build_model
 from chatgot.optim import allocate_state, build_optimizer, last_step, schedule_horizon
@@ -37,6 +41,7 @@ from chatgot.timing import TimeSplit
 
 logger = logging.getLogger(__name__)
 
+SMALLEST_STEP_FLOPS = 1e9  # of a step for which the peak is measured, which takes some tenths of a second
 DEFAULT_TEXT = Path("data/shakespeare.txt")
 
 
@@ -53,6 +58,7 @@ class Training:
     optimizer: Optimizer
     scaler: SafeGradScaler
     run: RunState
+    peak_flops: float  # per second, of this machine's matrix products; 0: not measured
     start: dict[str, Any] = field(default_factory=dict)  # the state that a rewind before the first checkpoint goes to
     abandoned: list[Path] = field(default_factory=list)  # checkpoints that a rewind left behind, still in place
     failed_samples: int = 0  # of this process
@@ -126,7 +132,7 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[
 
     The number of threads is set before anything is computed; a checkpoint's number wins. A new run has no id yet.
     """
-    threads = set_threads(_threads(config, stored))
+    threads = set_threads(_threads(config, device, stored))
     reuse_freed_memory()
     n_train = split_index(len(tokens.ids), config.data.test_split)
     T, V = config.model.max_seq_length, len(tokens.vocabulary)
@@ -134,13 +140,15 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[
     np.random.seed(config.seed % 2**32)
     model = build_model(config.model, V, device, config.seed)
     windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed)
-    precision = _precision(config, model, windows, stored)
     settings = config.training
+    precision, kernel = _precision_and_attention(config, model, windows, stored)
     scaler = SafeGradScaler(
         device.type, enabled=precision == "fp16",
         max_nan_before_fallback=settings.max_nan_before_fallback, min_loss_scale=settings.min_loss_scale,
     )  # fmt: skip
-    run = RunState("", precision, first_size(settings), threads, settings.batch_size, asked_precision=precision)
+    run = RunState("", precision, first_size(settings), threads, kernel, asked_precision=precision)
+    run.eval_batch_size = settings.batch_size
+    run.compiled = _compiled(config, model, windows, run, stored)
     scaler.describe = lambda: describe_numbers(model, windows, run, config)
     if (mode := settings.gradient_checkpointing) and not (stored and stored["run"]["recompute_off"]):
         with autocast(device, precision):
@@ -156,6 +164,7 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[
         optimizer=optimizer,
         scaler=scaler,
         run=run,
+        peak_flops=_peak_flops(config, model, device),
     )
     training.start = copy.deepcopy(collect_state(run, model, optimizer, scaler))
     allocate_state(optimizer)
@@ -171,36 +180,74 @@ def first_size(settings: TrainingConfig) -> int:
     return min(size, dynamic.maximum or settings.sequences_per_step)
 
 
-def _threads(config: Config, stored: dict[str, Any] | None) -> int | None:
+def _threads(config: Config, device: torch.device, stored: dict[str, Any] | None) -> int | None:
     wanted = config.training.threads
     if wanted is None and os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         wanted = int(os.environ["OMP_NUM_THREADS"])
     if stored is None:
-        return wanted
+        return wanted or (fast_threads(config.model.d_model) if device.type == "cpu" else None)
     threads = stored["run"]["threads"]
     if wanted not in (None, threads):
         logger.warning("%d threads as in the checkpoint, not %d: another number would give other bits", threads, wanted)
     return threads
 
 
-def _precision(config: Config, model: GPT, windows: TrainingWindows, stored: dict[str, Any] | None) -> str:
-    """Return the precision in force: a resumed run keeps its own unless the user asked for another.
+def _precision_and_attention(
+    config: Config, model: GPT, windows: TrainingWindows, stored: dict[str, Any] | None
+) -> tuple[str, str]:
+    """Return the precision and the attention kernel in force, which the model uses from now on.
 
-    A lower one than fp32 is proven on the first micro-batch before it is taken.
+    A resumed run keeps its own, the precision unless the user asked for another. A lower precision than fp32 is proven,
+    with the kernel that it will run with, on the first micro-batch before it is taken.
     """
-    asked = (config.training.mixed_precision, config.training.precision_dtype)
+    settings, device = config.training, windows.device
+
+    def use_attention(precision: str) -> str:
+        kernel = stored and stored["run"]["attention"]
+        kernel = kernel or pick_attention(
+            settings.attention, config.model, settings.batch_size, device, DTYPES[precision]
+        )
+        model.use_attention(kernel)
+        return kernel
+
     if stored is not None:
-        before = stored["config"]["training"]
-        if asked == (before["mixed_precision"], before["precision_dtype"]):
-            return stored["run"]["precision"]
-    precision = pick_precision(config, windows.device)
+        before = TrainingConfig(**stored["config"]["training"])
+        if all(getattr(settings, name) == getattr(before, name) for name in ("mixed_precision", "precision_dtype")):
+            return stored["run"]["precision"], use_attention(stored["run"]["precision"])
+    precision = pick_precision(config, device)
+    kernel = use_attention(precision)
     if precision == "fp32":
-        return precision
-    batch = windows.batch(windows.starts(0, config.training.sequences_per_step)[: config.training.batch_size])
+        return precision, kernel
+    batch = windows.batch(windows.starts(0, settings.sequences_per_step)[: settings.batch_size])
     if why := prove_mixed_precision(model, batch, precision):
         logger.warning("mixed precision is off: %s differs from fp32 on the first micro-batch (%s)", precision, why)
-        return "fp32"
-    return precision
+        return "fp32", use_attention("fp32")
+    return precision, kernel
+
+
+def _compiled(
+    config: Config, model: GPT, windows: TrainingWindows, run: RunState, stored: dict[str, Any] | None
+) -> bool:
+    """Compile the blocks where it is asked for or pays in what is left of the run; return whether they are now."""
+    settings, done = config.training, stored["run"] if stored else {"global_step": 0, "time_s": 0.0, "compiled": None}
+    if stored and stored["config"]["training"]["compile"] != settings.compile:
+        done = done | {"compiled": None}  # the user asks for another mode
+    last, minutes = last_step(settings, windows.per_epoch), settings.max_minutes
+    work = Work(
+        config, model, windows.device, run.precision, run.micro_batch_size,
+        steps_left=math.inf if last is None else max(0, last - done["global_step"]),
+        seconds_left=math.inf if minutes is None else max(0.0, 60 * minutes - done["time_s"]),
+    )  # fmt: skip
+    return choose_compile(work, done["compiled"])
+
+
+def _peak_flops(config: Config, model: GPT, device: torch.device) -> float:
+    """Return the measured peak of matrix products in FLOP/s; 0, unmeasured, where a step computes far less than one."""
+    if config.training.tokens_per_step(config.model) * model.flops_per_token() < SMALLEST_STEP_FLOPS:
+        return 0.0
+    peak, dtype = peak_for_mfu(device)
+    logger.info("peak: %s matrix products run at %.0f GFLOP/s here; MFU is the share of it", dtype, peak / 1e9)
+    return peak
 
 
 def make_prompts(training: Training) -> list[str]:

@@ -16,9 +16,10 @@ from torch.utils.checkpoint import CheckpointError
 from chatgot.accumulation import add_gradients
 from chatgot.assembly import Training
 from chatgot.config import Config, TrainingConfig
-from chatgot.device import preserved_generators, synchronise
+from chatgot.device import preserved_generators
 from chatgot.errors import OutOfMemory
 from chatgot.gradient_checkpointing import give_up_recomputation
+from chatgot.machine import synchronise
 from chatgot.memory import advice, is_out_of_memory, release_memory, too_full, used_memory
 from chatgot.model import without_dropout
 from chatgot.precision import PROOF_SCALE

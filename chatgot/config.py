@@ -35,18 +35,24 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    architecture: Literal["gpt"] = key("gpt", "gpt: GPT-2's block: LayerNorm, GELU, learned positions")
+    architecture: Literal["gpt", "modern"] = key(
+        "gpt",
+        "gpt: GPT-2's block: LayerNorm, GELU, learned positions; modern: Qwen3's: RMSNorm, SwiGLU, rotary positions, "
+        "normalised queries and keys, no biases",
+    )
     d_model: Int = key(512, "width of the residual stream, a multiple of n_head", ge=1)
     n_layers: Int = key(6, "number of blocks", ge=1)
     n_head: Int = key(8, "attention heads in each block", ge=1)
-    d_hid: Int | None = key(None, "width of the MLP's hidden layer; null: 4 x d_model", ge=1)
+    d_hid: Int | None = key(None, "width of the MLP's hidden layer; null: 4 x d_model, modern 8/3 x d_model", ge=1)
     max_seq_length: Int = key(256, "context, in tokens; a training sequence has this length", ge=1)
     dropout: Float = key(
         0.0, "share of activations dropped on embeddings and residual branches", ge=0, lt=1, resume="set"
     )
-    attention_dropout: Float = key(0.0, "share of attention weights dropped", ge=0, lt=1, resume="set")
-    layer_norm_eps: Float = key(1e-5, "added to the variance in LayerNorm", gt=0)
-    bias: Bool = key(True, "biases in Linear and LayerNorm")
+    attention_dropout: Float = key(
+        0.0, "share of attention weights dropped; above 0 it rules out the fast kernel", ge=0, lt=1, resume="set"
+    )
+    layer_norm_eps: Float = key(1e-5, "added to the variance in LayerNorm, to the mean square in RMSNorm", gt=0)
+    bias: Bool = key(True, "biases in Linear and LayerNorm; modern has none")
     init_range: Float = key(0.02, "standard deviation of the initial weights", gt=0)
     tie_embeddings: Bool = key(True, "token embedding and output head share one matrix")
 
@@ -98,7 +104,9 @@ class TrainingConfig(Section):
     max_minutes: Float | None = key(
         None, "end after this many minutes of training, all resumes together; null: no limit", gt=0, resume="free"
     )
-    optimizer: Literal["adamw"] = key("adamw", "adamw: AdamW, fused kernels")
+    optimizer: Literal["adamw", "muon"] = key(
+        "adamw", "adamw: AdamW, fused kernels; muon: Muon for the hidden matrices, AdamW for the rest"
+    )
     learning_rate: Float = key(6e-4, "peak learning rate, reached after the warmup", gt=0, resume="set")
     min_learning_rate: Float = key(6e-5, "learning rate at the end of the decay", ge=0, resume="set")
     warmup_steps: Int = key(100, "optimizer steps of linear warmup", ge=0, resume="set")
@@ -106,6 +114,10 @@ class TrainingConfig(Section):
     lr_decay_steps: Int | None = key(
         None, "step at which the decay ends; null: max_steps, else the steps of all epochs", ge=1, resume="set"
     )
+    muon_learning_rate: Float = key(
+        0.02, "Muon's peak learning rate; it rises and falls as learning_rate does", gt=0, resume="set"
+    )
+    muon_momentum: Float = key(0.95, "Muon's momentum, Nesterov's kind", ge=0, lt=1)
     weight_decay: Float = key(0.1, "decoupled weight decay, on matrices only", ge=0)
     betas: tuple[Float, Float] = key((0.9, 0.95), "AdamW's decay rates of first and second moment, each in [0, 1)")
     adam_eps: Float = key(1e-8, "AdamW's epsilon", gt=0)
@@ -143,7 +155,15 @@ class TrainingConfig(Section):
         None, "minutes between two rounds of samples; null: off", gt=0, resume="free"
     )
     report: Bool = key(True, "write report.html beside the curves when the run ends", resume="free")
-    threads: Int | None = key(None, "CPU threads; null: OMP_NUM_THREADS, else one per core", ge=1, resume="kept")
+    threads: Int | None = key(
+        None, "CPU threads; null: OMP_NUM_THREADS, else as many as were measured to be fast", ge=1, resume="kept"
+    )
+    attention: Literal["auto", "sdpa", "products"] = key(
+        "auto", "kernel: torch's SDPA, or matrix products, fast in short contexts; auto: as measured", resume="kept"
+    )
+    compile: Bool | Literal["auto"] = key(
+        "auto", "torch.compile for the blocks; auto: where it saves more time than it takes", resume="set"
+    )
 
     @model_validator(mode="after")
     def _makes_sense_together(self) -> "TrainingConfig":
@@ -266,6 +286,10 @@ def remarks(config: Config) -> list[str]:
         lines.append("training.dynamic_batch_size: its keys have no effect: enabled is false")
     if training.min_learning_rate > training.learning_rate:
         lines.append("training.min_learning_rate is above learning_rate: the rate rises after the warmup")
+    if training.optimizer != "muon" and {"muon_learning_rate", "muon_momentum"} & training.model_fields_set:
+        lines.append("training.muon_learning_rate and muon_momentum have no effect: optimizer is adamw")
+    if training.attention == "products" and config.model.attention_dropout:
+        lines.append("training.attention=products has no effect: attention_dropout needs sdpa")
     if sampling.temperature == 0 and (sampling.top_k is not None or sampling.top_p is not None):
         lines.append("sampling.top_k and top_p have no effect: temperature 0 always takes the likeliest token")
     return lines

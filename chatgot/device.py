@@ -1,21 +1,17 @@
-"""Which device, dtype and threads, and what is measured fast on this machine."""
+"""Which device, dtype and threads."""
 
-import json
 import logging
 import os
 import platform
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from platformdirs import user_cache_path
 
-from chatgot.atomic_file import atomic_file
 from chatgot.config import Config
 from chatgot.errors import ConfigError
+from chatgot.machine import bf16_gain, cpu_name
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +34,6 @@ def set_threads(threads: int | None) -> int:
     if threads is not None and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     return torch.get_num_threads()
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type != "cpu":
-        {"cuda": torch.cuda, "mps": torch.mps}[device.type].synchronize()
 
 
 def seed_generators(device: torch.device, *key: int) -> None:
@@ -94,58 +84,6 @@ def pick_precision(config: Config, device: torch.device) -> str:
         return "fp32"
     logger.info("mixed precision: bf16 matrix products run at %.1f x the speed of fp32 on this CPU", gain)
     return "bf16"
-
-
-def bf16_gain(d_model: int, d_hid: int, rows: int = 128) -> float:
-    """Return the speed of a bf16 product (rows, d_model) x (d_model, d_hid) relative to fp32, once per machine."""
-    key = f"bf16_gain | {cpu_name()} | torch {torch.__version__} | {rows}x{d_model}x{d_hid}"
-    path = machine_file()
-    remembered = _read_machine_file(path)
-    if isinstance(remembered.get(key), float):
-        return remembered[key]
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(rows, d_model, generator=generator)
-    b = torch.randn(d_model, d_hid, generator=generator)
-    gain = _best_time(a, b) / _best_time(a.bfloat16(), b.bfloat16())
-    remembered = _read_machine_file(path) | {key: gain}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(json.dumps(remembered, indent=1).encode())
-    except OSError as error:
-        logger.warning(
-            "%s cannot be written (%s): this machine's measurements are made again next time", path, error.strerror
-        )
-    return gain
-
-
-def machine_file() -> Path:
-    return user_cache_path("chatgot") / "machine.json"
-
-
-def _read_machine_file(path: Path) -> dict:
-    with suppress(OSError, ValueError):
-        remembered = json.loads(path.read_bytes())
-        if isinstance(remembered, dict):
-            return remembered
-    return {}
-
-
-def _best_time(a: torch.Tensor, b: torch.Tensor, repeats: int = 3) -> float:
-    times = []
-    for _ in range(repeats + 1):  # the first one warms up
-        start = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
-
-
-def cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip() + " " + torch.backends.cpu.get_cpu_capability()
-    return f"{platform.processor() or platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def describe(device: torch.device) -> str:

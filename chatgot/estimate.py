@@ -42,6 +42,17 @@ def end_line(training: Training) -> str:
     return f"{run.global_step:,} steps, {run.skips:,} skipped, {run.rewinds} rewinds, {precision}"
 
 
+def share_of_peak(training: Training) -> float | None:
+    """Return MFU: the FLOPs of the steps since the row before over what this machine's products could have done.
+
+    Source: model FLOPs utilisation, Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
+    """
+    run = training.run
+    if not training.peak_flops or not run.tokens_per_s:
+        return None
+    return run.tokens_per_s * training.model.flops_per_token() / training.peak_flops
+
+
 def curves(training: Training) -> dict[str, float]:
     """Return what TensorBoard draws beside the row of metrics, by its tags; amp/precision: 0 fp32, 1 bf16, 2 fp16."""
     run = training.run
@@ -50,6 +61,7 @@ def curves(training: Training) -> dict[str, float]:
         "amp/skipped_steps": run.skips,
         "amp/precision": ("fp32", "bf16", "fp16").index(run.precision),
         "health/rewinds": run.rewinds,
+        **({"perf/mfu": mfu} if (mfu := share_of_peak(training)) else {}),
         "batch/micro_batch_size": run.micro_batch_size,
         "perf/memory_mib": used_memory(training.device) / 2**20,
         **{f"time/{part}_s": seconds for part, seconds in training.times.take(training.train_windows.take_s()).items()},
@@ -76,6 +88,8 @@ def step_line(training: Training) -> str:
     ]
     if run.tokens_per_s:
         parts.append(f"{run.tokens_per_s:,.0f} tokens/s")
+        if mfu := share_of_peak(training):
+            parts.append(f"MFU {mfu:.0%}")
         if last:
             seconds = (last - run.global_step) * config.training.tokens_per_step(config.model) / run.tokens_per_s
             parts.append(f"ETA {human_time(seconds)}")

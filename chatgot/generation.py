@@ -18,16 +18,16 @@ def generate(model: GPT, ids: list[int], sampling: SamplingConfig, generator: to
     """
     T = model.cfg.max_seq_length
     device = next(model.parameters()).device
-    context, cache = ids[-T:], None
+    context, caches = ids[-T:], None
     for _ in range(sampling.max_new_tokens):
         with evaluating(model):
-            if cache is None or cache.length >= T:
-                context = context[-T:] if cache is None else context[-(T // 2 + 1) :]
-                cache = KeyValueCache(model.cfg.n_layers)
+            if caches is None or caches[0].length >= T:
+                context = context[-T:] if caches is None else context[-(T // 2 + 1) :]
+                caches = [KeyValueCache() for _ in range(model.cfg.n_layers)]
                 x = torch.tensor([context], device=device)  # (1, T)
             else:
                 x = torch.tensor([context[-1:]], device=device)  # (1, 1)
-            logits, _ = model(x, cache=cache)  # (1, T, V)
+            logits, _ = model(x, caches=caches)  # (1, T, V)
             token = pick_token(logits[0, -1].float().cpu(), sampling, generator)
         context.append(token)
         yield token

@@ -16,6 +16,7 @@ def header(training: Training, log_path: Path, run_dir: Path) -> list[str]:
     """Return the lines that each part of a run's log begins with: what runs, where, on what, with which settings."""
     config, model, run, tokens = training.config, training.model, training.run, training.tokens
     train, val = training.train_windows, training.val_windows
+    modes = f"attention: {run.attention}, blocks {'compiled' if run.compiled else 'eager'}"
     recompute = f"every {model.recompute_every}" if model.recompute_every else "off"
     millions = f"{model.parameter_count() / 1e6:.1f} M parameters, {model.flops_per_token() / 1e6:.1f} MFLOP per token"
     return [
@@ -28,7 +29,8 @@ def header(training: Training, log_path: Path, run_dir: Path) -> list[str]:
         f"device: {describe(training.device)}",
         f"configuration: {config.model_dump_json()}",
         f"model: {config.model.architecture}, {millions}",
-        f"precision: {run.precision}; gradient checkpointing: {recompute}; micro-batch: {run.micro_batch_size}",
+        f"precision: {run.precision}; {modes}; gradient checkpointing: {recompute}; "
+        f"micro-batch: {run.micro_batch_size}",
         f"text: {len(train.ids):,} training and {len(val.ids):,} validation tokens, "
         f"{len(tokens.vocabulary)} characters, read as {tokens.encoding}",
         f"one epoch: {train.per_epoch:,} windows of {train.T} tokens",

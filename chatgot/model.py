@@ -1,7 +1,8 @@
-"""The GPT: shapes, maths, initialisation.
+"""The GPT: shapes, maths, initialisation; one layer loop for both architectures.
 
 Letters in the shape comments: B batch, T time (tokens), C `d_model`, H `n_head`, D head size C / H, V vocabulary.
-Source: GPT-2, Radford et al. 2019, with a hidden width `d_hid` of its own.
+Sources: `gpt`: GPT-2, Radford et al. 2019. `modern`: Qwen3, arXiv:2505.09388, with RMSNorm (arXiv:1910.07467), rotary
+positions (arXiv:2104.09864), SwiGLU (arXiv:2002.05202) and normalised queries and keys (arXiv:2010.04245).
 """
 
 import math
@@ -13,64 +14,126 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from chatgot.attention import causal_attention
 from chatgot.config import ModelConfig
+from chatgot.dropout import drop, keep_mask
+
+ROTARY_BASE = 10_000.0  # of the slowest rotation's wave length, in tokens; arXiv:2104.09864, section 3.2.2
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (T, 1, D)
 
 
 class KeyValueCache:
-    """Keys and values of the tokens seen so far, one pair per block; each tensor (B, H, T, D)."""
+    """Keys and values of the tokens that one block has seen so far; each tensor (B, H, T, D)."""
 
-    def __init__(self, n_layers: int) -> None:
-        self.layers: list[tuple[Tensor, Tensor] | None] = [None] * n_layers
+    def __init__(self) -> None:
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
 
     @property
     def length(self) -> int:
-        return 0 if self.layers[0] is None else self.layers[0][0].size(2)
+        return 0 if self.k is None else self.k.size(2)
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append this block's new keys and values, (B, H, T_new, D); return all of them."""
-        past = self.layers[layer]
-        if past is not None:
-            k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)  # (B, H, T_past + T_new, D)
-        self.layers[layer] = (k, v)
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append new keys and values, (B, H, T_new, D); return all of them."""
+        if self.k is not None:
+            k, v = torch.cat((self.k, k), dim=2), torch.cat((self.v, v), dim=2)  # (B, H, T_past + T_new, D)
+        self.k, self.v = k, v
         return k, v
+
+
+def make_norm(cfg: ModelConfig, size: int) -> nn.Module:
+    """Return the architecture's normalisation over a last dimension of `size`."""
+    if cfg.architecture == "modern":
+        return nn.RMSNorm(size, eps=cfg.layer_norm_eps)
+    return nn.LayerNorm(size, eps=cfg.layer_norm_eps, bias=cfg.bias)
+
+
+def rotation(past: int, T: int, head_size: int, device: torch.device) -> Rotation:
+    """Return the rotation of T tokens that follow `past` others: the angle of pair i grows with the position."""
+    wave = ROTARY_BASE ** (torch.arange(0, head_size, 2, device=device) / head_size)  # (D / 2,)
+    angle = torch.arange(past, past + T, device=device)[:, None] / wave  # (T, D / 2)
+    angle = torch.cat((angle, angle), dim=-1)[:, None]  # (T, 1, D): element i turns with element i + D / 2
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Turn each pair (i, i + D / 2) of queries or keys (B, T, H, D) by its angle."""
+    first, second = x.chunk(2, dim=-1)
+    return x * by[0] + torch.cat((-second, first), dim=-1) * by[1]
 
 
 class Attention(nn.Module):
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.n_head, self.dropout = cfg.n_head, cfg.attention_dropout
-        self.qkv = nn.Linear(cfg.d_model, 3 * cfg.d_model, bias=cfg.bias)
-        self.proj = nn.Linear(cfg.d_model, cfg.d_model, bias=cfg.bias)
+        self.kernel = "sdpa"  # set by GPT.use_attention
+        modern = cfg.architecture == "modern"
+        bias, head_size = cfg.bias and not modern, cfg.d_model // cfg.n_head
+        self.qkv = nn.Linear(cfg.d_model, 3 * cfg.d_model, bias=bias)
+        self.q_norm = make_norm(cfg, head_size) if modern else None
+        self.k_norm = make_norm(cfg, head_size) if modern else None
+        self.proj = nn.Linear(cfg.d_model, cfg.d_model, bias=bias)
 
-    def forward(self, x: Tensor, layer: int, cache: KeyValueCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotated: Rotation | None, cache: KeyValueCache | None) -> Tensor:
         B, T, C = x.shape
-        q, k, v = self.qkv(x).chunk(3, dim=-1)  # 3 x (B, T, C)
-        q, k, v = (t.view(B, T, self.n_head, -1).transpose(1, 2) for t in (q, k, v))  # 3 x (B, H, T, D)
-        causal = True
+        q, k, v = (t.view(B, T, self.n_head, -1) for t in self.qkv(x).chunk(3, dim=-1))  # 3 x (B, T, H, D)
+        if rotated is not None:
+            q, k = (rotate(norm(t), rotated).to(v.dtype) for norm, t in ((self.q_norm, q), (self.k_norm, k)))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # 3 x (B, H, T, D)
+        past = 0 if cache is None else cache.length
         if cache is not None:
-            causal = cache.layers[layer] is None  # afterwards each new token may look at all that came before
-            assert causal or T == 1, "a filled cache takes one token at a time"
-            k, v = cache.extend(layer, k, v)
-        dropout_p = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout_p)  # (B, H, T, D)
+            k, v = cache.extend(k, v)  # 2 x (B, H, T_past + T, D)
+        if past:
+            assert T == 1, "a filled cache takes one token at a time"
+            y = F.scaled_dot_product_attention(q, k, v)  # (B, H, 1, D): it may look at all that came before
+        else:
+            y = causal_attention(q, k, v, self.kernel, self.dropout if self.training else 0.0)  # (B, H, T, D)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
+
+
+class MLP(nn.Module):
+    """GELU between two matrices."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        d_hid = cfg.d_hid or 4 * cfg.d_model
+        self.up = nn.Linear(cfg.d_model, d_hid, bias=cfg.bias)
+        self.down = nn.Linear(d_hid, cfg.d_model, bias=cfg.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))  # hidden: (B, T, d_hid); the exact erf form: faster than tanh on a CPU
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU: a SiLU gate beside each hidden element."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        d_hid = cfg.d_hid or 32 * max(1, round(cfg.d_model / 12))  # 8/3 x d_model: about as many weights as with GELU
+        self.gate_up = nn.Linear(cfg.d_model, 2 * d_hid, bias=False)
+        self.down = nn.Linear(d_hid, cfg.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)  # 2 x (B, T, d_hid)
+        return self.down(F.silu(gate) * up)  # (B, T, C)
 
 
 class Block(nn.Module):
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
-        d_hid = cfg.d_hid or 4 * cfg.d_model
-        self.norm_attention = nn.LayerNorm(cfg.d_model, eps=cfg.layer_norm_eps, bias=cfg.bias)
+        self.norm_attention = make_norm(cfg, cfg.d_model)
         self.attention = Attention(cfg)
-        self.norm_mlp = nn.LayerNorm(cfg.d_model, eps=cfg.layer_norm_eps, bias=cfg.bias)
-        self.up = nn.Linear(cfg.d_model, d_hid, bias=cfg.bias)
-        self.down = nn.Linear(d_hid, cfg.d_model, bias=cfg.bias)
+        self.norm_mlp = make_norm(cfg, cfg.d_model)
+        self.mlp = GatedMLP(cfg) if cfg.architecture == "modern" else MLP(cfg)
         self.dropout = cfg.dropout
 
-    def forward(self, x: Tensor, layer: int, cache: KeyValueCache | None = None) -> Tensor:
-        x = x + F.dropout(self.attention(self.norm_attention(x), layer, cache), self.dropout, self.training)
-        hidden = F.gelu(self.up(self.norm_mlp(x)))  # (B, T, d_hid); the exact erf form: faster than tanh on a CPU
-        return x + F.dropout(self.down(hidden), self.dropout, self.training)  # (B, T, C)
+    def forward(
+        self, x: Tensor, keep: Tensor | None, rotated: Rotation | None, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Return (B, T, C) from x (B, T, C); keep: which elements of the two branches stay, (2, B, T, C)."""
+        of_attention, of_mlp = (None, None) if keep is None else keep
+        x = x + drop(self.attention(self.norm_attention(x), rotated, cache), of_attention, self.dropout)
+        return x + drop(self.mlp(self.norm_mlp(x)), of_mlp, self.dropout)
 
 
 class GPT(nn.Module):
@@ -80,16 +143,23 @@ class GPT(nn.Module):
         super().__init__()
         self.cfg, self.vocab_size, self.dropout = cfg, vocab_size, cfg.dropout
         self.recompute_every: int | None = None  # set by gradient_checkpointing.py: recompute every n-th block
+        self.training_block = Block.__call__  # compilation.py puts a compiled one here, which runs in training only
         self.token_embedding = nn.Embedding(vocab_size, cfg.d_model)
-        self.position_embedding = nn.Embedding(cfg.max_seq_length, cfg.d_model)
+        learned = cfg.architecture == "gpt"
+        self.position_embedding = nn.Embedding(cfg.max_seq_length, cfg.d_model) if learned else None
         self.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
-        self.norm = nn.LayerNorm(cfg.d_model, eps=cfg.layer_norm_eps, bias=cfg.bias)
+        self.norm = make_norm(cfg, cfg.d_model)
         self.head = nn.Linear(cfg.d_model, vocab_size, bias=False)
         self.tie()
 
     def tie(self) -> None:
         if self.cfg.tie_embeddings:
             self.head.weight = self.token_embedding.weight
+
+    def use_attention(self, kernel: str) -> None:
+        """Compute attention by `kernel` (attention.py) in all blocks."""
+        for block in self.layers:
+            block.attention.kernel = kernel
 
     def initialise(self, seed: int) -> None:
         """Draw the initial weights from a generator of their own: normal, residual projections scaled down.
@@ -105,30 +175,48 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
             else:
-                nn.init.ones_(parameter)  # LayerNorm's weight
+                nn.init.ones_(parameter)  # a norm's weight
 
     def forward(
-        self, x: Tensor, y: Tensor | None = None, cache: KeyValueCache | None = None
+        self, x: Tensor, y: Tensor | None = None, caches: list[KeyValueCache] | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits and, with targets, the mean loss in nats per token (fp32).
 
-        x, y: (B, T) int64 with T at most `max_seq_length`; with a cache, x holds the new tokens only.
+        x, y: (B, T) int64 with T at most `max_seq_length`; with caches, one for each block, x holds new tokens only.
         Returns: logits (B, T, V); loss () or None.
         """
         B, T = x.shape
-        past = cache.length if cache is not None else 0
-        positions = torch.arange(past, past + T, device=x.device)  # (T,)
-        h = self.token_embedding(x) + self.position_embedding(positions)  # (B, T, C)
-        h = F.dropout(h, self.dropout, self.training)
+        past = caches[0].length if caches is not None else 0
+        h = self.token_embedding(x)  # (B, T, C)
+        rotated = self.rotation(past, T, x.device)
+        if self.position_embedding is not None:
+            h = h + self.position_embedding(torch.arange(past, past + T, device=x.device))  # (B, T, C)
+        h = drop(h, self._keep_mask(h), self.dropout)
         for layer, block in enumerate(self.layers):
             if self.recompute_every and self.training and layer % self.recompute_every == 0:
-                h = checkpoint(block, h, layer, use_reentrant=False, preserve_rng_state=True)
+                h = checkpoint(self.run_block, block, h, rotated, use_reentrant=False, preserve_rng_state=True)
             else:
-                h = block(h, layer, cache)
+                h = self.run_block(block, h, rotated, caches[layer] if caches is not None else None)
         logits = self.head(self.norm(h))  # (B, T, V)
         if y is None:
             return logits, None
         return logits, F.cross_entropy(logits.float().view(B * T, -1), y.reshape(B * T))
+
+    def run_block(
+        self, block: Block, h: Tensor, rotated: Rotation | None, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Draw what one block drops, and run it; the draws stay out of what is compiled."""
+        keep = self._keep_mask(h, 2)
+        run = self.training_block if self.training and torch.is_grad_enabled() else Block.__call__
+        return run(block, h, keep, rotated, cache)  # (B, T, C)
+
+    def rotation(self, past: int, T: int, device: torch.device) -> Rotation | None:
+        """Return what queries and keys of T tokens after `past` others are turned by; None: positions are learned."""
+        modern = self.cfg.architecture == "modern"
+        return rotation(past, T, self.cfg.d_model // self.cfg.n_head, device) if modern else None
+
+    def _keep_mask(self, h: Tensor, *count: int) -> Tensor | None:
+        return keep_mask((*count, *h.shape), self.dropout, h.device) if self.training and self.dropout else None
 
     def parameter_count(self) -> int:
         """Return the number of trained numbers; a tied head counts once."""

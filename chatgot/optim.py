@@ -7,37 +7,70 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from chatgot.config import TrainingConfig
+from chatgot.muon import Muon, MuonWithAdamW, pick_dtype
+
+PIECES = {"qkv.weight": 3, "gate_up.weight": 2}  # matrices that are several, stacked: Muon takes them apart
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
-    """Make AdamW with weight decay on matrices (Linear and Embedding weights) only.
+    """Make AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
+    AdamW's decay is on matrices (Linear and Embedding weights) only, Muon's on all that it has.
     Source: Loshchilov & Hutter, arXiv:1711.05101; decay on matrices only: GPT-3, arXiv:2005.14165, appendix B.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    device = next(iter(named.values())).device
+    hidden = [name for name, p in named.items() if name.startswith("layers.") and p.dim() == 2]
+    by_muon = {name: named[name] for name in (hidden if training.optimizer == "muon" else ())}
+    rest = [p for name, p in named.items() if name not in by_muon]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": training.weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    fused = parameters[0].device.type in ("cpu", "cuda", "mps")
-    return AdamW(groups, lr=training.learning_rate, betas=training.betas, eps=training.adam_eps, fused=fused)
+    fused = device.type in ("cpu", "cuda", "mps")
+    adamw = AdamW(groups, lr=training.learning_rate, betas=training.betas, eps=training.adam_eps, fused=fused)
+    if training.optimizer == "adamw":
+        return adamw
+    muon_groups = []
+    for pieces in (1, 2, 3):
+        of_group = [p for name, p in by_muon.items() if pieces == _pieces(name)]
+        muon_groups += [{"params": of_group, "pieces": pieces}] if of_group else []
+    muon = Muon(
+        muon_groups, pick_dtype(model, device), lr=training.muon_learning_rate, momentum=training.muon_momentum,
+        weight_decay=training.weight_decay,
+    )  # fmt: skip
+    return MuonWithAdamW(muon, adamw)
+
+
+def _pieces(name: str) -> int:
+    return next((count for suffix, count in PIECES.items() if name.endswith(suffix)), 1)
+
+
+def state_names(group: dict) -> tuple[str, ...]:
+    """Return the names of the tensors, shaped as the parameter, that an optimizer keeps for those of a group."""
+    return ("momentum_buffer",) if is_muon(group) else ("exp_avg", "exp_avg_sq")
 
 
 def allocate_state(optimizer: Optimizer) -> None:
-    """Make the state that AdamW would make in its first step: then no later step asks for memory for it."""
+    """Make the state that the optimizer would make in its first step: then no later step asks for memory for it."""
     for group in optimizer.param_groups:
         for p in group["params"]:
             if not optimizer.state[p]:
-                optimizer.state[p] |= {
-                    "step": torch.zeros((), dtype=torch.float32, device=p.device if group["fused"] else "cpu"),
-                    "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p),
-                }  # fmt: skip
+                device = p.device if group.get("fused") else "cpu"
+                optimizer.state[p] |= {"step": torch.zeros((), dtype=torch.float32, device=device)}
+                optimizer.state[p] |= {name: torch.zeros_like(p) for name in state_names(group)}
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
+def set_lr(optimizer: Optimizer, lr: float, training: TrainingConfig) -> None:
+    """Set the learning rate: AdamW's is `lr`, Muon's stands to it as their peaks do."""
+    muon_lr = lr * training.muon_learning_rate / training.learning_rate
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = muon_lr if is_muon(group) else lr
+
+
+def is_muon(group: dict) -> bool:
+    return "momentum" in group
 
 
 def lr_at(step: int, training: TrainingConfig, decay_steps: int) -> float:

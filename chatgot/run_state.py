@@ -23,6 +23,8 @@ class RunState:
     precision: str  # fp32, bf16 or fp16: what is in force
     micro_batch_size: int  # sequences per forward and backward
     threads: int  # CPU threads: other numbers give other bits
+    attention: str = "sdpa"  # the kernel: another one gives other bits, and so does compiling
+    compiled: bool = False  # the blocks run compiled
     eval_batch_size: int = 1  # sequences per forward of an evaluation
     size_history: list = field(default_factory=list)  # [step, from, to, why] of each change of micro_batch_size
     sizes_rejected: list = field(default_factory=list)  # [size, times, not before this step, why]

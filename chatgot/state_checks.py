@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from chatgot.attention import KERNELS
 from chatgot.errors import CheckpointRejected
 from chatgot.grad_scaler import SafeGradScaler
+from chatgot.optim import state_names
 from chatgot.run_state import RunState
 
 MAX_DEPTH, MAX_VALUES = 20, 1_000_000  # a checkpoint has 5 and some thousands; a crafted one may have no end
@@ -71,6 +73,7 @@ def odd_counters(stored: dict[str, Any]) -> list[str]:
     odd += ["position"] if run["position"] < run["global_step"] else []
     odd += ["skipped_steps"] if run["skipped_steps"] > run["global_step"] else []
     odd += [name for name in ("run_id", "global_step") if run[name] != stored[name]]
+    odd += ["attention"] if run["attention"] not in KERNELS else []
     odd += ["precision"] if run["precision"] not in ("fp32", "bf16", "fp16") else []
     try:  # on generators of its own: what cannot be set there must not be half set later
         version, internal, gauss = rng["python"]
@@ -116,14 +119,14 @@ def check_optimizer(path: Path, found: dict[str, Any], optimizer: Optimizer, upd
         sorted({f"{key} is {group[key]!r:.40}, expected {own[key]!r}" for group, own, key in settings
                 if key != "params" and (type(group[key]), group[key]) != (type(own[key]), own[key])}),
     )  # fmt: skip
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [(p, state_names(group)) for group in optimizer.param_groups for p in group["params"]]
     problems = []
-    for i, parameter in enumerate(parameters):
+    for i, (parameter, names) in enumerate(parameters):
         values = state.get(i)
         if not isinstance(values, dict):
             problems += [f"parameter {i} has no state"] if updates else []
             continue
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in names:
             problems += _tensor_problems(f"{name} of parameter {i}", values.get(name), parameter.shape, parameter.dtype)
         problems += _tensor_problems(f"step of parameter {i}", values.get("step"), torch.Size([]), torch.float32)
     _reject(path, "the optimizer's state does not fit", problems)

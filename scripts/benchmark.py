@@ -42,9 +42,10 @@ from chatgot.checkpoint_file import is_whole, load_checkpoint, save_checkpoint
 from chatgot.config_file import load_config
 from chatgot.corpus import fetch_default_text
 from chatgot.data import load_tokens
-from chatgot.device import cpu_name, seed_generators, set_threads
+from chatgot.device import seed_generators, set_threads
 from chatgot.estimate import step_line
 from chatgot.logging_setup import setup_logging
+from chatgot.machine import cpu_name
 from chatgot.metrics import MetricsWriter
 from chatgot.model import build_model
 from chatgot.optim import build_optimizer

@@ -246,7 +246,7 @@ def train(training: Training, metrics: MetricsWriter, progress: Progress) -> Non
         # one optimizer step
         start, stepped = time.perf_counter(), True
         run.lr = lr_at(run.global_step, settings, training.decay_steps)
-        set_lr(training.optimizer, run.lr)
+        set_lr(training.optimizer, run.lr, settings)
         loss = None
         while loss is None:  # again without gradient checkpointing, or with a smaller micro-batch
             with times.of("forward_backward"):

@@ -1,0 +1,98 @@
+"""Muon for the hidden matrices, AdamW for the rest, behind one optimizer's interface.
+
+Source: Muon, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from chatgot.machine import bf16_gain
+
+
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon with its update computed so that it is fast on a CPU.
+
+    Matrices of one shape are orthogonalised together, in batched products; a matrix that stacks several (queries, keys
+    and values, say) is taken apart first: `pieces` in its group says into how many. In torch's own class every product
+    is a bf16 one, which CPUs without bf16 instructions compute a hundred times slower than fp32: here they are fp32
+    then (`dtype`).
+    """
+
+    def __init__(self, params: Any, dtype: torch.dtype, **settings: Any) -> None:
+        super().__init__(params, **settings)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update the weights by the momentum of their gradients, made orthogonal; `closure` is not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            by_shape = defaultdict(list)
+            for p in parameters:
+                buffer = self.state[p]["momentum_buffer"]
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+                by_shape[p.shape].append((p, update))
+            for (rows, columns), pairs in by_shape.items():
+                one = (-1, rows // group["pieces"], columns)  # of a stack of matrices
+                stack = torch.stack([update for _, update in pairs]).view(one)
+                updates = orthogonal(stack.to(self.dtype), group["ns_coefficients"], group["ns_steps"], group["eps"])
+                factor = max(1.0, one[1] / columns) ** 0.5  # of the learning rate, as torch's "original"
+                for (p, _), update in zip(pairs, updates.reshape(len(pairs), rows, columns), strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update, alpha=-group["lr"] * factor)
+
+
+def orthogonal(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Return the nearest orthogonal matrices, roughly: singular values end between about 0.7 and 1.2; x is (n, R, C).
+
+    Source: quintic Newton-Schulz iteration, Jordan et al. 2024, with the coefficients of torch.optim.Muon.
+    """
+    a, b, c = coefficients
+    tall = x.size(1) > x.size(2)
+    x = x.transpose(1, 2) if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = torch.bmm(x, x.transpose(1, 2))  # (n, R, R)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.transpose(1, 2) if tall else x
+
+
+class MuonWithAdamW(Optimizer):
+    """One optimizer over two: the groups of `muon` first, then those of `adamw`; they share groups and state."""
+
+    def __init__(self, muon: Muon, adamw: AdamW) -> None:
+        self.muon, self.adamw = muon, adamw
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        count = len(self.muon.param_groups)
+        self.muon.param_groups, self.adamw.param_groups = self.param_groups[:count], self.param_groups[count:]
+        self.muon.state = self.adamw.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state that `state_dict` has returned."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update all weights; each parameter's `step` is counted before any of them is changed."""
+        assert closure is None
+        for group in self.muon.param_groups:
+            for p in group["params"]:
+                self.state[p]["step"] += 1
+        self.muon.step()
+        self.adamw.step()
+
+
+def pick_dtype(model: nn.Module, device: torch.device) -> torch.dtype:
+    """Return the dtype of Muon's products: bf16 where this machine is fast at it."""
+    rows, columns = max((p.shape for p in model.parameters() if p.dim() == 2), key=lambda shape: shape.numel())
+    return torch.float32 if device.type == "cpu" and bf16_gain(columns, rows) < 1 else torch.bfloat16
