@@ -19,8 +19,8 @@ from chatgot.run_state import RunState, restore_state
 logger = logging.getLogger(__name__)
 
 KEPT = (  # of the run that is left behind; all else is as it was at the step gone back to
-    "run_id", "precision", "asked_precision", "precision_raised", "recompute_off", "threads", "micro_batch_size",
-    "eval_batch_size", "size_history", "sizes_rejected", "next_growth_step", "time_s", "skips",
+    "run_id", "precision", "asked_precision", "precision_raised", "recompute_off", "threads", "attention", "compiled",
+    "micro_batch_size", "eval_batch_size", "size_history", "sizes_rejected", "next_growth_step", "time_s", "skips",
 )  # fmt: skip
 
 

@@ -166,8 +166,9 @@ def resume(training: Training, point: ResumePoint) -> None:
     before = _stored_config(stored, point.path).training
     if schedule_horizon(before, training.train_windows.per_epoch) != training.decay_steps:
         logger.info("the schedule changes from here: its decay now ends at step %d", training.decay_steps)
-    picked = training.run.precision
+    picked, compiled = training.run.precision, training.run.compiled
     restore_state(stored, training.run, training.model, training.optimizer, training.scaler)
+    training.run.compiled = compiled  # now: the user may have asked for another mode, or there is no compiler any more
     asked = [(settings.mixed_precision, settings.precision_dtype) for settings in (before, config.training)]
     if asked[0] != asked[1]:  # the user wants another one
         if training.run.precision != picked:
