@@ -856,9 +856,9 @@ def test_a_recomputation_that_differs_in_a_trial_switches_gradient_checkpointing
     training = dynamic_run(size=4, gradient_checkpointing=True, dynamic_batch_size={"initial": initial})
     layer, real = training.model.layers[0], training.model.layers[0].forward
 
-    def unsteady(x, number, cache=None):
+    def unsteady(x, keep, rotated, cache=None):
         recomputing = torch._C._current_graph_task_id() != -1
-        return real(x[:, :4] if recomputing else x, number, cache)  # other shapes than the first time
+        return real(x[:, :4] if recomputing else x, keep, rotated, cache)  # other shapes than the first time
 
     layer.forward = unsteady
     training.run.good_steps = 10

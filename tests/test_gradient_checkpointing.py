@@ -4,8 +4,8 @@ import parts
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+import chatgot.model
 from chatgot.assembly import Training
 from chatgot.config import SamplingConfig
 from chatgot.generation import generate
@@ -50,15 +50,19 @@ def test_loss_and_gradients_are_bit_equal_with_and_without_though_dropout_is_on(
     assert all(map(torch.equal, loss_and_gradients(recomputing), loss_and_gradients(plain)))
 
 
+def private_masks(monkeypatch) -> torch.Generator:
+    """Let the model draw its dropout masks from a generator that recomputation does not restore; return it."""
+    generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(
+        chatgot.model, "keep_mask", lambda shape, rate, device: torch.rand(shape, generator=generator) >= rate
+    )
+    return generator
+
+
 def test_the_comparison_would_notice_other_dropout_masks(monkeypatch):
     plain, recomputing = run(), run()
     enable_gradient_checkpointing(recomputing.model)
-    generator = torch.Generator().manual_seed(0)  # private: recomputation does not restore it
-
-    def private_dropout(x, p, training):
-        return x * (torch.rand(x.shape, generator=generator) >= p) / (1 - p) if training else x
-
-    monkeypatch.setattr(F, "dropout", private_dropout)
+    generator = private_masks(monkeypatch)
     expected = loss_and_gradients(plain)
     generator.manual_seed(0)
     assert not all(map(torch.equal, loss_and_gradients(recomputing), expected))
@@ -169,10 +173,10 @@ def odd_recomputation(training: Training, how, odd_calls=None) -> list[int]:
     attention, calls = training.model.layers[2].attention, [0]
     real = attention.forward
 
-    def forward(x, layer, cache):
+    def forward(x, rotated, cache):
         calls[0] += training.model.recompute_every is not None
         odd = calls[0] in odd_calls if odd_calls else training.model.recompute_every and calls[0] % 2 == 0
-        return how(real(x, layer, cache)) if odd else real(x, layer, cache)
+        return how(real(x, rotated, cache)) if odd else real(x, rotated, cache)
 
     attention.forward = forward
     return calls
@@ -190,6 +194,7 @@ def one_tensor_more(h):
 def test_a_block_whose_recomputation_differs_is_refused_with_one_warning_and_training_is_plain(how, caplog):
     training = run()
     calls = odd_recomputation(training, how)
+    caplog.clear()
     assert enable_gradient_checkpointing(training.model) is False
     assert calls == [2]  # the proof did recompute it
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -219,12 +224,7 @@ def test_plain_passes_that_differ_on_a_cpu_prove_nothing(caplog):
 
 
 def test_dropout_masks_from_a_private_generator_are_refused_every_time(monkeypatch):
-    generator = torch.Generator().manual_seed(0)  # recomputation does not restore it
-
-    def private_dropout(x, p, training):
-        return x * (torch.rand(x.shape, generator=generator) >= p) / (1 - p) if training else x
-
-    monkeypatch.setattr(F, "dropout", private_dropout)
+    private_masks(monkeypatch)
     training = run()
     assert [enable_gradient_checkpointing(training.model) for _ in range(20)] == [False] * 20
 
@@ -288,6 +288,7 @@ def test_a_value_that_turns_different_later_is_found_by_the_next_proof_which_nam
     training = run()
     assert enable_gradient_checkpointing(training.model)
     training.run.global_step = 100
+    caplog.clear()
     prove_again(training)
     assert "off" not in caplog.text
     odd_recomputation(training, other_value)

@@ -59,7 +59,7 @@ def test_the_parameter_count_is_that_of_the_formula(tied, bias):
 
 
 def test_without_d_hid_the_hidden_width_is_4_times_d_model():
-    assert model(d_hid=None).layers[0].up.weight.shape == (64, 16)
+    assert model(d_hid=None).layers[0].mlp.up.weight.shape == (64, 16)
 
 
 # What it computes
@@ -137,8 +137,8 @@ def test_the_model_maths_equal_a_plain_transcription_of_the_block():
             scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(8)
             heads.append(scores.masked_fill(mask, -torch.inf).softmax(-1) @ v[..., part])
         h = h + linear("attention.proj", torch.cat(heads, dim=-1))
-        hidden = linear("up", norm(f"layers.{i}.norm_mlp", h))
-        h = h + linear("down", hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))))
+        hidden = linear("mlp.up", norm(f"layers.{i}.norm_mlp", h))
+        h = h + linear("mlp.down", hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))))
     expected = norm("norm", h) @ state["head.weight"].T
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()  # fp32 against fp64
 
@@ -298,7 +298,7 @@ def test_a_filled_cache_gives_the_logits_of_the_whole_sequence():
     net, x = model(init_range=0.3), ids()
     with evaluating(net):
         whole = net(x)[0]
-        cache = KeyValueCache(2)
-        found = [net(x[:, :3], cache=cache)[0]] + [net(x[:, t : t + 1], cache=cache)[0] for t in range(3, 8)]
-    assert cache.length == 8
+        caches = [KeyValueCache() for _ in range(2)]
+        found = [net(x[:, :3], caches=caches)[0]] + [net(x[:, t : t + 1], caches=caches)[0] for t in range(3, 8)]
+    assert [cache.length for cache in caches] == [8, 8]
     assert torch.allclose(torch.cat(found, dim=1), whole, atol=1e-5)  # other shapes sum in another order

@@ -85,7 +85,7 @@ def test_a_minimum_above_the_peak_rises():
 def test_set_lr_reaches_every_group():
     net = parts.run().model
     optimizer = build_optimizer(net, training())
-    set_lr(optimizer, 0.125)
+    set_lr(optimizer, 0.125, training())
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
 
 
@@ -109,7 +109,7 @@ def test_with_zero_gradients_a_step_shrinks_matrices_by_lr_times_decay_and_nothi
             p.fill_(2.0)
             p.grad = torch.zeros_like(p)
     optimizer = build_optimizer(net, training(weight_decay=0.5))
-    set_lr(optimizer, 0.1)
+    set_lr(optimizer, 0.1, training())
     optimizer.step()
     for name, p in net.named_parameters():
         assert torch.allclose(p, torch.full_like(p, 2.0 * 0.95 if p.dim() >= 2 else 2.0), rtol=1e-6), name

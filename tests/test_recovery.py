@@ -45,8 +45,8 @@ def run(
             return real(model, windows, state, config, scaler)
         forward = model.forward
 
-        def spoilt(x, y=None, cache=None):
-            logits, loss = forward(x, y, cache)
+        def spoilt(x, y=None, caches=None):
+            logits, loss = forward(x, y, caches)
             return logits, loss if y is None or not model.training else spoil(state, loss)
 
         model.forward = spoilt
@@ -372,8 +372,8 @@ def test_mixed_precision_that_computes_something_else_is_refused_at_the_start(tm
     folder = new(tmp_path / "run", precision_dtype="bf16", **MIXED)
     real = model_module.Block.forward
 
-    def forward(self, x, layer, cache=None):
-        return real(self, x, layer, cache) * (1.5 if torch.is_autocast_enabled("cpu") else 1.0)
+    def forward(self, x, keep, rotated, cache=None):
+        return real(self, x, keep, rotated, cache) * (1.5 if torch.is_autocast_enabled("cpu") else 1.0)
 
     monkeypatch.setattr(model_module.Block, "forward", forward)
     assert run(folder) == 0
@@ -407,11 +407,11 @@ def inject(kind: str, times: int) -> tuple[dict, list]:
 
     def one_gradient(state, model):
         if now(state):
-            model.layers[1].up.weight.grad[0, 0] = math.nan
+            model.layers[1].mlp.up.weight.grad[0, 0] = math.nan
 
     def one_weight(state, model):
         if now(state):
-            model.layers[1].up.weight.data[0, 0] = math.nan
+            model.layers[1].mlp.up.weight.data[0, 0] = math.nan
 
     ways = {"loss": {"spoil": whole_loss}, "micro-batch": {"spoil": one_micro_batch}}
     ways |= {"gradient": {"poke": one_gradient}, "weight": {"poke": one_weight}}

@@ -173,7 +173,7 @@ def test_init_from_takes_what_matches_lists_what_does_not_and_starts_a_new_run(t
     harness.write_config(trained, name="wider", model={"d_hid": 40}, training={"max_steps": 1, "learning_rate": 1e-30,
                          "min_learning_rate": 0, "weight_decay": 0})  # fmt: skip
     assert harness.train_here(trained, "--config", "wider.yaml", "--init_from", str(path)) == 0
-    assert "layers.0.up.weight has shape (24, 16) (expected (40, 16))" in capsys.readouterr().err
+    assert "layers.0.mlp.up.weight has shape (24, 16) (expected (40, 16))" in capsys.readouterr().err
     (new,) = (trained / "checkpoints").glob("wider_*_step_1.pt")
     old, new = harness.load(path)["model_state_dict"], harness.load(new)["model_state_dict"]
     assert harness.same(old["layers.0.attention.qkv.weight"], new["layers.0.attention.qkv.weight"])

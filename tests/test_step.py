@@ -36,7 +36,7 @@ def state(training: Training) -> dict:
     return parts.copied({"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()})
 
 
-def poison(training: Training, value: float, name: str = "layers.0.up.weight") -> list[str]:
+def poison(training: Training, value: float, name: str = "layers.0.mlp.up.weight") -> list[str]:
     """Put `value` into one gradient as backward makes it; return a list that tells that it happened."""
     fired = []
 
