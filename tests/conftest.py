@@ -1,7 +1,11 @@
 """What holds for every test: nothing outside of temporary folders is touched, and tiny products use one thread."""
 
+from pathlib import Path
+
 import pytest
 import torch
+
+from chatgot.machine import machine_file
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,6 +24,15 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch) -> Path:
+    """Where machine.json will be: in a cache folder of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if tmp_path not in machine_file().parents:
+        pytest.skip("this system's cache folder is not where XDG_CACHE_HOME says")
+    return machine_file()
 
 
 def pytest_addoption(parser):

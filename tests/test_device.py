@@ -19,7 +19,7 @@ from chatgot.device import (
     versions,
 )
 from chatgot.errors import ConfigError
-from chatgot.machine import bf16_gain, cpu_name, machine_file
+from chatgot.machine import bf16_gain, cpu_name
 
 # The device
 
@@ -118,15 +118,6 @@ def test_the_seed_of_a_key_is_the_same_in_every_process_and_for_ever():
 # Precision, and what is remembered of this machine
 
 
-@pytest.fixture
-def machine(tmp_path, monkeypatch) -> Path:
-    """Where machine.json will be: in a cache folder of this test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    if tmp_path not in machine_file().parents:
-        pytest.skip("this system's cache folder is not where XDG_CACHE_HOME says")
-    return machine_file()
-
-
 def mixed(**keys):
     return parts.config(training={"mixed_precision": True, **keys})
 
@@ -135,7 +126,7 @@ def remember(machine: Path, gain: float) -> None:
     """Write a measurement for the shape of parts.config as this machine's own."""
     bf16_gain(16, 24)
     values = json.loads(machine.read_bytes())
-    machine.write_text(json.dumps(dict.fromkeys(values, [gain])))
+    machine.write_text(json.dumps({key: [gain] for key in values}))
 
 
 def test_the_speed_of_bf16_is_measured_once_per_machine_shape_and_version(machine, monkeypatch):

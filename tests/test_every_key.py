@@ -21,7 +21,7 @@ BASE = {
 DIVERGING = {"training.learning_rate": 1e30, "training.warmup_steps": 0, "training.log_interval": 1}
 OVERFLOWING = {
     "training.mixed_precision": True, "training.precision_dtype": "fp16", "model.init_range": 3.0,
-    "training.min_loss_scale": 65536.0,
+    "training.min_loss_scale": 65536.0, "training.attention": "sdpa",  # products in fp16 fail the proof at such scores
 }  # fmt: skip
 SPIKING = {"training.max_steps": 40, "training.spike.enabled": True, "training.spike.window": 8,
            "training.spike.threshold": 0.01, "training.max_nan_before_fallback": 40}  # fmt: skip
@@ -31,7 +31,7 @@ GROWING = SEARCHING | {DYNAMIC + "initial": 1, DYNAMIC + "growth_interval_steps"
 CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "seed": (8, "weights"),
     "device": ("cuda", "exit_code"),
-    "model.architecture": ("another", "exit_code"),
+    "model.architecture": ("modern", "shapes"),
     "model.d_model": (32, "shapes"),
     "model.n_layers": (1, "shapes"),
     "model.n_head": (4, "weights"),
@@ -48,12 +48,14 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.epochs": (1, "steps", {"training.max_steps": 20, "training.batch_size": 16}),
     "training.max_steps": (3, "steps"),
     "training.max_minutes": (1e-6, "steps"),
-    "training.optimizer": ("another", "exit_code"),
+    "training.optimizer": ("muon", "weights"),
     "training.learning_rate": (2e-2, "rates"),
     "training.min_learning_rate": (5e-3, "rates"),
     "training.warmup_steps": (1, "rates"),
     "training.lr_schedule": ("linear", "rates", {"training.log_interval": 1, "training.warmup_steps": 0}),
     "training.lr_decay_steps": (8, "rates"),
+    "training.muon_learning_rate": (0.01, "weights", {"training.optimizer": "muon"}),
+    "training.muon_momentum": (0.5, "weights", {"training.optimizer": "muon"}),
     "training.weight_decay": (0.5, "weights"),
     "training.betas": ([0.8, 0.9], "weights"),
     "training.adam_eps": (1e-3, "weights"),
@@ -87,6 +89,8 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.sample_interval_minutes": (1e-6, "samples"),
     "training.report": (True, "report"),
     "training.threads": (2, "threads"),
+    "training.attention": ("products", "kernel", {"training.attention": "sdpa"}),
+    "training.compile": (False, "weighed"),  # auto says why it is off here; test_compilation.py has true
     "data.path": ("other.txt", "weights"),
     "data.test_split": (0.3, "val_loss"),
     "sampling.prompts": (["QUEEN: "], "samples"),
@@ -127,6 +131,8 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
         "tokens": last["run"]["tokens"],
         "precision": last["run"]["precision"],
         "threads": last["run"]["threads"],
+        "kernel": f"attention: {last['run']['attention']}, blocks eager" in log and last["run"]["attention"],
+        "weighed": "compile: off, only about" in log,
         "rows": [row["step"] for row in rows],
         "evaluated": [row["step"] for row in rows if row["val_loss"] is not None],
         "val_loss": rows[0]["val_loss"],

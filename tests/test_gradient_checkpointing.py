@@ -44,8 +44,9 @@ def passes(training: Training) -> list[int]:
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_loss_and_gradients_are_bit_equal_with_and_without_though_dropout_is_on(every, precision):
-    plain, recomputing = run(precision), run(precision)
+@pytest.mark.parametrize("architecture", ["gpt", "modern"])
+def test_loss_and_gradients_are_bit_equal_with_and_without_though_dropout_is_on(every, precision, architecture):
+    plain, recomputing = (run(precision, architecture=architecture) for _ in range(2))
     assert enable_gradient_checkpointing(recomputing.model, every=every)
     assert all(map(torch.equal, loss_and_gradients(recomputing), loss_and_gradients(plain)))
 

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from chatgot.config import ModelConfig
-from chatgot.model import GPT, KeyValueCache, build_model, evaluating
+from chatgot.model import GPT, KeyValueCache, build_model, evaluating, rotate, rotation
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SIZED = sorted(path for path in CONFIGS.rglob("*.yaml") if re.search(r"_\d+M", path.stem))
@@ -143,8 +143,9 @@ def test_the_model_maths_equal_a_plain_transcription_of_the_block():
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()  # fp32 against fp64
 
 
-def test_flops_per_token_equal_those_that_torch_counts_with_causal_attention_counted_half():
-    net = model(n_layers=3, d_model=32, n_head=4, d_hid=40, max_seq_length=16)
+@pytest.mark.parametrize("architecture", ["gpt", "modern"])
+def test_flops_per_token_equal_those_that_torch_counts_with_causal_attention_counted_half(architecture):
+    net = model(architecture=architecture, n_layers=3, d_model=32, n_head=4, d_hid=40, max_seq_length=16)
     x = ids(B=2, T=16)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # products of whole matrices
         net(x, x)[1].backward()
@@ -153,6 +154,108 @@ def test_flops_per_token_equal_those_that_torch_counts_with_causal_attention_cou
     assert attention == 12 * 3 * 32 * 16 * x.numel()  # all pairs of tokens: twice what causal attention needs
     counted = (sum(by_operation.values()) + attention / 2) / x.numel()
     assert net.flops_per_token() == counted  # exactly: both count products of matrices alone
+
+
+# The modern architecture
+
+
+def modern(**keys) -> GPT:
+    return model(architecture="modern", **{"init_range": 0.3, **keys})
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "products"])
+def test_modern_maths_equal_a_plain_transcription_of_qwen3(kernel):
+    """Source: Qwen3, arXiv:2505.09388, and the layout of its weights as published: halves of a head are rotated."""
+    net, x, H, D = modern(d_model=32, n_head=4), ids(), 4, 8
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() == 1:  # norms whose weights are not 1
+                parameter.copy_(1 + 0.5 * torch.randn(parameter.shape, generator=generator))
+    net.use_attention(kernel)
+    w = {name: tensor.double() for name, tensor in net.state_dict().items()}
+    with evaluating(net):
+        found = net(x)[0]
+
+    def rms_norm(value, weight):
+        return weight * value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + 1e-5)
+
+    def rotate_half(value):
+        return torch.cat((-value[..., D // 2 :], value[..., : D // 2]), dim=-1)
+
+    inverse = 1 / 10000 ** (torch.arange(0, D, 2).double() / D)
+    angles = torch.outer(torch.arange(8).double(), inverse)
+    angles = torch.cat((angles, angles), dim=-1)
+    hidden = w["token_embedding.weight"][x]
+    for i in range(2):
+        layer = f"layers.{i}."
+        normed = rms_norm(hidden, w[layer + "norm_attention.weight"])
+        w_q, w_k, w_v = w[layer + "attention.qkv.weight"].split(32)
+        out = torch.zeros(2, 8, 32, dtype=torch.float64)
+        for head in range(H):
+            part = slice(head * D, (head + 1) * D)
+            q = rms_norm(normed @ w_q[part].T, w[layer + "attention.q_norm.weight"])
+            k = rms_norm(normed @ w_k[part].T, w[layer + "attention.k_norm.weight"])
+            q, k = (t * angles.cos() + rotate_half(t) * angles.sin() for t in (q, k))
+            for t in range(8):
+                weights = ((k[:, : t + 1] @ q[:, t, :, None])[..., 0] / math.sqrt(D)).softmax(-1)
+                out[:, t, part] = (weights[..., None] * (normed @ w_v[part].T)[:, : t + 1]).sum(1)
+        hidden = hidden + out @ w[layer + "attention.proj.weight"].T
+        normed = rms_norm(hidden, w[layer + "norm_mlp.weight"])
+        gate, up = w[layer + "mlp.gate_up.weight"].split(24)
+        activated = normed @ gate.T
+        activated = activated * torch.sigmoid(activated) * (normed @ up.T)
+        hidden = hidden + activated @ w[layer + "mlp.down.weight"].T
+    expected = rms_norm(hidden, w["norm.weight"]) @ w["head.weight"].T
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()  # fp32 against fp64
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_modern_model_has_no_bias_and_no_learned_positions_and_the_size_of_the_formula(tied, bias):
+    net, C, L, hidden, D = modern(tie_embeddings=tied, bias=bias), 16, 2, 24, 8
+    assert not [name for name, _ in net.named_parameters() if "bias" in name or "position" in name]
+    matrices = L * (4 * C * C + 3 * C * hidden) + (1 if tied else 2) * V * C
+    assert net.parameter_count() == matrices + L * (2 * C + 2 * D) + C
+
+
+@pytest.mark.parametrize(("d_model", "hidden"), [(16, 32), (192, 512), (768, 2048)])
+def test_without_d_hid_a_modern_model_has_about_as_many_weights_as_with_gelu(d_model, hidden):
+    with torch.device("meta"):
+        found = GPT(model_config(architecture="modern", d_model=d_model, d_hid=None), V)
+    assert found.layers[0].mlp.gate_up.weight.shape == (2 * hidden, d_model)
+
+
+def test_rotated_queries_and_keys_know_their_distance_alone():
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 1, 1, 16, generator=generator) for _ in range(2))
+
+    def score(i: int, j: int) -> float:
+        return (rotate(q, rotation(i, 1, 16, parts.CPU)) * rotate(k, rotation(j, 1, 16, parts.CPU))).sum().item()
+
+    for distance in (0, 1, 7):
+        scores = [score(start + distance, start) for start in (0, 1, 5, 100, 500)]
+        assert scores == pytest.approx(scores[:1] * 5, abs=1e-4)  # fp32 angles of some hundreds
+    assert abs(score(3, 0) - score(0, 3)) > 1e-2
+    assert abs(score(3, 0) - score(4, 0)) > 1e-2
+    assert torch.equal(rotate(q, rotation(0, 1, 16, parts.CPU)), q)  # the first token is not turned
+
+
+def test_the_rotation_of_later_tokens_is_that_of_the_whole_sequence():
+    whole, later = rotation(0, 8, 8, parts.CPU), rotation(5, 3, 8, parts.CPU)
+    for a, b in zip(whole, later, strict=True):
+        assert a.shape == (8, 1, 8)
+        assert torch.equal(a[5:], b)
+
+
+def test_a_later_token_never_changes_earlier_logits_of_a_modern_model():
+    net, x = modern(), ids()
+    other = x.clone()
+    other[:, 5] = (other[:, 5] + 1) % V
+    with evaluating(net):
+        before, after = net(x)[0], net(other)[0]
+    assert torch.equal(before[:, :5], after[:, :5])
+    assert not torch.equal(before[:, 5], after[:, 5])
 
 
 # Initialisation
@@ -294,8 +397,9 @@ def test_the_two_dropouts_act_in_their_own_places():
 # The key/value cache
 
 
-def test_a_filled_cache_gives_the_logits_of_the_whole_sequence():
-    net, x = model(init_range=0.3), ids()
+@pytest.mark.parametrize("architecture", ["gpt", "modern"])
+def test_a_filled_cache_gives_the_logits_of_the_whole_sequence(architecture):
+    net, x = model(architecture=architecture, init_range=0.3), ids()
     with evaluating(net):
         whole = net(x)[0]
         caches = [KeyValueCache() for _ in range(2)]

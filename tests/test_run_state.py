@@ -254,7 +254,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
     ("model", "word"),
     [
         ({"n_layers": 3}, "layers.2."), ({"n_layers": 1}, "layers.1."), ({"d_model": 32}, "expected"),
-        ({"d_hid": 25}, "layers.0.mlp.up.weight"), ({"max_seq_length": 9}, "position_embedding"), ({"bias": False}, "bias"),
+        ({"d_hid": 25}, "layers.0.mlp.up.weight"),
+        ({"max_seq_length": 9}, "position_embedding"), ({"bias": False}, "bias"),
     ],
 )  # fmt: skip
 def test_another_architecture_is_refused_with_the_names_that_differ_and_nothing_is_touched(saved, model, word):
