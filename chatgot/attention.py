@@ -25,8 +25,9 @@ class Products(torch.autograd.Function):
     """softmax(q k^T / sqrt(D)) v with a causal mask, by batched matrix products over ROWS queries at a time.
 
     q, k, v: (N, T, D) of one dtype, contiguous; returns (N, T, D). All is computed in that dtype, bf16 included: on a
-    CPU that is twice as fast as scaled_dot_product_attention in short contexts. It rounds the scores too, so it is up to
-    twice as far from fp32 where they spread by 1, four times by 2, eight times by 8 (tests). The attention weights are kept for backward.
+    CPU that is twice as fast as scaled_dot_product_attention in short contexts. It rounds the scores too, so it
+    is farther from fp32: up to twice where they spread by 1, four times by 2, eight times by 8 (tests). The attention
+    weights are kept for backward.
     """
 
     @staticmethod
