@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from chatgot import compilation
 from chatgot.assembly import Training
 from chatgot.config import SamplingConfig
 from chatgot.generation import generate
@@ -226,6 +227,17 @@ def test_auto_measures_once_and_keeps_what_it_measured_with(compiler, machine):
     training = run(compile="auto", max_steps=10**9)
     assert machine.read_bytes() == before
     assert compiler.compiled == is_compiled(training)
+
+
+@pytest.mark.parametrize(("compiled_s", "pays"), [(0.5e-3, True), (1e-3, False)])
+def test_what_was_compiled_to_measure_it_stays_where_it_pays_and_goes_where_not(
+    compiled_s, pays, compiler, monkeypatch
+):
+    times = [1e-3, compiled_s]
+    monkeypatch.setattr(compilation, "best_time", lambda do: times.pop(0))
+    assert is_compiled(run(compile="auto", max_steps=10**9)) is pays
+    assert not times
+    assert compiler.compiled == 1
 
 
 @pytest.mark.parametrize(
