@@ -219,10 +219,16 @@ def _precision_and_attention(
     if precision == "fp32":
         return precision, kernel
     batch = windows.batch(windows.starts(0, settings.sequences_per_step)[: settings.batch_size])
-    if why := prove_mixed_precision(model, batch, precision):
-        logger.warning("mixed precision is off: %s differs from fp32 on the first micro-batch (%s)", precision, why)
-        return "fp32", use_attention("fp32")
-    return precision, kernel
+    exacter = ["sdpa"] if kernel == "products" and settings.attention == "auto" and stored is None else []
+    for kernel in (kernel, *exacter):  # products round more than sdpa does
+        model.use_attention(kernel)
+        if not (why := prove_mixed_precision(model, batch, precision)):
+            return precision, kernel
+    logger.warning(
+        "mixed precision is off: %s with attention by %s differs from fp32 on the first micro-batch (%s)",
+        precision, kernel, why,
+    )  # fmt: skip
+    return "fp32", use_attention("fp32")
 
 
 def _compiled(

@@ -78,7 +78,7 @@ class Attention(nn.Module):
         B, T, C = x.shape
         q, k, v = (t.view(B, T, self.n_head, -1) for t in self.qkv(x).chunk(3, dim=-1))  # 3 x (B, T, H, D)
         if rotated is not None:
-            q, k = (rotate(norm(t), rotated).to(v.dtype) for norm, t in ((self.q_norm, q), (self.k_norm, k)))
+            q, k = (rotate(norm(t.float()), rotated).to(v.dtype) for norm, t in ((self.q_norm, q), (self.k_norm, k)))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # 3 x (B, H, T, D)
         past = 0 if cache is None else cache.length
         if cache is not None:
