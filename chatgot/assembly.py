@@ -220,13 +220,13 @@ def _precision_and_attention(
         return precision, kernel
     batch = windows.batch(windows.starts(0, settings.sequences_per_step)[: settings.batch_size])
     exacter = ["sdpa"] if kernel == "products" and settings.attention == "auto" and stored is None else []
-    for kernel in (kernel, *exacter):  # products round more than sdpa does
-        model.use_attention(kernel)
+    for tried in (kernel, *exacter):  # products round more than sdpa does
+        model.use_attention(tried)
         if not (why := prove_mixed_precision(model, batch, precision)):
-            return precision, kernel
+            return precision, tried
     logger.warning(
         "mixed precision is off: %s with attention by %s differs from fp32 on the first micro-batch (%s)",
-        precision, kernel, why,
+        precision, tried, why,
     )  # fmt: skip
     return "fp32", use_attention("fp32")
 

@@ -317,6 +317,7 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog
     put(tmp_path, 5000, config="other")
     (tmp_path / f"tiny_{RUN}_step_11.pt").symlink_to(files[1])
     (tmp_path / f"tiny_{RUN}_step_12.pt").mkdir()
+    caplog.clear()
     set_aside(superseded_by(tmp_path, at(2), files[2]))
     assert steps_of(tmp_path) == [1, 2, 11, 12]  # only regular files are this run's
     for step in (9, 10):
