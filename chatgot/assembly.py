@@ -34,6 +34,7 @@ from chatgot.gradient_checkpointing import enable_gradient_checkpointing
 from chatgot.machine import fast_threads, peak_for_mfu
 from chatgot.memory import reuse_freed_memory
 from chatgot.model import GPT, build_model
+from chatgot.muon import pick_muon_precision
 from chatgot.optim import allocate_state, build_optimizer, last_step, schedule_horizon
 from chatgot.precision import autocast, describe_numbers, prove_mixed_precision
 from chatgot.run_state import RunState, collect_state
@@ -153,7 +154,9 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[
     if (mode := settings.gradient_checkpointing) and not (stored and stored["run"]["recompute_off"]):
         with autocast(device, precision):
             enable_gradient_checkpointing(model, every=2 if mode == "every_2" else 1)
-    optimizer = build_optimizer(model, settings)
+    if settings.optimizer == "muon":
+        run.muon_precision = stored["run"]["muon_precision"] if stored else pick_muon_precision(model, device)
+    optimizer = build_optimizer(model, settings, run.muon_precision)
     training = Training(
         config=config,
         device=device,
@@ -204,6 +207,8 @@ def _precision_and_attention(
 
     def use_attention(precision: str) -> str:
         kernel = stored and stored["run"]["attention"]
+        if kernel and settings.attention not in ("auto", kernel):
+            logger.warning("attention by %s as in the checkpoint: another kernel would give other bits", kernel)
         kernel = kernel or pick_attention(
             settings.attention, config.model, settings.batch_size, device, DTYPES[precision]
         )

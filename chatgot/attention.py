@@ -4,6 +4,7 @@ Letters: B batch, H heads, T time, D head size; N = B x H; R rows of queries tha
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from chatgot.config import ModelConfig
-from chatgot.machine import best_time, remembered, synchronise
+from chatgot.machine import best_times, remembered
 
 logger = logging.getLogger(__name__)
 
+KERNELS = ("sdpa", "products")
 ROWS = 128  # queries of one product: above the diagonal only half a square is wasted, and products stay large
 LONGEST = 512  # context up to which `products` is tried: it keeps the weights, which grow with the square of it
 TIMED_SEQUENCES = 8
@@ -71,9 +73,9 @@ class Products(torch.autograd.Function):
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, kernel: str, dropout: float = 0.0) -> Tensor:
     """Let each token look at itself and those before it; q, k, v and the result are (B, H, T, D), of one dtype.
 
-    dropout: share of the attention weights that is dropped; only `sdpa` can.
+    dropout: share of the attention weights that is dropped; only `sdpa` can. `products` are for CPUs.
     """
-    if kernel == "sdpa" or dropout:
+    if kernel == "sdpa" or dropout or q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
     B, H, T, D = q.shape
     q, k, v = (t.reshape(B * H, T, D) for t in (q, k, v))
@@ -85,16 +87,16 @@ def pick_attention(asked: str, cfg: ModelConfig, batch_size: int, device: torch.
 
     Forward and backward of one layer are timed, at most TIMED_SEQUENCES sequences of them.
     """
-    if cfg.attention_dropout:
+    if cfg.attention_dropout or device.type != "cpu":
         return "sdpa"
     if asked != "auto":
         return asked
-    if device.type != "cpu" or cfg.max_seq_length > LONGEST:
+    if cfg.max_seq_length > LONGEST:
         return "sdpa"
     shape = (min(batch_size, TIMED_SEQUENCES), cfg.n_head, cfg.max_seq_length, cfg.d_model // cfg.n_head)
     name = str(dtype).removeprefix("torch.")
     what = f"attention {'x'.join(map(str, shape))} {name}, {torch.get_num_threads()} threads"
-    sdpa_s, products_s = remembered(what, lambda: [_seconds(kernel, shape, device, dtype) for kernel in KERNELS])
+    sdpa_s, products_s = remembered(what, lambda: best_times([_layer(kernel, shape, dtype) for kernel in KERNELS]))
     kernel = "sdpa" if sdpa_s <= products_s else "products"
     logger.info(
         "attention: %s; one layer of %d sequences takes %.2f ms by sdpa, %.2f ms by products, in %s",
@@ -103,19 +105,16 @@ def pick_attention(asked: str, cfg: ModelConfig, batch_size: int, device: torch.
     return kernel
 
 
-KERNELS = ("sdpa", "products")
-
-
-def _seconds(kernel: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> float:
+def _layer(kernel: str, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], None]:
+    """Return a function that computes one layer's attention on the CPU, forward and backward; shape: (B, H, T, D)."""
     B, H, T, D = shape
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(B, T, 3 * H * D, generator=generator).to(device, dtype).requires_grad_()
-    dy = torch.ones(B, T, H * D, device=device, dtype=dtype)
+    qkv = torch.randn(B, T, 3 * H * D, generator=generator).to(dtype).requires_grad_()
+    dy = torch.ones(B, T, H * D, dtype=dtype)
 
     def forward_backward() -> None:
         q, k, v = (t.view(B, T, H, D).transpose(1, 2) for t in qkv.chunk(3, dim=-1))  # as the model makes them
         y = causal_attention(q, k, v, kernel).transpose(1, 2).reshape(B, T, H * D)
         torch.autograd.grad(y, qkv, dy)
-        synchronise(device)
 
-    return best_time(forward_backward)
+    return forward_backward

@@ -60,6 +60,9 @@ class ModelConfig(Section):
     def _heads_divide_the_width(self) -> "ModelConfig":
         if self.d_model % self.n_head:
             raise ValueError(f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head})")
+        if self.architecture == "modern" and self.d_model // self.n_head % 2:
+            found = self.d_model // self.n_head
+            raise ValueError(f"d_model / n_head ({found}) must be even: rotary positions turn pairs of elements")
         return self
 
 
@@ -288,6 +291,8 @@ def remarks(config: Config) -> list[str]:
         lines.append("training.min_learning_rate is above learning_rate: the rate rises after the warmup")
     if training.optimizer != "muon" and {"muon_learning_rate", "muon_momentum"} & training.model_fields_set:
         lines.append("training.muon_learning_rate and muon_momentum have no effect: optimizer is adamw")
+    if config.model.architecture == "modern" and "bias" in config.model.model_fields_set and config.model.bias:
+        lines.append("model.bias=true has no effect: the modern architecture has no biases")
     if training.attention == "products" and config.model.attention_dropout:
         lines.append("training.attention=products has no effect: attention_dropout needs sdpa")
     if sampling.temperature == 0 and (sampling.top_k is not None or sampling.top_p is not None):

@@ -4,8 +4,9 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,10 +17,12 @@ from chatgot.atomic_file import atomic_file
 logger = logging.getLogger(__name__)
 
 PEAK_SIZE = 2048  # rows and columns of the products that the peak is measured with
+THREAD_ROUNDS = 30  # some tenths of a second: longer than another program's short work
 FEWER_THREADS_GAIN = 1.1  # half the threads must be so much faster to be taken: timings are noisy
 
 
 def machine_file() -> Path:
+    """Return where what is measured is remembered; it may be deleted at any time."""
     return user_cache_path("chatgot") / "machine.json"
 
 
@@ -54,6 +57,7 @@ def _read(path: Path) -> dict:
 
 
 def cpu_name() -> str:
+    """Return the CPU's model and the instructions that torch uses of it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -67,14 +71,23 @@ def synchronise(device: torch.device) -> None:
         {"cuda": torch.cuda, "mps": torch.mps}[device.type].synchronize()
 
 
+def best_times(ways: Sequence[Callable[[], object]], rounds: int = 3) -> list[float]:
+    """Return the seconds of the fastest of `rounds` calls of each way, after one that warms up.
+
+    They take turns: what else this machine does in between meets all of them.
+    """
+    times: list[list[float]] = [[] for _ in ways]
+    for _ in range(rounds + 1):
+        for way, of_way in zip(ways, times, strict=True):
+            begun = time.perf_counter()
+            way()
+            of_way.append(time.perf_counter() - begun)
+    return [min(of_way[1:]) for of_way in times]
+
+
 def best_time(do: Callable[[], object], repeats: int = 3) -> float:
     """Return the seconds of the fastest of `repeats` calls, after one that warms up."""
-    times = []
-    for _ in range(repeats + 1):
-        begun = time.perf_counter()
-        do()
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
+    return best_times([do], repeats)[0]
 
 
 def bf16_gain(d_model: int, d_hid: int, rows: int = 128) -> float:
@@ -102,17 +115,22 @@ def fast_threads(d_model: int, rows: int = 512) -> int:
     def measure() -> list[float]:
         a = torch.ones(rows, d_model)
         b = torch.ones(d_model, 4 * d_model)
-        seconds = []
+
+        def products(threads: int) -> None:
+            torch.set_num_threads(threads)
+            for _ in range(4):
+                torch.mm(a, b)
+
         try:
-            for threads in (most, most // 2):
-                torch.set_num_threads(threads)
-                seconds.append(best_time(lambda: torch.mm(a, b), repeats=7))
+            return best_times([partial(products, most), partial(products, most // 2)], THREAD_ROUNDS)
         finally:
             torch.set_num_threads(most)
-        return seconds
 
     all_s, half_s = remembered(f"threads {most} {rows}x{d_model}x{4 * d_model}", measure)
-    return most // 2 if all_s > FEWER_THREADS_GAIN * half_s else most
+    if all_s <= FEWER_THREADS_GAIN * half_s:
+        return most
+    logger.info("threads: %d, half of %d, with which products take %.2g x the time", most // 2, most, all_s / half_s)
+    return most // 2
 
 
 def product_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5, size: int = PEAK_SIZE) -> float:

@@ -63,6 +63,8 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 
 
 class Attention(nn.Module):
+    """Causal self-attention of all heads; in `modern`, queries and keys are normalised and turned by their position."""
+
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.n_head, self.dropout = cfg.n_head, cfg.attention_dropout
@@ -119,6 +121,8 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention, then the MLP, each on a normalised residual stream and added to it."""
+
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.norm_attention = make_norm(cfg, cfg.d_model)

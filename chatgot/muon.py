@@ -83,7 +83,7 @@ class MuonWithAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update all weights; each parameter's `step` is counted before any of them is changed."""
+        """Update all weights; the `step` of all of Muon's is counted before the first of them is changed."""
         assert closure is None
         for group in self.muon.param_groups:
             for p in group["params"]:
@@ -92,7 +92,7 @@ class MuonWithAdamW(Optimizer):
         self.adamw.step()
 
 
-def pick_dtype(model: nn.Module, device: torch.device) -> torch.dtype:
-    """Return the dtype of Muon's products: bf16 where this machine is fast at it."""
+def pick_muon_precision(model: nn.Module, device: torch.device) -> str:
+    """Return bf16 or fp32, for Muon's products: bf16 where this machine is fast at it."""
     rows, columns = max((p.shape for p in model.parameters() if p.dim() == 2), key=lambda shape: shape.numel())
-    return torch.float32 if device.type == "cpu" and bf16_gain(columns, rows) < 1 else torch.bfloat16
+    return "fp32" if device.type == "cpu" and bf16_gain(columns, rows) < 1 else "bf16"

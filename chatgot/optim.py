@@ -7,14 +7,16 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from chatgot.config import TrainingConfig
-from chatgot.muon import Muon, MuonWithAdamW, pick_dtype
+from chatgot.device import DTYPES
+from chatgot.muon import Muon, MuonWithAdamW
 
 PIECES = {"qkv.weight": 3, "gate_up.weight": 2}  # matrices that are several, stacked: Muon takes them apart
 
 
-def build_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
+def build_optimizer(model: nn.Module, training: TrainingConfig, muon_precision: str = "fp32") -> Optimizer:
     """Make AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
+    muon_precision: fp32 or bf16, of the products that Muon's updates are computed by.
     AdamW's decay is on matrices (Linear and Embedding weights) only, Muon's on all that it has.
     Source: Loshchilov & Hutter, arXiv:1711.05101; decay on matrices only: GPT-3, arXiv:2005.14165, appendix B.
     """
@@ -37,7 +39,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
         of_group = [p for name, p in by_muon.items() if pieces == _pieces(name)]
         muon_groups += [{"params": of_group, "pieces": pieces}] if of_group else []
     muon = Muon(
-        muon_groups, pick_dtype(model, device), lr=training.muon_learning_rate, momentum=training.muon_momentum,
+        muon_groups, DTYPES[muon_precision], lr=training.muon_learning_rate, momentum=training.muon_momentum,
         weight_decay=training.weight_decay,
     )  # fmt: skip
     return MuonWithAdamW(muon, adamw)
@@ -70,6 +72,7 @@ def set_lr(optimizer: Optimizer, lr: float, training: TrainingConfig) -> None:
 
 
 def is_muon(group: dict) -> bool:
+    """Return whether a group's weights are Muon's."""
     return "momentum" in group
 
 

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 KEPT = (  # of the run that is left behind; all else is as it was at the step gone back to
     "run_id", "precision", "asked_precision", "precision_raised", "recompute_off", "threads", "attention", "compiled",
-    "micro_batch_size", "eval_batch_size", "size_history", "sizes_rejected", "next_growth_step", "time_s", "skips",
+    "muon_precision", "micro_batch_size", "eval_batch_size", "size_history", "sizes_rejected", "next_growth_step",
+    "time_s", "skips",
 )  # fmt: skip
 
 

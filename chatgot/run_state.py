@@ -25,6 +25,7 @@ class RunState:
     threads: int  # CPU threads: other numbers give other bits
     attention: str = "sdpa"  # the kernel: another one gives other bits, and so does compiling
     compiled: bool = False  # the blocks run compiled
+    muon_precision: str = "fp32"  # of the products of Muon's updates
     eval_batch_size: int = 1  # sequences per forward of an evaluation
     size_history: list = field(default_factory=list)  # [step, from, to, why] of each change of micro_batch_size
     sizes_rejected: list = field(default_factory=list)  # [size, times, not before this step, why]

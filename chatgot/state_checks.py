@@ -75,6 +75,7 @@ def odd_counters(stored: dict[str, Any]) -> list[str]:
     odd += [name for name in ("run_id", "global_step") if run[name] != stored[name]]
     odd += ["attention"] if run["attention"] not in KERNELS else []
     odd += ["precision"] if run["precision"] not in ("fp32", "bf16", "fp16") else []
+    odd += ["muon_precision"] if run["muon_precision"] not in ("fp32", "bf16") else []
     try:  # on generators of its own: what cannot be set there must not be half set later
         version, internal, gauss = rng["python"]
         random.Random().setstate((version, tuple(internal), gauss))

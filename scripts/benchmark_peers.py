@@ -88,12 +88,12 @@ class Ours:
 
 def prepare(args: argparse.Namespace, folder: Path, *overrides: str) -> Ours:
     """Read our configuration and make its tokens, so that every side begins with its data at hand."""
-    config, _ = load_config(args.config, [*args.set, *overrides])
+    config, _ = load_config(args.config, [*overrides, *args.set])
     text = Path(config.data.path or folder / "data" / "shakespeare.txt").resolve()
     if config.data.path is None:
         fetch_default_text(text)
     tokens = load_tokens(text, folder / "data" / "cache")
-    return Ours(args.config, [*args.set, *overrides, f"data.path={text}", "paths.cache=data/cache"], config, tokens)
+    return Ours(args.config, [*overrides, *args.set, f"data.path={text}", "paths.cache=data/cache"], config, tokens)
 
 
 def run_peer(command: list[str], folder: Path) -> tuple[str, float]:
@@ -289,7 +289,7 @@ def parse_arguments() -> argparse.Namespace:
         options.set_defaults(measure=part)
         default = ROOT / "configs/models/debug/chatgot_small_14M_mixed_precision.yaml"
         if part is time_to_loss:
-            default = ROOT / "configs/models/chatgot_quick.yaml"
+            default = ROOT / "configs/models/chatgot_mini.yaml"
             options.add_argument("--max_iters", type=int, default=2000, help="nanoGPT's iterations (default: 2000)")
         else:
             options.add_argument("--steps", type=int, default=8, help="optimizer steps of one run (default: 8)")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from script_runs import run_script
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from chatgot.assembly import Training, assemble
@@ -22,13 +23,12 @@ from chatgot.optim import lr_at, set_lr
 from chatgot.step import accumulate_gradients, apply_gradients
 
 SMALL = 256  # size of the products of a dtype that this CPU is slow at: large ones would take minutes
-PARTS = {  # of a step's time: what the profiler calls the operations of each
+PARTS = {  # of a step's time: what the profiler's names of the operations of each begin with
     "matrix_products": ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "mkl::_mkl_linear"),
-    "attention": ("aten::bmm", "aten::baddbmm", "softmax", "scaled_dot_product", "flash_attention", "Products"),
-    "dropout": ("random", "bernoulli", "dropout", "aten::ge"),
-    "fused_by_compile": ("CompiledFunction", "Torch-Compiled", "cpp_fused"),
+    "attention": ("aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::_scaled_dot_product"),
+    "dropout": ("aten::random_", "aten::ge_", "aten::bernoulli", "aten::native_dropout"),
+    "fused_by_compile": ("CompiledFunction", "Torch-Compiled", "## Call CompiledFxGraph"),
     "copies_and_casts": ("aten::copy_", "aten::cat", "aten::stack"),
-    "optimizer": ("adamw", "lerp", "Optimizer"),
 }
 
 
@@ -45,6 +45,7 @@ def peaks() -> dict[str, float]:
 def one_step(training: Training) -> float:
     """Do one optimizer step as the script does; return its seconds."""
     run, config = training.run, training.config
+    torch.set_num_threads(run.threads)
     begun = time.perf_counter()
     set_lr(training.optimizer, lr_at(run.global_step, config.training, training.decay_steps), config.training)
     loss = accumulate_gradients(training.model, training.train_windows, run, config, training.scaler)
@@ -54,12 +55,20 @@ def one_step(training: Training) -> float:
 
 def shares(training: Training) -> dict[str, float]:
     """Return the share of a step's time that each kind of operation takes, by the profiler."""
+
+    def part_of(event: FunctionEvent) -> str:
+        above: FunctionEvent | None = event
+        while above is not None:
+            if above.name.startswith("Optimizer.step"):
+                return "optimizer"
+            above = above.cpu_parent
+        return next((part for part, names in PARTS.items() if event.name.startswith(names)), "other")
+
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         one_step(training)
-    totals = dict.fromkeys((*PARTS, "other"), 0.0)
-    for event in seen.key_averages():
-        part = next((part for part, names in PARTS.items() if any(name in event.key for name in names)), "other")
-        totals[part] += event.self_cpu_time_total
+    totals = dict.fromkeys((*PARTS, "optimizer", "other"), 0.0)
+    for event in seen.events():
+        totals[part_of(event)] += event.self_cpu_time_total
     whole = sum(totals.values())
     return {part: total / whole for part, total in totals.items()}
 
@@ -68,13 +77,15 @@ def speed(args: argparse.Namespace, folder: Path) -> dict:
     """Peaks, then tokens/s, share of the bf16 peak (MFU), share of time per part of --config and --compare in turn."""
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
-    tokens, figures = load_tokens(text, folder / "data" / "cache"), peaks()
+    tokens, threads = load_tokens(text, folder / "data" / "cache"), torch.get_num_threads()
     runs: dict[str, Training] = {}
     asked = [(args.config, args.set), *([(args.compare, args.compare_set)] if args.compare else [])]
     for path, overrides in asked:
         config, _ = load_config(path, overrides)
         name = f"{path.stem}_compared" if path.stem in runs else path.stem
+        torch.set_num_threads(threads)  # torch's own number, from which a run's is chosen
         runs[name] = assemble(config, tokens, torch.device("cpu"), None)
+    figures = peaks()
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(args.rounds):
         seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -99,7 +110,8 @@ def speed(args: argparse.Namespace, folder: Path) -> dict:
             **{f"{name}.share.{part}": share for part, share in shares(training).items()},
         }
     for name, (path, overrides) in zip(runs, asked, strict=True):
-        figures[f"{name}.peak_mib"] = run_script(folder, path, 2, *overrides).peak_mib
+        mode = f"training.compile={str(runs[name].run.compiled).lower()}"  # in two steps `auto` would not
+        figures[f"{name}.peak_mib"] = run_script(folder, path, 2, *overrides, mode).peak_mib
     if len(runs) == 2:
         ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
         figures |= {"ratio": statistics.median(ratios), "ratios": [round(ratio, 3) for ratio in ratios]}

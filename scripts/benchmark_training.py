@@ -16,9 +16,7 @@ from chatgot.batch_size import adapt, ladder
 from chatgot.config_file import load_config
 from chatgot.corpus import fetch_default_text
 from chatgot.data import load_tokens
-from chatgot.device import seed_generators, set_threads
-from chatgot.model import build_model
-from chatgot.optim import build_optimizer
+from chatgot.device import seed_generators
 from chatgot.precision import autocast
 from chatgot.recovery import recover
 from chatgot.step import accumulate_gradients, apply_gradients
@@ -29,20 +27,21 @@ ROOT = Path(__file__).resolve().parent.parent
 def bare_loop(config_path: Path, text: Path, cache: Path, steps: int) -> float:
     """Return the tokens/s of a plain forward, backward, step loop on the same model and text, first step left out."""
     config, _ = load_config(config_path)
-    set_threads(config.training.threads)
     tokens = load_tokens(text, cache)
     T, B = config.model.max_seq_length, config.training.batch_size
     ids = torch.from_numpy(tokens.ids[: 1 << 20].astype("int64"))
-    model = build_model(config.model, len(tokens.vocabulary), torch.device("cpu"), config.seed)
-    optimizer = build_optimizer(model, config.training)
+    training = assemble(config, tokens, torch.device("cpu"), None)  # for its threads, precision and kernels
+    model, optimizer = training.model, training.optimizer
+    model.train()
     for step in range(steps):
         if step == 1:
             begun = time.perf_counter()
         starts = torch.randint(len(ids) - T, (B,)).tolist()
         x = torch.stack([ids[s : s + T] for s in starts])
         y = torch.stack([ids[s + 1 : s + T + 1] for s in starts])
-        _, loss = model(x, y)
-        loss.backward()
+        with autocast(training.device, training.run.precision):
+            _, loss = model(x, y)
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return (steps - 1) * B * T / (time.perf_counter() - begun)
@@ -222,7 +221,7 @@ from chatgot.device import set_threads
 from chatgot.memory import reuse_freed_memory
 from chatgot.gradient_checkpointing import enable_gradient_checkpointing
 from chatgot.model import build_model
-from chatgot.optim import build_optimizer
+from chatgot.optim import allocate_state, build_optimizer
 
 def resident(key):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -233,6 +232,7 @@ set_threads(config.training.threads)
 reuse_freed_memory()
 model = build_model(config.model, 75, torch.device("cpu"), 0)
 optimizer = build_optimizer(model, config.training)
+allocate_state(optimizer)
 for p in model.parameters():
     p.grad = torch.zeros_like(p)
 optimizer.step()

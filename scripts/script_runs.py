@@ -73,13 +73,17 @@ def run_script(folder: Path, config: Path, steps: int, *settings: str, warmup: i
 def run_until(loss: float, folder: Path, config: Path, overrides: Sequence[str]) -> Reached:
     """Train until an evaluation is at `loss` or below, then stop; the evaluation's row is looked for every 0.1 s.
 
+    As on a machine that ChatGoT has never run on: nothing is remembered of it, nothing is compiled yet.
     training_s comes from the rates in the rows, each of which is about the steps since the row before.
     """
-    for name in ("logs", "checkpoints"):
+    for name in ("logs", "checkpoints", "user-cache"):
         shutil.rmtree(folder / name, ignore_errors=True)
     begun, seen, tokens, training_s, best, running = time.perf_counter(), 0, 0, 0.0, math.inf, True
     with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen(script_command(config, overrides), cwd=folder, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            script_command(config, overrides), cwd=folder, stdout=output, stderr=output,
+            env=os.environ | {"XDG_CACHE_HOME": str(folder / "user-cache")},
+        )  # fmt: skip
     try:
         while running:
             running = process.poll() is None  # asked before the rows are read: the last one is not missed

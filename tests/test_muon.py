@@ -11,8 +11,9 @@ from torch import nn
 from chatgot import muon as muon_module
 from chatgot.assembly import Training
 from chatgot.checkpoint_file import load_checkpoint
+from chatgot.device import DTYPES
 from chatgot.errors import OutOfMemory
-from chatgot.muon import Muon, orthogonal, pick_dtype
+from chatgot.muon import Muon, orthogonal, pick_muon_precision
 from chatgot.optim import allocate_state, build_optimizer, is_muon, lr_at, set_lr
 from chatgot.resuming import find_checkpoint, resume
 from chatgot.step import accumulate_gradients, apply_gradients
@@ -299,8 +300,10 @@ def test_memory_that_runs_out_before_the_update_leaves_the_weights_as_they_are(m
 def test_products_are_fp32_where_bf16_is_slow_here(gain, dtype, monkeypatch):
     monkeypatch.setattr(muon_module, "bf16_gain", lambda *shape: gain)
     training = run()
-    assert pick_dtype(training.model, parts.CPU) == dtype == training.optimizer.muon.dtype
-    assert pick_dtype(training.model, torch.device("cuda")) == torch.bfloat16
+    assert training.optimizer.muon.dtype == dtype == DTYPES[training.run.muon_precision]
+    assert pick_muon_precision(training.model, torch.device("cuda")) == "bf16"
+    monkeypatch.setattr(muon_module, "bf16_gain", lambda *shape: 1 / gain)
+    assert run(stored=training.checkpoint()).optimizer.muon.dtype == dtype  # a resumed run keeps it
 
 
 def test_adamw_alone_has_no_muon():

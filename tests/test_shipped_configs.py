@@ -39,4 +39,4 @@ def test_the_clean_debug_config_has_the_values_that_the_family_shares():
     assert (training.betas, training.weight_decay, training.grad_clip) == ((0.9, 0.95), 0.1, 1.0)
     assert (training.mixed_precision, training.gradient_checkpointing) == (False, False)
     assert (model.dropout, model.attention_dropout, model.tie_embeddings, model.max_seq_length) == (0, 0, True, 256)
-    assert training.max_checkpoints_to_keep == 3
+    assert (training.max_checkpoints_to_keep, training.compile) == (3, False)
