@@ -192,8 +192,8 @@ def test_auto_does_not_compile_for_a_short_run_and_says_so(compiler, caplog):
         (10.0, 0.999e-3, {}, "off; a block takes 1.00 ms eager and 1.00 ms compiled"),
         (10.0, 2e-3, {}, "off; a block takes"),
         (3000.0, 0.5e-3, {}, "off; a block takes"),
-        (10.0, 0.5e-3, {"max_steps": 35_000}, "on; a block takes"),  # 140 s in the blocks
-        (10.0, 0.5e-3, {"max_steps": 32_000}, "off, only about"),
+        (10.0, 0.5e-3, {"max_steps": 21_000}, "on; a block takes"),  # 84 s in the blocks
+        (10.0, 0.5e-3, {"max_steps": 19_000}, "off, only about"),
         (10.0, 0.5e-3, {"max_minutes": 0.5}, "off, only about"),
         (10.0, 0.5e-3, {"max_minutes": 5}, "on; a block takes"),
     ],
