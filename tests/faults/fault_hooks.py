@@ -138,10 +138,10 @@ def die_at_byte(target: Target, save: int, byte: int) -> None:
 
 def watch_calls(target: Target, save: int, act: Any) -> None:
     """Call `act(n, name)` before each file-system call (n from 1) of the `save`-th save."""
-    watching, count = [False], iter(range(1, 1 << 30))
+    watching, count, saving = [False], iter(range(1, 1 << 30)), threading.current_thread()
 
     def called(name: str) -> None:
-        if watching[0]:
+        if watching[0] and threading.current_thread() is saving:  # a thread of TensorBoard's writes at its own times
             watching[0] = False  # what `act` itself calls is not meant
             act(next(count), name)
             watching[0] = True
