@@ -53,8 +53,8 @@ class Products(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, *kept = ctx.saved_tensors  # q is scaled
         T, D = q.shape[1:]
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for i in reversed(range(len(kept))):  # the last one sees every key, so it fills dk and dv; the others add
+        dq = torch.empty_like(q)
+        for i in reversed(range(len(kept))):  # the last one sees every key, so it makes dk and dv; the others add
             begin, end = i * ROWS, min((i + 1) * ROWS, T)
             weights, dy_rows = kept[i], dy[:, begin:end]
             dv_part = torch.bmm(weights.transpose(1, 2), dy_rows)  # (N, end, D)
