@@ -23,7 +23,7 @@ from chatgot.run_lock import RUN_ID
 from chatgot.state_checks import all_tensors, not_finite, odd_counters
 from chatgot.zip_structure import END_OF_ZIP, odd_entries
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 DIGEST = 64  # bytes of a SHA-256 in hex
 NAME = re.compile(RUN_ID.pattern + r"_step_(?P<step>0|[1-9]\d{0,17})\.pt", re.ASCII)
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -1,6 +1,7 @@
 """Which precision computes forward and loss: proven before it is trusted, lowered when it fails, raised again once."""
 
 import logging
+import math
 from contextlib import AbstractContextManager, ExitStack
 
 import torch
@@ -51,8 +52,8 @@ def _compare_with_fp32(model: nn.Module, batch: Batch, precision: str) -> str | 
                 with autocast(device, name):
                     _, loss = model(*batch)
                     (loss * scale).backward()
-                gradient = torch.cat([p.grad.flatten() / scale for p in model.parameters() if p.grad is not None])
-                results.append((loss.item(), gradient))
+                gradients = [p.grad / scale for p in model.parameters() if p.grad is not None]
+                results.append((loss.item(), gradients))
     finally:
         for module, mode in modes:
             module.training = mode
@@ -60,7 +61,7 @@ def _compare_with_fp32(model: nn.Module, batch: Batch, precision: str) -> str | 
             parameter.grad = gradient
     (loss, expected), (found_loss, found) = results
     difference = abs(found_loss - loss) / max(abs(loss), 1e-12)
-    cosine = torch.nn.functional.cosine_similarity(expected, found, dim=0).item()
+    cosine = _cosine(expected, found)
     if difference <= MAX_LOSS_DIFFERENCE and cosine >= MIN_COSINE:  # false for NaN
         logger.info(
             "mixed precision: %s is close to fp32: loss %.2g %% off, cosine of the gradients %.5f",
@@ -68,6 +69,15 @@ def _compare_with_fp32(model: nn.Module, batch: Batch, precision: str) -> str | 
         )  # fmt: skip
         return None
     return f"loss {found_loss:g}, in fp32 {loss:g}; cosine of the gradients {cosine:.4f}"
+
+
+def _cosine(a: list[Tensor], b: list[Tensor]) -> float:
+    """Return the cosine of the angle between two vectors in pieces: torch's own is 0.3 % off over 14 M numbers."""
+
+    def dot(a: list[Tensor], b: list[Tensor]) -> float:
+        return sum((x * y).sum().item() for x, y in zip(a, b, strict=True))
+
+    return dot(a, b) / math.sqrt(max(dot(a, a) * dot(b, b), 1e-300))
 
 
 def next_lower(precision: str, device: torch.device) -> str:

@@ -256,19 +256,20 @@ def nanogpt_to_its_end(copy: Path, max_iters: int) -> Reached:
 
 
 def time_to_loss(args: argparse.Namespace, folder: Path) -> dict:
-    """Seconds of nanoGPT's documented CPU command, and seconds until our configuration is at the loss it ends with."""
-    ours = prepare(args, folder, "training.eval_batches=all")
-    interval = ours.config.training.eval_interval
-    if interval is None:
-        raise UserError("training.eval_interval is null: this part needs evaluations")
-    ours.overrides.append(f"training.log_interval={interval}")  # the rate in a row is that since the row before
+    """Seconds of nanoGPT's documented CPU command, and seconds until our configuration is at the loss it ends with.
+
+    Losses are over the whole validation part: what we measure at our run's end, or at every evaluation with `--set
+    training.eval_batches=all`.
+    """
+    ours = prepare(args, folder)
+    key = "val_loss" if ours.config.training.eval_batches == "all" else "val_loss_full"
     copy = copy_nanogpt(args.checkout, ours, folder)
     sides: dict[str, list[Reached]] = {"nanogpt": [], "chatgot": []}
     for _ in range(args.rounds):
         sides["nanogpt"].append(nanogpt_to_its_end(copy, args.max_iters))
         print("nanogpt", sides["nanogpt"][-1], file=sys.stderr)
         loss = sides["nanogpt"][-1].loss
-        sides["chatgot"].append(run_until(loss, folder, ours.config_path, ours.overrides))
+        sides["chatgot"].append(run_until(loss, key, folder, ours.config_path, ours.overrides))
         print("chatgot", sides["chatgot"][-1], file=sys.stderr)
     figures = {}
     for key in ("loss", "step", "training_s", "wall_s"):

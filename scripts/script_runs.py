@@ -70,8 +70,8 @@ def run_script(folder: Path, config: Path, steps: int, *settings: str, warmup: i
     return Run(loop_begun - begun, statistics.harmonic_mean(speeds), usage.ru_maxrss / 1024)
 
 
-def run_until(loss: float, folder: Path, config: Path, overrides: Sequence[str]) -> Reached:
-    """Train until an evaluation is at `loss` or below, then stop; the evaluation's row is looked for every 0.1 s.
+def run_until(loss: float, key: str, folder: Path, config: Path, overrides: Sequence[str]) -> Reached:
+    """Train until a row's `key` is at `loss` or below, then stop; rows are looked for every 0.1 s.
 
     As on a machine that ChatGoT has never run on: nothing is remembered of it, nothing is compiled yet.
     training_s comes from the rates in the rows, each of which is about the steps since the row before.
@@ -94,7 +94,7 @@ def run_until(loss: float, folder: Path, config: Path, overrides: Sequence[str])
                 if row["tokens_per_s"]:
                     training_s += (row["tokens"] - tokens) / row["tokens_per_s"]
                     tokens = row["tokens"]
-                best = min(best, math.inf if row["val_loss"] is None else row["val_loss"])
+                best = min(best, math.inf if row[key] is None else row[key])
                 if best <= loss:
                     return Reached(best, row["step"], training_s, wall_s)
             seen = len(rows)

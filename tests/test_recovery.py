@@ -8,10 +8,12 @@ from pathlib import Path
 import harness
 import pytest
 import torch
+from torch import nn
 
 from chatgot import assembly
 from chatgot.checkpoint_file import is_whole
 from chatgot.grad_scaler import SafeGradScaler
+from chatgot.precision import prove_mixed_precision
 from chatgot.recovery import merged
 
 STEPS = 40
@@ -380,6 +382,26 @@ def test_mixed_precision_that_computes_something_else_is_refused_at_the_start(tm
     refusal = "mixed precision is off: bf16 with attention by sdpa differs from fp32 on the first micro-batch"
     assert refusal in log_of(folder)
     assert final(folder)["run"]["precision"] == "fp32"
+
+
+class Weighted(nn.Module):
+    """A model whose gradient is the same 8 million numbers in every precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.gradient = torch.randn(8_000_000, generator=generator) * torch.rand(8_000_000, generator=generator) ** 8
+        self.weight = nn.Parameter(torch.ones(8_000_000))
+
+    def forward(self, x, y):
+        return x, (self.weight * self.gradient).sum()
+
+
+def test_the_cosine_of_two_equal_gradients_is_one_however_large_the_model_is(caplog):
+    caplog.set_level("INFO")
+    batch = (torch.zeros(1, 1), torch.zeros(1, 1))
+    assert prove_mixed_precision(Weighted(), batch, "bf16") is None
+    assert "cosine of the gradients 1.00000" in caplog.text
 
 
 FIRST = 10  # the step before which the matrix below begins to inject
