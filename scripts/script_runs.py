@@ -94,7 +94,7 @@ def run_until(loss: float, key: str, folder: Path, config: Path, overrides: Sequ
                 if row["tokens_per_s"]:
                     training_s += (row["tokens"] - tokens) / row["tokens_per_s"]
                     tokens = row["tokens"]
-                best = min(best, math.inf if row[key] is None else row[key])
+                best = min(best, math.inf if row.get(key) is None else row[key])  # the last row alone has the full loss
                 if best <= loss:
                     return Reached(best, row["step"], training_s, wall_s)
             seen = len(rows)
