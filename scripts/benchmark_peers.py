@@ -262,14 +262,14 @@ def time_to_loss(args: argparse.Namespace, folder: Path) -> dict:
     training.eval_batches=all`.
     """
     ours = prepare(args, folder)
-    key = "val_loss" if ours.config.training.eval_batches == "all" else "val_loss_full"
+    counts = "val_loss" if ours.config.training.eval_batches == "all" else "val_loss_full"
     copy = copy_nanogpt(args.checkout, ours, folder)
     sides: dict[str, list[Reached]] = {"nanogpt": [], "chatgot": []}
     for _ in range(args.rounds):
         sides["nanogpt"].append(nanogpt_to_its_end(copy, args.max_iters))
         print("nanogpt", sides["nanogpt"][-1], file=sys.stderr)
         loss = sides["nanogpt"][-1].loss
-        sides["chatgot"].append(run_until(loss, key, folder, ours.config_path, ours.overrides))
+        sides["chatgot"].append(run_until(loss, counts, folder, ours.config_path, ours.overrides))
         print("chatgot", sides["chatgot"][-1], file=sys.stderr)
     figures = {}
     for key in ("loss", "step", "training_s", "wall_s"):
