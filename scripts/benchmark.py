@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT))  # runs from any folder, with this checkout's chat
 import argparse
 import tempfile
 
-from benchmark_files import log_fixer, logging_cost, saving
-from benchmark_speed import speed
-from benchmark_training import batch_sizes, checks, large_text, mixed, overhead, recompute, startup
-from script_runs import show
+from benchmarks.files import log_fixer, logging_cost, saving
+from benchmarks.script_runs import show
+from benchmarks.speed import speed
+from benchmarks.training import batch_sizes, checks, large_text, mixed, overhead, recompute, startup
 
 PARTS = {
     "speed": speed, "overhead": overhead, "startup": startup, "large_text": large_text, "saving": saving,

@@ -22,8 +22,8 @@ from dataclasses import asdict
 from functools import partial
 
 from chatgot.errors import ConfigError, StorageError, UserError
-from chatgot.log_fixer import FixReport, fix_log_file
-from chatgot.logging_setup import escape_controls
+from chatgot.log_fixer.files import FixReport, fix_log_file
+from chatgot.logs.logging_setup import escape_controls
 from chatgot.stdout import silence_stdout, write_to_stdout
 from chatgot.stopping import StopRequest
 

@@ -15,8 +15,8 @@ import os
 import re
 
 from chatgot.errors import ConfigError, UserError
-from chatgot.logging_setup import escape_controls
-from chatgot.report import write_report
+from chatgot.logs.logging_setup import escape_controls
+from chatgot.report.page import write_report
 from chatgot.stdout import write_to_stdout
 
 RUNS = Path("logs", "tensorboard")

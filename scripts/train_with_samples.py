@@ -25,10 +25,8 @@ import subprocess
 import time
 from contextlib import ExitStack, closing
 
-from chatgot.assembly import Training, assemble, load_text, make_prompts, text_path
-from chatgot.batch_size import adapt
-from chatgot.checkpoint_file import load_weights
-from chatgot.checkpointing import (
+from chatgot.checkpointing.checkpoint_file import load_weights
+from chatgot.checkpointing.run_files import (
     Saver,
     checkpoint_path,
     cleanup_old_checkpoints,
@@ -39,28 +37,30 @@ from chatgot.checkpointing import (
     superseded_by,
     sweep_temporaries,
 )
+from chatgot.checkpointing.run_lock import lock_new_run, lock_old_run
 from chatgot.config import Config, flat
 from chatgot.config_file import effective_yaml, load_config
-from chatgot.device import pick_device
-from chatgot.due import evaluation_due, samples_due, save_due, step_save_due
 from chatgot.errors import OutOfMemory, StorageError, UserError
-from chatgot.estimate import curves, end_line, estimate, step_line
-from chatgot.evaluation import validation_losses
-from chatgot.generation import continue_text
-from chatgot.header import cautions, header
-from chatgot.logging_setup import crash_trace, link_log, log_header, setup_console, setup_logging
-from chatgot.memory import is_out_of_memory, peak_memory_mib
-from chatgot.metrics import MetricsWriter
-from chatgot.optim import lr_at, set_lr
-from chatgot.progress import Progress
-from chatgot.recovery import prove_again, recover, rewind
-from chatgot.report import write_report
-from chatgot.resuming import ResumePoint, check_nothing_newer, find_checkpoint, resume, start_from
-from chatgot.run_lock import lock_new_run, lock_old_run
-from chatgot.state_checks import not_finite
+from chatgot.logs.logging_setup import crash_trace, link_log, log_header, setup_console, setup_logging
+from chatgot.logs.metrics import MetricsWriter
+from chatgot.logs.timing import Throughput
+from chatgot.machine.device import pick_device
+from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
+from chatgot.numerics.optim import lr_at, set_lr
+from chatgot.report.page import write_report
+from chatgot.run.assembly import Training, assemble, load_text, make_prompts, text_path
+from chatgot.run.fits import not_finite
+from chatgot.run.resuming import ResumePoint, check_nothing_newer, find_checkpoint, resume, start_from
+from chatgot.sampling.generation import continue_text
 from chatgot.stdout import write_to_stdout
-from chatgot.step import accumulate_gradients, apply_gradients
-from chatgot.timing import Throughput
+from chatgot.training.batch_size import adapt
+from chatgot.training.due import evaluation_due, samples_due, save_due, step_save_due
+from chatgot.training.estimate import curves, end_line, estimate, step_line
+from chatgot.training.evaluation import validation_losses
+from chatgot.training.log_lines import cautions, header
+from chatgot.training.progress import Progress
+from chatgot.training.recovery import prove_again, recover, rewind
+from chatgot.training.step import accumulate_gradients, apply_gradients
 
 logger = logging.getLogger("chatgot.train")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatgot.machine import machine_file
+from chatgot.machine.measured import machine_file
 
 
 @pytest.fixture(scope="session", autouse=True)

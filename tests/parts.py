@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from chatgot.assembly import Training, assemble
-from chatgot.checkpoint_file import save_checkpoint
+from chatgot.checkpointing.checkpoint_file import save_checkpoint
 from chatgot.config import Config
-from chatgot.data import Tokens, TrainingWindows, Vocabulary
+from chatgot.data.windows import Tokens, TrainingWindows, Vocabulary
+from chatgot.run.assembly import Training, assemble
 
 CPU = torch.device("cpu")
 ALPHABET = "\n abcdefghijklmnop"

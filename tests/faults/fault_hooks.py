@@ -24,7 +24,11 @@ from typing import Any
 import torch
 from fault_server import FIRED
 
-from chatgot import accumulation, checkpoint_file, checkpointing, evaluation, resuming, run_state
+from chatgot.checkpointing import checkpoint_file
+from chatgot.checkpointing import run_files as checkpointing
+from chatgot.numerics import accumulation
+from chatgot.run import resuming, run_state
+from chatgot.training import evaluation
 
 PHASES = ["start", "step", "save", "evaluate", "sample", "log"]
 FUNCTIONS = {

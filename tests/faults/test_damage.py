@@ -10,8 +10,8 @@ import pytest
 import torch
 from fault_trials import STEPS, files, go_on, start
 
-from chatgot import checkpoint_file
-from chatgot.checkpoint_file import is_whole, load_checkpoint
+from chatgot.checkpointing import checkpoint_file
+from chatgot.checkpointing.checkpoint_file import is_whole, load_checkpoint
 from chatgot.errors import CheckpointRejected
 
 

@@ -8,7 +8,7 @@ import fault_trials
 import pytest
 from fault_trials import STEPS, files, go_on, start
 
-from chatgot.checkpoint_file import is_whole
+from chatgot.checkpointing.checkpoint_file import is_whole
 
 SAVE = 3  # the save that the deterministic trials die in: there are older files, and retention removes one
 

@@ -13,7 +13,7 @@ import parts
 import pytest
 
 from chatgot import atomic_file
-from chatgot.checkpointing import Saver, checkpoint_path, cleanup_old_checkpoints, find_latest
+from chatgot.checkpointing.run_files import Saver, checkpoint_path, cleanup_old_checkpoints, find_latest
 from chatgot.errors import CheckpointRejected
 
 RUN_ID = "tiny_20250102-030405"

@@ -9,7 +9,7 @@ import harness
 import pytest
 from fault_trials import STEPS, files, go_on, start
 
-from chatgot.checkpoint_file import is_whole
+from chatgot.checkpointing.checkpoint_file import is_whole
 
 PHASES = ["step", "save", "sample", "evaluate", "last evaluation"]
 NTH = {"last evaluation": 4}  # passes over batches: at steps 0, 8, 16, then over every validation token

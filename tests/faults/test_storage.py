@@ -10,7 +10,7 @@ import harness
 import pytest
 from fault_trials import STEPS, TINY, files, go_on, new_folder, start
 
-from chatgot.checkpoint_file import is_whole
+from chatgot.checkpointing.checkpoint_file import is_whole
 
 
 def test_a_disk_full_at_any_byte_of_a_save_costs_one_warning_and_nothing_else(

@@ -1,0 +1,1 @@
+"""How fast, how large, beside whom: what scripts/benchmark.py measures?"""

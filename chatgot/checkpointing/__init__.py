@@ -1,0 +1,1 @@
+"""How does state reach the disk, and how is it trusted again?"""

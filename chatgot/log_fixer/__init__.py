@@ -1,0 +1,1 @@
+"""How does anyone's broken log become clean text?"""

@@ -1,0 +1,263 @@
+"""A broken log -> a clean UTF-8 file beside it or in its place: whole or not at all, nothing lost silently.
+
+`log_decoding` makes text of the bytes, `log_cleaning` cleans it; here are the files.
+"""
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from chatgot.atomic_file import atomic_file, fsync_folder
+from chatgot.data.encoding import wide_encoding
+from chatgot.errors import ConfigError, StorageError
+from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
+from chatgot.log_fixer.decoding import LogDecoder
+from chatgot.log_fixer.pieces import EIGHT_BIT, READ_BYTES, Piece, pieces
+
+__all__ = ["FixReport", "clean_ansi_escape_sequences", "detect_encoding", "fix_log_file", "fix_stream", "fixed_path"]
+
+HEAD_BYTES = 1 << 16  # in which a file shows that it is no text
+BINARY_MARKS = (
+    b"\x7fELF", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"GIF8", b"\xff\xd8\xff", b"BZh",
+    b"%PDF-", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"SQLite format 3\0",
+    b"\xca\xfe\xba\xbe", b"MZ\x90\0",
+)  # fmt: skip
+# At byte 257 the mark of a tar archive; of a bitmap two reserved fields of zeros and the size of its second header
+BINARY_HEADS = re.compile(rb".{257}ustar[\0 ]|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL)
+# Bell, backspace, form feed, ESC and the like stand in terminals' output, NULs where a machine lost power
+RARE_CONTROLS = bytes({*range(0x01, 0x20), 0x7F} - {*b"\a\b\t\n\v\f\r\x0e\x0f\x1b"})
+MANY_CONTROLS, CONTROL_SHARE = 8, 0.02  # more than both are no text; random bytes have a share of 0.08
+NULS_OF_POWER_CUT = re.compile(rb"\0{8,}")
+MANY_NULS, NUL_SHARE = 64, 0.2  # more than both, outside UTF-16 and long runs, are arrays of numbers
+
+
+@dataclass
+class FixReport:
+    """What was found in one log, and what became of it."""
+
+    path: str
+    output: str | None = None  # None: nothing was written
+    backup: str | None = None
+    changed: bool = False  # the output differs from the input
+    encodings: dict[str, int] = field(default_factory=dict)  # bytes above ASCII read in each; of UTF-16 every byte
+    counts: dict[str, int] = field(default_factory=dict)  # what was taken out, mended or shown as an escape
+    undecodable_bytes: int = 0  # kept as visible escapes
+    first_undecodable_offset: int | None = None  # in the input, in bytes
+
+    def summary(self) -> str:
+        """Return what was found, in words."""
+        found = [f"{count} {name.replace('_', ' ')}" for name, count in self.counts.items()]
+        if self.undecodable_bytes:
+            place = f"the first at byte offset {self.first_undecodable_offset}"
+            found.append(f"{self.undecodable_bytes} undecodable bytes kept as escapes, {place}")
+        other = [name for name in self.encodings if name != "utf-8"]
+        if other:
+            found.insert(0, f"read as {', '.join(self.encodings)}")
+        return "; ".join(found) or "clean"
+
+
+def fixed_path(path: Path) -> Path:
+    """Return the default output, `{name}_fixed{ext}` beside the input."""
+    return path.with_name(f"{path.stem}_fixed{path.suffix}")
+
+
+def detect_encoding(path: str | os.PathLike[str]) -> tuple[str, float]:
+    """Return the encoding of most of a log's bytes above ASCII, and how sure that is, from 0 to 1.
+
+    "utf-8" for plain ASCII. The second figure is the share of those bytes times the sureness: 1 for UTF-8 and UTF-16,
+    which are checked, not guessed; what chardet says for an older encoding; 0 for cp1252 where chardet does not know.
+
+    Raises: ConfigError.
+    """
+    with _open_log(Path(path)) as file:
+        decoder = LogDecoder(file)
+        for piece in decoder.pieces():
+            decoder.text(piece)
+    if not decoder.sizes:
+        return "utf-8", 1.0
+    encoding, size = decoder.sizes.most_common(1)[0]
+    return encoding, size / decoder.sizes.total() * decoder.confidences.get(encoding, 1.0)
+
+
+def fix_log_file(
+    input_path: str | os.PathLike[str],
+    output_path: str | os.PathLike[str] | None = None,
+    remove_ansi: bool = True,
+    *,
+    in_place: bool = False,
+    check: bool = False,
+    newline: str | None = None,
+    force: bool = False,
+) -> FixReport:
+    """Mend one log of any program; write it to `output_path`, by default `{name}_fixed{ext}`, and say what was found.
+
+    in_place: replace the input, after keeping it as `{name}.bak` (`.bak.1` ... where that exists); a clean one is left
+    alone. check: write nothing. newline: "\\n" makes every line end that; None keeps each. force: also what is binary.
+    The output has the permissions of the input. A file at `output_path` is replaced, of a symbolic link its target.
+
+    Raises: ConfigError for an input that cannot be read, is no text, changes meanwhile or would be overwritten;
+    StorageError for an output that cannot be written. In both cases nothing has changed.
+    """
+    path = Path(input_path)
+    report = FixReport(str(path))
+    with _open_log(path) as file:
+        if in_place:
+            path = Path(os.path.realpath(path))  # of a symbolic link the file is mended, not the link
+            report.path = str(path)
+        output = fixed_path(path) if output_path is None else Path(output_path)
+        destination = path if in_place or check else _destination(path, output)
+        before = os.fstat(file.fileno())
+        if not force:
+            _refuse_binary(file, path)
+        if check or in_place:
+            fix_stream(file, None, report, remove_ansi, newline)
+            _refuse_changed(file, before, path)
+        if check or (in_place and not report.changed):
+            return report
+
+        def verify(temporary: Path) -> None:
+            _refuse_changed(file, before, path)
+            with suppress(PermissionError):  # some file systems have no modes
+                temporary.chmod(stat.S_IMODE(before.st_mode))
+            if in_place:
+                report.backup = str(_keep_backup(path))
+
+        try:
+            with atomic_file(destination, verify) as target:
+                fix_stream(file, target, report, remove_ansi, newline)
+        except OSError as error:
+            named = path if in_place else output
+            raise StorageError(f"{named}: cannot be written: {error.strerror or error}") from error
+    report.output = str(path if in_place else output)
+    return report
+
+
+def fix_stream(
+    file: BinaryIO, target: BinaryIO | None, report: FixReport, remove_ansi: bool = True, newline: str | None = None
+) -> None:
+    """Mend a seekable file from its beginning into `target` (None: only look); fill the report."""
+    decoder, cleaner = LogDecoder(file), LogCleaner(remove_ansi, newline)
+    write = target.write if target else len
+    for piece in decoder.pieces():
+        if piece.kind == EIGHT_BIT and not cleaner.holds() and is_clean(piece.data, newline):
+            decoder.count_utf8(piece.data)
+            write(piece.data)
+        else:
+            write(cleaner.feed(decoder.text(piece)).encode())
+    write(cleaner.end().encode())
+    report.encodings, report.counts = dict(decoder.sizes), {k: n for k, n in cleaner.counts.items() if n}
+    report.undecodable_bytes, report.first_undecodable_offset = decoder.undecodable_bytes, decoder.first_undecodable
+    report.changed = bool(report.counts or report.undecodable_bytes or set(report.encodings) - {"utf-8"})
+
+
+@contextmanager
+def _open_log(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file. Raises: ConfigError, also when reading fails in the middle."""
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise ConfigError(f"{path}: is a folder; expected a log (the script takes folders with --recursive)")
+        if not stat.S_ISREG(kind):  # opening a pipe would wait for its writer
+            raise ConfigError(f"{path}: is a pipe or a device; expected a file (pipe it into - instead)")
+        file = path.open("rb", buffering=0)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    with file:
+        yield _Reading(file, path)
+
+
+class _Reading:
+    """A file whose read errors are the input's, so that they are not taken for errors of the output."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self.fileno: Callable[[], int] = file.fileno
+
+    def seek(self, offset: int) -> None:
+        self._file.seek(offset)
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be read: {error.strerror or error}") from error
+
+
+def _destination(path: Path, output: Path) -> Path:
+    """Return the file to write or replace: what `output` names, or what that links to.
+
+    Raises: ConfigError for the input itself and for what is no file; StorageError for what cannot be reached.
+    """
+    try:
+        destination = Path(os.path.realpath(output))
+        with suppress(FileNotFoundError):
+            there = output.stat()
+            if stat.S_ISDIR(there.st_mode):
+                raise ConfigError(f"{output}: is a folder; expected the name of a file to write")
+            if os.path.samestat(there, path.stat()):
+                raise ConfigError(f"{output}: output and input are the same file; use --in-place to replace it")
+            if not stat.S_ISREG(there.st_mode):  # a rename would put a file in the place of the device
+                raise ConfigError(f"{output}: is a pipe or a device; expected the name of a file to write")
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    return destination
+
+
+def _refuse_changed(file: BinaryIO, before: os.stat_result, path: Path) -> None:
+    after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ConfigError(f"{path}: changed while it was read; mend it when the program that writes it has ended")
+
+
+def _refuse_binary(file: BinaryIO, path: Path) -> None:
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    is_binary = head.startswith(BINARY_MARKS) or bool(BINARY_HEADS.match(head))
+    if not is_binary:
+        eight_bit = b"".join(piece.data for piece in _head_pieces(file) if piece.kind == EIGHT_BIT)
+        text = eight_bit.translate(None, b"\0")
+        controls = len(text) - len(text.translate(None, RARE_CONTROLS))
+        is_binary = controls > max(MANY_CONTROLS, CONTROL_SHARE * len(text)) or (b"" == head.strip(b"\0") != head)
+        nuls = NULS_OF_POWER_CUT.sub(b"", eight_bit).count(b"\0")
+        if nuls > max(MANY_NULS, NUL_SHARE * len(eight_bit)):
+            is_binary = is_binary or wide_encoding(head) is None
+    if is_binary:
+        raise ConfigError(f"{path}: looks like a binary file; expected a log (--force mends it all the same)")
+
+
+def _head_pieces(file: BinaryIO) -> Iterator[Piece]:
+    for piece in pieces(file, 0, HEAD_BYTES):
+        if piece.offset >= HEAD_BYTES:
+            return
+        yield piece
+
+
+def _keep_backup(path: Path) -> Path:
+    """Keep the file under a name that is free: as a second link to it, or as a copy where there are no links."""
+    number = 0
+    while True:
+        backup = path.with_name(f"{path.name}.bak" + (f".{number}" if number else ""))
+        try:
+            os.link(path, backup)
+            break
+        except FileExistsError:
+            number += 1
+        except OSError:
+            if not backup.exists():
+                _copy(path, backup)
+                break
+            number += 1
+    fsync_folder(path.parent)
+    return backup
+
+
+def _copy(path: Path, backup: Path) -> None:
+    with path.open("rb") as source, atomic_file(backup) as target:
+        shutil.copyfileobj(source, target, READ_BYTES)
+    shutil.copystat(path, backup)

@@ -1,0 +1,1 @@
+"""What does a run compute on, and what was measured there?"""

@@ -1,0 +1,1 @@
+"""How do a step's numbers come about, and how are they proven?"""

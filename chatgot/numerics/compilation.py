@@ -1,0 +1,155 @@
+"""torch.compile for the blocks in training: where it is measured to save more time than it takes.
+
+Only the blocks are compiled, once for all of them: embeddings, head and loss are little work, dropout draws its masks
+outside, evaluation and samples run eager. The compiled function is no module, so checkpoints know nothing of it.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from platformdirs import user_cache_path
+
+from chatgot.config import Config
+from chatgot.logs.timing import human_time
+from chatgot.machine.device import preserved_generators
+from chatgot.machine.measured import best_time, best_times, remembered, synchronise
+from chatgot.machine.memory import is_out_of_memory
+from chatgot.model.gpt import GPT, Block
+from chatgot.numerics.precision import autocast
+
+logger = logging.getLogger(__name__)
+
+MOST_GAIN = 0.25  # share of a block's time that compiling saves at most: 5 to 20 % were measured on CPUs
+USUAL_COMPILE_S = 20.0  # before it has been measured here: what is not worth this is not tried
+
+
+class CompileFailed(Exception):
+    """There is no compiler, or it is broken."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one block computes in one micro-batch, and how much of it is left."""
+
+    config: Config
+    model: GPT
+    device: torch.device
+    precision: str
+    micro_batch_size: int
+    steps_left: float  # math.inf: only the clock ends the run
+    seconds_left: float
+
+    @property
+    def name(self) -> str:
+        """Return what a measurement of it is remembered under: all that decides its speed."""
+        cfg, size = self.config.model, self.micro_batch_size
+        kernel = self.model.layers[0].attention.kernel
+        shape = f"{size}x{cfg.max_seq_length}x{cfg.d_model}, {cfg.n_head} heads, {cfg.d_hid} hidden, bias {cfg.bias}"
+        rates = f"dropout {cfg.dropout > 0} {cfg.attention_dropout > 0}"
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        how = f"{self.precision}, {kernel}, {torch.get_num_threads()} threads"
+        return f"{cfg.architecture} {shape}, {rates}, {where}, {how}"
+
+    def run_block(self) -> None:
+        """Run forward and backward of the first block as a micro-batch does; leaves no gradient."""
+        cfg, block = self.config.model, self.model.layers[0]
+        x = torch.ones(self.micro_batch_size, cfg.max_seq_length, cfg.d_model, device=self.device, requires_grad=True)
+        try:
+            with autocast(self.device, self.precision):
+                y = self.model.run_block(block, x, self.model.rotation(0, cfg.max_seq_length, self.device))
+                y.float().sum().backward()
+            synchronise(self.device)
+        finally:
+            for parameter in block.parameters():
+                parameter.grad = None
+
+
+def choose_compile(work: Work, stored: bool | None) -> bool:
+    """Compile the blocks if that was asked for, or pays; log the reason; return whether they are compiled now.
+
+    stored: what a checkpoint says that its run did, None for a fresh run or when the user asks for another.
+    Whatever fails in the compiler (there may be none) is one warning, and the blocks run eager.
+    """
+    asked = work.config.training.compile
+    if asked is False or stored is False:
+        return False
+    was_training = work.model.training
+    work.model.train()
+    try:
+        with preserved_generators(work.device):
+            if work.config.training.dynamic_batch_size.enabled:
+                level = logging.WARNING if asked is True else logging.INFO
+                logger.log(level, "compile: off, each micro-batch size would be compiled anew")
+                return False
+            if asked is True or stored:
+                _compile(work, "as in the checkpoint" if stored else "as asked")
+                return True
+            if work.config.training.gradient_checkpointing:
+                logger.info("compile: off, gradient checkpointing is not bit-equal under it")
+                return False
+            return _compile_if_it_pays(work)
+    except CompileFailed as error:
+        work.model.training_block = Block.__call__
+        exact = "; not bit-exact from here" if stored else ""
+        logger.warning("compile: off, it does not work here: %s%s", error, exact)
+        return False
+    finally:
+        work.model.train(was_training)
+
+
+def _compile_if_it_pays(work: Work) -> bool:
+    """Compare the time that the compiled blocks would save in the rest of the run with the time compiling takes."""
+    micro_batches = math.ceil(work.config.training.sequences_per_step / work.micro_batch_size)
+    blocks = work.steps_left * micro_batches * work.config.model.n_layers
+    (eager_s,) = remembered(f"eager block {work.name}", lambda: [best_time(work.run_block)])
+    in_blocks_s = min(blocks * eager_s, work.seconds_left)
+    if in_blocks_s * MOST_GAIN < USUAL_COMPILE_S:
+        logger.info("compile: off, only about %s are left in the blocks", human_time(in_blocks_s))
+        return False
+
+    def measure() -> list[float]:
+        compile_s, compiled = _compile(work, "to measure it"), work.model.training_block
+
+        def run(block: Callable) -> None:
+            work.model.training_block = block
+            work.run_block()
+
+        return [compile_s, *best_times([partial(run, Block.__call__), partial(run, compiled)])]  # it stays compiled
+
+    compile_s, eager_s, compiled_s = remembered(f"compiled block {work.name}", measure)
+    saved_s = in_blocks_s * (1 - compiled_s / eager_s)
+    pays = saved_s > compile_s
+    logger.info(
+        "compile: %s; a block takes %.2f ms eager and %.2f ms compiled, so %s of %s would be saved, compiling takes %s",
+        "on" if pays else "off", 1000 * eager_s, 1000 * compiled_s,
+        human_time(max(saved_s, 0)), human_time(in_blocks_s), human_time(compile_s),
+    )  # fmt: skip
+    if pays and work.model.training_block is Block.__call__:
+        _compile(work, "measured before")
+    if not pays:
+        work.model.training_block = Block.__call__
+    return pays
+
+
+def _compile(work: Work, why: str) -> float:
+    """Let the model run compiled blocks, and run one; return the seconds that took. Raises: CompileFailed."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("chatgot") / "compiled"))  # /tmp is emptied
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes: one function is compiled
+    begun = time.perf_counter()
+    work.model.training_block = torch.compile(Block.forward, dynamic=False)
+    try:
+        work.run_block()
+    except Exception as error:  # whatever is missing or broken in the compiler, training can do without it
+        if is_out_of_memory(error):
+            raise
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CompileFailed(first[:300]) from error
+    seconds = time.perf_counter() - begun
+    logger.info("compile: blocks compiled in %.1f s, %s", seconds, why)
+    return seconds

@@ -1,0 +1,62 @@
+"""Prompt -> stream of text, one token at a time, with a key/value cache."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chatgot.config import SamplingConfig
+from chatgot.data.windows import Vocabulary
+from chatgot.model.gpt import GPT, KeyValueCache, evaluating
+
+
+def generate(model: GPT, ids: list[int], sampling: SamplingConfig, generator: torch.Generator) -> Iterator[int]:
+    """Yield up to `max_new_tokens` ids that continue `ids` (at least one).
+
+    Draws from `generator` (a CPU one) alone. When the context is full the older half of it is forgotten.
+    """
+    T = model.cfg.max_seq_length
+    device = next(model.parameters()).device
+    context, caches = ids[-T:], None
+    for _ in range(sampling.max_new_tokens):
+        with evaluating(model):
+            if caches is None or caches[0].length >= T:
+                context = context[-T:] if caches is None else context[-(T // 2 + 1) :]
+                caches = [KeyValueCache() for _ in range(model.cfg.n_layers)]
+                x = torch.tensor([context], device=device)  # (1, T)
+            else:
+                x = torch.tensor([context[-1:]], device=device)  # (1, 1)
+            logits, _ = model(x, caches=caches)  # (1, T, V)
+            token = pick_token(logits[0, -1].float().cpu(), sampling, generator)
+        context.append(token)
+        yield token
+
+
+def pick_token(logits: Tensor, sampling: SamplingConfig, generator: torch.Generator) -> int:
+    """Draw one id from logits (V,) by temperature, top_k and top_p; temperature 0 takes the likeliest."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    logits = (logits - logits.max()) / sampling.temperature  # at most 0: no temperature is too low
+    if sampling.top_k is not None:
+        kept = logits.topk(min(sampling.top_k, len(logits))).indices
+        logits = torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
+    probabilities = logits.softmax(dim=-1)
+    if sampling.top_p is not None:  # nucleus sampling, Holtzman et al., arXiv:1904.09751
+        ordered, order = probabilities.sort(descending=True)
+        outside = ordered.cumsum(dim=-1) - ordered >= sampling.top_p  # the likeliest token always stays
+        probabilities = probabilities.index_fill(0, order[outside], 0.0)
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def continue_text(
+    model: GPT, vocabulary: Vocabulary, prompt: str, sampling: SamplingConfig, *seed: int
+) -> Iterator[str]:
+    """Yield the characters that follow `prompt`; the same `seed` numbers give the same text.
+
+    The prompt's characters must be in the vocabulary (`Vocabulary.replace_unknown`).
+    """
+    state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+    generator = torch.Generator().manual_seed(state)
+    for token in generate(model, vocabulary.encode(prompt), sampling, generator):
+        yield vocabulary.decode([token])

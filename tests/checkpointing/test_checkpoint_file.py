@@ -1,0 +1,633 @@
+"""A checkpoint file is read whole and unaltered or refused; nothing that stands in it is ever executed."""
+
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import parts
+import pytest
+import torch
+
+from chatgot.checkpointing.checkpoint_file import (
+    SCHEMA,
+    damage,
+    is_whole,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from chatgot.errors import CheckpointRejected
+from chatgot.machine.memory import peak_memory_mib
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, Any]:
+    """What a run of two steps saves."""
+    training = parts.run()
+    for p in training.model.parameters():
+        p.grad = torch.full_like(p, 1e-3)
+    training.optimizer.step()
+    training.run.global_step = training.run.position = 1
+    training.run.train_loss = 2.5
+    return parts.copied(training.checkpoint())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, content) -> bytes:
+    path = tmp_path_factory.mktemp("whole") / "any.pt"
+    save_checkpoint(path, content)
+    return path.read_bytes()
+
+
+def refused(path: Path, *words: str, load=load_checkpoint) -> str:
+    with pytest.raises(CheckpointRejected) as raised:
+        load(path)
+    message = str(raised.value)
+    assert str(path) in message
+    assert all(word in message for word in words), message
+    assert len(message.splitlines()) <= 2
+    return message
+
+
+def rezipped(whole: bytes, change=lambda entries: entries, **keywords) -> bytes:
+    """Return the checkpoint's entries, changed as a list of (name, bytes), in a zip with a right SHA-256."""
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **keywords) as archive:
+        for name, data in change(entries):
+            archive.writestr(name, data)
+    return parts.with_digest(buffer.getvalue())
+
+
+# Written and read
+
+
+def test_what_is_loaded_equals_what_was_saved_in_every_field(tmp_path, content):
+    path = tmp_path / f"{parts.RUN_ID}_step_1.pt"
+    save_checkpoint(path, content)
+    loaded = load_checkpoint(path)
+    assert loaded.keys() == content.keys() == SCHEMA.keys()
+    again = tmp_path / "again.pt"
+    save_checkpoint(again, loaded)
+    assert parts.same(load_checkpoint(again), loaded)
+    for key in content:
+        if key == "config":  # tuples stay tuples or become lists; the values are those of the configuration
+            assert loaded[key] == content[key]
+        else:
+            assert parts.same(loaded[key], content[key]), key
+
+
+def test_the_comment_is_the_sha256_of_everything_before_it_and_zipfile_and_torch_read_the_file(whole, tmp_path):
+    assert whole[-64:].decode() == hashlib.sha256(whole[:-64]).hexdigest()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        assert archive.comment == whole[-64:]
+        assert archive.testzip() is None
+    (tmp_path / "any.pt").write_bytes(whole)
+    loaded = torch.load(tmp_path / "any.pt", map_location="cpu", weights_only=True)
+    assert loaded["global_step"] == 1
+    assert "model_state_dict" in loaded
+
+
+def test_the_same_content_gives_the_same_values_under_any_name(whole, tmp_path):
+    path = tmp_path / "my favourite.bin"
+    path.write_bytes(whole)
+    assert load_checkpoint(path)["run_id"] == parts.RUN_ID
+
+
+def test_a_save_leaves_a_whole_file_of_its_name_and_replaces_a_damaged_one(tmp_path, content, whole):
+    path = tmp_path / "any.pt"
+    path.write_bytes(whole)
+    inode = path.stat().st_ino
+    save_checkpoint(path, {**content, "loss": 9.0})
+    assert path.stat().st_ino == inode
+    assert load_checkpoint(path)["loss"] == 2.5
+    path.write_bytes(whole[:-1])
+    save_checkpoint(path, {**content, "loss": 9.0})
+    assert load_checkpoint(path)["loss"] == 9.0
+
+
+def test_saving_changes_neither_the_content_nor_the_generators(tmp_path, content):
+    before, generator = parts.copied(content), torch.get_rng_state()
+    save_checkpoint(tmp_path / "any.pt", content)
+    assert parts.same(content, before)
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_an_error_at_any_write_of_a_save_is_an_os_error_with_errno_and_leaves_the_folder_as_it_was(tmp_path, whole):
+    path = tmp_path / "checkpoints" / "any.pt"
+    path.parent.mkdir()
+    path.write_bytes(whole[:-1])  # damaged, so that a save would replace it
+    script = """
+import resource, sys, torch
+from pathlib import Path
+from chatgot.checkpointing.checkpoint_file import save_checkpoint
+path, size, wrong = Path(sys.argv[1]), int(sys.argv[2]), []
+before = path.read_bytes()
+content = torch.load(sys.argv[3], weights_only=True)
+for limit in [0, 1, 100, *range(4096, size - 4096, 8192), size - 65, size - 64, size - 1]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+    try:
+        save_checkpoint(path, content)
+        wrong.append((limit, "no error"))
+    except OSError as error:
+        if error.errno != 27:
+            wrong.append((limit, repr(error)))
+    except BaseException as error:
+        wrong.append((limit, repr(error)))
+    if [p.name for p in path.parent.iterdir()] != ["any.pt"] or path.read_bytes() != before:
+        wrong.append((limit, "the folder changed"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 8192, -1))
+save_checkpoint(path, content)
+print(wrong)
+"""
+    (tmp_path / "content.pt").write_bytes(whole)
+    command = [sys.executable, "-c", script, str(path), str(len(whole)), str(tmp_path / "content.pt")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]", done.stdout
+    assert is_whole(path)
+
+
+# Damage
+
+
+def test_a_flip_of_any_bit_is_refused(whole, tmp_path):
+    path, rng = tmp_path / "any.pt", random.Random(0)
+    bits = [rng.randrange(8 * len(whole)) for _ in range(300)]
+    bits += range(8 * (len(whole) - 86), 8 * len(whole), 5)  # the zip's last record and the comment
+    for bit in bits:
+        altered = bytearray(whole)
+        altered[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(altered)
+        refused(path)
+        assert not is_whole(path)
+
+
+def test_a_truncation_at_any_place_is_refused(whole, content, tmp_path):
+    path = tmp_path / "any.pt"
+    for size in [*range(0, len(whole), 1024), 1, 3, 4, 21, 22, 85, 86, 87, *range(len(whole) - 90, len(whole))]:
+        path.write_bytes(whole[:size])
+        refused(path)
+        if size < len(whole) - 64:
+            refused(path, load=load_weights)
+        else:  # only the comment, which other files lack, is cut: the weights may be read
+            with contextlib.suppress(CheckpointRejected):
+                assert parts.same(load_weights(path)[0], dict(content["model_state_dict"]))
+
+
+def test_a_zeroed_page_anywhere_is_refused(whole, tmp_path):
+    path = tmp_path / "any.pt"
+    for start in range(0, len(whole), 4096):
+        page = whole[start : start + 4096]
+        assert page.strip(b"\0")  # there is something to lose
+        path.write_bytes(whole[:start] + bytes(len(page)) + whole[start + 4096 :])
+        refused(path, "damaged" if start else "zip")
+
+
+@pytest.mark.parametrize("extra", [b"\0", b"x" * 64, b"PK\x05\x06" + bytes(18)])
+def test_bytes_after_the_end_are_refused(whole, tmp_path, extra):
+    (tmp_path / "any.pt").write_bytes(whole + extra)
+    refused(tmp_path / "any.pt")
+
+
+def test_a_longer_comment_is_trailing_data_and_refused_though_its_hash_is_right(whole, tmp_path):
+    end = len(whole) - 64
+    body = whole[: end - 2] + struct.pack("<H", 74) + b"0123456789"
+    (tmp_path / "any.pt").write_bytes(body + hashlib.sha256(body).hexdigest().encode())
+    with zipfile.ZipFile(tmp_path / "any.pt") as archive:
+        assert len(archive.comment) == 74  # a proper zip
+    refused(tmp_path / "any.pt")
+
+
+def test_a_file_without_the_hash_is_refused_for_resume_and_read_for_new_runs(content, tmp_path):
+    path = tmp_path / "foreign.pt"
+    torch.save(content, path)
+    refused(path, "not written by ChatGoT")
+    weights, vocabulary = load_weights(path)
+    assert parts.same(weights, dict(content["model_state_dict"]))
+    assert vocabulary == parts.ALPHABET
+
+
+@pytest.mark.parametrize("name", ["{run}_step_2.pt", "{run}_step_0.pt", "other_20250102-030405_step_1.pt"])
+def test_a_file_under_another_files_name_is_refused(whole, tmp_path, name):
+    path = tmp_path / name.format(run=parts.RUN_ID)
+    path.write_bytes(whole)
+    refused(path, "renamed", f"{parts.RUN_ID}_step_1.pt")
+
+
+# What is no file
+
+
+@pytest.mark.parametrize("load", [load_checkpoint, load_weights])
+@pytest.mark.parametrize("kind", ["link", "dangling", "loop", "fifo", "folder", "missing", "device", "memory"])
+def test_what_is_no_regular_file_is_refused_at_once(whole, tmp_path, kind, load):
+    path, target = tmp_path / "any.pt", tmp_path / "target.pt"
+    target.write_bytes(whole)
+    make = {
+        "link": lambda: path.symlink_to(target), "dangling": lambda: path.symlink_to(tmp_path / "nothing"),
+        "loop": lambda: path.symlink_to(path), "fifo": lambda: os.mkfifo(path), "folder": path.mkdir,
+    }  # fmt: skip
+    make.get(kind, lambda: None)()
+    path = {"device": Path("/dev/zero"), "memory": Path("/proc/self/mem")}.get(kind, path)
+    with parts.at_once():
+        message = refused(path, load=load)
+    if kind == "link":
+        assert str(target) in message  # the user may want that one
+
+
+def test_a_missing_file_is_refused_with_the_newest_one_of_its_folder(whole, tmp_path):
+    for step in (2, 10, 9):
+        (tmp_path / f"{parts.RUN_ID}_step_{step}.pt").write_bytes(b"")
+    refused(tmp_path / f"{parts.RUN_ID}_step_11.pt", f"{parts.RUN_ID}_step_10.pt")
+
+
+# What executes
+
+
+class Bomb:
+    """Makes a sentinel file when it is unpickled by plain pickle."""
+
+    def __init__(self, sentinel: Path) -> None:
+        self.sentinel = sentinel
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.sentinel}",)
+
+
+def armed(kind: str, content: dict[str, Any], sentinel: Path) -> bytes:
+    """Return a file in which a bomb stands in the nested state."""
+    bomb = Bomb(sentinel)
+    loaded = {**content, "run": {**content["run"], "run_id": bomb}}
+    buffer = io.BytesIO()
+    if kind in ("zip", "zip with the right hash"):
+        torch.save(loaded, buffer)
+        return parts.with_digest(buffer.getvalue()) if kind.endswith("hash") else buffer.getvalue()
+    if kind == "legacy":
+        torch.save(loaded, buffer, _use_new_zipfile_serialization=False)
+    elif kind == "pickle":
+        pickle.dump(bomb, buffer)
+    else:
+        data = pickle.dumps(bomb)
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name in ("storages", "tensors", "pickle"):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    plain = buffer.getvalue()
+    return plain + hashlib.sha256(plain).hexdigest().encode()
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("kind", ["zip", "zip with the right hash", "legacy", "pickle", "tar"])
+def test_a_pickle_that_executes_is_refused_and_never_executed(content, tmp_path, kind, forced, monkeypatch):
+    sentinel, path = tmp_path / "sentinel", tmp_path / "any.pt"
+    path.write_bytes(armed(kind, content, sentinel))
+    if forced:
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    for load in (load_checkpoint, load_weights):
+        refused(path, load=load)
+        assert not is_whole(path) or kind == "zip with the right hash"
+    assert not sentinel.exists()
+    if kind == "zip with the right hash":  # the bomb is live: who trusts it is hit
+        torch.load(path, weights_only=False)
+        assert sentinel.exists()
+
+
+GLOBALS = [b"os\nsystem", b"builtins\neval", b"torch.jit._serialization\nload", b"chatgot.errors\nConfigError",
+           b"pathlib\nPosixPath", b"torch._utils\n_rebuild_tensor_v2", b"no_such_module\nname"]  # fmt: skip
+PICKLES = {
+    "empty": b"", "a stop alone": b".", "a stop on an empty mark": b"(.", "nothing popped": b"0.",
+    "no stop": b"\x80\x02}", "unknown opcode": b"\x80\x02\xff.",
+    "missing memo": b"\x80\x02h\x07.", "a number": b"\x80\x02K\x01.", "a list": b"\x80\x02].",
+    "a cut string": b"\x80\x02X\xff\xff\xff\x7fabc.", "bad utf-8": b"\x80\x02X\x02\x00\x00\x00\xff\xfe.",
+    "a cut int": b"\x80\x02J\x01.", "a tuple of nothing": b"\x80\x02\x87.",
+    "a persistent id of a number": b"\x80\x02K\x01Q.", "a persistent id of a tuple": b"\x80\x02)Q.",
+    "setitems on a number": b"\x80\x02K\x01(K\x01K\x02u.",
+    "append to a number": b"\x80\x02K\x01K\x02a.", "reduce of a number": b"\x80\x02K\x01)R.",
+    "build of a number": b"\x80\x02K\x01}b.", "deep lists": b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".",
+    "unhashable key": b"\x80\x02}]K\x01s.", "huge long": b"\x80\x02\x8a\x01.", "text int": b"Ix\n.",
+    **{f"global {name!r}": b"c" + name + b"\n." for name in GLOBALS},
+    **{f"call of {name!r}": b"c" + name + b"\n(X\x04\x00\x00\x00trueX\x01\x00\x00\x00xtR." for name in GLOBALS},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_a_crafted_pickle_with_the_right_hash_is_refused_as_a_checkpoint_not_a_defect_of_ours(whole, tmp_path, kind):
+    path = tmp_path / "any.pt"
+    path.write_bytes(
+        rezipped(whole, lambda entries: [(n, PICKLES[kind] if n.endswith("data.pkl") else d) for n, d in entries])
+    )
+    with path.open("rb") as file:
+        assert damage(file) is None  # the hash is right: it comes to the unpickler
+    assert not is_whole(path)
+    refused(path)
+    refused(path, load=load_weights)
+
+
+def test_random_changes_of_the_pickle_with_the_right_hash_give_a_refusal_or_a_checkpoint(whole, tmp_path):
+    path, rng, outcomes = tmp_path / "any.pt", random.Random(1), []
+
+    def change(entries):
+        changed = []
+        for name, data in entries:
+            if name.endswith("data.pkl"):
+                data = bytearray(data)
+                data[rng.randrange(len(data))] = rng.randrange(256)
+            changed.append((name, bytes(data)))
+        return changed
+
+    for _ in range(100):
+        path.write_bytes(rezipped(whole, change))
+        try:
+            load_checkpoint(path)
+            outcomes.append("loaded")
+        except CheckpointRejected:
+            outcomes.append("refused")
+    assert {"loaded", "refused"} == set(outcomes)
+
+
+# Odd zip files, each with the right hash
+
+
+def renamed(old: str, new: str):
+    return lambda entries: [(new if name.endswith(old) else name, data) for name, data in entries]
+
+
+def rooted(root: str):
+    return lambda entries: [(root + name[name.index("/") :], data) for name, data in entries]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entries: [*entries, ("archive/extra", b"x")],
+        lambda entries: [*entries, ("archive/data/../../evil", b"x")],
+        lambda entries: [*entries, ("../data/9999", b"x")],
+        lambda entries: [*entries, ("/etc/passwd", b"x")],
+        lambda entries: [*entries, ("archive/data/٣", b"x")],
+        lambda entries: [*entries, ("other/data.pkl", b"x")],
+        lambda entries: [*entries, ("archive/data/", b"")],
+        lambda entries: [(name.replace("/", "\\", 1), data) for name, data in entries],
+        renamed("data.pkl", "archive/constants.pkl"),
+        rooted(".."),
+        rooted(""),
+    ],
+    ids=["extra", "climbing", "other root", "absolute", "digits", "two roots", "folder", "backslash", "no pickle", "..",
+         "no root"],
+)  # fmt: skip
+def test_a_zip_with_an_entry_that_no_checkpoint_has_is_refused(whole, tmp_path, change):
+    path = tmp_path / "any.pt"
+    path.write_bytes(rezipped(whole, change))
+    refused(path)
+    refused(path, load=load_weights)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("which", ["data.pkl", "data/0", "version"])
+def test_a_zip_with_two_entries_of_one_name_is_refused(whole, tmp_path, which):
+    path = tmp_path / "any.pt"
+    path.write_bytes(
+        rezipped(whole, lambda entries: [*entries, *((n, d) for n, d in entries if n.endswith("/" + which))])
+    )
+    assert not is_whole(path)
+    refused(path, "same name")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compressed_zip_is_refused(whole, tmp_path, method):
+    path = tmp_path / "any.pt"
+    path.write_bytes(rezipped(whole, compression=method))
+    refused(path)
+    refused(path, load=load_weights)
+
+
+def test_a_zip_that_unpacks_to_more_than_it_holds_is_refused_in_little_memory(whole, tmp_path):
+    def bomb(entries):
+        return [*entries, ("archive/data/7777", bytes(50_000_000))]
+
+    path = tmp_path / "any.pt"
+    path.write_bytes(rezipped(whole, bomb, compression=zipfile.ZIP_DEFLATED))
+    assert path.stat().st_size < 1_000_000
+    refused(path)
+
+
+def test_a_zip_behind_other_bytes_is_refused(whole, tmp_path):
+    path = tmp_path / "any.pt"
+    for prefix in (b"#!/bin/sh\n", b"PK\x03\x04" + b"x" * 60):
+        path.write_bytes(parts.with_digest(prefix + whole[:-66] + b"\0\0"))
+        refused(path)
+
+
+# Tensors that are not what they say
+
+
+def tampered(content: dict[str, Any], tensor: torch.Tensor, key: str = "exp_avg") -> dict[str, Any]:
+    """Return a copy of a checkpoint's content in which `tensor` stands in the optimizer's state."""
+    copy = parts.copied(content)
+    copy["optimizer_state_dict"]["state"][0][key] = tensor
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("tensor", "word"),
+    [
+        (lambda t: torch.zeros(1).expand(10**6, 10**6), "no plain tensors: optimizer_state_dict.state.0.exp_avg"),
+        (lambda t: torch.zeros(1).expand(t.shape), "no plain tensors"),  # fused AdamW would write past its end
+        (lambda t: t.T, "no plain tensors"),
+        (lambda t: t.to_sparse(), "no plain tensors"),
+        (lambda t: torch.full_like(t, torch.nan), "NaN or infinity in optimizer_state_dict.state.0.exp_avg"),
+        (lambda t: t.index_fill(0, torch.tensor([1]), torch.inf), "NaN or infinity"),
+    ],
+    ids=["10^12 elements", "expanded", "transposed", "sparse", "NaN", "inf"],
+)
+def test_a_tensor_that_no_run_saves_is_refused_before_any_of_it_is_copied(content, tmp_path, tensor, word):
+    path = tmp_path / "any.pt"
+    parts.forge(path, tampered(content, tensor(content["optimizer_state_dict"]["state"][0]["exp_avg"])))
+    refused(path, word)
+
+
+def test_tied_weights_larger_than_everything_else_are_saved_and_loaded(tmp_path):
+    training = parts.run(model={"d_model": 2048, "n_layers": 1, "n_head": 1, "d_hid": 1})
+    path = parts.checkpoint_file(tmp_path, training)
+    weights = load_checkpoint(path)["model_state_dict"]
+    assert torch.equal(weights["head.weight"], training.model.head.weight)
+    assert weights["head.weight"].data_ptr() == weights["token_embedding.weight"].data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("what", "word"), [(b"K\x08t", "does not match expected size"), (b"K\x08\x85", "larger than the file")]
+)
+def test_a_storage_or_tensor_declared_larger_than_the_file_is_refused_without_the_memory(content, tmp_path, what, word):
+    path = tmp_path / "any.pt"
+    parts.forge(path, tampered(content, torch.zeros(8)))
+
+    def declare(entries):
+        """Let the pickle say 10^9 where it says 8, for the storage's size (which ends a tuple) or the tensor's."""
+        pickled = dict(entries)
+        (name,) = (name for name in pickled if name.endswith("data.pkl"))
+        data = pickled[name]
+        assert data.count(what) == 1
+        at = data.index(what)
+        data = data[:at] + b"J" + (10**9).to_bytes(4, "little") + data[at + 2 :]
+        return [(n, data if n == name else d) for n, d in entries]
+
+    path.write_bytes(rezipped(path.read_bytes(), declare))
+    before = peak_memory_mib()
+    refused(path, word)
+    assert peak_memory_mib() - before < 100
+
+
+def test_a_zip_that_lists_a_million_entries_is_refused_in_little_time_and_memory(tmp_path):
+    count, entry = (
+        1_000_000,
+        b"PK\x01\x02" + bytes(24) + (20).to_bytes(2, "little") + bytes(16) + b"archive/data/1234567",
+    )
+    listing = entry * count
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(listing), 4)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, 4 + len(listing), 1)
+    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    path = tmp_path / "any.pt"
+    path.write_bytes(parts.with_digest(b"PK\x03\x04" + listing + record + locator + end))
+    start, before = time.perf_counter(), peak_memory_mib()
+    refused(path, "more entries than any checkpoint has")
+    refused(path, "more entries than any checkpoint has", load=load_weights)
+    assert time.perf_counter() - start < 2
+    assert peak_memory_mib() - before < 100
+
+
+def test_a_zip_whose_entries_overlap_is_refused(whole, tmp_path):
+    path = tmp_path / "any.pt"
+    entries = rezipped(whole)[:-64]
+    with zipfile.ZipFile(io.BytesIO(rezipped(whole))) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    at = entries.rindex(largest.filename.encode()) - 46  # its line in the list of entries
+    sizes = struct.pack("<II", len(whole), len(whole))
+    path.write_bytes(parts.with_digest(entries[: at + 20] + sizes + entries[at + 28 : -2] + b"\0\0"))
+    refused(path, "overlap")
+
+
+# The schema
+
+
+def test_a_key_that_this_version_does_not_know_is_refused_by_its_name(content, tmp_path):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {**content, "momentum_of_the_future": 1})
+    refused(path, "momentum_of_the_future")
+
+
+@pytest.mark.parametrize("key", SCHEMA)
+def test_a_missing_key_is_refused_by_its_name(content, tmp_path, key):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {name: value for name, value in content.items() if name != key})
+    refused(path, key.replace("_", " ") if key == "format_version" else key)
+
+
+@pytest.mark.parametrize("key", SCHEMA)
+@pytest.mark.parametrize("value", ["three", [1], torch.zeros(2), b"x"])
+def test_a_key_of_another_type_is_refused(content, tmp_path, key, value):
+    if type(value) is str and SCHEMA[key] is str:
+        value = 3
+    path = tmp_path / "any.pt"
+    parts.forge(path, {**content, key: value})
+    refused(path)
+
+
+@pytest.mark.parametrize("version", [0, 1, 999, -1, None, "2"])
+def test_another_format_version_is_refused_and_said(content, tmp_path, version):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {**content, "format_version": version})
+    refused(path, "version", str(version))
+
+
+@pytest.mark.parametrize("run_id", ["", "tiny", "tiny_", "tiny_../../../../tmp/x", "tiny_20250102-030405/../x", "../x"])
+def test_a_run_id_that_is_no_run_id_is_refused_as_it_becomes_a_path(content, tmp_path, run_id):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {**content, "run_id": run_id})
+    refused(path)
+
+
+def test_a_negative_step_is_refused(content, tmp_path):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {**content, "global_step": -1})
+    refused(path)
+
+
+@pytest.mark.parametrize(
+    "value", [[1, 2], 3, "weights", {}, {"a": 1}, {"model_state_dict": [1]}, {"model_state_dict": 3}]
+)
+def test_a_foreign_file_without_named_weights_is_refused(tmp_path, value):
+    path = tmp_path / "foreign.pt"
+    torch.save(value, path)
+    refused(path, load=load_weights)
+
+
+def test_plain_named_weights_are_read(tmp_path):
+    weights = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.int64)}
+    torch.save(weights, tmp_path / "foreign.pt")
+    found, vocabulary = load_weights(tmp_path / "foreign.pt")
+    assert parts.same(found, weights)
+    assert vocabulary is None
+
+
+def test_of_a_foreign_file_only_plain_named_tensors_are_weights(tmp_path):
+    weights = {
+        "a": torch.arange(3.0), 7: torch.ones(1), "meta": torch.empty(2, device="meta"), "b": torch.eye(2).to_sparse(),
+        "float8": torch.zeros(2).to(torch.float8_e4m3fn), "complex": torch.zeros(2, dtype=torch.complex64),
+    }  # fmt: skip
+    torch.save(weights, tmp_path / "foreign.pt")
+    found, _ = load_weights(tmp_path / "foreign.pt")
+    assert list(found) == ["a"]
+
+
+def test_a_disk_that_cannot_be_read_is_a_rejection(whole, tmp_path, monkeypatch):
+    path = tmp_path / "any.pt"
+    path.write_bytes(whole)
+    fired = []
+
+    class Broken(io.FileIO):
+        def read(self, *args):
+            fired.append(args)
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode: Broken(descriptor, mode))
+    refused(path, "cannot be read: Input/output error")
+    assert not is_whole(path)
+    assert fired
+
+
+def test_no_flip_of_a_bit_in_a_foreign_file_gives_other_weights(tmp_path):
+    weights = {"a": torch.arange(64.0), "b": torch.ones(3)}
+    path, accepted, given_up = tmp_path / "foreign.pt", [], 0
+    torch.save(weights, path)
+    plain = path.read_bytes()
+    rng = random.Random(2)
+    with zipfile.ZipFile(path) as archive:
+        headers = [entry.header_offset for entry in archive.infolist()]
+        directory = archive.start_dir
+    bits = [8 * (at + byte) + bit for at in headers for byte in range(30) for bit in range(0, 8, 3)]
+    bits += range(8 * directory, 8 * len(plain), 11)
+    bits += [rng.randrange(8 * len(plain)) for _ in range(200)]
+    for bit in bits:
+        altered = bytearray(plain)
+        altered[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(altered)
+        try:
+            accepted.append(load_weights(path)[0])
+        except CheckpointRejected:
+            given_up += 1
+    assert given_up > len(bits) // 4
+    assert all(parts.same(found, weights) for found in accepted)

@@ -1,0 +1,493 @@
+"""Which checkpoints are found, kept and set aside: by content, not by name; nothing of others' is touched."""
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import parts
+import pytest
+import torch
+
+from chatgot.checkpointing import run_files as checkpointing
+from chatgot.checkpointing.checkpoint_file import is_whole, save_checkpoint
+from chatgot.checkpointing.run_files import (
+    Saver,
+    checkpoint_path,
+    cleanup_old_checkpoints,
+    find_latest,
+    newest_whole,
+    probe_folder,
+    set_aside,
+    superseded_by,
+)
+from chatgot.errors import CheckpointRejected, StorageError
+from chatgot.run.run_state import RunState
+
+OLDER, RUN, NEWER = "20250101-000000", "20250102-030405", "20260101-000000"
+
+
+@lru_cache(maxsize=4096)
+def content_of(run_id: str, step: int, loss: float = 2.0) -> bytes:
+    """Return the bytes of a small whole file, as a save makes it."""
+    content = parts.run().checkpoint()
+    content |= {"run_id": run_id, "global_step": step, "loss": loss}
+    content["run"] |= {"run_id": run_id, "global_step": step, "skipped_steps": step, "position": step}
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder) / "any.pt", content)
+        return (Path(folder) / "any.pt").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole() -> bytes:
+    """The bytes of a whole file of some other run."""
+    return content_of("any_20250102-030405", 1)
+
+
+def put(folder: Path, *steps: int, timestamp: str = RUN, config: str = "tiny") -> dict[int, Path]:
+    """Put whole files of a run into `folder`."""
+    files = {step: folder / f"{config}_{timestamp}_step_{step}.pt" for step in steps}
+    for step, path in files.items():
+        path.write_bytes(content_of(f"{config}_{timestamp}", step))
+    return files
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert not is_whole(path)
+
+
+def tree(folder: Path) -> dict[str, object]:
+    """Return everything in a folder with its content or kind."""
+    found = {}
+    for path in folder.iterdir():
+        kind = "link to " + str(path.readlink()) if path.is_symlink() else "other"
+        found[path.name] = path.read_bytes() if path.is_file() and not path.is_symlink() else kind
+    return found
+
+
+def clean(folder: Path, keep: int = 5, best: Collection[int] = ()) -> list[int]:
+    """Clean up and return the removed steps."""
+    removed = cleanup_old_checkpoints(folder, "tiny", RUN, max_to_keep=keep, keep=best)
+    assert all(not path.exists() for path in removed)
+    return sorted(int(path.stem.rpartition("_")[2]) for path in removed)
+
+
+def steps_of(folder: Path) -> list[int]:
+    return sorted(int(path.stem.rpartition("_")[2]) for path in folder.glob(f"tiny_{RUN}_step_*.pt"))
+
+
+# Retention
+
+
+def test_the_newest_n_by_step_stay_whatever_their_times(tmp_path, whole):
+    files = put(tmp_path, 1, 2, 9, 10, 11, 100)
+    for age, step in enumerate((1, 100, 2, 11, 9, 10)):
+        os.utime(files[step], (1e9 - age, 1e9 - age))
+    assert clean(tmp_path, keep=3) == [1, 2, 9]
+    assert steps_of(tmp_path) == [10, 11, 100]
+    assert clean(tmp_path, keep=3) == []
+
+
+def test_the_default_is_five(tmp_path, whole):
+    put(tmp_path, *range(1, 9))
+    removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN)
+    assert [type(path) for path in removed] == [type(tmp_path)] * 3
+    assert steps_of(tmp_path) == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_keeping_none_is_refused_and_removes_nothing(tmp_path, keep):
+    put(tmp_path, 1, 2)
+    with pytest.raises(ValueError, match="max_to_keep"):
+        clean(tmp_path, keep=keep)
+    assert steps_of(tmp_path) == [1, 2]
+
+
+def test_the_two_newest_files_that_a_rewind_goes_back_to_stay_beyond_the_newest_n(tmp_path):
+    put(tmp_path, 3, 4, 8, 12, 13, 14, 15)
+    removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN, max_to_keep=2, every=4)
+    assert sorted(int(path.stem.rpartition("_")[2]) for path in removed) == [3, 4, 13]
+    assert steps_of(tmp_path) == [8, 12, 14, 15]
+
+
+def test_the_best_evaluations_file_stays_beyond_the_newest_n(tmp_path, whole):
+    put(tmp_path, 1, 2, 3, 4, 5)
+    assert clean(tmp_path, 2, best=[2]) == [1, 3]
+    assert steps_of(tmp_path) == [2, 4, 5]
+    assert clean(tmp_path, 2, best=[5]) == [2]
+
+
+@pytest.mark.parametrize("damaged", [(10,), (10, 9), (8,), (10, 9, 8, 7), (10, 9, 8, 7, 6)])
+def test_only_whole_files_count_and_damaged_ones_stay_untouched(tmp_path, damaged):
+    files = put(tmp_path, 6, 7, 8, 9, 10)
+    for step in damaged:
+        damage(files[step])
+    good = [step for step in (10, 9, 8, 7, 6) if step not in damaged]
+    assert clean(tmp_path, keep=2) == sorted(good[2:])
+    assert steps_of(tmp_path) == sorted([*good[:2], *damaged])
+    assert not good or any(is_whole(path) for path in tmp_path.iterdir())  # never zero good ones
+
+
+FOREIGN = [
+    "tiny_20250102-030405_step_1.pt.bak", "tiny_20250102-030405_step_٣.pt", "tiny_20250102-030405_step_-1.pt",
+    "tiny_20250102-030405_step_1e3.pt", "tiny_20250102-030405_step_01.pt", "tiny_20250102-030405_step_.pt",
+    "tiny_20250102-030405_step_1.pt\n", " tiny_20250102-030405_step_1.pt", "tiny_20250102-030405_step_1.PT",
+    "tiny_20250102-030405_step_3.pt.superseded", ".tiny_20250102-030405_step_3.pt.99.tmp", "tiny_20250102-030405.pt",
+    "tiny2_20250102-030405_step_1.pt", "xtiny_20250102-030405_step_1.pt", "tiny_x_20250102-030405_step_1.pt",
+    "tiny_20250102-030406_step_1.pt", "tiny_20240102-030405_step_1.pt", "notes.txt",
+    "tiny_20250102-030405_step_1000000000000000000000000.pt",
+]  # fmt: skip
+
+
+def test_everything_that_is_not_a_regular_whole_file_of_this_run_is_left_byte_for_byte(
+    tmp_path, tmp_path_factory, whole
+):
+    outside = tmp_path_factory.mktemp("outside") / "precious.pt"
+    outside.write_bytes(content_of(f"tiny_{RUN}", 3))  # whole, and of this run: but reached through a link only
+    for name in FOREIGN:
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / f"tiny_{RUN}_step_2.pt").mkdir()
+    (tmp_path / f"tiny_{RUN}_step_3.pt").symlink_to(outside)
+    (tmp_path / f"tiny_{RUN}_step_4.pt").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / f"tiny_{RUN}_step_5.pt")
+    before = tree(tmp_path)
+    files = put(tmp_path, *range(10, 18))
+    os.link(files[10], tmp_path / "hard link")
+    before["hard link"] = files[10].read_bytes()
+    removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN, max_to_keep=2)
+    assert sorted(removed) == sorted(files[step] for step in range(10, 16))
+    assert tree(tmp_path) == before | {files[n].name: content_of(f"tiny_{RUN}", n) for n in (16, 17)}
+    assert outside.read_bytes() == content_of(f"tiny_{RUN}", 3)
+
+
+@pytest.mark.parametrize("config", ["a.b", "a+b", "(x", "tiny_20250102-030405", "[a-z]"])
+def test_a_configurations_name_is_no_pattern(tmp_path, config):
+    other = {"a.b": "axb", "a+b": "aab", "(x": "x", "tiny_20250102-030405": "tiny", "[a-z]": "b"}[config]
+    put(tmp_path, 1, 2, 3, config=config)
+    put(tmp_path, 1, 2, 3, config=other)
+    removed = cleanup_old_checkpoints(tmp_path, config, RUN, max_to_keep=1)
+    assert sorted(path.name for path in removed) == [f"{config}_{RUN}_step_{step}.pt" for step in (1, 2)]
+
+
+def test_one_file_that_cannot_be_removed_is_warned_of_and_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
+    files = put(tmp_path, 1, 2, 3, 4)
+    real, fired = os.unlink, []
+
+    def unlink(path, *args, **keywords):
+        if Path(path) == files[2]:
+            fired.append(path)
+            raise PermissionError(1, "Operation not permitted")
+        real(path, *args, **keywords)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert clean(tmp_path, keep=1) == [1, 3]
+    assert fired
+    assert steps_of(tmp_path) == [2, 4]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert files[2].name in caplog.text
+
+
+def test_retention_among_10000_foreign_files_takes_less_than_a_second(tmp_path, whole):
+    for i in range(2500):
+        for name in (f"other_{RUN}_step_{i}.pt", f"tiny_{OLDER}_step_{i}.pt", f"photo{i}.jpg", f"tiny_{RUN}_{i}.log"):
+            (tmp_path / name).touch()
+    put(tmp_path, 1, 2, 3)
+    start = time.perf_counter()
+    assert clean(tmp_path, keep=1) == [1, 2]
+    assert time.perf_counter() - start < 1
+    assert len(os.listdir(tmp_path)) == 10_001  # noqa: PTH208
+
+
+def test_a_file_verified_once_is_not_read_again_until_it_changes(tmp_path, whole):
+    files = put(tmp_path, 1, 2)
+    assert clean(tmp_path, keep=2) == []
+    about = files[1].stat()
+    os.utime(files[1], ns=(0, about.st_mtime_ns))
+    assert clean(tmp_path, keep=2) == []
+    if os.path.getatime(files[1]) != 0:  # noqa: PTH203
+        pytest.skip("no access times here")
+    files[1].write_bytes(whole[:-1])
+    os.utime(files[1], ns=(0, about.st_mtime_ns))  # same time, other size
+    assert not is_whole(files[1])
+    assert clean(tmp_path, keep=1) == []  # what is left of it is no checkpoint any more
+
+
+# The newest one
+
+
+def found(folder: Path) -> Path:
+    path, content = find_latest(folder, "tiny")
+    assert path.name == f"{content['run_id']}_step_{content['global_step']}.pt"
+    return path
+
+
+def test_a_file_that_verifies_only_under_another_name_is_passed_over_and_does_not_count(tmp_path, caplog):
+    files = put(tmp_path, 1, 2, 3)
+    older_under_a_newer_name, of_another_run = (tmp_path / f"tiny_{RUN}_step_{step}.pt" for step in (8, 9))
+    older_under_a_newer_name.write_bytes(content_of(f"tiny_{RUN}", 2))
+    of_another_run.write_bytes(content_of(f"tiny_{OLDER}", 9))
+    assert found(tmp_path) == files[3]
+    assert caplog.text.count("renamed") == 2
+    assert clean(tmp_path, keep=2) == [1]
+    assert steps_of(tmp_path) == [2, 3, 8, 9]
+
+
+def test_a_file_with_a_non_finite_weight_is_passed_over_though_its_hash_is_right(tmp_path, caplog):
+    files = put(tmp_path, 1)
+    training = parts.run()
+    training.run.run_id, training.run.global_step, training.run.position = f"tiny_{RUN}", 2, 2
+    training.model.head.weight.data[0, 0] = torch.nan
+    assert is_whole(parts.checkpoint_file(tmp_path, training))
+    assert found(tmp_path) == files[1]
+    assert "NaN or infinity in model_state_dict" in caplog.text
+    assert "costs 1 steps" in caplog.text
+
+
+def test_latest_is_the_greatest_step_of_the_newest_run_as_numbers(tmp_path, whole):
+    put(tmp_path, 5000, timestamp=OLDER)
+    put(tmp_path, 9000, timestamp=NEWER, config="other")
+    files = put(tmp_path, 9, 10, 100)
+    os.utime(files[9])
+    assert found(tmp_path) == files[100]
+    assert newest_whole(tmp_path, f"tiny_{RUN}") == files[100]
+
+
+def test_latest_walks_back_over_damaged_files_and_names_them_and_what_it_costs(tmp_path, caplog):
+    files = put(tmp_path, 10, 20, 30, 40)
+    damage(files[40])
+    files[30].write_bytes(b"")
+    assert found(tmp_path) == files[20]
+    assert newest_whole(tmp_path, f"tiny_{RUN}") == files[20]
+    assert files[40].name in caplog.text
+    assert files[30].name in caplog.text
+    assert "20 steps" in caplog.text
+    assert files[20].name not in caplog.text
+
+
+def test_latest_passes_over_links_folders_and_pipes_of_a_checkpoints_name(tmp_path, whole):
+    files = put(tmp_path, 3)
+    (tmp_path / f"tiny_{RUN}_step_4.pt").symlink_to(files[3])
+    (tmp_path / f"tiny_{RUN}_step_5.pt").mkdir()
+    os.mkfifo(tmp_path / f"tiny_{RUN}_step_6.pt")
+    assert found(tmp_path) == files[3]
+
+
+def test_a_newest_run_with_only_damaged_files_is_refused_and_the_next_older_runs_best_is_named(tmp_path, whole):
+    older = put(tmp_path, 7, 8, timestamp=OLDER)
+    damage(older[8])
+    for path in put(tmp_path, 1, 2).values():
+        damage(path)
+    with pytest.raises(CheckpointRejected, match=re.escape(str(older[7]))) as raised:
+        find_latest(tmp_path, "tiny")
+    assert f"tiny_{RUN}" in str(raised.value)
+    assert raised.value.exit_code == 3
+
+
+def test_no_checkpoint_at_all_is_refused_with_the_folder(tmp_path, whole):
+    with pytest.raises(CheckpointRejected, match=re.escape(str(tmp_path))):
+        find_latest(tmp_path, "tiny")
+    put(tmp_path, 1, config="other")
+    with pytest.raises(CheckpointRejected, match="tiny"):
+        find_latest(tmp_path, "tiny")
+    with pytest.raises(CheckpointRejected, match="missing"):
+        find_latest(tmp_path / "missing", "tiny")
+    assert newest_whole(tmp_path, f"tiny_{RUN}") is None
+
+
+# Going on from an older one
+
+
+def at(step: int) -> RunState:
+    return RunState(f"tiny_{RUN}", "fp32", 1, 1, global_step=step)
+
+
+def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog):
+    caplog.set_level("INFO")
+    files = put(tmp_path, 1, 2, 9, 10)
+    damage(files[10])
+    contents = {step: path.read_bytes() for step, path in files.items()}
+    put(tmp_path, 5000, timestamp=NEWER)
+    put(tmp_path, 5000, config="other")
+    (tmp_path / f"tiny_{RUN}_step_11.pt").symlink_to(files[1])
+    (tmp_path / f"tiny_{RUN}_step_12.pt").mkdir()
+    caplog.clear()
+    set_aside(superseded_by(tmp_path, at(2), files[2]))
+    assert steps_of(tmp_path) == [1, 2, 11, 12]  # only regular files are this run's
+    for step in (9, 10):
+        assert (tmp_path / f"{files[step].name}.superseded").read_bytes() == contents[step]
+    assert len(tree(tmp_path)) == 8
+    assert len(caplog.records) == 1
+    assert files[10].name in caplog.text
+
+
+def test_nothing_newer_nothing_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    files = put(tmp_path, 1, 2)
+    set_aside(superseded_by(tmp_path, at(2), files[2]))
+    assert steps_of(tmp_path) == [1, 2]
+    assert caplog.records == []
+
+
+def test_a_file_set_aside_a_second_time_does_not_destroy_the_one_set_aside_before(tmp_path):
+    files = put(tmp_path, 1, 2)
+    first = files[2].read_bytes()
+    set_aside(superseded_by(tmp_path, at(1), files[1]))
+    second = content_of(f"tiny_{RUN}", 2, loss=3.0)
+    files[2].write_bytes(second)
+    set_aside(superseded_by(tmp_path, at(1), files[1]))
+    assert first != second
+    assert sorted(tree(tmp_path).values()) == sorted([files[1].read_bytes(), first, second])
+
+
+@pytest.mark.parametrize("alike", [True, False, "damaged"])
+def test_another_file_of_the_step_resumed_from_elsewhere_is_set_aside_and_a_copy_of_it_is_not(tmp_path, alike):
+    files = put(tmp_path, 1, 2)
+    elsewhere = tmp_path / "elsewhere.pt"
+    elsewhere.write_bytes(content_of(f"tiny_{RUN}", 2, loss=2.0 if alike else 3.0))
+    if alike == "damaged":
+        damage(files[2])
+    set_aside(superseded_by(tmp_path, at(2), elsewhere))
+    assert files[2].exists() is (alike is True)
+    assert (tmp_path / f"{files[2].name}.superseded").exists() is (alike is not True)
+    assert elsewhere.exists()
+
+
+def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, monkeypatch):
+    files = put(tmp_path, 1, 2)
+
+    def refuse(*args, **keywords):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match="Read-only"):
+        set_aside(superseded_by(tmp_path, at(1), files[1]))
+
+
+# Saving, or not
+
+
+def to_save(step: int = 1) -> dict:
+    content = parts.run().checkpoint()
+    content["run"] |= {"global_step": step, "skipped_steps": step, "position": step}
+    return content | {"global_step": step}
+
+
+def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(tmp_path, caplog, monkeypatch):
+    path, content, saver, settings = tmp_path / "a.pt", to_save(), Saver(0), parts.config().training
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", disk_full)
+        assert not saver.save(path, content, settings)
+        assert not saver.save(path, content, settings)
+        assert caplog.text.count("No space left") == 2
+        with pytest.raises(StorageError, match=r"a\.pt.*No space left"):
+            saver.save(path, content, settings)
+    assert not list(tmp_path.iterdir())
+    assert saver.save(path, content, settings)
+    assert (saver.failures, path.exists()) == (0, True)
+
+
+def test_the_last_chance_to_save_is_not_let_pass_with_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(StorageError, match="the save failed"):
+        Saver(0).save(tmp_path / "a.pt", to_save(), parts.config().training, last_chance=True)
+
+
+def test_a_defect_of_ours_is_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(AttributeError):
+        Saver(0).save(tmp_path / "a.pt", to_save() | {"no pickle": lambda: None}, parts.config().training)
+
+
+def test_a_state_that_could_not_be_loaded_again_is_never_given_a_checkpoints_name(tmp_path):
+    with pytest.raises(RuntimeError, match="could not be loaded again"):
+        Saver(0).save(tmp_path / "a.pt", to_save() | {"loss": np.float64(1.0)}, parts.config().training)
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_save_says_size_time_and_how_long_the_run_was_without_one(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    clock = iter([0.0, 120.0, 120.25, 121.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    Saver(0).save(tmp_path / "a.pt", to_save(), parts.config().training)
+    size = (tmp_path / "a.pt").stat().st_size / 1e6
+    assert f"({size:.1f} MB in 0.25 s, after 120 s without)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cost", "step", "settings", "advice"),
+    [
+        (0.9, 50, {"save_checkpoint_steps": 50}, None),
+        (
+            2.0,
+            50,
+            {"save_checkpoint_steps": 50},
+            "takes 2.0 % of the time; training.save_checkpoint_steps=100, training.checkpoint_interval_minutes=4 would",
+        ),
+        (2.0, 50, {"save_checkpoint_steps": 500, "checkpoint_interval_minutes": None}, None),  # it came early
+        (3.0, 25, {"save_checkpoint_steps": None, "checkpoint_interval_minutes": 2}, "=5 would"),
+        (
+            1.23,
+            50,
+            {"save_checkpoint_steps": 50, "checkpoint_interval_minutes": None},
+            "save_checkpoint_steps=62 would",
+        ),
+    ],
+)
+def test_a_save_that_costs_more_than_1_percent_names_once_the_interval_that_would_not(
+    tmp_path, caplog, monkeypatch, cost, step, settings, advice
+):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    saver, config = Saver(0), parts.config(training=settings).training
+    real = checkpointing.save_checkpoint
+
+    def slow(path, content, **keywords):
+        clock[0] += cost
+        return real(path, content, **keywords)
+
+    monkeypatch.setattr(checkpointing, "save_checkpoint", slow)
+    for i in (1, 2):
+        clock[0] += 100.0
+        saver.save(tmp_path / f"{i}.pt", to_save(i * step), config)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == (advice is not None)
+    assert advice is None or advice in said[0]
+
+
+def test_the_probe_makes_a_missing_folder_with_its_parents_and_leaves_nothing_in_it(tmp_path):
+    probe_folder(tmp_path / "a" / "b")
+    probe_folder(tmp_path / "a" / "b")
+    assert tree(tmp_path / "a" / "b") == {}
+
+
+def disk_full(descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("kind", ["file", "file above", "dangling link", "too long", "full"])
+def test_a_folder_that_cannot_be_written_is_a_storage_error_that_names_it(tmp_path, kind, monkeypatch):
+    folder = tmp_path / ("x" * 300 if kind == "too long" else "folder")
+    if kind == "file":
+        folder.write_bytes(b"")
+    elif kind == "file above":
+        folder.write_bytes(b"")
+        folder = folder / "below"
+    elif kind == "dangling link":
+        folder.symlink_to(tmp_path / "nothing")
+    elif kind == "full":
+        monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(StorageError, match=re.escape(str(folder)[:99])) as raised:
+        probe_folder(folder)
+    assert raised.value.exit_code == 5
+
+
+def test_a_checkpoints_name_has_run_and_step_without_padding(tmp_path):
+    assert checkpoint_path(tmp_path, parts.RUN_ID, 7) == tmp_path / "tiny_20250102-030405_step_7.pt"

@@ -1,0 +1,387 @@
+"""The data order is a pure function of (seed, position), no token leaks, and the cache is whole or made again."""
+
+import json
+import os
+
+import numpy as np
+import parts
+import pytest
+import torch
+
+import chatgot.data.windows
+from chatgot.data.windows import (
+    Tokens,
+    TrainingWindows,
+    ValidationWindows,
+    Vocabulary,
+    Windows,
+    check_length,
+    line_start,
+    load_tokens,
+    split_index,
+)
+from chatgot.errors import ConfigError, StorageError
+
+TEXT = "KING:\nGood morrow, my lord! Grüße, 世界 🎭.\n\nFOOL:\nNo.\n"
+
+
+def starts_of_epoch(windows: TrainingWindows, epoch: int) -> np.ndarray:
+    """Return one epoch's starts in their order, through the public door: steps of one sequence."""
+    first = epoch * windows.per_epoch
+    return np.array([int(windows.starts(first + i, 1)[0]) for i in range(windows.per_epoch)])
+
+
+# The order of the training windows
+
+
+@pytest.mark.parametrize(("N", "T"), [(1000, 8), (1001, 8), (1008, 8), (57, 5), (50, 1), (33, 16), (34, 16)])
+def test_an_epoch_visits_each_start_of_its_grid_exactly_once(N, T):
+    windows = parts.windows(T, N)
+    for epoch in range(4):
+        starts = np.sort(starts_of_epoch(windows, epoch))
+        offset = starts[0]
+        assert 0 <= offset < T
+        assert starts.tolist() == [offset + i * T for i in range(windows.per_epoch)]
+        assert starts[-1] + T < N  # its last target is a token of the text
+
+
+@pytest.mark.parametrize("T", [7, 16])
+def test_a_grid_leaves_out_less_than_two_windows_of_the_text(T):
+    for N in range(3 * T, 5 * T):
+        assert N - 1 - parts.windows(T, N).per_epoch * T < 2 * T
+
+
+def test_epochs_have_offsets_and_orders_of_their_own():
+    windows = parts.windows(T=16, n=2000)
+    epochs = [starts_of_epoch(windows, epoch) for epoch in range(12)]
+    assert len({int(starts.min()) for starts in epochs}) > 6
+    orders = {tuple((starts - starts.min()) // 16) for starts in epochs}
+    assert len(orders) == 12
+    assert tuple(range(windows.per_epoch)) not in orders
+
+
+def test_seeds_have_orders_of_their_own():
+    orders = {tuple(starts_of_epoch(parts.windows(seed=seed), 0)) for seed in (0, 1, 2, 1337, 2**63 - 1)}
+    assert len(orders) == 5
+
+
+@pytest.mark.parametrize("S", [1, 3, 8, 123, 124, 200, 500])
+def test_the_stream_of_steps_is_the_concatenation_of_the_epochs_for_every_step_size(S):
+    windows = parts.windows()
+    assert windows.per_epoch == 123
+    stream = np.concatenate([starts_of_epoch(windows, epoch) for epoch in range(1 + 6 * S // 123 + 1)])
+    for position in range(6):
+        assert windows.starts(position, S).tolist() == stream[position * S : (position + 1) * S].tolist()
+        assert windows.epoch(position, S) == position * S // 123
+
+
+def test_the_windows_of_a_position_do_not_depend_on_what_was_asked_before():
+    used, other = parts.windows(), parts.windows()
+    for position in (40, 3, 40, 17, 0, 39):
+        used.starts(position, 8)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert used.starts(16, 8).tolist() == other.starts(16, 8).tolist()
+
+
+def test_drawing_windows_leaves_the_global_generators_alone():
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    windows = parts.windows()
+    windows.batch(windows.starts(20, 8))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+
+
+def test_a_target_is_the_token_one_further_on():
+    windows = parts.windows()
+    starts = windows.starts(2, 5)
+    x, y = windows.batch(starts)
+    assert x.dtype == y.dtype == torch.int64
+    for row, start in enumerate(starts):
+        assert x[row].tolist() == windows.ids[start : start + 8].tolist()
+        assert y[row].tolist() == windows.ids[start + 1 : start + 9].tolist()
+
+
+# Training and validation
+
+
+@pytest.mark.parametrize("n", [10, 11, 999, 1000, 4_671_000])
+@pytest.mark.parametrize("test_split", [0.001, 0.1, 0.29, 0.5, 0.9])
+def test_the_validation_part_is_the_last_share_of_the_text(n, test_split):
+    at = split_index(n, test_split)
+    assert 0 < at <= n
+    assert abs((n - at) - n * test_split) < 1
+
+
+@pytest.mark.parametrize("seed", [0, 5, 1337])
+@pytest.mark.parametrize(("T", "test_split", "n"), [(8, 0.1, 1000), (5, 0.33, 777), (16, 0.5, 500), (1, 0.05, 400)])
+def test_no_validation_token_is_ever_in_a_training_window(seed, T, test_split, n):
+    ids = np.arange(n, dtype="<u2")  # each token is its own index
+    at = split_index(n, test_split)
+    training = TrainingWindows(ids[:at], T, n, parts.CPU, seed)
+    validation = ValidationWindows(ids[at:], T, n, parts.CPU)
+    for position in range(3 * training.per_epoch // 4):
+        x, y = training.batch(training.starts(position, 4))
+        assert max(int(x.max()), int(y.max())) < at
+    for batches in (validation.spread(60, 3), validation.every_token(3)):
+        assert all(min(int(x.min()), int(y.min())) >= at for x, y in batches)
+
+
+@pytest.mark.parametrize("batch_size", [1, 12, 40])
+@pytest.mark.parametrize("test_split", [0.01, 0.1, 0.29, 0.5, 0.9])
+def test_the_needed_length_that_the_message_names_is_exact(batch_size, test_split, tmp_path):
+    wrong = []
+    for T in (1, 4, 11, 16):
+        training = {"batch_size": batch_size}
+        config = parts.config(model={"max_seq_length": T}, training=training, data={"test_split": test_split})
+        with pytest.raises(ConfigError, match="1 characters") as refused:
+            check_length(1, config, tmp_path / "text.txt")
+        needed = int(str(refused.value).split("at least ")[1].split()[0])
+        if not passes(needed, config, tmp_path) or passes(needed - 1, config, tmp_path):
+            wrong.append((T, needed))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 12])
+@pytest.mark.parametrize("test_split", [0.1, 0.5])
+def test_a_text_of_the_needed_length_gives_one_batch_and_one_validation_window(batch_size, test_split, tmp_path):
+    config = parts.config(training={"batch_size": batch_size}, data={"test_split": test_split})
+    n = next(n for n in range(1, 9999) if passes(n, config, tmp_path))
+    at = split_index(n, test_split)
+    training = TrainingWindows(parts.made_up_ids(at), 8, 99, parts.CPU, 0)
+    assert len(set(training.starts(0, batch_size).tolist())) == batch_size
+    (batch, *_) = ValidationWindows(parts.made_up_ids(n - at), 8, 99, parts.CPU).spread(1, 1)
+    assert batch[0].shape == (1, 8)
+
+
+def passes(n, config, tmp_path) -> bool:
+    try:
+        check_length(n, config, tmp_path)
+    except ConfigError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+@pytest.mark.parametrize("n", [9, 10, 16, 17, 18, 200])
+def test_every_token_but_the_first_is_a_target_exactly_once(n, batch_size):
+    windows = ValidationWindows(np.arange(n, dtype="<u2"), 8, n, parts.CPU)
+    targets = [int(t) for _, y in windows.every_token(batch_size) for t in y.flatten()]
+    assert targets == list(range(1, n))
+    assert all(torch.equal(y, x + 1) for x, y in windows.every_token(batch_size))
+    assert all(len(x) <= batch_size for x, _ in windows.every_token(batch_size))
+
+
+@pytest.mark.parametrize("batches", [1, 2, 5, 50])
+@pytest.mark.parametrize("n", [9, 17, 18, 100, 333, 1000])
+def test_spread_windows_lie_evenly_and_do_not_overlap(n, batches):
+    T, batch_size = 8, 3
+    windows = ValidationWindows(np.arange(n, dtype="<u2"), T, n, parts.CPU)
+    found = list(windows.spread(batches * batch_size, batch_size))
+    starts = [int(row[0]) for x, _ in found for row in x]
+    assert len(starts) == min(batches * batch_size, (n - 1) // T)
+    assert len(found) == -(-len(starts) // batch_size)
+    gaps = np.diff(starts)
+    assert (gaps >= T).all()
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+    if len(starts) > 1:
+        assert (starts[0], starts[-1]) == (0, n - 1 - T)  # from one end to the other
+
+
+def test_validation_windows_are_the_same_at_every_evaluation():
+    windows = ValidationWindows(parts.made_up_ids(500), 8, 99, parts.CPU)
+    for batches in (lambda: windows.spread(20, 4), lambda: windows.every_token(4)):
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(batches(), batches(), strict=True))
+
+
+# The cache
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT * 50, encoding="utf-8")
+    return path
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_tokens_decode_to_the_text(text, tmp_path):
+    tokens = load_tokens(text, tmp_path / "cache")
+    assert tokens.vocabulary.decode(tokens.ids.tolist()) == TEXT * 50
+    assert tokens.vocabulary.encode(TEXT * 50) == tokens.ids.tolist()
+    assert list(tokens.vocabulary.characters) == sorted(set(TEXT))
+
+
+def test_the_cache_cannot_be_written_through_the_tokens(text, tmp_path):
+    with pytest.raises(ValueError, match="read-only"):
+        load_tokens(text, tmp_path / "cache").ids[0] = 1
+
+
+def test_a_cache_is_found_again_without_encoding(text, tmp_path, monkeypatch):
+    first = load_tokens(text, tmp_path / "cache")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    monkeypatch.setattr(chatgot.data.windows, "_encode", None)  # calling it would be an error
+    again = load_tokens(text, tmp_path / "cache")
+    assert np.array_equal(first.ids, again.ids)
+    assert (first.vocabulary, first.text_sha256, first.encoding) == (
+        again.vocabulary,
+        again.text_sha256,
+        again.encoding,
+    )
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == before
+
+
+def test_the_same_text_in_another_encoding_has_the_same_hash_and_ids(text, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT * 50, encoding="utf-16")
+    a, b = (load_tokens(path, tmp_path / "cache") for path in (text, other))
+    assert a.text_sha256 == b.text_sha256
+    assert np.array_equal(a.ids, b.ids)
+    assert a.encoding != b.encoding
+
+
+def test_a_changed_text_is_encoded_again_though_size_and_time_are_equal(text, tmp_path):
+    before = load_tokens(text, tmp_path / "cache")
+    about = text.stat()
+    text.write_text((TEXT * 50).replace("N", "M", 1), encoding="utf-8")
+    os.utime(text, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert text.stat().st_size == about.st_size
+    after = load_tokens(text, tmp_path / "cache")
+    assert after.text_sha256 != before.text_sha256
+    assert after.vocabulary.decode(after.ids.tolist()) == text.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 1000])
+def test_a_truncated_cache_is_made_again(text, tmp_path, kept, caplog):
+    expected = load_tokens(text, tmp_path / "cache").ids.copy()
+    (ids_path,) = (tmp_path / "cache").glob("*.uint16")
+    whole = ids_path.read_bytes()
+    assert kept < len(whole)
+    ids_path.write_bytes(whole[:kept])
+    assert np.array_equal(load_tokens(text, tmp_path / "cache").ids, expected)
+    assert ids_path.read_bytes() == whole
+    assert "encoding the text again" in caplog.text
+
+
+@pytest.mark.parametrize("about", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"{}", b'{"format": 0, "tokens": 5}'])
+def test_a_damaged_description_of_the_cache_is_made_again(text, tmp_path, about, caplog):
+    load_tokens(text, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*.json")
+    path.write_bytes(about)
+    assert load_tokens(text, tmp_path / "cache").vocabulary.characters == "".join(sorted(set(TEXT)))
+    assert json.loads(path.read_bytes())["tokens"] == len(TEXT * 50)
+    assert "encoding the text again" in caplog.text
+
+
+def test_a_description_of_the_cache_that_lacks_a_key_is_made_again(text, tmp_path):
+    load_tokens(text, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*.json")
+    about = json.loads(path.read_bytes())
+    del about["vocabulary"]
+    path.write_text(json.dumps(about))
+    assert load_tokens(text, tmp_path / "cache").vocabulary.characters == "".join(sorted(set(TEXT)))
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_failed_encoding_leaves_no_file_and_is_said_with_the_folder(text, tmp_path, fails, monkeypatch):
+    fired = []
+
+    def refuse(*args, **keywords):
+        fired.append(args)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, refuse)
+        with pytest.raises(StorageError, match=r"cache.*No space left"):
+            load_tokens(text, tmp_path / "cache")
+    assert fired
+    assert names(tmp_path / "cache") == []
+    load_tokens(text, tmp_path / "cache")
+    assert len(names(tmp_path / "cache")) == 2
+
+
+def test_a_cache_whose_description_was_never_written_counts_as_none(text, tmp_path):
+    load_tokens(text, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*.json")
+    (ids_path,) = (tmp_path / "cache").glob("*.uint16")
+    path.unlink()
+    ids_path.write_bytes(b"\0" * ids_path.stat().st_size)  # as a kill between the two files could leave it
+    tokens = load_tokens(text, tmp_path / "cache")
+    assert tokens.vocabulary.decode(tokens.ids.tolist()) == TEXT * 50
+
+
+def test_an_id_outside_the_vocabulary_is_refused():
+    ids = parts.made_up_ids(100)
+    ids[7] = len(parts.ALPHABET)
+    windows = Windows(ids, 8, len(parts.ALPHABET), parts.CPU)
+    windows.batch(np.array([8, 20]))
+    with pytest.raises(ConfigError, match="outside the vocabulary"):
+        windows.batch(np.array([20, 3]))
+
+
+def test_a_file_with_nothing_but_a_byte_order_mark_is_refused_as_empty(tmp_path):
+    (tmp_path / "empty.txt").write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(ConfigError):
+        load_tokens(tmp_path / "empty.txt", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "fifo"])
+def test_what_is_no_text_is_refused_before_a_cache_is_made(tmp_path, kind):
+    path = tmp_path / "text.txt"
+    make = {"folder": path.mkdir, "empty": path.touch, "fifo": lambda: os.mkfifo(path)}
+    make.get(kind, lambda: None)()
+    with pytest.raises(ConfigError, match=r"text\.txt"):
+        load_tokens(path, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+# The vocabulary and the prompt from the text
+
+
+def test_encode_and_decode_are_each_others_inverse():
+    vocabulary = Vocabulary("".join(sorted(set(TEXT))))
+    assert vocabulary.decode(vocabulary.encode(TEXT)) == TEXT
+    assert vocabulary.encode(vocabulary.decode(list(range(len(vocabulary))))) == list(range(len(vocabulary)))
+    with pytest.raises(KeyError):
+        vocabulary.encode("§")
+
+
+@pytest.mark.parametrize("characters", ["?ab", "ab", " ab", "\n"])
+def test_unknown_characters_are_replaced_one_for_one_and_named(characters):
+    vocabulary = Vocabulary(characters)
+    prompt = characters + "🎭é🎭" + characters
+    text, unknown = vocabulary.replace_unknown(prompt)
+    vocabulary.encode(text)
+    assert unknown == "é🎭"
+    assert len(text) == len(prompt)
+    assert text.startswith(characters)
+    assert text.endswith(characters)
+    assert vocabulary.replace_unknown(characters) == (characters, "")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_prompt_from_the_text_begins_at_a_lines_start_and_ends_at_a_lines_end(seed):
+    text = "and so\nKING:\nGood morrow.\n\nFOOL:\nNo, never, my good lord.\n" * 5
+    vocabulary = Vocabulary("".join(sorted(set(text))))
+    prompt = line_start(np.array(vocabulary.encode(text)), vocabulary, seed, length=40)
+    assert 0 < len(prompt) <= 40
+    assert prompt[0] != "\n"
+    assert prompt[-1] == "\n"
+    assert "\n" + prompt in text
+
+
+@pytest.mark.parametrize("text", ["a", "\n", "\n\n\n", "ab" * 99, "a\n" + "b" * 99])
+def test_a_text_without_whole_lines_still_gives_a_prompt(text):
+    vocabulary = Vocabulary("".join(sorted(set(text))))
+    prompt = line_start(np.array(vocabulary.encode(text)), vocabulary, seed=3, length=10)
+    assert 0 < len(prompt) <= 10
+    assert prompt in text
+
+
+def test_tokens_are_of_the_type_that_the_cache_holds(text, tmp_path):
+    tokens = load_tokens(text, tmp_path / "cache")
+    assert isinstance(tokens, Tokens)
+    assert tokens.ids.dtype == np.dtype("<u2")

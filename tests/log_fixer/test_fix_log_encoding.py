@@ -1,0 +1,177 @@
+"""Claims about scripts/fix_log_encoding.py as a process: arguments, exit codes, pipes, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "fix_log_encoding.py"
+LONG_NAME = "x" * 246 + ".log"  # with _fixed it is longer than a file system allows
+BROKEN, MENDED = "\x1b[31mnaÃ¯ve\x1b[0m\r\n".encode(), "naïve\r\n".encode()
+
+
+def run(folder, *arguments, stdin=b""):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, input=stdin, capture_output=True, timeout=60, check=False)
+
+
+def names(folder) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.log", "b.log.1", "sub/c.txt", "sub/d.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(BROKEN)
+    (tmp_path / "clean.log").write_bytes(MENDED)
+    return tmp_path
+
+
+def test_files_patterns_and_folders_are_mended_once_each_and_mended_copies_left_alone(folder):
+    done = run(folder, "a.log", "*.log")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (folder / "a_fixed.log").read_bytes() == (folder / "clean_fixed.log").read_bytes() == MENDED
+    for _ in range(2):
+        done = run(folder, ".", "--recursive")
+        assert done.returncode == 0
+        fixed = ["a_fixed.log", "b.log_fixed.1", "clean_fixed.log", "sub/c_fixed.txt"]
+        assert [name for name in names(folder) if "_fixed" in name] == fixed
+    assert b"a_fixed.log: is the mended copy of a log beside it; left alone" in done.stdout
+
+
+def test_check_says_what_would_change_and_writes_nothing(folder):
+    before = names(folder)
+    assert run(folder, "clean.log", "--check").returncode == 0
+    done = run(folder, "clean.log", "a.log", "--check", "--report", "json")
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, [report["changed"] for report in reports]) == (1, [False, True])
+    assert reports[1]["counts"] == {"escape_sequences": 2, "mojibake_lines": 1}
+    assert names(folder) == before
+
+
+def test_in_place_keep_ansi_newline_and_output(folder):
+    assert run(folder, "a.log", "--in-place").returncode == 0
+    assert ((folder / "a.log").read_bytes(), (folder / "a.log.bak").read_bytes()) == (MENDED, BROKEN)
+    assert run(folder, "b.log.1", "--output", "x", "--keep-ansi", "--newline", "lf").returncode == 0
+    assert (folder / "x").read_bytes() == "\x1b[31mnaïve\x1b[0m\n".encode()
+
+
+def test_a_pipe_goes_from_stdin_to_stdout_and_its_report_to_stderr(folder):
+    done = run(folder, "-", stdin=BROKEN)
+    assert (done.returncode, done.stdout) == (0, MENDED)
+    assert b"2 escape sequences" in done.stderr
+    done = run(folder, "-", "--check", stdin=BROKEN)
+    assert (done.returncode, done.stdout) == (1, b"")
+    reader = f'"{sys.executable}" "{SCRIPT}" - < big | head -c 5; exit "${{PIPESTATUS[0]}}"'
+    (folder / "big").write_bytes(BROKEN * 100_000)
+    done = subprocess.run(["bash", "-c", reader], cwd=folder, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, MENDED[:5])
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["gone.log"], 2, "gone.log: cannot be read: No such file or directory"),
+        (["sub"], 2, "sub: is a folder"),
+        (["*.nothing"], 2, "*.nothing: no file matches"),
+        (["binary.log"], 2, "binary.log: looks like a binary file"),
+        (["a.log", "--output", "a.log"], 2, "output and input are the same file"),
+        (["a.log", "b.log.1", "--output", "x"], 2, "takes one log, 2 were named"),
+        (["a.log", "--output", "gone/x.log"], 5, "x.log: cannot be written: No such file or directory"),
+        (["gone.log", "--check"], 2, "gone.log: cannot be read"),
+        ([".", "clean.log", "--check"], 2, ".: is a folder"),
+        (["/", "--check"], 2, "/: is a folder"),
+        ([""], 2, ".: is a folder"),
+        (["x" * 300], 2, "cannot be read: File name too long"),
+        (["loop.log"], 2, "loop.log: cannot be read: Too many levels"),
+        (["a.log", "--output", "loop.log"], 5, "loop.log: cannot be written: Too many levels"),
+        (["a.log", "--output", "x" * 300], 5, "cannot be written: File name too long"),
+        (["a.log", "--output", "pipe"], 2, "pipe: is a pipe or a device"),
+        ([LONG_NAME], 5, "cannot be written: File name too long"),
+    ],
+)
+def test_bad_input_is_one_line_an_exit_code_and_no_change(folder, arguments, exit_code, message):
+    (folder / "binary.log").write_bytes(b"\x7fELF\x02\x01\x01" + bytes(100))
+    (folder / "loop.log").symlink_to("loop.log")
+    os.mkfifo(folder / "pipe")
+    (folder / LONG_NAME).write_bytes(BROKEN)
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
+    done = run(folder, *arguments)
+    assert done.returncode == exit_code
+    assert done.stderr.decode().count("\n") == 1
+    assert message in done.stderr.decode()
+    assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+
+
+def test_stdin_stands_alone_and_is_not_mended_in_place(folder):
+    for arguments in (["-", "--in-place"], ["-", "a.log"]):
+        done = run(folder, *arguments)
+        assert done.returncode == 2
+        assert b"stands alone" in done.stderr
+
+
+def test_a_folder_that_may_not_be_entered_is_one_line_and_the_other_logs_are_mended(folder):
+    (folder / "sub").chmod(0)
+    try:
+        if os.access(folder / "sub", os.R_OK):
+            pytest.skip("root may enter any folder")
+        for arguments, exit_code in [
+            (["sub/c.txt", "a.log"], 2),
+            ([".", "--recursive"], 2),
+            (["a.log", "--output", "sub/x.log"], 5),
+        ]:
+            done = run(folder, *arguments)
+            assert (done.returncode, done.stderr.decode().count("\n")) == (exit_code, 1)
+        assert (folder / "a_fixed.log").read_bytes() == MENDED
+    finally:
+        (folder / "sub").chmod(0o700)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full exists on Linux only")
+def test_a_stdout_that_cannot_be_written_is_exit_code_5_and_the_other_logs_are_mended(folder):
+    command = f'"{sys.executable}" "{SCRIPT}" a.log clean.log > /dev/full'
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (5, b"error: stdout cannot be written: No space left on device\n")
+    assert (folder / "clean_fixed.log").read_bytes() == MENDED
+
+
+def test_a_binary_pipe_is_named_as_the_user_named_it(folder):
+    done = run(folder, "-", stdin=b"\x7fELF" + bytes(100))
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: -: looks like a binary file")
+
+
+def test_of_several_logs_all_are_mended_and_the_worst_exit_code_counts(folder):
+    done = run(folder, "gone.log", "a.log")
+    assert done.returncode == 2
+    assert (folder / "a_fixed.log").read_bytes() == MENDED
+
+
+def test_it_starts_without_torch(folder):
+    code = "import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, str(SCRIPT)], cwd=folder, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_killed_in_the_middle_the_log_is_whole_and_no_half_output_has_its_name(folder, number):
+    content = BROKEN * 1_500_000
+    (folder / "a.log").write_bytes(content)
+    process = subprocess.Popen([sys.executable, str(SCRIPT), "a.log"], cwd=folder, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not any(path.stat().st_size for path in folder.glob(".a_fixed.log.*.tmp")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(number)
+    process.wait(timeout=30)
+    assert process.returncode in (143, 130, -signal.SIGKILL)
+    assert (folder / "a.log").read_bytes() == content
+    assert not (folder / "a_fixed.log").exists()
+    assert bool(list(folder.glob(".*.tmp"))) == (number == signal.SIGKILL)

@@ -1,0 +1,384 @@
+"""The numbers of a run as its readers see them: metrics.jsonl, and TensorBoard's own reader of event files."""
+
+import contextlib
+import html
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugin_util import markdown_to_safe_html
+
+from chatgot.logs.logging_setup import escape_controls
+from chatgot.logs.metrics import MetricsWriter, _fenced
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = ["step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s", "tokens", "time_s"]
+TAGS = ["optim/grad_norm", "optim/lr", "perf/tokens_per_s", "train/loss", "val/loss", "val/loss_full"]
+
+
+def read_rows(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return what TensorBoard shows: for each tag its (step, value) points."""
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def texts(run_dir: Path) -> dict[str, list[tuple[int, str]]]:
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    tags = events.Tags()["tensors"]
+    found = {tag: events.Tensors(tag) for tag in tags if tag.startswith("samples/")}
+    return {tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in seen] for tag, seen in found.items()}
+
+
+def write(run_dir: Path, steps: range, keep_rows_up_to: int | None = None, loss: float = 2.0) -> None:
+    with contextlib.closing(MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to)) as metrics:
+        for step in steps:
+            metrics.row(step, train_loss=loss, lr=0.5, tokens=10 * step, time_s=float(step))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows and curves
+
+
+def test_a_row_has_all_keys_in_order_and_each_number_a_curve(tmp_path):
+    with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
+        metrics.row(0, val_loss=4.5)
+        metrics.row(
+            7, train_loss=1.1, val_loss=1.2, val_loss_full=1.3, lr=6e-4, grad_norm=0.5, tokens_per_s=9e3, tokens=70,
+            time_s=1.5,
+        )  # fmt: skip
+        metrics.row(8, val_loss_full=None)
+    first, second, third = read_rows(tmp_path)
+    assert list(first) == KEYS
+    assert first == dict.fromkeys(KEYS) | {"step": 0, "val_loss": 4.5, "tokens": 0, "time_s": 0.0}
+    assert list(second) == [*KEYS, "val_loss_full"]
+    assert list(second.values()) == [7, 1.1, 1.2, 6e-4, 0.5, 9e3, 70, 1.5, 1.3]
+    assert third["val_loss_full"] is None
+    shown = curves(tmp_path)
+    assert sorted(shown) == TAGS
+    assert shown["val/loss"] == [(0, 4.5), (7, pytest.approx(1.2))]
+    assert shown["val/loss_full"] == [(7, pytest.approx(1.3))]
+    assert shown["optim/lr"] == [(7, pytest.approx(6e-4))]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_null_and_marked(tmp_path, value):
+    with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
+        metrics.row(1, train_loss=value, lr=0.5)
+        metrics.row(2, train_loss=2.0)
+    row, next_row = read_rows(tmp_path)
+    assert row == dict.fromkeys(KEYS) | {
+        "step": 1, "train_loss": None, "lr": 0.5, "tokens": 0, "time_s": 0.0, "nonfinite": True
+    }  # fmt: skip
+    assert "nonfinite" not in next_row
+    assert not re.search("nan|inf", (tmp_path / "metrics.jsonl").read_text(), re.IGNORECASE)
+
+
+def test_each_row_is_on_disk_when_row_returns(tmp_path):
+    metrics = MetricsWriter(tmp_path)
+    for step in range(3):
+        metrics.row(step, train_loss=1.0)
+        assert [row["step"] for row in read_rows(tmp_path)] == list(range(step + 1))
+    metrics.close()
+
+
+def test_writing_touches_no_random_generator(tmp_path):
+    def states():
+        return torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+
+    before = states()
+    with contextlib.closing(MetricsWriter(tmp_path, keep_rows_up_to=3)) as metrics:
+        metrics.row(4, train_loss=1.0, val_loss=2.0)
+        metrics.sample(4, "prompt_1", "KING:\n", "Hail.")
+    after = states()
+    assert curves(tmp_path)["train/loss"] == [(4, 1.0)]
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Resume
+
+
+def test_after_a_resume_each_step_is_there_once(tmp_path):
+    write(tmp_path, range(10), loss=2.0)
+    write(tmp_path, range(6, 12), keep_rows_up_to=5, loss=3.0)
+    write(tmp_path, range(9, 14), keep_rows_up_to=8, loss=4.0)
+    losses = [2.0] * 6 + [3.0] * 3 + [4.0] * 5
+    assert [(row["step"], row["train_loss"]) for row in read_rows(tmp_path)] == list(enumerate(losses))
+    assert curves(tmp_path)["train/loss"] == list(enumerate(losses))
+
+
+@pytest.mark.parametrize(
+    "tail", [b'{"step": 3, "train_l', b"\x00" * 50, b'{"step": 3}\n{"ste', b"\xff\xfe", b"[" * 10**5]
+)
+def test_a_torn_last_line_is_removed_before_the_first_new_row(tmp_path, tail):
+    write(tmp_path, range(3))
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    inode = path.stat().st_ino
+    metrics = MetricsWriter(tmp_path, keep_rows_up_to=2)
+    assert path.read_bytes() == whole + tail  # nothing is written before there is a row
+    metrics.row(3, train_loss=2.0)
+    metrics.close()
+    assert path.read_bytes().startswith(whole)
+    assert [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
+    assert path.stat().st_ino != inode  # replaced in one piece, not rewritten in place
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_last_row_that_lacks_only_its_line_end_is_kept(tmp_path):
+    write(tmp_path, range(3))
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    write(tmp_path, range(3, 4), keep_rows_up_to=2)
+    assert [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_a_file_with_nothing_to_remove_is_left_as_it_is(tmp_path):
+    write(tmp_path, range(3))
+    inode = (tmp_path / "metrics.jsonl").stat().st_ino
+    write(tmp_path, range(3, 5), keep_rows_up_to=2)
+    assert (tmp_path / "metrics.jsonl").stat().st_ino == inode
+    assert [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2, 3, 4]
+
+
+def test_a_resume_without_a_file_begins_one(tmp_path):
+    write(tmp_path / "new", range(3, 5), keep_rows_up_to=2)
+    assert [row["step"] for row in read_rows(tmp_path / "new")] == [3, 4]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Samples
+
+
+def test_a_sample_is_shown_with_its_line_breaks_and_without_control_characters(tmp_path):
+    with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
+        metrics.sample(5, "prompt_1", "KING:\n", "Come,\n\n<b>sweet</b> *lord* ```\n````\n\x1b[31m\u202e\ud800")
+    ((tag, points),) = texts(tmp_path).items()
+    assert tag == "samples/prompt_1/text_summary"
+    ((step, markdown),) = points
+    assert step == 5
+    page = markdown_to_safe_html(markdown)
+    blocks = [html.unescape(block) for block in re.findall("<pre><code>(.*?)</code></pre>", page, re.DOTALL)]
+    assert blocks == ["KING:\n\n", "Come,\n\n<b>sweet</b> *lord* ```\n````\n" + r"\x1b[31m\u202e\ud800" + "\n"]
+
+
+@settings(deadline=None)
+@given(st.text(alphabet=st.one_of(st.sampled_from("`~\n #*<>&!-[]{}|\\_=\t\x1b"), st.characters()), max_size=80))
+def test_no_text_breaks_out_of_its_block(text):
+    page = markdown_to_safe_html(f"{_fenced(text)}\n\n{_fenced('end')}")
+    expected = re.sub("(?m)^ +$", "", escape_controls(text, "\n").expandtabs(4))  # as Markdown reads lines of blanks
+    blocks = re.fullmatch("<pre><code>(.*?)</code></pre>\n*<pre><code>end\n</code></pre>", page, re.DOTALL)
+    assert re.sub("(?m)^ +$", "", html.unescape(blocks[1])) == expected + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Faults: one warning, and training goes on
+
+
+CHILD = """
+import logging, os, resource, shutil, sys, threading, time
+from pathlib import Path
+logging.basicConfig(format="%(levelname)s %(message)s")
+from chatgot.logs.metrics import MetricsWriter
+run_dir = Path("run")
+"""
+
+
+def run(code: str, folder: Path, shell: str = '"$0" -c "$1"') -> subprocess.CompletedProcess:
+    command = ["bash", "-c", shell, sys.executable, CHILD + code]
+    changes = {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=60, env=os.environ | changes, check=False
+    )
+
+
+def check_unharmed(done: subprocess.CompletedProcess, *warnings: str) -> None:
+    """Assert that the child ended well and that stderr holds these warnings, one line each, and nothing else."""
+    assert (done.returncode, done.stdout) == (0, "trained on\n")
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(warnings), done.stderr
+    for line, warning in zip(sorted(lines), sorted(warnings), strict=True):
+        assert warning in line
+
+
+MANY_ROWS = """
+def rows(first, last):
+    for step in range(first, last):
+        metrics.row(step, train_loss=1.0, lr=0.5)
+        metrics.sample(step, "prompt_1", "KING:", "Hail.")
+        time.sleep(0.001)
+"""
+NO_BOARD, NO_ROW = (
+    "WARNING no more TensorBoard in run, training goes on: ",
+    "WARNING run/metrics.jsonl: the row of step ",
+)
+
+
+def test_a_full_disk_is_one_warning_each_and_leaves_no_torn_row(tmp_path):
+    code = f"""{MANY_ROWS}
+metrics = MetricsWriter(run_dir)
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+rows(0, 3)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+rows(3, 60)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+rows(60, 62)
+metrics.close()
+assert metrics.lost_rows > 40
+assert threading.excepthook is threading.__excepthook__
+print("trained on")
+"""
+    check_unharmed(run(code, tmp_path), NO_BOARD + "OSError(27", NO_ROW)
+    steps = [row["step"] for row in read_rows(tmp_path / "run")]
+    assert steps[-2:] == [60, 61]
+    assert steps[:-2] == list(range(len(steps) - 2))
+    assert 3 <= len(steps) < 20
+    assert curves(tmp_path / "run")["train/loss"][:3] == [(0, 1.0), (1, 1.0), (2, 1.0)]  # what was written is readable
+
+
+def test_a_folder_that_vanishes_is_one_warning_each(tmp_path):
+    code = f"""{MANY_ROWS}
+metrics = MetricsWriter(run_dir)
+rows(0, 3)
+time.sleep(0.2)
+shutil.rmtree(run_dir)
+rows(3, 60)
+metrics.close()
+assert metrics.lost_rows == 57
+print("trained on")
+"""
+    check_unharmed(run(code, tmp_path), NO_BOARD + "FileNotFoundError", NO_ROW + "3 was lost")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_the_last_event_is_said_at_the_end(tmp_path):
+    code = """
+metrics = MetricsWriter(run_dir)
+time.sleep(0.2)
+shutil.rmtree(run_dir)
+metrics.sample(1, "prompt_1", "KING:", "Hail.")
+metrics.close()
+metrics.close()
+print("trained on")
+"""
+    check_unharmed(run(code, tmp_path), NO_BOARD + "FileNotFoundError")
+
+
+def test_a_folder_that_cannot_be_made_is_one_warning_each(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    code = f"{MANY_ROWS}\nmetrics = MetricsWriter(run_dir)\nrows(0, 3)\nmetrics.close()\nprint('trained on')"
+    check_unharmed(run(code, tmp_path), NO_BOARD + "FileExistsError", NO_ROW + "0 was lost")
+
+
+@pytest.mark.parametrize("module", ["tensorboard", "torch.utils.tensorboard"])
+def test_without_tensorboard_there_is_one_warning_and_every_row(tmp_path, module):
+    code = f"""{MANY_ROWS}
+sys.modules[{module!r}] = None  # what an import of it then raises is what a missing package raises
+run_dir.mkdir()
+metrics = MetricsWriter(run_dir)
+rows(0, 3)
+metrics.close()
+print("trained on")
+"""
+    check_unharmed(run(code, tmp_path), NO_BOARD + "ModuleNotFoundError")
+    assert [row["step"] for row in read_rows(tmp_path / "run")] == [0, 1, 2]
+
+
+def test_an_exception_in_tensorboard_ends_the_curves_only(tmp_path, monkeypatch, caplog):
+    from torch.utils.tensorboard import SummaryWriter
+
+    calls = []
+
+    def add_scalar(self, tag, value, step):
+        calls.append(step)
+        raise ValueError("of all things")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", add_scalar)
+    with caplog.at_level(logging.WARNING):
+        write(tmp_path, range(4))
+    assert calls == [0]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "chatgot.metrics"]
+    assert warnings == [f"no more TensorBoard in {tmp_path}, training goes on: ValueError('of all things')"]
+    assert [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_an_error_in_another_thread_is_still_shown(tmp_path):
+    code = """
+metrics = MetricsWriter(run_dir)
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+metrics.close()
+print("trained on")
+"""
+    done = run(code, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "trained on\n")
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_an_old_file_that_cannot_be_mended_is_tried_again(tmp_path, caplog):
+    write(tmp_path, range(5))
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"step": 5, "tr')
+    blocker = path.with_name(f".metrics.jsonl.{os.getpid()}.tmp")
+    blocker.mkdir()  # the temporary file cannot be made
+    with contextlib.closing(MetricsWriter(tmp_path, keep_rows_up_to=3)) as metrics:
+        metrics.row(4, train_loss=3.0)
+        assert metrics.lost_rows == 1
+        assert b'{"step": 5, "tr' in path.read_bytes()
+        shutil.rmtree(blocker)
+        metrics.row(5, train_loss=3.0)
+    assert [(row["step"], row["train_loss"]) for row in read_rows(tmp_path)] == [
+        (0, 2.0), (1, 2.0), (2, 2.0), (3, 2.0), (5, 3.0)
+    ]  # fmt: skip
+    assert [r.name for r in caplog.records] == ["chatgot.metrics"]
+
+
+def test_the_thread_hook_is_given_back(tmp_path):
+    before = threading.excepthook
+    metrics = MetricsWriter(tmp_path)
+    assert threading.excepthook != before
+    metrics.close()
+    assert threading.excepthook == before
+
+
+def test_train_and_validation_loss_share_one_chart_and_the_settings_are_in_the_table_of_runs(tmp_path):
+    settings = {"training.batch_size": 12, "model.bias": True, "data.path": None, "training.betas": [0.9, 0.95]}
+    with contextlib.closing(MetricsWriter(tmp_path, hyperparameters=settings)) as metrics:
+        metrics.row(1, train_loss=2.0)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []  # no folder of another run
+    (layout,) = events.Tensors("custom_scalars__config__")
+    content = layout.tensor_proto.string_val[0]
+    assert all(tag in content for tag in (b"train/loss", b"val/loss", b"val/loss_full"))
+    content = str(events.summary_metadata.keys())
+    assert "_hparams_/session_start_info" in content
+
+
+def test_curves_beside_the_row_have_their_own_tags(tmp_path):
+    with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
+        metrics.curves(3, {"batch/micro_batch_size": 4, "time/saving_s": 0.5})
+    assert curves(tmp_path)["batch/micro_batch_size"] == [(3, 4.0)]
+    assert curves(tmp_path)["time/saving_s"] == [(3, 0.5)]

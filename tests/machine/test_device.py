@@ -1,0 +1,211 @@
+"""Device, precision and threads: what was asked for, what this machine has, what was measured here once."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import parts
+import pytest
+import torch
+
+from chatgot.errors import ConfigError
+from chatgot.machine.device import (
+    describe,
+    pick_device,
+    pick_precision,
+    seed_generators,
+    set_threads,
+    versions,
+)
+from chatgot.machine.measured import bf16_gain, cpu_name
+
+# The device
+
+
+def test_auto_takes_what_is_there_and_a_device_that_is_not_there_is_refused_with_those_that_are():
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    assert pick_device("auto").type == ("cuda" if has_cuda else "mps" if has_mps else "cpu")
+    assert pick_device("cpu") == parts.CPU
+    for name, found in (("cuda", has_cuda), ("mps", has_mps)):
+        if found:
+            assert pick_device(name).type == name
+        else:
+            with pytest.raises(ConfigError, match=f"{name} is not available here; found .*cpu"):
+                pick_device(name)
+
+
+def test_the_description_names_kind_cores_and_threads():
+    line = describe(parts.CPU)
+    assert line.startswith("cpu (")
+    assert f"{torch.get_num_threads()} threads" in line
+    assert "\n" not in line
+    assert list(versions())[:3] == ["python", "torch", "numpy"]
+    assert versions()["cpu"] == torch.backends.cpu.get_cpu_capability()
+    assert all(type(version) is str for version in versions().values())  # plain strings: they stand in checkpoints
+
+
+# Threads
+
+
+@pytest.fixture
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_as_before")
+def test_the_number_of_threads_is_set_and_returned_and_none_leaves_it():
+    for number in (2, 3, 1):
+        assert set_threads(number) == number
+        assert torch.get_num_threads() == number
+    assert set_threads(None) == 1
+    assert torch.get_num_threads() == 1
+
+
+def stored_with(threads: int) -> dict:
+    training = parts.run()
+    training.run.threads = threads
+    return training.checkpoint()
+
+
+@pytest.mark.usefixtures("threads_as_before")
+@pytest.mark.parametrize(
+    ("key", "variable", "stored", "expected"),
+    [
+        (3, None, None, 3), (3, "2", None, 3), (None, "2", None, 2), (None, "1", None, 1),
+        (3, None, 2, 2), (None, "3", 2, 2), (None, None, 2, 2), (2, "3", 2, 2),
+    ],
+)  # fmt: skip
+def test_the_key_wins_over_the_variable_and_the_checkpoint_over_both(
+    key, variable, stored, expected, monkeypatch, caplog
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    content = stored_with(stored) if stored else None
+    caplog.clear()
+    training = parts.run(content, training={"threads": key})
+    assert training.run.threads == torch.get_num_threads() == expected
+    wanted = key or (variable and int(variable))
+    assert ("threads as in the checkpoint" in caplog.text) is (stored is not None and wanted not in (None, stored))
+
+
+# Randomness
+
+
+def test_the_seed_of_the_generators_depends_on_every_number_of_the_key_and_nothing_else():
+    draws = {}
+    for seed in (0, 5, 2**63 - 1):
+        for position in (0, 1, 70_000):
+            for first in (0, 1, 511):
+                torch.manual_seed(1)
+                np.random.seed(1)
+                seed_generators(parts.CPU, seed, position, first)
+                draws[seed, position, first] = tuple(torch.rand(4).tolist())
+    assert len(set(draws.values())) == len(draws)
+    seed_generators(parts.CPU, 5, 1, 511)
+    assert tuple(torch.rand(4).tolist()) == draws[5, 1, 511]
+
+
+def test_the_seed_of_a_key_is_the_same_in_every_process_and_for_ever():
+    seed_generators(parts.CPU, 1337, 10, 4)
+    assert torch.initial_seed() == 8920291508623780104  # as this test was written: older checkpoints go on with it
+
+
+# Precision, and what is remembered of this machine
+
+
+def mixed(**keys):
+    return parts.config(training={"mixed_precision": True, **keys})
+
+
+def remember(machine: Path, gain: float) -> None:
+    """Write a measurement for the shape of parts.config as this machine's own."""
+    bf16_gain(16, 24)
+    values = json.loads(machine.read_bytes())
+    machine.write_text(json.dumps({key: [gain] for key in values}))
+
+
+def test_the_speed_of_bf16_is_measured_once_per_machine_shape_and_version(machine, monkeypatch):
+    gain = bf16_gain(16, 24)
+    assert gain > 0
+    (key,) = json.loads(machine.read_bytes())
+    for word in (cpu_name(), torch.__version__, "16x24", "bf16"):
+        assert word in key
+    monkeypatch.setattr(torch, "mm", None)  # measuring again would be an error
+    assert bf16_gain(16, 24) == gain
+    monkeypatch.undo()
+
+
+def test_measurements_of_other_shapes_are_kept_beside_each_other(machine):
+    first, second = bf16_gain(16, 24), bf16_gain(8, 24)
+    assert sorted(json.loads(machine.read_bytes()).values()) == sorted([[first], [second]])
+    assert (bf16_gain(16, 24), bf16_gain(8, 24)) == (first, second)
+
+
+@pytest.mark.parametrize(("gain", "precision"), [(0.01, "fp32"), (0.99, "fp32"), (1.5, "bf16"), (30.0, "bf16")])
+def test_auto_on_a_cpu_is_bf16_where_it_was_measured_fast_and_says_so_in_one_line(machine, gain, precision, caplog):
+    caplog.set_level(logging.INFO)
+    remember(machine, gain)
+    assert pick_precision(mixed(), parts.CPU) == precision
+    assert len(caplog.records) == 1
+    assert (caplog.records[0].levelname == "WARNING") is (precision == "fp32")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a": 1}'])
+def test_a_damaged_memory_of_this_machine_is_measured_anew(machine, content):
+    machine.parent.mkdir(parents=True)
+    machine.write_bytes(content)
+    gain = bf16_gain(16, 24)
+    assert [gain] in json.loads(machine.read_bytes()).values()
+
+
+@pytest.mark.parametrize("value", ['"fast"', "null", "1.0", "[]", '["fast"]', "[true]", "{}", "true"])
+def test_a_remembered_value_that_is_no_measurement_is_measured_anew(machine, value):
+    bf16_gain(16, 24)
+    (key,) = json.loads(machine.read_bytes())
+    machine.write_text(f"{{{json.dumps(key)}: {value}}}")
+    assert bf16_gain(16, 24) > 0
+    assert json.loads(machine.read_bytes())[key][0] > 0
+
+
+def test_a_cache_folder_that_cannot_be_written_costs_a_warning_only(machine, caplog):
+    machine.parent.parent.mkdir()
+    machine.parent.write_bytes(b"a file in the folder's place")
+    assert bf16_gain(16, 24) > 0
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_measuring_leaves_the_global_generator_alone(machine):
+    before = torch.get_rng_state()
+    bf16_gain(16, 24)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_mixed_precision_it_is_fp32_and_nothing_is_measured(machine):
+    assert pick_precision(parts.config(), parts.CPU) == "fp32"
+    assert not machine.exists()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_a_precision_asked_for_by_name_is_taken_unmeasured_and_fp16_on_a_cpu_warned_of_once(machine, dtype, caplog):
+    assert pick_precision(mixed(precision_dtype=dtype), parts.CPU) == dtype
+    assert not machine.exists()
+    assert [("1000 times" in record.message) for record in caplog.records] == [True] * (dtype == "fp16")
+
+
+def test_a_resumed_run_keeps_its_precision_whatever_is_measured_now(machine):
+    remember(machine, 30.0)
+    keys = {"training": {"mixed_precision": True}}
+    stored = parts.run(**keys).checkpoint()
+    assert stored["run"]["precision"] == "bf16"
+    remember(machine, 0.01)
+    assert parts.run(**keys).run.precision == "fp32"
+    assert parts.run(stored, **keys).run.precision == "bf16"
+
+
+def test_no_test_touches_the_users_own_cache():
+    assert Path(os.environ["XDG_CACHE_HOME"]).name.startswith("user-cache")

@@ -1,0 +1,167 @@
+"""What is fast here is measured once and remembered; how many threads, and the peak that MFU is taken against."""
+
+import json
+import logging
+
+import parts
+import pytest
+import torch
+
+from chatgot.machine import measured as machine_module
+from chatgot.machine.measured import best_time, cpu_name, fast_threads, peak_for_mfu, product_peak, remembered
+from chatgot.run import assembly
+from chatgot.training.estimate import curves, share_of_peak, step_line
+
+
+def never() -> list[float]:
+    raise AssertionError("this is known already")
+
+
+# What is remembered
+
+
+def test_numbers_are_measured_once_and_kept_beside_the_others(machine):
+    assert remembered("a", lambda: [1, 2.5]) == [1.0, 2.5]
+    assert remembered("b", lambda: [3.0]) == [3.0]
+    assert remembered("a", never) == [1.0, 2.5]
+    known = json.loads(machine.read_bytes())
+    assert sorted(known.values()) == [[1.0, 2.5], [3.0]]
+    for key in known:
+        assert cpu_name() in key
+        assert torch.__version__ in key
+
+
+def test_another_cpu_or_torch_is_measured_anew(machine, monkeypatch):
+    remembered("a", lambda: [1.0])
+    monkeypatch.setattr(machine_module, "cpu_name", lambda: "another")
+    assert remembered("a", lambda: [2.0]) == [2.0]
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    assert remembered("a", lambda: [3.0]) == [3.0]
+    assert len(json.loads(machine.read_bytes())) == 3
+
+
+def test_a_measurement_that_fails_is_not_remembered(machine):
+    with pytest.raises(ZeroDivisionError):
+        remembered("a", lambda: [1 / 0])
+    assert not machine.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_warning_and_the_numbers_are_used(machine, caplog):
+    machine.parent.parent.mkdir(parents=True)
+    machine.parent.write_bytes(b"a file in the folder's place")
+    assert remembered("a", lambda: [1.0]) == [1.0]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert str(machine) in caplog.text
+
+
+def test_the_best_time_leaves_the_first_call_out(monkeypatch):
+    clock = iter([0, 1, 10, 40, 50, 70, 100, 125])  # calls of 1, 30, 20 and 25 s
+    monkeypatch.setattr(machine_module.time, "perf_counter", lambda: next(clock))
+    calls = []
+    assert best_time(lambda: calls.append(1), repeats=3) == 20
+    assert len(calls) == 4
+
+
+# Threads
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("all_s", "half_s", "threads"), [(1.2, 1.0, 2), (1.05, 1.0, 4), (0.6, 1.0, 4)])
+def test_half_the_threads_are_taken_where_they_are_clearly_faster(all_s, half_s, threads, machine, monkeypatch):
+    tried = []
+
+    def times_of(ways, rounds):
+        for way in ways:
+            way()
+            tried.append(torch.get_num_threads())
+        return [all_s, half_s]
+
+    monkeypatch.setattr(machine_module, "best_times", times_of)
+    assert fast_threads(16) == threads
+    assert tried == [4, 2]
+    assert torch.get_num_threads() == 4
+    assert fast_threads(16) == threads
+    assert len(tried) == 2  # remembered
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_measurement_of_threads_that_fails_leaves_their_number(machine, monkeypatch):
+    monkeypatch.setattr(machine_module, "best_times", lambda ways, rounds: [ways[1](), 1 / 0])
+    with pytest.raises(ZeroDivisionError):
+        fast_threads(16)
+    assert torch.get_num_threads() == 4
+
+
+def test_one_thread_is_not_measured(machine):
+    assert torch.get_num_threads() == 1
+    assert fast_threads(16) == 1
+    assert not machine.exists()
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("asked", "threads"), [(None, 2), (3, 3)])
+def test_a_run_takes_them_unless_the_user_or_the_checkpoint_says_otherwise(asked, threads, machine, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    stored = parts.run(training={"threads": 1}).checkpoint()
+    monkeypatch.setattr(assembly, "fast_threads", lambda d_model: 2)
+    assert parts.run(training={"threads": asked}).run.threads == threads
+    assert parts.run(stored, training={"threads": asked}).run.threads == 1
+
+
+# The peak
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_peak_is_the_operations_of_a_product_over_its_time(dtype, monkeypatch):
+    assert product_peak(parts.CPU, dtype, repeats=1, size=32) > 1e6
+    monkeypatch.setattr(machine_module, "best_time", lambda do, repeats: do() or 0.5)
+    assert product_peak(parts.CPU, dtype, size=32) == 2 * 32**3 / 0.5
+
+
+@pytest.mark.parametrize(("gain", "dtype", "name"), [(0.5, torch.float32, "fp32"), (2.0, torch.bfloat16, "bf16")])
+def test_the_peak_is_that_of_fp32_where_bf16_is_slow(gain, dtype, name, monkeypatch):
+    monkeypatch.setattr(machine_module, "bf16_gain", lambda *shape: gain)
+    monkeypatch.setattr(machine_module, "product_peak", lambda device, dtype: {dtype: 7.0})
+    assert peak_for_mfu(parts.CPU) == ({dtype: 7.0}, name)
+
+
+def test_a_tiny_model_is_not_worth_a_measurement_and_a_larger_one_is(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(assembly, "peak_for_mfu", lambda device: never())
+    assert parts.run().peak_flops == 0
+    monkeypatch.setattr(assembly, "peak_for_mfu", lambda device: (3e9, "bf16"))
+    per_step = parts.config().training.tokens_per_step(parts.config().model) * parts.run().model.flops_per_token()
+    for limit, peak in ((per_step, 3e9), (per_step + 1, 0)):
+        monkeypatch.setattr(assembly, "SMALLEST_STEP_FLOPS", limit)
+        assert parts.run().peak_flops == peak
+    assert [line for line in caplog.messages if "peak" in line] == [
+        "peak: bf16 matrix products run at 3 GFLOP/s here; MFU is the share of it"
+    ]
+
+
+def test_mfu_is_speed_times_operations_over_the_peak_in_line_and_curves_alike():
+    training = parts.run()
+    training.run.train_loss, training.run.lr, training.run.grad_norm = 1.0, 1e-3, 1.0
+    training.run.tokens_per_s = 500.0
+    training.peak_flops = 4 * 500.0 * training.model.flops_per_token()
+    assert share_of_peak(training) == pytest.approx(0.25)
+    assert " | MFU 25% | " in step_line(training)
+    assert curves(training)["perf/mfu"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("peak", "speed"), [(0.0, 500.0), (1e9, None)])
+def test_mfu_is_left_out_where_peak_or_speed_is_not_known(peak, speed):
+    training = parts.run()
+    training.run.train_loss, training.run.lr, training.run.grad_norm = 1.0, 1e-3, 1.0
+    training.peak_flops, training.run.tokens_per_s = peak, speed
+    assert share_of_peak(training) is None
+    assert "MFU" not in step_line(training)
+    assert "perf/mfu" not in curves(training)

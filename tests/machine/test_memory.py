@@ -1,0 +1,177 @@
+"""Memory: what is used and left, which errors mean that there is none, what is given back."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chatgot.machine import memory
+from chatgot.machine.memory import _control_groups, is_out_of_memory, peak_memory_mib
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def real_failure() -> Exception:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        MemoryError,
+        lambda: torch.OutOfMemoryError("CUDA out of memory. Tried"),
+        real_failure,
+        lambda: RuntimeError("std::bad_alloc"),
+        lambda: RuntimeError("could not create a primitive"),
+        lambda: torch.AcceleratorError("CUDA error: out of memory", 2),
+        lambda: RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+    ],
+)
+def test_the_allocators_errors_are_out_of_memory(make):
+    assert is_out_of_memory(make())
+
+
+def test_a_failed_allocation_in_numpy_is_out_of_memory():
+    with pytest.raises(MemoryError) as raised:
+        np.empty(1 << 60, dtype=np.uint8)
+    assert is_out_of_memory(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("out of memory"), RuntimeError("the prompt says: out of memory"), OSError(12, "out of memory"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"), SystemExit(6), RecursionError("out of memory"),
+        RuntimeError("the text says std::bad_alloc"), RuntimeError("it could not create a primitive"),
+        ValueError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_an_error_that_merely_speaks_of_memory_is_not(error):
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone tells it twice")
+def test_the_peak_of_memory_is_the_kernels_in_mebibytes():
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (kernels,) = (int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    assert peak_memory_mib() == pytest.approx(kernels, rel=0.02)
+
+
+FREED = """
+import sys, torch
+from pathlib import Path
+from chatgot.machine.memory import reuse_freed_memory
+assert reuse_freed_memory() or sys.argv[1] == "plain"
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+before = resident()
+tensor = torch.ones(16 << 20)  # 64 MiB
+del tensor
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has mallopt")
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_kept_for_the_next_tensors(kept):
+    script = FREED if kept else FREED.replace("assert reuse_freed_memory() or ", "assert ")
+    command = [sys.executable, "-c", script, "kept" if kept else "plain"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (float(done.stdout) > 60) is kept
+
+
+# What is left
+
+
+def groups(folder: Path, own: str, files: dict[str, str]) -> list[tuple[int, int]]:
+    """Return what `_control_groups` finds in made-up control groups."""
+    for name, content in files.items():
+        path = folder / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    (folder / "own").write_text(own, encoding="utf-8")
+    return list(_control_groups(folder / "cgroup", folder / "own"))
+
+
+def test_each_control_group_above_the_process_limits_it_and_pages_of_files_do_not_count(tmp_path):
+    stat = "anon 5\ninactive_file 100\nactive_file 7\n"
+    files = {
+        "a/b/memory.max": "2000\n", "a/b/memory.current": "500\n", "a/b/memory.stat": stat,
+        "a/memory.max": "1000\n", "a/memory.current": "900\n", "a/memory.stat": stat,
+        "memory.max": "max\n", "memory.current": "9\n", "memory.stat": stat,
+    }  # fmt: skip
+    assert groups(tmp_path, "0::/a/b\n", files) == [(400, 2000), (800, 1000)]
+
+
+def test_control_groups_of_version_1_are_read_too_and_in_a_container_its_own_group_is_the_top(tmp_path):
+    files = {"memory/memory.limit_in_bytes": "3000\n", "memory/memory.usage_in_bytes": "50\n",
+             "memory/memory.stat": "cache 1\ninactive_file 60\n"}  # fmt: skip
+    assert groups(tmp_path, "4:memory:/docker/123\n3:cpu:/x\n0::/\n", files) == [(0, 3000)]
+
+
+def test_a_machine_without_control_groups_has_no_such_limit(tmp_path):
+    assert list(_control_groups(tmp_path / "none", tmp_path / "nothing")) == []
+
+
+LIMITED = """
+import resource, torch
+from chatgot.machine.memory import memory_limits, used_memory
+cpu = torch.device("cpu")
+print(used_memory(cpu), *memory_limits(cpu)[0])
+resource.setrlimit(resource.RLIMIT_AS, (20 << 30, 20 << 30))
+print(used_memory(cpu), *memory_limits(cpu)[0])
+held = torch.ones(64 << 20)  # 256 MiB
+print(used_memory(cpu), *memory_limits(cpu)[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS limits what Linux gives")
+def test_what_is_left_is_the_smallest_of_the_limits_and_shrinks_by_what_is_taken():
+    done = subprocess.run([sys.executable, "-c", LIMITED], cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
+    (used, free, total), (_, limited, limit), (more, less, _) = rows
+    assert 100 << 20 < used < 2 << 30
+    assert free < total
+    assert limited <= min(free + (1 << 28), limit)  # the machine may have less than the limit
+    assert limit <= 20 << 30
+    assert more - used > 250 << 20
+    assert limited - less > 200 << 20
+
+
+def test_too_full_says_what_would_be_left(monkeypatch):
+    limits = [(300 << 20, 1000 << 20)]
+    monkeypatch.setattr(memory, "memory_limits", lambda device: limits)
+    cpu = torch.device("cpu")
+    assert memory.too_full(cpu, 0.1, 200 << 20) == ""
+    assert memory.too_full(cpu, 0.1, 201 << 20) == "it would leave 99 of 1,000 MiB, memory_headroom is 10%"
+    limits.append((1000 << 20, 20_000 << 20))  # more is left there, and yet a smaller share
+    assert memory.too_full(cpu, 0.1, 0) == "it would leave 1,000 of 20,000 MiB, memory_headroom is 10%"
+    limits.clear()
+    assert memory.too_full(cpu, 0.1, 1 << 60) == ""
+
+
+RELEASED = """
+import torch
+from chatgot.machine.memory import release_memory, reuse_freed_memory, used_memory
+cpu = torch.device("cpu")
+reuse_freed_memory()
+before, tensor = used_memory(cpu), torch.ones(64 << 20)
+del tensor
+kept = used_memory(cpu) - before
+release_memory(cpu)
+print(kept, used_memory(cpu) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has malloc_trim")
+def test_memory_that_was_kept_for_reuse_can_be_given_back():
+    done = subprocess.run([sys.executable, "-c", RELEASED], cwd=ROOT, capture_output=True, text=True, check=True)
+    kept, left = map(int, done.stdout.split())
+    assert kept > 250 << 20
+    assert left < 16 << 20

@@ -1,0 +1,408 @@
+"""The model: as large as its configuration's name says, causal, the same weights for the same seed."""
+
+import math
+import re
+from pathlib import Path
+
+import parts
+import pytest
+import torch
+import yaml
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from chatgot.config import ModelConfig
+from chatgot.model.gpt import GPT, KeyValueCache, build_model, evaluating, rotate, rotation
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SIZED = sorted(path for path in CONFIGS.rglob("*.yaml") if re.search(r"_\d+M", path.stem))
+V = 19
+
+
+def model_config(**keys) -> ModelConfig:
+    return ModelConfig(**{"d_model": 16, "n_layers": 2, "n_head": 2, "d_hid": 24, "max_seq_length": 8, **keys})
+
+
+def model(seed: int = 1, **keys) -> GPT:
+    return build_model(model_config(**keys), V, parts.CPU, seed)
+
+
+def ids(B: int = 2, T: int = 8, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, V, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+# Size
+
+
+def test_there_are_configurations_whose_names_say_a_size():
+    assert {re.search(r"_(\d+M)", path.stem)[1] for path in SIZED} == {"14M", "85M"}
+
+
+@pytest.mark.parametrize("path", SIZED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("vocab_size", [75, 90])
+def test_a_configuration_has_the_size_that_its_name_says_within_3_percent(path, vocab_size):
+    said = 1e6 * int(re.search(r"_(\d+)M", path.stem)[1])
+    cfg = ModelConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["model"])
+    with torch.device("meta"):  # counts without taking memory
+        count = GPT(cfg, vocab_size).parameter_count()
+    assert abs(count - said) <= 0.03 * said, count
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_parameter_count_is_that_of_the_formula(tied, bias):
+    C, L, hidden, T = 16, 2, 24, 8
+    matrices = L * (C * 3 * C + C * C + 2 * C * hidden) + (V + T) * C + (0 if tied else V * C)
+    vectors = L * 2 * C + C + bias * (L * (3 * C + C + hidden + C + 2 * C) + C)
+    assert model(tie_embeddings=tied, bias=bias).parameter_count() == matrices + vectors
+
+
+def test_without_d_hid_the_hidden_width_is_4_times_d_model():
+    assert model(d_hid=None).layers[0].mlp.up.weight.shape == (64, 16)
+
+
+# What it computes
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_loss_of_fresh_weights_is_about_ln_V(tied):
+    net = build_model(model_config(d_model=64, tie_embeddings=tied), 80, parts.CPU, 3)
+    x = torch.randint(0, 80, (32, 8), generator=torch.Generator().manual_seed(1))
+    y = torch.randint(0, 80, (32, 8), generator=torch.Generator().manual_seed(2))
+    assert abs(net(x, y)[1].item() - math.log(80)) < 0.1
+
+
+def test_the_loss_is_the_mean_over_all_tokens_of_the_negative_log_probability():
+    net, x, y = model(), ids(), ids(seed=1)
+    logits, loss = net(x, y)
+    assert logits.shape == (2, 8, V)
+    expected = -logits.detach().double().log_softmax(-1).gather(-1, y[..., None]).mean()
+    assert abs(loss.item() - expected.item()) < 1e-6  # fp32 against fp64
+    assert net(x)[1] is None
+
+
+@pytest.mark.parametrize("t", range(8))
+def test_a_later_token_never_changes_earlier_logits(t):
+    net, x = model(init_range=0.5), ids()
+    other = x.clone()
+    other[:, t] = (other[:, t] + 1) % V
+    with evaluating(net):
+        before, after = net(x)[0], net(other)[0]
+    assert torch.equal(before[:, :t], after[:, :t])
+    for later in range(t, 8):  # and each later one sees it
+        assert not torch.equal(before[:, later], after[:, later])
+
+
+def test_gradients_of_a_tokens_loss_reach_no_later_position():
+    net, x = model(init_range=0.5), ids(B=1)
+    net(x)[0][0, 3].square().sum().backward()
+    grad = net.position_embedding.weight.grad
+    assert (grad[:4].abs().sum(dim=1) > 0).all()
+    assert (grad[4:] == 0).all()
+
+
+def test_sequences_of_one_batch_do_not_see_each_other():
+    net, x = model(), ids()
+    with evaluating(net):
+        together, alone = net(x)[0][0], net(x[:1])[0][0]
+    assert torch.allclose(together, alone, atol=1e-6)  # another batch size may sum in another order
+
+
+def test_a_sequence_longer_than_the_context_is_an_error():
+    with pytest.raises((IndexError, RuntimeError)):
+        model()(ids(T=9))
+
+
+def test_the_model_maths_equal_a_plain_transcription_of_the_block():
+    net, x = model(init_range=0.3), ids()
+    state = {name: tensor.double() for name, tensor in net.state_dict().items()}
+    with evaluating(net):
+        found = net(x)[0]
+    h = state["token_embedding.weight"][x] + state["position_embedding.weight"][torch.arange(8)]
+    mask = torch.ones(8, 8, dtype=torch.bool).triu(1)
+    for i in range(2):
+
+        def linear(name, value, i=i):
+            return value @ state[f"layers.{i}.{name}.weight"].T + state[f"layers.{i}.{name}.bias"]
+
+        def norm(name, value):
+            centred = value - value.mean(-1, keepdim=True)
+            scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+            return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+        q, k, v = linear("attention.qkv", norm(f"layers.{i}.norm_attention", h)).split(16, dim=-1)
+        heads = []
+        for part in (slice(0, 8), slice(8, 16)):
+            scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(8)
+            heads.append(scores.masked_fill(mask, -torch.inf).softmax(-1) @ v[..., part])
+        h = h + linear("attention.proj", torch.cat(heads, dim=-1))
+        hidden = linear("mlp.up", norm(f"layers.{i}.norm_mlp", h))
+        h = h + linear("mlp.down", hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))))
+    expected = norm("norm", h) @ state["head.weight"].T
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()  # fp32 against fp64
+
+
+@pytest.mark.parametrize("architecture", ["gpt", "modern"])
+def test_flops_per_token_equal_those_that_torch_counts_with_causal_attention_counted_half(architecture):
+    net = model(architecture=architecture, n_layers=3, d_model=32, n_head=4, d_hid=40, max_seq_length=16)
+    x = ids(B=2, T=16)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # products of whole matrices
+        net(x, x)[1].backward()
+    by_operation = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
+    attention = by_operation.pop("aten.bmm")
+    assert attention == 12 * 3 * 32 * 16 * x.numel()  # all pairs of tokens: twice what causal attention needs
+    counted = (sum(by_operation.values()) + attention / 2) / x.numel()
+    assert net.flops_per_token() == counted  # exactly: both count products of matrices alone
+
+
+# The modern architecture
+
+
+def modern(**keys) -> GPT:
+    return model(architecture="modern", **{"init_range": 0.3, **keys})
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "products"])
+def test_modern_maths_equal_a_plain_transcription_of_qwen3(kernel):
+    """Source: Qwen3, arXiv:2505.09388, and the layout of its weights as published: halves of a head are rotated."""
+    net, x, H, D = modern(d_model=32, n_head=4), ids(), 4, 8
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() == 1:  # norms whose weights are not 1
+                parameter.copy_(1 + 0.5 * torch.randn(parameter.shape, generator=generator))
+    net.use_attention(kernel)
+    w = {name: tensor.double() for name, tensor in net.state_dict().items()}
+    with evaluating(net):
+        found = net(x)[0]
+
+    def rms_norm(value, weight):
+        return weight * value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + 1e-5)
+
+    def rotate_half(value):
+        return torch.cat((-value[..., D // 2 :], value[..., : D // 2]), dim=-1)
+
+    inverse = 1 / 10000 ** (torch.arange(0, D, 2).double() / D)
+    angles = torch.outer(torch.arange(8).double(), inverse)
+    angles = torch.cat((angles, angles), dim=-1)
+    hidden = w["token_embedding.weight"][x]
+    for i in range(2):
+        layer = f"layers.{i}."
+        normed = rms_norm(hidden, w[layer + "norm_attention.weight"])
+        w_q, w_k, w_v = w[layer + "attention.qkv.weight"].split(32)
+        out = torch.zeros(2, 8, 32, dtype=torch.float64)
+        for head in range(H):
+            part = slice(head * D, (head + 1) * D)
+            q = rms_norm(normed @ w_q[part].T, w[layer + "attention.q_norm.weight"])
+            k = rms_norm(normed @ w_k[part].T, w[layer + "attention.k_norm.weight"])
+            q, k = (t * angles.cos() + rotate_half(t) * angles.sin() for t in (q, k))
+            for t in range(8):
+                weights = ((k[:, : t + 1] @ q[:, t, :, None])[..., 0] / math.sqrt(D)).softmax(-1)
+                out[:, t, part] = (weights[..., None] * (normed @ w_v[part].T)[:, : t + 1]).sum(1)
+        hidden = hidden + out @ w[layer + "attention.proj.weight"].T
+        normed = rms_norm(hidden, w[layer + "norm_mlp.weight"])
+        gate, up = w[layer + "mlp.gate_up.weight"].split(24)
+        activated = normed @ gate.T
+        activated = activated * torch.sigmoid(activated) * (normed @ up.T)
+        hidden = hidden + activated @ w[layer + "mlp.down.weight"].T
+    expected = rms_norm(hidden, w["norm.weight"]) @ w["head.weight"].T
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()  # fp32 against fp64
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_modern_model_has_no_bias_and_no_learned_positions_and_the_size_of_the_formula(tied, bias):
+    net, C, L, hidden, D = modern(tie_embeddings=tied, bias=bias), 16, 2, 24, 8
+    assert not [name for name, _ in net.named_parameters() if "bias" in name or "position" in name]
+    matrices = L * (4 * C * C + 3 * C * hidden) + (1 if tied else 2) * V * C
+    assert net.parameter_count() == matrices + L * (2 * C + 2 * D) + C
+
+
+@pytest.mark.parametrize(("d_model", "hidden"), [(16, 32), (192, 512), (768, 2048)])
+def test_without_d_hid_a_modern_model_has_about_as_many_weights_as_with_gelu(d_model, hidden):
+    with torch.device("meta"):
+        found = GPT(model_config(architecture="modern", d_model=d_model, d_hid=None), V)
+    assert found.layers[0].mlp.gate_up.weight.shape == (2 * hidden, d_model)
+
+
+def test_rotated_queries_and_keys_know_their_distance_alone():
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 1, 1, 16, generator=generator) for _ in range(2))
+
+    def score(i: int, j: int) -> float:
+        return (rotate(q, rotation(i, 1, 16, parts.CPU)) * rotate(k, rotation(j, 1, 16, parts.CPU))).sum().item()
+
+    for distance in (0, 1, 7):
+        scores = [score(start + distance, start) for start in (0, 1, 5, 100, 500)]
+        assert scores == pytest.approx(scores[:1] * 5, abs=1e-4)  # fp32 angles of some hundreds
+    assert abs(score(3, 0) - score(0, 3)) > 1e-2
+    assert abs(score(3, 0) - score(5, 0)) > 1e-2
+    assert torch.equal(rotate(q, rotation(0, 1, 16, parts.CPU)), q)  # the first token is not turned
+
+
+def test_the_rotation_of_later_tokens_is_that_of_the_whole_sequence():
+    whole, later = rotation(0, 8, 8, parts.CPU), rotation(5, 3, 8, parts.CPU)
+    for a, b in zip(whole, later, strict=True):
+        assert a.shape == (8, 1, 8)
+        assert torch.equal(a[5:], b)
+
+
+def test_a_later_token_never_changes_earlier_logits_of_a_modern_model():
+    net, x = modern(), ids()
+    other = x.clone()
+    other[:, 5] = (other[:, 5] + 1) % V
+    with evaluating(net):
+        before, after = net(x)[0], net(other)[0]
+    assert torch.equal(before[:, :5], after[:, :5])
+    assert not torch.equal(before[:, 5], after[:, 5])
+
+
+# Initialisation
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_initial_weights_have_the_documented_spread(tied):
+    cfg = model_config(d_model=128, n_layers=8, d_hid=256, init_range=0.05, tie_embeddings=tied)
+    net = build_model(cfg, 100, parts.CPU, 7)
+    for name, parameter in net.named_parameters():
+        if parameter.dim() < 2:
+            assert torch.equal(parameter, torch.full_like(parameter, float(not name.endswith("bias")))), name
+            continue
+        residual = name.endswith(("attention.proj.weight", "down.weight"))
+        expected = 0.05 / math.sqrt(2 * 8) if residual else 0.05
+        spread = 6 / math.sqrt(2 * parameter.numel())  # six standard errors of a standard deviation
+        assert abs(parameter.std().item() / expected - 1) < spread, name
+        assert abs(parameter.mean().item()) < 6 * expected / math.sqrt(parameter.numel()), name
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    a, b, other = (model(seed).state_dict() for seed in (4, 4, 5))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not any(torch.equal(a[name], other[name]) for name in a if a[name].dim() >= 2)
+
+
+def test_building_neither_reads_nor_moves_the_global_generator():
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first = model().state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(12)
+    again = model().state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_every_parameter_is_real_fp32_memory_of_its_own_and_is_trained():
+    net = model()
+    net(ids(), ids(seed=1))[1].backward()
+    parameters = dict(net.named_parameters())
+    assert all(p.device == parts.CPU and p.dtype == torch.float32 for p in parameters.values())
+    assert len({p.data_ptr() for p in parameters.values()}) == len(parameters)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in parameters.values())
+
+
+def test_tied_embedding_and_head_are_one_tensor_and_untied_are_two():
+    tied, untied = model(tie_embeddings=True), model(tie_embeddings=False)
+    assert tied.head.weight is tied.token_embedding.weight
+    assert untied.head.weight is not untied.token_embedding.weight
+    assert not torch.equal(untied.head.weight, untied.token_embedding.weight)
+
+
+def test_tied_weights_stay_tied_through_an_update_and_a_loaded_state():
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    net(ids(), ids(seed=1))[1].backward()
+    optimizer.step()
+    assert torch.equal(net.head.weight, net.token_embedding.weight)
+    net.load_state_dict(model(seed=9).state_dict())
+    assert net.head.weight is net.token_embedding.weight
+
+
+# Modes
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluating_restores_the_mode_even_on_an_error(training):
+    net = model(dropout=0.5)
+    net.train(training)
+    with pytest.raises(ZeroDivisionError), evaluating(net):
+        assert not any(module.training for module in net.modules())
+        assert not torch.is_grad_enabled()
+        raise ZeroDivisionError
+    assert all(module.training is training for module in net.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_dropout_acts_in_training_only():
+    net, x = model(dropout=0.5, attention_dropout=0.5), ids()
+    net.train()
+    assert not torch.equal(net(x)[0], net(x)[0])
+    before = torch.get_rng_state()
+    with evaluating(net):
+        assert torch.equal(net(x)[0], net(x)[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def outputs(**keys) -> torch.Tensor:
+    """Return the logits of a model in training mode with large weights and a fixed global generator."""
+    net = model(**{"init_range": 0.3, **keys})
+    net.train()
+    torch.manual_seed(0)
+    return net(ids(T=6))[0].detach()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_head", 4), ("layer_norm_eps", 1e-1), ("init_range", 0.2), ("dropout", 0.3), ("attention_dropout", 0.3)],
+)
+def test_a_key_that_changes_no_shape_changes_the_logits(key, value):
+    plain, changed = outputs(), outputs(**{key: value})
+    assert plain.shape == changed.shape
+    assert (plain - changed).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("d_model", 32), ("n_layers", 3), ("d_hid", 40), ("max_seq_length", 9), ("bias", False)],
+)
+def test_a_key_that_changes_sizes_changes_the_shapes(key, value):
+    plain, changed = ({name: t.shape for name, t in model(**keys).state_dict().items()} for keys in ({}, {key: value}))
+    assert plain != changed
+
+
+def test_without_bias_no_linear_and_no_norm_has_one():
+    assert not [name for name, _ in model(bias=False).named_parameters() if name.endswith("bias")]
+    biased = {name for name, _ in model().named_parameters() if name.endswith("bias")}
+    layers = {name for name, m in model().named_modules() if isinstance(m, (nn.Linear, nn.LayerNorm))} - {"head"}
+    assert biased == {f"{name}.bias" for name in layers}
+
+
+def test_the_two_dropouts_act_in_their_own_places():
+    def noise(**keys):
+        net = model(init_range=0.3, **keys)
+        net.train()
+        torch.manual_seed(0)
+        spread = []
+        net.layers[0].attention.register_forward_hook(lambda module, args, out: spread.append(out.detach()))
+        net.layers[0].register_forward_pre_hook(lambda module, args: spread.append(args[0].detach()))
+        net(ids())
+        return spread  # what comes into the first block, and its attention's result
+
+    plain, residual, attention = noise(), noise(dropout=0.3), noise(attention_dropout=0.3)
+    assert not torch.equal(plain[0], residual[0])  # embeddings
+    assert torch.equal(plain[0], attention[0])
+    assert not torch.equal(plain[1], attention[1])
+
+
+# The key/value cache
+
+
+@pytest.mark.parametrize("architecture", ["gpt", "modern"])
+def test_a_filled_cache_gives_the_logits_of_the_whole_sequence(architecture):
+    net, x = model(architecture=architecture, init_range=0.3), ids()
+    with evaluating(net):
+        whole = net(x)[0]
+        caches = [KeyValueCache() for _ in range(2)]
+        found = [net(x[:, :3], caches=caches)[0]] + [net(x[:, t : t + 1], caches=caches)[0] for t in range(3, 8)]
+    assert [cache.length for cache in caches] == [8, 8]
+    assert torch.allclose(torch.cat(found, dim=1), whole, atol=1e-5)  # other shapes sum in another order

@@ -1,0 +1,324 @@
+"""Compiled blocks compute the same, in training alone, where that pays; without a compiler training goes on."""
+
+import json
+import logging
+import os
+from dataclasses import asdict
+
+import harness
+import parts
+import pytest
+import torch
+from torch import Tensor
+
+from chatgot.config import SamplingConfig
+from chatgot.model.gpt import Block, evaluating
+from chatgot.numerics import compilation
+from chatgot.run.assembly import Training
+from chatgot.run.resuming import find_checkpoint, resume
+from chatgot.sampling.generation import generate
+from chatgot.training.step import accumulate_gradients, apply_gradients
+
+LONG = 1_000_000  # steps: 4,000 s in blocks that take 1 ms, two micro-batches through two of them a step
+
+
+def step(training: Training) -> bool:
+    loss = accumulate_gradients(training.model, training.train_windows, training.run, training.config, training.scaler)
+    return apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+
+
+def run(stored=None, architecture: str = "gpt", **keys) -> Training:
+    return parts.run(stored, model={"architecture": architecture, "dropout": 0.2}, training=keys)
+
+
+def is_compiled(training: Training) -> bool:
+    assert training.run.compiled == (training.model.training_block is not Block.__call__)
+    return training.run.compiled
+
+
+def resumed_from(path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys) -> Training:
+    """Go the way of the script from a file to a run that can go on."""
+    config = parts.config(model={"architecture": architecture, "dropout": 0.2}, training=keys)
+    point = find_checkpoint(str(path), config, "tiny", set_now)
+    training = run(point.content, architecture, **keys)
+    resume(training, point)
+    training.model.train()
+    return training
+
+
+# Really compiled
+
+
+@pytest.fixture
+def own_variables():
+    """Take back what compiling sets in the environment."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+@pytest.mark.usefixtures("own_variables")
+@pytest.mark.parametrize("architecture", ["gpt", pytest.param("modern", marks=pytest.mark.slow)])
+def test_compiled_blocks_give_the_same_loss_and_gradients_with_dropout_and_resume_bit_for_bit(architecture, tmp_path):
+    found = {}
+    for mode in (False, True):
+        training = run(architecture=architecture, compile=mode)
+        assert is_compiled(training) is mode
+        names = list(training.model.state_dict())
+        loss = accumulate_gradients(
+            training.model, training.train_windows, training.run, training.config, training.scaler
+        )
+        found[mode] = [loss, *(p.grad.clone() for p in training.model.parameters())]
+        training.optimizer.zero_grad()
+    assert names == list(run(architecture=architecture).model.state_dict())  # no _orig_mod
+    for compiled, eager in zip(found[True], found[False], strict=True):
+        assert (compiled - eager).norm() <= 1e-5 * eager.norm()  # fp32: operations are fused, sums go in another order
+    assert not all(map(torch.equal, found[True], found[False]))  # and something was compiled
+    assert step(training)
+    path = parts.checkpoint_file(tmp_path, training)
+    again = resumed_from(path, architecture=architecture, compile=True)
+    for straight_or_resumed in (training, again):
+        assert is_compiled(straight_or_resumed)
+        assert step(straight_or_resumed)
+    assert parts.same(training.model.state_dict(), again.model.state_dict())
+    assert asdict(training.run) == asdict(again.run)
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_one_warning_and_the_run_ends_well(tmp_path):
+    harness.write_config(tmp_path, training={"compile": True, "max_steps": 2})
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    (tmp_path / "cache").mkdir()
+    done = harness.run_script(
+        tmp_path, "--config", "tiny.yaml",
+        CXX=str(broken), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"), XDG_CACHE_HOME=str(tmp_path / "own"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if " - WARNING - compile" in line]
+    assert len(warnings) == 1
+    assert "compile: off, it does not work here" in warnings[0]
+    assert "Traceback" not in done.stderr
+    (path,) = [path for n, path in harness.checkpoints(tmp_path).items() if n == 2]
+    assert harness.load(path)["run"]["compiled"] is False
+
+
+# With a stand-in for the compiler, which counts its calls and those of what it returns
+
+
+class Compiler:
+    def __init__(self) -> None:
+        self.compiled, self.ran = 0, 0
+        self.error: Exception | None = None
+
+    def __call__(self, function, **how):
+        self.compiled += 1
+
+        def compiled(*args, **keys):
+            if self.error is not None:
+                raise self.error
+            self.ran += 1
+            return function(*args, **keys)
+
+        return compiled
+
+
+@pytest.fixture
+def compiler(machine, monkeypatch, own_variables) -> Compiler:
+    """A stand-in for torch.compile, on a machine of which nothing is known yet."""
+    stand_in = Compiler()
+    monkeypatch.setattr(torch, "compile", stand_in)
+    return stand_in
+
+
+def remember(machine, eager_s: float, compile_s: float, compiled_s: float) -> None:
+    """Write these times as this machine's own."""
+    run(max_steps=10**9, compile="auto")
+    known = json.loads(machine.read_bytes())
+    for key in known:
+        if key.startswith("eager block"):
+            known[key] = [eager_s]
+        if key.startswith("compiled block"):
+            known[key] = [compile_s, eager_s, compiled_s]
+    assert sum("block" in key for key in known) == 2
+    machine.write_text(json.dumps(known))
+
+
+def test_training_runs_compiled_blocks_evaluation_and_samples_eager_ones(compiler):
+    training = run(compile=True)
+    assert is_compiled(training)
+    compiler.ran = 0
+    x, y = training.train_windows.batch(training.train_windows.starts(0, 2))
+    with evaluating(training.model):
+        training.model(x, y)
+    with torch.no_grad():
+        training.model(x, y)
+    list(generate(training.model, [1, 2], SamplingConfig(max_new_tokens=12), torch.Generator()))
+    assert compiler.ran == 0
+    assert step(training)
+    assert compiler.ran == 4  # two micro-batches, two blocks
+
+
+def test_choosing_leaves_generators_gradients_and_mode_alone(compiler):
+    eager, compiled = run(compile=False), run(compile=True)
+    assert all(p.grad is None for p in compiled.model.parameters())
+    assert parts.same(eager.checkpoint()["rng"], compiled.checkpoint()["rng"])
+    assert step(eager)
+    assert step(compiled)
+    assert parts.same(eager.model.state_dict(), compiled.model.state_dict())  # the stand-in changes no bit
+
+
+def test_false_is_eager_without_a_word(compiler, caplog):
+    caplog.set_level(logging.INFO)
+    assert not is_compiled(run(compile=False, max_steps=LONG))
+    assert compiler.compiled == 0
+    assert "compile" not in caplog.text
+
+
+def test_auto_does_not_compile_for_a_short_run_and_says_so(compiler, caplog):
+    caplog.set_level(logging.INFO)
+    assert not is_compiled(run(compile="auto"))
+    assert compiler.compiled == 0
+    (line,) = [line for line in caplog.messages if line.startswith("compile")]
+    assert line.startswith("compile: off, only about")
+
+
+@pytest.mark.parametrize(
+    ("compile_s", "compiled_s", "limits", "word"),
+    [
+        (10.0, 0.5e-3, {}, "on; a block takes 1.00 ms eager and 0.50 ms compiled"),
+        (10.0, 0.999e-3, {}, "off; a block takes 1.00 ms eager and 1.00 ms compiled"),
+        (10.0, 2e-3, {}, "off; a block takes"),
+        (3000.0, 0.5e-3, {}, "off; a block takes"),
+        (10.0, 0.5e-3, {"max_steps": 21_000}, "on; a block takes"),  # 84 s in the blocks
+        (10.0, 0.5e-3, {"max_steps": 19_000}, "off, only about"),
+        (10.0, 0.5e-3, {"max_minutes": 0.5}, "off, only about"),
+        (10.0, 0.5e-3, {"max_minutes": 5}, "on; a block takes"),
+    ],
+)
+def test_auto_weighs_the_time_saved_in_what_is_left_against_the_time_compiling_takes(
+    compile_s, compiled_s, limits, word, compiler, machine, caplog
+):
+    remember(machine, 1e-3, compile_s, compiled_s)
+    compiler.compiled = 0
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    on = word.startswith("on")
+    assert is_compiled(run(compile="auto", **{"max_steps": LONG, **limits})) is on
+    assert compiler.compiled == on
+    assert f"compile: {word}" in caplog.text
+
+
+def test_what_is_left_of_a_resumed_run_counts_and_not_the_whole(compiler, machine):
+    remember(machine, 1e-3, 10.0, 0.5e-3)
+    content = run(compile="auto", max_steps=LONG).checkpoint()
+    for done, expected in ((0, True), (LONG - 100, False)):
+        content["run"] |= {"global_step": done, "compiled": None}
+        assert is_compiled(run(content, compile="auto", max_steps=LONG)) is expected
+
+
+def test_auto_measures_once_and_keeps_what_it_measured_with(compiler, machine):
+    run(compile="auto", max_steps=10**9)
+    before = machine.read_bytes()
+    assert compiler.compiled == 1
+    compiler.compiled = 0
+    training = run(compile="auto", max_steps=10**9)
+    assert machine.read_bytes() == before
+    assert compiler.compiled == is_compiled(training)
+
+
+@pytest.mark.parametrize(("compiled_s", "pays"), [(0.5e-3, True), (1e-3, False)])
+def test_what_was_compiled_to_measure_it_stays_where_it_pays_and_goes_where_not(
+    compiled_s, pays, compiler, monkeypatch
+):
+    times = [1e-3, [1e-3, compiled_s]]
+    monkeypatch.setattr(compilation, "best_time", lambda do: times.pop(0))
+    monkeypatch.setattr(compilation, "best_times", lambda ways: [way() for way in ways] and times.pop(0))
+    assert is_compiled(run(compile="auto", max_steps=10**9)) is pays
+    assert not times
+    assert compiler.compiled == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"gradient_checkpointing": True}, "gradient checkpointing is not bit-equal under it"),
+        ({"dynamic_batch_size": {"enabled": True}}, "each micro-batch size would be compiled anew"),
+    ],
+)
+def test_auto_is_off_beside_what_does_not_go_with_it(compiler, keys, why, caplog):
+    caplog.set_level(logging.INFO)
+    assert not is_compiled(run(compile="auto", max_steps=10**9, **keys))
+    assert compiler.compiled == 0
+    assert f"compile: off, {why}" in caplog.messages
+
+
+# Resumed
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_resumed_run_keeps_its_mode_whatever_is_measured_now(mode, compiler, machine, tmp_path):
+    remember(machine, 1e-3, 10.0, 0.5e-3 if mode else 1e-3)
+    training = run(compile="auto", max_steps=LONG)
+    assert is_compiled(training) is mode
+    path = parts.checkpoint_file(tmp_path, training)
+    remember(machine, 1e-3, 10.0, 1e-3 if mode else 0.5e-3)
+    assert is_compiled(run(compile="auto", max_steps=LONG)) is not mode
+    assert is_compiled(resumed_from(path, compile="auto", max_steps=LONG)) is mode
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_mode_that_the_user_insists_on_is_in_force_and_in_the_next_checkpoint(mode, compiler, tmp_path):
+    path = parts.checkpoint_file(tmp_path, run(compile=not mode))
+    changed = resumed_from(path, {"training.compile"}, compile=mode)
+    assert is_compiled(changed) is mode
+    assert step(changed)
+    again = parts.checkpoint_file(tmp_path, changed)
+    assert is_compiled(resumed_from(again, compile=mode)) is mode
+
+
+# Without a compiler
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no C++ compiler\nfound"), ImportError("triton"), OSError(2, "gone")])
+def test_whatever_fails_in_the_compiler_is_one_warning_and_blocks_run_eager(error, compiler, caplog):
+    compiler.error = error
+    training, plain = run(compile=True), run(compile=False)
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.message.startswith("compile: off, it does not work here: ")
+    assert "\n" not in warning.message
+    assert not is_compiled(training)
+    for either in (training, plain):
+        assert step(either)
+    assert parts.same(training.model.state_dict(), plain.model.state_dict())
+
+
+def test_a_compiled_run_that_is_resumed_without_a_compiler_goes_on_eager_and_says_so(compiler, caplog, tmp_path):
+    path = parts.checkpoint_file(tmp_path, run(compile=True))
+    compiler.error = RuntimeError("no C++ compiler")
+    assert not is_compiled(resumed_from(path, compile=True))
+    assert "compile: off, it does not work here: no C++ compiler" in caplog.text
+
+
+def test_memory_that_runs_out_while_a_block_runs_is_no_broken_compiler(compiler):
+    compiler.error = torch.OutOfMemoryError("no memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        run(compile=True)
+
+
+def test_the_whole_script_trains_evaluates_and_samples_with_compiled_blocks(compiler, tmp_path):
+    finals: list[dict[str, Tensor]] = []
+    for name, mode in (("eager", False), ("compiled", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        harness.write_config(folder, training={"compile": mode, "max_steps": 6})
+        assert harness.train_here(folder, "--config", "tiny.yaml") == 0
+        (log,) = (folder / "logs").glob("train_*.log")
+        assert f"blocks {name}" in log.read_text(encoding="utf-8")
+        last = harness.load(harness.checkpoints(folder)[6])
+        assert last["run"]["compiled"] is mode
+        finals.append(last["model_state_dict"])
+    assert compiler.ran == 1 + 6 * 3 * 2  # one block to try, then two in each of three micro-batches
+    assert harness.same(*finals)

@@ -1,0 +1,307 @@
+"""Recomputing activations changes memory and time, and not one bit of loss or gradients."""
+
+import parts
+import pytest
+import torch
+from torch import nn
+
+import chatgot.model.gpt
+from chatgot.config import SamplingConfig
+from chatgot.model.gpt import evaluating
+from chatgot.numerics.gradient_checkpointing import disable_gradient_checkpointing, enable_gradient_checkpointing
+from chatgot.run.assembly import Training
+from chatgot.sampling.generation import generate
+from chatgot.training.recovery import prove_again
+from chatgot.training.step import accumulate_gradients, apply_gradients
+
+
+def run(precision: str = "fp32", **model) -> Training:
+    return parts.run(precision=precision, model={"n_layers": 4, "dropout": 0.3, "attention_dropout": 0.3, **model})
+
+
+def loss_and_gradients(training: Training) -> list[torch.Tensor]:
+    training.model.zero_grad()
+    loss = accumulate_gradients(training.model, training.train_windows, training.run, training.config, training.scaler)
+    return [loss, *(p.grad for p in training.model.parameters())]
+
+
+def passes(training: Training) -> list[int]:
+    """Return how often each block ran in one micro-batch, forward and recomputation together."""
+    training.run.micro_batch_size = 8
+    counts = [0] * len(training.model.layers)
+    hooks = []
+    for i, block in enumerate(training.model.layers):
+
+        def count(module, args, i=i):
+            counts[i] += 1
+
+        hooks.append(block.register_forward_pre_hook(count))
+    loss_and_gradients(training)
+    for hook in hooks:
+        hook.remove()
+    return counts
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("architecture", ["gpt", "modern"])
+def test_loss_and_gradients_are_bit_equal_with_and_without_though_dropout_is_on(every, precision, architecture):
+    plain, recomputing = (run(precision, architecture=architecture) for _ in range(2))
+    assert enable_gradient_checkpointing(recomputing.model, every=every)
+    assert all(map(torch.equal, loss_and_gradients(recomputing), loss_and_gradients(plain)))
+
+
+def private_masks(monkeypatch) -> torch.Generator:
+    """Let the model draw its dropout masks from a generator that recomputation does not restore; return it."""
+    generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(
+        chatgot.model.gpt, "keep_mask", lambda shape, rate, device: torch.rand(shape, generator=generator) >= rate
+    )
+    return generator
+
+
+def test_the_comparison_would_notice_other_dropout_masks(monkeypatch):
+    plain, recomputing = run(), run()
+    enable_gradient_checkpointing(recomputing.model)
+    generator = private_masks(monkeypatch)
+    expected = loss_and_gradients(plain)
+    generator.manual_seed(0)
+    assert not all(map(torch.equal, loss_and_gradients(recomputing), expected))
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [2, 2, 2, 2]), (2, [2, 1, 2, 1]), (3, [2, 1, 1, 2])])
+def test_every_nth_block_is_recomputed_once(every, expected):
+    training = run()
+    assert passes(training) == [1, 1, 1, 1]
+    assert enable_gradient_checkpointing(training.model, every=every)
+    assert passes(training) == expected
+
+
+def test_disabling_says_whether_it_was_on_and_ends_it():
+    training = run()
+    assert disable_gradient_checkpointing(training.model) is False
+    assert enable_gradient_checkpointing(training.model) is True
+    assert enable_gradient_checkpointing(training.model, every=2) is True
+    assert passes(training) == [2, 1, 2, 1]
+    assert disable_gradient_checkpointing(training.model) is True
+    assert disable_gradient_checkpointing(training.model) is False
+    assert passes(training) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("setting", [False, True, "every_2"])
+def test_the_configuration_switches_it_on(setting):
+    training = parts.run(model={"n_layers": 4}, training={"gradient_checkpointing": setting})
+    assert passes(training) == {False: [1, 1, 1, 1], True: [2, 2, 2, 2], "every_2": [2, 1, 2, 1]}[setting]
+
+
+def test_nothing_is_recomputed_in_evaluation():
+    training = run()
+    enable_gradient_checkpointing(training.model)
+    counts = []
+    training.model.layers[1].register_forward_pre_hook(lambda module, args: counts.append(1))
+    x, y = training.train_windows.batch(training.train_windows.starts(0, 2))
+    with evaluating(training.model):
+        training.model(x, y)
+    assert counts == [1]
+
+
+def test_generation_uses_its_cache_though_gradient_checkpointing_is_on():
+    plain, recomputing = run(init_range=1.0, tie_embeddings=False), run(init_range=1.0, tie_embeddings=False)
+    enable_gradient_checkpointing(recomputing.model)
+    greedy = SamplingConfig(temperature=0, max_new_tokens=20)
+    texts = [list(generate(training.model, [1, 2], greedy, torch.Generator())) for training in (plain, recomputing)]
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 1
+
+
+@pytest.mark.parametrize("net", [nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))])
+def test_a_model_without_layers_is_left_as_it_is_with_one_warning(net, caplog):
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    assert enable_gradient_checkpointing(net) is False
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert type(net).__name__ in caplog.text
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert disable_gradient_checkpointing(net) is False
+
+
+def test_enabling_leaves_generators_gradients_weights_and_mode_alone():
+    for training_mode in (True, False):
+        training = run()
+        loss_and_gradients(training)
+        training.model.train(training_mode)
+        gradients = [p.grad.clone() for p in training.model.parameters()]
+        weights = parts.copied(training.model.state_dict())
+        generator = torch.get_rng_state()
+        enable_gradient_checkpointing(training.model)
+        disable_gradient_checkpointing(training.model)
+        assert torch.equal(torch.get_rng_state(), generator)
+        assert all(torch.equal(p.grad, g) for p, g in zip(training.model.parameters(), gradients, strict=True))
+        assert parts.same(training.model.state_dict(), weights)
+        assert training.model.training is training_mode
+
+
+@pytest.mark.parametrize("at_pass", [1, 2])
+def test_an_error_in_a_block_comes_out_from_forward_and_from_recomputation_alike(at_pass):
+    training = run()
+    enable_gradient_checkpointing(training.model)
+    calls = []
+
+    def fail(module, args):
+        calls.append(1)
+        if len(calls) == at_pass:
+            raise ZeroDivisionError("in a block")
+
+    training.run.micro_batch_size = 8
+    hook = training.model.layers[2].register_forward_pre_hook(fail)
+    with pytest.raises(ZeroDivisionError, match="in a block"):
+        loss_and_gradients(training)
+    assert len(calls) == at_pass  # at the second pass it fired in backward
+    hook.remove()
+    assert all(map(torch.equal, loss_and_gradients(training), expected_plain()))
+
+
+def expected_plain() -> list[torch.Tensor]:
+    training = run()
+    training.run.micro_batch_size = 8
+    return loss_and_gradients(training)
+
+
+def odd_recomputation(training: Training, how, odd_calls=None) -> list[int]:
+    """Let block 2's attention compute something else when it is recomputed, or at some calls; return their number.
+
+    Inside of the block: its last output is not computed again, since backward does not need it.
+    """
+    attention, calls = training.model.layers[2].attention, [0]
+    real = attention.forward
+
+    def forward(x, rotated, cache):
+        calls[0] += training.model.recompute_every is not None
+        odd = calls[0] in odd_calls if odd_calls else training.model.recompute_every and calls[0] % 2 == 0
+        return how(real(x, rotated, cache)) if odd else real(x, rotated, cache)
+
+    attention.forward = forward
+    return calls
+
+
+def other_value(h):
+    return h * 1.001
+
+
+def one_tensor_more(h):
+    return h + 0 * h[:, :1].exp()  # exp keeps its result for backward
+
+
+@pytest.mark.parametrize("how", [other_value, one_tensor_more, lambda h: h.double().float() * 1.0001])
+def test_a_block_whose_recomputation_differs_is_refused_with_one_warning_and_training_is_plain(how, caplog):
+    training = run()
+    calls = odd_recomputation(training, how)
+    caplog.clear()
+    assert enable_gradient_checkpointing(training.model) is False
+    assert calls == [2]  # the proof did recompute it
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "gradient checkpointing stays off" in caplog.text
+    assert passes(training) == [1, 1, 1, 1]
+
+
+def test_an_error_inside_a_block_is_no_failed_proof_but_an_error():
+    training = run()
+
+    def fail(module, args):
+        raise ZeroDivisionError("in a block")
+
+    training.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(ZeroDivisionError):
+        enable_gradient_checkpointing(training.model)
+    assert training.model.recompute_every is None
+
+
+def test_plain_passes_that_differ_on_a_cpu_prove_nothing(caplog):
+    caplog.set_level("INFO")
+    training, noise = run(), torch.Generator().manual_seed(0)
+    training.model.norm.register_forward_hook(lambda m, args, out: out * (1 + 1e-6 * torch.randn(1, generator=noise)))
+    assert enable_gradient_checkpointing(training.model) is False  # a CPU repeats itself, or something is wrong
+    assert "two plain passes differ by" in caplog.text
+    assert "nothing can be proven" in caplog.text
+
+
+def test_dropout_masks_from_a_private_generator_are_refused_every_time(monkeypatch):
+    private_masks(monkeypatch)
+    training = run()
+    assert [enable_gradient_checkpointing(training.model) for _ in range(20)] == [False] * 20
+
+
+def test_the_proof_leaves_each_modules_mode_as_it_was():
+    training = run()
+    training.model.layers[1].eval()
+    modes = [module.training for module in training.model.modules()]
+    assert enable_gradient_checkpointing(training.model)
+    assert [module.training for module in training.model.modules()] == modes
+
+
+def test_every_below_one_is_an_error():
+    with pytest.raises(ValueError, match="at least 1"):
+        enable_gradient_checkpointing(run().model, every=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_twenty_steps_with_and_without_end_in_the_same_bits(precision):
+    finals = []
+    for every in (None, 1):
+        training = run(precision)
+        if every:
+            assert enable_gradient_checkpointing(training.model)
+        for _ in range(20):
+            loss = accumulate_gradients(
+                training.model, training.train_windows, training.run, training.config, training.scaler
+            )
+            apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+        finals.append({"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()})
+    assert parts.same(*finals)
+
+
+def test_a_recomputation_that_changes_its_shape_costs_one_redone_step_and_one_warning(caplog):
+    plain, recomputing = run(), run()
+    assert enable_gradient_checkpointing(recomputing.model)
+    odd_recomputation(recomputing, one_tensor_more, odd_calls={10})  # two micro-batches a step, two calls each
+    results = []
+    for training in (plain, recomputing):
+        outcomes, losses = [], []
+        while training.run.global_step < 4:
+            loss = accumulate_gradients(
+                training.model, training.train_windows, training.run, training.config, training.scaler
+            )
+            outcomes.append(loss is not None)
+            if loss is None:
+                assert all(p.grad is None for p in training.model.parameters())
+                continue
+            apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+            losses.append(training.run.train_loss)
+        results.append((losses, parts.copied(training.model.state_dict())))
+    assert outcomes.count(False) == 1  # of the recomputing one
+    assert caplog.text.count("is done again without gradient checkpointing, which stays off") == 1
+    assert recomputing.run.recompute_off
+    assert recomputing.model.recompute_every is None
+    assert results[0][0] == results[1][0]
+    assert parts.same(results[0][1], results[1][1])
+
+
+def test_a_value_that_turns_different_later_is_found_by_the_next_proof_which_names_the_steps_since_the_last(caplog):
+    training = run()
+    assert enable_gradient_checkpointing(training.model)
+    training.run.global_step = 100
+    caplog.clear()
+    prove_again(training)
+    assert "off" not in caplog.text
+    odd_recomputation(training, other_value)
+    training.run.global_step = 200
+    prove_again(training)
+    assert "gradient checkpointing is off from step 201 on" in caplog.text
+    assert "steps 101 to 200 were trained since the last proof" in caplog.text
+    assert training.model.recompute_every is None
+    assert training.run.recompute_off
+
+
+def test_it_is_no_part_of_the_state_so_either_reads_the_others_weights():
+    plain, recomputing = run(), run()
+    enable_gradient_checkpointing(recomputing.model)
+    assert list(plain.model.state_dict()) == list(recomputing.model.state_dict())

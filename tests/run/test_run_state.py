@@ -1,0 +1,345 @@
+"""Everything that changes while training goes into a checkpoint and comes back; what does not fit touches nothing."""
+
+import math
+import random
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import parts
+import pytest
+import torch
+
+from chatgot.checkpointing.checkpoint_file import load_checkpoint
+from chatgot.errors import CheckpointRejected
+from chatgot.numerics.grad_scaler import SafeGradScaler
+from chatgot.run.assembly import Training
+from chatgot.run.resuming import check_settings, check_state, find_checkpoint, resume
+from chatgot.run.run_state import RunState, generator_states, set_generator_states
+from chatgot.training.step import accumulate_gradients, apply_gradients
+
+
+def train(training: Training, steps: int) -> list[float]:
+    losses = []
+    for _ in range(steps):
+        loss = accumulate_gradients(
+            training.model, training.train_windows, training.run, training.config, training.scaler
+        )
+        apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+        losses.append(training.run.train_loss)
+    return losses
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A checkpoint after two steps with dropout."""
+    training = parts.run(model={"dropout": 0.2})
+    train(training, 2)
+    return parts.checkpoint_file(tmp_path_factory.mktemp("saved"), training)
+
+
+def fresh(stored: dict[str, Any] | None = None, **sections) -> Training:
+    """Return a run as it stands before its first step, unlike the saved one in every weight."""
+    model = {"dropout": 0.2, **sections.pop("model", {})}
+    training = parts.run(stored, model=model, **sections)
+    with torch.no_grad():
+        for p in training.model.parameters():
+            p.add_(0.5)
+    return training
+
+
+def everything(training: Training) -> dict[str, Any]:
+    """Return copies of all that `resume` may touch."""
+    state = {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
+    state |= {"scaler": training.scaler.state_dict(), "run": asdict(training.run), "rng": generator_states()}
+    return parts.copied(state)
+
+
+def resume_from(path: Path, training: Training | None = None) -> Training:
+    """Go the way of the script from a file to a run that can go on."""
+    training = training or fresh(load_checkpoint(path))
+    resume(training, find_checkpoint(str(path), training.config, "tiny", set()))
+    training.model.train()
+    return training
+
+
+# There and back
+
+
+def test_a_resumed_run_goes_on_bit_for_bit_where_the_saved_one_stood(saved):
+    undisturbed = parts.run(model={"dropout": 0.2})
+    train(undisturbed, 2)
+    torch.manual_seed(77)
+    resumed = resume_from(saved)
+    assert train(resumed, 3) == train(undisturbed, 3)
+    for key in ("model_state_dict", "optimizer_state_dict", "scaler_state_dict"):
+        assert parts.same(resumed.checkpoint()[key], undisturbed.checkpoint()[key]), key
+    assert asdict(resumed.run) == asdict(undisturbed.run)
+
+
+def test_saving_again_right_after_a_resume_gives_the_same_content(saved, tmp_path):
+    again = parts.checkpoint_file(tmp_path, resume_from(saved))
+    assert again.name == saved.name
+    assert parts.same(load_checkpoint(again), load_checkpoint(saved))
+
+
+def test_every_counter_of_a_run_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **how: function)  # the stored run was compiled, so this is
+    training = parts.run(model={"dropout": 0.2})
+    train(training, 1)
+    values: dict[str, Any] = {
+        "run_id": parts.RUN_ID,
+        "precision": "fp32",
+        "threads": 1,
+        "micro_batch_size": 3,
+        "eval_batch_size": 2,
+    }
+    for i, field in enumerate(fields(RunState)):
+        if field.name not in values:
+            kinds = {bool: True, list: [], str: "bf16"}
+            values[field.name] = kinds.get(field.type, 100.5 + i if "float" in str(field.type) else 100 + i)
+    values |= {"attention": "products"}
+    values |= {"global_step": 200, "position": 220, "skipped_steps": 3, "bad_steps": [[200, 219, math.inf, 2.0]]}
+    values |= {"skipped_ranges": [[3, 9], [12, 14]], "recent_losses": [1.5, 1.25]}
+    values |= {"size_history": [[0, 4, 3, "why"]], "sizes_rejected": [[4, 2, 30, "why"]]}
+    training.run = replace(training.run, **values)
+    resumed = resume_from(parts.checkpoint_file(tmp_path, training))
+    assert asdict(resumed.run) == values
+
+
+def test_numbers_that_were_never_measured_come_back_as_none_and_infinity(tmp_path):
+    path = parts.checkpoint_file(tmp_path, parts.run(model={"dropout": 0.2}))
+    run = resume_from(path).run
+    assert (run.train_loss, run.val_loss, run.best_val_loss, run.best_step) == (None, None, math.inf, -1)
+
+
+def test_all_global_generators_come_back(saved, tmp_path):
+    random.seed(3)
+    np.random.seed(3)
+    torch.manual_seed(3)
+    random.gauss(0, 1)
+    np.random.standard_normal(3)  # leaves a second half of a draw behind
+    path = parts.checkpoint_file(tmp_path, parts.run(model={"dropout": 0.2}))
+    expected = random.random(), random.gauss(0, 1), *np.random.standard_normal(2), *torch.rand(2)
+    resume_from(path)
+    assert (random.random(), random.gauss(0, 1), *np.random.standard_normal(2), *torch.rand(2)) == expected
+
+
+def test_setting_generator_states_is_the_inverse_of_reading_them():
+    states = generator_states()
+    draws = random.random(), np.random.rand(), torch.rand(1).item()
+    set_generator_states(states)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == draws
+
+
+def test_an_fp16_runs_scale_and_growth_come_back(tmp_path):
+    training = parts.run(precision="fp16", model={"dropout": 0.2})
+    training.scaler = SafeGradScaler("cpu", init_scale=512.0)
+    train(training, 2)
+    path = parts.checkpoint_file(tmp_path, training)
+    settings = {"mixed_precision": True, "precision_dtype": "fp16"}
+    stored = load_checkpoint(path)
+    resumed = fresh(stored, training=settings)
+    assert resumed.scaler.get_scale() == 65536
+    resume_from(path, resumed)
+    assert resumed.scaler.get_scale() == 512
+    assert resumed.scaler.state_dict() == training.scaler.state_dict()
+    assert resumed.scaler.state_dict()["_growth_tracker"] == 2
+
+
+# What does not fit
+
+
+def put(content: dict[str, Any], where: str, value: Any) -> None:
+    """Set, or with Ellipsis delete, one entry of a nested state by a path like `optimizer_state_dict/state/0/step`."""
+    *above, last = where.split("/")
+    for name in above:
+        content = content[int(name) if name.isdecimal() else name]
+    key = int(last) if last.isdecimal() else last
+    if value is ...:
+        del content[key]
+    else:
+        content[key] = value
+
+
+WEIGHT = "model_state_dict/layers.0.mlp.up.weight"  # (24, 16)
+MOMENT = "optimizer_state_dict/state/3/exp_avg"
+ENDLESS: list = []
+ENDLESS.append(ENDLESS)
+DOUBLED: list = []
+for _ in range(10):
+    DOUBLED = [DOUBLED] * 16
+BROKEN: dict[str, tuple[str, Any, str]] = {
+    "weight missing": (WEIGHT, ..., "layers.0.mlp.up.weight"),
+    "weight too many": ("model_state_dict/module.extra", torch.zeros(1), "module.extra"),
+    "weight NaN": (WEIGHT, torch.full((24, 16), math.nan), "layers.0.mlp.up.weight"),
+    "weight inf": (WEIGHT, torch.full((24, 16), math.inf), "layers.0.mlp.up.weight"),
+    "weight transposed": (WEIGHT, torch.zeros(16, 24), "layers.0.mlp.up.weight"),
+    "weight flat": (WEIGHT, torch.zeros(384), "layers.0.mlp.up.weight"),
+    "weight fp64": (WEIGHT, torch.zeros(24, 16, dtype=torch.float64), "float64"),
+    "weight bf16": (WEIGHT, torch.zeros(24, 16, dtype=torch.bfloat16), "bfloat16"),
+    "weight no tensor": (WEIGHT, [0.0], "layers.0.mlp.up.weight"),
+    "weight without data": (WEIGHT, torch.empty(24, 16, device="meta"), "layers.0.mlp.up.weight"),
+    "weight sparse": (WEIGHT, torch.ones(24, 16).to_sparse(), "layers.0.mlp.up.weight"),
+    "weight enormous": (WEIGHT, torch.zeros(1).expand(10**6, 10**6), "layers.0.mlp.up.weight"),
+    "moment NaN": (MOMENT, math.nan, "exp_avg"),
+    "moment missing": (MOMENT, ..., "exp_avg"),
+    "moment of another shape": (MOMENT, torch.zeros(5), "exp_avg"),
+    "second moment inf": ("optimizer_state_dict/state/3/exp_avg_sq", math.inf, "exp_avg_sq"),
+    "second moment fp64": ("optimizer_state_dict/state/3/exp_avg_sq", torch.float64, "exp_avg_sq"),
+    "step missing": ("optimizer_state_dict/state/3/step", ..., "step"),
+    "step NaN": ("optimizer_state_dict/state/3/step", torch.tensor(math.nan), "step"),
+    "state of one parameter missing": ("optimizer_state_dict/state/3", ..., "parameter 3"),
+    "state of one parameter no dictionary": ("optimizer_state_dict/state/3", 5, ""),
+    "no state at all": ("optimizer_state_dict/state", {}, "has no state"),
+    "a group missing": ("optimizer_state_dict/param_groups/1", ..., ""),
+    "groups no list": ("optimizer_state_dict/param_groups", {}, ""),
+    "groups of numbers": ("optimizer_state_dict/param_groups", [1, 2], ""),
+    "group without parameters": ("optimizer_state_dict/param_groups/0/params", ..., ""),
+    "group without betas": ("optimizer_state_dict/param_groups/0/betas", ..., ""),
+    "counter missing": ("run/position", ..., "position"),
+    "counter of another type": ("run/position", "far", "position"),
+    "threads missing": ("run/threads", ..., "threads"),
+    "threads negative": ("run/threads", -1, "threads"),
+    "micro-batch of nothing": ("run/micro_batch_size", 0, "micro_batch_size"),
+    "unknown precision": ("run/precision", "fp8", "precision"),
+    "threads without end": ("run/threads", 10**12, "threads"),
+    "tokens without end": ("run/tokens", 10**400, "tokens"),
+    "time NaN": ("run/time_s", math.nan, "time_s"),
+    "position before the step": ("run/position", 0, "position"),
+    "more skipped than done": ("run/skipped_steps", 99, "skipped_steps"),
+    "skipped negative": ("run/skipped_steps", -99, "skipped_steps"),
+    "step a truth value": ("run/global_step", True, "global_step"),
+    "micro-batch above the step's sequences": ("run/micro_batch_size", 1 << 20, "micro-batch"),
+    "weight float8": (WEIGHT, torch.zeros(24, 16).to(torch.float8_e4m3fn), "layers.0.mlp.up.weight"),
+    "amsgrad": ("optimizer_state_dict/param_groups/0/amsgrad", True, "amsgrad is True"),
+    "betas of words": ("optimizer_state_dict/param_groups/0/betas", ("a", "b"), "betas"),
+    "other weight decay": ("optimizer_state_dict/param_groups/1/weight_decay", 5.0, "weight_decay is 5.0"),
+    "maximising": ("optimizer_state_dict/param_groups/0/maximize", True, "maximize"),
+    "configuration of another program": ("config/model/width", 5, "model.width"),
+    "configuration without sense": ("config/training/batch_size", -1, "training.batch_size"),
+    "nested without end": ("versions/again", ENDLESS, "itself"),
+    "nested 2^40 times": ("versions/again", DOUBLED, "itself"),
+    "generator missing": ("rng/torch", ..., ""),
+    "generator of another kind": ("rng/numpy", [1], ""),
+    "generator cut": ("rng/torch", torch.zeros(3, dtype=torch.uint8), ""),
+    "other vocabulary": ("vocabulary", parts.ALPHABET[::-1], "characters"),
+    "other text": ("data_sha256", "0" * 64, "another text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved, tmp_path, kind):
+    where, value, word = BROKEN[kind]
+    content = parts.copied(load_checkpoint(saved))
+    if "moment" in kind and not isinstance(value, torch.Tensor) and value is not ...:
+        tensor = content["optimizer_state_dict"]["state"][3][where.rpartition("/")[2]]
+        value = tensor.to(value) if isinstance(value, torch.dtype) else torch.full_like(tensor, value)
+    put(content, where, value)
+    path = tmp_path / "changed.pt"
+    parts.forge(path, content)  # with the right hash: what an attacker, or a defect of ours, could write
+    training = fresh()
+    before = everything(training)
+    with pytest.raises(CheckpointRejected, match=str(path)) as refused:
+        point = find_checkpoint(str(path), training.config, "tiny", set())
+        fresh(point.content)  # sets the threads
+        resume(training, point)
+    assert word in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    assert parts.same(everything(training), before)
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        ({"n_layers": 3}, "layers.2."), ({"n_layers": 1}, "layers.1."), ({"d_model": 32}, "expected"),
+        ({"d_hid": 25}, "layers.0.mlp.up.weight"),
+        ({"max_seq_length": 9}, "position_embedding"), ({"bias": False}, "bias"),
+    ],
+)  # fmt: skip
+def test_another_architecture_is_refused_with_the_names_that_differ_and_nothing_is_touched(saved, model, word):
+    training = fresh(model=model)
+    before = everything(training)
+    stored = load_checkpoint(saved)
+    with pytest.raises(CheckpointRejected, match="not fit") as refused:
+        check_state(training, stored, saved, data_may_change=False)
+    assert word in str(refused.value)
+    assert parts.same(everything(training), before)
+    with pytest.raises(CheckpointRejected, match="model"):
+        check_settings(stored, saved, training.config, "tiny", set())
+
+
+def test_tied_weights_are_not_taken_for_untied_ones(saved):
+    training = fresh(model={"tie_embeddings": False})
+    before = everything(training)
+    with pytest.raises(CheckpointRejected, match="optimizer"):
+        check_state(training, load_checkpoint(saved), saved, data_may_change=False)
+    assert parts.same(everything(training), before)
+
+
+@pytest.mark.parametrize("change", [{"a": 1}, {"scale": "x"}, {"scale": math.nan}, {"_growth_tracker": -1}])
+def test_a_scalers_state_that_is_none_is_refused_before_anything_is_loaded(saved, change):
+    training = fresh(precision="fp16")
+    stored = load_checkpoint(saved) | {"scaler_state_dict": training.scaler.state_dict() | change}
+    before = everything(training)
+    with pytest.raises(CheckpointRejected, match="scaler"):
+        check_state(training, stored, saved, data_may_change=False)
+    assert parts.same(everything(training), before)
+
+
+def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(saved):
+    content = parts.copied(load_checkpoint(saved))
+    del content["config"]["training"]["precision_dtype"]
+    path = saved.with_name("older.pt")
+    parts.forge(path, content)
+    point = find_checkpoint(str(path), fresh().config, "tiny", set())
+    resume(fresh(point.content), point)
+
+
+def test_names_with_a_prefix_are_refused(saved):
+    stored = load_checkpoint(saved)
+    stored["model_state_dict"] = {f"module.{name}": t for name, t in stored["model_state_dict"].items()}
+    training = fresh()
+    before = everything(training)
+    with pytest.raises(CheckpointRejected, match=r"head\.weight is missing"):
+        check_state(training, stored, saved, data_may_change=False)
+    assert parts.same(everything(training), before)
+
+
+def test_another_configurations_checkpoint_is_refused(saved):
+    stored = load_checkpoint(saved)
+    with pytest.raises(CheckpointRejected, match="--init_from"):
+        check_settings(stored, saved, parts.config(), "other", set())
+
+
+def test_another_text_of_the_same_characters_is_taken_when_asked(saved, tmp_path, caplog):
+    content = load_checkpoint(saved) | {"data_sha256": "0" * 64}
+    parts.forge(tmp_path / "other.pt", content)
+    training = fresh(data={"allow_change": True})
+    resume(training, find_checkpoint(str(tmp_path / "other.pt"), training.config, "tiny", {"data.allow_change"}))
+    assert training.run.global_step == 2
+    assert "text differs" in caplog.text
+
+
+def test_a_checkpoint_before_the_first_update_needs_no_optimizer_state(tmp_path):
+    training = parts.run(model={"dropout": 0.2})
+    allocated = training.checkpoint()["optimizer_state_dict"]["state"]
+    training.optimizer.state.clear()
+    path = parts.checkpoint_file(tmp_path, training)
+    assert load_checkpoint(path)["optimizer_state_dict"]["state"] == {}
+    resumed = resume_from(path)
+    assert resumed.run.global_step == 0
+    assert parts.same(resumed.checkpoint()["optimizer_state_dict"]["state"], allocated)
+
+
+# What is due
+
+
+@pytest.mark.parametrize(
+    ("step", "interval", "last", "due"),
+    [(10, 5, 5, True), (10, 5, 10, False), (11, 5, 5, False), (10, None, 0, False), (0, 5, -1, True), (0, 5, 0, False)],
+)
+def test_something_is_due_at_multiples_of_its_interval_and_never_twice_at_one_step(step, interval, last, due):
+    run = RunState("x", "fp32", 1, 1, global_step=step)
+    assert run.due(interval, last) is due

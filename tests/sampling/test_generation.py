@@ -1,0 +1,176 @@
+"""Text from the model: the cache changes nothing, the settings do what they say, training notices nothing."""
+
+import parts
+import pytest
+import torch
+
+from chatgot.config import SamplingConfig
+from chatgot.data.windows import Vocabulary
+from chatgot.model.gpt import GPT, build_model, evaluating
+from chatgot.sampling.generation import continue_text, generate, pick_token
+
+V = 19
+T = 8
+
+
+@pytest.fixture(scope="module")
+def net() -> GPT:
+    """A model with large weights, so that its choices are many and far from ties; in training mode, with dropout."""
+    keys = {"max_seq_length": T, "init_range": 1.0, "dropout": 0.5, "tie_embeddings": False}
+    model = build_model(parts.config(model=keys).model, V, parts.CPU, 4)
+    model.train()
+    return model
+
+
+def sampling(**keys) -> SamplingConfig:
+    return SamplingConfig(**{"max_new_tokens": 12, **keys})
+
+
+def tokens(net: GPT, prompt: list[int], seed: int = 0, **keys) -> list[int]:
+    return list(generate(net, prompt, sampling(**keys), torch.Generator().manual_seed(seed)))
+
+
+def without_cache(net: GPT, prompt: list[int], n: int) -> list[int]:
+    """Return the likeliest continuation, all of the context computed anew for each token.
+
+    When the context is full, the older half of it is forgotten, as `generate` says.
+    """
+    context, found = prompt[-T:], []
+    with evaluating(net):
+        for _ in range(n):
+            if len(context) > T:
+                context = context[-(T // 2 + 1) :]
+            token = int(net(torch.tensor([context]))[0][0, -1].argmax())
+            context.append(token)
+            found.append(token)
+    return found
+
+
+@pytest.mark.parametrize("length", [1, 3, T - 1, T, T + 1, 3 * T])
+def test_greedy_text_with_the_cache_equals_that_of_full_recomputation_within_and_beyond_the_context(net, length):
+    prompt = torch.randint(0, V, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    given = list(prompt)
+    found = tokens(net, prompt, temperature=0, max_new_tokens=5 * T)
+    assert found == without_cache(net, prompt, 5 * T)
+    assert len(set(found)) > 1
+    assert prompt == given
+
+
+def test_a_context_of_one_token_goes_on_beyond_it():
+    cfg = parts.config(model={"max_seq_length": 1}).model
+    model = build_model(cfg, V, parts.CPU, 4)
+    assert len(tokens(model, [1, 2, 3], max_new_tokens=5)) == 5
+
+
+def test_each_forward_pass_beyond_the_first_sees_one_token_until_the_context_is_full(net):
+    shapes = []
+    hook = net.register_forward_pre_hook(lambda module, args: shapes.append(args[0].shape[1]))
+    tokens(net, [1, 2, 3], temperature=0, max_new_tokens=8)
+    hook.remove()
+    assert shapes == [3, 1, 1, 1, 1, 1, T // 2 + 1, 1]
+
+
+def test_temperature_0_and_top_k_1_and_a_tiny_top_p_and_a_tiny_temperature_take_the_likeliest(net):
+    greedy = tokens(net, [1, 2], temperature=0)
+    for seed in range(3):
+        assert tokens(net, [1, 2], seed, temperature=1.0, top_k=1) == greedy
+        assert tokens(net, [1, 2], seed, temperature=1.0, top_p=1e-9) == greedy
+        assert tokens(net, [1, 2], seed, temperature=1e-3) == greedy
+    assert tokens(net, [1, 2], 0, temperature=1.0) != greedy
+
+
+def test_every_temperature_that_the_configuration_takes_gives_text(net):
+    assert tokens(net, [1, 2], temperature=1e-40) == tokens(net, [1, 2], temperature=0)
+    assert len(tokens(net, [1, 2], temperature=1e30)) == 12
+
+
+def drawn(logits: torch.Tensor, n: int = 400, **keys) -> list[int]:
+    generator = torch.Generator().manual_seed(0)
+    return [pick_token(logits, sampling(**keys), generator) for _ in range(n)]
+
+
+def test_top_k_leaves_the_k_likeliest_and_all_of_them():
+    logits = torch.tensor([0.0, 3.0, 1.0, 2.0, -1.0])
+    assert set(drawn(logits, temperature=1.0, top_k=2)) == {1, 3}
+    assert set(drawn(logits, temperature=1.0, top_k=3)) == {1, 2, 3}
+    assert set(drawn(logits, temperature=1.0, top_k=99)) == {0, 1, 2, 3, 4}
+
+
+def test_of_equally_likely_tokens_top_k_leaves_no_more_than_k():
+    assert len(set(drawn(torch.zeros(5), temperature=1.0, top_k=1))) == 1
+    assert len(set(drawn(torch.zeros(5), temperature=1.0, top_k=2))) == 2
+
+
+def test_top_p_leaves_the_fewest_that_together_have_the_probability():
+    logits = torch.tensor([0.1, 0.5, 0.3, 0.1]).log()
+    assert set(drawn(logits, temperature=1.0, top_p=0.4)) == {1}
+    assert set(drawn(logits, temperature=1.0, top_p=0.7)) == {1, 2}
+    assert set(drawn(logits, temperature=1.0, top_p=1.0)) == {0, 1, 2, 3}
+
+
+def test_temperature_sharpens_and_flattens_the_distribution():
+    logits = torch.tensor([0.6, 0.4]).log()
+    share = {t: drawn(logits, n=2000, temperature=t).count(0) / 2000 for t in (0.25, 1.0, 4.0)}
+    expected = {t: 0.6 ** (1 / t) / (0.6 ** (1 / t) + 0.4 ** (1 / t)) for t in share}
+    assert all(abs(share[t] - expected[t]) < 0.04 for t in share)  # 4 standard errors
+
+
+def test_the_number_of_tokens_is_the_one_asked_for(net):
+    assert [len(tokens(net, [1], max_new_tokens=n)) for n in (1, 2, 20)] == [1, 2, 20]
+
+
+ALPHABET = "".join(map(chr, range(97, 97 + V)))
+
+
+def text(net: GPT, *seed: int, **keys) -> str:
+    return "".join(continue_text(net, Vocabulary(ALPHABET), "abc", sampling(temperature=1.0, **keys), *seed))
+
+
+def test_the_same_seed_gives_the_same_text_and_another_one_another_text(net):
+    torch.manual_seed(1)
+    first = text(net, 7, 100, 1)
+    torch.manual_seed(2)
+    assert text(net, 7, 100, 1) == first
+    assert len({first, text(net, 8, 100, 1), text(net, 7, 101, 1), text(net, 7, 100, 2)}) == 4
+    assert len(first) == 12
+    assert set(first) <= set(ALPHABET)
+
+
+def test_text_comes_piece_by_piece(net):
+    stream = continue_text(net, Vocabulary(ALPHABET), "abc", sampling(), 1)
+    assert len(next(stream)) == 1
+
+
+def test_generating_leaves_generators_mode_and_gradients_as_they_are(net):
+    net.zero_grad()
+    x = torch.tensor([[1, 2, 3]])
+    net(x, x)[1].backward()
+    gradients = [p.grad.clone() for p in net.parameters()]
+    weights = parts.copied(net.state_dict())
+    generator = torch.get_rng_state()
+    for training in (True, False):
+        net.train(training)
+        stream = continue_text(net, Vocabulary(ALPHABET), "abc", sampling(temperature=1.0), 1)
+        for _ in stream:
+            assert net.training is training  # also between two pieces
+            assert torch.is_grad_enabled()
+        assert all(module.training is training for module in net.modules())
+    net.train()
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), gradients, strict=True))
+    assert parts.same(net.state_dict(), weights)
+
+
+def test_a_stream_that_is_given_up_or_fails_leaves_the_mode_as_it_was(net):
+    stream = continue_text(net, Vocabulary(ALPHABET), "abc", sampling(), 1)
+    next(stream)
+    stream.close()
+    assert net.training
+    with pytest.raises(KeyError):
+        next(continue_text(net, Vocabulary(ALPHABET), "abc§", sampling(), 1))
+    hook = net.layers[1].register_forward_pre_hook(lambda module, args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tokens(net, [1, 2])
+    hook.remove()
+    assert net.training
+    assert torch.is_grad_enabled()

@@ -1,0 +1,49 @@
+"""A run shows that it moves: on a terminal by a bar, elsewhere by a line at least every 30 seconds."""
+
+import logging
+import time
+
+import parts
+import pytest
+
+from chatgot.run.assembly import Training
+from chatgot.training.progress import LINE_S, Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def run_at(step: int) -> Training:
+    training = parts.run()
+    run = training.run
+    run.global_step, run.train_loss, run.lr, run.grad_norm = step, 1.5, 1e-3, 0.5
+    return training
+
+
+def test_without_a_terminal_a_line_comes_after_30_seconds_without_one(clock, caplog):
+    caplog.set_level(logging.INFO)
+    with Progress(run_at(0)) as progress:
+        for step in range(1, 9):
+            clock[0] = 10.0 * step
+            progress.step_done(run_at(step), logged=step == 4)
+    lines = [message.split(" | ")[0] for message in caplog.messages if message.startswith("step")]
+    assert lines == ["step 3/10", "step 7/10"]  # 30 s after the start, and 30 s after the line of step 4
+    assert LINE_S == 30
+
+
+def test_on_a_terminal_there_is_a_bar_and_no_such_line(clock, caplog, monkeypatch, capsys):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    begun, later = run_at(0), run_at(5)
+    caplog.clear()
+    with Progress(begun) as progress:
+        assert not progress.bar.disable
+        clock[0] = 100.0
+        progress.step_done(later, logged=False)
+        assert progress.bar.n == 5
+        assert "4x2" in progress.bar.postfix
+    assert caplog.messages == []
