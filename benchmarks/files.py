@@ -21,11 +21,11 @@ from benchmarks.script_runs import SCRIPT
 from chatgot.checkpointing.checkpoint_file import is_whole, load_checkpoint, save_checkpoint
 from chatgot.config_file import load_config
 from chatgot.data.corpus import fetch_default_text
-from chatgot.data.windows import load_tokens
+from chatgot.data.token_cache import load_tokens
 from chatgot.logs.logging_setup import setup_logging
 from chatgot.logs.metrics import MetricsWriter
 from chatgot.run.assembly import assemble
-from chatgot.training.estimate import step_line
+from chatgot.training.log_lines import step_line
 from chatgot.training.progress import Progress
 from chatgot.training.step import accumulate_gradients, apply_gradients
 
@@ -37,13 +37,19 @@ def saving(args: argparse.Namespace, folder: Path) -> dict:
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(args.config)
-    training = assemble(config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None)
+    training = assemble(
+        config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None
+    )
     training.run.run_id = "benchmark_20260101-000000"
     step_s = []
     for _ in range(args.steps):  # the first one also makes the optimizer's state
         begun = time.perf_counter()
-        loss = accumulate_gradients(training.model, training.train_windows, training.run, config, training.scaler)
-        apply_gradients(loss, training.model, training.optimizer, training.run, config, training.scaler)
+        loss = accumulate_gradients(
+            training.model, training.train_windows, training.run, config, training.scaler
+        )
+        apply_gradients(
+            loss, training.model, training.optimizer, training.run, config, training.scaler
+        )
         step_s.append(time.perf_counter() - begun)
     timed: dict[str, list[float]] = {"plain": [], "save": [], "verify": [], "load": []}
 
@@ -62,7 +68,9 @@ def saving(args: argparse.Namespace, folder: Path) -> dict:
         path = folder / f"{i}.pt"
         measure("plain", lambda: plain(folder / "plain.pt"))
         measure("save", lambda path=path: save_checkpoint(path, training.checkpoint()))
-        copy = shutil.copyfile(path, folder / f"copy{i}.pt")  # nothing knows yet that this one is whole
+        copy = shutil.copyfile(
+            path, folder / f"copy{i}.pt"
+        )  # nothing knows yet that this one is whole
         measure("verify", lambda copy=copy: is_whole(copy))
         measure("load", lambda copy=copy: load_checkpoint(copy))
     median = {what: statistics.median(times) for what, times in timed.items()}
@@ -74,7 +82,9 @@ def saving(args: argparse.Namespace, folder: Path) -> dict:
         "checkpoint_mb": path.stat().st_size / 1e6,
         "save_s": median["save"],
         "plain_torch_save_and_fsync_s": median["plain"],
-        "save_over_plain": statistics.median(a / b for a, b in zip(timed["save"], timed["plain"], strict=True)),
+        "save_over_plain": statistics.median(
+            a / b for a, b in zip(timed["save"], timed["plain"], strict=True)
+        ),
         "verify_s": median["verify"],
         "load_s": median["load"],
         "step_s": statistics.median(step_s[1:]),
@@ -88,7 +98,9 @@ def logging_cost(args: argparse.Namespace, folder: Path) -> dict:
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(ROOT / "configs/models/chatgot_quick.yaml")
-    training = assemble(config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None)
+    training = assemble(
+        config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None
+    )
     training.model.train()
     run, interval = training.run, config.training.log_interval
     run.run_id, run.lr = "benchmark_20260101-000000", 1e-3
@@ -97,7 +109,9 @@ def logging_cost(args: argparse.Namespace, folder: Path) -> dict:
     metrics, progress, step_s, logging_s = MetricsWriter(folder), Progress(training), 0.0, []
     for step in range(args.steps * interval):
         begun = time.perf_counter()
-        loss = accumulate_gradients(training.model, training.train_windows, run, config, training.scaler)
+        loss = accumulate_gradients(
+            training.model, training.train_windows, run, config, training.scaler
+        )
         apply_gradients(loss, training.model, training.optimizer, run, config, training.scaler)
         done = time.perf_counter()
         due = (step + 1) % interval == 0
@@ -121,11 +135,18 @@ def make_log(path: Path, size: int, with_terminal: bool) -> None:
     lines = []
     for step in range(100_000):
         green, bold, off = colours
-        lines.append(f"{green}2026-11-24 10:00:00{off} - INFO - {bold}step {step}{off} | loss 1.25 | 3,204 tokens/s\n")
+        lines.append(
+            f"{green}2026-11-24 10:00:00{off} - INFO - {bold}step {step}{off} | loss 1.25 | 3,204 tokens/s\n"
+        )
         if step % 10 == 0:
             lines.append("sample: “naïve café”, Größe → ✓ 日本語\n")
         if with_terminal and step % 50 == 0:
-            lines.append("".join(f"\r{done:3}%|{'█' * (done // 5):20}| {done}/100" for done in range(5, 101, 5)) + "\n")
+            lines.append(
+                "".join(
+                    f"\r{done:3}%|{'█' * (done // 5):20}| {done}/100" for done in range(5, 101, 5)
+                )
+                + "\n"
+            )
     block = "".join(lines).encode()
     with path.open("wb") as file:
         while file.tell() < size:
@@ -157,9 +178,16 @@ def log_fixer(args: argparse.Namespace, folder: Path) -> dict:
         make_log(source, int(args.gigabytes * 1e9), with_terminal)
         speeds, copies, peaks = [], [], []
         for _ in range(args.rounds):
-            command = [str(ROOT / "scripts" / "fix_log_encoding.py"), str(source), "--output", str(target)]
+            command = [
+                str(ROOT / "scripts" / "fix_log_encoding.py"),
+                str(source),
+                "--output",
+                str(target),
+            ]
             begun = time.perf_counter()
-            done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True
+            )
             speeds.append(source.stat().st_size / 1e6 / (time.perf_counter() - begun))
             peaks.append(int(done.stdout.split()[-1]) / 1024)
             if not with_terminal and not filecmp.cmp(source, target, shallow=False):

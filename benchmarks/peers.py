@@ -36,7 +36,8 @@ from benchmarks.script_runs import Reached, run_script, run_until, show
 from chatgot.config import Config
 from chatgot.config_file import load_config
 from chatgot.data.corpus import fetch_default_text
-from chatgot.data.windows import Tokens, load_tokens, split_index
+from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.windows import split_index
 from chatgot.errors import UserError
 from chatgot.model.gpt import GPT
 
@@ -83,7 +84,9 @@ class Ours:
 
     def speed(self, folder: Path, steps: int) -> float:
         """Return the tokens/s of the training script after the warm-up."""
-        return run_script(folder, self.config_path, steps, *self.overrides, warmup=WARMUP).tokens_per_s
+        return run_script(
+            folder, self.config_path, steps, *self.overrides, warmup=WARMUP
+        ).tokens_per_s
 
 
 def prepare(args: argparse.Namespace, folder: Path, *overrides: str) -> Ours:
@@ -93,14 +96,23 @@ def prepare(args: argparse.Namespace, folder: Path, *overrides: str) -> Ours:
     if config.data.path is None:
         fetch_default_text(text)
     tokens = load_tokens(text, folder / "data" / "cache")
-    return Ours(args.config, [*overrides, *args.set, f"data.path={text}", "paths.cache=data/cache"], config, tokens)
+    return Ours(
+        args.config,
+        [*overrides, *args.set, f"data.path={text}", "paths.cache=data/cache"],
+        config,
+        tokens,
+    )
 
 
 def run_peer(command: list[str], folder: Path) -> tuple[str, float]:
     """Run a peer's program with this checkout's chatgot at hand; return what it printed and the seconds it took."""
     begun = time.perf_counter()
     done = subprocess.run(
-        command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)[:200]} failed:\n{(done.stdout + done.stderr)[-2000:]}")
@@ -113,7 +125,10 @@ def in_turn(rounds: int, sides: dict[str, Callable[[], float]]) -> dict:
     for i in range(rounds):
         for name in list(sides)[:: -1 if i % 2 else 1]:
             speeds[name].append(sides[name]())
-        print(", ".join(f"{name} {of[-1]:,.0f} tokens/s" for name, of in speeds.items()), file=sys.stderr)
+        print(
+            ", ".join(f"{name} {of[-1]:,.0f} tokens/s" for name, of in speeds.items()),
+            file=sys.stderr,
+        )
     ours = speeds.pop("chatgot")
     figures = {"chatgot_tokens_per_s": statistics.median(ours)}
     for name, theirs in speeds.items():
@@ -157,27 +172,38 @@ def set_mlp_width(copy: Path, d_hid: int) -> None:
     """Replace the width of nanoGPT's MLP, 4 x n_embd in both of its layers, with ours."""
     source, fixed = (copy / "model.py").read_text(encoding="utf-8"), "4 * config.n_embd"
     if source.count(fixed) != 2:
-        sys.exit(f"{copy.name}/model.py: found {fixed!r} {source.count(fixed)} times, expected 2: another nanoGPT?")
+        sys.exit(
+            f"{copy.name}/model.py: found {fixed!r} {source.count(fixed)} times, expected 2: another nanoGPT?"
+        )
     (copy / "model.py").write_text(source.replace(fixed, str(d_hid)), encoding="utf-8")
 
 
 def iteration_seconds(output: str, expected: int) -> list[float]:
     """Return the time of each iteration, in order, from nanoGPT's lines; there must be `expected` of them."""
-    seconds = [float(ms) / 1000 for ms in re.findall(r"^iter \d+: loss \S+, time ([\d.]+)ms", output, re.MULTILINE)]
+    seconds = [
+        float(ms) / 1000
+        for ms in re.findall(r"^iter \d+: loss \S+, time ([\d.]+)ms", output, re.MULTILINE)
+    ]
     if len(seconds) != expected:
-        sys.exit(f"nanoGPT printed {len(seconds)} iterations, expected {expected}:\n{output[-2000:]}")
+        sys.exit(
+            f"nanoGPT printed {len(seconds)} iterations, expected {expected}:\n{output[-2000:]}"
+        )
     return seconds
 
 
 def revision(checkout: Path) -> str:
     """Return the commit of a checkout, as far as git can tell."""
-    git = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
+    git = subprocess.run(
+        ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
     return git.stdout.strip() or "unknown"
 
 
 def nanogpt(args: argparse.Namespace, folder: Path) -> dict:
     """nanoGPT's train.py, eager and fp32 as it is on a CPU, and the training script, in turn, at the same shape."""
-    ours = prepare(args, folder, f"model.dropout={args.dropout}", f"model.attention_dropout={args.dropout}")
+    ours = prepare(
+        args, folder, f"model.dropout={args.dropout}", f"model.attention_dropout={args.dropout}"
+    )
     shape, training, steps = ours.config.model, ours.config.training, args.steps
     copy = copy_nanogpt(args.checkout, ours, folder)
     set_mlp_width(copy, shape.d_hid or 4 * shape.d_model)
@@ -188,17 +214,24 @@ def nanogpt(args: argparse.Namespace, folder: Path) -> dict:
         "n_head": shape.n_head, "n_embd": shape.d_model, "dropout": float(args.dropout), "bias": shape.bias,
     }  # fmt: skip
     command = [sys.executable, "train.py", *(f"--{key}={value}" for key, value in options.items())]
-    parameters = ours.parameters() - shape.max_seq_length * shape.d_model  # nanoGPT leaves the positions out
+    parameters = (
+        ours.parameters() - shape.max_seq_length * shape.d_model
+    )  # nanoGPT leaves the positions out
 
     def speed() -> float:
         output, _ = run_peer(command, copy)
         if f"number of parameters: {parameters / 1e6:.2f}M" not in output:
-            sys.exit(f"nanoGPT's model is not of our size, {parameters / 1e6:.2f}M:\n{output[-2000:]}")
+            sys.exit(
+                f"nanoGPT's model is not of our size, {parameters / 1e6:.2f}M:\n{output[-2000:]}"
+            )
         seconds = iteration_seconds(output, steps)[WARMUP:]
         return len(seconds) * training.tokens_per_step(shape) / sum(seconds)
 
     figures = in_turn(args.rounds, {"nanogpt": speed, "chatgot": lambda: ours.speed(folder, steps)})
-    return figures | {"chatgot_precision": our_precision(folder), "nanogpt_commit": revision(args.checkout)}
+    return figures | {
+        "chatgot_precision": our_precision(folder),
+        "nanogpt_commit": revision(args.checkout),
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -207,7 +240,9 @@ def nanogpt(args: argparse.Namespace, folder: Path) -> dict:
 
 def frameworks(args: argparse.Namespace, folder: Path) -> dict:
     """A plain GPT of our shape in Lightning and in the Hugging Face Trainer, and the training script, in turn."""
-    ours = prepare(args, folder, f"model.dropout={args.dropout}", f"model.attention_dropout={args.dropout}")
+    ours = prepare(
+        args, folder, f"model.dropout={args.dropout}", f"model.attention_dropout={args.dropout}"
+    )
     shape, training, ids = ours.config.model, ours.config.training, ours.tokens.ids
     np.save(folder / "ids.npy", ids[: split_index(len(ids), ours.config.data.test_split)])
     job = {
@@ -218,7 +253,10 @@ def frameworks(args: argparse.Namespace, folder: Path) -> dict:
         "batch_size": training.sequences_per_step,
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    about, python = {}, str(Path(args.python).absolute())  # not resolved: an environment's python is a link
+    about, python = (
+        {},
+        str(Path(args.python).absolute()),
+    )  # not resolved: an environment's python is a link
 
     def speed(framework: str) -> float:
         program = [str(ROOT / "scripts" / "plain_gpt.py"), framework, str(folder / "job.json")]
@@ -226,7 +264,12 @@ def frameworks(args: argparse.Namespace, folder: Path) -> dict:
         if found.pop("parameters") != ours.parameters():
             sys.exit(f"the plain GPT is not of our size, {ours.parameters():,} parameters")
         tokens_per_s = found.pop("tokens_per_s")
-        about.update({key if key == framework else f"{framework}_{key}": value for key, value in found.items()})
+        about.update(
+            {
+                key if key == framework else f"{framework}_{key}": value
+                for key, value in found.items()
+            }
+        )
         return tokens_per_s
 
     sides = {
@@ -243,12 +286,18 @@ def frameworks(args: argparse.Namespace, folder: Path) -> dict:
 
 def nanogpt_to_its_end(copy: Path, max_iters: int) -> Reached:
     """Run nanoGPT's documented CPU command on our text, then measure the loss of what it has saved at the last step."""
-    interval = EVAL_INTERVAL if max_iters % EVAL_INTERVAL == 0 else max_iters  # the last step is one that is saved
+    interval = (
+        EVAL_INTERVAL if max_iters % EVAL_INTERVAL == 0 else max_iters
+    )  # the last step is one that is saved
     options = [f"--max_iters={max_iters}", f"--lr_decay_iters={max_iters}", f"--dataset={DATASET}"]
     options += ["--always_save_checkpoint=True", f"--eval_interval={interval}", "--out_dir=out"]
     output, wall_s = run_peer([sys.executable, *DOCUMENTED.split(), *options], copy)
-    seconds = iteration_seconds(output, max_iters + 1)[:max_iters]  # one more is made after the last save
-    plain = [s for i, s in enumerate(seconds) if i % interval]  # the others hold an evaluation and a save as well
+    seconds = iteration_seconds(output, max_iters + 1)[
+        :max_iters
+    ]  # one more is made after the last save
+    plain = [
+        s for i, s in enumerate(seconds) if i % interval
+    ]  # the others hold an evaluation and a save as well
     files = ["out/ckpt.pt", f"data/{DATASET}/val.bin"]
     loss, _ = run_peer([sys.executable, "-c", FULL_LOSS, *files, str(max_iters)], copy)
     training_s = sum(plain) + (max_iters - len(plain)) * statistics.median(plain)
@@ -276,14 +325,21 @@ def time_to_loss(args: argparse.Namespace, folder: Path) -> dict:
         for name, of in sides.items():
             figures[f"{name}_{key}"] = statistics.median(getattr(reached, key) for reached in of)
     for key in ("training_s", "wall_s"):
-        theirs, mine = ([getattr(reached, key) for reached in sides[name]] for name in ("nanogpt", "chatgot"))
+        theirs, mine = (
+            [getattr(reached, key) for reached in sides[name]] for name in ("nanogpt", "chatgot")
+        )
         figures |= ratio(f"nanogpt_over_chatgot_{key}", theirs, mine)
-    return figures | {"chatgot_precision": our_precision(folder), "nanogpt_commit": revision(args.checkout)}
+    return figures | {
+        "chatgot_precision": our_precision(folder),
+        "nanogpt_commit": revision(args.checkout),
+    }
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the part, as the function to call, and what it takes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = parser.add_subparsers(dest="part", required=True)
     for part in (nanogpt, frameworks, time_to_loss):
         options = parts.add_parser(part.__name__, description=part.__doc__, help=part.__doc__)
@@ -291,24 +347,55 @@ def parse_arguments() -> argparse.Namespace:
         default = ROOT / "configs/models/debug/chatgot_small_14M_mixed_precision.yaml"
         if part is time_to_loss:
             default = ROOT / "configs/models/chatgot_mini.yaml"
-            options.add_argument("--max_iters", type=int, default=2000, help="nanoGPT's iterations (default: 2000)")
+            options.add_argument(
+                "--max_iters", type=int, default=2000, help="nanoGPT's iterations (default: 2000)"
+            )
         else:
-            options.add_argument("--steps", type=int, default=8, help="optimizer steps of one run (default: 8)")
-            options.add_argument("--dropout", type=float, default=0.0, help="on both sides (default: 0.0)")
+            options.add_argument(
+                "--steps", type=int, default=8, help="optimizer steps of one run (default: 8)"
+            )
+            options.add_argument(
+                "--dropout", type=float, default=0.0, help="on both sides (default: 0.0)"
+            )
         if part is frameworks:
-            options.add_argument("--python", type=shutil.which, required=True, metavar="PATH", help="their interpreter")
-            options.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="theirs (default: bf16)")
+            options.add_argument(
+                "--python",
+                type=shutil.which,
+                required=True,
+                metavar="PATH",
+                help="their interpreter",
+            )
+            options.add_argument(
+                "--precision",
+                choices=("bf16", "fp32"),
+                default="bf16",
+                help="theirs (default: bf16)",
+            )
         else:
-            options.add_argument("--checkout", type=Path, required=True, metavar="DIR", help="a clone of nanoGPT")
-        options.add_argument("--config", type=Path, default=default, help=f"ours (default: {default.name})")
-        options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set any key of ours")
-        options.add_argument("--rounds", type=int, default=3, help="turns of each side (default: 3)")
-        options.add_argument("--output", type=Path, help="write the figures as JSON to this file as well")
+            options.add_argument(
+                "--checkout", type=Path, required=True, metavar="DIR", help="a clone of nanoGPT"
+            )
+        options.add_argument(
+            "--config", type=Path, default=default, help=f"ours (default: {default.name})"
+        )
+        options.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="set any key of ours"
+        )
+        options.add_argument(
+            "--rounds", type=int, default=3, help="turns of each side (default: 3)"
+        )
+        options.add_argument(
+            "--output", type=Path, help="write the figures as JSON to this file as well"
+        )
     args = parser.parse_args()
     if getattr(args, "steps", WARMUP + 1) <= WARMUP or args.rounds < 1:
-        parser.error(f"at least {WARMUP + 1} steps and one round are needed: the first {WARMUP} steps are left out")
+        parser.error(
+            f"at least {WARMUP + 1} steps and one round are needed: the first {WARMUP} steps are left out"
+        )
     if "checkout" in args and not (args.checkout / "train.py").is_file():
-        parser.error(f"{args.checkout}: no train.py there; git clone https://github.com/karpathy/nanoGPT")
+        parser.error(
+            f"{args.checkout}: no train.py there; git clone https://github.com/karpathy/nanoGPT"
+        )
     if "python" in args and args.python is None:
         parser.error("--python: no such interpreter")
     args.config = args.config.resolve()

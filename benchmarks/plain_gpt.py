@@ -31,13 +31,18 @@ class Block(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         B, T, C = h.shape
         q, k, v = (
-            t.view(B, T, self.n_head, -1).transpose(1, 2) for t in self.qkv(self.norm_attention(h)).chunk(3, dim=-1)
+            t.view(B, T, self.n_head, -1).transpose(1, 2)
+            for t in self.qkv(self.norm_attention(h)).chunk(3, dim=-1)
         )  # 3 x (B, H, T, D)
         dropout_p = self.dropout if self.training else 0.0
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout_p)  # (B, H, T, D)
+        a = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, dropout_p=dropout_p
+        )  # (B, H, T, D)
         a = self.proj(a.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
         h = h + F.dropout(a, self.dropout, self.training)
-        return h + F.dropout(self.down(F.gelu(self.up(self.norm_mlp(h)))), self.dropout, self.training)
+        return h + F.dropout(
+            self.down(F.gelu(self.up(self.norm_mlp(h)))), self.dropout, self.training
+        )
 
 
 class PlainGPT(nn.Module):
@@ -48,17 +53,27 @@ class PlainGPT(nn.Module):
         C, self.dropout = job["d_model"], job["dropout"]
         self.token_embedding = nn.Embedding(job["vocab_size"], C)
         self.position_embedding = nn.Embedding(job["max_seq_length"], C)
-        blocks = (Block(C, job["n_head"], job["d_hid"], job["bias"], self.dropout) for _ in range(job["n_layers"]))
+        blocks = (
+            Block(C, job["n_head"], job["d_hid"], job["bias"], self.dropout)
+            for _ in range(job["n_layers"])
+        )
         self.blocks = nn.Sequential(*blocks)
-        self.norm, self.head = nn.LayerNorm(C, bias=job["bias"]), nn.Linear(C, job["vocab_size"], bias=False)
+        self.norm, self.head = (
+            nn.LayerNorm(C, bias=job["bias"]),
+            nn.Linear(C, job["vocab_size"], bias=False),
+        )
         self.head.weight = self.token_embedding.weight
         for embedding in (self.token_embedding, self.position_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
         self.computed_in = ""
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        h = self.token_embedding(x) + self.position_embedding(torch.arange(x.size(1), device=x.device))  # (B, T, C)
-        logits = self.head(self.norm(self.blocks(F.dropout(h, self.dropout, self.training))))  # (B, T, V)
+        h = self.token_embedding(x) + self.position_embedding(
+            torch.arange(x.size(1), device=x.device)
+        )  # (B, T, C)
+        logits = self.head(
+            self.norm(self.blocks(F.dropout(h, self.dropout, self.training)))
+        )  # (B, T, V)
         self.computed_in = str(logits.dtype)
         return {"loss": F.cross_entropy(logits.float().flatten(0, 1), y.flatten())}
 
@@ -75,7 +90,9 @@ class RandomWindows(Dataset):
         return len(self.starts)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        window = torch.from_numpy(self.ids[self.starts[i] : self.starts[i] + self.T + 1].astype(np.int64))
+        window = torch.from_numpy(
+            self.ids[self.starts[i] : self.starts[i] + self.T + 1].astype(np.int64)
+        )
         return {"x": window[:-1], "y": window[1:]}
 
 
@@ -91,7 +108,9 @@ def train_with_lightning(job: dict, model: PlainGPT, ends: list[float]) -> dict[
         def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
             return self.model(**batch)["loss"]
 
-        def configure_optimizers(self) -> torch.optim.Optimizer:  # not fused: Lightning refuses to clip for that one
+        def configure_optimizers(
+            self,
+        ) -> torch.optim.Optimizer:  # not fused: Lightning refuses to clip for that one
             return torch.optim.AdamW(self.parameters(), lr=6e-4, weight_decay=0.1)
 
     class Clock(lightning.Callback):
@@ -103,7 +122,9 @@ def train_with_lightning(job: dict, model: PlainGPT, ends: list[float]) -> dict[
         max_steps=job["steps"], gradient_clip_val=1.0, callbacks=[Clock()], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=job["folder"],
     )  # fmt: skip
-    trainer.fit(Module(), DataLoader(RandomWindows(job), batch_size=job["batch_size"], shuffle=True))
+    trainer.fit(
+        Module(), DataLoader(RandomWindows(job), batch_size=job["batch_size"], shuffle=True)
+    )
     return {"lightning": lightning.__version__}
 
 
@@ -120,15 +141,24 @@ def train_with_trainer(job: dict, model: PlainGPT, ends: list[float]) -> dict[st
         per_device_train_batch_size=job["batch_size"], learning_rate=6e-4, weight_decay=0.1, max_grad_norm=1.0,
         eval_strategy="no", save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
     )  # fmt: skip
-    transformers.Trainer(model, arguments, train_dataset=RandomWindows(job), callbacks=[Clock()]).train()
-    return {"transformers": transformers.__version__, "optimizer": str(getattr(arguments.optim, "value", ""))}
+    transformers.Trainer(
+        model, arguments, train_dataset=RandomWindows(job), callbacks=[Clock()]
+    ).train()
+    return {
+        "transformers": transformers.__version__,
+        "optimizer": str(getattr(arguments.optim, "value", "")),
+    }
 
 
 def main() -> None:
     """Train as the job says and print what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("framework", choices=("lightning", "trainer"))
-    parser.add_argument("job", type=Path, help="JSON: shape, steps, warmup, precision, ids (.npy), folder")
+    parser.add_argument(
+        "job", type=Path, help="JSON: shape, steps, warmup, precision, ids (.npy), folder"
+    )
     args = parser.parse_args()
     job = json.loads(args.job.read_text(encoding="utf-8"))
     torch.manual_seed(0)

@@ -20,7 +20,12 @@ import torch
 from chatgot.machine.measured import cpu_name
 
 SCRIPT = Path(__file__).resolve().parent / "train_with_samples.py"
-QUIET = ("eval_interval", "sample_interval_steps", "save_checkpoint_steps", "checkpoint_interval_minutes")
+QUIET = (
+    "eval_interval",
+    "sample_interval_steps",
+    "save_checkpoint_steps",
+    "checkpoint_interval_minutes",
+)
 
 
 @dataclass
@@ -44,7 +49,13 @@ class Reached:
 
 def script_command(config: Path, overrides: Sequence[str]) -> list[str]:
     """Return the command that trains `config` with each of `overrides` (key=value) set; the last one wins."""
-    return [sys.executable, str(SCRIPT), "--config", str(config), *(w for o in overrides for w in ("--set", o))]
+    return [
+        sys.executable,
+        str(SCRIPT),
+        "--config",
+        str(config),
+        *(w for o in overrides for w in ("--set", o)),
+    ]
 
 
 def run_script(folder: Path, config: Path, steps: int, *settings: str, warmup: int = 1) -> Run:
@@ -53,24 +64,35 @@ def run_script(folder: Path, config: Path, steps: int, *settings: str, warmup: i
     folder: where the run happens; its log stays in output.txt. warmup: steps at the start that the rate leaves out.
     """
     shutil.rmtree(folder / "logs", ignore_errors=True)
-    overrides = [*settings, f"training.max_steps={steps}", "training.epochs=null", "training.log_interval=1"]
+    overrides = [
+        *settings,
+        f"training.max_steps={steps}",
+        "training.epochs=null",
+        "training.log_interval=1",
+    ]
     overrides += [f"training.{key}=null" for key in QUIET]
     begun = time.time()
     with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen(script_command(config, overrides), cwd=folder, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            script_command(config, overrides), cwd=folder, stdout=output, stderr=output
+        )
         _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         sys.exit(f"the training script failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
     (path,) = (folder / "logs" / "tensorboard").glob("*/metrics.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    loop_begun = path.stat().st_mtime - rows[-1]["time_s"]  # the last row was written right after the last step
+    loop_begun = (
+        path.stat().st_mtime - rows[-1]["time_s"]
+    )  # the last row was written right after the last step
     for leftover in (folder / "checkpoints").iterdir():
         leftover.unlink()
     speeds = [row["tokens_per_s"] for row in rows[warmup:] or rows[-1:]]
     return Run(loop_begun - begun, statistics.harmonic_mean(speeds), usage.ru_maxrss / 1024)
 
 
-def run_until(loss: float, key: str, folder: Path, config: Path, overrides: Sequence[str]) -> Reached:
+def run_until(
+    loss: float, key: str, folder: Path, config: Path, overrides: Sequence[str]
+) -> Reached:
     """Train until a row's `key` is at `loss` or below, then stop; rows are looked for every 0.1 s.
 
     As on a machine that ChatGoT has never run on: nothing is remembered of it, nothing is compiled yet.
@@ -86,15 +108,25 @@ def run_until(loss: float, key: str, folder: Path, config: Path, overrides: Sequ
         )  # fmt: skip
     try:
         while running:
-            running = process.poll() is None  # asked before the rows are read: the last one is not missed
-            content = "".join(p.read_text() for p in (folder / "logs" / "tensorboard").glob("*/metrics.jsonl"))
+            running = (
+                process.poll() is None
+            )  # asked before the rows are read: the last one is not missed
+            content = "".join(
+                p.read_text() for p in (folder / "logs" / "tensorboard").glob("*/metrics.jsonl")
+            )
             wall_s = time.perf_counter() - begun
-            rows = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith("\n")]
+            rows = [
+                json.loads(line)
+                for line in content.splitlines(keepends=True)
+                if line.endswith("\n")
+            ]
             for row in rows[seen:]:
                 if row["tokens_per_s"]:
                     training_s += (row["tokens"] - tokens) / row["tokens_per_s"]
                     tokens = row["tokens"]
-                best = min(best, math.inf if row.get(key) is None else row[key])  # the last row alone has the full loss
+                best = min(
+                    best, math.inf if row.get(key) is None else row[key]
+                )  # the last row alone has the full loss
                 if best <= loss:
                     return Reached(best, row["step"], training_s, wall_s)
             seen = len(rows)
@@ -103,7 +135,9 @@ def run_until(loss: float, key: str, folder: Path, config: Path, overrides: Sequ
         process.terminate()  # it saves and ends; one that has ended is left alone
         process.wait()
     tail = (folder / "output.txt").read_text()[-1000:]
-    sys.exit(f"the script ended (exit code {process.returncode}) at loss {best:.4f}, not at {loss:.4f}:\n{tail}")
+    sys.exit(
+        f"the script ended (exit code {process.returncode}) at loss {best:.4f}, not at {loss:.4f}:\n{tail}"
+    )
 
 
 def show(figures: dict, output: Path | None) -> None:

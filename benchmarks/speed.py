@@ -16,13 +16,15 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.script_runs import run_script
 from chatgot.config_file import load_config
 from chatgot.data.corpus import fetch_default_text
-from chatgot.data.windows import load_tokens
+from chatgot.data.token_cache import load_tokens
 from chatgot.machine.measured import bf16_gain, product_peak
 from chatgot.numerics.optim import lr_at, set_lr
 from chatgot.run.assembly import Training, assemble
 from chatgot.training.step import accumulate_gradients, apply_gradients
 
-SMALL = 256  # size of the products of a dtype that this CPU is slow at: large ones would take minutes
+SMALL = (
+    256  # size of the products of a dtype that this CPU is slow at: large ones would take minutes
+)
 PARTS = {  # of a step's time: what the profiler's names of the operations of each begin with
     "matrix_products": ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "mkl::_mkl_linear"),
     "attention": ("aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::_scaled_dot_product"),
@@ -37,7 +39,10 @@ def peaks() -> dict[str, float]:
     cpu, slow_bf16 = torch.device("cpu"), bf16_gain(512, 512) < 1
     return {
         "fp32_peak_gflop_per_s": product_peak(cpu, torch.float32) / 1e9,
-        "bf16_peak_gflop_per_s": product_peak(cpu, torch.bfloat16, **({"size": SMALL} if slow_bf16 else {})) / 1e9,
+        "bf16_peak_gflop_per_s": product_peak(
+            cpu, torch.bfloat16, **({"size": SMALL} if slow_bf16 else {})
+        )
+        / 1e9,
         "fp16_peak_gflop_per_s": product_peak(cpu, torch.float16, repeats=1, size=SMALL // 2) / 1e9,
     }
 
@@ -47,8 +52,14 @@ def one_step(training: Training) -> float:
     run, config = training.run, training.config
     torch.set_num_threads(run.threads)
     begun = time.perf_counter()
-    set_lr(training.optimizer, lr_at(run.global_step, config.training, training.decay_steps), config.training)
-    loss = accumulate_gradients(training.model, training.train_windows, run, config, training.scaler)
+    set_lr(
+        training.optimizer,
+        lr_at(run.global_step, config.training, training.decay_steps),
+        config.training,
+    )
+    loss = accumulate_gradients(
+        training.model, training.train_windows, run, config, training.scaler
+    )
     apply_gradients(loss, training.model, training.optimizer, run, config, training.scaler)
     return time.perf_counter() - begun
 
@@ -62,7 +73,9 @@ def shares(training: Training) -> dict[str, float]:
             if above.name.startswith("Optimizer.step"):
                 return "optimizer"
             above = above.cpu_parent
-        return next((part for part, names in PARTS.items() if event.name.startswith(names)), "other")
+        return next(
+            (part for part, names in PARTS.items() if event.name.startswith(names)), "other"
+        )
 
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         one_step(training)
@@ -80,7 +93,9 @@ def speed(args: argparse.Namespace, folder: Path) -> dict:
     tokens, threads = load_tokens(text, folder / "data" / "cache"), torch.get_num_threads()
     runs: dict[str, Training] = {}
     asked = [(args.config, args.set), *([(args.compare, args.compare_set)] if args.compare else [])]
-    memory = [run_script(folder, path, 2, *overrides).peak_mib for path, overrides in asked]  # while this one is small
+    memory = [
+        run_script(folder, path, 2, *overrides).peak_mib for path, overrides in asked
+    ]  # while this one is small
     for path, overrides in asked:
         config, _ = load_config(path, overrides)
         name = f"{path.stem}_compared" if path.stem in runs else path.stem
@@ -98,10 +113,17 @@ def speed(args: argparse.Namespace, folder: Path) -> dict:
         for name, training in runs.items():
             tokens_per_step = training.config.training.tokens_per_step(training.config.model)
             rates[name].append(tokens_per_step / statistics.median(seconds[name]))
-            print(f"round {round_number + 1}: {name} {rates[name][-1]:,.0f} tokens/s", file=sys.stderr)
+            print(
+                f"round {round_number + 1}: {name} {rates[name][-1]:,.0f} tokens/s", file=sys.stderr
+            )
     for (name, training), peak_mib in zip(runs.items(), memory, strict=True):
         per_token, run = training.model.flops_per_token(), training.run
-        peak = 1e9 * figures["bf16_peak_gflop_per_s" if bf16_gain(512, 512) >= 1 else "fp32_peak_gflop_per_s"]
+        peak = (
+            1e9
+            * figures[
+                "bf16_peak_gflop_per_s" if bf16_gain(512, 512) >= 1 else "fp32_peak_gflop_per_s"
+            ]
+        )
         figures |= {
             f"{name}.parameters": training.model.parameter_count(),
             f"{name}.mode": f"{run.precision}, {run.attention}, {'compiled' if run.compiled else 'eager'}",
@@ -113,5 +135,8 @@ def speed(args: argparse.Namespace, folder: Path) -> dict:
         }
     if len(runs) == 2:
         ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
-        figures |= {"ratio": statistics.median(ratios), "ratios": [round(ratio, 3) for ratio in ratios]}
+        figures |= {
+            "ratio": statistics.median(ratios),
+            "ratios": [round(ratio, 3) for ratio in ratios],
+        }
     return figures

@@ -13,7 +13,7 @@ import torch
 from benchmarks.script_runs import run_script
 from chatgot.config_file import load_config
 from chatgot.data.corpus import fetch_default_text
-from chatgot.data.windows import load_tokens
+from chatgot.data.token_cache import load_tokens
 from chatgot.machine.device import seed_generators
 from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import assemble
@@ -30,7 +30,9 @@ def bare_loop(config_path: Path, text: Path, cache: Path, steps: int) -> float:
     tokens = load_tokens(text, cache)
     T, B = config.model.max_seq_length, config.training.batch_size
     ids = torch.from_numpy(tokens.ids[: 1 << 20].astype("int64"))
-    training = assemble(config, tokens, torch.device("cpu"), None)  # for its threads, precision and kernels
+    training = assemble(
+        config, tokens, torch.device("cpu"), None
+    )  # for its threads, precision and kernels
     model, optimizer = training.model, training.optimizer
     model.train()
     for step in range(steps):
@@ -55,7 +57,9 @@ def overhead(args: argparse.Namespace, folder: Path) -> dict:
     for _ in range(args.rounds):
         bare = bare_loop(args.config, text, folder / "data" / "cache", args.steps)
         pairs.append((run_script(folder, args.config, args.steps).tokens_per_s, bare))
-        print(f"script {pairs[-1][0]:,.0f} tokens/s, bare loop {pairs[-1][1]:,.0f}", file=sys.stderr)
+        print(
+            f"script {pairs[-1][0]:,.0f} tokens/s, bare loop {pairs[-1][1]:,.0f}", file=sys.stderr
+        )
     return {
         "script_tokens_per_s": statistics.median(script for script, _ in pairs),
         "bare_tokens_per_s": statistics.median(bare for _, bare in pairs),
@@ -91,7 +95,9 @@ def large_text(args: argparse.Namespace, folder: Path) -> dict:
         for _ in range(int(args.gigabytes * 1e9 / len(content)) + 1):
             file.write(content)
     _, reference = (run_script(folder, args.config, args.steps) for _ in range(2))
-    first, second = (run_script(folder, args.config, args.steps, f"data.path={large}") for _ in range(2))
+    first, second = (
+        run_script(folder, args.config, args.steps, f"data.path={large}") for _ in range(2)
+    )
     return {
         "large_text_bytes": large.stat().st_size,
         "start_small_s": reference.start_s,
@@ -109,7 +115,9 @@ def mixed(args: argparse.Namespace, folder: Path) -> dict:
     fetch_default_text(folder / "data" / "shakespeare.txt")
     debug, pairs = ROOT / "configs/models/debug", []
     for _ in range(args.rounds):
-        configs = (debug / f"chatgot_small_14M_{kind}.yaml" for kind in ("mixed_precision", "clean"))
+        configs = (
+            debug / f"chatgot_small_14M_{kind}.yaml" for kind in ("mixed_precision", "clean")
+        )
         pairs.append([run_script(folder, config, args.steps).tokens_per_s for config in configs])
         print(f"mixed {pairs[-1][0]:,.0f} tokens/s, clean {pairs[-1][1]:,.0f}", file=sys.stderr)
     log = (folder / "output.txt").read_text()
@@ -130,9 +138,15 @@ def batch_sizes(args: argparse.Namespace, folder: Path) -> dict:
     fetch_default_text(folder / "data" / "shakespeare.txt")
     config, _ = load_config(
         ROOT / "configs/models/debug/chatgot_small_14M_mixed_precision.yaml",
-        ["training.dynamic_batch_size.enabled=true", "training.dynamic_batch_size.growth_interval_steps=1000000"],
+        [
+            "training.dynamic_batch_size.enabled=true",
+            "training.dynamic_batch_size.growth_interval_steps=1000000",
+        ],
     )
-    tokens, sizes = load_tokens(folder / "data" / "shakespeare.txt", folder / "data" / "cache"), ladder(config.training)
+    tokens, sizes = (
+        load_tokens(folder / "data" / "shakespeare.txt", folder / "data" / "cache"),
+        ladder(config.training),
+    )
     speeds: dict[int | str, list[float]] = {kind: [] for kind in (*sizes, "auto")}
     found, search_s, ratios = [], [], []
     for _ in range(args.rounds):
@@ -150,17 +164,30 @@ def batch_sizes(args: argparse.Namespace, folder: Path) -> dict:
                 loss = accumulate_gradients(
                     training.model, training.train_windows, training.run, config, training.scaler
                 )
-                apply_gradients(loss, training.model, training.optimizer, training.run, config, training.scaler)
-                seconds[kind] += [time.perf_counter() - begun] if step else []  # the first ones warm up
+                apply_gradients(
+                    loss, training.model, training.optimizer, training.run, config, training.scaler
+                )
+                seconds[kind] += (
+                    [time.perf_counter() - begun] if step else []
+                )  # the first ones warm up
         of_round = {
-            kind: config.training.tokens_per_step(config.model) / statistics.median(seconds[kind]) for kind in seconds
+            kind: config.training.tokens_per_step(config.model) / statistics.median(seconds[kind])
+            for kind in seconds
         }
         for kind, speed in of_round.items():
             speeds[kind].append(speed)
         ratios.append(of_round["auto"] / max(of_round[size] for size in sizes))
-        print({kind: round(speed) for kind, speed in of_round.items()}, found[-1], search_s[-1], file=sys.stderr)
+        print(
+            {kind: round(speed) for kind, speed in of_round.items()},
+            found[-1],
+            search_s[-1],
+            file=sys.stderr,
+        )
     return {
-        **{f"micro_batch_{kind}_tokens_per_s": statistics.median(of_kind) for kind, of_kind in speeds.items()},
+        **{
+            f"micro_batch_{kind}_tokens_per_s": statistics.median(of_kind)
+            for kind, of_kind in speeds.items()
+        },
         "auto_over_best": statistics.median(ratios),
         "ratios": [round(ratio, 3) for ratio in ratios],
         "found": found,
@@ -178,7 +205,9 @@ def checks(args: argparse.Namespace, folder: Path) -> dict:
     ratios = []
 
     def checked_step() -> None:
-        loss = accumulate_gradients(checked.model, checked.train_windows, checked.run, config, checked.scaler)
+        loss = accumulate_gradients(
+            checked.model, checked.train_windows, checked.run, config, checked.scaler
+        )
         apply_gradients(loss, checked.model, checked.optimizer, checked.run, config, checked.scaler)
         recover(checked)
 
@@ -266,5 +295,7 @@ def recompute(args: argparse.Namespace, folder: Path) -> dict:
             figures[f"{name}_{what}"] = statistics.median(result[what] for result in found[kind])
             if kind != "plain":
                 pairs = zip(found[kind], found["plain"], strict=True)
-                figures[f"{name}_{what}_over_plain"] = statistics.median(a[what] / b[what] for a, b in pairs)
+                figures[f"{name}_{what}_over_plain"] = statistics.median(
+                    a[what] / b[what] for a, b in pairs
+                )
     return figures

@@ -22,7 +22,13 @@ def atomic_file(path: Path, verify: Callable[[Path], None] | None = None) -> Ite
     Raises: OSError with an errno when the disk refuses; whatever the block or `verify` raises.
     """
     temporary = temporary_name(path)
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    flags = (
+        os.O_RDWR
+        | os.O_CREAT
+        | os.O_EXCL
+        | getattr(os, "O_NOFOLLOW", 0)
+        | getattr(os, "O_BINARY", 0)
+    )
     with suppress(FileNotFoundError):
         temporary.unlink()  # left by a dead process that had this process id; of a planted link only the link goes
     try:
@@ -48,7 +54,11 @@ def _set_mode_by_umask(descriptor: int) -> None:
         try:
             os.fchmod(descriptor, 0o666 & ~umask)
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):  # some file systems have no modes
+            if error.errno not in (
+                errno.EPERM,
+                errno.ENOTSUP,
+                errno.ENOSYS,
+            ):  # some file systems have no modes
                 raise
 
 
@@ -60,7 +70,10 @@ def fsync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such thing
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some network file systems have no such thing
             raise
     finally:
         os.close(descriptor)

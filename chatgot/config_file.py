@@ -21,17 +21,39 @@ from pydantic import ValidationError
 from chatgot.config import Config, keys_of
 from chatgot.errors import ConfigError
 
-MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_LINES = 256 * 1024, 10, 2_000, 20  # of a file; MAX_LINES: of a message
-PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads 2,000 nodes in 5 ms, Python in 80 ms
+MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_LINES = (
+    256 * 1024,
+    10,
+    2_000,
+    20,
+)  # of a file; MAX_LINES: of a message
+PARSER = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # libyaml reads 2,000 nodes in 5 ms, Python in 80 ms
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NULL = ("null", "Null", "NULL")
 CONSTANTS = {"": None, "~": None} | dict.fromkeys(NULL)
-CONSTANTS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
+CONSTANTS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(
+    ("false", "False", "FALSE"), False
+)
 WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,39})")
-REAL = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")  # unlike PyYAML's: 6e-4 too
-LIMITS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}", "min_length": "not empty"}
-LIMITS |= {"max_length": "at most {} characters", "pattern": "in one line, without control characters"}
-REFUSED: Any = type("Refused", (), {"__repr__": lambda _: "?"})()  # in place of a value already refused; fits no key
+REAL = re.compile(
+    r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+)  # unlike PyYAML's: 6e-4 too
+LIMITS = {
+    "ge": "at least {}",
+    "gt": "above {}",
+    "le": "at most {}",
+    "lt": "below {}",
+    "min_length": "not empty",
+}
+LIMITS |= {
+    "max_length": "at most {} characters",
+    "pattern": "in one line, without control characters",
+}
+REFUSED: Any = type(
+    "Refused", (), {"__repr__": lambda _: "?"}
+)()  # in place of a value already refused; fits no key
 # What other trainers call our keys: only hinted at, never accepted.
 OTHER_NAMES = """
 n_embd=d_model n_embed=d_model hidden_size=d_model embed_dim=d_model num_hidden_layers=n_layers num_layers=n_layers
@@ -57,7 +79,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, set[
     draft = _Draft()
     tree = draft.read(_text_of(path))
     if tree is not REFUSED and not isinstance(tree, dict):
-        draft.problems.append(f"found {_shown(tree)} at the top, expected sections with their keys, such as training:")
+        draft.problems.append(
+            f"found {_shown(tree)} at the top, expected sections with their keys, such as training:"
+        )
     draft.values = tree if isinstance(tree, dict) else {}
     for section in draft.sections:
         draft.put(section, {}, only_for_null=True)  # absent, or given with nothing below it
@@ -70,7 +94,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, set[
     if not draft.problems:
         return config, names
     count, more = len(draft.problems), len(draft.problems) - MAX_LINES
-    lines = [f"{_escaped(path)}: {count} problem{'s' if count > 1 else ''}", *draft.problems[:MAX_LINES]]
+    lines = [
+        f"{_escaped(path)}: {count} problem{'s' if count > 1 else ''}",
+        *draft.problems[:MAX_LINES],
+    ]
     raise ConfigError("\n  ".join([*lines, f"and {more} more"] if more > 0 else lines))
 
 
@@ -85,7 +112,13 @@ class _Dumper(yaml.SafeDumper):
 
 def effective_yaml(config: Config) -> str:
     """Return every key with its value in force, as YAML that `load_config` reads back to an equal Config."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    return yaml.dump(
+        config.model_dump(mode="json"),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=1000,
+    )
 
 
 class _Draft:
@@ -105,11 +138,15 @@ class _Draft:
         try:
             if strange := yaml.reader.Reader.NON_PRINTABLE.search(text):
                 line += text.count("\n", 0, strange.start())
-                raise ValueError(f"found the character {_shown(strange[0])}, expected readable text")
+                raise ValueError(
+                    f"found the character {_shown(strange[0])}, expected readable text"
+                )
             depth, nodes, documents, tidy = 0, 0, 0, True
             for event in yaml.parse(text, Loader=PARSER):
                 line = event.start_mark.line + 1
-                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                    event, yaml.CollectionEndEvent
+                )
                 nodes += isinstance(event, yaml.NodeEvent)
                 documents += isinstance(event, yaml.DocumentStartEvent)
                 if depth > MAX_DEPTH:
@@ -121,15 +158,30 @@ class _Draft:
                 anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
                 if anchor or tag:
                     tidy = False
-                    kind = "alias *" if isinstance(event, yaml.AliasEvent) else "anchor &" if anchor else "tag "
+                    kind = (
+                        "alias *"
+                        if isinstance(event, yaml.AliasEvent)
+                        else "anchor &"
+                        if anchor
+                        else "tag "
+                    )
                     what = kind + _escaped(anchor or tag.replace("tag:yaml.org,2002:", "!!"))
                     reason = f"found the {what}, expected a value without anchors, aliases and tags"
                     self.problems.append(f"{f'--set {name}' if name else f'line {line}'}: {reason}")
             if not nodes:
-                raise ValueError(f"found nothing, expected {'a value' if name else 'keys, such as training:'}")
-            return self.plain(yaml.compose(text, Loader=PARSER), name, "--set" if name else "") if tidy else REFUSED
+                raise ValueError(
+                    f"found nothing, expected {'a value' if name else 'keys, such as training:'}"
+                )
+            return (
+                self.plain(yaml.compose(text, Loader=PARSER), name, "--set" if name else "")
+                if tidy
+                else REFUSED
+            )
         except yaml.MarkedYAMLError as error:
-            line, reason = error.problem_mark.line + 1, f"{error.problem} (column {error.problem_mark.column + 1})"
+            line, reason = (
+                error.problem_mark.line + 1,
+                f"{error.problem} (column {error.problem_mark.column + 1})",
+            )
         except (ValueError, OverflowError, yaml.YAMLError) as error:
             reason = str(error)
         self.problems.append(f"{f'--set {name}' if name else f'line {line}'}: {_escaped(reason)}")
@@ -139,7 +191,10 @@ class _Draft:
         """Return the value of a node no deeper than MAX_DEPTH; what it refuses becomes REFUSED."""
         here = place or f"line {node.start_mark.line + 1}"
         if isinstance(node, yaml.SequenceNode):
-            return [self.plain(child, f"{name}[{index}]", place) for index, child in enumerate(node.value)]
+            return [
+                self.plain(child, f"{name}[{index}]", place)
+                for index, child in enumerate(node.value)
+            ]
         if isinstance(node, yaml.ScalarNode):
             value, reason = (node.value, "") if node.style else _scalar(node)
             if reason:
@@ -149,7 +204,11 @@ class _Draft:
         lines: dict[str, int] = {}
         for key_node, child in node.value:
             line = key_node.start_mark.line + 1
-            label = f"{name}.{key_node.value}".lstrip(".") if isinstance(key_node, yaml.ScalarNode) else name
+            label = (
+                f"{name}.{key_node.value}".lstrip(".")
+                if isinstance(key_node, yaml.ScalarNode)
+                else name
+            )
             key = self.plain(key_node, label, place)
             if key is REFUSED:
                 continue
@@ -158,7 +217,11 @@ class _Draft:
                 self.places.setdefault(label, f"line {line}")
                 values[key] = self.plain(child, label, place)
             else:
-                twice = f"given twice, in lines {lines.get(key)} and {line}" if isinstance(key, str) else ""
+                twice = (
+                    f"given twice, in lines {lines.get(key)} and {line}"
+                    if isinstance(key, str)
+                    else ""
+                )
                 reason = twice or f"found the key {_shown(key)}, expected a name"
                 self.problems.append(f"{_escaped(label)} ({place or f'line {line}'}): {reason}")
         return values
@@ -178,7 +241,9 @@ class _Draft:
         below = next((known for known in self.fields if known.startswith(f"{name}.")), None)
         above = next((known for known in self.fields if name.startswith(f"{known}.")), None)
         if name in self.fields and value:
-            is_text = any(words.startswith("text") for words in _expected(self.fields[name].annotation))
+            is_text = any(
+                words.startswith("text") for words in _expected(self.fields[name].annotation)
+            )
             if is_text and value not in NULL:
                 scratch = _Draft().read(value) if value[0] in "\"'" else value
                 self.put(name, scratch if isinstance(scratch, str) else value)
@@ -193,7 +258,11 @@ class _Draft:
         elif name in self.sections:
             reason = f"this is a section, expected one of its keys, such as {below}=..."
         else:
-            reason = f"{above} is a value, it has no keys below it" if above else _unknown(name, self.fields)
+            reason = (
+                f"{above} is a value, it has no keys below it"
+                if above
+                else _unknown(name, self.fields)
+            )
         self.problems.append(f"--set {_escaped(name)}: {reason}")
         return ""
 
@@ -203,8 +272,13 @@ class _Draft:
         for item in error.errors(include_url=False):
             path, kind, found = item["loc"], item["type"], item["input"]
             dotted = [".".join(map(str, path[:n])) for n in range(1, len(path) + 1)]
-            known = next((name for name in dotted if name in self.fields and kind != "extra_forbidden"), None)
-            index = next((part for part in path if isinstance(part, int) and known and kind != "missing"), None)
+            known = next(
+                (name for name in dotted if name in self.fields and kind != "extra_forbidden"), None
+            )
+            index = next(
+                (part for part in path if isinstance(part, int) and known and kind != "missing"),
+                None,
+            )
             name = known or dotted[-1]
             label = _escaped(name if index is None else f"{name}[{index}]") or '""'
             if label in seen or (found is REFUSED and kind != "extra_forbidden"):
@@ -215,27 +289,37 @@ class _Draft:
             elif kind == "extra_forbidden":
                 reason = _unknown(name, self.sections if isinstance(found, dict) else self.fields)
             elif known:
-                expected = _either(_expected(self.fields[name].annotation, self.fields[name].metadata, index))
+                expected = _either(
+                    _expected(self.fields[name].annotation, self.fields[name].metadata, index)
+                )
                 unquoted = expected.startswith("text") and isinstance(found, bool | int | float)
                 reason = f"found {_shown(found)}, expected {expected}{', in quotes' * unquoted}"
             elif kind == "value_error":  # keys that do not go together
                 reason = str(item["ctx"]["error"])
             else:
                 reason = f"found {_shown(found)}, expected a section, its keys indented below it"
-            self.problems.append(f"{label}{f' ({self.places[name]})' if name in self.places else ''}: {reason}")
+            self.problems.append(
+                f"{label}{f' ({self.places[name]})' if name in self.places else ''}: {reason}"
+            )
 
 
 def _text_of(path: Path) -> str:
     try:
         if not NAME.fullmatch(path.stem):
             found = f"the file's name, {_shown(path.stem)}, names the experiment"
-            raise ValueError(f"{found}: expected 1 to 100 of A-Z a-z 0-9 . _ -, the first a letter or digit")
-        if not stat.S_ISREG(path.stat().st_mode):  # asked before opening, since opening a FIFO waits for a writer
+            raise ValueError(
+                f"{found}: expected 1 to 100 of A-Z a-z 0-9 . _ -, the first a letter or digit"
+            )
+        if not stat.S_ISREG(
+            path.stat().st_mode
+        ):  # asked before opening, since opening a FIFO waits for a writer
             raise ValueError("a folder, pipe or device, expected a YAML file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES // 1024} KiB, expected the YAML of one experiment")
+            raise ValueError(
+                f"larger than {MAX_BYTES // 1024} KiB, expected the YAML of one experiment"
+            )
         if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
             raise ValueError("UTF-16 or a binary file (NUL bytes), expected text saved as UTF-8")
         return data.decode("utf-8")
@@ -271,20 +355,31 @@ def _scalar(node: yaml.ScalarNode) -> tuple[Any, str]:
     if WHOLE.fullmatch(text):
         return int(text), ""
     if REAL.fullmatch(text):
-        return float(text), "" if math.isfinite(float(text)) else f"found {shown}, which is too large for a number"
+        return float(text), "" if math.isfinite(
+            float(text)
+        ) else f"found {shown}, which is too large for a number"
     if kind == "merge":
         return text, "found the merge key <<, expected the keys themselves"
     if text.lower().lstrip("+-") in (".inf", ".nan"):
         return text, f"found {text}, expected a finite number"
-    if kind not in ("bool", "int", "float", "timestamp") and not re.fullmatch(r"[-+]?0[0-9_]+", text):
+    if kind not in ("bool", "int", "float", "timestamp") and not re.fullmatch(
+        r"[-+]?0[0-9_]+", text
+    ):
         return text, ""
     try:
-        value = yaml.constructor.SafeConstructor().construct_object(node) if len(text) <= 40 else None
+        value = (
+            yaml.constructor.SafeConstructor().construct_object(node) if len(text) <= 40 else None
+        )
         reading = _shown(value) if isinstance(value, bool | int | float | str) else f"a {kind}"
     except ValueError:
         reading = f"a broken {kind}"
-    instead = {"bool": "true or false, or ", "timestamp": ""}.get(kind, "a plain decimal number, or ")
-    return text, f'found {shown}, which PyYAML reads as {reading}: write {instead}"{shown}" in quotes for text'
+    instead = {"bool": "true or false, or ", "timestamp": ""}.get(
+        kind, "a plain decimal number, or "
+    )
+    return (
+        text,
+        f'found {shown}, which PyYAML reads as {reading}: write {instead}"{shown}" in quotes for text',
+    )
 
 
 def _expected(annotation: Any, metadata: Sequence[Any] = (), item: int | None = None) -> list[str]:
@@ -305,10 +400,17 @@ def _expected(annotation: Any, metadata: Sequence[Any] = (), item: int | None = 
         return [str(choice) for choice in args]
     if annotation in (bool, NoneType):
         return ["true", "false"] if annotation is bool else ["null"]
-    limits = [limit for part in metadata for limit in getattr(part, "metadata", [part])]  # pydantic nests them
-    given = [(words, getattr(limit, name, None)) for limit in limits for name, words in LIMITS.items()]
+    limits = [
+        limit for part in metadata for limit in getattr(part, "metadata", [part])
+    ]  # pydantic nests them
+    given = [
+        (words, getattr(limit, name, None)) for limit in limits for name, words in LIMITS.items()
+    ]
     shown = ", ".join(words.format(limit) for words, limit in given if limit is not None)
-    return [{int: "a whole number", float: "a number", str: "text"}[annotation] + (f" ({shown})" if shown else "")]
+    return [
+        {int: "a whole number", float: "a number", str: "text"}[annotation]
+        + (f" ({shown})" if shown else "")
+    ]
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
@@ -318,7 +420,11 @@ def _unknown(name: str, known: Collection[str]) -> str:
     section, _, leaf = name[:200].rpartition(".")
     leaf = dict(pair.split("=") for pair in OTHER_NAMES.split()).get(leaf, leaf)
     siblings = [key for key in known if key.rpartition(".")[0] == section]
-    for candidates, cutoff in ((known, 1.0), (siblings, 0.6), (known, 0.6)):  # 1.0: the same name, in another section
+    for candidates, cutoff in (
+        (known, 1.0),
+        (siblings, 0.6),
+        (known, 0.6),
+    ):  # 1.0: the same name, in another section
         leaves = {key.rpartition(".")[2]: key for key in candidates}
         if close := difflib.get_close_matches(leaf, leaves, 1, cutoff):
             return f"unknown key, did you mean {leaves[close[0]]}?"
@@ -331,7 +437,9 @@ def _either(words: Sequence[str]) -> str:
 
 def _shown(value: Any) -> str:
     """Return a short form of a value, on one line, spelt as in YAML."""
-    text = str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)
+    text = (
+        str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)
+    )
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -21,7 +21,9 @@ class StopRequest:
         """Install the handlers; a SIGHUP that was ignored at the start (nohup) stays ignored."""
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+            if number is not None and not (
+                name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
+            ):
                 signal.signal(number, self._on_signal)
 
     def requested(self) -> bool:

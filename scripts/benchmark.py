@@ -38,23 +38,41 @@ PARTS = {
 
 def main() -> int:
     """Measure one part and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=PARTS)
     default = ROOT / "configs/models/debug/chatgot_small_14M_clean.yaml"
 
     def path(text: str) -> Path:
         return Path(text).resolve()
 
-    parser.add_argument("--config", type=path, default=default, help="experiment to measure (default: 14M clean)")
-    parser.add_argument("--compare", type=path, metavar="CONFIG", help="speed: another one, in turn with --config")
+    parser.add_argument(
+        "--config", type=path, default=default, help="experiment to measure (default: 14M clean)"
+    )
+    parser.add_argument(
+        "--compare", type=path, metavar="CONFIG", help="speed: another one, in turn with --config"
+    )
     for name, whose in (("--set", "--config"), ("--compare_set", "--compare")):
         parser.add_argument(
-            name, action="append", default=[], metavar="KEY=VALUE", help=f"speed: set a key of {whose}; repeatable"
+            name,
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help=f"speed: set a key of {whose}; repeatable",
         )
-    parser.add_argument("--steps", type=int, default=8, help="optimizer steps of one run (default: 8)")
-    parser.add_argument("--rounds", type=int, default=3, help="alternations of script and reference (default: 3)")
-    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the large text (default: 1)")
-    parser.add_argument("--output", type=Path, help="write the figures as JSON to this file as well")
+    parser.add_argument(
+        "--steps", type=int, default=8, help="optimizer steps of one run (default: 8)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="alternations of script and reference (default: 3)"
+    )
+    parser.add_argument(
+        "--gigabytes", type=float, default=1.0, help="size of the large text (default: 1)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="write the figures as JSON to this file as well"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chatgot_benchmark_") as name:
         figures = PARTS[args.part](args, Path(name))

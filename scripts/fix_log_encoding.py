@@ -8,7 +8,9 @@ Writes {name}_fixed{ext} beside each log, whole or not at all; what cannot be de
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from any folder, with this checkout's chatgot
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # runs from any folder, with this checkout's chatgot
 
 import argparse
 import glob
@@ -30,7 +32,9 @@ from chatgot.stopping import StopRequest
 STOP = StopRequest()
 NEWLINES = {"keep": None, "lf": "\n"}
 
-LOG_NAME = re.compile(r".*\.(log|txt|out|err)(\.\d+)?")  # what is taken from a folder; .log.1: a rotated one
+LOG_NAME = re.compile(
+    r".*\.(log|txt|out|err)(\.\d+)?"
+)  # what is taken from a folder; .log.1: a rotated one
 WOULD_CHANGE, CRASH, CRASH_OF_CHECK = 1, 1, 2
 
 
@@ -50,17 +54,36 @@ exit codes: 0 done, 1 --check found something to change (or a crash), 2 command 
 5 output cannot be written; of several logs all are tried, and the highest code counts""",
     )
     parser.add_argument(
-        "inputs", nargs="+", metavar="LOG", help="file, pattern, folder (with --recursive) or - (stdin)"
+        "inputs",
+        nargs="+",
+        metavar="LOG",
+        help="file, pattern, folder (with --recursive) or - (stdin)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--output", type=Path, metavar="FILE", help="write here (one input)")
-    where.add_argument("--in-place", action="store_true", help="replace the log, after keeping it as {name}.bak")
-    where.add_argument("--check", action="store_true", help="write nothing; exit code 1 where something would change")
-    parser.add_argument("--recursive", action="store_true", help="take the *.log, *.txt, *.out, *.err of folders")
-    parser.add_argument("--keep-ansi", action="store_true", help="keep complete escape sequences (colours)")
-    parser.add_argument("--newline", choices=("keep", "lf"), default="keep", help="line ends (default: keep each)")
-    parser.add_argument("--force", action="store_true", help="mend also what looks like a binary file")
-    parser.add_argument("--report", choices=("text", "json"), default="text", help="json: one object a log")
+    where.add_argument(
+        "--in-place", action="store_true", help="replace the log, after keeping it as {name}.bak"
+    )
+    where.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit code 1 where something would change",
+    )
+    parser.add_argument(
+        "--recursive", action="store_true", help="take the *.log, *.txt, *.out, *.err of folders"
+    )
+    parser.add_argument(
+        "--keep-ansi", action="store_true", help="keep complete escape sequences (colours)"
+    )
+    parser.add_argument(
+        "--newline", choices=("keep", "lf"), default="keep", help="line ends (default: keep each)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="mend also what looks like a binary file"
+    )
+    parser.add_argument(
+        "--report", choices=("text", "json"), default="text", help="json: one object a log"
+    )
     args = parser.parse_args(argv)
     if "-" in args.inputs and (args.in_place or len(args.inputs) > 1):
         parser.error("- (stdin) stands alone, and cannot be mended in place")
@@ -79,11 +102,18 @@ def expand(text: str, recursive: bool) -> tuple[list[Path], list[UserError]]:
     for path in paths:
         if recursive and os.path.isdir(path):  # noqa: PTH112
             walk = os.walk(path, onerror=unreadable.append)
-            names = [Path(folder, name) for folder, _, files in walk for name in files if LOG_NAME.fullmatch(name)]
+            names = [
+                Path(folder, name)
+                for folder, _, files in walk
+                for name in files
+                if LOG_NAME.fullmatch(name)
+            ]
             found += sorted(name for name in names if os.path.isfile(name))  # noqa: PTH113
         else:
             found.append(path)
-    return found, [ConfigError(f"{e.filename}: cannot be read: {e.strerror or e}") for e in unreadable]
+    return found, [
+        ConfigError(f"{e.filename}: cannot be read: {e.strerror or e}") for e in unreadable
+    ]
 
 
 def identity(path: Path) -> str:
@@ -113,7 +143,9 @@ def fix_files(args: argparse.Namespace) -> int:
     for path in paths.values():
         try:
             if is_mended_copy(path, args):
-                say(f"{path}: is the mended copy of a log beside it; left alone (--in-place or --output mends it, too)")
+                say(
+                    f"{path}: is the mended copy of a log beside it; left alone (--in-place or --output mends it, too)"
+                )
                 continue
             exit_code = max(exit_code, fix_file(path, args))
         except UserError as error:
@@ -144,11 +176,15 @@ def fix_stdin(args: argparse.Namespace) -> int:
             with spool.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         except OSError as error:
-            raise StorageError(f"stdin cannot be kept in {folder}: {error.strerror or error}") from error
+            raise StorageError(
+                f"stdin cannot be kept in {folder}: {error.strerror or error}"
+            ) from error
         options = {"newline": NEWLINES[args.newline], "force": args.force}
         mended = Path(folder) / "mended"
         try:
-            report = fix_log_file(spool, args.output or mended, not args.keep_ansi, check=args.check, **options)
+            report = fix_log_file(
+                spool, args.output or mended, not args.keep_ansi, check=args.check, **options
+            )
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(spool), "-")) from error
         report.path, report.output = "-", str(args.output) if args.output else None
@@ -176,7 +212,11 @@ def say(line: str, to_stderr: bool = False) -> None:
     stream = sys.stderr if to_stderr else sys.stdout
     encoding = stream.encoding or "utf-8"
     try:
-        print(escape_controls(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        print(
+            escape_controls(line).encode(encoding, "backslashreplace").decode(encoding),
+            file=stream,
+            flush=True,
+        )
     except BrokenPipeError:
         if not to_stderr:
             silence_stdout()

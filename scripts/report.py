@@ -8,7 +8,9 @@ Reads the run's folder in logs/tensorboard/, while the run goes on or after it, 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from any folder, with this checkout's chatgot
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # runs from any folder, with this checkout's chatgot
 
 import argparse
 import os
@@ -34,9 +36,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
   python scripts/report.py chatgot_quick --output quick.html                 written elsewhere""",
     )
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help=f"a run's folder, or a run's id or a configuration's name in {RUNS}"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help=f"a run's folder, or a run's id or a configuration's name in {RUNS}",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the page there; for one RUN only")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the page there; for one RUN only"
+    )
     args = parser.parse_args(argv)
     if args.output and len(args.runs) > 1:
         parser.error("--output takes one RUN")
@@ -52,9 +59,13 @@ def find_run(run: str) -> Path:
         if os.path.isdir(folder):  # noqa: PTH112 Path's own raises for names that are too long
             return folder
     name = re.compile(re.escape(run) + r"_\d{8}-\d{6}")
-    folders = [folder for folder in RUNS.glob("*") if name.fullmatch(folder.name) and folder.is_dir()]
+    folders = [
+        folder for folder in RUNS.glob("*") if name.fullmatch(folder.name) and folder.is_dir()
+    ]
     if not folders:
-        raise ConfigError(f"{run}: no such folder, and no run of that name in {RUNS.resolve()}; give a run's folder")
+        raise ConfigError(
+            f"{run}: no such folder, and no run of that name in {RUNS.resolve()}; give a run's folder"
+        )
     return max(folders, key=lambda folder: folder.name)
 
 
@@ -64,7 +75,9 @@ def main(argv: list[str] | None = None) -> int:
     for run in args.runs:
         try:
             path = escape_controls(str(write_report(find_run(run), args.output)))
-            write_to_stdout([f"{path}\n".encode(sys.stdout.encoding or "utf-8", "backslashreplace")])
+            write_to_stdout(
+                [f"{path}\n".encode(sys.stdout.encoding or "utf-8", "backslashreplace")]
+            )
         except UserError as error:
             print(escape_controls(str(error)), file=sys.stderr)
             code = code or error.exit_code

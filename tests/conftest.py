@@ -37,5 +37,8 @@ def machine(tmp_path, monkeypatch) -> Path:
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--faults", choices=("short", "ci", "long"), default="short", help="how many trials tests/faults makes"
+        "--faults",
+        choices=("short", "ci", "long"),
+        default="short",
+        help="how many trials tests/faults makes",
     )

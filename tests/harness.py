@@ -75,11 +75,19 @@ def write_config(folder: Path, name: str = "tiny", **changes: Any) -> Path:
     return path
 
 
-def run_script(folder: Path, *arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
+def run_script(
+    folder: Path, *arguments: str, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess:
     """Run the script in `folder` as a user does; text output."""
     command = [sys.executable, str(SCRIPT), *arguments]
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=os.environ | environment, check=False
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | environment,
+        check=False,
     )
 
 
@@ -105,7 +113,10 @@ def train_here(folder: Path, *arguments: str) -> int:
 
 def checkpoints(folder: Path) -> dict[int, Path]:
     """Return the checkpoints below `folder`/checkpoints by step."""
-    return {int(path.stem.rpartition("_")[2]): path for path in (folder / "checkpoints").glob("*_step_*.pt")}
+    return {
+        int(path.stem.rpartition("_")[2]): path
+        for path in (folder / "checkpoints").glob("*_step_*.pt")
+    }
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -123,7 +134,9 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return (
+            isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        )
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)

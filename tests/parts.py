@@ -15,7 +15,9 @@ import torch
 
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
 from chatgot.config import Config
-from chatgot.data.windows import Tokens, TrainingWindows, Vocabulary
+from chatgot.data.token_cache import Tokens
+from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.windows import TrainingWindows
 from chatgot.run.assembly import Training, assemble
 
 CPU = torch.device("cpu")
@@ -23,14 +25,31 @@ ALPHABET = "\n abcdefghijklmnop"
 RUN_ID = "tiny_20250102-030405"
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "model": {"d_model": 16, "n_layers": 2, "n_head": 2, "d_hid": 24, "max_seq_length": 8, "dropout": 0.0},
-    "training": {"max_steps": 10, "batch_size": 4, "accumulate_grad_batches": 2, "warmup_steps": 2, "threads": 1},
+    "model": {
+        "d_model": 16,
+        "n_layers": 2,
+        "n_head": 2,
+        "d_hid": 24,
+        "max_seq_length": 8,
+        "dropout": 0.0,
+    },
+    "training": {
+        "max_steps": 10,
+        "batch_size": 4,
+        "accumulate_grad_batches": 2,
+        "warmup_steps": 2,
+        "threads": 1,
+    },
 }
 
 
 def config(**sections: Any) -> Config:
     """Return a tiny configuration; keyword arguments are sections, merged key by key, or top-level keys."""
-    values: dict[str, Any] = {"seed": 5, "device": "cpu", **{name: dict(keys) for name, keys in SECTIONS.items()}}
+    values: dict[str, Any] = {
+        "seed": 5,
+        "device": "cpu",
+        **{name: dict(keys) for name, keys in SECTIONS.items()},
+    }
     for name, value in sections.items():
         values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
     return Config(**values)
@@ -108,7 +127,9 @@ def at_once() -> Iterator[None]:
     """Turn a block that hangs into a failure."""
 
     def too_late(number: int, frame: object) -> None:
-        pytest.fail("this took more than 10 s")  # no Exception: nothing on the way takes it for an error of its own
+        pytest.fail(
+            "this took more than 10 s"
+        )  # no Exception: nothing on the way takes it for an error of its own
 
     before = signal.signal(signal.SIGALRM, too_late)
     signal.alarm(10)

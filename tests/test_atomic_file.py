@@ -40,7 +40,9 @@ def test_a_reader_of_the_old_file_keeps_the_old_content(path):
         assert reader.read() == OLD
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), SystemExit(143), KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), SystemExit(143), KeyboardInterrupt(), MemoryError()]
+)
 @pytest.mark.parametrize("at", range(5))
 @pytest.mark.parametrize("exists", [True, False])
 def test_an_error_at_any_write_leaves_the_old_file_and_no_temporary_one(path, error, at, exists):
@@ -57,8 +59,12 @@ def test_an_error_at_any_write_leaves_the_old_file_and_no_temporary_one(path, er
 
 
 @pytest.mark.parametrize("call", ["open", "fchmod", "fsync", "replace"])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT])
-def test_an_error_of_any_system_call_leaves_the_old_file_and_no_temporary_one(path, call, number, monkeypatch):
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT]
+)
+def test_an_error_of_any_system_call_leaves_the_old_file_and_no_temporary_one(
+    path, call, number, monkeypatch
+):
     before, fired = tree(path.parent), []
 
     def refuse(*args, **keywords):
@@ -151,7 +157,11 @@ print(wrong)
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is Unix's")
 def test_a_real_limit_of_the_file_size_at_any_byte_is_an_error_with_errno_and_harms_nothing(path):
     done = subprocess.run(
-        [sys.executable, "-c", DISK_FULL, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", DISK_FULL, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "[]", done.stdout
     assert path.read_bytes() == b"x" * 300_000
@@ -173,7 +183,9 @@ def test_a_link_planted_under_the_temporary_name_is_not_followed(path, tmp_path_
     assert not victim.exists() or victim.read_bytes() == b"precious"
 
 
-def test_a_link_that_appears_between_unlink_and_open_is_refused(path, tmp_path_factory, monkeypatch):
+def test_a_link_that_appears_between_unlink_and_open_is_refused(
+    path, tmp_path_factory, monkeypatch
+):
     victim = tmp_path_factory.mktemp("elsewhere") / "victim"
     victim.write_bytes(b"precious")
     real_open = os.open
@@ -210,7 +222,9 @@ def test_a_link_in_the_files_own_place_is_replaced_not_followed(path, tmp_path_f
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o000, 0o666)])
+@pytest.mark.parametrize(
+    ("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o000, 0o666)]
+)
 def test_the_temporary_file_is_private_and_the_finished_one_has_the_umasks_mode(path, umask, mode):
     path.unlink()
     before = os.umask(umask)

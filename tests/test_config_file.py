@@ -41,7 +41,9 @@ def refusal(path: Path, *overrides: str) -> str:
     assert caught.value.exit_code == 2
     message = str(caught.value)
     assert str(path) in message.splitlines()[0]
-    assert len(message.splitlines()) <= 22 and all(line.isprintable() for line in message.splitlines())
+    assert len(message.splitlines()) <= 22 and all(
+        line.isprintable() for line in message.splitlines()
+    )
     assert "pydantic" not in message and "http" not in message
     return message
 
@@ -50,7 +52,9 @@ def read(folder: Path, content: str = SMALLEST, *overrides: str) -> Config:
     return load_config(write(folder, content), overrides)[0]
 
 
-BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
 HOSTILE = {
     "a duplicate key": ("seed: 1\ntraining: {}\nseed: 2\n", ["seed", "twice", "lines 1 and 3"]),
     "a nested duplicate key": ("training:\n  epochs: 1\n  epochs: 1\n", ["training.epochs", "lines 2 and 3"]),
@@ -150,11 +154,17 @@ def test_a_hostile_file_is_refused_by_name_within_half_a_second(tmp_path, parser
         assert words in message, message
 
 
-@pytest.mark.parametrize("key, found", [("gradient_checkpointing", "maybe"), ("eval_batches", "x"), ("max_steps", "x")])
+@pytest.mark.parametrize(
+    "key, found", [("gradient_checkpointing", "maybe"), ("eval_batches", "x"), ("max_steps", "x")]
+)
 def test_a_key_of_several_types_takes_one_line(tmp_path, key, found):
     lines = refusal(write(tmp_path, f"training: {{epochs: 1, {key}: {found}}}")).splitlines()
     assert lines[0].endswith("small.yaml: 1 problem")
-    assert len(lines) == 2 and f"training.{key} (line 1): found {found!r}, expected " in lines[1] and " or " in lines[1]
+    assert (
+        len(lines) == 2
+        and f"training.{key} (line 1): found {found!r}, expected " in lines[1]
+        and " or " in lines[1]
+    )
 
 
 def test_all_problems_of_file_and_overrides_come_together(tmp_path):
@@ -174,12 +184,27 @@ def test_all_problems_of_file_and_overrides_come_together(tmp_path):
 
 
 def test_twenty_problems_are_shown_and_the_rest_counted(tmp_path):
-    lines = refusal(write(tmp_path, "".join(f"key_{n}: 1\n" for n in range(29)) + SMALLEST)).splitlines()
-    assert lines[0].endswith("29 problems") and len(lines) == 22 and lines[-1].strip() == "and 9 more"
+    lines = refusal(
+        write(tmp_path, "".join(f"key_{n}: 1\n" for n in range(29)) + SMALLEST)
+    ).splitlines()
+    assert (
+        lines[0].endswith("29 problems") and len(lines) == 22 and lines[-1].strip() == "and 9 more"
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["../x y.yaml", "-rf.yaml", "a" * 101 + ".yaml", "a\nb.yaml", "%s.yaml", "{}.yaml", ".yaml", "ä.yaml", ".."]
+    "name",
+    [
+        "../x y.yaml",
+        "-rf.yaml",
+        "a" * 101 + ".yaml",
+        "a\nb.yaml",
+        "%s.yaml",
+        "{}.yaml",
+        ".yaml",
+        "ä.yaml",
+        "..",
+    ],
 )
 def test_a_name_that_cannot_name_an_experiment_is_refused(tmp_path, name):
     with pytest.raises(ConfigError) as caught:
@@ -194,7 +219,13 @@ def test_names_of_a_hundred_letters_digits_dots_and_dashes_are_accepted(tmp_path
 
 @pytest.mark.parametrize(
     "asked",
-    ["models/debug/smal.yaml", "models/small.yaml", "model/small.yaml", "models/other/small.yml", "debug/small"],
+    [
+        "models/debug/smal.yaml",
+        "models/small.yaml",
+        "model/small.yaml",
+        "models/other/small.yml",
+        "debug/small",
+    ],
 )
 def test_a_missing_file_suggests_the_nearest_name(tmp_path, asked):
     (tmp_path / "models/debug").mkdir(parents=True)
@@ -220,7 +251,9 @@ def test_what_is_not_a_regular_file_is_refused(tmp_path):
         load_config(tmp_path / "a\0b" / "small.yaml")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
+)
 def test_an_unreadable_file_is_refused(tmp_path):
     path = write(tmp_path, SMALLEST)
     path.chmod(0)
@@ -241,16 +274,22 @@ def test_each_key_missing_one_letter_is_recognised_in_file_and_override(tmp_path
         assert f"{dotted} (line {len(above) + 1}): unknown key, did you mean {key}?" in refusal(
             write(tmp_path, content)
         )
-        assert f"--set {dotted}: unknown key, did you mean {key}?" in refusal(write(tmp_path, SMALLEST), f"{dotted}=1")
+        assert f"--set {dotted}: unknown key, did you mean {key}?" in refusal(
+            write(tmp_path, SMALLEST), f"{dotted}=1"
+        )
 
 
 def test_a_similar_key_of_the_same_section_comes_before_a_more_similar_one_elsewhere(tmp_path):
-    message = refusal(write(tmp_path, f"model: {{max_seq_step: 1}}\n{SMALLEST}"))  # nearer to training.max_steps
+    message = refusal(
+        write(tmp_path, f"model: {{max_seq_step: 1}}\n{SMALLEST}")
+    )  # nearer to training.max_steps
     assert "did you mean model.max_seq_length?" in message
 
 
 def test_a_key_in_the_wrong_section_is_found_in_the_right_one(tmp_path):
-    message = refusal(write(tmp_path, "batch_size: 3\nmodel: {temperature: 1}\ntrainning: {epochs: 1}\n"))
+    message = refusal(
+        write(tmp_path, "batch_size: 3\nmodel: {temperature: 1}\ntrainning: {epochs: 1}\n")
+    )
     for hint in ("training.batch_size", "sampling.temperature", "training"):
         assert f"did you mean {hint}?" in message
 
@@ -264,7 +303,9 @@ def test_a_key_in_the_wrong_section_is_found_in_the_right_one(tmp_path):
      "num_heads": "model.n_head", "max_grad_norm": "training.grad_clip", "out_dir": "paths.checkpoints"}.items(),
 )  # fmt: skip
 def test_a_name_of_another_trainer_is_hinted_at_and_not_accepted(tmp_path, other, ours):
-    assert f"did you mean {ours}?" in refusal(write(tmp_path, f"training:\n  max_steps: 1\n  {other}: 1\n"))
+    assert f"did you mean {ours}?" in refusal(
+        write(tmp_path, f"training:\n  max_steps: 1\n  {other}: 1\n")
+    )
     assert f"did you mean {ours}?" in refusal(write(tmp_path, f"{SMALLEST}{other}: 1\n"))
 
 
@@ -276,10 +317,16 @@ def test_every_hinted_name_is_a_key_and_no_key_is_hinted_away():
     assert len({other for other, _ in pairs}) == len(pairs)
 
 
-@pytest.mark.parametrize("text", ["6e-4", "5e-4", "1e+30", "1e-05", "1E-5", ".5", "5.", "+0.5", "1.5e3", "3"])
+@pytest.mark.parametrize(
+    "text", ["6e-4", "5e-4", "1e+30", "1e-05", "1E-5", ".5", "5.", "+0.5", "1.5e3", "3"]
+)
 def test_numbers_are_numbers(tmp_path, parser, text):
-    assert read(tmp_path, f"training: {{max_steps: 1, learning_rate: {text}}}").training.learning_rate == float(text)
-    assert read(tmp_path, SMALLEST, f"training.learning_rate={text}").training.learning_rate == float(text)
+    assert read(
+        tmp_path, f"training: {{max_steps: 1, learning_rate: {text}}}"
+    ).training.learning_rate == float(text)
+    assert read(
+        tmp_path, SMALLEST, f"training.learning_rate={text}"
+    ).training.learning_rate == float(text)
 
 
 def test_a_section_without_anything_below_it_counts_as_empty(tmp_path):
@@ -287,7 +334,12 @@ def test_a_section_without_anything_below_it_counts_as_empty(tmp_path):
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path):
-    assert load_config(write(tmp_path, b"\xef\xbb\xbfseed: 5\r\ntraining:\r\n  max_steps: 3\r\n"))[0].seed == 5
+    assert (
+        load_config(write(tmp_path, b"\xef\xbb\xbfseed: 5\r\ntraining:\r\n  max_steps: 3\r\n"))[
+            0
+        ].seed
+        == 5
+    )
 
 
 OTHER_VALUES = {  # a value unlike the default for each key, as written and as it arrives
@@ -324,7 +376,8 @@ def test_each_key_can_be_set_and_nothing_else_changes(tmp_path, key):
 def test_the_last_override_wins_and_all_are_named(tmp_path):
     path = write(tmp_path, "seed: 3\ntraining: {max_steps: 1}\nsampling:\n")
     config, names = load_config(
-        path, ["seed=1", "sampling.top_k=3", "seed=2", "training.max_steps=null", "training.epochs=1"]
+        path,
+        ["seed=1", "sampling.top_k=3", "seed=2", "training.max_steps=null", "training.epochs=1"],
     )
     assert (config.seed, config.sampling.top_k, config.training.max_steps) == (2, 3, None)
     assert names == {"seed", "sampling.top_k", "training.max_steps", "training.epochs"}
@@ -359,7 +412,9 @@ def test_a_text_key_takes_quotes_off_and_null_as_null(tmp_path):
     assert read(tmp_path, SMALLEST, "data.path='010'").data.path == "010"
     assert read(tmp_path, SMALLEST, 'data.path="null"').data.path == "null"
     assert read(tmp_path, SMALLEST, "data.path=x", "data.path=null").data.path is None
-    assert "paths.logs (--set): found null, expected text" in refusal(write(tmp_path, SMALLEST), "paths.logs=null")
+    assert "paths.logs (--set): found null, expected text" in refusal(
+        write(tmp_path, SMALLEST), "paths.logs=null"
+    )
 
 
 @pytest.mark.parametrize(
@@ -400,10 +455,27 @@ def test_a_wrong_override_is_refused_by_name(tmp_path, parser, override, named):
 
 def test_an_override_mends_a_value_out_of_range_but_not_a_broken_section(tmp_path):
     assert read(tmp_path, "seed: -1\ntraining: {max_steps: 1}", "seed=1").seed == 1
-    assert "model (line 1): found 3" in refusal(write(tmp_path, f"model: 3\n{SMALLEST}"), "model.d_model=8")
+    assert "model (line 1): found 3" in refusal(
+        write(tmp_path, f"model: 3\n{SMALLEST}"), "model.d_model=8"
+    )
 
 
-TEXTS = ["no", "010", "null", "~", "6e-4", "1:30", "2024-01-31", " a ", "KING:\n", "a\n\n b\n", "# x", "a: b", "'", '"']
+TEXTS = [
+    "no",
+    "010",
+    "null",
+    "~",
+    "6e-4",
+    "1:30",
+    "2024-01-31",
+    " a ",
+    "KING:\n",
+    "a\n\n b\n",
+    "# x",
+    "a: b",
+    "'",
+    '"',
+]
 TEXTS += [
     "\\n",
     "\t",
@@ -432,13 +504,21 @@ def test_the_effective_yaml_reads_back_equal(tmp_path, parser):
     }
     training = floats | {"betas": (0.1 + 0.2, 1e-5), "max_steps": 10**30, "eval_batches": "all"}
     for text in filter(str.isprintable, TEXTS):
-        values = {"training": training, "data": {"path": text}, "sampling": {"prompts": TEXTS}, "seed": 2**63 - 1}
+        values = {
+            "training": training,
+            "data": {"path": text},
+            "sampling": {"prompts": TEXTS},
+            "seed": 2**63 - 1,
+        }
         config = Config.model_validate(values)
         assert load_config(write(tmp_path, effective_yaml(config)))[0] == config
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.text(min_size=1), max_size=4), st.floats(min_value=0, exclude_min=True, allow_infinity=False))
+@given(
+    st.lists(st.text(min_size=1), max_size=4),
+    st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+)
 def test_any_effective_yaml_reads_back_equal(tmp_path_factory, prompts, rate):
     training = {"max_steps": 3, "learning_rate": rate}
     config = Config.model_validate({"training": training, "sampling": {"prompts": prompts}})
@@ -485,12 +565,18 @@ PIECES += [
     "\\ud800",
     "\x00",
 ]
-YAML_PIECES = st.lists(st.sampled_from([*PIECES, "é", "\t", "2024-99-99"]), max_size=30).map("".join)
+YAML_PIECES = st.lists(st.sampled_from([*PIECES, "é", "\t", "2024-99-99"]), max_size=30).map(
+    "".join
+)
 
 
 @pytest.mark.parametrize("name", ["CSafeLoader", "SafeLoader"])
 @settings(max_examples=200, deadline=None)
-@given(data=st.binary(max_size=200) | YAML_PIECES.map(str.encode) | st.text(max_size=200).map(str.encode))
+@given(
+    data=st.binary(max_size=200)
+    | YAML_PIECES.map(str.encode)
+    | st.text(max_size=200).map(str.encode)
+)
 def test_any_bytes_give_a_config_or_a_config_error(tmp_path_factory, name, data):
     path = write(tmp_path_factory.getbasetemp(), data)
     with pytest.MonkeyPatch.context() as patch:

@@ -38,7 +38,9 @@ class Child:
     def __init__(self, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         command = [*prefix, sys.executable, "-c", SCRIPT, *arguments]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        heard = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # also where the tests ignore it
+        heard = {
+            "preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        }  # also where the tests ignore it
         self.process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes, **heard)
         assert self.process.stdout.readline() == "ready\n"
 
@@ -110,6 +112,8 @@ sys.meta_path.insert(0, Watch())
 sys.argv = [{str(script)!r}, "--config", "no_such.yaml"]
 runpy.run_path({str(script)!r}, run_name="__main__")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 143, done.stderr
     assert "Traceback" not in done.stderr

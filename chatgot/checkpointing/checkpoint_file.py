@@ -19,9 +19,9 @@ import torch
 
 from chatgot.atomic_file import atomic_file
 from chatgot.checkpointing.run_lock import RUN_ID
+from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, odd_entries
 from chatgot.errors import CheckpointRejected
-from chatgot.run.fits import all_tensors, not_finite, odd_counters
 
 FORMAT_VERSION = 4
 DIGEST = 64  # bytes of a SHA-256 in hex
@@ -88,8 +88,12 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = Fals
             try:
                 outline = _outline(file, path)
             except CheckpointRejected as error:
-                raise RuntimeError(f"what was to be saved could not be loaded again: {error}") from error
-            _verified.add(_identity(path.name, os.fstat(file.fileno())))  # renaming changes none of it
+                raise RuntimeError(
+                    f"what was to be saved could not be loaded again: {error}"
+                ) from error
+            _verified.add(
+                _identity(path.name, os.fstat(file.fileno()))
+            )  # renaming changes none of it
         assert all(outline[key] == checkpoint[key] for key in ("run_id", "global_step"))
 
     with atomic_file(path, verify) as file:
@@ -152,7 +156,9 @@ def _identity(name: str, about: os.stat_result) -> tuple[str, int, int, int, int
     return name, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
-_verified: set[tuple[str, int, int, int, int]] = set()  # a cache of `is_whole`: emptied, it costs time and nothing else
+_verified: set[tuple[str, int, int, int, int]] = (
+    set()
+)  # a cache of `is_whole`: emptied, it costs time and nothing else
 
 
 @contextmanager
@@ -167,27 +173,44 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 def _open_regular(path: Path) -> BinaryIO:
     """Open a file without following a link and without waiting for a pipe. Raises: CheckpointRejected."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags = (
+        os.O_RDONLY
+        | getattr(os, "O_NOFOLLOW", 0)
+        | getattr(os, "O_NONBLOCK", 0)
+        | getattr(os, "O_BINARY", 0)
+    )
     try:
         if path.is_symlink():
-            raise CheckpointRejected(f"{path}: is a link; name the file itself: {path.parent / path.readlink()}")
+            raise CheckpointRejected(
+                f"{path}: is a link; name the file itself: {path.parent / path.readlink()}"
+            )
         descriptor = os.open(path, flags)
     except OSError as error:
-        raise CheckpointRejected(f"{path}: cannot be opened: {error.strerror}{_near(path)}") from error
+        raise CheckpointRejected(
+            f"{path}: cannot be opened: {error.strerror}{_near(path)}"
+        ) from error
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode) or not about.st_size:
         os.close(descriptor)
-        raise CheckpointRejected(f"{path}: empty, or not a regular file; expected a checkpoint (.pt)")
+        raise CheckpointRejected(
+            f"{path}: empty, or not a regular file; expected a checkpoint (.pt)"
+        )
     return os.fdopen(descriptor, "rb")
 
 
 def _near(path: Path) -> str:
     """Return a hint at the checkpoints that stand in the folder of a path that does not exist."""
     try:
-        found = [(int(match["step"]), p.name) for p in path.parent.iterdir() if (match := NAME.fullmatch(p.name))]
+        found = [
+            (int(match["step"]), p.name)
+            for p in path.parent.iterdir()
+            if (match := NAME.fullmatch(p.name))
+        ]
     except OSError:
         return ""
-    return f"; in that folder: {max(found)[1]}" if found else "; no checkpoint stands in that folder"
+    return (
+        f"; in that folder: {max(found)[1]}" if found else "; no checkpoint stands in that folder"
+    )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -202,8 +225,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         _outline(file, path)
         checkpoint = _read(file, path)
         _verified.add(_identity(path.name, os.fstat(file.fileno())))
-    if odd := odd_counters(checkpoint):
-        raise CheckpointRejected(f"{path}: missing, or not what it should be: {', '.join(odd)}")
     if empty := [name for name, tensor in all_tensors(checkpoint) if tensor.device.type != "cpu"]:
         raise CheckpointRejected(f"{path}: no plain tensors: {', '.join(empty[:6])}")
     if bad := not_finite(checkpoint):
@@ -221,7 +242,9 @@ def _outline(file: BinaryIO, path: Path) -> dict[str, Any]:
     match = NAME.fullmatch(path.name)
     inside = f"{outline['run_id']}_step_{outline['global_step']}.pt"
     if match and path.name != inside:
-        raise CheckpointRejected(f"{path}: the file was renamed: inside it is {inside}; give it its own name again")
+        raise CheckpointRejected(
+            f"{path}: the file was renamed: inside it is {inside}; give it its own name again"
+        )
     try:
         tensors = list(all_tensors(outline))
     except ValueError as error:
@@ -242,19 +265,31 @@ def _read(file: BinaryIO, path: Path, device: str = "cpu") -> Any:
     file.seek(0)
     try:
         return torch.load(file, map_location=device, weights_only=True)
-    except Exception as error:  # on crafted bytes the unpickler raises anything; none of it was executed
+    except (
+        Exception
+    ) as error:  # on crafted bytes the unpickler raises anything; none of it was executed
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise CheckpointRejected(f"{path}: cannot be read as tensors and plain values: {reason}") from error
+        raise CheckpointRejected(
+            f"{path}: cannot be read as tensors and plain values: {reason}"
+        ) from error
 
 
 def _check_schema(checkpoint: Any, path: Path) -> None:
     if not isinstance(checkpoint, dict):
-        raise CheckpointRejected(f"{path}: holds a {type(checkpoint).__name__}, expected a ChatGoT checkpoint")
+        raise CheckpointRejected(
+            f"{path}: holds a {type(checkpoint).__name__}, expected a ChatGoT checkpoint"
+        )
     version = checkpoint.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         found = version if isinstance(version, int | str | None) else "unreadable"
-        raise CheckpointRejected(f"{path}: format version {found}, this ChatGoT reads version {FORMAT_VERSION}")
-    wrong = [key for key, kind in SCHEMA.items() if key not in checkpoint or not isinstance(checkpoint[key], kind)]
+        raise CheckpointRejected(
+            f"{path}: format version {found}, this ChatGoT reads version {FORMAT_VERSION}"
+        )
+    wrong = [
+        key
+        for key, kind in SCHEMA.items()
+        if key not in checkpoint or not isinstance(checkpoint[key], kind)
+    ]
     wrong += [str(key) for key in checkpoint if key not in SCHEMA]
     if not wrong and not RUN_ID.fullmatch(checkpoint["run_id"]):
         wrong = ["run_id"]

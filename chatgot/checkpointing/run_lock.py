@@ -47,14 +47,18 @@ def lock_old_run(checkpoint_dir: Path, run_id: str) -> RunLock:
     """Take the lock of a run that is to be resumed. Raises: StorageError when a process holds it."""
     descriptor = _open_lock(checkpoint_dir, run_id, 0)
     if not _try_lock(descriptor):
-        raise StorageError(f"run {run_id} is still being trained by another process: wait for it, or stop it first")
+        raise StorageError(
+            f"run {run_id} is still being trained by another process: wait for it, or stop it first"
+        )
     return RunLock(run_id, descriptor)
 
 
 def _open_lock(checkpoint_dir: Path, run_id: str, exclusive: int) -> int:
     path = checkpoint_dir / f".{run_id}.lock"
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | exclusive | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        return os.open(
+            path, os.O_RDWR | os.O_CREAT | exclusive | getattr(os, "O_NOFOLLOW", 0), 0o600
+        )
     except FileExistsError:
         raise
     except OSError as error:

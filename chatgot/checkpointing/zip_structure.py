@@ -8,7 +8,10 @@ from typing import BinaryIO
 
 END_OF_ZIP = 22  # bytes of a zip's last record without its comment; the comment's length stands in the last two
 ZIP64_LOCATOR, ZIP64_RECORD = 20, 56  # bytes of the two records before it in zips over 4 GB
-MAX_ENTRIES, MAX_ENTRY_NAME = 50_000, 256  # more than any checkpoint has; a list of millions would fill the memory
+MAX_ENTRIES, MAX_ENTRY_NAME = (
+    50_000,
+    256,
+)  # more than any checkpoint has; a list of millions would fill the memory
 ENTRY = re.compile(
     r"(?!\.\.?/)[^/\\]+/(data\.pkl|version|byteorder|data/\d+|\.data/[\w.]+|\.format_version|\.storage_alignment)",
     re.ASCII,
@@ -24,7 +27,15 @@ def odd_entries(file: BinaryIO, checksums: bool = False) -> str | None:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             bad = archive.testzip() if checksums else None
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        NotImplementedError,
+        EOFError,
+        RuntimeError,
+        zlib.error,
+    ) as error:
         return f"not a readable zip file ({error})"
     finally:
         file.seek(0)
@@ -34,7 +45,9 @@ def odd_entries(file: BinaryIO, checksums: bool = False) -> str | None:
     if len(set(names)) != len(names):
         return "a zip file with entries of the same name"
     for entry in entries:
-        stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
+        stored = (
+            entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
+        )
         if not ENTRY.fullmatch(entry.filename) or not stored:
             return f"a zip file with an entry that no checkpoint has ({entry.filename[:80]!r})"
     if sum(entry.file_size for entry in entries) > size:

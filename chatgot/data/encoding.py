@@ -30,11 +30,18 @@ BYTE_ORDER_MARKS = (  # UTF-32 before UTF-16: the mark of UTF-32-LE begins with 
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 # Lone surrogates (ED A0 80 ...) fit this pattern: broken UTF-8, not text in another encoding.
-UTF8_SEQUENCE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+UTF8_SEQUENCE = re.compile(
+    rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
 ASCII = bytes(range(0x80))
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r\f"})
 C1_CONTROL = re.compile("[\x80-\x9f]")  # no text has them: they show that a guess is wrong
-NO_TEXT = ("Cc", "Cn", "Co", "Cs")  # Unicode's categories of control, unassigned, private characters, surrogates
+NO_TEXT = (
+    "Cc",
+    "Cn",
+    "Co",
+    "Cs",
+)  # Unicode's categories of control, unassigned, private characters, surrogates
 BLANKS = "\t\n\r\f"  # the control characters that text has
 ASCII_LETTERS = range(0x40, 0x7F)
 SEPARATORS = " \n\r\u3000\u3001\u3002\uff0c"  # blanks, line ends, and the commas and full stops of Chinese and Japanese
@@ -72,7 +79,9 @@ def decoded_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) ->
                 yield decoder.decode(chunk)
             yield decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
-            offset = end - len(error.object) + error.start  # its object: what was kept of the last chunk, then this one
+            offset = (
+                end - len(error.object) + error.start
+            )  # its object: what was kept of the last chunk, then this one
             message = (
                 f"{path}: not {encoding} at byte offset {offset}: byte 0x{error.object[error.start]:02X}, "
                 f"{error.reason}; mend the file there, or convert it to UTF-8 from the encoding it was written in"
@@ -103,8 +112,14 @@ def detect_encoding(path: Path) -> str:
     if is_mostly_utf8(sequences, stray):
         raise not_utf8
     _refuse_control_bytes(path)
-    guess = chardet.detect(sample, max_bytes=SAMPLE_BYTES, compat_names=False)  # False: the names of Python's codecs
-    if guess["encoding"] and guess["confidence"] >= MIN_CONFIDENCE and _is_text_in(path, guess["encoding"]):
+    guess = chardet.detect(
+        sample, max_bytes=SAMPLE_BYTES, compat_names=False
+    )  # False: the names of Python's codecs
+    if (
+        guess["encoding"]
+        and guess["confidence"] >= MIN_CONFIDENCE
+        and _is_text_in(path, guess["encoding"])
+    ):
         return guess["encoding"]
     fault = _first_fault(path, "cp1252")
     if fault is None:
@@ -130,11 +145,19 @@ def wide_encoding(head: bytes) -> str | None:
         except UnicodeDecodeError:
             continue
         total = counts.total()
-        no_text = sum(n for c, n in counts.items() if unicodedata.category(c) in NO_TEXT and c not in BLANKS)
+        no_text = sum(
+            n for c, n in counts.items() if unicodedata.category(c) in NO_TEXT and c not in BLANKS
+        )
         alphabetic = sum(n for c, n in counts.items() if c < "\u2100")
         separators = sum(counts[c] for c in SEPARATORS)
-        ascii_pairs = sum(n for c, n in counts.items() if ord(c) >> 8 in ASCII_LETTERS and ord(c) & 0xFF < 0x80)
-        ideographic = separators > total / 100 and ascii_pairs < total / 2 and not is_mostly_utf8(*utf8_evidence(head))
+        ascii_pairs = sum(
+            n for c, n in counts.items() if ord(c) >> 8 in ASCII_LETTERS and ord(c) & 0xFF < 0x80
+        )
+        ideographic = (
+            separators > total / 100
+            and ascii_pairs < total / 2
+            and not is_mostly_utf8(*utf8_evidence(head))
+        )
         likely = encoding.startswith("utf-32") or alphabetic > 0.8 * total or ideographic
         if total and likely and no_text <= total / 50:
             readings.append((len({ord(c) >> 8 for c in counts}), encoding))

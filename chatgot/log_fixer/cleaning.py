@@ -22,7 +22,9 @@ _STRING = r"[^\x00-\x08\x0a-\x1f\x7f-\x9f]*"
 _CSI = r"[0-?]*[ -/]*[@-~]"
 _AFTER_ESC = rf"(?:\[{_CSI}|\]{_STRING}(?:\x07|\x1b\\|\x9c)|[PX^_]{_STRING}(?:\x1b\\|\x9c)|[ -/]+[0-~]|[0-OQ-WYZ\\`-~])"
 _SEQUENCE = rf"(?:\x1b{_AFTER_ESC})"
-_C1_SEQUENCE = rf"(?:\x9b{_CSI}|\x9d{_STRING}(?:\x07|\x1b\\|\x9c)|[\x90\x98\x9e\x9f]{_STRING}(?:\x1b\\|\x9c))"
+_C1_SEQUENCE = (
+    rf"(?:\x9b{_CSI}|\x9d{_STRING}(?:\x07|\x1b\\|\x9c)|[\x90\x98\x9e\x9f]{_STRING}(?:\x1b\\|\x9c))"
+)
 SEQUENCE = re.compile(_SEQUENCE)
 UNFINISHED = re.compile(rf"\x1b(?!{_AFTER_ESC})")
 # The C1 controls that begin a sequence are also what half the letters of UTF-8 read as Latin-1 contain: those are not
@@ -44,14 +46,18 @@ def _mojibake_pair() -> re.Pattern[str]:
     """Two characters as which the first two bytes of a UTF-8 sequence read in an encoding that ftfy knows, or C1."""
     pairs = ["[\x80-\x9f]"]
     for encoding in CHARMAP_ENCODINGS:
-        lead, tail = (bytes(span).decode(encoding) for span in (range(0xC2, 0xF5), range(0x80, 0xC0)))
+        lead, tail = (
+            bytes(span).decode(encoding) for span in (range(0xC2, 0xF5), range(0x80, 0xC0))
+        )
         pairs.append(f"[{re.escape(lead)}][{re.escape(tail)}]")
     return re.compile("|".join(pairs))
 
 
 MOJIBAKE = _mojibake_pair()
 ABOVE_ASCII = re.compile("[^\x00-\x7f]+")
-FEW_RUNS = 64  # so many are found faster one by one than among all runs; more would take quadratic time
+FEW_RUNS = (
+    64  # so many are found faster one by one than among all runs; more would take quadratic time
+)
 ASCII_TO_BLANK = bytes([0x20] * 0x80) + bytes(range(0x80, 0x100))
 C1_BYTES = re.compile(rb"\xc2[\x80-\x9f]")
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
@@ -109,10 +115,17 @@ def _may_hold_mojibake(utf8: bytes) -> bool:
     if not MOJIBAKE.search(runs):
         return False
     suspects = {run for run in runs.split(" ") if MOJIBAKE.search(run)}
-    few = "|".join(map(re.escape, sorted(suspects, key=len, reverse=True))) if len(suspects) <= FEW_RUNS else None
+    few = (
+        "|".join(map(re.escape, sorted(suspects, key=len, reverse=True)))
+        if len(suspects) <= FEW_RUNS
+        else None
+    )
     text, seen = utf8.decode(), set()
     for found in re.finditer(few, text) if few else ABOVE_ASCII.finditer(text):
-        before, after = text[max(found.start() - 2, 0) : found.start()], text[found.end() : found.end() + 2]
+        before, after = (
+            text[max(found.start() - 2, 0) : found.start()],
+            text[found.end() : found.end() + 2],
+        )
         whole = (before[-1:] + after[:1]).isascii()  # a run, not a part of one
         if not whole or found[0] not in suspects:
             continue
@@ -130,7 +143,9 @@ class LogCleaner:
     remove_ansi: False keeps complete escape sequences. newline: "\\n" makes every line end that; None keeps them.
     """
 
-    def __init__(self, remove_ansi: bool = True, newline: str | None = None, held: int = HELD_CHARACTERS) -> None:
+    def __init__(
+        self, remove_ansi: bool = True, newline: str | None = None, held: int = HELD_CHARACTERS
+    ) -> None:
         self._remove_ansi, self._newline, self._limit = remove_ansi, newline, held
         self._held = ""  # a line that has not ended, as it came
         self._in_long_line = self._written = False  # written: its beginning has gone out already
@@ -185,7 +200,9 @@ class LogCleaner:
         """Mend mojibake and escape what control characters are left."""
         if not text.isascii() and _may_hold_mojibake(text.encode()):
             lines = text.split("\n")  # not splitlines: U+2028 and others are no line ends
-            text = "\n".join(self._without_mojibake(line) if _is_suspect(line) else line for line in lines)
+            text = "\n".join(
+                self._without_mojibake(line) if _is_suspect(line) else line for line in lines
+            )
         return self._escape_controls(text)
 
     def _without_mojibake(self, line: str) -> str:
@@ -246,7 +263,9 @@ class LogCleaner:
     def _long_line_part(self, part: str) -> str:
         """Take a part of a line without its end. Its last state is held back while it is short enough to be a bar."""
         self._in_long_line = True
-        text = self._state + self._without_sequences(self._escape_unfinished(self._without_nothing(part)))
+        text = self._state + self._without_sequences(
+            self._escape_unfinished(self._without_nothing(part))
+        )
         if not self._written:
             text, count = OVERWRITTEN.subn("", text)
             self.counts["progress_bars"] += count
@@ -270,7 +289,9 @@ class LogCleaner:
         if not self._written:
             out = self._lines(self._state + rest)
         else:
-            text = self._state + self._without_sequences(self._escape_unfinished(self._without_nothing(body)))
+            text = self._state + self._without_sequences(
+                self._escape_unfinished(self._without_nothing(body))
+            )
             shown = text.rstrip("\r")
             if len(shown) < len(text) and line_end and not self._newline:
                 line_end = "\r\n"

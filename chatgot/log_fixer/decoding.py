@@ -16,10 +16,19 @@ from typing import BinaryIO
 
 import chardet
 
-from chatgot.data.encoding import ASCII, C1_CONTROL, MIN_CONFIDENCE, SAMPLE_BYTES, is_mostly_utf8, utf8_evidence
+from chatgot.data.encoding import (
+    ASCII,
+    C1_CONTROL,
+    MIN_CONFIDENCE,
+    SAMPLE_BYTES,
+    is_mostly_utf8,
+    utf8_evidence,
+)
 from chatgot.log_fixer.pieces import EIGHT_BIT, LINE_BYTES, READ_BYTES, Piece, part_end, pieces
 
-BOX_BYTES = bytes.fromhex("b0 b1 b2 b3 b4 b9 ba bb bc bf c0 c1 c2 c3 c4 c5 c8 c9 ca cb cc cd ce d9 da db fe")
+BOX_BYTES = bytes.fromhex(
+    "b0 b1 b2 b3 b4 b9 ba bb bc bf c0 c1 c2 c3 c4 c5 c8 c9 ca cb cc cd ce d9 da db fe"
+)
 # As cp1252 the lines of a table read ÄÄÄ, ÚÄÄ, ³ ... ³; as cp1251 or koi8-r box bytes are letters: ИНН is C8 CD CD.
 # So few dashes are a drawing only in a run of box bytes with no letter beside it, and corners go with their own dashes.
 _BOX = b"[" + re.escape(BOX_BYTES) + b"]"
@@ -51,19 +60,32 @@ CP850_LETTER = re.compile(rb"[A-Za-z]%s|%s[A-Za-z]" % (_ONLY_CP850, _ONLY_CP850)
 RAW_C1 = re.compile(
     rb"\x9b[;?]*+[0-9][0-9;?]*+[A-Za-z]|\x9d[0-9]++;[^\x00-\x08\x0a-\x1f\x7f-\x9f]*+(?:\x07|\x1b\\\\|\x9c)"
 )
-WITHOUT_C1 = ("cp125", "iso8859")  # code pages in which these introducers are rare signs, or themselves
-CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")  # UTF-8
-SMUGGLED = re.compile("[\udc80-\udcff]")  # how Python's `surrogateescape` hands on a byte that it cannot decode
+WITHOUT_C1 = (
+    "cp125",
+    "iso8859",
+)  # code pages in which these introducers are rare signs, or themselves
+CUT_OFF = re.compile(
+    rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z"
+)  # UTF-8
+SMUGGLED = re.compile(
+    "[\udc80-\udcff]"
+)  # how Python's `surrogateescape` hands on a byte that it cannot decode
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class LogDecoder:
     """Text of the pieces of one file, in their order, and what was found out about them."""
 
-    def __init__(self, file: BinaryIO, read_bytes: int = READ_BYTES, line_bytes: int = LINE_BYTES) -> None:
+    def __init__(
+        self, file: BinaryIO, read_bytes: int = READ_BYTES, line_bytes: int = LINE_BYTES
+    ) -> None:
         self._file, self._read_bytes, self._line_bytes = file, read_bytes, line_bytes
-        self._judgement: str | None = None  # the encoding of this segment's lines that are not UTF-8
-        self.sizes: Counter[str] = Counter()  # bytes above ASCII read in each encoding; of UTF-16 every byte
+        self._judgement: str | None = (
+            None  # the encoding of this segment's lines that are not UTF-8
+        )
+        self.sizes: Counter[str] = (
+            Counter()
+        )  # bytes above ASCII read in each encoding; of UTF-16 every byte
         self.confidences: dict[str, float] = {}  # of each encoding that was guessed: the highest
         self.undecodable_bytes = 0
         self.first_undecodable: int | None = None  # offset in the file
@@ -118,9 +140,13 @@ class LogDecoder:
         if encoding is None:
             if self._judgement is None:
                 self._judgement, confidence = self._judge(piece_offset)
-                self.confidences[self._judgement] = max(confidence, self.confidences.get(self._judgement, 0.0))
+                self.confidences[self._judgement] = max(
+                    confidence, self.confidences.get(self._judgement, 0.0)
+                )
             encoding = self._judgement
-            while line.startswith(codecs.BOM_UTF8):  # it belongs to the file, not to the line's encoding
+            while line.startswith(
+                codecs.BOM_UTF8
+            ):  # it belongs to the file, not to the line's encoding
                 marks, line, offset = marks + "\ufeff", line[3:], offset + 3
         self.sizes[encoding] += len(line.translate(None, ASCII))
         texts, end = [marks], 0
@@ -173,7 +199,9 @@ class LogDecoder:
                 piece.data.decode()
             except UnicodeDecodeError:
                 lines = _lines(piece.data, self._line_bytes)
-                unknown = (line for line in lines if not line.isascii() and _known_encoding(line) is None)
+                unknown = (
+                    line for line in lines if not line.isascii() and _known_encoding(line) is None
+                )
                 yield from (RAW_C1.sub(b"", line) for line in unknown)
 
 

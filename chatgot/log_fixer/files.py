@@ -20,7 +20,14 @@ from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, 
 from chatgot.log_fixer.decoding import LogDecoder
 from chatgot.log_fixer.pieces import EIGHT_BIT, READ_BYTES, Piece, pieces
 
-__all__ = ["FixReport", "clean_ansi_escape_sequences", "detect_encoding", "fix_log_file", "fix_stream", "fixed_path"]
+__all__ = [
+    "FixReport",
+    "clean_ansi_escape_sequences",
+    "detect_encoding",
+    "fix_log_file",
+    "fix_stream",
+    "fixed_path",
+]
 
 HEAD_BYTES = 1 << 16  # in which a file shows that it is no text
 BINARY_MARKS = (
@@ -29,12 +36,20 @@ BINARY_MARKS = (
     b"\xca\xfe\xba\xbe", b"MZ\x90\0",
 )  # fmt: skip
 # At byte 257 the mark of a tar archive; of a bitmap two reserved fields of zeros and the size of its second header
-BINARY_HEADS = re.compile(rb".{257}ustar[\0 ]|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL)
+BINARY_HEADS = re.compile(
+    rb".{257}ustar[\0 ]|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL
+)
 # Bell, backspace, form feed, ESC and the like stand in terminals' output, NULs where a machine lost power
 RARE_CONTROLS = bytes({*range(0x01, 0x20), 0x7F} - {*b"\a\b\t\n\v\f\r\x0e\x0f\x1b"})
-MANY_CONTROLS, CONTROL_SHARE = 8, 0.02  # more than both are no text; random bytes have a share of 0.08
+MANY_CONTROLS, CONTROL_SHARE = (
+    8,
+    0.02,
+)  # more than both are no text; random bytes have a share of 0.08
 NULS_OF_POWER_CUT = re.compile(rb"\0{8,}")
-MANY_NULS, NUL_SHARE = 64, 0.2  # more than both, outside UTF-16 and long runs, are arrays of numbers
+MANY_NULS, NUL_SHARE = (
+    64,
+    0.2,
+)  # more than both, outside UTF-16 and long runs, are arrays of numbers
 
 
 @dataclass
@@ -45,8 +60,12 @@ class FixReport:
     output: str | None = None  # None: nothing was written
     backup: str | None = None
     changed: bool = False  # the output differs from the input
-    encodings: dict[str, int] = field(default_factory=dict)  # bytes above ASCII read in each; of UTF-16 every byte
-    counts: dict[str, int] = field(default_factory=dict)  # what was taken out, mended or shown as an escape
+    encodings: dict[str, int] = field(
+        default_factory=dict
+    )  # bytes above ASCII read in each; of UTF-16 every byte
+    counts: dict[str, int] = field(
+        default_factory=dict
+    )  # what was taken out, mended or shown as an escape
     undecodable_bytes: int = 0  # kept as visible escapes
     first_undecodable_offset: int | None = None  # in the input, in bytes
 
@@ -108,7 +127,9 @@ def fix_log_file(
     report = FixReport(str(path))
     with _open_log(path) as file:
         if in_place:
-            path = Path(os.path.realpath(path))  # of a symbolic link the file is mended, not the link
+            path = Path(
+                os.path.realpath(path)
+            )  # of a symbolic link the file is mended, not the link
             report.path = str(path)
         output = fixed_path(path) if output_path is None else Path(output_path)
         destination = path if in_place or check else _destination(path, output)
@@ -139,7 +160,11 @@ def fix_log_file(
 
 
 def fix_stream(
-    file: BinaryIO, target: BinaryIO | None, report: FixReport, remove_ansi: bool = True, newline: str | None = None
+    file: BinaryIO,
+    target: BinaryIO | None,
+    report: FixReport,
+    remove_ansi: bool = True,
+    newline: str | None = None,
 ) -> None:
     """Mend a seekable file from its beginning into `target` (None: only look); fill the report."""
     decoder, cleaner = LogDecoder(file), LogCleaner(remove_ansi, newline)
@@ -151,9 +176,17 @@ def fix_stream(
         else:
             write(cleaner.feed(decoder.text(piece)).encode())
     write(cleaner.end().encode())
-    report.encodings, report.counts = dict(decoder.sizes), {k: n for k, n in cleaner.counts.items() if n}
-    report.undecodable_bytes, report.first_undecodable_offset = decoder.undecodable_bytes, decoder.first_undecodable
-    report.changed = bool(report.counts or report.undecodable_bytes or set(report.encodings) - {"utf-8"})
+    report.encodings, report.counts = (
+        dict(decoder.sizes),
+        {k: n for k, n in cleaner.counts.items() if n},
+    )
+    report.undecodable_bytes, report.first_undecodable_offset = (
+        decoder.undecodable_bytes,
+        decoder.first_undecodable,
+    )
+    report.changed = bool(
+        report.counts or report.undecodable_bytes or set(report.encodings) - {"utf-8"}
+    )
 
 
 @contextmanager
@@ -162,12 +195,18 @@ def _open_log(path: Path) -> Iterator[BinaryIO]:
     try:
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
-            raise ConfigError(f"{path}: is a folder; expected a log (the script takes folders with --recursive)")
+            raise ConfigError(
+                f"{path}: is a folder; expected a log (the script takes folders with --recursive)"
+            )
         if not stat.S_ISREG(kind):  # opening a pipe would wait for its writer
-            raise ConfigError(f"{path}: is a pipe or a device; expected a file (pipe it into - instead)")
+            raise ConfigError(
+                f"{path}: is a pipe or a device; expected a file (pipe it into - instead)"
+            )
         file = path.open("rb", buffering=0)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ConfigError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     with file:
         yield _Reading(file, path)
 
@@ -201,18 +240,28 @@ def _destination(path: Path, output: Path) -> Path:
             if stat.S_ISDIR(there.st_mode):
                 raise ConfigError(f"{output}: is a folder; expected the name of a file to write")
             if os.path.samestat(there, path.stat()):
-                raise ConfigError(f"{output}: output and input are the same file; use --in-place to replace it")
-            if not stat.S_ISREG(there.st_mode):  # a rename would put a file in the place of the device
-                raise ConfigError(f"{output}: is a pipe or a device; expected the name of a file to write")
+                raise ConfigError(
+                    f"{output}: output and input are the same file; use --in-place to replace it"
+                )
+            if not stat.S_ISREG(
+                there.st_mode
+            ):  # a rename would put a file in the place of the device
+                raise ConfigError(
+                    f"{output}: is a pipe or a device; expected the name of a file to write"
+                )
     except (OSError, ValueError) as error:
-        raise StorageError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        raise StorageError(
+            f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}"
+        ) from error
     return destination
 
 
 def _refuse_changed(file: BinaryIO, before: os.stat_result, path: Path) -> None:
     after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ConfigError(f"{path}: changed while it was read; mend it when the program that writes it has ended")
+        raise ConfigError(
+            f"{path}: changed while it was read; mend it when the program that writes it has ended"
+        )
 
 
 def _refuse_binary(file: BinaryIO, path: Path) -> None:
@@ -223,12 +272,16 @@ def _refuse_binary(file: BinaryIO, path: Path) -> None:
         eight_bit = b"".join(piece.data for piece in _head_pieces(file) if piece.kind == EIGHT_BIT)
         text = eight_bit.translate(None, b"\0")
         controls = len(text) - len(text.translate(None, RARE_CONTROLS))
-        is_binary = controls > max(MANY_CONTROLS, CONTROL_SHARE * len(text)) or (b"" == head.strip(b"\0") != head)
+        is_binary = controls > max(MANY_CONTROLS, CONTROL_SHARE * len(text)) or (
+            b"" == head.strip(b"\0") != head
+        )
         nuls = NULS_OF_POWER_CUT.sub(b"", eight_bit).count(b"\0")
         if nuls > max(MANY_NULS, NUL_SHARE * len(eight_bit)):
             is_binary = is_binary or wide_encoding(head) is None
     if is_binary:
-        raise ConfigError(f"{path}: looks like a binary file; expected a log (--force mends it all the same)")
+        raise ConfigError(
+            f"{path}: looks like a binary file; expected a log (--force mends it all the same)"
+        )
 
 
 def _head_pieces(file: BinaryIO) -> Iterator[Piece]:

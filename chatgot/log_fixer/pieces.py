@@ -19,7 +19,9 @@ READ_BYTES = 1 << 20
 LINE_BYTES = 1 << 21  # a longer line is decided on in parts
 EIGHT_BIT = "8-bit"
 UNKNOWN = "unknown"  # what follows UTF-16 has yet to be looked at
-HOLD_BYTES = 16  # twice the shortest stretch of UTF-16: none is cut by the end of what has been read
+HOLD_BYTES = (
+    16  # twice the shortest stretch of UTF-16: none is cut by the end of what has been read
+)
 EARLIER_BYTES = 256  # how far Cyrillic and other alphabets before the first Latin of a UTF-16 stretch are taken into it
 PEEK_BYTES = 4096  # of what follows a line of UTF-16, to see whether it is UTF-16 still
 
@@ -38,9 +40,13 @@ ALPHABETIC = {
 }
 # As UTF-16 these 16 bytes would be 8 ideographs that all look like pairs of ASCII characters.
 ASCII_RUN = rb"[\t\r\x20-\x7e]{16}"
-EIGHT_BIT_AGAIN = re.compile(rb"(?<=\0)\n?" + ASCII_RUN)  # after half of a line feed, too: UTF-16 was cut off there
+EIGHT_BIT_AGAIN = re.compile(
+    rb"(?<=\0)\n?" + ASCII_RUN
+)  # after half of a line feed, too: UTF-16 was cut off there
 EIGHT_BIT_LINE = re.compile(rb"[^\0\n]*" + ASCII_RUN)
-CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\a\b\t\n\f\r\x1b"})  # what the text of terminals does not have
+CONTROLS = bytes(
+    {*range(0x20), 0x7F} - {*b"\a\b\t\n\f\r\x1b"}
+)  # what the text of terminals does not have
 
 
 @dataclass
@@ -63,14 +69,21 @@ def pieces(
         kind_before = kind
         if kind == EIGHT_BIT:
             mark = WIDE_MARKS.get(buffer[:2]) if at_line_start and not just_left_wide else None
-            end, wide = (0, mark) if mark else _eight_bit_end(buffer, at_end, line_bytes, int(just_left_wide))
+            end, wide = (
+                (0, mark)
+                if mark
+                else _eight_bit_end(buffer, at_end, line_bytes, int(just_left_wide))
+            )
             if wide is not None and end == 0:
                 kind, marked = wide, buffer[:2] in WIDE_MARKS
         else:
             end, follows = _wide_end(buffer, at_end, kind, marked, at_line_start, line_bytes)
             if follows and end == 0:
                 other = _wide_start(buffer)
-                marked, kind = buffer[:2] in WIDE_MARKS, EIGHT_BIT if other in (None, kind) else other
+                marked, kind = (
+                    buffer[:2] in WIDE_MARKS,
+                    EIGHT_BIT if other in (None, kind) else other,
+                )
                 just_left_wide = kind == EIGHT_BIT
         if end:
             data, buffer = buffer[:end], buffer[end:]
@@ -78,7 +91,9 @@ def pieces(
             offset += end
             at_line_start = data.endswith(b"\n" if kind == EIGHT_BIT else (b"\n\0", b"\0\n"))
             just_left_wide = False
-            if kind != EIGHT_BIT and follows == EIGHT_BIT:  # seen by the NUL before it, which is gone from the buffer
+            if (
+                kind != EIGHT_BIT and follows == EIGHT_BIT
+            ):  # seen by the NUL before it, which is gone from the buffer
                 kind, just_left_wide = EIGHT_BIT, True
         elif kind == kind_before:  # nothing could be decided: more is needed
             if at_end:
@@ -97,7 +112,9 @@ def _eight_bit_end(data: bytes, at_end: bool, line_bytes: int, skip: int) -> tup
         wide = "utf-16-le" if found["LE"] else "utf-16-be"
         high, first = bool(found["LE"]), max(skip, found.start() - EARLIER_BYTES)
         end = found.start()
-        while end - 2 >= first and 1 <= data[end - 2 + high] <= 6 and b"\n" not in data[end - 2 : end]:
+        while (
+            end - 2 >= first and 1 <= data[end - 2 + high] <= 6 and b"\n" not in data[end - 2 : end]
+        ):
             end -= 2
         return end, wide
     if at_end:
@@ -168,7 +185,9 @@ def _is_wide(line: bytes, encoding: str) -> bool:
 
 def _is_text_in(data: bytes, encoding: str) -> bool:
     """Tell whether the first line of `data` reads as UTF-16 text; its last character may be cut off, not its end."""
-    text, end, _ = codecs.getincrementaldecoder(encoding)("surrogatepass").decode(data).partition("\n")
+    text, end, _ = (
+        codecs.getincrementaldecoder(encoding)("surrogatepass").decode(data).partition("\n")
+    )
     if not end and b"\n" in data:
         return False
     return not any(unicodedata.category(c) in NO_TEXT for c in set(text) - set("\t\r\x1b"))
@@ -206,7 +225,9 @@ def _is_eight_bit(data: bytes, at_end: bool, encoding: str) -> bool | None:
         try:
             codecs.utf_8_decode(line, "strict", line.endswith(b"\n") or at_end)
         except UnicodeDecodeError:
-            if len(line.translate(None, ASCII)) > len(line) / 4 and _is_text_in(line + data, encoding):
+            if len(line.translate(None, ASCII)) > len(line) / 4 and _is_text_in(
+                line + data, encoding
+            ):
                 return False
         if len(line) >= 8 or not data:
             return True

@@ -38,7 +38,10 @@ logger = logging.getLogger("chatgot")
 
 def escape_controls(text: str, newline: str = r"\n") -> str:
     """Show control characters as escapes (`\\x1b`, `\\u202e`); each line feed becomes `newline`."""
-    lines = (UNSAFE.sub(lambda c: c[0].encode("unicode_escape").decode("ascii"), line) for line in text.split("\n"))
+    lines = (
+        UNSAFE.sub(lambda c: c[0].encode("unicode_escape").decode("ascii"), line)
+        for line in text.split("\n")
+    )
     return newline.join(lines)
 
 
@@ -49,10 +52,18 @@ class OneLine(logging.Formatter):
         record = copy.copy(record)
         newline = FURTHER_LINE if getattr(record, "block", False) else r"\n"
         text = escape_controls(record.getMessage().removesuffix("\n"), newline)
-        traceback = logging.Formatter.formatException(self, record.exc_info) if record.exc_info else None
+        traceback = (
+            logging.Formatter.formatException(self, record.exc_info) if record.exc_info else None
+        )
         for lines in filter(None, (traceback, record.stack_info)):
             text += FURTHER_LINE + escape_controls(lines, FURTHER_LINE)
-        record.msg, record.args, record.exc_info, record.exc_text, record.stack_info = text, None, None, None, None
+        record.msg, record.args, record.exc_info, record.exc_text, record.stack_info = (
+            text,
+            None,
+            None,
+            None,
+            None,
+        )
         return super().format(record)
 
 
@@ -75,7 +86,9 @@ class Steady(logging.Handler):
     def report(self, problem: str) -> None:
         text = f"{getattr(self, 'baseFilename', 'console')}: {problem}"
         warning = logger.makeRecord(logger.name, logging.WARNING, __file__, 0, text, None, None)
-        others = [] if self.reported else [handler for handler in logger.handlers if handler is not self]
+        others = (
+            [] if self.reported else [handler for handler in logger.handlers if handler is not self]
+        )
         self.reported = True
         for other in others:
             other.handle(warning)
@@ -106,7 +119,9 @@ class Console(Steady):
     def close(self) -> None:
         """Leave the interpreter nothing to flush at its end: where that fails, the exit code becomes 120."""
         super().close()
-        with suppress(OSError, ValueError, AttributeError):  # stderr is closed, or was before the start
+        with suppress(
+            OSError, ValueError, AttributeError
+        ):  # stderr is closed, or was before the start
             try:
                 sys.stderr.flush()
             except OSError:
@@ -127,9 +142,13 @@ class LogFile(Steady, RotatingFileHandler):
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:
         path = Path(self.baseFilename)
-        if self.stream and not (path.exists() and os.path.samestat(path.stat(), os.fstat(self.stream.fileno()))):
+        if self.stream and not (
+            path.exists() and os.path.samestat(path.stat(), os.fstat(self.stream.fileno()))
+        ):
             self.close()
-        return super().shouldRollover(record) and self.stream.tell() > 0  # an empty part is not worth a name
+        return (
+            super().shouldRollover(record) and self.stream.tell() > 0
+        )  # an empty part is not worth a name
 
     def doRollover(self) -> None:
         try:
@@ -143,7 +162,9 @@ class LogFile(Steady, RotatingFileHandler):
             link_log(Path(self.baseFilename), run_dir)
 
     def close(self) -> None:
-        with suppress(OSError):  # a full disk; the file is closed all the same, and the next record opens it again
+        with suppress(
+            OSError
+        ):  # a full disk; the file is closed all the same, and the next record opens it again
             super().close()
 
 
@@ -164,7 +185,9 @@ def _install(*handlers: Steady) -> None:
             target.removeHandler(old)
             old.close()
         for handler in handlers:
-            handler.lock = handlers[0].lock  # one for all: a report goes from one handler to another
+            handler.lock = handlers[
+                0
+            ].lock  # one for all: a report goes from one handler to another
             target.addHandler(handler)
         target.propagate = False
     logger.setLevel(logging.INFO)
@@ -172,7 +195,9 @@ def _install(*handlers: Steady) -> None:
     sys.excepthook, threading.excepthook = _log_uncaught, _log_uncaught_in_thread
 
 
-def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
     """Log an exception that nobody caught; the console shows it as the log does."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
@@ -190,7 +215,9 @@ def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
 def setup_console() -> None:
     """Log to the console until there is a file, which then gets these records too; closed streams lead nowhere."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # the next file opened would get its number, and with it what C code prints
+        if (
+            getattr(sys, name) is None
+        ):  # the next file opened would get its number, and with it what C code prints
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     _install(Console(), Early())
 
@@ -211,9 +238,16 @@ def setup_logging(
         file = LogFile(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
     except OSError as error:
         advice = "set paths.logs to a folder that can be written"
-        raise StorageError(f"{path}: the log cannot be opened: {error.strerror or error}; {advice}") from error
+        raise StorageError(
+            f"{path}: the log cannot be opened: {error.strerror or error}; {advice}"
+        ) from error
     file.setFormatter(OneLine(FORMAT, DATE_FORMAT))
-    early = [record for handler in logger.handlers if isinstance(handler, Early) for record in handler.records]
+    early = [
+        record
+        for handler in logger.handlers
+        if isinstance(handler, Early)
+        for record in handler.records
+    ]
     _install(Console(), file)
     for record in early:
         file.handle(record)
@@ -222,10 +256,15 @@ def setup_logging(
 
 def log_header(lines: Iterable[str]) -> None:
     """Log the lines, and repeat them at the top of each further part of the log."""
-    records = [logger.makeRecord(logger.name, logging.INFO, __file__, 0, "%s", (line,), None) for line in lines]
+    records = [
+        logger.makeRecord(logger.name, logging.INFO, __file__, 0, "%s", (line,), None)
+        for line in lines
+    ]
     for handler in logger.handlers:
         if isinstance(handler, LogFile):
-            handler.header = tuple(records)  # before they are logged: that may begin a new part already
+            handler.header = tuple(
+                records
+            )  # before they are logged: that may begin a new part already
     for record in records:
         logger.handle(record)
 
@@ -243,8 +282,13 @@ def link_log(log_path: Path, run_dir: Path) -> None:
             temporary = run_dir / f".{link.name}.tmp"
             temporary.unlink(missing_ok=True)
             try:
-                temporary.symlink_to(os.path.relpath(part.parent.resolve() / part.name, run_dir.resolve()))
-            except (OSError, ValueError):  # Windows without the right to make links, or the log on another drive
+                temporary.symlink_to(
+                    os.path.relpath(part.parent.resolve() / part.name, run_dir.resolve())
+                )
+            except (
+                OSError,
+                ValueError,
+            ):  # Windows without the right to make links, or the log on another drive
                 shutil.copyfile(part, temporary)
             temporary.replace(link)
     except OSError as error:

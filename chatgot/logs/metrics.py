@@ -49,7 +49,11 @@ class MetricsWriter:
     """
 
     def __init__(
-        self, run_dir: Path, *, keep_rows_up_to: int | None = None, hyperparameters: dict[str, Any] | None = None
+        self,
+        run_dir: Path,
+        *,
+        keep_rows_up_to: int | None = None,
+        hyperparameters: dict[str, Any] | None = None,
     ) -> None:
         self.lost_rows = 0
         self._path = run_dir / "metrics.jsonl"
@@ -59,16 +63,23 @@ class MetricsWriter:
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error  # until close
         with self._board_best_effort():
-            from torch.utils.tensorboard import SummaryWriter  # here: it takes a quarter of a second
+            from torch.utils.tensorboard import (
+                SummaryWriter,  # here: it takes a quarter of a second
+            )
             from torch.utils.tensorboard.summary import hparams
 
             purge_step = None if keep_rows_up_to is None else keep_rows_up_to + 1
             self._board = SummaryWriter(str(run_dir), purge_step=purge_step)
             self._board.add_custom_scalars(LAYOUT)
             if hyperparameters:
-                plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in hyperparameters.items()}
+                plain = {
+                    k: v if isinstance(v, bool | int | float) else str(v)
+                    for k, v in hyperparameters.items()
+                }
                 for summary in hparams(plain, dict.fromkeys(("val/loss", "val/loss_full"), 0.0)):
-                    self._board.file_writer.add_summary(summary)  # here: add_hparams makes a folder of its own
+                    self._board.file_writer.add_summary(
+                        summary
+                    )  # here: add_hparams makes a folder of its own
 
     def row(
         self, step: int, *, train_loss: float | None = None, val_loss: float | None = None,
@@ -82,8 +93,18 @@ class MetricsWriter:
         if step <= self._last_step:
             self._rewind(step - 1)
         self._last_step = step
-        row: dict[str, Any] = {"step": step, "train_loss": train_loss, "val_loss": val_loss, "lr": lr}
-        row |= {"grad_norm": grad_norm, "tokens_per_s": tokens_per_s, "tokens": tokens, "time_s": time_s}
+        row: dict[str, Any] = {
+            "step": step,
+            "train_loss": train_loss,
+            "val_loss": val_loss,
+            "lr": lr,
+        }
+        row |= {
+            "grad_norm": grad_norm,
+            "tokens_per_s": tokens_per_s,
+            "tokens": tokens,
+            "time_s": time_s,
+        }
         if val_loss_full is not ...:
             row["val_loss_full"] = val_loss_full
         numbers = {key: value for key, value in row.items() if value is not None}
@@ -111,7 +132,10 @@ class MetricsWriter:
 
     def sample(self, step: int, name: str, prompt: str, text: str) -> None:
         """Show what the model made of a prompt, in TensorBoard's tab of texts."""
-        parts = (f"**{title}**\n\n{_fenced(part)}" for title, part in (("prompt", prompt), ("continuation", text)))
+        parts = (
+            f"**{title}**\n\n{_fenced(part)}"
+            for title, part in (("prompt", prompt), ("continuation", text))
+        )
         with self._board_best_effort():
             if self._board:
                 self._board.add_text(f"samples/{name}", "\n\n".join(parts), step)
@@ -142,7 +166,12 @@ class MetricsWriter:
         except OSError as error:
             self.lost_rows += 1
             if self.lost_rows == 1:
-                logger.warning("%s: the row of step %s was lost, training goes on: %s", self._path, row["step"], error)
+                logger.warning(
+                    "%s: the row of step %s was lost, training goes on: %s",
+                    self._path,
+                    row["step"],
+                    error,
+                )
 
     @contextmanager
     def _board_best_effort(self) -> Iterator[None]:
@@ -151,7 +180,9 @@ class MetricsWriter:
             yield
         except Exception as error:  # noqa: BLE001 whatever it is, training goes on, without curves
             self._board = None
-            logger.warning("no more TensorBoard in %s, training goes on: %r", self._path.parent, error)
+            logger.warning(
+                "no more TensorBoard in %s, training goes on: %r", self._path.parent, error
+            )
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
         """Keep TensorBoard's thread from printing a traceback when it cannot write: its next call raises the error."""
@@ -169,7 +200,9 @@ def _keep_rows(path: Path, last_step: int) -> None:
 
 
 def _step_of(line: bytes) -> float:
-    with suppress(ValueError, TypeError, KeyError, RecursionError):  # not JSON, no object, no step: no row
+    with suppress(
+        ValueError, TypeError, KeyError, RecursionError
+    ):  # not JSON, no object, no step: no row
         step = json.loads(line)["step"]
         if isinstance(step, int | float):
             return step

@@ -27,7 +27,9 @@ class TimeSplit:
     """Seconds that each part of a run took since the last reading."""
 
     def __init__(self) -> None:
-        self._seconds = dict.fromkeys(("forward_backward", "update", "evaluation", "sampling", "saving"), 0.0)
+        self._seconds = dict.fromkeys(
+            ("forward_backward", "update", "evaluation", "sampling", "saving"), 0.0
+        )
 
     @contextmanager
     def of(self, part: str) -> Iterator[None]:
@@ -41,7 +43,11 @@ class TimeSplit:
     def take(self, data_s: float) -> dict[str, float]:
         """Return the seconds of each part and begin anew; `data_s` of those in forward_backward made the batches."""
         seconds, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
-        return {"data": data_s, **seconds, "forward_backward": max(0.0, seconds["forward_backward"] - data_s)}
+        return {
+            "data": data_s,
+            **seconds,
+            "forward_backward": max(0.0, seconds["forward_backward"] - data_s),
+        }
 
 
 def human_time(seconds: float) -> str:

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from chatgot.config import Config
 from chatgot.errors import ConfigError
-from chatgot.machine.measured import bf16_gain, cpu_name
+from chatgot.machine.measured import cpu_name
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +19,18 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def pick_device(name: str) -> torch.device:
     """Return the device that the configuration names; `auto` takes cuda, then mps, then cpu. Raises: ConfigError."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         name = next(kind for kind, found in available.items() if found)
     if not available[name]:
         found = ", ".join(kind for kind in available if available[kind])
-        raise ConfigError(f"device: {name} is not available here; found {found}; set device to one of them or to auto")
+        raise ConfigError(
+            f"device: {name} is not available here; found {found}; set device to one of them or to auto"
+        )
     return torch.device(name)
 
 
@@ -58,32 +63,6 @@ def preserved_generators(device: torch.device) -> Iterator[None]:
         torch.set_rng_state(before)
         if own:
             own.set_rng_state(own_before)
-
-
-def pick_precision(config: Config, device: torch.device) -> str:
-    """Return fp32, bf16 or fp16: what `mixed_precision` and `precision_dtype` mean on this machine."""
-    training = config.training
-    if not training.mixed_precision:
-        return "fp32"
-    if training.precision_dtype != "auto":
-        if training.precision_dtype == "fp16" and device.type == "cpu":
-            logger.warning(
-                "precision_dtype fp16 on a CPU is about 1000 times slower than fp32; bf16 is the CPU's fast type"
-            )
-        return training.precision_dtype
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "mps":
-        return "fp16"
-    d_hid = config.model.d_hid or 4 * config.model.d_model
-    gain = bf16_gain(config.model.d_model, d_hid)
-    if gain < 1:
-        logger.warning(
-            "mixed precision is off: bf16 runs at %.2g x the speed of fp32 on this CPU, so fp32 is used", gain
-        )
-        return "fp32"
-    logger.info("mixed precision: bf16 matrix products run at %.1f x the speed of fp32 on this CPU", gain)
-    return "bf16"
 
 
 def describe(device: torch.device) -> str:

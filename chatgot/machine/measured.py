@@ -43,7 +43,9 @@ def remembered(what: str, measure: Callable[[], list[float]]) -> list[float]:
             file.write(json.dumps(_read(path) | {key: numbers}, indent=1).encode())
     except OSError as error:
         logger.warning(
-            "%s cannot be written (%s): this machine's measurements are made again next time", path, error.strerror
+            "%s cannot be written (%s): this machine's measurements are made again next time",
+            path,
+            error.strerror,
         )
     return numbers
 
@@ -59,7 +61,9 @@ def _read(path: Path) -> dict:
 def cpu_name() -> str:
     """Return the CPU's model and the instructions that torch uses of it."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip() + " " + torch.backends.cpu.get_cpu_capability()
     return f"{platform.processor() or platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
@@ -122,18 +126,27 @@ def fast_threads(d_model: int, rows: int = 512) -> int:
                 torch.mm(a, b)
 
         try:
-            return best_times([partial(products, most), partial(products, most // 2)], THREAD_ROUNDS)
+            return best_times(
+                [partial(products, most), partial(products, most // 2)], THREAD_ROUNDS
+            )
         finally:
             torch.set_num_threads(most)
 
     all_s, half_s = remembered(f"threads {most} {rows}x{d_model}x{4 * d_model}", measure)
     if all_s <= FEWER_THREADS_GAIN * half_s:
         return most
-    logger.info("threads: %d, half of %d, with which products take %.2g x the time", most // 2, most, all_s / half_s)
+    logger.info(
+        "threads: %d, half of %d, with which products take %.2g x the time",
+        most // 2,
+        most,
+        all_s / half_s,
+    )
     return most // 2
 
 
-def product_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5, size: int = PEAK_SIZE) -> float:
+def product_peak(
+    device: torch.device, dtype: torch.dtype, repeats: int = 5, size: int = PEAK_SIZE
+) -> float:
     """Return the FLOP/s of the fastest of `repeats` matrix products of size^3. Not remembered: machines are shared."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(size, size, generator=generator).to(device, dtype) for _ in range(2))
@@ -151,4 +164,8 @@ def peak_for_mfu(device: torch.device) -> tuple[float, str]:
     bf16, but fp32 where bf16 products are slower than those: there the large ones would take minutes.
     """
     slow = device.type == "cpu" and bf16_gain(512, 512) < 1
-    return (product_peak(device, torch.float32), "fp32") if slow else (product_peak(device, torch.bfloat16), "bf16")
+    return (
+        (product_peak(device, torch.float32), "fp32")
+        if slow
+        else (product_peak(device, torch.bfloat16), "bf16")
+    )

@@ -9,10 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import nn
-
-from chatgot.config import Config
-from chatgot.run.run_state import RunState
 
 MIB = 1 << 20
 
@@ -82,7 +78,9 @@ def too_full(device: torch.device, headroom: float, more: float) -> str:
     for free, total in memory_limits(device):
         if free - more < headroom * total:
             left, limit = max(0.0, free - more) / MIB, total / MIB
-            return f"it would leave {left:,.0f} of {limit:,.0f} MiB, memory_headroom is {headroom:.0%}"
+            return (
+                f"it would leave {left:,.0f} of {limit:,.0f} MiB, memory_headroom is {headroom:.0%}"
+            )
     return ""
 
 
@@ -91,7 +89,9 @@ def _cpu_limits() -> Iterator[tuple[int, int]]:
     used = used_memory(torch.device("cpu"))
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+        free = (
+            next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+        )
         yield free, free + used
     for held, limit in _control_groups():
         yield max(0, limit - held), limit
@@ -111,7 +111,9 @@ def _address_space() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[tuple]:
+def _control_groups(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> Iterator[tuple]:
     """Yield (held, limit) in bytes of each control group above this process that limits memory, version 1 and 2.
 
     Pages of files count as held there though they are given up when memory is needed: they are taken off.
@@ -132,31 +134,14 @@ def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc
                 if not group.is_relative_to(top):
                     break
                 with suppress(OSError, ValueError, StopIteration):
-                    limit, held = (int((group / name).read_text()) for name in names)  # "max" is no number: no limit
+                    limit, held = (
+                        int((group / name).read_text()) for name in names
+                    )  # "max" is no number: no limit
                     lines = (group / "memory.stat").read_text().splitlines()
-                    files = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+                    files = next(
+                        int(line.split()[1]) for line in lines if line.startswith("inactive_file ")
+                    )
                     yield max(0, held - files), limit
-
-
-def advice(run: RunState, config: Config, model: nn.Module) -> str:
-    """Return what exit 6 says: where, how much memory there is and is needed, and which keys to change."""
-    device = next(model.parameters()).device
-    limits = memory_limits(device)
-    used = f"{peak_memory_mib() if device.type == 'cpu' else used_memory(device) / MIB:,.0f}"
-    used += f" of {limits[0][1] / MIB:,.0f} MiB were in use" if limits else " MiB were in use"
-    fixed_mib = 16 * sum(p.numel() for p in model.parameters()) / MIB  # weights, gradients, two moments, 4 bytes each
-    dynamic = config.training.dynamic_batch_size
-    keys = ["use a smaller model or model.max_seq_length"]
-    if not config.training.gradient_checkpointing:
-        keys.insert(0, "set training.gradient_checkpointing=true")
-    if dynamic.enabled and dynamic.minimum > 1:
-        keys.insert(0, "set a smaller training.dynamic_batch_size.minimum")
-    if not dynamic.enabled and run.micro_batch_size > 1:
-        keys.insert(0, "set training.dynamic_batch_size.enabled=true or a smaller training.batch_size")
-    return (
-        f"step {run.global_step + 1}: out of memory at micro_batch_size {run.micro_batch_size}; at most {used}, "
-        f"weights, gradients and optimizer alone take {fixed_mib:,.0f}\n{', or '.join(keys)}"
-    )
 
 
 def release_memory(device: torch.device) -> None:
@@ -166,7 +151,9 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-    elif sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc has it
+    elif sys.platform == "linux" and (
+        trim := getattr(ctypes.CDLL(None), "malloc_trim", None)
+    ):  # glibc has it
         trim(0)
 
 
@@ -184,7 +171,10 @@ def reuse_freed_memory() -> bool:
     if mallopt is None:
         return False
     if _address_space() is not None:
-        for parameter, value in ((-3, 1 << 16), (-8, 1)):  # an arena for each thread would reserve 64 MiB
+        for parameter, value in (
+            (-3, 1 << 16),
+            (-8, 1),
+        ):  # an arena for each thread would reserve 64 MiB
             mallopt(parameter, value)
         return False
     largest = 2**31 - 1

@@ -37,11 +37,15 @@ class Products(torch.autograd.Function):
         T, D = q.shape[1:]
         q = q * D**-0.5
         y, kept = torch.empty_like(v), []
-        above = torch.full((min(ROWS, T),) * 2, -torch.inf, dtype=q.dtype, device=q.device).triu(1)  # (R, R)
+        above = torch.full((min(ROWS, T),) * 2, -torch.inf, dtype=q.dtype, device=q.device).triu(
+            1
+        )  # (R, R)
         for begin in range(0, T, ROWS):
             end = min(begin + ROWS, T)
             scores = torch.bmm(q[:, begin:end], k[:, :end].transpose(1, 2))  # (N, R, end)
-            scores[:, :, begin:] += above[: end - begin, : end - begin]  # the square on the diagonal
+            scores[:, :, begin:] += above[
+                : end - begin, : end - begin
+            ]  # the square on the diagonal
             weights = scores.softmax(dim=-1)
             y[:, begin:end] = torch.bmm(weights, v[:, :end])  # (N, R, D)
             kept.append(weights)
@@ -54,7 +58,9 @@ class Products(torch.autograd.Function):
         q, k, v, *kept = ctx.saved_tensors  # q is scaled
         T, D = q.shape[1:]
         dq = torch.empty_like(q)
-        for i in reversed(range(len(kept))):  # the last one sees every key, so it makes dk and dv; the others add
+        for i in reversed(
+            range(len(kept))
+        ):  # the last one sees every key, so it makes dk and dv; the others add
             begin, end = i * ROWS, min((i + 1) * ROWS, T)
             weights, dy_rows = kept[i], dy[:, begin:end]
             dv_part = torch.bmm(weights.transpose(1, 2), dy_rows)  # (N, end, D)
@@ -82,7 +88,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, kernel: str, dropout: floa
     return Products.apply(q, k, v).view(B, H, T, D)
 
 
-def pick_attention(asked: str, cfg: ModelConfig, batch_size: int, device: torch.device, dtype: torch.dtype) -> str:
+def pick_attention(
+    asked: str, cfg: ModelConfig, batch_size: int, device: torch.device, dtype: torch.dtype
+) -> str:
     """Return the kernel that is in force, `sdpa` or `products`; for `auto` the faster one, measured once per machine.
 
     Forward and backward of one layer are timed, at most TIMED_SEQUENCES sequences of them.
@@ -93,10 +101,17 @@ def pick_attention(asked: str, cfg: ModelConfig, batch_size: int, device: torch.
         return asked
     if cfg.max_seq_length > LONGEST:
         return "sdpa"
-    shape = (min(batch_size, TIMED_SEQUENCES), cfg.n_head, cfg.max_seq_length, cfg.d_model // cfg.n_head)
+    shape = (
+        min(batch_size, TIMED_SEQUENCES),
+        cfg.n_head,
+        cfg.max_seq_length,
+        cfg.d_model // cfg.n_head,
+    )
     name = str(dtype).removeprefix("torch.")
     what = f"attention {'x'.join(map(str, shape))} {name}, {torch.get_num_threads()} threads"
-    sdpa_s, products_s = remembered(what, lambda: best_times([_layer(kernel, shape, dtype) for kernel in KERNELS]))
+    sdpa_s, products_s = remembered(
+        what, lambda: best_times([_layer(kernel, shape, dtype) for kernel in KERNELS])
+    )
     kernel = "sdpa" if sdpa_s <= products_s else "products"
     logger.info(
         "attention: %s; one layer of %d sequences takes %.2f ms by sdpa, %.2f ms by products, in %s",
@@ -113,7 +128,9 @@ def _layer(kernel: str, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[
     dy = torch.ones(B, T, H * D, dtype=dtype)
 
     def forward_backward() -> None:
-        q, k, v = (t.view(B, T, H, D).transpose(1, 2) for t in qkv.chunk(3, dim=-1))  # as the model makes them
+        q, k, v = (
+            t.view(B, T, H, D).transpose(1, 2) for t in qkv.chunk(3, dim=-1)
+        )  # as the model makes them
         y = causal_attention(q, k, v, kernel).transpose(1, 2).reshape(B, T, H * D)
         torch.autograd.grad(y, qkv, dy)
 

@@ -21,7 +21,9 @@ def keep_mask(shape: Sequence[int], rate: float, device: torch.device) -> Tensor
 
     The draws come from the device's global generator, so that a recomputation under `preserve_rng_state` repeats them.
     """
-    if device.type != "cpu":  # there, drawing a number for each element is fast, and MPS has no draws of 64 bits
+    if (
+        device.type != "cpu"
+    ):  # there, drawing a number for each element is fast, and MPS has no draws of 64 bits
         return torch.rand(torch.Size(shape), device=device) >= _dropped_levels(rate) / LEVELS
     n = torch.Size(shape).numel()
     draws = torch.empty((n + 3) // 4, dtype=torch.int64, device=device).random_(-(1 << 63), None)

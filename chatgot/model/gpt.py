@@ -18,7 +18,9 @@ from chatgot.config import ModelConfig
 from chatgot.model.attention import causal_attention
 from chatgot.model.dropout import drop, keep_mask
 
-ROTARY_BASE = 10_000.0  # of the slowest rotation's wave length, in tokens; arXiv:2104.09864, section 3.2.2
+ROTARY_BASE = (
+    10_000.0  # of the slowest rotation's wave length, in tokens; arXiv:2104.09864, section 3.2.2
+)
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (T, 1, D)
 
 
@@ -36,7 +38,10 @@ class KeyValueCache:
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append new keys and values, (B, H, T_new, D); return all of them."""
         if self.k is not None:
-            k, v = torch.cat((self.k, k), dim=2), torch.cat((self.v, v), dim=2)  # (B, H, T_past + T_new, D)
+            k, v = (
+                torch.cat((self.k, k), dim=2),
+                torch.cat((self.v, v), dim=2),
+            )  # (B, H, T_past + T_new, D)
         self.k, self.v = k, v
         return k, v
 
@@ -52,7 +57,9 @@ def rotation(past: int, T: int, head_size: int, device: torch.device) -> Rotatio
     """Return the rotation of T tokens that follow `past` others: the angle of pair i grows with the position."""
     wave = ROTARY_BASE ** (torch.arange(0, head_size, 2, device=device) / head_size)  # (D / 2,)
     angle = torch.arange(past, past + T, device=device)[:, None] / wave  # (T, D / 2)
-    angle = torch.cat((angle, angle), dim=-1)[:, None]  # (T, 1, D): element i turns with element i + D / 2
+    angle = torch.cat((angle, angle), dim=-1)[
+        :, None
+    ]  # (T, 1, D): element i turns with element i + D / 2
     return angle.cos(), angle.sin()
 
 
@@ -78,18 +85,27 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotated: Rotation | None, cache: KeyValueCache | None) -> Tensor:
         B, T, C = x.shape
-        q, k, v = (t.view(B, T, self.n_head, -1) for t in self.qkv(x).chunk(3, dim=-1))  # 3 x (B, T, H, D)
+        q, k, v = (
+            t.view(B, T, self.n_head, -1) for t in self.qkv(x).chunk(3, dim=-1)
+        )  # 3 x (B, T, H, D)
         if rotated is not None:
-            q, k = (rotate(norm(t.float()), rotated).to(v.dtype) for norm, t in ((self.q_norm, q), (self.k_norm, k)))
+            q, k = (
+                rotate(norm(t.float()), rotated).to(v.dtype)
+                for norm, t in ((self.q_norm, q), (self.k_norm, k))
+            )
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # 3 x (B, H, T, D)
         past = 0 if cache is None else cache.length
         if cache is not None:
             k, v = cache.extend(k, v)  # 2 x (B, H, T_past + T, D)
         if past:
             assert T == 1, "a filled cache takes one token at a time"
-            y = F.scaled_dot_product_attention(q, k, v)  # (B, H, 1, D): it may look at all that came before
+            y = F.scaled_dot_product_attention(
+                q, k, v
+            )  # (B, H, 1, D): it may look at all that came before
         else:
-            y = causal_attention(q, k, v, self.kernel, self.dropout if self.training else 0.0)  # (B, H, T, D)
+            y = causal_attention(
+                q, k, v, self.kernel, self.dropout if self.training else 0.0
+            )  # (B, H, T, D)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
 
 
@@ -103,7 +119,9 @@ class MLP(nn.Module):
         self.down = nn.Linear(d_hid, cfg.d_model, bias=cfg.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))  # hidden: (B, T, d_hid); the exact erf form: faster than tanh on a CPU
+        return self.down(
+            F.gelu(self.up(x))
+        )  # hidden: (B, T, d_hid); the exact erf form: faster than tanh on a CPU
 
 
 class GatedMLP(nn.Module):
@@ -111,7 +129,9 @@ class GatedMLP(nn.Module):
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
-        d_hid = cfg.d_hid or 32 * max(1, round(cfg.d_model / 12))  # 8/3 x d_model: about as many weights as with GELU
+        d_hid = cfg.d_hid or 32 * max(
+            1, round(cfg.d_model / 12)
+        )  # 8/3 x d_model: about as many weights as with GELU
         self.gate_up = nn.Linear(cfg.d_model, 2 * d_hid, bias=False)
         self.down = nn.Linear(d_hid, cfg.d_model, bias=False)
 
@@ -132,11 +152,17 @@ class Block(nn.Module):
         self.dropout = cfg.dropout
 
     def forward(
-        self, x: Tensor, keep: Tensor | None, rotated: Rotation | None, cache: KeyValueCache | None = None
+        self,
+        x: Tensor,
+        keep: Tensor | None,
+        rotated: Rotation | None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Return (B, T, C) from x (B, T, C); keep: which elements of the two branches stay, (2, B, T, C)."""
         of_attention, of_mlp = (None, None) if keep is None else keep
-        x = x + drop(self.attention(self.norm_attention(x), rotated, cache), of_attention, self.dropout)
+        x = x + drop(
+            self.attention(self.norm_attention(x), rotated, cache), of_attention, self.dropout
+        )
         return x + drop(self.mlp(self.norm_mlp(x)), of_mlp, self.dropout)
 
 
@@ -146,8 +172,12 @@ class GPT(nn.Module):
     def __init__(self, cfg: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.cfg, self.vocab_size, self.dropout = cfg, vocab_size, cfg.dropout
-        self.recompute_every: int | None = None  # set by gradient_checkpointing.py: recompute every n-th block
-        self.training_block = Block.__call__  # compilation.py puts a compiled one here, which runs in training only
+        self.recompute_every: int | None = (
+            None  # set by gradient_checkpointing.py: recompute every n-th block
+        )
+        self.training_block = (
+            Block.__call__
+        )  # compilation.py puts a compiled one here, which runs in training only
         self.token_embedding = nn.Embedding(vocab_size, cfg.d_model)
         learned = cfg.architecture == "gpt"
         self.position_embedding = nn.Embedding(cfg.max_seq_length, cfg.d_model) if learned else None
@@ -174,7 +204,11 @@ class GPT(nn.Module):
         residual_std = self.cfg.init_range / math.sqrt(2 * self.cfg.n_layers)
         for name, parameter in self.named_parameters():
             if parameter.dim() >= 2:
-                std = residual_std if name.endswith(("proj.weight", "down.weight")) else self.cfg.init_range
+                std = (
+                    residual_std
+                    if name.endswith(("proj.weight", "down.weight"))
+                    else self.cfg.init_range
+                )
                 nn.init.normal_(parameter, std=std, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -194,11 +228,15 @@ class GPT(nn.Module):
         h = self.token_embedding(x)  # (B, T, C)
         rotated = self.rotation(past, T, x.device)
         if self.position_embedding is not None:
-            h = h + self.position_embedding(torch.arange(past, past + T, device=x.device))  # (B, T, C)
+            h = h + self.position_embedding(
+                torch.arange(past, past + T, device=x.device)
+            )  # (B, T, C)
         h = drop(h, self._keep_mask(h), self.dropout)
         for layer, block in enumerate(self.layers):
             if self.recompute_every and self.training and layer % self.recompute_every == 0:
-                h = checkpoint(self.run_block, block, h, rotated, use_reentrant=False, preserve_rng_state=True)
+                h = checkpoint(
+                    self.run_block, block, h, rotated, use_reentrant=False, preserve_rng_state=True
+                )
             else:
                 h = self.run_block(block, h, rotated, caches[layer] if caches is not None else None)
         logits = self.head(self.norm(h))  # (B, T, V)
@@ -220,7 +258,11 @@ class GPT(nn.Module):
         return rotation(past, T, self.cfg.d_model // self.cfg.n_head, device) if modern else None
 
     def _keep_mask(self, h: Tensor, *count: int) -> Tensor | None:
-        return keep_mask((*count, *h.shape), self.dropout, h.device) if self.training and self.dropout else None
+        return (
+            keep_mask((*count, *h.shape), self.dropout, h.device)
+            if self.training and self.dropout
+            else None
+        )
 
     def parameter_count(self) -> int:
         """Return the number of trained numbers; a tied head counts once."""
@@ -232,13 +274,18 @@ class GPT(nn.Module):
         6 for each weight of a matrix product (head included, embeddings not) and, for causal attention,
         6 x n_layers x d_model x T. Source: Kaplan et al. 2020, arXiv:2001.08361, table 1, halved for causality.
         """
-        matrices = sum(p.numel() for p in self.layers.parameters() if p.dim() >= 2) + self.head.weight.numel()
+        matrices = (
+            sum(p.numel() for p in self.layers.parameters() if p.dim() >= 2)
+            + self.head.weight.numel()
+        )
         return 6 * matrices + 6 * self.cfg.n_layers * self.cfg.d_model * self.cfg.max_seq_length
 
 
 def build_model(cfg: ModelConfig, vocab_size: int, device: torch.device, seed: int) -> GPT:
     """Make a model with fresh weights: drawn on the CPU, so that they are the same on every device."""
-    with torch.device("meta"):  # the modules' own initialisation costs time and draws from the global generator
+    with torch.device(
+        "meta"
+    ):  # the modules' own initialisation costs time and draws from the global generator
         model = GPT(cfg, vocab_size)
     model.to_empty(device="cpu")
     model.tie()  # to_empty gave the head a tensor of its own

@@ -25,7 +25,9 @@ from chatgot.numerics.precision import autocast
 
 logger = logging.getLogger(__name__)
 
-MOST_GAIN = 0.25  # share of a block's time that compiling saves at most: 5 to 20 % were measured on CPUs
+MOST_GAIN = (
+    0.25  # share of a block's time that compiling saves at most: 5 to 20 % were measured on CPUs
+)
 USUAL_COMPILE_S = 20.0  # before it has been measured here: what is not worth this is not tried
 
 
@@ -52,17 +54,29 @@ class Work:
         kernel = self.model.layers[0].attention.kernel
         shape = f"{size}x{cfg.max_seq_length}x{cfg.d_model}, {cfg.n_head} heads, {cfg.d_hid} hidden, bias {cfg.bias}"
         rates = f"dropout {cfg.dropout > 0} {cfg.attention_dropout > 0}"
-        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        where = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else self.device.type
+        )
         how = f"{self.precision}, {kernel}, {torch.get_num_threads()} threads"
         return f"{cfg.architecture} {shape}, {rates}, {where}, {how}"
 
     def run_block(self) -> None:
         """Run forward and backward of the first block as a micro-batch does; leaves no gradient."""
         cfg, block = self.config.model, self.model.layers[0]
-        x = torch.ones(self.micro_batch_size, cfg.max_seq_length, cfg.d_model, device=self.device, requires_grad=True)
+        x = torch.ones(
+            self.micro_batch_size,
+            cfg.max_seq_length,
+            cfg.d_model,
+            device=self.device,
+            requires_grad=True,
+        )
         try:
             with autocast(self.device, self.precision):
-                y = self.model.run_block(block, x, self.model.rotation(0, cfg.max_seq_length, self.device))
+                y = self.model.run_block(
+                    block, x, self.model.rotation(0, cfg.max_seq_length, self.device)
+                )
                 y.float().sum().backward()
             synchronise(self.device)
         finally:
@@ -120,7 +134,10 @@ def _compile_if_it_pays(work: Work) -> bool:
             work.model.training_block = block
             work.run_block()
 
-        return [compile_s, *best_times([partial(run, Block.__call__), partial(run, compiled)])]  # it stays compiled
+        return [
+            compile_s,
+            *best_times([partial(run, Block.__call__), partial(run, compiled)]),
+        ]  # it stays compiled
 
     compile_s, eager_s, compiled_s = remembered(f"compiled block {work.name}", measure)
     saved_s = in_blocks_s * (1 - compiled_s / eager_s)
@@ -139,16 +156,24 @@ def _compile_if_it_pays(work: Work) -> bool:
 
 def _compile(work: Work, why: str) -> float:
     """Let the model run compiled blocks, and run one; return the seconds that took. Raises: CompileFailed."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("chatgot") / "compiled"))  # /tmp is emptied
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes: one function is compiled
+    os.environ.setdefault(
+        "TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("chatgot") / "compiled")
+    )  # /tmp is emptied
+    os.environ.setdefault(
+        "TORCHINDUCTOR_COMPILE_THREADS", "1"
+    )  # no pool of processes: one function is compiled
     begun = time.perf_counter()
     work.model.training_block = torch.compile(Block.forward, dynamic=False)
     try:
         work.run_block()
-    except Exception as error:  # whatever is missing or broken in the compiler, training can do without it
+    except (
+        Exception
+    ) as error:  # whatever is missing or broken in the compiler, training can do without it
         if is_out_of_memory(error):
             raise
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        first = next(
+            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
         raise CompileFailed(first[:300]) from error
     seconds = time.perf_counter() - begun
     logger.info("compile: blocks compiled in %.1f s, %s", seconds, why)

@@ -35,9 +35,15 @@ class SafeGradScaler(GradScaler):
         backoff_factor: float = 0.5, growth_interval: int = 2000, enabled: bool = True,
         *, max_nan_before_fallback: int = 3, min_loss_scale: float = 1.0,
     ) -> None:  # fmt: skip
-        super().__init__(device, init_scale, growth_factor, backoff_factor, growth_interval, enabled)
-        if not self.is_enabled():  # it then has no state of its own; here it has, and may be switched on later
-            enabled_twin = GradScaler("cpu", init_scale, growth_factor, backoff_factor, growth_interval)
+        super().__init__(
+            device, init_scale, growth_factor, backoff_factor, growth_interval, enabled
+        )
+        if (
+            not self.is_enabled()
+        ):  # it then has no state of its own; here it has, and may be switched on later
+            enabled_twin = GradScaler(
+                "cpu", init_scale, growth_factor, backoff_factor, growth_interval
+            )
             self.__dict__ |= enabled_twin.__dict__ | {"_device": device, "_enabled": False}
         self.max_nan_before_fallback, self.min_loss_scale = max_nan_before_fallback, min_loss_scale
         self.nan_counter = 0
@@ -45,7 +51,9 @@ class SafeGradScaler(GradScaler):
         self.warning_logged = False
         self._known: list[ref[Optimizer]] = []
         self.last_norm = math.nan  # gradient norm of the last step
-        self.describe: Callable[[], str] | None = None  # what the warning adds: where the numbers went wrong
+        self.describe: Callable[[], str] | None = (
+            None  # what the warning adds: where the numbers went wrong
+        )
         self.begin()
 
     def begin(self) -> None:
@@ -55,7 +63,9 @@ class SafeGradScaler(GradScaler):
         self._losses_finite: Tensor | None = None  # () bool on the device
         self._norms: dict[int, Tensor] = {}  # gradient norm () of each unscaled optimizer
         self._stepped: set[int] = set()
-        self._implicit: set[int] = set()  # unscaled for the verdict's sake, before the caller has asked for it
+        self._implicit: set[int] = (
+            set()
+        )  # unscaled for the verdict's sake, before the caller has asked for it
         self._per_optimizer_states.clear()
 
     def scale(self, outputs: Tensor | Iterable[Tensor]) -> Any:
@@ -65,7 +75,9 @@ class SafeGradScaler(GradScaler):
         for output in _flat(outputs):
             finite = torch.isfinite(output.detach()).all()
             before = self._losses_finite
-            self._losses_finite = finite if before is None else before.to(finite.device).logical_and(finite)
+            self._losses_finite = (
+                finite if before is None else before.to(finite.device).logical_and(finite)
+            )
         return super().scale(outputs)
 
     def unscale_(self, optimizer: Optimizer) -> None:
@@ -74,14 +86,23 @@ class SafeGradScaler(GradScaler):
             self._implicit.remove(id(optimizer))
             return
         if id(optimizer) in self._norms:
-            raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
+            raise RuntimeError(
+                "unscale_() has already been called on this optimizer since the last update()"
+            )
         if all(known() is not optimizer for known in self._known):
             self._known = [known for known in self._known if known() is not None] + [ref(optimizer)]
         if self.is_enabled() and self._scale is None:
             self._lazy_init_scale_growth_tracker(_device_of(optimizer))
         super().unscale_(optimizer)
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self._norms[id(optimizer)] = get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
+        gradients = [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
+        self._norms[id(optimizer)] = get_total_norm(
+            [g.coalesce().values() if g.is_sparse else g for g in gradients]
+        )
 
     def gradient_norm(self) -> Tensor:
         """Return the 2-norm () over the gradients of all optimizers unscaled so far, on the device."""
@@ -94,19 +115,29 @@ class SafeGradScaler(GradScaler):
         more: tensors () on the same device that must be finite too, such as the step's loss.
         """
         norm = self.gradient_norm()
-        finite = torch.ones((), device=norm.device) if self._losses_finite is None else self._losses_finite
-        flag, norm_value, *values = torch.stack([t.float().to(norm.device) for t in (finite, norm, *more)]).tolist()
+        finite = (
+            torch.ones((), device=norm.device)
+            if self._losses_finite is None
+            else self._losses_finite
+        )
+        flag, norm_value, *values = torch.stack(
+            [t.float().to(norm.device) for t in (finite, norm, *more)]
+        ).tolist()
         self.last_norm = norm_value
         losses_finite = bool(flag) and all(map(math.isfinite, values))
         self.healthy = losses_finite and math.isfinite(norm_value)
         if not self.healthy:
-            self.calibrating = losses_finite and self.is_enabled() and self.get_scale() > self.min_loss_scale
+            self.calibrating = (
+                losses_finite and self.is_enabled() and self.get_scale() > self.min_loss_scale
+            )
         return [norm_value, *values]
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> float | None:
         """Update the weights if the step is healthy, else leave them and the optimizer's state as they are."""
         if args or "closure" in kwargs:
-            raise RuntimeError("a closure cannot be used: the loss is judged before the optimizer's step")
+            raise RuntimeError(
+                "a closure cannot be used: the loss is judged before the optimizer's step"
+            )
         if id(optimizer) in self._stepped:
             raise RuntimeError("step() has already been called since the last update()")
         late = self.healthy is not None and id(optimizer) not in self._norms
@@ -135,7 +166,9 @@ class SafeGradScaler(GradScaler):
         if self.is_enabled() and self._norms:
             for state in self._per_optimizer_states.values():
                 for found_inf in state["found_inf_per_device"].values():
-                    found_inf.fill_(float(not self.healthy))  # also a bad loss, or a norm that overflows, shrinks it
+                    found_inf.fill_(
+                        float(not self.healthy)
+                    )  # also a bad loss, or a norm that overflows, shrinks it
         if self.is_enabled() and (self._norms or new_scale is not None or self.healthy is not None):
             super().update(new_scale)
             if self.healthy is False:
@@ -175,7 +208,10 @@ class SafeGradScaler(GradScaler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, enabled or disabled; GradScaler's own is taken too, which is empty for a disabled one."""
         if state_dict:
-            enabled, self._enabled = self._enabled, True  # GradScaler loads nothing into a disabled one
+            enabled, self._enabled = (
+                self._enabled,
+                True,
+            )  # GradScaler loads nothing into a disabled one
             super().load_state_dict(state_dict)
             self._enabled = enabled
         self.nan_counter = state_dict.get("nan_counter", 0)

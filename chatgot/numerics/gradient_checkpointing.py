@@ -7,12 +7,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from chatgot.machine.device import preserved_generators, seed_generators
-from chatgot.run.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
 MAX_NOISE = 1e-3  # of two plain passes, relative to a tensor's largest element
-PROOF_BATCH, PROOF_LENGTH = 2, 64  # sequences and tokens of the proof: small, and all kinds of operations occur
+PROOF_BATCH, PROOF_LENGTH = (
+    2,
+    64,
+)  # sequences and tokens of the proof: small, and all kinds of operations occur
 
 
 def enable_gradient_checkpointing(model: nn.Module, every: int = 1) -> bool:
@@ -26,14 +28,17 @@ def enable_gradient_checkpointing(model: nn.Module, every: int = 1) -> bool:
         raise ValueError(f"every must be at least 1, found {every}")
     if not hasattr(model, "layers") or not hasattr(model, "recompute_every"):
         logger.warning(
-            "gradient checkpointing stays off: %s has no layer loop that could recompute", type(model).__name__
+            "gradient checkpointing stays off: %s has no layer loop that could recompute",
+            type(model).__name__,
         )
         return False
     if why := recomputation_differs(model, every):
         logger.warning("gradient checkpointing stays off: %s", why)
         return False
     model.recompute_every = every
-    logger.info("gradient checkpointing: proven on a small batch to change no bit of loss and gradients")
+    logger.info(
+        "gradient checkpointing: proven on a small batch to change no bit of loss and gradients"
+    )
     return True
 
 
@@ -45,16 +50,6 @@ def disable_gradient_checkpointing(model: nn.Module) -> bool:
     return was_on
 
 
-def give_up_recomputation(model: nn.Module, run: RunState, error: CheckpointError) -> None:
-    """Switch recomputation off for the rest of the run: in the step in hand a recomputation differed."""
-    disable_gradient_checkpointing(model)
-    run.recompute_off = True
-    logger.warning(
-        "step %d is done again without gradient checkpointing, which stays off: a recomputation differed (%s)",
-        run.global_step + 1, str(error).strip().splitlines()[0],
-    )  # fmt: skip
-
-
 def recomputation_differs(model: nn.Module, every: int) -> str | None:
     """Return how loss or gradients differ with recomputation on one small batch, dropout on; None: in no bit.
 
@@ -62,7 +57,10 @@ def recomputation_differs(model: nn.Module, every: int) -> str | None:
     they may not, and by more than MAX_NOISE nowhere: such a difference is in the masks, not in the rounding.
     Gradients, mode, generators and the setting itself are left as they were. An error inside a block is raised.
     """
-    modes, was_every = [(module, module.training) for module in model.modules()], model.recompute_every
+    modes, was_every = (
+        [(module, module.training) for module in model.modules()],
+        model.recompute_every,
+    )
     gradients = [p.grad for p in model.parameters()]
     device = next(model.parameters()).device
     ids = torch.randint(
@@ -94,11 +92,17 @@ def recomputation_differs(model: nn.Module, every: int) -> str | None:
     noise = {name: _difference(plain[name], again[name]) for name in plain}
     worst = max(noise, key=noise.get)
     if noise[worst] > 0:
-        logger.info("two plain passes differ by %.3g in %s: that is the tolerance of the proof", noise[worst], worst)
+        logger.info(
+            "two plain passes differ by %.3g in %s: that is the tolerance of the proof",
+            noise[worst],
+            worst,
+        )
         if device.type == "cpu" or not noise[worst] <= MAX_NOISE * plain[worst].abs().max().item():
             return f"two plain passes already differ in {worst}, so nothing can be proven"
     for name, expected in plain.items():
-        if name not in recomputed or not _difference(expected, recomputed[name]) <= noise[name]:  # also for NaN
+        if (
+            name not in recomputed or not _difference(expected, recomputed[name]) <= noise[name]
+        ):  # also for NaN
             return f"with recomputation {name} differs"
     return None
 

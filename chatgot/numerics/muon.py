@@ -47,8 +47,12 @@ class Muon(torch.optim.Muon):
                 one = (-1, rows // group["pieces"], columns)  # of a stack of matrices
                 stack = torch.stack([update for _, update in pairs]).view(one)
                 updates = orthogonal(stack.to(self.dtype), group["ns_coefficients"], group["eps"])
-                factor = max(1.0, one[1] / columns) ** 0.5  # of the learning rate, as torch's "original"
-                for (p, _), update in zip(pairs, updates.reshape(len(pairs), rows, columns), strict=True):
+                factor = (
+                    max(1.0, one[1] / columns) ** 0.5
+                )  # of the learning rate, as torch's "original"
+                for (p, _), update in zip(
+                    pairs, updates.reshape(len(pairs), rows, columns), strict=True
+                ):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.add_(update, alpha=-group["lr"] * factor)
 
@@ -84,7 +88,10 @@ class MuonWithAdamW(Optimizer):
 
     def _share(self) -> None:
         count = len(self.muon.param_groups)
-        self.muon.param_groups, self.adamw.param_groups = self.param_groups[:count], self.param_groups[count:]
+        self.muon.param_groups, self.adamw.param_groups = (
+            self.param_groups[:count],
+            self.param_groups[count:],
+        )
         self.muon.state = self.adamw.state = self.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -105,5 +112,7 @@ class MuonWithAdamW(Optimizer):
 
 def pick_muon_precision(model: nn.Module, device: torch.device) -> str:
     """Return bf16 or fp32, for Muon's products: bf16 where this machine is fast at it."""
-    rows, columns = max((p.shape for p in model.parameters() if p.dim() == 2), key=lambda shape: shape.numel())
+    rows, columns = max(
+        (p.shape for p in model.parameters() if p.dim() == 2), key=lambda shape: shape.numel()
+    )
     return "fp32" if device.type == "cpu" and bf16_gain(columns, rows) < 1 else "bf16"

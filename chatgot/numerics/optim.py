@@ -10,10 +10,15 @@ from chatgot.config import TrainingConfig
 from chatgot.machine.device import DTYPES
 from chatgot.numerics.muon import Muon, MuonWithAdamW
 
-PIECES = {"qkv.weight": 3, "gate_up.weight": 2}  # matrices that are several, stacked: Muon takes them apart
+PIECES = {
+    "qkv.weight": 3,
+    "gate_up.weight": 2,
+}  # matrices that are several, stacked: Muon takes them apart
 
 
-def build_optimizer(model: nn.Module, training: TrainingConfig, muon_precision: str = "fp32") -> Optimizer:
+def build_optimizer(
+    model: nn.Module, training: TrainingConfig, muon_precision: str = "fp32"
+) -> Optimizer:
     """Make AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
     muon_precision: fp32 or bf16, of the products that Muon's updates are computed by.
@@ -31,7 +36,9 @@ def build_optimizer(model: nn.Module, training: TrainingConfig, muon_precision: 
     ]
     groups = [group for group in groups if group["params"]]
     fused = device.type in ("cpu", "cuda", "mps")
-    adamw = AdamW(groups, lr=training.learning_rate, betas=training.betas, eps=training.adam_eps, fused=fused)
+    adamw = AdamW(
+        groups, lr=training.learning_rate, betas=training.betas, eps=training.adam_eps, fused=fused
+    )
     if training.optimizer == "adamw":
         return adamw
     muon_groups = []
@@ -114,5 +121,7 @@ def last_step(training: TrainingConfig, windows_per_epoch: int) -> int | None:
     if training.max_steps is not None:
         ends.append(training.max_steps)
     if training.epochs is not None:
-        ends.append(steps_of_epochs(training.epochs, windows_per_epoch, training.sequences_per_step))
+        ends.append(
+            steps_of_epochs(training.epochs, windows_per_epoch, training.sequences_per_step)
+        )
     return min(ends, default=None)

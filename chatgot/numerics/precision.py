@@ -2,21 +2,23 @@
 
 import logging
 import math
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from chatgot.config import Config
-from chatgot.data.windows import Batch, TrainingWindows
-from chatgot.machine.device import DTYPES, preserved_generators, seed_generators
+from chatgot.data.windows import Batch
+from chatgot.machine.device import DTYPES, preserved_generators
+from chatgot.machine.measured import bf16_gain
 from chatgot.machine.memory import is_out_of_memory, release_memory
-from chatgot.numerics.grad_scaler import SafeGradScaler
-from chatgot.run.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
-MAX_LOSS_DIFFERENCE, MIN_COSINE = 0.01, 0.99  # against fp32: of the loss, relative; of the gradients
+MAX_LOSS_DIFFERENCE, MIN_COSINE = (
+    0.01,
+    0.99,
+)  # against fp32: of the loss, relative; of the gradients
 PROOF_SCALE = 1024.0  # of the loss, so that small fp16 gradients do not vanish
 
 
@@ -35,19 +37,27 @@ def prove_mixed_precision(model: nn.Module, batch: Batch, precision: str) -> str
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or len(batch[0]) == 1:
             raise
-    release_memory(batch[0].device)  # here: in the handler the error still holds what the attempt held
+    release_memory(
+        batch[0].device
+    )  # here: in the handler the error still holds what the attempt held
     half = len(batch[0]) // 2
     return prove_mixed_precision(model, (batch[0][:half], batch[1][:half]), precision)
 
 
 def _compare_with_fp32(model: nn.Module, batch: Batch, precision: str) -> str | None:
-    modes, before = [(module, module.training) for module in model.modules()], [p.grad for p in model.parameters()]
+    modes, before = (
+        [(module, module.training) for module in model.modules()],
+        [p.grad for p in model.parameters()],
+    )
     device = next(model.parameters()).device
     results = []
     model.eval()
     try:
         with preserved_generators(device):
-            for name, scale in (("fp32", 1.0), (precision, PROOF_SCALE if precision == "fp16" else 1.0)):
+            for name, scale in (
+                ("fp32", 1.0),
+                (precision, PROOF_SCALE if precision == "fp16" else 1.0),
+            ):
                 model.zero_grad(set_to_none=True)
                 with autocast(device, name):
                     _, loss = model(*batch)
@@ -86,46 +96,30 @@ def next_lower(precision: str, device: torch.device) -> str:
     return "bf16" if precision == "fp16" and has_bf16 else "fp32"
 
 
-def change_precision(run: RunState, scaler: SafeGradScaler, precision: str) -> None:
-    """Go on in another precision from the next step; fp16 alone needs its loss scaled."""
-    run.precision, run.good_steps, run.bad_before_rung = precision, 0, len(run.bad_steps)
-    scaler.set_rung(enabled=precision == "fp16")
-
-
-def describe_numbers(model: nn.Module, windows: TrainingWindows, run: RunState, config: Config) -> str:
-    """Return where the numbers of the step in hand went wrong: its logits, and the first output that is not finite.
-
-    Computes the step's micro-batches once more, up to the first that is not finite; changes nothing.
-    """
-    first: list[str] = []
-
-    def look(name: str) -> object:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            tensors = [t for t in (output if isinstance(output, tuple) else (output,)) if isinstance(t, Tensor)]
-            if not first and not all(torch.isfinite(t).all() for t in tensors):
-                first.append(name)
-
-        return hook
-
-    S = config.training.sequences_per_step
-    starts = windows.starts(run.position, S)
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if name and name.count(".") <= 1:  # layers.3, not what is inside; norm, head, the embeddings
-                stack.callback(module.register_forward_hook(look(name)).remove)
-        stack.enter_context(preserved_generators(windows.device))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(autocast(windows.device, run.precision))
-        for at in range(0, S, run.micro_batch_size):
-            x, y = windows.batch(starts[at : at + run.micro_batch_size])
-            seed_generators(windows.device, config.seed, run.position, at)
-            logits, loss = model(x, y)
-            if first or not torch.isfinite(loss):
-                break
-        seen = [v.item() for v in (loss, logits.min(), logits.max(), logits.float().mean(), logits.float().std())]
-    where = f"first output that is not finite: {first[0]}" if first else "all outputs finite"
-    loss_seen, low, high, mean, std = seen
-    return (
-        f"step {run.global_step + 1}, data position {run.position}, {run.precision}: loss {loss_seen:g}, "
-        f"logits {low:g} to {high:g}, mean {mean:g}, std {std:g}, {where}"
+def pick_precision(config: Config, device: torch.device) -> str:
+    """Return fp32, bf16 or fp16: what `mixed_precision` and `precision_dtype` mean on this machine."""
+    training = config.training
+    if not training.mixed_precision:
+        return "fp32"
+    if training.precision_dtype != "auto":
+        if training.precision_dtype == "fp16" and device.type == "cpu":
+            logger.warning(
+                "precision_dtype fp16 on a CPU is about 1000 times slower than fp32; bf16 is the CPU's fast type"
+            )
+        return training.precision_dtype
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "mps":
+        return "fp16"
+    d_hid = config.model.d_hid or 4 * config.model.d_model
+    gain = bf16_gain(config.model.d_model, d_hid)
+    if gain < 1:
+        logger.warning(
+            "mixed precision is off: bf16 runs at %.2g x the speed of fp32 on this CPU, so fp32 is used",
+            gain,
+        )
+        return "fp32"
+    logger.info(
+        "mixed precision: bf16 matrix products run at %.1f x the speed of fp32 on this CPU", gain
     )
+    return "bf16"

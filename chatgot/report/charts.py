@@ -11,14 +11,22 @@ POINTS = 600  # of one line: about one for each two pixels
 SMOOTHED_FROM = 60  # rows; below that the plain line is readable
 NOISY = ("gradient norm before clipping", "speed")
 WIDE = 30.0  # largest over smallest value from which on an axis is logarithmic
-MARKS = {"resume": "#0891b2", "rewind": "#dc2626", "precision": "#d97706"}  # events drawn as vertical lines
+MARKS = {
+    "resume": "#0891b2",
+    "rewind": "#dc2626",
+    "precision": "#d97706",
+}  # events drawn as vertical lines
 TRAIN, VAL, GREY = "#2563eb", "#e11d48", "#64748b"
 Curve = tuple[np.ndarray, np.ndarray]  # steps and values, NaN where there is none; both (N,)
 
 
 def column(rows: list[Row], name: str, gaps: bool = False) -> Curve:
     """Return one number of the rows that have it; with `gaps` a row that was not finite is NaN where it has none."""
-    taken = [row for row in rows if row.get(name) is not None or (gaps and name in row and row["nonfinite"])]
+    taken = [
+        row
+        for row in rows
+        if row.get(name) is not None or (gaps and name in row and row["nonfinite"])
+    ]
     values = [np.nan if row[name] is None else row[name] for row in taken]
     return np.array([row["step"] for row in taken], float), np.array(values, float)
 
@@ -60,14 +68,30 @@ def loss_chart(rows: list[Row], events: list[Event]) -> bytes:
     many = len(train[0]) >= SMOOTHED_FROM
     if len(train[0]):
         faint = {"alpha": 0.3, "linewidth": 0.8} if many else {"linewidth": 1.4}
-        axes.plot(*thinned(train), color=TRAIN, label="train_loss", marker="." if len(train[0]) < 20 else None, **faint)
+        axes.plot(
+            *thinned(train),
+            color=TRAIN,
+            label="train_loss",
+            marker="." if len(train[0]) < 20 else None,
+            **faint,
+        )
     if many:
-        axes.plot(*thinned(smoothed(train)), color=TRAIN, linewidth=1.6, label="train_loss, smoothed")
+        axes.plot(
+            *thinned(smoothed(train)), color=TRAIN, linewidth=1.6, label="train_loss, smoothed"
+        )
     if len(val[0]):
         marker = {"marker": "o", "markersize": 4} if len(val[0]) <= 60 else {}
         axes.plot(*thinned(val), color=VAL, linewidth=1.6, label="val_loss", **marker)
     for step, loss in list(zip(*full, strict=True))[-1:]:
-        axes.plot([step], [loss], "D", color="#7c3aed", markersize=6, label=f"val_loss_full {loss:.4f}", clip_on=False)
+        axes.plot(
+            [step],
+            [loss],
+            "D",
+            color="#7c3aed",
+            markersize=6,
+            label=f"val_loss_full {loss:.4f}",
+            clip_on=False,
+        )
     _mark_nonfinite(axes, rows)
     _mark_events(axes, events)
     log = is_wide(train[1], val[1])
@@ -94,13 +118,28 @@ def health_chart(rows: list[Row], curves: dict[str, list[tuple[int, float]]]) ->
         x, y = np.array(curves.get(tag, []), float).reshape(-1, 2).T
         if tag == "perf/memory_mib" or len(set(y)) > 1:
             panels.append((title, unit, (x, y), color))
-    lines, last = (len(panels) + 1) // 2, max([1, *(x.max(initial=0) for _, _, (x, _), _ in panels)])
+    lines, last = (
+        (len(panels) + 1) // 2,
+        max([1, *(x.max(initial=0) for _, _, (x, _), _ in panels)]),
+    )
     figure = _figure(9.6, 2.2 * lines)
-    for axes, (title, unit, curve, color) in zip(figure.subplots(lines, 2).flat, panels, strict=False):
-        steps = "steps-post" if title in ("micro_batch_size", "precision", "skipped steps so far") else "default"
+    for axes, (title, unit, curve, color) in zip(
+        figure.subplots(lines, 2).flat, panels, strict=False
+    ):
+        steps = (
+            "steps-post"
+            if title in ("micro_batch_size", "precision", "skipped steps so far")
+            else "default"
+        )
         many = title in NOISY and len(curve[0]) >= SMOOTHED_FROM
         faint = {"alpha": 0.3, "linewidth": 0.7} if many else {"linewidth": 1.3}
-        axes.plot(*thinned(curve), color=color, marker="." if len(curve[0]) < 20 else None, ds=steps, **faint)
+        axes.plot(
+            *thinned(curve),
+            color=color,
+            marker="." if len(curve[0]) < 20 else None,
+            ds=steps,
+            **faint,
+        )
         if many:
             axes.plot(*thinned(smoothed(curve)), color=color, linewidth=1.4)
         log = title in ("gradient norm before clipping", "loss scale") and is_wide(curve[1])
@@ -118,7 +157,9 @@ def health_chart(rows: list[Row], curves: dict[str, list[tuple[int, float]]]) ->
 
 
 def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # here: training does not need it; no pyplot, which keeps state of its own
+    from matplotlib.figure import (
+        Figure,  # here: training does not need it; no pyplot, which keeps state of its own
+    )
 
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -128,12 +169,21 @@ def _mark_nonfinite(axes: Any, rows: list[Row]) -> None:
     shown = steps[:: len(steps) // 200 + 1]
     if steps:
         label = f"not finite: {len(steps):,} rows"
-        axes.plot(shown, [0.03] * len(shown), "x", color="#dc2626", label=label, transform=axes.get_xaxis_transform())
+        axes.plot(
+            shown,
+            [0.03] * len(shown),
+            "x",
+            color="#dc2626",
+            label=label,
+            transform=axes.get_xaxis_transform(),
+        )
 
 
 def _mark_events(axes: Any, events: list[Event]) -> None:
     named = set()
-    for event in [event for event in events if event.kind in MARKS and event.step is not None][-30:]:
+    for event in [event for event in events if event.kind in MARKS and event.step is not None][
+        -30:
+    ]:
         label = None if event.kind in named else event.kind
         named.add(event.kind)
         axes.axvline(event.step, color=MARKS[event.kind], linewidth=1, linestyle=":", label=label)

@@ -13,15 +13,36 @@ from chatgot.atomic_file import atomic_file
 from chatgot.errors import ConfigError, StorageError
 from chatgot.logs.logging_setup import escape_controls
 from chatgot.logs.timing import human_time
-from chatgot.report.run_record import TURNING_POINTS, Board, Event, Log, Row, log_parts, read_board, read_log, read_rows
+from chatgot.report.run_record import (
+    TURNING_POINTS,
+    Board,
+    Event,
+    Log,
+    Row,
+    log_parts,
+    read_board,
+    read_log,
+    read_rows,
+)
 from chatgot.report.style import CSS, PAGE, PART_COLORS
 
 NAME = "report.html"
-SAMPLE_STEPS, PROMPTS, SAMPLE_LENGTH = 6, 8, 1500  # shown at most: steps of a prompt, prompts, characters of a sample
+SAMPLE_STEPS, PROMPTS, SAMPLE_LENGTH = (
+    6,
+    8,
+    1500,
+)  # shown at most: steps of a prompt, prompts, characters of a sample
 GROUP_FROM = 4  # so many events of one kind between two turning points become one line
 FIRST_EVENTS, LAST_EVENTS = 20, 60  # lines of the table that are shown when it is longer
 TEXT_LENGTH, CONFIG_LENGTH = 300, 20_000  # characters shown of an event, of the configuration
-PARTS = ("forward_backward", "update", "data", "evaluation", "sampling", "saving")  # of the time, by their tags
+PARTS = (
+    "forward_backward",
+    "update",
+    "data",
+    "evaluation",
+    "sampling",
+    "saving",
+)  # of the time, by their tags
 
 
 def write_report(run_dir: Path, output: Path | None = None) -> Path:
@@ -31,9 +52,13 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     Raises: ConfigError when the folder holds no run, StorageError when the page cannot be written.
     """
     if not run_dir.is_dir():
-        raise ConfigError(f"{run_dir}: is no folder; expected the folder of a run: logs/tensorboard/RUN")
+        raise ConfigError(
+            f"{run_dir}: is no folder; expected the folder of a run: logs/tensorboard/RUN"
+        )
     if not (run_dir / "metrics.jsonl").is_file() and not log_parts(run_dir):
-        raise ConfigError(f"{run_dir}: holds no run: neither metrics.jsonl nor training.log; expected both")
+        raise ConfigError(
+            f"{run_dir}: holds no run: neither metrics.jsonl nor training.log; expected both"
+        )
     if output is not None:
         _refuse_foreign(output)
     rows, log, board = read_rows(run_dir), read_log(run_dir), read_board(run_dir)
@@ -50,7 +75,9 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
         with atomic_file(path) as file:
             file.write(page.encode())
     except OSError as error:
-        raise StorageError(f"{path}: the report cannot be written: {error.strerror or error}") from error
+        raise StorageError(
+            f"{path}: the report cannot be written: {error.strerror or error}"
+        ) from error
     return path
 
 
@@ -62,7 +89,9 @@ def _refuse_foreign(output: Path) -> None:
         with suppress(OSError), output.open("rb") as file:
             if file.read(64).startswith(PAGE[:15].encode()):
                 return
-    raise ConfigError(f"{output}: is there already and no report; expected a new name, or an older report")
+    raise ConfigError(
+        f"{output}: is there already and no report; expected a new name, or an older report"
+    )
 
 
 def _part(title: str, make: Callable[[], str]) -> str:
@@ -90,36 +119,58 @@ def missing(text: str) -> str:
 
 def header(name: str, rows: list[Row], log: Log, board: Board) -> str:
     """Return the run's name, how it stands, and its main numbers."""
-    last, vals = _last(rows), [row for row in rows if row.get("val_loss") is not None and row["step"] > 0]
+    last, vals = (
+        _last(rows),
+        [row for row in rows if row.get("val_loss") is not None and row["step"] > 0],
+    )
     best = min(vals, key=lambda row: row["val_loss"], default=None)
-    full = next((row["val_loss_full"] for row in reversed(rows) if row.get("val_loss_full") is not None), None)
+    full = next(
+        (row["val_loss_full"] for row in reversed(rows) if row.get("val_loss_full") is not None),
+        None,
+    )
     rates = [row["tokens_per_s"] for row in rows if row.get("tokens_per_s") is not None]
     memory = [value for _, value in board.curves.get("perf/memory_mib", [])]
     begun_in = log.says.get("precision", "").partition(";")[0]
     facts = [
         ("optimizer steps", steps_done(last, log)),
         ("tokens trained on", f"{last['tokens']:,.0f}" if "tokens" in last else None),
-        ("best val_loss", best and f"{best['val_loss']:.4f} <small>nats, step {best['step']:,.0f}</small>"),
+        (
+            "best val_loss",
+            best and f"{best['val_loss']:.4f} <small>nats, step {best['step']:,.0f}</small>",
+        ),
         ("val_loss_full", None if full is None else f"{full:.4f} <small>nats per token</small>"),
         ("wall time without pauses", human_time(last["time_s"]) if "time_s" in last else None),
-        ("speed, median", f"{statistics.median(rates):,.0f} <small>tokens/s</small>" if rates else None),
+        (
+            "speed, median",
+            f"{statistics.median(rates):,.0f} <small>tokens/s</small>" if rates else None,
+        ),
         ("peak memory", f"{max(memory):,.0f} <small>MiB at a row</small>" if memory else None),
         ("precision", shown(", then ".join(board.precisions) or begun_in, 60)),
     ]
-    tiles = "".join(f"<div><dt>{name}</dt><dd>{value or '&ndash;'}</dd></div>" for name, value in facts)
+    tiles = "".join(
+        f"<div><dt>{name}</dt><dd>{value or '&ndash;'}</dd></div>" for name, value in facts
+    )
     about = [f"{key}: {log.says[key]}" for key in ("model", "text", "device") if key in log.says]
     state, color = status(log)
     lines = [
         f'<header><p class="kicker">ChatGoT run report</p><h1>{shown(name)}</h1>',
         f'<p class="when"><span class="badge {color}">{shown(state)}</span> '
-        + (f"{log.begins} to {log.ends}" if log.begins else "no training.log: its times are not known")
+        + (
+            f"{log.begins} to {log.ends}"
+            if log.begins
+            else "no training.log: its times are not known"
+        )
         + "</p></header>",
         f"<dl>{tiles}</dl>",
-        f'<p class="about">{"<br>".join(shown(line, TEXT_LENGTH) for line in about)}</p>' if about else "",
+        f'<p class="about">{"<br>".join(shown(line, TEXT_LENGTH) for line in about)}</p>'
+        if about
+        else "",
         "" if rows else missing("metrics.jsonl is missing or has no row that can be read"),
     ]
     if "resume with" in log.says:
-        lines.append(f'<p class="label">go on with</p><pre class="command">{shown(log.says["resume with"])}</pre>')
+        lines.append(
+            f'<p class="label">go on with</p><pre class="command">{shown(log.says["resume with"])}</pre>'
+        )
     return "\n".join(filter(None, lines))
 
 
@@ -155,27 +206,40 @@ def _picture(png: bytes, alt: str) -> str:
 
 
 def loss(rows: list[Row], log: Log) -> str:
-    from chatgot.report.charts import loss_chart  # here: matplotlib takes a while, and may be missing
+    from chatgot.report.charts import loss_chart
 
     if not rows:
         return missing("no curve: metrics.jsonl has no row that can be read")
     last = _last(rows)
-    values = [f"{key} {last[key]:.4f}" for key in ("train_loss", "val_loss", "val_loss_full") if key in last]
-    return _picture(loss_chart(rows, log.events), f"loss over {last['step']:,.0f} steps; last: {', '.join(values)}")
+    values = [
+        f"{key} {last[key]:.4f}"
+        for key in ("train_loss", "val_loss", "val_loss_full")
+        if key in last
+    ]
+    return _picture(
+        loss_chart(rows, log.events),
+        f"loss over {last['step']:,.0f} steps; last: {', '.join(values)}",
+    )
 
 
 def health(rows: list[Row], board: Board) -> str:
     from chatgot.report.charts import health_chart
 
     if not rows and not board.curves:
-        return missing("no curve: metrics.jsonl has no row that can be read") + missing(board.problem)
+        return missing("no curve: metrics.jsonl has no row that can be read") + missing(
+            board.problem
+        )
     alt = "learning rate, gradient norm, tokens per second and memory over the steps"
-    return _picture(health_chart(rows, board.curves), alt) + (missing(board.problem) if board.problem else "")
+    return _picture(health_chart(rows, board.curves), alt) + (
+        missing(board.problem) if board.problem else ""
+    )
 
 
 def time_split(board: Board) -> str:
     """Return where the time went: a bar and its table."""
-    sums = {name: sum(v for _, v in board.curves.get(f"time/{name}_s", []) if v > 0) for name in PARTS}
+    sums = {
+        name: sum(v for _, v in board.curves.get(f"time/{name}_s", []) if v > 0) for name in PARTS
+    }
     whole = sum(sums.values())
     if not whole:
         return missing(board.problem or "the run did not measure where its time went")
@@ -214,7 +278,9 @@ def samples(board: Board) -> str:
         cards = []
         for step, prompt, text in (made[i] for i in spread(len(made), SAMPLE_STEPS)):
             whole = f"<b>{shown(prompt, SAMPLE_LENGTH)}</b>{shown(text, SAMPLE_LENGTH)}"
-            cards.append(f"<figure><figcaption>step {step:,}</figcaption>\n<pre>{whole}</pre></figure>")
+            cards.append(
+                f"<figure><figcaption>step {step:,}</figcaption>\n<pre>{whole}</pre></figure>"
+            )
         title = f"{shown(name.replace('_', ' '), 60)} <small>{len(cards)} of {len(made):,} samples</small>"
         parts.append(f'<h3>{title}</h3>\n<div class="samples">{"".join(cards)}</div>')
     if len(board.samples) > PROMPTS:
@@ -228,7 +294,10 @@ def collapsed(events: list[Event]) -> list[tuple[str, str, Event]]:
     stretch: dict[str, list[Event]] = {}
 
     def flush() -> None:
-        groups = sorted((many for many in stretch.values() if len(many) >= GROUP_FROM), key=lambda many: many[0].time)
+        groups = sorted(
+            (many for many in stretch.values() if len(many) >= GROUP_FROM),
+            key=lambda many: many[0].time,
+        )
         singles = [event for many in stretch.values() if len(many) < GROUP_FROM for event in many]
         made = [(event.time, shown(event.text, TEXT_LENGTH), event) for event in singles]
         for many in groups:
@@ -236,9 +305,13 @@ def collapsed(events: list[Event]) -> list[tuple[str, str, Event]]:
             over = f", step {min(steps):,} to {max(steps):,}" if steps else ""
             text = f"<b>{len(many):,} times{over}</b>; the last one: {shown(many[-1].text, TEXT_LENGTH)}"
             begins, ends = many[0].time, many[-1].time
-            until = "" if begins == ends else f"<br>to {ends.removeprefix(begins[:11])}"  # the day where it is another
+            until = (
+                "" if begins == ends else f"<br>to {ends.removeprefix(begins[:11])}"
+            )  # the day where it is another
             made.append((begins + until, text, many[0]))
-        lines.extend(sorted(made, key=lambda line: line[0]))  # stable: as in the log within a second
+        lines.extend(
+            sorted(made, key=lambda line: line[0])
+        )  # stable: as in the log within a second
         stretch.clear()
 
     first = next((event for event in events if event.kind == "begin"), None)
@@ -263,9 +336,14 @@ def event_table(log: Log) -> str:
     if not lines:
         return missing("the log tells of no event")
     left_out = max(0, len(lines) - FIRST_EVENTS - LAST_EVENTS)
-    cells = [(time, f'<span class="badge {_color(event)}">{event.kind}</span>', text) for time, text, event in lines]
+    cells = [
+        (time, f'<span class="badge {_color(event)}">{event.kind}</span>', text)
+        for time, text, event in lines
+    ]
     if left_out:
-        cells[FIRST_EVENTS:-LAST_EVENTS] = [("", "", f"<i>{left_out:,} lines are left out here; the log has them</i>")]
+        cells[FIRST_EVENTS:-LAST_EVENTS] = [
+            ("", "", f"<i>{left_out:,} lines are left out here; the log has them</i>")
+        ]
     return table(("time", "what", "in the log's words"), cells, "events")
 
 

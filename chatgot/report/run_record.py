@@ -14,20 +14,29 @@ from typing import Any
 
 from chatgot.logs.logging_setup import LINK
 
-Row = dict[str, float | None]  # by the names of metrics.jsonl; None: null, missing, or no sensible number
+Row = dict[
+    str, float | None
+]  # by the names of metrics.jsonl; None: null, missing, or no sensible number
 
-LARGEST = 1e30  # a number beyond it is as good as infinite, and no chart could show it beside others
+LARGEST = (
+    1e30  # a number beyond it is as good as infinite, and no chart could show it beside others
+)
 LONGEST_RECORD = 2000  # bytes of a log record that are read
 ROTATED_PARTS = 99  # training.log.1 and so on: more than any setting keeps
 
-RECORD = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) - (INFO|WARNING|ERROR|CRITICAL) - (.*)", re.DOTALL)
+RECORD = re.compile(
+    r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) - (INFO|WARNING|ERROR|CRITICAL) - (.*)", re.DOTALL
+)
 STEP = re.compile(r"_step_(\d+)\.pt|\bstep (\d+)")
 EVENTS = tuple(  # what the log says of events, by the wording; of these the first that fits, else warnings and errors
     (kind, re.compile(pattern))
     for kind, pattern in (
         ("begin", r"run \S+_\d{8}-\d{6}$"),
         ("resume", r"resumed from .* at step \d+$"),
-        ("resume", r"left behind, set aside as \.superseded: |the schedule changes from here: |init_from: \d+ of "),
+        (
+            "resume",
+            r"left behind, set aside as \.superseded: |the schedule changes from here: |init_from: \d+ of ",
+        ),
         ("save", r"saved .*_step_\d+\.pt \(|.*_step_\d+\.pt is there already and whole"),
         ("best", r"step \d+ \| val_loss .* \| best so far$"),
         ("skip", r"step \d+ skipped: "),
@@ -35,11 +44,22 @@ EVENTS = tuple(  # what the log says of events, by the wording; of these the fir
         ("rewind", r"diverged at step \d+ .*: rewinding to step \d+"),
         ("precision", r"precision (falls back|climbs back|stays) |mixed precision: "),
         ("batch size", r"micro_batch_size |step \d+: out of memory: micro_batch_size "),
-        ("recompute", r"gradient checkpointing( is off from|: proven| stays off)|step \d+ is done again without grad"),
+        (
+            "recompute",
+            r"gradient checkpointing( is off from|: proven| stays off)|step \d+ is done again without grad",
+        ),
         ("end", r"(done|stopped by \w+): [\d,]+ steps, "),
     )
 )
-TURNING_POINTS = ("begin", "resume", "rewind", "precision", "end", "error", "critical")  # where a run's story turns
+TURNING_POINTS = (
+    "begin",
+    "resume",
+    "rewind",
+    "precision",
+    "end",
+    "error",
+    "critical",
+)  # where a run's story turns
 SAMPLE = re.compile(  # as chatgot.metrics writes it: each fence is longer than any run of backticks inside
     r"\*\*prompt\*\*\n\n(`{3,})\n(.*?)\n\1\n\n\*\*continuation\*\*\n\n(`{3,})\n(.*)\n\3", re.DOTALL
 )
@@ -71,7 +91,9 @@ class Log:
     @property
     def turning_point(self) -> Event | None:
         """The last event that decides how the run stands."""
-        return next((event for event in reversed(self.events) if event.kind in TURNING_POINTS), None)
+        return next(
+            (event for event in reversed(self.events) if event.kind in TURNING_POINTS), None
+        )
 
 
 @dataclass
@@ -92,7 +114,9 @@ class Board:
 
 def number(value: Any) -> float | None:
     """Return a value of JSON as a number that can be drawn, else None."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST  # false for NaN
+    fits = (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    )  # false for NaN
     return float(value) if fits else None
 
 
@@ -122,7 +146,9 @@ def read_log(run_dir: Path) -> Log:
     for part in log_parts(run_dir):
         with suppress(OSError), part.open("rb") as file:
             for line in file:
-                record = RECORD.match(line[:LONGEST_RECORD].decode("utf-8", "replace").rstrip("\r\n"))
+                record = RECORD.match(
+                    line[:LONGEST_RECORD].decode("utf-8", "replace").rstrip("\r\n")
+                )
                 if record:
                     log.begins, log.ends = log.begins or record[1], record[1]
                     _note(log, Event(record[1], record[2], "", record[3]))
@@ -133,7 +159,9 @@ def _note(log: Log, record: Event) -> None:
     """Keep a record that tells of an event, or of the run as a whole."""
     kind = next((kind for kind, pattern in EVENTS if pattern.match(record.text)), "")
     if kind or record.level != "INFO":
-        log.events.append(Event(record.time, record.level, kind or record.level.lower(), record.text))
+        log.events.append(
+            Event(record.time, record.level, kind or record.level.lower(), record.text)
+        )
     name, colon, value = record.text.partition(": ")
     if colon and record.level == "INFO" and re.fullmatch(r"[a-z]+( [a-z]+)?", name):
         log.says[name] = value
@@ -151,9 +179,17 @@ def read_board(run_dir: Path) -> Board:
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "tensors": 0})  # 0: all of them
+        events = EventAccumulator(
+            str(run_dir), size_guidance={"scalars": 0, "tensors": 0}
+        )  # 0: all of them
         # what a restart purges: texts are tensors, which it would keep; a run has no audio, in whose place they stand
-        events.accumulated_attrs = ("scalars", "histograms", "compressed_histograms", "images", "tensors")
+        events.accumulated_attrs = (
+            "scalars",
+            "histograms",
+            "compressed_histograms",
+            "images",
+            "tensors",
+        )
         try:
             with _quiet("tensorboard"):  # it warns of what it rightly leaves out
                 events.Reload()
@@ -166,8 +202,12 @@ def read_board(run_dir: Path) -> Board:
 
 def _take(board: Board, events: Any) -> None:
     for tag in events.Tags()["scalars"]:
-        board.curves[tag] = [(e.step, e.value) for e in events.Scalars(tag) if number(e.value) is not None]
-    for tag in sorted(events.Tags()["tensors"], key=lambda tag: (len(tag), tag)):  # prompt_2 before prompt_10
+        board.curves[tag] = [
+            (e.step, e.value) for e in events.Scalars(tag) if number(e.value) is not None
+        ]
+    for tag in sorted(
+        events.Tags()["tensors"], key=lambda tag: (len(tag), tag)
+    ):  # prompt_2 before prompt_10
         if tag.startswith("samples/"):
             name = tag.removeprefix("samples/").removesuffix("/text_summary")
             board.samples[name] = [

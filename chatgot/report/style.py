@@ -1,6 +1,13 @@
 """The report's frame and looks, on a screen and on paper: system fonts, light, nothing that has to be fetched."""
 
-PART_COLORS = ("#2563eb", "#0891b2", "#059669", "#d97706", "#7c3aed", "#e11d48")  # of the time's parts
+PART_COLORS = (
+    "#2563eb",
+    "#0891b2",
+    "#059669",
+    "#d97706",
+    "#7c3aed",
+    "#e11d48",
+)  # of the time's parts
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

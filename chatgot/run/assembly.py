@@ -15,19 +15,19 @@ from torch.optim import Optimizer
 
 from chatgot.checkpointing.checkpoint_file import FORMAT_VERSION
 from chatgot.config import Config, TrainingConfig
-from chatgot.data.corpus import check_text_file, fetch_default_text
+from chatgot.data.corpus import fetch_default_text
+from chatgot.data.text_file import check_text_file
+from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import (
-    Tokens,
     TrainingWindows,
     ValidationWindows,
-    Vocabulary,
     check_length,
     line_start,
-    load_tokens,
     split_index,
 )
 from chatgot.logs.timing import TimeSplit
-from chatgot.machine.device import DTYPES, pick_precision, set_threads, versions
+from chatgot.machine.device import DTYPES, set_threads, versions
 from chatgot.machine.measured import fast_threads, peak_for_mfu
 from chatgot.machine.memory import reuse_freed_memory
 from chatgot.model.attention import pick_attention
@@ -37,12 +37,15 @@ from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.gradient_checkpointing import enable_gradient_checkpointing
 from chatgot.numerics.muon import pick_muon_precision
 from chatgot.numerics.optim import allocate_state, build_optimizer, last_step, schedule_horizon
-from chatgot.numerics.precision import autocast, describe_numbers, prove_mixed_precision
+from chatgot.numerics.precision import autocast, pick_precision, prove_mixed_precision
+from chatgot.run.diagnosis import describe_numbers
 from chatgot.run.run_state import RunState, collect_state
 
 logger = logging.getLogger(__name__)
 
-SMALLEST_STEP_FLOPS = 1e9  # of a step for which the peak is measured, which takes some tenths of a second
+SMALLEST_STEP_FLOPS = (
+    1e9  # of a step for which the peak is measured, which takes some tenths of a second
+)
 DEFAULT_TEXT = Path("data/shakespeare.txt")
 
 
@@ -60,8 +63,12 @@ class Training:
     scaler: SafeGradScaler
     run: RunState
     peak_flops: float  # per second, of this machine's matrix products; 0: not measured
-    start: dict[str, Any] = field(default_factory=dict)  # the state that a rewind before the first checkpoint goes to
-    abandoned: list[Path] = field(default_factory=list)  # checkpoints that a rewind left behind, still in place
+    start: dict[str, Any] = field(
+        default_factory=dict
+    )  # the state that a rewind before the first checkpoint goes to
+    abandoned: list[Path] = field(
+        default_factory=list
+    )  # checkpoints that a rewind left behind, still in place
     failed_samples: int = 0  # of this process
     times: TimeSplit = field(default_factory=TimeSplit)  # of this process
 
@@ -88,7 +95,11 @@ class Training:
         settings, more = self.config.training, []
         if settings.max_steps is not None and self.run.global_step >= settings.max_steps:
             more.append(f"--set training.max_steps={2 * settings.max_steps}")
-        if settings.epochs is not None and self.last_step is not None and self.run.global_step >= self.last_step:
+        if (
+            settings.epochs is not None
+            and self.last_step is not None
+            and self.run.global_step >= self.last_step
+        ):
             more.append(f"--set training.epochs={settings.epochs + 1}")
         if settings.max_minutes is not None and self.run.time_s >= 60 * settings.max_minutes:
             more.append(f"--set training.max_minutes={2 * settings.max_minutes:g}")
@@ -128,7 +139,9 @@ def load_text(config: Config, path: Path) -> Tokens:
     return tokens
 
 
-def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[str, Any] | None) -> Training:
+def assemble(
+    config: Config, tokens: Tokens, device: torch.device, stored: dict[str, Any] | None
+) -> Training:
     """Build a run: with fresh weights, or, given a checkpoint's content, for `resume` to fill.
 
     The number of threads is set before anything is computed; a checkpoint's number wins. A new run has no id yet.
@@ -137,7 +150,9 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[
     reuse_freed_memory()
     n_train = split_index(len(tokens.ids), config.data.test_split)
     T, V = config.model.max_seq_length, len(tokens.vocabulary)
-    random.seed(config.seed)  # neither generator is used in training; with it two fresh runs save the same bytes
+    random.seed(
+        config.seed
+    )  # neither generator is used in training; with it two fresh runs save the same bytes
     np.random.seed(config.seed % 2**32)
     model = build_model(config.model, V, device, config.seed)
     windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed)
@@ -151,11 +166,15 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: dict[
     run.eval_batch_size = settings.batch_size
     run.compiled = _compiled(config, model, windows, run, stored)
     scaler.describe = lambda: describe_numbers(model, windows, run, config)
-    if (mode := settings.gradient_checkpointing) and not (stored and stored["run"]["recompute_off"]):
+    if (mode := settings.gradient_checkpointing) and not (
+        stored and stored["run"]["recompute_off"]
+    ):
         with autocast(device, precision):
             enable_gradient_checkpointing(model, every=2 if mode == "every_2" else 1)
     if settings.optimizer == "muon":
-        run.muon_precision = stored["run"]["muon_precision"] if stored else pick_muon_precision(model, device)
+        run.muon_precision = (
+            stored["run"]["muon_precision"] if stored else pick_muon_precision(model, device)
+        )
     optimizer = build_optimizer(model, settings, run.muon_precision)
     training = Training(
         config=config,
@@ -191,7 +210,11 @@ def _threads(config: Config, device: torch.device, stored: dict[str, Any] | None
         return wanted or (fast_threads(config.model.d_model) if device.type == "cpu" else None)
     threads = stored["run"]["threads"]
     if wanted not in (None, threads):
-        logger.warning("%d threads as in the checkpoint, not %d: another number would give other bits", threads, wanted)
+        logger.warning(
+            "%d threads as in the checkpoint, not %d: another number would give other bits",
+            threads,
+            wanted,
+        )
     return threads
 
 
@@ -208,7 +231,9 @@ def _precision_and_attention(
     def use_attention(precision: str) -> str:
         kernel = stored and stored["run"]["attention"]
         if kernel and settings.attention not in ("auto", kernel):
-            logger.warning("attention by %s as in the checkpoint: another kernel would give other bits", kernel)
+            logger.warning(
+                "attention by %s as in the checkpoint: another kernel would give other bits", kernel
+            )
         kernel = kernel or pick_attention(
             settings.attention, config.model, settings.batch_size, device, DTYPES[precision]
         )
@@ -217,14 +242,19 @@ def _precision_and_attention(
 
     if stored is not None:
         before = TrainingConfig(**stored["config"]["training"])
-        if all(getattr(settings, name) == getattr(before, name) for name in ("mixed_precision", "precision_dtype")):
+        if all(
+            getattr(settings, name) == getattr(before, name)
+            for name in ("mixed_precision", "precision_dtype")
+        ):
             return stored["run"]["precision"], use_attention(stored["run"]["precision"])
     precision = pick_precision(config, device)
     kernel = use_attention(precision)
     if precision == "fp32":
         return precision, kernel
     batch = windows.batch(windows.starts(0, settings.sequences_per_step)[: settings.batch_size])
-    exacter = ["sdpa"] if kernel == "products" and settings.attention == "auto" and stored is None else []
+    exacter = (
+        ["sdpa"] if kernel == "products" and settings.attention == "auto" and stored is None else []
+    )
     for tried in (kernel, *exacter):  # products round more than sdpa does
         model.use_attention(tried)
         if not (why := prove_mixed_precision(model, batch, precision)):
@@ -237,10 +267,17 @@ def _precision_and_attention(
 
 
 def _compiled(
-    config: Config, model: GPT, windows: TrainingWindows, run: RunState, stored: dict[str, Any] | None
+    config: Config,
+    model: GPT,
+    windows: TrainingWindows,
+    run: RunState,
+    stored: dict[str, Any] | None,
 ) -> bool:
     """Compile the blocks where it is asked for or pays in what is left of the run; return whether they are now."""
-    settings, done = config.training, stored["run"] if stored else {"global_step": 0, "time_s": 0.0, "compiled": None}
+    settings, done = (
+        config.training,
+        stored["run"] if stored else {"global_step": 0, "time_s": 0.0, "compiled": None},
+    )
     if stored and stored["config"]["training"]["compile"] != settings.compile:
         done = done | {"compiled": None}  # the user asks for another mode
     last, minutes = last_step(settings, windows.per_epoch), settings.max_minutes
@@ -254,10 +291,17 @@ def _compiled(
 
 def _peak_flops(config: Config, model: GPT, device: torch.device) -> float:
     """Return the measured peak of matrix products in FLOP/s; 0, unmeasured, where a step computes far less than one."""
-    if config.training.tokens_per_step(config.model) * model.flops_per_token() < SMALLEST_STEP_FLOPS:
+    if (
+        config.training.tokens_per_step(config.model) * model.flops_per_token()
+        < SMALLEST_STEP_FLOPS
+    ):
         return 0.0
     peak, dtype = peak_for_mfu(device)
-    logger.info("peak: %s matrix products run at %.0f GFLOP/s here; MFU is the share of it", dtype, peak / 1e9)
+    logger.info(
+        "peak: %s matrix products run at %.0f GFLOP/s here; MFU is the share of it",
+        dtype,
+        peak / 1e9,
+    )
     return peak
 
 

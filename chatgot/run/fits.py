@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
@@ -12,47 +11,40 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from chatgot.checkpointing.checkpoint_file import load_checkpoint
+from chatgot.checkpointing.tensors import refuse, tensor_problems
 from chatgot.errors import CheckpointRejected
 from chatgot.model.attention import KERNELS
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import state_names
 from chatgot.run.run_state import RunState
 
-MAX_DEPTH, MAX_VALUES = 20, 1_000_000  # a checkpoint has 5 and some thousands; a crafted one may have no end
-MOST = {"threads": 4096, "micro_batch_size": 1 << 30, "eval_batch_size": 1 << 30}  # what every machine refuses anyway
+MOST = {
+    "threads": 4096,
+    "micro_batch_size": 1 << 30,
+    "eval_batch_size": 1 << 30,
+}  # what every machine refuses anyway
 LARGEST_COUNT, LONGEST_TEXT = 1 << 62, 1000
 
 
-def all_tensors(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of a nested state with its dotted name. Raises: ValueError where it has no end."""
-    pending, seen = [("", state, 0)], 0
-    while pending:
-        name, value, depth = pending.pop()
-        seen += 1
-        if depth > MAX_DEPTH or seen > MAX_VALUES:
-            raise ValueError("holds more than any checkpoint, or itself")
-        if isinstance(value, torch.Tensor):
-            yield name, value
-        elif isinstance(value, (dict, list, tuple)):
-            inner = value.items() if isinstance(value, dict) else enumerate(value)
-            pending += [(f"{name}.{key}" if name else str(key), child, depth + 1) for key, child in inner][::-1]
-
-
-def not_finite(state: dict[str, Any]) -> list[str]:
-    """Return the names of the tensors of a nested state that hold NaN or infinity."""
-    tensors = ((name, tensor) for name, tensor in all_tensors(state) if tensor.is_floating_point())
-    return [name for name, tensor in tensors if not is_finite(tensor)]
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Return whether every element is finite; a finite sum says so in a tenth of the time that asking each takes."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint for an exact resume, and check its counters. Raises: CheckpointRejected."""
+    checkpoint = load_checkpoint(path)
+    if odd := odd_counters(checkpoint):
+        raise CheckpointRejected(f"{path}: missing, or not what it should be: {', '.join(odd)}")
+    return checkpoint
 
 
 def odd_counters(stored: dict[str, Any]) -> list[str]:
     """Return the names of a stored run's counters and generators that cannot be what a run has saved."""
     run, rng = stored["run"], stored["rng"]
-    kinds = {str: (str,), int: (int,), bool: (bool,), float: (int, float), float | None: (int, float, NoneType)}
+    kinds = {
+        str: (str,),
+        int: (int,),
+        bool: (bool,),
+        float: (int, float),
+        float | None: (int, float, NoneType),
+    }
     kinds |= {list: (list,)}
     names = {field.name: kinds[field.type] for field in fields(RunState)}
     odd = [name for name, kind in names.items() if name not in run or type(run[name]) not in kind]
@@ -61,7 +53,11 @@ def odd_counters(stored: dict[str, Any]) -> list[str]:
     least = {"best_step": -1, "last_eval_step": -1, "rewound_to": -1} | dict.fromkeys(MOST, 1)
     for name in names:
         if type(run[name]) is int:
-            odd += [name] if not least.get(name, 0) <= run[name] <= MOST.get(name, LARGEST_COUNT) else []
+            odd += (
+                [name]
+                if not least.get(name, 0) <= run[name] <= MOST.get(name, LARGEST_COUNT)
+                else []
+            )
     rows = {"bad_steps": [int, int, float, float], "skipped_ranges": [int] * 2}
     rows |= {"size_history": [int, int, int, str], "sizes_rejected": [int, int, int, str]}
     for name, types in rows.items():
@@ -82,23 +78,26 @@ def odd_counters(stored: dict[str, Any]) -> list[str]:
         kind, keys, *rest = rng["numpy"]
         np.random.RandomState().set_state((kind, np.array(keys, dtype=np.uint32), *rest))
         torch.Generator().set_state(rng["torch"])
-    except (KeyError, ValueError, TypeError, RuntimeError, IndexError, OverflowError, AttributeError):
+    except (
+        KeyError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        IndexError,
+        OverflowError,
+        AttributeError,
+    ):
         odd.append("rng")
     return odd
 
 
 def _is_small(value: float | str) -> bool:
     """Return whether a value of a row is none that takes a machine's memory, or its patience."""
-    return len(value) <= LONGEST_TEXT if type(value) is str else type(value) is float or 0 <= value <= LARGEST_COUNT
-
-
-def check_tensors(path: Path, found: dict[str, Any], expected: dict[str, torch.Tensor]) -> None:
-    """Hold stored weights against the model's: names, shapes, dtypes, finiteness. Raises: CheckpointRejected."""
-    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is not in this model" for name in found.keys() - expected.keys()]
-    for name in expected.keys() & found.keys():
-        problems += _tensor_problems(name, found[name], expected[name].shape, expected[name].dtype)
-    _reject(path, "the weights do not fit this model", problems)
+    return (
+        len(value) <= LONGEST_TEXT
+        if type(value) is str
+        else type(value) is float or 0 <= value <= LARGEST_COUNT
+    )
 
 
 def check_optimizer(path: Path, found: dict[str, Any], optimizer: Optimizer, updates: int) -> None:
@@ -110,17 +109,29 @@ def check_optimizer(path: Path, found: dict[str, Any], optimizer: Optimizer, upd
     groups, state = found.get("param_groups"), found.get("state")
     alike = isinstance(groups, list) and isinstance(state, dict) and len(groups) == len(expected)
     for group, own in zip(groups if alike else [], expected, strict=True) if alike else ():
-        alike = alike and isinstance(group, dict) and group.keys() == own.keys() and group["params"] == own["params"]
+        alike = (
+            alike
+            and isinstance(group, dict)
+            and group.keys() == own.keys()
+            and group["params"] == own["params"]
+        )
     if not alike:
         raise CheckpointRejected(f"{path}: the optimizer's state is of another optimizer or model")
-    settings = ((group, own, key) for group, own in zip(groups, expected, strict=True) for key in own if key != "lr")
-    _reject(
+    settings = (
+        (group, own, key)
+        for group, own in zip(groups, expected, strict=True)
+        for key in own
+        if key != "lr"
+    )
+    refuse(
         path,
         "the optimizer's state was made with other settings",
         sorted({f"{key} is {group[key]!r:.40}, expected {own[key]!r}" for group, own, key in settings
                 if key != "params" and (type(group[key]), group[key]) != (type(own[key]), own[key])}),
     )  # fmt: skip
-    parameters = [(p, state_names(group)) for group in optimizer.param_groups for p in group["params"]]
+    parameters = [
+        (p, state_names(group)) for group in optimizer.param_groups for p in group["params"]
+    ]
     problems = []
     for i, (parameter, names) in enumerate(parameters):
         values = state.get(i)
@@ -128,9 +139,13 @@ def check_optimizer(path: Path, found: dict[str, Any], optimizer: Optimizer, upd
             problems += [f"parameter {i} has no state"] if updates else []
             continue
         for name in names:
-            problems += _tensor_problems(f"{name} of parameter {i}", values.get(name), parameter.shape, parameter.dtype)
-        problems += _tensor_problems(f"step of parameter {i}", values.get("step"), torch.Size([]), torch.float32)
-    _reject(path, "the optimizer's state does not fit", problems)
+            problems += tensor_problems(
+                f"{name} of parameter {i}", values.get(name), parameter.shape, parameter.dtype
+            )
+        problems += tensor_problems(
+            f"step of parameter {i}", values.get("step"), torch.Size([]), torch.float32
+        )
+    refuse(path, "the optimizer's state does not fit", problems)
 
 
 def check_scaler(path: Path, found: dict[str, Any], scaler: SafeGradScaler) -> None:
@@ -142,20 +157,4 @@ def check_scaler(path: Path, found: dict[str, Any], scaler: SafeGradScaler) -> N
     for key in found.keys() & expected.keys():
         number = type(found[key]) is type(expected[key]) and 0 <= found[key] < math.inf
         problems += [] if number else [f"{key} is {found[key]!r:.40}"]
-    _reject(path, "the scaler's state does not fit", problems)
-
-
-def _tensor_problems(name: str, tensor: Any, shape: torch.Size, dtype: torch.dtype) -> list[str]:
-    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        return [f"{name} is no plain tensor"]
-    if tensor.shape != shape:
-        return [f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"]
-    if tensor.dtype != dtype:
-        return [f"{name} is {tensor.dtype}, expected {dtype}"]
-    return [] if is_finite(tensor) else [f"{name} holds NaN or infinity"]
-
-
-def _reject(path: Path, what: str, problems: list[str], shown: int = 6) -> None:
-    if problems:
-        more = f" and {len(problems) - shown} more" if len(problems) > shown else ""
-        raise CheckpointRejected(f"{path}: {what}: {'; '.join(sorted(problems)[:shown])}{more}")
+    refuse(path, "the scaler's state does not fit", problems)

@@ -27,7 +27,9 @@ class RunState:
     compiled: bool = False  # the blocks run compiled
     muon_precision: str = "fp32"  # of the products of Muon's updates
     eval_batch_size: int = 1  # sequences per forward of an evaluation
-    size_history: list = field(default_factory=list)  # [step, from, to, why] of each change of micro_batch_size
+    size_history: list = field(
+        default_factory=list
+    )  # [step, from, to, why] of each change of micro_batch_size
     sizes_rejected: list = field(default_factory=list)  # [size, times, not before this step, why]
     next_growth_step: int = 0  # no larger size is tried before this step
     asked_precision: str = "fp32"  # what the run began with; a fallback may lower `precision`
@@ -37,12 +39,18 @@ class RunState:
     time_s: float = 0.0  # seconds in the training loop, over all resumes
     skipped_steps: int = 0  # of the steps up to global_step: those whose update was left out
     skips: int = 0  # the same, with those that a rewind has undone
-    bad_steps: list = field(default_factory=list)  # those in a row: [step, position, loss, gradient norm] of each
+    bad_steps: list = field(
+        default_factory=list
+    )  # those in a row: [step, position, loss, gradient norm] of each
     best_train_loss: float = math.inf  # lowest loss of a step so far
-    recent_losses: list = field(default_factory=list)  # of the last good steps, for the spike statistic
+    recent_losses: list = field(
+        default_factory=list
+    )  # of the last good steps, for the spike statistic
     rewinds: int = 0
     rewound_to: int = -1  # step of the last rewind's file, 0 for the start
-    skipped_ranges: list = field(default_factory=list)  # [first, end): positions that rewinds leave out
+    skipped_ranges: list = field(
+        default_factory=list
+    )  # [first, end): positions that rewinds leave out
     good_steps: int = 0  # in a row, since the precision in force was taken up
     bad_before_rung: int = 0  # of `bad_steps`: those before the precision was lowered
     precision_raised: bool = False  # after a fallback it may climb back once
@@ -73,10 +81,14 @@ class RunState:
 
     def due(self, interval: int | None, last: int) -> bool:
         """Return whether something done every `interval` steps, last at step `last`, is to be done now."""
-        return interval is not None and self.global_step % interval == 0 and last != self.global_step
+        return (
+            interval is not None and self.global_step % interval == 0 and last != self.global_step
+        )
 
 
-def collect_state(run: RunState, model: nn.Module, optimizer: Optimizer, scaler: SafeGradScaler) -> dict[str, Any]:
+def collect_state(
+    run: RunState, model: nn.Module, optimizer: Optimizer, scaler: SafeGradScaler
+) -> dict[str, Any]:
     """Return everything that changes while training, as plain values and tensors (shared, not copied)."""
     return {
         "model_state_dict": model.state_dict(),
@@ -88,7 +100,11 @@ def collect_state(run: RunState, model: nn.Module, optimizer: Optimizer, scaler:
 
 
 def restore_state(
-    stored: dict[str, Any], run: RunState, model: nn.Module, optimizer: Optimizer, scaler: SafeGradScaler
+    stored: dict[str, Any],
+    run: RunState,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: SafeGradScaler,
 ) -> None:
     """Put a collected state back, generators last. The caller has checked that it fits."""
     model.load_state_dict(stored["model_state_dict"], strict=True)

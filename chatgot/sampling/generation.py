@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from chatgot.config import SamplingConfig
-from chatgot.data.windows import Vocabulary
+from chatgot.data.vocabulary import Vocabulary
 from chatgot.model.gpt import GPT, KeyValueCache, evaluating
 
 
-def generate(model: GPT, ids: list[int], sampling: SamplingConfig, generator: torch.Generator) -> Iterator[int]:
+def generate(
+    model: GPT, ids: list[int], sampling: SamplingConfig, generator: torch.Generator
+) -> Iterator[int]:
     """Yield up to `max_new_tokens` ids that continue `ids` (at least one).
 
     Draws from `generator` (a CPU one) alone. When the context is full the older half of it is forgotten.
@@ -44,7 +46,9 @@ def pick_token(logits: Tensor, sampling: SamplingConfig, generator: torch.Genera
     probabilities = logits.softmax(dim=-1)
     if sampling.top_p is not None:  # nucleus sampling, Holtzman et al., arXiv:1904.09751
         ordered, order = probabilities.sort(descending=True)
-        outside = ordered.cumsum(dim=-1) - ordered >= sampling.top_p  # the likeliest token always stays
+        outside = (
+            ordered.cumsum(dim=-1) - ordered >= sampling.top_p
+        )  # the likeliest token always stays
         probabilities = probabilities.index_fill(0, order[outside], 0.0)
     return int(torch.multinomial(probabilities, 1, generator=generator))
 

@@ -17,18 +17,33 @@ from chatgot.config import Config, TrainingConfig
 from chatgot.errors import OutOfMemory
 from chatgot.machine.device import preserved_generators
 from chatgot.machine.measured import synchronise
-from chatgot.machine.memory import advice, is_out_of_memory, release_memory, too_full, used_memory
+from chatgot.machine.memory import (
+    MIB,
+    is_out_of_memory,
+    memory_limits,
+    peak_memory_mib,
+    release_memory,
+    too_full,
+    used_memory,
+)
 from chatgot.model.gpt import without_dropout
 from chatgot.numerics.accumulation import add_gradients
-from chatgot.numerics.gradient_checkpointing import give_up_recomputation
 from chatgot.numerics.precision import PROOF_SCALE
 from chatgot.run.assembly import Training
+from chatgot.run.modes import give_up_recomputation
 from chatgot.run.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
-GRADIENT_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}  # between two cuts, relative to the gradient's norm
-SEARCH_S, COMPARE_S = 12.0, 3.0  # seconds that the search at the start may take, and each pass of its comparison
+GRADIENT_TOLERANCE = {
+    "fp32": 1e-5,
+    "bf16": 2e-2,
+    "fp16": 2e-2,
+}  # between two cuts, relative to the gradient's norm
+SEARCH_S, COMPARE_S = (
+    12.0,
+    3.0,
+)  # seconds that the search at the start may take, and each pass of its comparison
 TIMED_SEQUENCES = 6  # at least so many are timed, so that what comes once in a step does not count as much as a pass
 ROUNDS = 3  # the first one finds out what fits, touches the memory, and takes one micro-batch only
 
@@ -86,16 +101,26 @@ def adapt(training: Training, stopped: Callable[[], bool]) -> bool:
     if not dynamic.enabled:
         return True
     sizes = ladder(training.config.training)
-    asked = run.micro_batch_size if dynamic.initial == "auto" or run.size_history else dynamic.initial
-    if (size := min(max(asked, sizes[0]), sizes[-1])) != run.micro_batch_size:  # resumed with other settings
-        logger.info("micro_batch_size %d -> %d: initial, minimum or maximum ask for it", run.micro_batch_size, size)
+    asked = (
+        run.micro_batch_size if dynamic.initial == "auto" or run.size_history else dynamic.initial
+    )
+    if (
+        size := min(max(asked, sizes[0]), sizes[-1])
+    ) != run.micro_batch_size:  # resumed with other settings
+        logger.info(
+            "micro_batch_size %d -> %d: initial, minimum or maximum ask for it",
+            run.micro_batch_size,
+            size,
+        )
         change(run, size, "settings")
     with preserved_generators(training.device):
         if dynamic.initial == "auto" and not run.size_history:
             return find(training, sizes, stopped)
         larger = next((size for size in sizes if size > run.micro_batch_size), None)
         waiting = next((row[2] for row in run.sizes_rejected if row[0] == larger), 0)
-        due = run.good_steps >= dynamic.growth_interval_steps and run.global_step >= max(run.next_growth_step, waiting)
+        due = run.good_steps >= dynamic.growth_interval_steps and run.global_step >= max(
+            run.next_growth_step, waiting
+        )
         return grow(training, larger, stopped) if larger and due else True
 
 
@@ -117,13 +142,18 @@ def find(training: Training, sizes: list[int], stopped: Callable[[], bool]) -> b
     chosen = sizes[0]
     for size in sorted(seconds, key=step_seconds):
         chosen = size
-        compared = max(size, min(S, int(COMPARE_S / seconds[sizes[0]])))  # a large step is compared in part
+        compared = max(
+            size, min(S, int(COMPARE_S / seconds[sizes[0]]))
+        )  # a large step is compared in part
         if stopped():
             return False
         if size == sizes[0] or not (why := difference(training, compared, sizes[0], size)):
             break
         rejected[size] = why
-    rates = {size: f"{size}: {training.train_windows.T / seconds[size]:,.0f} tokens/s" for size in sorted(seconds)}
+    rates = {
+        size: f"{size}: {training.train_windows.T / seconds[size]:,.0f} tokens/s"
+        for size in sorted(seconds)
+    }
     for size in (size for size in sizes if size > chosen):
         reject(run, config, size, rejected.get(size, "slower"))
     reasons = [f"{size}: {why}" for size, why in sorted(rejected.items())]
@@ -132,14 +162,20 @@ def find(training: Training, sizes: list[int], stopped: Callable[[], bool]) -> b
         run.micro_batch_size, chosen, "; ".join([*rates.values(), *reasons]), time.perf_counter() - begun,
     )  # fmt: skip
     change(run, chosen, "fastest at the start")
-    run.next_growth_step = run.global_step + config.training.dynamic_batch_size.growth_interval_steps
+    run.next_growth_step = (
+        run.global_step + config.training.dynamic_batch_size.growth_interval_steps
+    )
     return True
 
 
 def grow(training: Training, larger: int, stopped: Callable[[], bool]) -> bool:
     """Try the next larger size on the next step's sequences; take it if it fits, pays and gives the same gradient."""
     run, config, begun = training.run, training.config, time.perf_counter()
-    dynamic, size, S = config.training.dynamic_batch_size, run.micro_batch_size, config.training.sequences_per_step
+    dynamic, size, S = (
+        config.training.dynamic_batch_size,
+        run.micro_batch_size,
+        config.training.sequences_per_step,
+    )
     seconds, rejected = measure(training, [size, larger], math.inf, stopped)
     if stopped():
         return False
@@ -184,11 +220,21 @@ def measure(
     for round_number in range(ROUNDS):
         for size in [size for size in sizes if size not in rejected]:
             n = min(S, size * math.ceil(min(S, TIMED_SEQUENCES) / size)) if round_number else size
-            if stopped() or (seconds and time.perf_counter() + n * min(seconds.values()) > deadline):
-                return seconds, rejected | dict.fromkeys(sizes[len(seconds) + len(rejected) :], "no time to try it")
+            if stopped() or (
+                seconds and time.perf_counter() + n * min(seconds.values()) > deadline
+            ):
+                return seconds, rejected | dict.fromkeys(
+                    sizes[len(seconds) + len(rejected) :], "no time to try it"
+                )
             looks = round_number == 0 and bool(seconds)  # at the memory
-            more = (used_memory(device) - base) / max(seconds) * (size - max(seconds)) if looks else 0.0
-            found = (looks and too_full(device, headroom, max(0.0, more))) or attempt(training, n, size)
+            more = (
+                (used_memory(device) - base) / max(seconds) * (size - max(seconds))
+                if looks
+                else 0.0
+            )
+            found = (looks and too_full(device, headroom, max(0.0, more))) or attempt(
+                training, n, size
+            )
             if looks and not isinstance(found, str):
                 found = too_full(device, headroom, 0) or found
             if isinstance(found, str):
@@ -196,7 +242,9 @@ def measure(
                 rejected |= dict.fromkeys(sizes[sizes.index(size) :], found)
                 release_memory(device)
                 break
-            seconds[size] = min(found[1] / n, seconds.get(size, math.inf) if round_number > 1 else math.inf)
+            seconds[size] = min(
+                found[1] / n, seconds.get(size, math.inf) if round_number > 1 else math.inf
+            )
     return seconds, rejected
 
 
@@ -205,7 +253,12 @@ def attempt(training: Training, n: int, size: int) -> tuple[list[Tensor | None],
 
     Or why that failed; then what it held is given back.
     """
-    model, windows, run, config = training.model, training.train_windows, training.run, training.config
+    model, windows, run, config = (
+        training.model,
+        training.train_windows,
+        training.run,
+        training.config,
+    )
     starts = windows.starts(run.position, config.training.sequences_per_step)[:n]
     scale = min(training.scaler.get_scale(), PROOF_SCALE) if run.precision == "fp16" else 1.0
     begun = time.perf_counter()
@@ -225,7 +278,9 @@ def attempt(training: Training, n: int, size: int) -> tuple[list[Tensor | None],
         model.zero_grad(set_to_none=True)
     if not why:
         return attempt(training, n, size)
-    release_memory(training.device)  # here: in the handler the error still holds what the attempt held
+    release_memory(
+        training.device
+    )  # here: in the handler the error still holds what the attempt held
     return why
 
 
@@ -236,7 +291,11 @@ def difference(training: Training, n: int, size: int, other: int) -> str:
         found = attempt(training, n, other)
     if isinstance(expected, str) or isinstance(found, str):
         return expected if isinstance(expected, str) else found
-    pairs = [(a, b) for a, b in zip(expected[0], found[0], strict=True) if a is not None and b is not None]
+    pairs = [
+        (a, b)
+        for a, b in zip(expected[0], found[0], strict=True)
+        if a is not None and b is not None
+    ]
     norm = math.hypot(*(a.norm().item() for a, _ in pairs))
     apart = math.hypot(*(a.sub_(b).norm().item() for a, b in pairs))
     tolerance = GRADIENT_TOLERANCE[training.run.precision]
@@ -244,3 +303,28 @@ def difference(training: Training, n: int, size: int, other: int) -> str:
         return ""
     share = apart / norm if norm else math.inf
     return f"its gradient differs by {share:.2g} of the norm, at most {tolerance:g} is rounding"
+
+
+def advice(run: RunState, config: Config, model: nn.Module) -> str:
+    """Return what exit 6 says: where, how much memory there is and is needed, and which keys to change."""
+    device = next(model.parameters()).device
+    limits = memory_limits(device)
+    used = f"{peak_memory_mib() if device.type == 'cpu' else used_memory(device) / MIB:,.0f}"
+    used += f" of {limits[0][1] / MIB:,.0f} MiB were in use" if limits else " MiB were in use"
+    fixed_mib = (
+        16 * sum(p.numel() for p in model.parameters()) / MIB
+    )  # weights, gradients, two moments, 4 bytes each
+    dynamic = config.training.dynamic_batch_size
+    keys = ["use a smaller model or model.max_seq_length"]
+    if not config.training.gradient_checkpointing:
+        keys.insert(0, "set training.gradient_checkpointing=true")
+    if dynamic.enabled and dynamic.minimum > 1:
+        keys.insert(0, "set a smaller training.dynamic_batch_size.minimum")
+    if not dynamic.enabled and run.micro_batch_size > 1:
+        keys.insert(
+            0, "set training.dynamic_batch_size.enabled=true or a smaller training.batch_size"
+        )
+    return (
+        f"step {run.global_step + 1}: out of memory at micro_batch_size {run.micro_batch_size}; at most {used}, "
+        f"weights, gradients and optimizer alone take {fixed_mib:,.0f}\n{', or '.join(keys)}"
+    )

@@ -28,7 +28,9 @@ def save_due(training: Training, seconds_since: float) -> bool:
     run, minutes = training.run, training.config.training.checkpoint_interval_minutes
     by_clock = minutes is not None and seconds_since >= 60 * minutes
     new = run.last_save_step != run.global_step
-    return new and (training.ended() or (not run.bad_steps and (by_clock or step_save_due(training))))
+    return new and (
+        training.ended() or (not run.bad_steps and (by_clock or step_save_due(training)))
+    )
 
 
 def step_save_due(training: Training) -> bool:

@@ -18,7 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: nn.Module, batches: Iterable[Batch], device: torch.device, precision: str, stopped: Callable[[], bool]
+    model: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    precision: str,
+    stopped: Callable[[], bool],
 ) -> float | None:
     """Return the mean loss in nats per token over all tokens of `batches`; None when `stopped` says so in between.
 
@@ -35,14 +39,20 @@ def evaluate(
     return total / tokens
 
 
-def validation_losses(training: Training, stopped: Callable[[], bool]) -> tuple[float | None, float | None]:
+def validation_losses(
+    training: Training, stopped: Callable[[], bool]
+) -> tuple[float | None, float | None]:
     """Return the loss on the configuration's batches, and that over every token where it is due: at the end of a run.
 
     Both are of no use once `stopped` says so.
     """
     windows, settings = training.val_windows, training.config.training
     everything = settings.eval_batches == "all"
-    full = _in_memory(training, windows.every_token, stopped) if training.ended() or everything else None
+    full = (
+        _in_memory(training, windows.every_token, stopped)
+        if training.ended() or everything
+        else None
+    )
     if everything:
         return full, full if training.ended() else None
     spread = partial(windows.spread, settings.eval_batches * settings.batch_size)
@@ -60,13 +70,24 @@ def _in_memory(
     run = training.run
     while True:
         try:
-            return evaluate(training.model, batches(run.eval_batch_size), training.device, run.precision, stopped)
+            return evaluate(
+                training.model,
+                batches(run.eval_batch_size),
+                training.device,
+                run.precision,
+                stopped,
+            )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        release_memory(training.device)  # here: in the handler the error still holds what the attempt held
+        release_memory(
+            training.device
+        )  # here: in the handler the error still holds what the attempt held
         if run.eval_batch_size == 1:
-            logger.warning("evaluation at step %d: out of memory at one sequence, training goes on", run.global_step)
+            logger.warning(
+                "evaluation at step %d: out of memory at one sequence, training goes on",
+                run.global_step,
+            )
             return math.nan
         logger.warning(
             "evaluation at step %d: out of memory at %d sequences, %d are taken from now on",

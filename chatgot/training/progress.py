@@ -7,7 +7,7 @@ import time
 from tqdm import tqdm
 
 from chatgot.run.assembly import Training
-from chatgot.training.estimate import postfix, step_line
+from chatgot.training.log_lines import postfix, step_line
 
 logger = logging.getLogger(__name__)
 

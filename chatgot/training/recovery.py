@@ -6,13 +6,17 @@ import math
 from pathlib import Path
 from typing import Any
 
-from chatgot.checkpointing.checkpoint_file import load_checkpoint
 from chatgot.checkpointing.run_files import checkpoint_path, files_after, newest_whole, run_files
 from chatgot.errors import CheckpointRejected, Diverged
 from chatgot.machine.memory import is_out_of_memory
-from chatgot.numerics.gradient_checkpointing import disable_gradient_checkpointing, recomputation_differs
-from chatgot.numerics.precision import autocast, change_precision, next_lower, prove_mixed_precision
+from chatgot.numerics.gradient_checkpointing import (
+    disable_gradient_checkpointing,
+    recomputation_differs,
+)
+from chatgot.numerics.precision import autocast, next_lower, prove_mixed_precision
 from chatgot.run.assembly import Training
+from chatgot.run.fits import read_checkpoint
+from chatgot.run.modes import change_precision
 from chatgot.run.resuming import check_state
 from chatgot.run.run_state import RunState, restore_state
 
@@ -34,7 +38,12 @@ def recover(training: Training) -> str:
     streak = len(run.bad_steps) - run.bad_before_rung >= settings.max_nan_before_fallback
     if (scaler.fallback_triggered or streak) and run.precision != "fp32":
         lower = next_lower(run.precision, training.device)
-        logger.warning("precision falls back from %s to %s from step %d on", run.precision, lower, run.global_step + 1)
+        logger.warning(
+            "precision falls back from %s to %s from step %d on",
+            run.precision,
+            lower,
+            run.global_step + 1,
+        )
         change_precision(run, scaler, lower)
         return "lowered"
     if streak:
@@ -60,9 +69,16 @@ def climb(training: Training) -> str:
             raise
         why = "out of memory in its proof"
     if why:
-        logger.warning("precision stays at %s: %s differs from fp32 (%s)", run.precision, higher, why)
+        logger.warning(
+            "precision stays at %s: %s differs from fp32 (%s)", run.precision, higher, why
+        )
         return "done"
-    logger.info("precision climbs back from %s to %s from step %d on", run.precision, higher, run.global_step + 1)
+    logger.info(
+        "precision climbs back from %s to %s from step %d on",
+        run.precision,
+        higher,
+        run.global_step + 1,
+    )
     change_precision(run, training.scaler, higher)
     return "raised"
 
@@ -78,7 +94,10 @@ def prove_again(training: Training) -> None:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        logger.warning("gradient checkpointing could not be proven again at step %d: out of memory", run.global_step)
+        logger.warning(
+            "gradient checkpointing could not be proven again at step %d: out of memory",
+            run.global_step,
+        )
         return
     if why:
         disable_gradient_checkpointing(model)
@@ -93,7 +112,11 @@ def prove_again(training: Training) -> None:
 def next_higher(training: Training) -> str:
     """Return the rung above fp32 on the way to the precision asked for."""
     asked = training.run.asked_precision
-    return next_lower(asked, training.device) if next_lower(asked, training.device) != "fp32" else asked
+    return (
+        next_lower(asked, training.device)
+        if next_lower(asked, training.device) != "fp32"
+        else asked
+    )
 
 
 def rewind(training: Training) -> None:
@@ -110,7 +133,9 @@ def rewind(training: Training) -> None:
         raise Diverged(report(training))
     target, stored = found
     ranges, what = run.skipped_ranges, ""
-    if run.bad_steps:  # else the weights were found damaged though every step was good: no data is to blame
+    if (
+        run.bad_steps
+    ):  # else the weights were found damaged though every step was good: no data is to blame
         first, last = (int(run.bad_steps[i][1]) for i in (0, -1))
         ranges = merged([*ranges, [first, last + 1 + settings.rewind_skip_steps]])
         end = next(end for start, end in ranges if start <= first < end)
@@ -121,7 +146,9 @@ def rewind(training: Training) -> None:
     kept = {name: getattr(run, name) for name in KEPT}
     back = run.global_step - target  # what waits for a step waits as long as before
     kept["next_growth_step"] = max(0, run.next_growth_step - back)
-    kept["sizes_rejected"] = [[size, n, max(0, until - back), why] for size, n, until, why in run.sizes_rejected]
+    kept["sizes_rejected"] = [
+        [size, n, max(0, until - back), why] for size, n, until, why in run.sizes_rejected
+    ]
     kept |= {"rewinds": run.rewinds + 1, "rewound_to": target, "skipped_ranges": ranges}
     precision = run.precision
     restore_state(stored, run, training.model, training.optimizer, training.scaler)
@@ -131,7 +158,8 @@ def rewind(training: Training) -> None:
         setattr(run, name, value)
     run.leave_out()
     checkpoint_dir = Path(training.config.paths.checkpoints)
-    training.abandoned = files_after(checkpoint_dir, run)  # they stay until there is something to put in their place
+    # they stay until there is something to put in their place
+    training.abandoned = files_after(checkpoint_dir, run.run_id, run.global_step)
     if not checkpoint_path(checkpoint_dir, run.run_id, run.best_step).is_file():
         run.best_val_loss, run.best_step = math.inf, -1  # what has no file is not the best
 
@@ -146,10 +174,15 @@ def rewind_target(training: Training) -> tuple[int, dict[str, Any]] | None:
     files = run_files(Path(training.config.paths.checkpoints), config_name).get(timestamp, {})
     found = None
     for step in sorted(files, reverse=True):
-        if every is None or step % every or step > run.global_step or files[step] in training.abandoned:
+        if (
+            every is None
+            or step % every
+            or step > run.global_step
+            or files[step] in training.abandoned
+        ):
             continue
         try:
-            stored = load_checkpoint(files[step])
+            stored = read_checkpoint(files[step])
             check_state(training, stored, files[step], data_may_change=True)
         except CheckpointRejected as error:
             logger.warning("%s; passed over", error)
@@ -179,8 +212,13 @@ def seen_last(run: RunState) -> str:
     """Return the losses and gradient norms of the bad steps."""
     if not run.bad_steps:
         return "NaN or infinity in the weights or the optimizer's state"
-    columns = ((name, [row[i] for row in run.bad_steps]) for i, name in ((2, "losses"), (3, "gradient norms")))
-    return "; ".join(f"{name} {', '.join(f'{value:g}' for value in values)}" for name, values in columns)
+    columns = (
+        (name, [row[i] for row in run.bad_steps])
+        for i, name in ((2, "losses"), (3, "gradient norms"))
+    )
+    return "; ".join(
+        f"{name} {', '.join(f'{value:g}' for value in values)}" for name, values in columns
+    )
 
 
 def report(training: Training) -> str:
@@ -189,13 +227,17 @@ def report(training: Training) -> str:
     left_out = ", ".join(f"{first} to {end - 1}" for first, end in run.skipped_ranges) or "none"
     lr = "none" if run.lr is None or not math.isfinite(run.lr) else f"{run.lr:.3g}"
     checkpoint_dir = Path(training.config.paths.checkpoints)
-    path = checkpoint_path(checkpoint_dir, run.run_id, run.rewound_to)  # later ones may be ruined, though finite
+    path = checkpoint_path(
+        checkpoint_dir, run.run_id, run.rewound_to
+    )  # later ones may be ruined, though finite
     path = path if path.is_file() else newest_whole(checkpoint_dir, run.run_id)
     return "\n".join(
         (
             f"diverged at step {run.global_step}: {seen_last(run)}; learning rate {lr}",
             f"tried: {run.skips} steps skipped, precision {run.asked_precision} -> {run.precision}, "
             f"{run.rewinds} rewinds, data positions left out: {left_out}",
-            f"lower training.learning_rate and resume from {path}" if path else "lower training.learning_rate",
+            f"lower training.learning_rate and resume from {path}"
+            if path
+            else "lower training.learning_rate",
         )
     )

@@ -14,17 +14,23 @@ from chatgot.errors import OutOfMemory
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.numerics.accumulation import add_gradients
 from chatgot.numerics.grad_scaler import SafeGradScaler
-from chatgot.numerics.gradient_checkpointing import give_up_recomputation
+from chatgot.run.modes import give_up_recomputation
 from chatgot.run.run_state import RunState
 from chatgot.training.batch_size import shrink
 
 logger = logging.getLogger(__name__)
 
-DIVERGED_FACTOR = 3.0  # a loss above this many times that of guessing, or the best so far, is no noise any more
+DIVERGED_FACTOR = (
+    3.0  # a loss above this many times that of guessing, or the best so far, is no noise any more
+)
 
 
 def accumulate_gradients(
-    model: nn.Module, windows: TrainingWindows, run: RunState, config: Config, scaler: SafeGradScaler
+    model: nn.Module,
+    windows: TrainingWindows,
+    run: RunState,
+    config: Config,
+    scaler: SafeGradScaler,
 ) -> Tensor | None:
     """Add up the gradients of this step's micro-batches; return the step's loss, () on the device, not synchronised.
 
@@ -35,14 +41,18 @@ def accumulate_gradients(
     key, out_of_memory = (config.seed, run.position), False
     try:
         starts = windows.starts(run.position, config.training.sequences_per_step)
-        return add_gradients(model, windows, starts, run.micro_batch_size, key, run.precision, scaler.scale)
+        return add_gradients(
+            model, windows, starts, run.micro_batch_size, key, run.precision, scaler.scale
+        )
     except CheckpointError as error:
         give_up_recomputation(model, run, error)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         out_of_memory = True
-    model.zero_grad(set_to_none=True)  # from here on: the error, which held what the attempt held, is gone
+    model.zero_grad(
+        set_to_none=True
+    )  # from here on: the error, which held what the attempt held, is gone
     scaler.begin()
     if out_of_memory:
         release_memory(windows.device)
@@ -51,7 +61,12 @@ def accumulate_gradients(
 
 
 def apply_gradients(
-    total: Tensor, model: nn.Module, optimizer: Optimizer, run: RunState, config: Config, scaler: SafeGradScaler
+    total: Tensor,
+    model: nn.Module,
+    optimizer: Optimizer,
+    run: RunState,
+    config: Config,
+    scaler: SafeGradScaler,
 ) -> bool:
     """Clip the gradients and update the weights, unless loss or norm is not finite; return whether it was done.
 
@@ -64,16 +79,26 @@ def apply_gradients(
         norm_value, loss_value = scaler.read(total)
         healthy, calibrating = scaler.healthy, scaler.calibrating
         if healthy and training.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(model.parameters(), training.grad_clip, scaler.gradient_norm())
+            nn.utils.clip_grads_with_norm_(
+                model.parameters(), training.grad_clip, scaler.gradient_norm()
+            )
         scaler.step(optimizer)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        updates = run.global_step - run.skipped_steps  # the optimizer counts each parameter's before it changes it
+        updates = (
+            run.global_step - run.skipped_steps
+        )  # the optimizer counts each parameter's before it changes it
         unchanged = all(int(state["step"]) == updates for state in optimizer.state.values())
-        what = "" if unchanged else ", and the weights are half updated: resume from the newest checkpoint"
+        what = (
+            ""
+            if unchanged
+            else ", and the weights are half updated: resume from the newest checkpoint"
+        )
         message = f"step {run.global_step + 1}: out of memory in the update of the weights{what}"
-        raise OutOfMemory(f"{message}\nfree some memory, or use a smaller model", unchanged) from error
+        raise OutOfMemory(
+            f"{message}\nfree some memory, or use a smaller model", unchanged
+        ) from error
     if not healthy:
         run.skipped_steps += 1
         run.skips += 1
@@ -93,10 +118,14 @@ def apply_gradients(
     return healthy
 
 
-def judge(run: RunState, loss: float, norm: float, healthy: bool, config: Config, vocab_size: int) -> None:
+def judge(
+    run: RunState, loss: float, norm: float, healthy: bool, config: Config, vocab_size: int
+) -> None:
     """Count the step just done as good, or as one more bad one in a row: not finite, far too high, or a spike."""
     guessing = math.log(vocab_size)  # the loss of knowing nothing, in nats
-    limit = DIVERGED_FACTOR * max(guessing, run.best_train_loss if math.isfinite(run.best_train_loss) else loss)
+    limit = DIVERGED_FACTOR * max(
+        guessing, run.best_train_loss if math.isfinite(run.best_train_loss) else loss
+    )
     bad = not healthy or loss > limit or is_spike(loss, run.recent_losses, config)
     if not bad:
         run.bad_steps, run.bad_before_rung = [], 0
@@ -108,7 +137,12 @@ def judge(run: RunState, loss: float, norm: float, healthy: bool, config: Config
     run.good_steps = 0
     run.bad_steps = [*run.bad_steps, [run.global_step, run.position, loss, norm]]
     if healthy:
-        logger.warning("step %d: loss %g is far too high, data position %d", run.global_step, loss, run.position)
+        logger.warning(
+            "step %d: loss %g is far too high, data position %d",
+            run.global_step,
+            loss,
+            run.position,
+        )
 
 
 def is_spike(loss: float, recent: list[float], config: Config) -> bool:
@@ -117,5 +151,7 @@ def is_spike(loss: float, recent: list[float], config: Config) -> bool:
     if not spike.enabled or len(recent) < spike.window:
         return False
     median = statistics.median(recent)
-    deviation = 1.4826 * statistics.median(abs(value - median) for value in recent)  # sigma, for normal noise
+    deviation = 1.4826 * statistics.median(
+        abs(value - median) for value in recent
+    )  # sigma, for normal noise
     return loss > median + spike.threshold * max(deviation, 1e-3 * median)

@@ -85,13 +85,17 @@ def test_what_is_loaded_equals_what_was_saved_in_every_field(tmp_path, content):
     save_checkpoint(again, loaded)
     assert parts.same(load_checkpoint(again), loaded)
     for key in content:
-        if key == "config":  # tuples stay tuples or become lists; the values are those of the configuration
+        if (
+            key == "config"
+        ):  # tuples stay tuples or become lists; the values are those of the configuration
             assert loaded[key] == content[key]
         else:
             assert parts.same(loaded[key], content[key]), key
 
 
-def test_the_comment_is_the_sha256_of_everything_before_it_and_zipfile_and_torch_read_the_file(whole, tmp_path):
+def test_the_comment_is_the_sha256_of_everything_before_it_and_zipfile_and_torch_read_the_file(
+    whole, tmp_path
+):
     assert whole[-64:].decode() == hashlib.sha256(whole[:-64]).hexdigest()
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         assert archive.comment == whole[-64:]
@@ -108,7 +112,9 @@ def test_the_same_content_gives_the_same_values_under_any_name(whole, tmp_path):
     assert load_checkpoint(path)["run_id"] == parts.RUN_ID
 
 
-def test_a_save_leaves_a_whole_file_of_its_name_and_replaces_a_damaged_one(tmp_path, content, whole):
+def test_a_save_leaves_a_whole_file_of_its_name_and_replaces_a_damaged_one(
+    tmp_path, content, whole
+):
     path = tmp_path / "any.pt"
     path.write_bytes(whole)
     inode = path.stat().st_ino
@@ -127,7 +133,9 @@ def test_saving_changes_neither_the_content_nor_the_generators(tmp_path, content
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-def test_an_error_at_any_write_of_a_save_is_an_os_error_with_errno_and_leaves_the_folder_as_it_was(tmp_path, whole):
+def test_an_error_at_any_write_of_a_save_is_an_os_error_with_errno_and_leaves_the_folder_as_it_was(
+    tmp_path, whole
+):
     path = tmp_path / "checkpoints" / "any.pt"
     path.parent.mkdir()
     path.write_bytes(whole[:-1])  # damaged, so that a save would replace it
@@ -155,7 +163,14 @@ save_checkpoint(path, content)
 print(wrong)
 """
     (tmp_path / "content.pt").write_bytes(whole)
-    command = [sys.executable, "-c", script, str(path), str(len(whole)), str(tmp_path / "content.pt")]
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        str(path),
+        str(len(whole)),
+        str(tmp_path / "content.pt"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]", done.stdout
@@ -179,7 +194,18 @@ def test_a_flip_of_any_bit_is_refused(whole, tmp_path):
 
 def test_a_truncation_at_any_place_is_refused(whole, content, tmp_path):
     path = tmp_path / "any.pt"
-    for size in [*range(0, len(whole), 1024), 1, 3, 4, 21, 22, 85, 86, 87, *range(len(whole) - 90, len(whole))]:
+    for size in [
+        *range(0, len(whole), 1024),
+        1,
+        3,
+        4,
+        21,
+        22,
+        85,
+        86,
+        87,
+        *range(len(whole) - 90, len(whole)),
+    ]:
         path.write_bytes(whole[:size])
         refused(path)
         if size < len(whole) - 64:
@@ -222,7 +248,9 @@ def test_a_file_without_the_hash_is_refused_for_resume_and_read_for_new_runs(con
     assert vocabulary == parts.ALPHABET
 
 
-@pytest.mark.parametrize("name", ["{run}_step_2.pt", "{run}_step_0.pt", "other_20250102-030405_step_1.pt"])
+@pytest.mark.parametrize(
+    "name", ["{run}_step_2.pt", "{run}_step_0.pt", "other_20250102-030405_step_1.pt"]
+)
 def test_a_file_under_another_files_name_is_refused(whole, tmp_path, name):
     path = tmp_path / name.format(run=parts.RUN_ID)
     path.write_bytes(whole)
@@ -233,7 +261,9 @@ def test_a_file_under_another_files_name_is_refused(whole, tmp_path, name):
 
 
 @pytest.mark.parametrize("load", [load_checkpoint, load_weights])
-@pytest.mark.parametrize("kind", ["link", "dangling", "loop", "fifo", "folder", "missing", "device", "memory"])
+@pytest.mark.parametrize(
+    "kind", ["link", "dangling", "loop", "fifo", "folder", "missing", "device", "memory"]
+)
 def test_what_is_no_regular_file_is_refused_at_once(whole, tmp_path, kind, load):
     path, target = tmp_path / "any.pt", tmp_path / "target.pt"
     target.write_bytes(whole)
@@ -293,7 +323,9 @@ def armed(kind: str, content: dict[str, Any], sentinel: Path) -> bytes:
 
 @pytest.mark.parametrize("forced", [False, True])
 @pytest.mark.parametrize("kind", ["zip", "zip with the right hash", "legacy", "pickle", "tar"])
-def test_a_pickle_that_executes_is_refused_and_never_executed(content, tmp_path, kind, forced, monkeypatch):
+def test_a_pickle_that_executes_is_refused_and_never_executed(
+    content, tmp_path, kind, forced, monkeypatch
+):
     sentinel, path = tmp_path / "sentinel", tmp_path / "any.pt"
     path.write_bytes(armed(kind, content, sentinel))
     if forced:
@@ -326,10 +358,17 @@ PICKLES = {
 
 
 @pytest.mark.parametrize("kind", PICKLES)
-def test_a_crafted_pickle_with_the_right_hash_is_refused_as_a_checkpoint_not_a_defect_of_ours(whole, tmp_path, kind):
+def test_a_crafted_pickle_with_the_right_hash_is_refused_as_a_checkpoint_not_a_defect_of_ours(
+    whole, tmp_path, kind
+):
     path = tmp_path / "any.pt"
     path.write_bytes(
-        rezipped(whole, lambda entries: [(n, PICKLES[kind] if n.endswith("data.pkl") else d) for n, d in entries])
+        rezipped(
+            whole,
+            lambda entries: [
+                (n, PICKLES[kind] if n.endswith("data.pkl") else d) for n, d in entries
+            ],
+        )
     )
     with path.open("rb") as file:
         assert damage(file) is None  # the hash is right: it comes to the unpickler
@@ -338,7 +377,9 @@ def test_a_crafted_pickle_with_the_right_hash_is_refused_as_a_checkpoint_not_a_d
     refused(path, load=load_weights)
 
 
-def test_random_changes_of_the_pickle_with_the_right_hash_give_a_refusal_or_a_checkpoint(whole, tmp_path):
+def test_random_changes_of_the_pickle_with_the_right_hash_give_a_refusal_or_a_checkpoint(
+    whole, tmp_path
+):
     path, rng, outcomes = tmp_path / "any.pt", random.Random(1), []
 
     def change(entries):
@@ -401,7 +442,10 @@ def test_a_zip_with_an_entry_that_no_checkpoint_has_is_refused(whole, tmp_path, 
 def test_a_zip_with_two_entries_of_one_name_is_refused(whole, tmp_path, which):
     path = tmp_path / "any.pt"
     path.write_bytes(
-        rezipped(whole, lambda entries: [*entries, *((n, d) for n, d in entries if n.endswith("/" + which))])
+        rezipped(
+            whole,
+            lambda entries: [*entries, *((n, d) for n, d in entries if n.endswith("/" + which))],
+        )
     )
     assert not is_whole(path)
     refused(path, "same name")
@@ -445,18 +489,31 @@ def tampered(content: dict[str, Any], tensor: torch.Tensor, key: str = "exp_avg"
 @pytest.mark.parametrize(
     ("tensor", "word"),
     [
-        (lambda t: torch.zeros(1).expand(10**6, 10**6), "no plain tensors: optimizer_state_dict.state.0.exp_avg"),
-        (lambda t: torch.zeros(1).expand(t.shape), "no plain tensors"),  # fused AdamW would write past its end
+        (
+            lambda t: torch.zeros(1).expand(10**6, 10**6),
+            "no plain tensors: optimizer_state_dict.state.0.exp_avg",
+        ),
+        (
+            lambda t: torch.zeros(1).expand(t.shape),
+            "no plain tensors",
+        ),  # fused AdamW would write past its end
         (lambda t: t.T, "no plain tensors"),
         (lambda t: t.to_sparse(), "no plain tensors"),
-        (lambda t: torch.full_like(t, torch.nan), "NaN or infinity in optimizer_state_dict.state.0.exp_avg"),
+        (
+            lambda t: torch.full_like(t, torch.nan),
+            "NaN or infinity in optimizer_state_dict.state.0.exp_avg",
+        ),
         (lambda t: t.index_fill(0, torch.tensor([1]), torch.inf), "NaN or infinity"),
     ],
     ids=["10^12 elements", "expanded", "transposed", "sparse", "NaN", "inf"],
 )
-def test_a_tensor_that_no_run_saves_is_refused_before_any_of_it_is_copied(content, tmp_path, tensor, word):
+def test_a_tensor_that_no_run_saves_is_refused_before_any_of_it_is_copied(
+    content, tmp_path, tensor, word
+):
     path = tmp_path / "any.pt"
-    parts.forge(path, tampered(content, tensor(content["optimizer_state_dict"]["state"][0]["exp_avg"])))
+    parts.forge(
+        path, tampered(content, tensor(content["optimizer_state_dict"]["state"][0]["exp_avg"]))
+    )
     refused(path, word)
 
 
@@ -469,9 +526,12 @@ def test_tied_weights_larger_than_everything_else_are_saved_and_loaded(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("what", "word"), [(b"K\x08t", "does not match expected size"), (b"K\x08\x85", "larger than the file")]
+    ("what", "word"),
+    [(b"K\x08t", "does not match expected size"), (b"K\x08\x85", "larger than the file")],
 )
-def test_a_storage_or_tensor_declared_larger_than_the_file_is_refused_without_the_memory(content, tmp_path, what, word):
+def test_a_storage_or_tensor_declared_larger_than_the_file_is_refused_without_the_memory(
+    content, tmp_path, what, word
+):
     path = tmp_path / "any.pt"
     parts.forge(path, tampered(content, torch.zeros(8)))
 
@@ -494,10 +554,16 @@ def test_a_storage_or_tensor_declared_larger_than_the_file_is_refused_without_th
 def test_a_zip_that_lists_a_million_entries_is_refused_in_little_time_and_memory(tmp_path):
     count, entry = (
         1_000_000,
-        b"PK\x01\x02" + bytes(24) + (20).to_bytes(2, "little") + bytes(16) + b"archive/data/1234567",
+        b"PK\x01\x02"
+        + bytes(24)
+        + (20).to_bytes(2, "little")
+        + bytes(16)
+        + b"archive/data/1234567",
     )
     listing = entry * count
-    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(listing), 4)
+    record = struct.pack(
+        "<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(listing), 4
+    )
     locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, 4 + len(listing), 1)
     end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
     path = tmp_path / "any.pt"
@@ -516,7 +582,9 @@ def test_a_zip_whose_entries_overlap_is_refused(whole, tmp_path):
         largest = max(archive.infolist(), key=lambda entry: entry.file_size)
     at = entries.rindex(largest.filename.encode()) - 46  # its line in the list of entries
     sizes = struct.pack("<II", len(whole), len(whole))
-    path.write_bytes(parts.with_digest(entries[: at + 20] + sizes + entries[at + 28 : -2] + b"\0\0"))
+    path.write_bytes(
+        parts.with_digest(entries[: at + 20] + sizes + entries[at + 28 : -2] + b"\0\0")
+    )
     refused(path, "overlap")
 
 
@@ -553,7 +621,9 @@ def test_another_format_version_is_refused_and_said(content, tmp_path, version):
     refused(path, "version", str(version))
 
 
-@pytest.mark.parametrize("run_id", ["", "tiny", "tiny_", "tiny_../../../../tmp/x", "tiny_20250102-030405/../x", "../x"])
+@pytest.mark.parametrize(
+    "run_id", ["", "tiny", "tiny_", "tiny_../../../../tmp/x", "tiny_20250102-030405/../x", "../x"]
+)
 def test_a_run_id_that_is_no_run_id_is_refused_as_it_becomes_a_path(content, tmp_path, run_id):
     path = tmp_path / "any.pt"
     parts.forge(path, {**content, "run_id": run_id})
@@ -567,7 +637,8 @@ def test_a_negative_step_is_refused(content, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", [[1, 2], 3, "weights", {}, {"a": 1}, {"model_state_dict": [1]}, {"model_state_dict": 3}]
+    "value",
+    [[1, 2], 3, "weights", {}, {"a": 1}, {"model_state_dict": [1]}, {"model_state_dict": 3}],
 )
 def test_a_foreign_file_without_named_weights_is_refused(tmp_path, value):
     path = tmp_path / "foreign.pt"

@@ -13,20 +13,19 @@ import parts
 import pytest
 import torch
 
-from chatgot.checkpointing import run_files as checkpointing
 from chatgot.checkpointing.checkpoint_file import is_whole, save_checkpoint
 from chatgot.checkpointing.run_files import (
-    Saver,
     checkpoint_path,
     cleanup_old_checkpoints,
-    find_latest,
     newest_whole,
     probe_folder,
     set_aside,
     superseded_by,
 )
+from chatgot.checkpointing.run_files import run_files as checkpointing
+from chatgot.checkpointing.saver import Saver
 from chatgot.errors import CheckpointRejected, StorageError
-from chatgot.run.run_state import RunState
+from chatgot.run.resuming import find_latest
 
 OLDER, RUN, NEWER = "20250101-000000", "20250102-030405", "20260101-000000"
 
@@ -36,7 +35,12 @@ def content_of(run_id: str, step: int, loss: float = 2.0) -> bytes:
     """Return the bytes of a small whole file, as a save makes it."""
     content = parts.run().checkpoint()
     content |= {"run_id": run_id, "global_step": step, "loss": loss}
-    content["run"] |= {"run_id": run_id, "global_step": step, "skipped_steps": step, "position": step}
+    content["run"] |= {
+        "run_id": run_id,
+        "global_step": step,
+        "skipped_steps": step,
+        "position": step,
+    }
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder) / "any.pt", content)
         return (Path(folder) / "any.pt").read_bytes()
@@ -80,7 +84,9 @@ def clean(folder: Path, keep: int = 5, best: Collection[int] = ()) -> list[int]:
 
 
 def steps_of(folder: Path) -> list[int]:
-    return sorted(int(path.stem.rpartition("_")[2]) for path in folder.glob(f"tiny_{RUN}_step_*.pt"))
+    return sorted(
+        int(path.stem.rpartition("_")[2]) for path in folder.glob(f"tiny_{RUN}_step_*.pt")
+    )
 
 
 # Retention
@@ -150,7 +156,9 @@ def test_everything_that_is_not_a_regular_whole_file_of_this_run_is_left_byte_fo
     tmp_path, tmp_path_factory, whole
 ):
     outside = tmp_path_factory.mktemp("outside") / "precious.pt"
-    outside.write_bytes(content_of(f"tiny_{RUN}", 3))  # whole, and of this run: but reached through a link only
+    outside.write_bytes(
+        content_of(f"tiny_{RUN}", 3)
+    )  # whole, and of this run: but reached through a link only
     for name in FOREIGN:
         (tmp_path / name).write_bytes(whole)
     (tmp_path / f"tiny_{RUN}_step_2.pt").mkdir()
@@ -163,20 +171,28 @@ def test_everything_that_is_not_a_regular_whole_file_of_this_run_is_left_byte_fo
     before["hard link"] = files[10].read_bytes()
     removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN, max_to_keep=2)
     assert sorted(removed) == sorted(files[step] for step in range(10, 16))
-    assert tree(tmp_path) == before | {files[n].name: content_of(f"tiny_{RUN}", n) for n in (16, 17)}
+    assert tree(tmp_path) == before | {
+        files[n].name: content_of(f"tiny_{RUN}", n) for n in (16, 17)
+    }
     assert outside.read_bytes() == content_of(f"tiny_{RUN}", 3)
 
 
 @pytest.mark.parametrize("config", ["a.b", "a+b", "(x", "tiny_20250102-030405", "[a-z]"])
 def test_a_configurations_name_is_no_pattern(tmp_path, config):
-    other = {"a.b": "axb", "a+b": "aab", "(x": "x", "tiny_20250102-030405": "tiny", "[a-z]": "b"}[config]
+    other = {"a.b": "axb", "a+b": "aab", "(x": "x", "tiny_20250102-030405": "tiny", "[a-z]": "b"}[
+        config
+    ]
     put(tmp_path, 1, 2, 3, config=config)
     put(tmp_path, 1, 2, 3, config=other)
     removed = cleanup_old_checkpoints(tmp_path, config, RUN, max_to_keep=1)
-    assert sorted(path.name for path in removed) == [f"{config}_{RUN}_step_{step}.pt" for step in (1, 2)]
+    assert sorted(path.name for path in removed) == [
+        f"{config}_{RUN}_step_{step}.pt" for step in (1, 2)
+    ]
 
 
-def test_one_file_that_cannot_be_removed_is_warned_of_and_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
+def test_one_file_that_cannot_be_removed_is_warned_of_and_does_not_stop_the_others(
+    tmp_path, monkeypatch, caplog
+):
     files = put(tmp_path, 1, 2, 3, 4)
     real, fired = os.unlink, []
 
@@ -196,7 +212,12 @@ def test_one_file_that_cannot_be_removed_is_warned_of_and_does_not_stop_the_othe
 
 def test_retention_among_10000_foreign_files_takes_less_than_a_second(tmp_path, whole):
     for i in range(2500):
-        for name in (f"other_{RUN}_step_{i}.pt", f"tiny_{OLDER}_step_{i}.pt", f"photo{i}.jpg", f"tiny_{RUN}_{i}.log"):
+        for name in (
+            f"other_{RUN}_step_{i}.pt",
+            f"tiny_{OLDER}_step_{i}.pt",
+            f"photo{i}.jpg",
+            f"tiny_{RUN}_{i}.log",
+        ):
             (tmp_path / name).touch()
     put(tmp_path, 1, 2, 3)
     start = time.perf_counter()
@@ -228,9 +249,13 @@ def found(folder: Path) -> Path:
     return path
 
 
-def test_a_file_that_verifies_only_under_another_name_is_passed_over_and_does_not_count(tmp_path, caplog):
+def test_a_file_that_verifies_only_under_another_name_is_passed_over_and_does_not_count(
+    tmp_path, caplog
+):
     files = put(tmp_path, 1, 2, 3)
-    older_under_a_newer_name, of_another_run = (tmp_path / f"tiny_{RUN}_step_{step}.pt" for step in (8, 9))
+    older_under_a_newer_name, of_another_run = (
+        tmp_path / f"tiny_{RUN}_step_{step}.pt" for step in (8, 9)
+    )
     older_under_a_newer_name.write_bytes(content_of(f"tiny_{RUN}", 2))
     of_another_run.write_bytes(content_of(f"tiny_{OLDER}", 9))
     assert found(tmp_path) == files[3]
@@ -279,7 +304,9 @@ def test_latest_passes_over_links_folders_and_pipes_of_a_checkpoints_name(tmp_pa
     assert found(tmp_path) == files[3]
 
 
-def test_a_newest_run_with_only_damaged_files_is_refused_and_the_next_older_runs_best_is_named(tmp_path, whole):
+def test_a_newest_run_with_only_damaged_files_is_refused_and_the_next_older_runs_best_is_named(
+    tmp_path, whole
+):
     older = put(tmp_path, 7, 8, timestamp=OLDER)
     damage(older[8])
     for path in put(tmp_path, 1, 2).values():
@@ -304,10 +331,6 @@ def test_no_checkpoint_at_all_is_refused_with_the_folder(tmp_path, whole):
 # Going on from an older one
 
 
-def at(step: int) -> RunState:
-    return RunState(f"tiny_{RUN}", "fp32", 1, 1, global_step=step)
-
-
 def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog):
     caplog.set_level("INFO")
     files = put(tmp_path, 1, 2, 9, 10)
@@ -318,7 +341,7 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog
     (tmp_path / f"tiny_{RUN}_step_11.pt").symlink_to(files[1])
     (tmp_path / f"tiny_{RUN}_step_12.pt").mkdir()
     caplog.clear()
-    set_aside(superseded_by(tmp_path, at(2), files[2]))
+    set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 2, files[2]))
     assert steps_of(tmp_path) == [1, 2, 11, 12]  # only regular files are this run's
     for step in (9, 10):
         assert (tmp_path / f"{files[step].name}.superseded").read_bytes() == contents[step]
@@ -330,7 +353,7 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog
 def test_nothing_newer_nothing_said(tmp_path, caplog):
     caplog.set_level("INFO")
     files = put(tmp_path, 1, 2)
-    set_aside(superseded_by(tmp_path, at(2), files[2]))
+    set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 2, files[2]))
     assert steps_of(tmp_path) == [1, 2]
     assert caplog.records == []
 
@@ -338,22 +361,24 @@ def test_nothing_newer_nothing_said(tmp_path, caplog):
 def test_a_file_set_aside_a_second_time_does_not_destroy_the_one_set_aside_before(tmp_path):
     files = put(tmp_path, 1, 2)
     first = files[2].read_bytes()
-    set_aside(superseded_by(tmp_path, at(1), files[1]))
+    set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 1, files[1]))
     second = content_of(f"tiny_{RUN}", 2, loss=3.0)
     files[2].write_bytes(second)
-    set_aside(superseded_by(tmp_path, at(1), files[1]))
+    set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 1, files[1]))
     assert first != second
     assert sorted(tree(tmp_path).values()) == sorted([files[1].read_bytes(), first, second])
 
 
 @pytest.mark.parametrize("alike", [True, False, "damaged"])
-def test_another_file_of_the_step_resumed_from_elsewhere_is_set_aside_and_a_copy_of_it_is_not(tmp_path, alike):
+def test_another_file_of_the_step_resumed_from_elsewhere_is_set_aside_and_a_copy_of_it_is_not(
+    tmp_path, alike
+):
     files = put(tmp_path, 1, 2)
     elsewhere = tmp_path / "elsewhere.pt"
     elsewhere.write_bytes(content_of(f"tiny_{RUN}", 2, loss=2.0 if alike else 3.0))
     if alike == "damaged":
         damage(files[2])
-    set_aside(superseded_by(tmp_path, at(2), elsewhere))
+    set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 2, elsewhere))
     assert files[2].exists() is (alike is True)
     assert (tmp_path / f"{files[2].name}.superseded").exists() is (alike is not True)
     assert elsewhere.exists()
@@ -369,7 +394,7 @@ def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, monkeypatc
     monkeypatch.setattr(os, "rename", refuse)
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StorageError, match="Read-only"):
-        set_aside(superseded_by(tmp_path, at(1), files[1]))
+        set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 1, files[1]))
 
 
 # Saving, or not
@@ -381,7 +406,9 @@ def to_save(step: int = 1) -> dict:
     return content | {"global_step": step}
 
 
-def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(tmp_path, caplog, monkeypatch):
+def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(
+    tmp_path, caplog, monkeypatch
+):
     path, content, saver, settings = tmp_path / "a.pt", to_save(), Saver(0), parts.config().training
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", disk_full)
@@ -403,16 +430,22 @@ def test_the_last_chance_to_save_is_not_let_pass_with_a_warning(tmp_path, monkey
 
 def test_a_defect_of_ours_is_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(AttributeError):
-        Saver(0).save(tmp_path / "a.pt", to_save() | {"no pickle": lambda: None}, parts.config().training)
+        Saver(0).save(
+            tmp_path / "a.pt", to_save() | {"no pickle": lambda: None}, parts.config().training
+        )
 
 
 def test_a_state_that_could_not_be_loaded_again_is_never_given_a_checkpoints_name(tmp_path):
     with pytest.raises(RuntimeError, match="could not be loaded again"):
-        Saver(0).save(tmp_path / "a.pt", to_save() | {"loss": np.float64(1.0)}, parts.config().training)
+        Saver(0).save(
+            tmp_path / "a.pt", to_save() | {"loss": np.float64(1.0)}, parts.config().training
+        )
     assert not list(tmp_path.iterdir())
 
 
-def test_each_save_says_size_time_and_how_long_the_run_was_without_one(tmp_path, caplog, monkeypatch):
+def test_each_save_says_size_time_and_how_long_the_run_was_without_one(
+    tmp_path, caplog, monkeypatch
+):
     caplog.set_level("INFO")
     clock = iter([0.0, 120.0, 120.25, 121.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
@@ -431,7 +464,12 @@ def test_each_save_says_size_time_and_how_long_the_run_was_without_one(tmp_path,
             {"save_checkpoint_steps": 50},
             "takes 2.0 % of the time; training.save_checkpoint_steps=100, training.checkpoint_interval_minutes=4 would",
         ),
-        (2.0, 50, {"save_checkpoint_steps": 500, "checkpoint_interval_minutes": None}, None),  # it came early
+        (
+            2.0,
+            50,
+            {"save_checkpoint_steps": 500, "checkpoint_interval_minutes": None},
+            None,
+        ),  # it came early
         (3.0, 25, {"save_checkpoint_steps": None, "checkpoint_interval_minutes": 2}, "=5 would"),
         (
             1.23,
@@ -473,7 +511,9 @@ def disk_full(descriptor: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "file above", "dangling link", "too long", "full"])
-def test_a_folder_that_cannot_be_written_is_a_storage_error_that_names_it(tmp_path, kind, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_a_storage_error_that_names_it(
+    tmp_path, kind, monkeypatch
+):
     folder = tmp_path / ("x" * 300 if kind == "too long" else "folder")
     if kind == "file":
         folder.write_bytes(b"")

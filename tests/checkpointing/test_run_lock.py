@@ -40,7 +40,9 @@ except StorageError as error:
 
 def python(script: str, *arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30
+    )
 
 
 @pytest.fixture
@@ -148,15 +150,21 @@ def test_a_link_planted_in_the_locks_place_is_not_followed(tmp_path, tmp_path_fa
     assert not victim.exists()
 
 
-@pytest.mark.parametrize("take", [lambda folder: lock_new_run(folder, "tiny"), lambda f: lock_old_run(f, "tiny_1")])
+@pytest.mark.parametrize(
+    "take", [lambda folder: lock_new_run(folder, "tiny"), lambda f: lock_old_run(f, "tiny_1")]
+)
 def test_a_folder_that_is_not_there_is_a_storage_error_that_names_it(tmp_path, take):
     with pytest.raises(StorageError, match="missing") as refused:
         take(tmp_path / "missing")
     assert refused.value.exit_code == 5
 
 
-@pytest.mark.parametrize("take", [lambda folder: lock_new_run(folder, "tiny"), lambda f: lock_old_run(f, "tiny_1")])
-def test_a_file_system_without_locks_is_a_storage_error_at_once_and_blames_no_process(tmp_path, take, monkeypatch):
+@pytest.mark.parametrize(
+    "take", [lambda folder: lock_new_run(folder, "tiny"), lambda f: lock_old_run(f, "tiny_1")]
+)
+def test_a_file_system_without_locks_is_a_storage_error_at_once_and_blames_no_process(
+    tmp_path, take, monkeypatch
+):
     def refuse(*args):
         raise OSError(errno.ENOSYS, "Function not implemented")
 

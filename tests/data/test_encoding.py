@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatgot.data.corpus import text_chunks
 from chatgot.data.encoding import Undecodable, decoded_chunks, detect_encoding
+from chatgot.data.text_file import text_chunks
 from chatgot.errors import ConfigError
 
 TEXTS = {
@@ -189,8 +189,15 @@ def test_a_guess_that_does_not_decode_the_whole_file_gives_way(write):
 
 @pytest.mark.parametrize("ending", ["\r\n", "\r", "\n"])
 def test_the_end_of_a_line_changes_nothing(write, ending):
-    for language, encoding in [("french", "cp1252"), ("russian", "cp1251"), ("french", "utf-16-le"), ("thai", "utf-8")]:
-        assert read(write(TEXTS[language].replace("\n", ending).encode(encoding))) == TEXTS[language]
+    for language, encoding in [
+        ("french", "cp1252"),
+        ("russian", "cp1251"),
+        ("french", "utf-16-le"),
+        ("thai", "utf-8"),
+    ]:
+        assert (
+            read(write(TEXTS[language].replace("\n", ending).encode(encoding))) == TEXTS[language]
+        )
 
 
 def test_a_single_character_is_a_text(write):
@@ -205,7 +212,9 @@ def test_a_guess_that_makes_control_characters_gives_way(write):
 
 
 def test_memory_grows_neither_with_the_file_nor_with_its_lines(write):
-    path = write(TEXTS["russian"].replace("\n", " ").encode("cp1251") * 400_000)  # 76 MB on one line
+    path = write(
+        TEXTS["russian"].replace("\n", " ").encode("cp1251") * 400_000
+    )  # 76 MB on one line
     tracemalloc.start()
     try:
         assert detect_encoding(path) == "cp1251"
@@ -220,10 +229,14 @@ def test_memory_grows_neither_with_the_file_nor_with_its_lines(write):
 
 
 @pytest.mark.parametrize("language", ["french", "russian", "chinese"])
-def test_broken_utf8_is_refused_at_its_first_broken_byte_not_read_as_something_else(write, language):
+def test_broken_utf8_is_refused_at_its_first_broken_byte_not_read_as_something_else(
+    write, language
+):
     content = TEXTS[language].encode()
     for broken in (b"\xff", b"\xe9", b"\x80", b"\xc3(", b"\xed\xa0\x80", b"\xc0\x80"):
-        with pytest.raises(ConfigError, match=rf"not utf-8 at byte offset {len(content)}: byte 0x{broken[0]:02X}"):
+        with pytest.raises(
+            ConfigError, match=rf"not utf-8 at byte offset {len(content)}: byte 0x{broken[0]:02X}"
+        ):
             detect_encoding(write(content + broken + content))
 
 
@@ -257,14 +270,18 @@ def test_a_lone_surrogate_is_refused(write):
 
 def test_utf16_with_half_a_character_at_its_end_is_refused(write):
     path = write(TEXTS["french"].encode("utf-16")[:-1])
-    with pytest.raises(ConfigError, match=f"not utf-16-le at byte offset {path.stat().st_size - 1}"):
+    with pytest.raises(
+        ConfigError, match=f"not utf-16-le at byte offset {path.stat().st_size - 1}"
+    ):
         read(path)
 
 
 @pytest.mark.parametrize("control", [b"\x00", b"\x01", b"\x08", b"\x0b", b"\x1b", b"\x1f", b"\x7f"])
 def test_legacy_text_with_a_control_byte_does_not_look_like_text(write, control):
     content = TEXTS["french"].encode("cp1252")
-    message = f"does not look like text: control byte 0x{control[0]:02X} at byte offset {len(content)}"
+    message = (
+        f"does not look like text: control byte 0x{control[0]:02X} at byte offset {len(content)}"
+    )
     with pytest.raises(ConfigError, match=message):
         detect_encoding(write(content + control + content))
 
@@ -296,7 +313,9 @@ def test_binary_files_are_refused_with_a_place(write):
 
 
 def test_what_nothing_decodes_is_refused_with_both_places(write):
-    with pytest.raises(ConfigError, match="not UTF-8 at byte offset 3, not cp1252 at byte offset 6"):
+    with pytest.raises(
+        ConfigError, match="not UTF-8 at byte offset 3, not cp1252 at byte offset 6"
+    ):
         detect_encoding(write(b"caf\xe9 \xe9\x81\x8d\x8f"))
 
 
@@ -324,10 +343,22 @@ DECODED = ["utf-8", "utf-16-le", "utf-32-be", "cp932", "gb18030", "euc_jis_2004"
     st.binary(max_size=40),
     st.integers(1, 20),
     st.sampled_from(
-        ["utf-8", "utf-8-sig", "utf-16-le", "utf-32-be", "cp932", "gb18030", "euc_jis_2004", "cp949", "cp1252"]
+        [
+            "utf-8",
+            "utf-8-sig",
+            "utf-16-le",
+            "utf-32-be",
+            "cp932",
+            "gb18030",
+            "euc_jis_2004",
+            "cp949",
+            "cp1252",
+        ]
     ),
 )
-def test_decoding_in_chunks_equals_decoding_at_once_also_in_where_it_fails(tmp_path_factory, content, size, encoding):
+def test_decoding_in_chunks_equals_decoding_at_once_also_in_where_it_fails(
+    tmp_path_factory, content, size, encoding
+):
     path = tmp_path_factory.getbasetemp() / "bytes.txt"
     path.write_bytes(content)
     try:
@@ -350,5 +381,8 @@ def test_any_bytes_are_read_exactly_or_refused(tmp_path_factory, content):
     except ConfigError as refusal:
         assert re.search(r"byte offset \d+", str(refusal))
     else:
-        assert content.removeprefix(codecs.BOM_UTF8).decode(encoding) in (text, text.removeprefix("\ufeff"))
+        assert content.removeprefix(codecs.BOM_UTF8).decode(encoding) in (
+            text,
+            text.removeprefix("\ufeff"),
+        )
         assert "\ufffd" not in text or "\ufffd".encode(encoding) in content

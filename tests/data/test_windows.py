@@ -9,15 +9,14 @@ import pytest
 import torch
 
 import chatgot.data.windows
+from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import (
-    Tokens,
     TrainingWindows,
     ValidationWindows,
-    Vocabulary,
     Windows,
     check_length,
     line_start,
-    load_tokens,
     split_index,
 )
 from chatgot.errors import ConfigError, StorageError
@@ -34,7 +33,9 @@ def starts_of_epoch(windows: TrainingWindows, epoch: int) -> np.ndarray:
 # The order of the training windows
 
 
-@pytest.mark.parametrize(("N", "T"), [(1000, 8), (1001, 8), (1008, 8), (57, 5), (50, 1), (33, 16), (34, 16)])
+@pytest.mark.parametrize(
+    ("N", "T"), [(1000, 8), (1001, 8), (1008, 8), (57, 5), (50, 1), (33, 16), (34, 16)]
+)
 def test_an_epoch_visits_each_start_of_its_grid_exactly_once(N, T):
     windows = parts.windows(T, N)
     for epoch in range(4):
@@ -61,7 +62,9 @@ def test_epochs_have_offsets_and_orders_of_their_own():
 
 
 def test_seeds_have_orders_of_their_own():
-    orders = {tuple(starts_of_epoch(parts.windows(seed=seed), 0)) for seed in (0, 1, 2, 1337, 2**63 - 1)}
+    orders = {
+        tuple(starts_of_epoch(parts.windows(seed=seed), 0)) for seed in (0, 1, 2, 1337, 2**63 - 1)
+    }
     assert len(orders) == 5
 
 
@@ -69,9 +72,14 @@ def test_seeds_have_orders_of_their_own():
 def test_the_stream_of_steps_is_the_concatenation_of_the_epochs_for_every_step_size(S):
     windows = parts.windows()
     assert windows.per_epoch == 123
-    stream = np.concatenate([starts_of_epoch(windows, epoch) for epoch in range(1 + 6 * S // 123 + 1)])
+    stream = np.concatenate(
+        [starts_of_epoch(windows, epoch) for epoch in range(1 + 6 * S // 123 + 1)]
+    )
     for position in range(6):
-        assert windows.starts(position, S).tolist() == stream[position * S : (position + 1) * S].tolist()
+        assert (
+            windows.starts(position, S).tolist()
+            == stream[position * S : (position + 1) * S].tolist()
+        )
         assert windows.epoch(position, S) == position * S // 123
 
 
@@ -114,7 +122,9 @@ def test_the_validation_part_is_the_last_share_of_the_text(n, test_split):
 
 
 @pytest.mark.parametrize("seed", [0, 5, 1337])
-@pytest.mark.parametrize(("T", "test_split", "n"), [(8, 0.1, 1000), (5, 0.33, 777), (16, 0.5, 500), (1, 0.05, 400)])
+@pytest.mark.parametrize(
+    ("T", "test_split", "n"), [(8, 0.1, 1000), (5, 0.33, 777), (16, 0.5, 500), (1, 0.05, 400)]
+)
 def test_no_validation_token_is_ever_in_a_training_window(seed, T, test_split, n):
     ids = np.arange(n, dtype="<u2")  # each token is its own index
     at = split_index(n, test_split)
@@ -133,7 +143,9 @@ def test_the_needed_length_that_the_message_names_is_exact(batch_size, test_spli
     wrong = []
     for T in (1, 4, 11, 16):
         training = {"batch_size": batch_size}
-        config = parts.config(model={"max_seq_length": T}, training=training, data={"test_split": test_split})
+        config = parts.config(
+            model={"max_seq_length": T}, training=training, data={"test_split": test_split}
+        )
         with pytest.raises(ConfigError, match="1 characters") as refused:
             check_length(1, config, tmp_path / "text.txt")
         needed = int(str(refused.value).split("at least ")[1].split()[0])
@@ -144,7 +156,9 @@ def test_the_needed_length_that_the_message_names_is_exact(batch_size, test_spli
 
 @pytest.mark.parametrize("batch_size", [1, 12])
 @pytest.mark.parametrize("test_split", [0.1, 0.5])
-def test_a_text_of_the_needed_length_gives_one_batch_and_one_validation_window(batch_size, test_split, tmp_path):
+def test_a_text_of_the_needed_length_gives_one_batch_and_one_validation_window(
+    batch_size, test_split, tmp_path
+):
     config = parts.config(training={"batch_size": batch_size}, data={"test_split": test_split})
     n = next(n for n in range(1, 9999) if passes(n, config, tmp_path))
     at = split_index(n, test_split)
@@ -266,7 +280,9 @@ def test_a_truncated_cache_is_made_again(text, tmp_path, kept, caplog):
     assert "encoding the text again" in caplog.text
 
 
-@pytest.mark.parametrize("about", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"{}", b'{"format": 0, "tokens": 5}'])
+@pytest.mark.parametrize(
+    "about", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"{}", b'{"format": 0, "tokens": 5}']
+)
 def test_a_damaged_description_of_the_cache_is_made_again(text, tmp_path, about, caplog):
     load_tokens(text, tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.json")
@@ -286,7 +302,9 @@ def test_a_description_of_the_cache_that_lacks_a_key_is_made_again(text, tmp_pat
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
-def test_a_failed_encoding_leaves_no_file_and_is_said_with_the_folder(text, tmp_path, fails, monkeypatch):
+def test_a_failed_encoding_leaves_no_file_and_is_said_with_the_folder(
+    text, tmp_path, fails, monkeypatch
+):
     fired = []
 
     def refuse(*args, **keywords):
@@ -308,7 +326,9 @@ def test_a_cache_whose_description_was_never_written_counts_as_none(text, tmp_pa
     (path,) = (tmp_path / "cache").glob("*.json")
     (ids_path,) = (tmp_path / "cache").glob("*.uint16")
     path.unlink()
-    ids_path.write_bytes(b"\0" * ids_path.stat().st_size)  # as a kill between the two files could leave it
+    ids_path.write_bytes(
+        b"\0" * ids_path.stat().st_size
+    )  # as a kill between the two files could leave it
     tokens = load_tokens(text, tmp_path / "cache")
     assert tokens.vocabulary.decode(tokens.ids.tolist()) == TEXT * 50
 
@@ -344,7 +364,9 @@ def test_what_is_no_text_is_refused_before_a_cache_is_made(tmp_path, kind):
 def test_encode_and_decode_are_each_others_inverse():
     vocabulary = Vocabulary("".join(sorted(set(TEXT))))
     assert vocabulary.decode(vocabulary.encode(TEXT)) == TEXT
-    assert vocabulary.encode(vocabulary.decode(list(range(len(vocabulary))))) == list(range(len(vocabulary)))
+    assert vocabulary.encode(vocabulary.decode(list(range(len(vocabulary))))) == list(
+        range(len(vocabulary))
+    )
     with pytest.raises(KeyError):
         vocabulary.encode("§")
 

@@ -63,7 +63,9 @@ def side_by_side(servers: list[FaultServer]) -> Callable[[Callable, list], list]
 
 
 @pytest.fixture(scope="session")
-def reference(servers: list[FaultServer], tmp_path_factory: pytest.TempPathFactory) -> fault_trials.Reference:
+def reference(
+    servers: list[FaultServer], tmp_path_factory: pytest.TempPathFactory
+) -> fault_trials.Reference:
     """The undisturbed run of the default tiny configuration."""
     return fault_trials.undisturbed(servers[0], tmp_path_factory.mktemp("undisturbed"))
 
@@ -74,7 +76,9 @@ def trial_folder(reference: fault_trials.Reference, tmp_path: Path) -> Callable[
     return lambda name, **changes: fault_trials.new_folder(tmp_path, name, **changes)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     rows = config.stash[TABLE].rows
     if not rows:
         return

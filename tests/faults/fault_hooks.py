@@ -25,7 +25,7 @@ import torch
 from fault_server import FIRED
 
 from chatgot.checkpointing import checkpoint_file
-from chatgot.checkpointing import run_files as checkpointing
+from chatgot.checkpointing.run_files import run_files as checkpointing
 from chatgot.numerics import accumulation
 from chatgot.run import resuming, run_state
 from chatgot.training import evaluation
@@ -97,7 +97,9 @@ def steps(target: Target) -> None:
     """
     real = target.namespace["apply_gradients"]
 
-    def wrapped(total: Any, model: Any, optimizer: Any, run: Any, config: Any, scaler: Any, *rest: Any) -> Any:
+    def wrapped(
+        total: Any, model: Any, optimizer: Any, run: Any, config: Any, scaler: Any, *rest: Any
+    ) -> Any:
         position = run.position
         result = real(total, model, optimizer, run, config, scaler, *rest)
         starts = target.windows.starts(position, config.training.sequences_per_step)
@@ -145,13 +147,23 @@ def watch_calls(target: Target, save: int, act: Any) -> None:
     watching, count, saving = [False], iter(range(1, 1 << 30)), threading.current_thread()
 
     def called(name: str) -> None:
-        if watching[0] and threading.current_thread() is saving:  # a thread of TensorBoard's writes at its own times
+        if (
+            watching[0] and threading.current_thread() is saving
+        ):  # a thread of TensorBoard's writes at its own times
             watching[0] = False  # what `act` itself calls is not meant
             act(next(count), name)
             watching[0] = True
 
     def audit(event: str, args: tuple) -> None:
-        if event in ("open", "os.rename", "os.remove", "os.scandir", "os.listdir", "os.mkdir", "os.chmod"):
+        if event in (
+            "open",
+            "os.rename",
+            "os.remove",
+            "os.scandir",
+            "os.listdir",
+            "os.mkdir",
+            "os.chmod",
+        ):
             called(event)
 
     sys.addaudithook(audit)  # a save's calls that raise no audit event follow
@@ -255,7 +267,11 @@ def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float
 
 def chain(target: Target, saves: int) -> None:
     """Kill the process after `saves` saves."""
-    around(target, "save", after=lambda n: (fire("dies after a save"), kill_itself()) if n == saves else None)
+    around(
+        target,
+        "save",
+        after=lambda n: (fire("dies after a save"), kill_itself()) if n == saves else None,
+    )
 
 
 # Storage
@@ -297,7 +313,12 @@ def failing_call(target: Target, call: str, number: str, saves: list[int]) -> No
         return real(*args, **keywords)
 
     setattr(os, call, wrapped)
-    around(target, "save", lambda n: failing.__setitem__(0, n in saves), lambda n: failing.__setitem__(0, False))
+    around(
+        target,
+        "save",
+        lambda n: failing.__setitem__(0, n in saves),
+        lambda n: failing.__setitem__(0, False),
+    )
 
 
 def move_folder(target: Target, save: int, back_at: int | None) -> None:
@@ -315,7 +336,12 @@ def move_folder(target: Target, save: int, back_at: int | None) -> None:
 
 def raising(target: Target, phase: str, nth: int, kind: str) -> None:
     """Raise in the middle of a sample, or of the writing of a checkpoint."""
-    errors = {"ValueError": ValueError, "MemoryError": MemoryError, "KeyError": KeyError, "RuntimeError": RuntimeError}
+    errors = {
+        "ValueError": ValueError,
+        "MemoryError": MemoryError,
+        "KeyError": KeyError,
+        "RuntimeError": RuntimeError,
+    }
 
     def act() -> None:
         fire(f"{kind} in a {phase}")
@@ -327,7 +353,10 @@ def raising(target: Target, phase: str, nth: int, kind: str) -> None:
     else:
         assert phase == "save"
         real, count = torch.save, iter(range(1, 1 << 30))
-        torch.save = lambda content, file: (real(content, file), act() if next(count) == nth else None)
+        torch.save = lambda content, file: (
+            real(content, file),
+            act() if next(count) == nth else None,
+        )
 
 
 def slow_disk(target: Target, seconds: float) -> None:
@@ -405,7 +434,9 @@ def mutant_no_optimizer(target: Target) -> None:
     """Leave the optimizer's state out on resume."""
     real = resuming.restore_state
 
-    def restore_state(stored: dict[str, Any], run: Any, model: Any, optimizer: Any, scaler: Any) -> None:
+    def restore_state(
+        stored: dict[str, Any], run: Any, model: Any, optimizer: Any, scaler: Any
+    ) -> None:
         empty = stored["optimizer_state_dict"] | {"state": {}}
         real(stored | {"optimizer_state_dict": empty}, run, model, optimizer, scaler)
 

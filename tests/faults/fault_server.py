@@ -20,7 +20,10 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
-FIRED, SAID = "fired.txt", "said.txt"  # what the hooks did, and what the script printed, in the trial's folder
+FIRED, SAID = (
+    "fired.txt",
+    "said.txt",
+)  # what the hooks did, and what the script printed, in the trial's folder
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,10 @@ class FaultServer:
 
     def __init__(self) -> None:
         command = [sys.executable, str(Path(__file__).resolve())]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}",
+        }
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, env=environment, text=True, **pipes)
 
@@ -48,13 +54,20 @@ class FaultServer:
         """Run the script in `folder`; `hooks` is a list of (name in fault_hooks, keyword arguments)."""
         for name in (FIRED, SAID):
             (folder / name).unlink(missing_ok=True)
-        request = {"folder": str(folder), "arguments": arguments, "hooks": hooks or [], "kill_after_s": kill_after_s}
+        request = {
+            "folder": str(folder),
+            "arguments": arguments,
+            "hooks": hooks or [],
+            "kill_after_s": kill_after_s,
+        }
         self._process.stdin.write(json.dumps(request | {"environment": environment or {}}) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         texts = {}
         for name in (FIRED, SAID):  # a child that was killed at once has written neither
-            texts[name] = (folder / name).read_text(errors="replace") if (folder / name).exists() else ""
+            texts[name] = (
+                (folder / name).read_text(errors="replace") if (folder / name).exists() else ""
+            )
         return Outcome(**answer, said=texts[SAID], fired=texts[FIRED].splitlines())
 
     def close(self) -> None:
@@ -73,7 +86,9 @@ def serve() -> None:
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
     script = ROOT / "scripts" / "train_with_samples.py"
     code = compile(script.read_text(encoding="utf-8"), str(script), "exec")
-    exec(code, {"__name__": "imported", "__file__": str(script)})  # imports all that the script imports
+    exec(
+        code, {"__name__": "imported", "__file__": str(script)}
+    )  # imports all that the script imports
     heartbeat = mmap.mmap(-1, 1)  # shared with the child: the phase that it is in
     for line in sys.stdin:
         request = json.loads(line)
@@ -83,11 +98,16 @@ def serve() -> None:
         if child == 0:
             os._exit(run_child(request, code, script, heartbeat))
         phase, status = wait(child, request["kill_after_s"], begun, heartbeat)
-        answer = {"exit_code": os.waitstatus_to_exitcode(status), "phase": fault_hooks.PHASES[phase]}
+        answer = {
+            "exit_code": os.waitstatus_to_exitcode(status),
+            "phase": fault_hooks.PHASES[phase],
+        }
         print(json.dumps(answer | {"wall_s": time.perf_counter() - begun}), flush=True)
 
 
-def wait(child: int, kill_after_s: float | None, begun: float, heartbeat: mmap.mmap) -> tuple[int, int]:
+def wait(
+    child: int, kill_after_s: float | None, begun: float, heartbeat: mmap.mmap
+) -> tuple[int, int]:
     """Wait for the child's end, or stop it after a time, look where it stands, and kill it."""
     if kill_after_s is None:
         _, status = os.waitpid(child, 0)

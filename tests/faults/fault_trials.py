@@ -44,10 +44,16 @@ class Reference:
         if STEPS not in files(folder):
             return f"did not come to the end: {sorted(files(folder))}"
         steps = read_steps(folder)
-        differing = [step for step in steps.keys() | self.steps.keys() if steps.get(step) != self.steps.get(step)]
+        differing = [
+            step
+            for step in steps.keys() | self.steps.keys()
+            if steps.get(step) != self.steps.get(step)
+        ]
         if differing:
             return f"other data, losses or norms, first in step {min(differing)}"
-        return None if final_hash(files(folder)[STEPS]) == self.final else "the final weights differ"
+        return (
+            None if final_hash(files(folder)[STEPS]) == self.final else "the final weights differ"
+        )
 
 
 @dataclass
@@ -106,12 +112,18 @@ def new_folder(parent: Path, name: str, **changes: Any) -> Path:
     return folder
 
 
-def start(server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any) -> Outcome:
+def start(
+    server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any
+) -> Outcome:
     """Begin a run, every step written to steps.jsonl."""
-    return server.run(folder, "--config", "tiny.yaml", *arguments, hooks=[("steps", {}), *hooks], **keywords)
+    return server.run(
+        folder, "--config", "tiny.yaml", *arguments, hooks=[("steps", {}), *hooks], **keywords
+    )
 
 
-def go_on(server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any) -> Outcome:
+def go_on(
+    server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any
+) -> Outcome:
     """Resume the latest checkpoint; where the run died before its first one, begin anew, as a user would."""
     if not files(folder):
         assert promised(folder) == 0, "a run was lost"
@@ -120,7 +132,9 @@ def go_on(server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str,
     return start(server, folder, hooks, "--resume_from", "latest", *arguments, **keywords)
 
 
-def undisturbed(server: FaultServer, parent: Path, name: str = "reference", **changes: Any) -> Reference:
+def undisturbed(
+    server: FaultServer, parent: Path, name: str = "reference", **changes: Any
+) -> Reference:
     """Train without a fault, twice: the second run is as quick as those of the trials, and ends in the same bits."""
     first, second = (new_folder(parent, name + suffix, **changes) for suffix in ("", "_again"))
     outcome = start(server, first)

@@ -45,7 +45,9 @@ def test_every_single_flipped_bit_is_refused(whole, tmp_path, trials, table):
     assert taken == []
 
 
-def test_without_the_hash_flipped_bits_would_be_read_as_weights(whole, tmp_path, monkeypatch, table):
+def test_without_the_hash_flipped_bits_would_be_read_as_weights(
+    whole, tmp_path, monkeypatch, table
+):
     monkeypatch.setattr(checkpoint_file, "damage", lambda file: None)
     rng, path, wrong = random.Random(3), tmp_path / "any.pt", 0
     path.write_bytes(whole)
@@ -70,20 +72,31 @@ def test_a_truncation_at_every_kilobyte_is_refused(whole, tmp_path, trials, tabl
 
 def test_a_zeroed_page_is_refused(whole, tmp_path, trials, table):
     starts = [
-        start for start in range(0, len(whole), 4096 * trials(8, 1, 1)) if whole[start : start + 4096].strip(b"\0")
+        start
+        for start in range(0, len(whole), 4096 * trials(8, 1, 1))
+        if whole[start : start + 4096].strip(b"\0")
     ]
     page = bytes(4096)
-    taken = [i for i in starts if accepted(tmp_path / "any.pt", (whole[:i] + page + whole[i + 4096 :])[: len(whole)])]
+    taken = [
+        i
+        for i in starts
+        if accepted(tmp_path / "any.pt", (whole[:i] + page + whole[i + 4096 :])[: len(whole)])
+    ]
     table.add("a zeroed page of 4 KB", len(starts), len(taken), len(starts))
     assert taken == []
 
 
 DAMAGE = {
-    "a flipped bit": lambda newest, older: newest.write_bytes(flipped(newest.read_bytes(), 4_000_001)),
+    "a flipped bit": lambda newest, older: newest.write_bytes(
+        flipped(newest.read_bytes(), 4_000_001)
+    ),
     "truncated": lambda newest, older: os.truncate(newest, 5000),
     "empty": lambda newest, older: os.truncate(newest, 0),
     "an older file under its name": lambda newest, older: shutil.copyfile(older, newest),
-    "a link to an older file": lambda newest, older: (newest.unlink(), newest.symlink_to(older.resolve())),
+    "a link to an older file": lambda newest, older: (
+        newest.unlink(),
+        newest.symlink_to(older.resolve()),
+    ),
     "a folder": lambda newest, older: (newest.unlink(), newest.mkdir()),
 }
 
@@ -136,8 +149,17 @@ def test_a_malicious_file_is_exit_3_and_never_executes(
     content["run"]["run_id"] = Bomb(str(sentinel))
     torch.save(content, buffer, _use_new_zipfile_serialization=form != "legacy")
     path = folder / "gift.pt"
-    path.write_bytes(buffer.getvalue() if form == "legacy" else parts.with_digest(buffer.getvalue()))
-    outcome = start(server, folder, [], option, str(path), environment={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": force})
+    path.write_bytes(
+        buffer.getvalue() if form == "legacy" else parts.with_digest(buffer.getvalue())
+    )
+    outcome = start(
+        server,
+        folder,
+        [],
+        option,
+        str(path),
+        environment={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": force},
+    )
     table.add("malicious pickle", 1, sentinel.exists())
     assert outcome.exit_code == 3, outcome.said
     assert "gift.pt" in outcome.said
@@ -147,14 +169,21 @@ def test_a_malicious_file_is_exit_3_and_never_executes(
     assert sentinel.exists()
 
 
-def test_retention_that_counts_damaged_files_would_lose_the_last_good_one(server, reference, trial_folder, table):
+def test_retention_that_counts_damaged_files_would_lose_the_last_good_one(
+    server, reference, trial_folder, table
+):
     kept = []
     for mutant in ([], [("mutant_counts_damaged", {})]):
         folder = trial_folder(f"retention{len(mutant)}")
         keep = ("--set", "training.max_checkpoints_to_keep=2")
         assert start(server, folder, [("chain", {"saves": 2})], *keep).fired
-        for step in (8, 10):  # as it stands after another process, or a disk, has spoilt newer files
-            newer = files(folder)[4].with_name(files(folder)[4].name.replace("_4.pt", f"_{step}.pt"))
+        for step in (
+            8,
+            10,
+        ):  # as it stands after another process, or a disk, has spoilt newer files
+            newer = files(folder)[4].with_name(
+                files(folder)[4].name.replace("_4.pt", f"_{step}.pt")
+            )
             newer.write_bytes(flipped(files(folder)[4].read_bytes(), 999_999))
         folder_before = {path.name for path in files(folder).values() if is_whole(path)}
         hooks = [*mutant, ("no_setting_aside", {}), ("chain", {"saves": 1})]

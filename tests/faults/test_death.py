@@ -27,7 +27,9 @@ def die_and_go_on(server, reference, folder, hooks, mutant=(), **keywords):
     resumed = go_on(server, folder, list(mutant))
     if resumed.exit_code != 0:
         return outcome, f"does not resume: exit {resumed.exit_code}: {resumed.said[-500:]}"
-    from_newest = "is finished at step" if newest == STEPS else f"_step_{newest}.pt at step {newest}\n"
+    from_newest = (
+        "is finished at step" if newest == STEPS else f"_step_{newest}.pt at step {newest}\n"
+    )
     if newest and from_newest not in resumed.said:
         return outcome, f"not resumed from step {newest}: {resumed.said[:2000]}"
     left = list((folder / "checkpoints").glob(".*.tmp")) if newest else []
@@ -59,12 +61,16 @@ def test_killed_before_and_after_every_file_system_call_of_a_save(
 
     def one(server, call):
         folder = trial_folder(f"call{call}")
-        outcome, lost = die_and_go_on(server, reference, folder, [("die_at_call", {"save": SAVE, "call": call + 1})])
+        outcome, lost = die_and_go_on(
+            server, reference, folder, [("die_at_call", {"save": SAVE, "call": call + 1})]
+        )
         shutil.rmtree(folder)
         return outcome, lost
 
     for outcome, lost in side_by_side(one, chosen):
-        table.add("SIGKILL before each file-system call of a save", len(outcome.fired), lost is not None)
+        table.add(
+            "SIGKILL before each file-system call of a save", len(outcome.fired), lost is not None
+        )
         assert outcome.exit_code == -signal.SIGKILL, outcome.said
         assert len(outcome.fired) == 1
         assert lost is None
@@ -73,12 +79,16 @@ def test_killed_before_and_after_every_file_system_call_of_a_save(
 def test_killed_at_any_byte_of_a_save(side_by_side, reference, trial_folder, trials, table, size):
     def one(server, byte):
         folder = trial_folder(f"byte{byte}")
-        outcome, lost = die_and_go_on(server, reference, folder, [("die_at_byte", {"save": SAVE, "byte": byte})])
+        outcome, lost = die_and_go_on(
+            server, reference, folder, [("die_at_byte", {"save": SAVE, "byte": byte})]
+        )
         shutil.rmtree(folder)
         return outcome, lost
 
     n = trials(4, 40, 200)
-    for outcome, lost in side_by_side(one, [1, size - 65, size - 64, size - 1, *(size * i // n for i in range(n))]):
+    for outcome, lost in side_by_side(
+        one, [1, size - 65, size - 64, size - 1, *(size * i // n for i in range(n))]
+    ):
         table.add("SIGKILL at a byte of a save's file", len(outcome.fired), lost is not None)
         assert outcome.exit_code == -signal.SIGXFSZ, outcome.said
         assert len(outcome.fired) == 1
@@ -107,37 +117,54 @@ def test_killed_at_random(side_by_side, reference, trial_folder, trials, table):
             assert lost is None
         if len(killed) >= wanted and killed.count("save") >= 0.2 * wanted:
             return
-    pytest.fail(f"only {len(killed)} kills came in time, {killed.count('save')} of them inside a save")
+    pytest.fail(
+        f"only {len(killed)} kills came in time, {killed.count('save')} of them inside a save"
+    )
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_a_run_still_comes_to_its_end(side_by_side, reference, trial_folder, trials, table):
+def test_killed_again_and_again_a_run_still_comes_to_its_end(
+    side_by_side, reference, trial_folder, trials, table
+):
     def one(server, seed):
         rng, generations, reached = random.Random(seed), 0, [0]
-        folder, hooks = trial_folder(f"chain{seed}", training={"save_checkpoint_steps": 1}), [("chain", {"saves": 1})]
+        folder, hooks = (
+            trial_folder(f"chain{seed}", training={"save_checkpoint_steps": 1}),
+            [("chain", {"saves": 1})],
+        )
         outcome = start(server, folder, hooks)
         while outcome.exit_code == -signal.SIGKILL:
             generations += 1
             reached.append(max(files(folder), default=0))
             assert generations < 60
-            during_resume = rng.random() < 0.4  # dies before its first save: nothing is won, nothing may be lost
+            during_resume = (
+                rng.random() < 0.4
+            )  # dies before its first save: nothing is won, nothing may be lost
             when = rng.random() * 0.2 * reference.wall_s if during_resume else None
             outcome = go_on(server, folder, [] if during_resume else hooks, kill_after_s=when)
         assert outcome.exit_code == 0, outcome.said
         return generations, reached, reference.lost(folder)
 
     for generations, reached, lost in side_by_side(one, list(range(trials(1, 2, 10)))):
-        table.add("SIGKILL again after each save and resume", generations, lost is not None, generations)
+        table.add(
+            "SIGKILL again after each save and resume", generations, lost is not None, generations
+        )
         assert generations >= 20
         assert reached == sorted(reached)
         assert lost is None
 
 
 @pytest.mark.parametrize("how", ["segmentation fault", "exit from a thread"])
-@pytest.mark.parametrize("phase", ["save", *(pytest.param(p, marks=pytest.mark.slow) for p in ("step", "sample"))])
-def test_a_crash_of_the_interpreter_harms_no_file(server, reference, trial_folder, table, phase, how):
+@pytest.mark.parametrize(
+    "phase", ["save", *(pytest.param(p, marks=pytest.mark.slow) for p in ("step", "sample"))]
+)
+def test_a_crash_of_the_interpreter_harms_no_file(
+    server, reference, trial_folder, table, phase, how
+):
     folder = trial_folder("crash")
-    outcome, lost = die_and_go_on(server, reference, folder, [("die_in_phase", {"phase": phase, "nth": 3, "how": how})])
+    outcome, lost = die_and_go_on(
+        server, reference, folder, [("die_in_phase", {"phase": phase, "nth": 3, "how": how})]
+    )
     table.add("segmentation fault, _exit in a thread", len(outcome.fired), lost is not None)
     assert outcome.fired == [how]
     assert lost is None
@@ -153,9 +180,13 @@ def test_a_crash_of_the_interpreter_harms_no_file(server, reference, trial_folde
 # Mutants: the same trials must find what is broken
 
 
-def test_a_saver_that_writes_straight_to_the_final_name_is_found_out(server, reference, trial_folder, table):
+def test_a_saver_that_writes_straight_to_the_final_name_is_found_out(
+    server, reference, trial_folder, table
+):
     hooks = [("die_at_byte", {"save": SAVE, "byte": 60_000})]
-    outcome, lost = die_and_go_on(server, reference, trial_folder("m"), hooks, mutant=[("mutant_naive_save", {})])
+    outcome, lost = die_and_go_on(
+        server, reference, trial_folder("m"), hooks, mutant=[("mutant_naive_save", {})]
+    )
     assert outcome.fired
     assert "broken" in lost
     table.add("mutant: writes straight to the final name", 1, 1)
@@ -163,14 +194,18 @@ def test_a_saver_that_writes_straight_to_the_final_name_is_found_out(server, ref
 
 def test_a_saver_that_removes_old_files_first_is_found_out(server, reference, trial_folder, table):
     hooks = [("die_at_byte", {"save": SAVE, "byte": 60_000})]
-    outcome, lost = die_and_go_on(server, reference, trial_folder("m"), hooks, mutant=[("mutant_forgetful", {})])
+    outcome, lost = die_and_go_on(
+        server, reference, trial_folder("m"), hooks, mutant=[("mutant_forgetful", {})]
+    )
     assert outcome.fired
     assert lost == "step 4 was saved, the newest file is of step 0"
     table.add("mutant: removes old files before it saves", 1, 1)
 
 
 @pytest.mark.parametrize("mutant", ["mutant_no_rng", "mutant_no_position", "mutant_no_optimizer"])
-def test_a_resume_that_forgets_a_part_of_the_state_is_found_out(server, reference, trial_folder, table, mutant):
+def test_a_resume_that_forgets_a_part_of_the_state_is_found_out(
+    server, reference, trial_folder, table, mutant
+):
     folder, hooks = trial_folder("m"), [(mutant, {})]
     if mutant == "mutant_no_rng":  # its undisturbed run is another one
         reference = fault_trials.Reference(folder, "", {}, 0.0)
@@ -180,7 +215,9 @@ def test_a_resume_that_forgets_a_part_of_the_state_is_found_out(server, referenc
             fault_trials.read_steps(folder),
         )
         folder = trial_folder("m2")
-    outcome, lost = die_and_go_on(server, reference, folder, [("chain", {"saves": 5})], mutant=hooks)
+    outcome, lost = die_and_go_on(
+        server, reference, folder, [("chain", {"saves": 5})], mutant=hooks
+    )
     assert outcome.fired
     assert "other data, losses or norms" in lost
     table.add(f"mutant: {mutant.removeprefix('mutant_').replace('_', ' ')} on resume", 1, 1)

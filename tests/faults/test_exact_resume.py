@@ -41,7 +41,12 @@ def test_resumed_at_every_step(
         shutil.rmtree(folder)
         return taken, lost
 
-    steps = [1 + i for i in fault_trials.spread(trials(2, 4, STEPS - 1), STEPS - 1, seed=sum(map(ord, str(training))))]
+    steps = [
+        1 + i
+        for i in fault_trials.spread(
+            trials(2, 4, STEPS - 1), STEPS - 1, seed=sum(map(ord, str(training)))
+        )
+    ]
     for taken, lost in side_by_side(one, steps):
         table.add("resume at step k, product of 16 configurations", taken, lost is not None)
         assert taken
@@ -54,7 +59,11 @@ def test_resumed_at_every_step_one_after_the_other(server, reference, trial_fold
     every = "training.save_checkpoint_steps=1"
     for step in range(1, STEPS + 1):
         outcome = go_on(
-            server, folder, [("signals", {"phase": "step", "nth": 1, "names": ["SIGTERM"]})], "--set", every
+            server,
+            folder,
+            [("signals", {"phase": "step", "nth": 1, "names": ["SIGTERM"]})],
+            "--set",
+            every,
         )
         assert outcome.exit_code == 143, outcome.said
         assert max(files(folder)) == step

@@ -13,8 +13,10 @@ import parts
 import pytest
 
 from chatgot import atomic_file
-from chatgot.checkpointing.run_files import Saver, checkpoint_path, cleanup_old_checkpoints, find_latest
+from chatgot.checkpointing.run_files import checkpoint_path, cleanup_old_checkpoints
+from chatgot.checkpointing.saver import Saver
 from chatgot.errors import CheckpointRejected
+from chatgot.run.resuming import find_latest
 
 RUN_ID = "tiny_20250102-030405"
 
@@ -50,13 +52,25 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> lis
 
     training, saver = parts.run(), Saver(0)
     with monkeypatch.context() as patch:
-        for name, recorded in (("open", opened), ("fsync", fsync), ("replace", replace), ("unlink", unlink)):
+        for name, recorded in (
+            ("open", opened),
+            ("fsync", fsync),
+            ("replace", replace),
+            ("unlink", unlink),
+        ):
             patch.setattr(os, name, recorded)
         for step in range(1, saves + 1):
             content = training.checkpoint()
             content |= {"run_id": RUN_ID, "global_step": step}
-            content["run"] |= {"run_id": RUN_ID, "global_step": step, "skipped_steps": step, "position": step}
-            assert saver.save(checkpoint_path(folder, RUN_ID, step), content, training.config.training)
+            content["run"] |= {
+                "run_id": RUN_ID,
+                "global_step": step,
+                "skipped_steps": step,
+                "position": step,
+            }
+            assert saver.save(
+                checkpoint_path(folder, RUN_ID, step), content, training.config.training
+            )
             calls.append(("returned", step))
             cleanup_old_checkpoints(folder, "tiny", "20250102-030405", max_to_keep=1)
     return calls
@@ -90,10 +104,15 @@ def states_after_a_cut(calls: list[tuple]):
                 pending.append(call)
         later = {call[1]: call[2] for call in calls if call[0] in ("data", "not synced")}
         for chosen in itertools.product([False, True], repeat=len(pending)):
-            names = applied(durable, [change for change, there in zip(pending, chosen, strict=True) if there])
+            names = applied(
+                durable, [change for change, there in zip(pending, chosen, strict=True) if there]
+            )
             for share in (0.0, 0.5):  # of the bytes that nobody has synced
                 unsynced = {file: whole[: int(share * len(whole))] for file, whole in later.items()}
-                yield promised, {name: data.get(file, unsynced.get(file, b"")) for name, file in names.items()}
+                yield (
+                    promised,
+                    {name: data.get(file, unsynced.get(file, b"")) for name, file in names.items()},
+                )
 
 
 def lost_in(states, folder: Path) -> tuple[int, list[str]]:
@@ -115,7 +134,9 @@ def lost_in(states, folder: Path) -> tuple[int, list[str]]:
         except CheckpointRejected:
             found = 0
         if found < promised:
-            lost.append(f"step {promised} was promised, step {found} is there, of {sorted(content)}")
+            lost.append(
+                f"step {promised} was promised, step {found} is there, of {sorted(content)}"
+            )
     return count, lost
 
 

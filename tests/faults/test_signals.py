@@ -12,7 +12,9 @@ from fault_trials import STEPS, files, go_on, start
 from chatgot.checkpointing.checkpoint_file import is_whole
 
 PHASES = ["step", "save", "sample", "evaluate", "last evaluation"]
-NTH = {"last evaluation": 4}  # passes over batches: at steps 0, 8, 16, then over every validation token
+NTH = {
+    "last evaluation": 4
+}  # passes over batches: at steps 0, 8, 16, then over every validation token
 
 
 def hook(phase: str, names: list[str], **keywords) -> tuple[str, dict]:
@@ -46,7 +48,11 @@ def test_a_signal_in_any_phase_stops_the_run_saved_and_it_resumes_exactly(
     table.add(f"{name} in step, save, sample, evaluation", 1, lost is not None)
     assert lost is None
     assert resumed.said.count("val_loss_full") == 1
-    final = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "said.txt"}
+    final = {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "said.txt"
+    }
     again = go_on(server, folder)  # finished means finished
     assert again.exit_code == 0
     assert "is finished at step 24" in again.said
@@ -87,10 +93,15 @@ def test_a_signal_before_the_first_step_saves_nothing_and_leaves_what_was_loaded
     "names",
     [
         ["SIGINT"] * 2,
-        *(pytest.param(names, marks=pytest.mark.slow) for names in (["SIGINT"] * 3, ["SIGTERM", "SIGINT"])),
+        *(
+            pytest.param(names, marks=pytest.mark.slow)
+            for names in (["SIGINT"] * 3, ["SIGTERM", "SIGINT"])
+        ),
     ],
 )
-def test_a_second_signal_ends_the_run_at_once_and_harms_no_file(server, reference, trial_folder, table, phase, names):
+def test_a_second_signal_ends_the_run_at_once_and_harms_no_file(
+    server, reference, trial_folder, table, phase, names
+):
     folder = trial_folder("insisted")
     outcome = start(server, folder, [hook(phase, names, gap_s=0.005)])
     assert outcome.fired == names[:2]  # the third one finds nobody
@@ -105,7 +116,9 @@ def test_a_second_signal_ends_the_run_at_once_and_harms_no_file(server, referenc
 def test_a_closed_stdout_and_stderr_do_not_stop_training(tmp_path, table):
     harness.write_config(tmp_path)
     command = f"{sys.executable} {harness.SCRIPT} --config tiny.yaml 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     table.add("stdout closed (| head -1)", 1, done.returncode != 0)
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 1
@@ -115,7 +128,9 @@ def test_a_closed_stdout_and_stderr_do_not_stop_training(tmp_path, table):
 def test_a_stopped_and_continued_process_goes_on(tmp_path, table):
     harness.write_config(tmp_path, training={"max_steps": 40, "save_checkpoint_steps": 1})
     process = subprocess.Popen(
-        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"], cwd=tmp_path, stderr=subprocess.DEVNULL
+        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
     )
     while not files(tmp_path):
         assert process.poll() is None

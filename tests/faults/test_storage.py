@@ -52,12 +52,22 @@ def test_three_failed_saves_in_a_row_are_exit_5_and_the_run_goes_on_when_there_i
 
 @pytest.mark.parametrize(
     ("call", "number"),
-    [("fsync", "EIO"), ("replace", "EROFS"), ("replace", "EACCES"), ("fchmod", "EIO"), ("open", "EMFILE")],
+    [
+        ("fsync", "EIO"),
+        ("replace", "EROFS"),
+        ("replace", "EACCES"),
+        ("fchmod", "EIO"),
+        ("open", "EMFILE"),
+    ],
 )
 @pytest.mark.parametrize("saves", [pytest.param([2], marks=pytest.mark.slow), [2, 3, 4]])
-def test_a_system_call_that_fails_in_a_save(server, reference, trial_folder, table, call, number, saves):
+def test_a_system_call_that_fails_in_a_save(
+    server, reference, trial_folder, table, call, number, saves
+):
     folder = trial_folder("failing")
-    outcome = start(server, folder, [("failing_call", {"call": call, "number": number, "saves": saves})])
+    outcome = start(
+        server, folder, [("failing_call", {"call": call, "number": number, "saves": saves})]
+    )
     assert outcome.fired
     assert all(is_whole(path) for path in files(folder).values())
     assert list((folder / "checkpoints").glob(".*.tmp")) == []
@@ -95,7 +105,9 @@ def test_a_folder_that_is_moved_away(server, reference, trial_folder, table, bac
 def mounted(tmp_path):
     """Run the script with something mounted over one of its folders, in a namespace of its own."""
     probe = subprocess.run(
-        ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+        ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"],
+        capture_output=True,
+        check=False,
     )
     if probe.returncode != 0:
         pytest.skip("this machine lets nobody mount a small disk (unshare -Urm)")
@@ -107,13 +119,17 @@ def mounted(tmp_path):
         script = f"""{mount} && {{ "$@"; code=$?; cp -r {save_out}/. out/; exit $code; }}"""
         command = [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml", *arguments]
         command = ["unshare", "-Urm", "sh", "-c", script, "sh", *command]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=False, timeout=120
+        )
 
     run.folder = folder
     return run
 
 
-def test_a_small_disk_that_fills_up_is_exit_5_and_what_it_holds_resumes(mounted, server, reference, table):
+def test_a_small_disk_that_fills_up_is_exit_5_and_what_it_holds_resumes(
+    mounted, server, reference, table
+):
     size = max(path.stat().st_size for path in files(reference.folder).values())
     done = mounted(f"mount -t tmpfs -o size={int(2.5 * size)} none checkpoints", "checkpoints")
     assert done.returncode == 5, done.stderr
@@ -122,7 +138,9 @@ def test_a_small_disk_that_fills_up_is_exit_5_and_what_it_holds_resumes(mounted,
     shutil.copytree(folder / "out", folder / "checkpoints", dirs_exist_ok=True)
     assert sorted(files(folder)) == [2, 4]
     assert all(is_whole(path) for path in files(folder).values())
-    shutil.copy(reference.folder / "steps.jsonl", folder)  # the first run, in a namespace, wrote none
+    shutil.copy(
+        reference.folder / "steps.jsonl", folder
+    )  # the first run, in a namespace, wrote none
     assert go_on(server, folder).exit_code == 0
     lost = reference.lost(folder)
     table.add("a disk of 2.5 checkpoints fills up (ENOSPC)", 1, lost is not None)
@@ -141,7 +159,9 @@ def test_a_full_disk_for_logs_and_curves_does_not_disturb_training(mounted, refe
 
 def test_a_read_only_folder_is_exit_5_before_anything_is_computed(mounted, table):
     begun = time.monotonic()
-    done = mounted("mount --bind checkpoints checkpoints && mount -o remount,ro,bind checkpoints", "logs")
+    done = mounted(
+        "mount --bind checkpoints checkpoints && mount -o remount,ro,bind checkpoints", "logs"
+    )
     table.add("read-only folder", 1, done.returncode != 5)
     assert done.returncode == 5, done.stderr
     assert time.monotonic() - begun < 20
@@ -154,7 +174,9 @@ def test_a_read_only_folder_is_exit_5_before_anything_is_computed(mounted, table
 
 
 @pytest.mark.parametrize("kind", ["ValueError", "MemoryError"])
-def test_a_sample_that_fails_is_one_warning_and_changes_no_bit(server, reference, trial_folder, table, kind):
+def test_a_sample_that_fails_is_one_warning_and_changes_no_bit(
+    server, reference, trial_folder, table, kind
+):
     folder = trial_folder("sample")
     outcome = start(server, folder, [("raising", {"phase": "sample", "nth": 2, "kind": kind})])
     assert outcome.fired == [f"{kind} in a sample"]
@@ -168,7 +190,9 @@ def test_a_sample_that_fails_is_one_warning_and_changes_no_bit(server, reference
 
 def test_memory_that_runs_out_in_a_save_is_a_failed_save(server, reference, trial_folder, table):
     folder = trial_folder("memory")
-    outcome = start(server, folder, [("raising", {"phase": "save", "nth": 2, "kind": "MemoryError"})])
+    outcome = start(
+        server, folder, [("raising", {"phase": "save", "nth": 2, "kind": "MemoryError"})]
+    )
     assert outcome.fired == ["MemoryError in a save"]
     assert outcome.exit_code == 0, outcome.said
     assert outcome.said.count("not saved: a made-up defect; training goes on") == 1
@@ -177,7 +201,9 @@ def test_memory_that_runs_out_in_a_save_is_a_failed_save(server, reference, tria
     assert lost is None
 
 
-def test_a_saver_without_a_temporary_file_does_not_survive_a_full_disk(server, reference, trial_folder, table):
+def test_a_saver_without_a_temporary_file_does_not_survive_a_full_disk(
+    server, reference, trial_folder, table
+):
     folder = trial_folder("mutant")
     hooks = [("mutant_naive_save", {}), ("file_limit", {"byte": 100_000, "saves": [12]})]
     outcome = start(server, folder, hooks)
@@ -187,7 +213,9 @@ def test_a_saver_without_a_temporary_file_does_not_survive_a_full_disk(server, r
     assert broken
 
 
-def test_a_slow_disk_is_said_once_with_the_interval_that_would_do(server, reference, trial_folder, table):
+def test_a_slow_disk_is_said_once_with_the_interval_that_would_do(
+    server, reference, trial_folder, table
+):
     folder = trial_folder("slow")
     outcome = start(server, folder, [("slow_disk", {"seconds": 0.05})])
     lost = reference.lost(folder)
@@ -208,12 +236,22 @@ CLOCK = {"save_checkpoint_steps": None, "checkpoint_interval_minutes": 0.5, "sam
         pytest.param(1_700_000_000, [], marks=pytest.mark.slow),
     ],
 )  # fmt: skip
-def test_a_clock_that_jumps_changes_nothing(server, reference, trial_folder, table, seconds, mutant):
+def test_a_clock_that_jumps_changes_nothing(
+    server, reference, trial_folder, table, seconds, mutant
+):
     folder = trial_folder("clock", training=CLOCK)
-    outcome = start(server, folder, [*mutant, ("turn_the_clock", {"seconds": seconds, "at_step": 5})])
+    outcome = start(
+        server, folder, [*mutant, ("turn_the_clock", {"seconds": seconds, "at_step": 5})]
+    )
     assert (outcome.exit_code, outcome.fired) == (0, ["clock turned"]), outcome.said
-    saves = [int(line.split("_step_")[1].split(".")[0]) for line in outcome.said.splitlines() if " saved " in line]
-    undisturbed = saves == [8, 16, 24] and outcome.said.count("sample 1 of") == 1  # best evaluations; the end
+    saves = [
+        int(line.split("_step_")[1].split(".")[0])
+        for line in outcome.said.splitlines()
+        if " saved " in line
+    ]
+    undisturbed = (
+        saves == [8, 16, 24] and outcome.said.count("sample 1 of") == 1
+    )  # best evaluations; the end
     table.add("mutant: intervals by the wall clock" if mutant else "the clock jumps: an hour, a day, to 1970", 1,
               not undisturbed or reference.lost(folder) is not None)  # fmt: skip
     if not mutant:
@@ -223,7 +261,9 @@ def test_a_clock_that_jumps_changes_nothing(server, reference, trial_folder, tab
         assert not undisturbed
 
 
-def test_a_clock_that_was_turned_back_before_the_resume_changes_nothing(server, reference, trial_folder, table):
+def test_a_clock_that_was_turned_back_before_the_resume_changes_nothing(
+    server, reference, trial_folder, table
+):
     folder = trial_folder("clock")
     assert start(server, folder, [("chain", {"saves": 5})]).fired
     (run_id,) = {path.name.partition("_step_")[0] for path in files(folder).values()}
@@ -235,11 +275,17 @@ def test_a_clock_that_was_turned_back_before_the_resume_changes_nothing(server, 
     assert {path.name.partition("_step_")[0] for path in files(folder).values()} == {run_id}
 
 
-def test_a_second_process_on_a_living_run_is_refused_and_the_first_ends_undisturbed(tmp_path, table):
+def test_a_second_process_on_a_living_run_is_refused_and_the_first_ends_undisturbed(
+    tmp_path, table
+):
     folder = tmp_path
-    harness.write_config(folder, **harness.merged(TINY, {"training": {"max_steps": 120, "log_interval": 40}}))
+    harness.write_config(
+        folder, **harness.merged(TINY, {"training": {"max_steps": 120, "log_interval": 40}})
+    )
     first = subprocess.Popen(
-        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"], cwd=folder, stderr=subprocess.DEVNULL
+        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"],
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
     )
     while not files(folder):
         assert first.poll() is None

@@ -14,12 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatgot.errors import ConfigError, StorageError
-from chatgot.log_fixer.cleaning import CONTROL, STRAY_RETURN, LogCleaner
+from chatgot.log_fixer.cleaning import (
+    CONTROL,
+    STRAY_RETURN,
+    LogCleaner,
+    clean_ansi_escape_sequences,
+)
 from chatgot.log_fixer.decoding import LogDecoder
-from chatgot.log_fixer.files import FixReport, clean_ansi_escape_sequences, detect_encoding, fix_log_file, fix_stream
+from chatgot.log_fixer.files import FixReport, detect_encoding, fix_log_file, fix_stream
 
 FRENCH = "Le mois dernier, le château était fermé à cause de la grêle; l'été, ça ira mieux, naïve élève.\n"
-RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n"
+RUSSIAN = (
+    "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n"
+)
 TABLE = "┌──────────┬─────┐\n│ Größe    │ 10  │\n└──────────┴─────┘\n"
 
 
@@ -33,22 +40,37 @@ def fix_and_report(content: bytes, **options) -> tuple[bytes, FixReport]:
     return out.getvalue(), report
 
 
-def fix_in_parts(content: bytes, read_bytes: int, line_bytes: int = 1 << 22, held: int = 1 << 22) -> bytes:
-    decoder, cleaner = LogDecoder(io.BytesIO(content), read_bytes, line_bytes), LogCleaner(held=held)
+def fix_in_parts(
+    content: bytes, read_bytes: int, line_bytes: int = 1 << 22, held: int = 1 << 22
+) -> bytes:
+    decoder, cleaner = (
+        LogDecoder(io.BytesIO(content), read_bytes, line_bytes),
+        LogCleaner(held=held),
+    )
     texts = [cleaner.feed(decoder.text(piece)) for piece in decoder.pieces()]
     return "".join([*texts, cleaner.end()]).encode()
 
 
 def misread(text: str, times: int = 1) -> str:
     for _ in range(times):
-        text = text.encode().decode("sloppy-windows-1252")  # what cp1252 lacks becomes a control, as in most programs
+        text = text.encode().decode(
+            "sloppy-windows-1252"
+        )  # what cp1252 lacks becomes a control, as in most programs
     return text
 
 
 # Mixtures: the original text is known, and so is what was done to it
 
 PLAIN = "INFO step 12 | loss 1.25 | tokens/s 3,204"
-LINES = [PLAIN, "", "  indented\tby a tab", "naïve café: 20 °C, 5 €", "→ done ✓ 日本語", "Größe │ ½ « été »", "Ещё раз"]
+LINES = [
+    PLAIN,
+    "",
+    "  indented\tby a tab",
+    "naïve café: 20 °C, 5 €",
+    "→ done ✓ 日本語",
+    "Größe │ ½ « été »",
+    "Ещё раз",
+]
 LATIN_LINES = [PLAIN, "", "déjà vu, Größe 10", "C:\\Temp\\log – “x” → y", "{'a': [1, 2]}"]
 SEQUENCES = [
     "\x1b[31m",
@@ -59,7 +81,15 @@ SEQUENCES = [
     "\x1b]8;;http://x/\x1b\\",
     "\x1b(B",
 ]
-SEQUENCES += ["\x1b]2;é\x1b\\", "\x1bP1$r0m\x1b\\", "\x1b7", "\x1b=", "\x9b1;31m", "\x9d0;t\x07", "\x1b[?25l"]
+SEQUENCES += [
+    "\x1b]2;é\x1b\\",
+    "\x1bP1$r0m\x1b\\",
+    "\x1b7",
+    "\x1b=",
+    "\x9b1;31m",
+    "\x9d0;t\x07",
+    "\x1b[?25l",
+]
 STATES = ["", "  0%|          |", " 50%|#####     |", " 99%|█████████▉|", "\x1b[32m 12%\x1b[0m"]
 line_ends = st.sampled_from(["\n", "\r\n"])
 
@@ -92,7 +122,14 @@ def with_nuls(draw):
 @st.composite
 def as_mojibake(draw):
     line = draw(
-        st.sampled_from(["naïve café: 20 °C, 5 €", "Größe, Übermut, Straße", "l’été “fini” – déjà", "señor, mañana"])
+        st.sampled_from(
+            [
+                "naïve café: 20 °C, 5 €",
+                "Größe, Übermut, Straße",
+                "l’été “fini” – déjà",
+                "señor, mañana",
+            ]
+        )
     )
     return misread(line + "\n", draw(st.integers(1, 2))).encode(), line + "\n"
 
@@ -107,7 +144,9 @@ def as_utf16(draw):
 @st.composite
 def as_marked_utf16(draw):
     encoding = draw(st.sampled_from(["utf-16-le", "utf-16-be"]))
-    text = "".join(line + "\r\n" for line in draw(st.lists(st.sampled_from(LINES), min_size=1, max_size=4)))
+    text = "".join(
+        line + "\r\n" for line in draw(st.lists(st.sampled_from(LINES), min_size=1, max_size=4))
+    )
     return ("\ufeff" + text).encode(encoding), text
 
 
@@ -115,19 +154,34 @@ def as_marked_utf16(draw):
 def cut_off(draw):
     character = draw(st.sampled_from(["é", "→", "語", "😀"])).encode()
     left = character[: draw(st.integers(1, len(character) - 1))]
-    return "日本 ".encode() + left + b"\n", "日本 " + "".join(rf"\x{byte:02x}" for byte in left) + "\n"
+    return "日本 ".encode() + left + b"\n", "日本 " + "".join(
+        rf"\x{byte:02x}" for byte in left
+    ) + "\n"
 
 
-as_it_is = st.tuples(st.sampled_from(LINES), line_ends).map(lambda pair: ("".join(pair).encode(), "".join(pair)))
+as_it_is = st.tuples(st.sampled_from(LINES), line_ends).map(
+    lambda pair: ("".join(pair).encode(), "".join(pair))
+)
 marked_utf8 = as_it_is.map(lambda pair: (codecs.BOM_UTF8 + pair[0], pair[1]))
 cp1252 = st.just((FRENCH.encode("cp1252"), FRENCH))
 table = st.sampled_from(["cp437", "cp850"]).map(lambda encoding: (TABLE.encode(encoding), TABLE))
-parts = [as_it_is, marked_utf8, cp1252, table, with_sequences(), with_states(), with_nuls(), as_mojibake()]
+parts = [
+    as_it_is,
+    marked_utf8,
+    cp1252,
+    table,
+    with_sequences(),
+    with_states(),
+    with_nuls(),
+    as_mojibake(),
+]
 parts += [as_utf16(), as_marked_utf16(), cut_off()]
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.lists(st.one_of(parts), max_size=8), st.sampled_from(["", "a last line without an end é"]))
+@given(
+    st.lists(st.one_of(parts), max_size=8), st.sampled_from(["", "a last line without an end é"])
+)
 def test_the_original_text_comes_back_from_any_mixture(mixture, last):
     broken = b"".join(broken for broken, _ in mixture) + last.encode()
     original = "".join(original for _, original in mixture) + last
@@ -142,7 +196,10 @@ def test_the_original_text_comes_back_from_any_mixture(mixture, last):
 # A fixed point for any bytes, however they are read
 
 NASTY = [
-    *(bytes([byte]) for byte in b"\x1b[]\\\r\n\0m31;P \x07\x9b\xc2\xff\xfe\xc3\xa9\xe2\x82\xac\x8d\x9d\x9c\x01"),
+    *(
+        bytes([byte])
+        for byte in b"\x1b[]\\\r\n\0m31;P \x07\x9b\xc2\xff\xfe\xc3\xa9\xe2\x82\xac\x8d\x9d\x9c\x01"
+    ),
     *("é", "\x9b", "\x9d", "\ufeff", "日本", "Ã©", "â€\x9d", "Ã ", "hello there, world", "中文上"),
     *(
         b"\x9b31m",
@@ -160,13 +217,16 @@ NASTY = [
     *(" hi\r\n".encode("utf-16-le"), "Zoë→".encode("utf-16-le"), "中文上\n".encode("utf-16-le")),
 ]
 nasty = st.lists(
-    st.sampled_from([token.encode() if isinstance(token, str) else token for token in NASTY]), max_size=24
+    st.sampled_from([token.encode() if isinstance(token, str) else token for token in NASTY]),
+    max_size=24,
 ).map(b"".join)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(st.one_of(nasty, nasty, nasty, st.binary(max_size=80)), st.integers(1, 9))
-def test_any_bytes_come_out_as_visible_text_that_stays_and_does_not_depend_on_how_they_are_read(content, read_bytes):
+def test_any_bytes_come_out_as_visible_text_that_stays_and_does_not_depend_on_how_they_are_read(
+    content, read_bytes
+):
     fixed, report = fix_and_report(content)
     text = fixed.decode()
     assert not CONTROL.search(text)
@@ -185,8 +245,12 @@ def test_any_bytes_come_out_as_visible_text_that_stays_and_does_not_depend_on_ho
 
 @settings(max_examples=150, deadline=None)
 @given(nasty, st.integers(1, 9), st.integers(16, 30), st.integers(2, 12))
-def test_lines_too_long_to_hold_do_not_depend_on_how_they_are_read(content, read_bytes, line_bytes, held):
-    assert fix_in_parts(content, read_bytes, line_bytes, held) == fix_in_parts(content, 1000, line_bytes, held)
+def test_lines_too_long_to_hold_do_not_depend_on_how_they_are_read(
+    content, read_bytes, line_bytes, held
+):
+    assert fix_in_parts(content, read_bytes, line_bytes, held) == fix_in_parts(
+        content, 1000, line_bytes, held
+    )
 
 
 def test_clean_text_in_any_script_comes_out_byte_for_byte():
@@ -212,7 +276,9 @@ def test_utf16_appended_to_utf8_is_seen_at_any_offset_and_so_is_the_way_back(bef
 
 
 def test_utf16_without_a_last_line_end_gives_way_to_8_bit_text_in_the_same_line():
-    content = "progress: 10 %, Größe".encode("utf-16-le") + "here the next program begins: é\n".encode()
+    content = (
+        "progress: 10 %, Größe".encode("utf-16-le") + "here the next program begins: é\n".encode()
+    )
     assert fix(content).decode() == "progress: 10 %, Größehere the next program begins: é\n"
 
 
@@ -232,7 +298,10 @@ def test_marked_utf16_that_was_cut_off_gives_way_to_8_bit_text(encoding, missing
 def test_marked_utf16_may_be_in_any_script_and_unmarked_has_chinese_lines_among_latin_ones():
     for encoding in ("utf-16-le", "utf-16-be"):
         text = "中文上海\r\n一上\r\n" + RUSSIAN
-        assert fix(("\ufeff" + text).encode(encoding) + b"short\nutf-8\n").decode() == text + "short\nutf-8\n"
+        assert (
+            fix(("\ufeff" + text).encode(encoding) + b"short\nutf-8\n").decode()
+            == text + "short\nutf-8\n"
+        )
     text = "started, all is well\r\n中文上海\r\nПривет\r\ndone\r\n"
     assert fix(text.encode("utf-16-le") + "ende é\n".encode()).decode() == text + "ende é\n"
 
@@ -305,7 +374,9 @@ def test_each_line_of_a_drawing_is_seen_for_itself(drawing):
 
 
 def test_cyrillic_words_of_box_bytes_are_words():
-    words = "ИНН: 7700000\nДАННЫЕ\nБАННЕР (ИНН)\nсимметрия\nиммунитет\nподдон, МММ-клуб, ИММУНИТЕТ\n"
+    words = (
+        "ИНН: 7700000\nДАННЫЕ\nБАННЕР (ИНН)\nсимметрия\nиммунитет\nподдон, МММ-клуб, ИММУНИТЕТ\n"
+    )
     for encoding in ("cp1251", "koi8-r"):
         text = RUSSIAN * 3 + words
         assert fix(text.encode(encoding)).decode() == text
@@ -384,7 +455,10 @@ def test_other_controls_become_visible_and_are_counted():
 
 def test_keep_ansi_keeps_whole_sequences_and_nothing_else():
     content = "a\r\x1b[31mred\x1b[0m\b \x1b]0;t\x07\x1b[\r\x1b[0m\n"
-    assert fix(content.encode(), remove_ansi=False).decode() == "\x1b[31mred\x1b[0m\\x08 \x1b]0;t\x07\\x1b[\x1b[0m\n"
+    assert (
+        fix(content.encode(), remove_ansi=False).decode()
+        == "\x1b[31mred\x1b[0m\\x08 \x1b]0;t\x07\\x1b[\x1b[0m\n"
+    )
 
 
 def test_mojibake_is_mended_line_by_line_once_or_twice_and_leaves_quotes_curly():
@@ -403,7 +477,9 @@ def test_mojibake_is_mended_line_by_line_once_or_twice_and_leaves_quotes_curly()
         (b"\x8bcaf\xe9\x9b menu \x9bm\n", "‹café› menu ›m\n", "‹café› menu ›m\n"),
     ],
 )
-def test_one_byte_introducers_in_an_old_code_page_are_sequences_where_they_are_complete(content, fixed, kept):
+def test_one_byte_introducers_in_an_old_code_page_are_sequences_where_they_are_complete(
+    content, fixed, kept
+):
     out, report = fix_and_report(content)
     assert out.decode() == fixed
     assert ("escape_sequences" in report.counts) == (fixed != kept)
@@ -472,7 +548,9 @@ def test_binary_files_without_a_mark_at_the_beginning_are_refused_and_wide_text_
         tar.addfile(member, io.BytesIO(RUSSIAN.encode()))
     picture = b"BM" + (54 + 30_000).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
     picture += (40).to_bytes(4, "little") + b"w" * 30_036
-    ids = b"".join(chance.choice([130, 140, 0x4141, 0x5A55]).to_bytes(2, "little") for _ in range(20_000))
+    ids = b"".join(
+        chance.choice([130, 140, 0x4141, 0x5A55]).to_bytes(2, "little") for _ in range(20_000)
+    )
     for content in (archive.getvalue(), picture, ids):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match="looks like a binary file"):
@@ -547,9 +625,13 @@ def test_check_writes_nothing(log):
     assert names(log.parent) == ["run.log"]
 
 
-def test_an_output_that_is_no_file_is_refused_and_that_a_link_names_is_written_through_it(log, tmp_path):
+def test_an_output_that_is_no_file_is_refused_and_that_a_link_names_is_written_through_it(
+    log, tmp_path
+):
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "to_pipe").symlink_to("pipe")  # no real device: as root a broken fixer would replace it
+    (tmp_path / "to_pipe").symlink_to(
+        "pipe"
+    )  # no real device: as root a broken fixer would replace it
     for name in ("pipe", "to_pipe"):
         before = os.lstat(tmp_path / name)
         with pytest.raises(ConfigError, match="is a pipe or a device"):
@@ -579,7 +661,14 @@ def test_the_input_is_never_overwritten_by_another_name(log, tmp_path):
 
 def test_what_is_no_log_is_refused_by_name(tmp_path):
     chance = random.Random(0)
-    for head in (b"\x7fELF", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"\x1f\x8b", chance.randbytes(5000), b"\0" * 100):
+    for head in (
+        b"\x7fELF",
+        b"\x89PNG\r\n\x1a\n",
+        b"PK\x03\x04",
+        b"\x1f\x8b",
+        chance.randbytes(5000),
+        b"\0" * 100,
+    ):
         (tmp_path / "x.log").write_bytes(head + chance.randbytes(5000 if head.strip(b"\0") else 0))
         with pytest.raises(ConfigError, match=r"x\.log: looks like a binary file"):
             fix_log_file(tmp_path / "x.log")
@@ -601,7 +690,9 @@ def test_what_is_no_log_is_refused_by_name(tmp_path):
 
 
 def test_a_log_with_power_cut_nuls_escapes_and_a_few_controls_is_no_binary_file(log):
-    log.write_bytes(b"line\n" * 100 + b"\0" * 4096 + b"\x1b[31mred\b\x07\x01\n" + FRENCH.encode("utf-16"))
+    log.write_bytes(
+        b"line\n" * 100 + b"\0" * 4096 + b"\x1b[31mred\b\x07\x01\n" + FRENCH.encode("utf-16")
+    )
     assert fix_log_file(log).changed
 
 

@@ -17,7 +17,9 @@ BROKEN, MENDED = "\x1b[31mnaÃ¯ve\x1b[0m\r\n".encode(), "naïve\r\n".encode()
 
 def run(folder, *arguments, stdin=b""):
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, input=stdin, capture_output=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=folder, input=stdin, capture_output=True, timeout=60, check=False
+    )
 
 
 def names(folder) -> list[str]:
@@ -36,7 +38,9 @@ def folder(tmp_path):
 def test_files_patterns_and_folders_are_mended_once_each_and_mended_copies_left_alone(folder):
     done = run(folder, "a.log", "*.log")
     assert (done.returncode, done.stderr) == (0, b"")
-    assert (folder / "a_fixed.log").read_bytes() == (folder / "clean_fixed.log").read_bytes() == MENDED
+    assert (
+        (folder / "a_fixed.log").read_bytes() == (folder / "clean_fixed.log").read_bytes() == MENDED
+    )
     for _ in range(2):
         done = run(folder, ".", "--recursive")
         assert done.returncode == 0
@@ -57,7 +61,10 @@ def test_check_says_what_would_change_and_writes_nothing(folder):
 
 def test_in_place_keep_ansi_newline_and_output(folder):
     assert run(folder, "a.log", "--in-place").returncode == 0
-    assert ((folder / "a.log").read_bytes(), (folder / "a.log.bak").read_bytes()) == (MENDED, BROKEN)
+    assert ((folder / "a.log").read_bytes(), (folder / "a.log.bak").read_bytes()) == (
+        MENDED,
+        BROKEN,
+    )
     assert run(folder, "b.log.1", "--output", "x", "--keep-ansi", "--newline", "lf").returncode == 0
     assert (folder / "x").read_bytes() == "\x1b[31mnaïve\x1b[0m\n".encode()
 
@@ -70,7 +77,9 @@ def test_a_pipe_goes_from_stdin_to_stdout_and_its_report_to_stderr(folder):
     assert (done.returncode, done.stdout) == (1, b"")
     reader = f'"{sys.executable}" "{SCRIPT}" - < big | head -c 5; exit "${{PIPESTATUS[0]}}"'
     (folder / "big").write_bytes(BROKEN * 100_000)
-    done = subprocess.run(["bash", "-c", reader], cwd=folder, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["bash", "-c", reader], cwd=folder, capture_output=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (0, MENDED[:5])
     assert b"Traceback" not in done.stderr
 
@@ -84,7 +93,11 @@ def test_a_pipe_goes_from_stdin_to_stdout_and_its_report_to_stderr(folder):
         (["binary.log"], 2, "binary.log: looks like a binary file"),
         (["a.log", "--output", "a.log"], 2, "output and input are the same file"),
         (["a.log", "b.log.1", "--output", "x"], 2, "takes one log, 2 were named"),
-        (["a.log", "--output", "gone/x.log"], 5, "x.log: cannot be written: No such file or directory"),
+        (
+            ["a.log", "--output", "gone/x.log"],
+            5,
+            "x.log: cannot be written: No such file or directory",
+        ),
         (["gone.log", "--check"], 2, "gone.log: cannot be read"),
         ([".", "clean.log", "--check"], 2, ".: is a folder"),
         (["/", "--check"], 2, "/: is a folder"),
@@ -137,8 +150,13 @@ def test_a_folder_that_may_not_be_entered_is_one_line_and_the_other_logs_are_men
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full exists on Linux only")
 def test_a_stdout_that_cannot_be_written_is_exit_code_5_and_the_other_logs_are_mended(folder):
     command = f'"{sys.executable}" "{SCRIPT}" a.log clean.log > /dev/full'
-    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (5, b"error: stdout cannot be written: No space left on device\n")
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        5,
+        b"error: stdout cannot be written: No space left on device\n",
+    )
     assert (folder / "clean_fixed.log").read_bytes() == MENDED
 
 
@@ -156,14 +174,21 @@ def test_of_several_logs_all_are_mended_and_the_worst_exit_code_counts(folder):
 
 def test_it_starts_without_torch(folder):
     code = "import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code, str(SCRIPT)], cwd=folder, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code, str(SCRIPT)], cwd=folder, check=False
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_killed_in_the_middle_the_log_is_whole_and_no_half_output_has_its_name(folder, number):
     content = BROKEN * 1_500_000
     (folder / "a.log").write_bytes(content)
-    process = subprocess.Popen([sys.executable, str(SCRIPT), "a.log"], cwd=folder, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "a.log"], cwd=folder, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 30
     while not any(path.stat().st_size for path in folder.glob(".a_fixed.log.*.tmp")):
         assert process.poll() is None, "it ended before it could be killed"

@@ -16,7 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatgot.errors import StorageError
-from chatgot.logs.logging_setup import FORMAT, OneLine, Steady, escape_controls, link_log, setup_console, setup_logging
+from chatgot.logs.logging_setup import (
+    FORMAT,
+    OneLine,
+    Steady,
+    escape_controls,
+    link_log,
+    setup_console,
+    setup_logging,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - (DEBUG|INFO|WARNING|ERROR|CRITICAL) - ")
@@ -37,10 +45,19 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONUTF8": "1"} | changes
 
 
-def run(code: str, folder: Path, shell: str = '"$0" -c "$1"', **changes: str) -> subprocess.CompletedProcess:
+def run(
+    code: str, folder: Path, shell: str = '"$0" -c "$1"', **changes: str
+) -> subprocess.CompletedProcess:
     """Run SETUP and `code` in a process of its own, with the redirections of `shell`."""
     command = ["bash", "-c", shell, sys.executable, SETUP + code]
-    return subprocess.run(command, cwd=folder, capture_output=True, timeout=60, env=environment(**changes), check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        timeout=60,
+        env=environment(**changes),
+        check=False,
+    )
 
 
 def run_on_terminal(code: str, folder: Path, **changes: str) -> str:
@@ -100,7 +117,10 @@ def log(tmp_path):
 
 def test_lines_have_the_promised_format_in_file_and_pipe(tmp_path):
     root = "logging.basicConfig()"  # another library's console: it must not show the records a second time
-    done = run(f"{root}\nlogger.info('five: %d', 5); logger.debug('not shown'); logger.error('bad')", tmp_path)
+    done = run(
+        f"{root}\nlogger.info('five: %d', 5); logger.debug('not shown'); logger.error('bad')",
+        tmp_path,
+    )
     assert done.returncode == 0
     lines = read_log(tmp_path)
     assert [HEAD.sub("", line) for line in lines] == ["five: 5", "bad"]
@@ -111,7 +131,10 @@ def test_lines_have_the_promised_format_in_file_and_pipe(tmp_path):
 
 def test_the_file_is_named_by_config_and_timestamp_and_its_folder_made(log, tmp_path):
     assert log == tmp_path / "train_x_t.log"
-    assert setup_logging(timestamp="t", logs_dir=tmp_path / "a" / "b") == tmp_path / "a" / "b" / "train_t.log"
+    assert (
+        setup_logging(timestamp="t", logs_dir=tmp_path / "a" / "b")
+        == tmp_path / "a" / "b" / "train_t.log"
+    )
     assert re.fullmatch(r"train_c_\d{8}-\d{6}\.log", setup_logging("c", logs_dir=tmp_path).name)
 
 
@@ -122,13 +145,18 @@ def test_no_message_leaves_its_line_or_steers_the_terminal(text):
     allowed = {"\t"}
     for c in line:
         assert c in allowed or (ord(c) >= 0x20 and not 0x7F <= ord(c) <= 0x9F)
-        assert not (0x2028 <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069 or 0xD800 <= ord(c) <= 0xDFFF)
+        assert not (
+            0x2028 <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069 or 0xD800 <= ord(c) <= 0xDFFF
+        )
     assert line.splitlines() == [line]
     line.encode("utf-8")
 
 
 def test_escapes_are_readable():
-    assert escape_controls("a\x1b[31m\u202e\udc80\x85\r\n\tb") == r"a\x1b[31m\u202e\udc80\x85\r\n" + "\tb"
+    assert (
+        escape_controls("a\x1b[31m\u202e\udc80\x85\r\n\tb")
+        == r"a\x1b[31m\u202e\udc80\x85\r\n" + "\tb"
+    )
     assert escape_controls("é → 🐉 \\n") == "é → 🐉 \\n"
 
 
@@ -136,7 +164,10 @@ def test_a_forged_record_stays_inside_its_own(tmp_path):
     forged = "x\n2026-01-01 00:00:00 - ERROR - all is lost\x1b]52;c;aGk=\x07\u202e"
     done = run(f"logger.info('%s', {forged!r}); logger.info('end')", tmp_path)
     assert len(read_log(tmp_path)) == 2 == len(done.stderr.splitlines())
-    assert r"x\n2026-01-01 00:00:00 - ERROR - all is lost\x1b]52;c;aGk=\x07\u202e" in read_log(tmp_path)[0]
+    assert (
+        r"x\n2026-01-01 00:00:00 - ERROR - all is lost\x1b]52;c;aGk=\x07\u202e"
+        in read_log(tmp_path)[0]
+    )
 
 
 def test_only_samples_and_tracebacks_have_further_lines_and_those_are_indented(tmp_path):
@@ -163,7 +194,9 @@ def test_formatting_leaves_the_record_as_it_was(log):
     try:
         raise ValueError("x")
     except ValueError:
-        record = logging.getLogger("chatgot").makeRecord("n", 30, "f", 1, "a\n%s", ("\x1b",), sys.exc_info())
+        record = logging.getLogger("chatgot").makeRecord(
+            "n", 30, "f", 1, "a\n%s", ("\x1b",), sys.exc_info()
+        )
     before = copy.copy(record.__dict__)
     for handler in logging.getLogger("chatgot").handlers:
         if isinstance(handler, Steady):
@@ -187,7 +220,11 @@ def test_formatting_leaves_the_record_as_it_was(log):
 )
 def test_colours_are_on_terminals_and_never_in_the_file(tmp_path, terminal, changes, coloured):
     code = "logger.warning('careful \\x1b[31m')\ntry: 1 / 0\nexcept ZeroDivisionError: logger.exception('oh')"
-    console = run_on_terminal(code, tmp_path, **changes) if terminal else run(code, tmp_path, **changes).stderr.decode()
+    console = (
+        run_on_terminal(code, tmp_path, **changes)
+        if terminal
+        else run(code, tmp_path, **changes).stderr.decode()
+    )
     assert ("\x1b[33mWARNING\x1b[0m" in console) is coloured
     assert ("\x1b" in console) is coloured
     assert r"careful \x1b[31m" in console
@@ -208,8 +245,14 @@ def test_colours_are_on_terminals_and_never_in_the_file(tmp_path, terminal, chan
 @pytest.mark.parametrize("own_stream", [False, True], ids=["stderr", "strict"])
 def test_a_console_that_lacks_a_character_shows_its_escape(tmp_path, encoding, shown, own_stream):
     name = encoding.partition(":")[0]
-    code = f"import io; sys.stderr = io.TextIOWrapper(sys.stderr.buffer, {name!r}, 'strict')\n" if own_stream else ""
-    done = run(code + f"logger.info({STRANGE!r})", tmp_path, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    code = (
+        f"import io; sys.stderr = io.TextIOWrapper(sys.stderr.buffer, {name!r}, 'strict')\n"
+        if own_stream
+        else ""
+    )
+    done = run(
+        code + f"logger.info({STRANGE!r})", tmp_path, PYTHONIOENCODING=encoding, PYTHONUTF8="0"
+    )
     assert done.returncode == 0
     assert done.stderr.decode(name).rstrip().endswith(f"INFO - {shown}")
     assert read_log(tmp_path)[0].endswith("INFO - é → 🐉 " + r"\x1b[31m")
@@ -250,7 +293,9 @@ def test_python_warnings_are_logged(log, capsys):
 # A console that fails
 
 
-LINES = "for i in range(3000): logger.info('line %d', i)\nlogging.getLogger('chatgot').info('the end')"
+LINES = (
+    "for i in range(3000): logger.info('line %d', i)\nlogging.getLogger('chatgot').info('the end')"
+)
 
 
 def records(folder: Path) -> tuple[list[str], list[str]]:
@@ -283,7 +328,9 @@ def test_a_full_disk_under_stderr_stops_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "close", ["os.close(2)", "sys.stderr.close()", "sys.stderr = None"], ids=["descriptor", "stream", "none"]
+    "close",
+    ["os.close(2)", "sys.stderr.close()", "sys.stderr = None"],
+    ids=["descriptor", "stream", "none"],
 )
 def test_stderr_closed_on_the_way_stops_nothing(tmp_path, close):
     done = run(f"logger.info('heard')\n{close}\n{LINES}", tmp_path)
@@ -324,7 +371,10 @@ def test_a_record_that_cannot_be_formatted_is_reported_not_raised(tmp_path):
     assert done.returncode == 0
     for lines in (read_log(tmp_path), done.stderr.decode().splitlines()):
         assert len(lines) == 2
-        assert "TypeError: %d format: a real number is required, not str; the record '%d tokens' of" in lines[0]
+        assert (
+            "TypeError: %d format: a real number is required, not str; the record '%d tokens' of"
+            in lines[0]
+        )
         assert lines[1].endswith("INFO - 3 tokens")
 
 
@@ -405,16 +455,24 @@ def test_a_folder_that_vanished_stops_nothing(log, capsys):
     for i in range(3):
         logger.info("line %d", i)
     lines = capsys.readouterr().err.splitlines()
-    assert [HEAD.sub("", line) for line in lines if "INFO" in line] == ["line 0", "line 1", "line 2"]
+    assert [HEAD.sub("", line) for line in lines if "INFO" in line] == [
+        "line 0",
+        "line 1",
+        "line 2",
+    ]
     assert ["FileNotFoundError" in line for line in lines if "WARNING" in line] == [True]
     log.parent.mkdir()
     logger.info("back")
     assert HEAD.sub("", log.read_text()) == "back\n"
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error_and_the_console_stays(log, tmp_path, capsys):
+def test_a_folder_that_cannot_be_made_is_a_storage_error_and_the_console_stays(
+    log, tmp_path, capsys
+):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"file/train_x_t.log: the log cannot be opened: .*paths.logs"):
+    with pytest.raises(
+        StorageError, match=r"file/train_x_t.log: the log cannot be opened: .*paths.logs"
+    ):
         setup_logging("x", "t", tmp_path / "file")
     logging.getLogger("chatgot.test").info("still here")
     assert "still here" in capsys.readouterr().err
@@ -451,7 +509,9 @@ def test_rotation_keeps_every_line_of_the_last_parts_and_the_links_follow(log, t
     assert sorted(tmp_path.glob("train*")) == sorted(parts)
     assert all(0 < part.stat().st_size <= 1000 for part in parts)
     lines = "".join(part.read_text() for part in parts).splitlines()
-    assert [HEAD.sub("", line) for line in lines] == [f"line {i}" for i in range(200 - len(lines), 200)]
+    assert [HEAD.sub("", line) for line in lines] == [
+        f"line {i}" for i in range(200 - len(lines), 200)
+    ]
     links = [run_dir / f"training.log.{i}" for i in (3, 2, 1)] + [run_dir / "training.log"]
     assert sorted(run_dir.iterdir()) == sorted(links)
     assert [link.resolve() for link in links] == [part.resolve() for part in parts]
@@ -481,7 +541,9 @@ def test_a_log_that_cannot_be_rotated_grows_on_and_costs_one_old_part(log, tmp_p
     assert len(tried) == 1
     reports = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
     assert ["cannot be rotated and grows on: another process" in line for line in reports] == [True]
-    assert [HEAD.sub("", line) for line in log.read_text().splitlines()] == [f"line {i}" for i in range(100)]
+    assert [HEAD.sub("", line) for line in log.read_text().splitlines()] == [
+        f"line {i}" for i in range(100)
+    ]
     assert [log.with_name(f"{LOG}.{i}").read_text() for i in (2, 3)] == ["old part 1", "old part 2"]
 
 
@@ -552,7 +614,10 @@ for i in range(120):
     done = run(code, tmp_path)
     assert done.returncode == 0
     parts = [tmp_path / f"{LOG}{suffix}" for suffix in (".5", ".4", ".3", ".2", ".1", "")]
-    bodies = [[HEAD.sub("", line, count=1) for line in part.read_text(encoding="utf-8").splitlines()] for part in parts]
+    bodies = [
+        [HEAD.sub("", line, count=1) for line in part.read_text(encoding="utf-8").splitlines()]
+        for part in parts
+    ]
     header = ["run x_t", r"forged\n2026-01-01 00:00:00 - ERROR - no \x1b[31m"]
     assert all(body[:2] == header for body in bodies)
     records = [line for body in bodies for line in body if line.startswith("record")]
@@ -615,4 +680,7 @@ for name in (".1", ".bak", ".2.gz", "x"):
 link_log(Path("train_x_t.log"), Path("curves"))
 """
     assert run(code, tmp_path).returncode == 0
-    assert sorted(path.name for path in (tmp_path / "curves").iterdir()) == ["training.log", "training.log.1"]
+    assert sorted(path.name for path in (tmp_path / "curves").iterdir()) == [
+        "training.log",
+        "training.log.1",
+    ]

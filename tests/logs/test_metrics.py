@@ -26,18 +26,30 @@ from chatgot.logs.metrics import MetricsWriter, _fenced
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s", "tokens", "time_s"]
-TAGS = ["optim/grad_norm", "optim/lr", "perf/tokens_per_s", "train/loss", "val/loss", "val/loss_full"]
+TAGS = [
+    "optim/grad_norm",
+    "optim/lr",
+    "perf/tokens_per_s",
+    "train/loss",
+    "val/loss",
+    "val/loss_full",
+]
 
 
 def read_rows(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     """Return what TensorBoard shows: for each tag its (step, value) points."""
     events = EventAccumulator(str(run_dir))
     events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
 
 
 def texts(run_dir: Path) -> dict[str, list[tuple[int, str]]]:
@@ -45,10 +57,15 @@ def texts(run_dir: Path) -> dict[str, list[tuple[int, str]]]:
     events.Reload()
     tags = events.Tags()["tensors"]
     found = {tag: events.Tensors(tag) for tag in tags if tag.startswith("samples/")}
-    return {tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in seen] for tag, seen in found.items()}
+    return {
+        tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in seen]
+        for tag, seen in found.items()
+    }
 
 
-def write(run_dir: Path, steps: range, keep_rows_up_to: int | None = None, loss: float = 2.0) -> None:
+def write(
+    run_dir: Path, steps: range, keep_rows_up_to: int | None = None, loss: float = 2.0
+) -> None:
     with contextlib.closing(MetricsWriter(run_dir, keep_rows_up_to=keep_rows_up_to)) as metrics:
         for step in steps:
             metrics.row(step, train_loss=loss, lr=0.5, tokens=10 * step, time_s=float(step))
@@ -123,12 +140,15 @@ def test_after_a_resume_each_step_is_there_once(tmp_path):
     write(tmp_path, range(6, 12), keep_rows_up_to=5, loss=3.0)
     write(tmp_path, range(9, 14), keep_rows_up_to=8, loss=4.0)
     losses = [2.0] * 6 + [3.0] * 3 + [4.0] * 5
-    assert [(row["step"], row["train_loss"]) for row in read_rows(tmp_path)] == list(enumerate(losses))
+    assert [(row["step"], row["train_loss"]) for row in read_rows(tmp_path)] == list(
+        enumerate(losses)
+    )
     assert curves(tmp_path)["train/loss"] == list(enumerate(losses))
 
 
 @pytest.mark.parametrize(
-    "tail", [b'{"step": 3, "train_l', b"\x00" * 50, b'{"step": 3}\n{"ste', b"\xff\xfe", b"[" * 10**5]
+    "tail",
+    [b'{"step": 3, "train_l', b"\x00" * 50, b'{"step": 3}\n{"ste', b"\xff\xfe", b"[" * 10**5],
 )
 def test_a_torn_last_line_is_removed_before_the_first_new_row(tmp_path, tail):
     write(tmp_path, range(3))
@@ -173,22 +193,39 @@ def test_a_resume_without_a_file_begins_one(tmp_path):
 
 def test_a_sample_is_shown_with_its_line_breaks_and_without_control_characters(tmp_path):
     with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
-        metrics.sample(5, "prompt_1", "KING:\n", "Come,\n\n<b>sweet</b> *lord* ```\n````\n\x1b[31m\u202e\ud800")
+        metrics.sample(
+            5, "prompt_1", "KING:\n", "Come,\n\n<b>sweet</b> *lord* ```\n````\n\x1b[31m\u202e\ud800"
+        )
     ((tag, points),) = texts(tmp_path).items()
     assert tag == "samples/prompt_1/text_summary"
     ((step, markdown),) = points
     assert step == 5
     page = markdown_to_safe_html(markdown)
-    blocks = [html.unescape(block) for block in re.findall("<pre><code>(.*?)</code></pre>", page, re.DOTALL)]
-    assert blocks == ["KING:\n\n", "Come,\n\n<b>sweet</b> *lord* ```\n````\n" + r"\x1b[31m\u202e\ud800" + "\n"]
+    blocks = [
+        html.unescape(block)
+        for block in re.findall("<pre><code>(.*?)</code></pre>", page, re.DOTALL)
+    ]
+    assert blocks == [
+        "KING:\n\n",
+        "Come,\n\n<b>sweet</b> *lord* ```\n````\n" + r"\x1b[31m\u202e\ud800" + "\n",
+    ]
 
 
 @settings(deadline=None)
-@given(st.text(alphabet=st.one_of(st.sampled_from("`~\n #*<>&!-[]{}|\\_=\t\x1b"), st.characters()), max_size=80))
+@given(
+    st.text(
+        alphabet=st.one_of(st.sampled_from("`~\n #*<>&!-[]{}|\\_=\t\x1b"), st.characters()),
+        max_size=80,
+    )
+)
 def test_no_text_breaks_out_of_its_block(text):
     page = markdown_to_safe_html(f"{_fenced(text)}\n\n{_fenced('end')}")
-    expected = re.sub("(?m)^ +$", "", escape_controls(text, "\n").expandtabs(4))  # as Markdown reads lines of blanks
-    blocks = re.fullmatch("<pre><code>(.*?)</code></pre>\n*<pre><code>end\n</code></pre>", page, re.DOTALL)
+    expected = re.sub(
+        "(?m)^ +$", "", escape_controls(text, "\n").expandtabs(4)
+    )  # as Markdown reads lines of blanks
+    blocks = re.fullmatch(
+        "<pre><code>(.*?)</code></pre>\n*<pre><code>end\n</code></pre>", page, re.DOTALL
+    )
     assert re.sub("(?m)^ +$", "", html.unescape(blocks[1])) == expected + "\n"
 
 
@@ -209,7 +246,13 @@ def run(code: str, folder: Path, shell: str = '"$0" -c "$1"') -> subprocess.Comp
     command = ["bash", "-c", shell, sys.executable, CHILD + code]
     changes = {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=60, env=os.environ | changes, check=False
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | changes,
+        check=False,
     )
 
 
@@ -254,7 +297,11 @@ print("trained on")
     assert steps[-2:] == [60, 61]
     assert steps[:-2] == list(range(len(steps) - 2))
     assert 3 <= len(steps) < 20
-    assert curves(tmp_path / "run")["train/loss"][:3] == [(0, 1.0), (1, 1.0), (2, 1.0)]  # what was written is readable
+    assert curves(tmp_path / "run")["train/loss"][:3] == [
+        (0, 1.0),
+        (1, 1.0),
+        (2, 1.0),
+    ]  # what was written is readable
 
 
 def test_a_folder_that_vanishes_is_one_warning_each(tmp_path):
@@ -318,8 +365,12 @@ def test_an_exception_in_tensorboard_ends_the_curves_only(tmp_path, monkeypatch,
     with caplog.at_level(logging.WARNING):
         write(tmp_path, range(4))
     assert calls == [0]
-    warnings = [record.getMessage() for record in caplog.records if record.name == "chatgot.metrics"]
-    assert warnings == [f"no more TensorBoard in {tmp_path}, training goes on: ValueError('of all things')"]
+    warnings = [
+        record.getMessage() for record in caplog.records if record.name == "chatgot.metrics"
+    ]
+    assert warnings == [
+        f"no more TensorBoard in {tmp_path}, training goes on: ValueError('of all things')"
+    ]
     assert [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
 
 
@@ -363,13 +414,22 @@ def test_the_thread_hook_is_given_back(tmp_path):
     assert threading.excepthook == before
 
 
-def test_train_and_validation_loss_share_one_chart_and_the_settings_are_in_the_table_of_runs(tmp_path):
-    settings = {"training.batch_size": 12, "model.bias": True, "data.path": None, "training.betas": [0.9, 0.95]}
+def test_train_and_validation_loss_share_one_chart_and_the_settings_are_in_the_table_of_runs(
+    tmp_path,
+):
+    settings = {
+        "training.batch_size": 12,
+        "model.bias": True,
+        "data.path": None,
+        "training.betas": [0.9, 0.95],
+    }
     with contextlib.closing(MetricsWriter(tmp_path, hyperparameters=settings)) as metrics:
         metrics.row(1, train_loss=2.0)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []  # no folder of another run
+    assert [
+        path.name for path in tmp_path.iterdir() if path.is_dir()
+    ] == []  # no folder of another run
     (layout,) = events.Tensors("custom_scalars__config__")
     content = layout.tensor_proto.string_val[0]
     assert all(tag in content for tag in (b"train/loss", b"val/loss", b"val/loss_full"))

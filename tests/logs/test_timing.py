@@ -6,7 +6,7 @@ import parts
 import pytest
 
 from chatgot.logs.timing import Throughput, TimeSplit, human_time
-from chatgot.training.estimate import curves
+from chatgot.training.log_lines import curves
 
 
 def test_throughput_counts_since_the_last_reading_only():

@@ -11,15 +11,9 @@ import pytest
 import torch
 
 from chatgot.errors import ConfigError
-from chatgot.machine.device import (
-    describe,
-    pick_device,
-    pick_precision,
-    seed_generators,
-    set_threads,
-    versions,
-)
+from chatgot.machine.device import describe, pick_device, seed_generators, set_threads, versions
 from chatgot.machine.measured import bf16_gain, cpu_name
+from chatgot.numerics.precision import pick_precision
 
 # The device
 
@@ -43,7 +37,9 @@ def test_the_description_names_kind_cores_and_threads():
     assert "\n" not in line
     assert list(versions())[:3] == ["python", "torch", "numpy"]
     assert versions()["cpu"] == torch.backends.cpu.get_cpu_capability()
-    assert all(type(version) is str for version in versions().values())  # plain strings: they stand in checkpoints
+    assert all(
+        type(version) is str for version in versions().values()
+    )  # plain strings: they stand in checkpoints
 
 
 # Threads
@@ -90,7 +86,9 @@ def test_the_key_wins_over_the_variable_and_the_checkpoint_over_both(
     training = parts.run(content, training={"threads": key})
     assert training.run.threads == torch.get_num_threads() == expected
     wanted = key or (variable and int(variable))
-    assert ("threads as in the checkpoint" in caplog.text) is (stored is not None and wanted not in (None, stored))
+    assert ("threads as in the checkpoint" in caplog.text) is (
+        stored is not None and wanted not in (None, stored)
+    )
 
 
 # Randomness
@@ -112,7 +110,9 @@ def test_the_seed_of_the_generators_depends_on_every_number_of_the_key_and_nothi
 
 def test_the_seed_of_a_key_is_the_same_in_every_process_and_for_ever():
     seed_generators(parts.CPU, 1337, 10, 4)
-    assert torch.initial_seed() == 8920291508623780104  # as this test was written: older checkpoints go on with it
+    assert (
+        torch.initial_seed() == 8920291508623780104
+    )  # as this test was written: older checkpoints go on with it
 
 
 # Precision, and what is remembered of this machine
@@ -146,8 +146,12 @@ def test_measurements_of_other_shapes_are_kept_beside_each_other(machine):
     assert (bf16_gain(16, 24), bf16_gain(8, 24)) == (first, second)
 
 
-@pytest.mark.parametrize(("gain", "precision"), [(0.01, "fp32"), (0.99, "fp32"), (1.5, "bf16"), (30.0, "bf16")])
-def test_auto_on_a_cpu_is_bf16_where_it_was_measured_fast_and_says_so_in_one_line(machine, gain, precision, caplog):
+@pytest.mark.parametrize(
+    ("gain", "precision"), [(0.01, "fp32"), (0.99, "fp32"), (1.5, "bf16"), (30.0, "bf16")]
+)
+def test_auto_on_a_cpu_is_bf16_where_it_was_measured_fast_and_says_so_in_one_line(
+    machine, gain, precision, caplog
+):
     caplog.set_level(logging.INFO)
     remember(machine, gain)
     assert pick_precision(mixed(), parts.CPU) == precision
@@ -163,7 +167,9 @@ def test_a_damaged_memory_of_this_machine_is_measured_anew(machine, content):
     assert [gain] in json.loads(machine.read_bytes()).values()
 
 
-@pytest.mark.parametrize("value", ['"fast"', "null", "1.0", "[]", '["fast"]', "[true]", "{}", "true"])
+@pytest.mark.parametrize(
+    "value", ['"fast"', "null", "1.0", "[]", '["fast"]', "[true]", "{}", "true"]
+)
 def test_a_remembered_value_that_is_no_measurement_is_measured_anew(machine, value):
     bf16_gain(16, 24)
     (key,) = json.loads(machine.read_bytes())
@@ -191,10 +197,14 @@ def test_without_mixed_precision_it_is_fp32_and_nothing_is_measured(machine):
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_a_precision_asked_for_by_name_is_taken_unmeasured_and_fp16_on_a_cpu_warned_of_once(machine, dtype, caplog):
+def test_a_precision_asked_for_by_name_is_taken_unmeasured_and_fp16_on_a_cpu_warned_of_once(
+    machine, dtype, caplog
+):
     assert pick_precision(mixed(precision_dtype=dtype), parts.CPU) == dtype
     assert not machine.exists()
-    assert [("1000 times" in record.message) for record in caplog.records] == [True] * (dtype == "fp16")
+    assert [("1000 times" in record.message) for record in caplog.records] == [True] * (
+        dtype == "fp16"
+    )
 
 
 def test_a_resumed_run_keeps_its_precision_whatever_is_measured_now(machine):

@@ -8,9 +8,16 @@ import pytest
 import torch
 
 from chatgot.machine import measured as machine_module
-from chatgot.machine.measured import best_time, cpu_name, fast_threads, peak_for_mfu, product_peak, remembered
+from chatgot.machine.measured import (
+    best_time,
+    cpu_name,
+    fast_threads,
+    peak_for_mfu,
+    product_peak,
+    remembered,
+)
 from chatgot.run import assembly
-from chatgot.training.estimate import curves, share_of_peak, step_line
+from chatgot.training.log_lines import curves, share_of_peak, step_line
 
 
 def never() -> list[float]:
@@ -74,8 +81,12 @@ def four_threads():
 
 
 @pytest.mark.usefixtures("four_threads")
-@pytest.mark.parametrize(("all_s", "half_s", "threads"), [(1.2, 1.0, 2), (1.05, 1.0, 4), (0.6, 1.0, 4)])
-def test_half_the_threads_are_taken_where_they_are_clearly_faster(all_s, half_s, threads, machine, monkeypatch):
+@pytest.mark.parametrize(
+    ("all_s", "half_s", "threads"), [(1.2, 1.0, 2), (1.05, 1.0, 4), (0.6, 1.0, 4)]
+)
+def test_half_the_threads_are_taken_where_they_are_clearly_faster(
+    all_s, half_s, threads, machine, monkeypatch
+):
     tried = []
 
     def times_of(ways, rounds):
@@ -108,7 +119,9 @@ def test_one_thread_is_not_measured(machine):
 
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(("asked", "threads"), [(None, 2), (3, 3)])
-def test_a_run_takes_them_unless_the_user_or_the_checkpoint_says_otherwise(asked, threads, machine, monkeypatch):
+def test_a_run_takes_them_unless_the_user_or_the_checkpoint_says_otherwise(
+    asked, threads, machine, monkeypatch
+):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     stored = parts.run(training={"threads": 1}).checkpoint()
     monkeypatch.setattr(assembly, "fast_threads", lambda d_model: 2)
@@ -126,7 +139,9 @@ def test_the_peak_is_the_operations_of_a_product_over_its_time(dtype, monkeypatc
     assert product_peak(parts.CPU, dtype, size=32) == 2 * 32**3 / 0.5
 
 
-@pytest.mark.parametrize(("gain", "dtype", "name"), [(0.5, torch.float32, "fp32"), (2.0, torch.bfloat16, "bf16")])
+@pytest.mark.parametrize(
+    ("gain", "dtype", "name"), [(0.5, torch.float32, "fp32"), (2.0, torch.bfloat16, "bf16")]
+)
 def test_the_peak_is_that_of_fp32_where_bf16_is_slow(gain, dtype, name, monkeypatch):
     monkeypatch.setattr(machine_module, "bf16_gain", lambda *shape: gain)
     monkeypatch.setattr(machine_module, "product_peak", lambda device, dtype: {dtype: 7.0})
@@ -138,7 +153,10 @@ def test_a_tiny_model_is_not_worth_a_measurement_and_a_larger_one_is(monkeypatch
     monkeypatch.setattr(assembly, "peak_for_mfu", lambda device: never())
     assert parts.run().peak_flops == 0
     monkeypatch.setattr(assembly, "peak_for_mfu", lambda device: (3e9, "bf16"))
-    per_step = parts.config().training.tokens_per_step(parts.config().model) * parts.run().model.flops_per_token()
+    per_step = (
+        parts.config().training.tokens_per_step(parts.config().model)
+        * parts.run().model.flops_per_token()
+    )
     for limit, peak in ((per_step, 3e9), (per_step + 1, 0)):
         monkeypatch.setattr(assembly, "SMALLEST_STEP_FLOPS", limit)
         assert parts.run().peak_flops == peak

@@ -109,7 +109,9 @@ def test_each_control_group_above_the_process_limits_it_and_pages_of_files_do_no
     assert groups(tmp_path, "0::/a/b\n", files) == [(400, 2000), (800, 1000)]
 
 
-def test_control_groups_of_version_1_are_read_too_and_in_a_container_its_own_group_is_the_top(tmp_path):
+def test_control_groups_of_version_1_are_read_too_and_in_a_container_its_own_group_is_the_top(
+    tmp_path,
+):
     files = {"memory/memory.limit_in_bytes": "3000\n", "memory/memory.usage_in_bytes": "50\n",
              "memory/memory.stat": "cache 1\ninactive_file 60\n"}  # fmt: skip
     assert groups(tmp_path, "4:memory:/docker/123\n3:cpu:/x\n0::/\n", files) == [(0, 3000)]
@@ -133,7 +135,9 @@ print(used_memory(cpu), *memory_limits(cpu)[0])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS limits what Linux gives")
 def test_what_is_left_is_the_smallest_of_the_limits_and_shrinks_by_what_is_taken():
-    done = subprocess.run([sys.executable, "-c", LIMITED], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     rows = [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
     (used, free, total), (_, limited, limit), (more, less, _) = rows
     assert 100 << 20 < used < 2 << 30
@@ -149,9 +153,14 @@ def test_too_full_says_what_would_be_left(monkeypatch):
     monkeypatch.setattr(memory, "memory_limits", lambda device: limits)
     cpu = torch.device("cpu")
     assert memory.too_full(cpu, 0.1, 200 << 20) == ""
-    assert memory.too_full(cpu, 0.1, 201 << 20) == "it would leave 99 of 1,000 MiB, memory_headroom is 10%"
+    assert (
+        memory.too_full(cpu, 0.1, 201 << 20)
+        == "it would leave 99 of 1,000 MiB, memory_headroom is 10%"
+    )
     limits.append((1000 << 20, 20_000 << 20))  # more is left there, and yet a smaller share
-    assert memory.too_full(cpu, 0.1, 0) == "it would leave 1,000 of 20,000 MiB, memory_headroom is 10%"
+    assert (
+        memory.too_full(cpu, 0.1, 0) == "it would leave 1,000 of 20,000 MiB, memory_headroom is 10%"
+    )
     limits.clear()
     assert memory.too_full(cpu, 0.1, 1 << 60) == ""
 
@@ -171,7 +180,9 @@ print(kept, used_memory(cpu) - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has malloc_trim")
 def test_memory_that_was_kept_for_reuse_can_be_given_back():
-    done = subprocess.run([sys.executable, "-c", RELEASED], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RELEASED], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     kept, left = map(int, done.stdout.split())
     assert kept > 250 << 20
     assert left < 16 << 20

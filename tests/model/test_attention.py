@@ -17,11 +17,15 @@ from chatgot.model.attention import LONGEST, Products, causal_attention, pick_at
 FP32_TOLERANCE = 1e-5  # relative: the order of summation differs
 
 
-def drawn(shape: tuple[int, ...], seed: int = 0, scale: float = 1.0, dtype=torch.float32) -> list[Tensor]:
+def drawn(
+    shape: tuple[int, ...], seed: int = 0, scale: float = 1.0, dtype=torch.float32
+) -> list[Tensor]:
     """Return q, k, v that ask for gradients, and the gradient of the result; `scale` makes the scores large."""
     generator = torch.Generator().manual_seed(seed)
     q, k, v, dy = (torch.randn(shape, generator=generator) for _ in range(4))
-    return [(t * s).to(dtype).requires_grad_() for t, s in ((q, scale), (k, 1), (v, 1))] + [dy.to(dtype)]
+    return [(t * s).to(dtype).requires_grad_() for t, s in ((q, scale), (k, 1), (v, 1))] + [
+        dy.to(dtype)
+    ]
 
 
 def results(kernel: str, q: Tensor, k: Tensor, v: Tensor, dy: Tensor) -> list[Tensor]:
@@ -41,7 +45,9 @@ def error(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("head_size", [1, 16, 64])
 def test_output_and_gradients_equal_sdpa(T, head_size):
     tensors = drawn((2, 3, T, head_size), seed=T)
-    for found, expected in zip(results("products", *tensors), results("sdpa", *tensors), strict=True):
+    for found, expected in zip(
+        results("products", *tensors), results("sdpa", *tensors), strict=True
+    ):
         assert (found - expected).abs().max() <= FP32_TOLERANCE * max(1.0, expected.abs().max())
 
 
@@ -65,13 +71,23 @@ def test_a_later_token_changes_no_bit_of_earlier_outputs(t, dtype):
 
 @pytest.mark.parametrize(("scale", "most"), [(1.0, 2.0), (2.0, 4.0), (8.0, 8.0)])
 @pytest.mark.parametrize("seed", range(4))
-def test_in_bf16_it_is_at_most_twice_as_far_from_fp32_as_sdpa_but_farther_where_scores_are_large(seed, scale, most):
-    tensors = drawn((4, 2, 200, 16), seed, scale, torch.bfloat16)  # `scale`: the spread of the scores
+def test_in_bf16_it_is_at_most_twice_as_far_from_fp32_as_sdpa_but_farther_where_scores_are_large(
+    seed, scale, most
+):
+    tensors = drawn(
+        (4, 2, 200, 16), seed, scale, torch.bfloat16
+    )  # `scale`: the spread of the scores
     exact = results("sdpa", *(t.detach().float().requires_grad_() for t in tensors))
     for name, ours, theirs, expected in zip(
-        ("y", "dq", "dk", "dv"), results("products", *tensors), results("sdpa", *tensors), exact, strict=True
+        ("y", "dq", "dk", "dv"),
+        results("products", *tensors),
+        results("sdpa", *tensors),
+        exact,
+        strict=True,
     ):
-        assert error(ours, expected) <= most * error(theirs, expected), name  # it rounds the scores, SDPA does not
+        assert error(ours, expected) <= most * error(theirs, expected), (
+            name
+        )  # it rounds the scores, SDPA does not
         assert error(ours, expected) < 0.03, name
 
 
@@ -79,7 +95,11 @@ def test_a_model_computes_the_same_by_either_kernel():
     found = {}
     for kernel in ("sdpa", "products"):
         training = parts.run(training={"attention": kernel})
-        assert {block.attention.kernel for block in training.model.layers} == {kernel} == {training.run.attention}
+        assert (
+            {block.attention.kernel for block in training.model.layers}
+            == {kernel}
+            == {training.run.attention}
+        )
         x, y = training.train_windows.batch(training.train_windows.starts(0, 8))
         loss = training.model(x, y)[1]
         loss.backward()
@@ -93,7 +113,9 @@ def test_a_model_computes_the_same_by_either_kernel():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_weights_are_kept_for_backward_but_not_where_the_block_is_recomputed(recompute, monkeypatch):
+def test_weights_are_kept_for_backward_but_not_where_the_block_is_recomputed(
+    recompute, monkeypatch
+):
     kept, real = [], Tensor.softmax
 
     def softmax(scores: Tensor, dim: int) -> Tensor:
@@ -119,7 +141,9 @@ def test_weights_are_kept_for_backward_but_not_where_the_block_is_recomputed(rec
 # Which one
 
 
-def pick(asked: str = "auto", batch_size: int = 4, device=parts.CPU, dtype=torch.float32, **model) -> str:
+def pick(
+    asked: str = "auto", batch_size: int = 4, device=parts.CPU, dtype=torch.float32, **model
+) -> str:
     return pick_attention(asked, parts.config(model=model).model, batch_size, device, dtype)
 
 
@@ -177,7 +201,9 @@ def test_a_real_measurement_finds_two_times_and_leaves_the_global_generator_alon
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("seconds", "kernel"), [([2.0, 1.0], "products"), ([1.0, 2.0], "sdpa"), ([1.0, 1.0], "sdpa")])
+@pytest.mark.parametrize(
+    ("seconds", "kernel"), [([2.0, 1.0], "products"), ([1.0, 2.0], "sdpa"), ([1.0, 1.0], "sdpa")]
+)
 def test_the_choice_follows_what_is_remembered(machine, seconds, kernel):
     remember(machine, seconds)
     assert pick() == kernel
@@ -201,4 +227,6 @@ def test_dropped_attention_weights_are_sdpas_business():
     torch.manual_seed(3)
     found = causal_attention(q, k, v, "products", dropout=0.5)
     torch.manual_seed(3)
-    assert torch.equal(found, F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=0.5))
+    assert torch.equal(
+        found, F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=0.5)
+    )

@@ -54,11 +54,15 @@ def test_mean_and_variance_of_the_output_are_those_of_independent_draws(rate):
     x = torch.linspace(1, 3, N)
     y = drop(x, mask(rate), rate)
     variance = rate / (1 - rate)  # of an element whose value is 1
-    assert abs((y - x).mean(dtype=torch.float64)) < SIGMAS * math.sqrt(variance * 13 / 3 / N)  # 13/3: mean of x^2
+    assert abs((y - x).mean(dtype=torch.float64)) < SIGMAS * math.sqrt(
+        variance * 13 / 3 / N
+    )  # 13/3: mean of x^2
     sums = drop(torch.ones(N), mask(rate), rate).view(-1, 64).sum(dim=1, dtype=torch.float64)
     excess = (1 - 6 * rate * (1 - rate)) / (64 * rate * (1 - rate))  # kurtosis of a binomial number
     spread = math.sqrt((2 + excess) / sums.numel())
-    assert abs(sums.var() / (64 * variance) - 1) < SIGMAS * spread + 0.01 * (rate == 0.999)  # there the rate is rounded
+    assert abs(sums.var() / (64 * variance) - 1) < SIGMAS * spread + 0.01 * (
+        rate == 0.999
+    )  # there the rate is rounded
 
 
 def test_rate_0_keeps_everything_and_no_rate_drops_everything():
@@ -81,7 +85,9 @@ def test_neighbours_are_independent_within_and_across_draws(rate, lag):
 def test_the_four_places_of_a_draw_have_the_same_rate_and_are_independent(rate):
     places = mask(rate).view(-1, 4)
     sigma = math.sqrt(rate * (1 - rate) / len(places))
-    assert ((1 - places.float().mean(dim=0, dtype=torch.float64)) - rate).abs().max() < SIGMAS * sigma
+    assert (
+        (1 - places.float().mean(dim=0, dtype=torch.float64)) - rate
+    ).abs().max() < SIGMAS * sigma
     for i in range(4):
         for j in range(i):
             assert abs(correlation(places[:, i], places[:, j])) < SIGMAS
@@ -91,10 +97,14 @@ def test_branches_layers_micro_batches_and_steps_are_independent(monkeypatch):
     model = {"d_model": 32, "dropout": 0.3, "n_layers": 3, "max_seq_length": 32}
     training = parts.run(model=model, training={"batch_size": 16})
     drawn = []
-    monkeypatch.setattr(chatgot.model.gpt, "keep_mask", lambda *args: drawn.append(keep_mask(*args)) or drawn[-1])
+    monkeypatch.setattr(
+        chatgot.model.gpt, "keep_mask", lambda *args: drawn.append(keep_mask(*args)) or drawn[-1]
+    )
     for position in (0, 1):
         training.run.position = position
-        accumulate_gradients(training.model, training.train_windows, training.run, training.config, training.scaler)
+        accumulate_gradients(
+            training.model, training.train_windows, training.run, training.config, training.scaler
+        )
     assert [tuple(m.shape) for m in drawn] == 4 * ([(16, 32, 32)] + 3 * [(2, 16, 32, 32)])
     masks = [one for m in drawn for one in (m if m.dim() == 4 else m[None])]
     assert len(masks) == 4 * 7

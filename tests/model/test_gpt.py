@@ -21,7 +21,9 @@ V = 19
 
 
 def model_config(**keys) -> ModelConfig:
-    return ModelConfig(**{"d_model": 16, "n_layers": 2, "n_head": 2, "d_hid": 24, "max_seq_length": 8, **keys})
+    return ModelConfig(
+        **{"d_model": 16, "n_layers": 2, "n_head": 2, "d_hid": 24, "max_seq_length": 8, **keys}
+    )
 
 
 def model(seed: int = 1, **keys) -> GPT:
@@ -144,14 +146,23 @@ def test_the_model_maths_equal_a_plain_transcription_of_the_block():
 
 
 @pytest.mark.parametrize("architecture", ["gpt", "modern"])
-def test_flops_per_token_equal_those_that_torch_counts_with_causal_attention_counted_half(architecture):
-    net = model(architecture=architecture, n_layers=3, d_model=32, n_head=4, d_hid=40, max_seq_length=16)
+def test_flops_per_token_equal_those_that_torch_counts_with_causal_attention_counted_half(
+    architecture,
+):
+    net = model(
+        architecture=architecture, n_layers=3, d_model=32, n_head=4, d_hid=40, max_seq_length=16
+    )
     x = ids(B=2, T=16)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # products of whole matrices
+    with (
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+    ):  # products of whole matrices
         net(x, x)[1].backward()
     by_operation = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
     attention = by_operation.pop("aten.bmm")
-    assert attention == 12 * 3 * 32 * 16 * x.numel()  # all pairs of tokens: twice what causal attention needs
+    assert (
+        attention == 12 * 3 * 32 * 16 * x.numel()
+    )  # all pairs of tokens: twice what causal attention needs
     counted = (sum(by_operation.values()) + attention / 2) / x.numel()
     assert net.flops_per_token() == counted  # exactly: both count products of matrices alone
 
@@ -212,7 +223,9 @@ def test_modern_maths_equal_a_plain_transcription_of_qwen3(kernel):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_modern_model_has_no_bias_and_no_learned_positions_and_the_size_of_the_formula(tied, bias):
+def test_a_modern_model_has_no_bias_and_no_learned_positions_and_the_size_of_the_formula(
+    tied, bias
+):
     net, C, L, hidden, D = modern(tie_embeddings=tied, bias=bias), 16, 2, 24, 8
     assert not [name for name, _ in net.named_parameters() if "bias" in name or "position" in name]
     matrices = L * (4 * C * C + 3 * C * hidden) + (1 if tied else 2) * V * C
@@ -231,7 +244,11 @@ def test_rotated_queries_and_keys_know_their_distance_alone():
     q, k = (torch.randn(1, 1, 1, 16, generator=generator) for _ in range(2))
 
     def score(i: int, j: int) -> float:
-        return (rotate(q, rotation(i, 1, 16, parts.CPU)) * rotate(k, rotation(j, 1, 16, parts.CPU))).sum().item()
+        return (
+            (rotate(q, rotation(i, 1, 16, parts.CPU)) * rotate(k, rotation(j, 1, 16, parts.CPU)))
+            .sum()
+            .item()
+        )
 
     for distance in (0, 1, 7):
         scores = [score(start + distance, start) for start in (0, 1, 5, 100, 500)]
@@ -267,7 +284,9 @@ def test_initial_weights_have_the_documented_spread(tied):
     net = build_model(cfg, 100, parts.CPU, 7)
     for name, parameter in net.named_parameters():
         if parameter.dim() < 2:
-            assert torch.equal(parameter, torch.full_like(parameter, float(not name.endswith("bias")))), name
+            assert torch.equal(
+                parameter, torch.full_like(parameter, float(not name.endswith("bias")))
+            ), name
             continue
         residual = name.endswith(("attention.proj.weight", "down.weight"))
         expected = 0.05 / math.sqrt(2 * 8) if residual else 0.05
@@ -298,7 +317,10 @@ def test_every_parameter_is_real_fp32_memory_of_its_own_and_is_trained():
     parameters = dict(net.named_parameters())
     assert all(p.device == parts.CPU and p.dtype == torch.float32 for p in parameters.values())
     assert len({p.data_ptr() for p in parameters.values()}) == len(parameters)
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in parameters.values())
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any()
+        for p in parameters.values()
+    )
 
 
 def test_tied_embedding_and_head_are_one_tensor_and_untied_are_two():
@@ -353,7 +375,13 @@ def outputs(**keys) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("n_head", 4), ("layer_norm_eps", 1e-1), ("init_range", 0.2), ("dropout", 0.3), ("attention_dropout", 0.3)],
+    [
+        ("n_head", 4),
+        ("layer_norm_eps", 1e-1),
+        ("init_range", 0.2),
+        ("dropout", 0.3),
+        ("attention_dropout", 0.3),
+    ],
 )
 def test_a_key_that_changes_no_shape_changes_the_logits(key, value):
     plain, changed = outputs(), outputs(**{key: value})
@@ -366,14 +394,19 @@ def test_a_key_that_changes_no_shape_changes_the_logits(key, value):
     [("d_model", 32), ("n_layers", 3), ("d_hid", 40), ("max_seq_length", 9), ("bias", False)],
 )
 def test_a_key_that_changes_sizes_changes_the_shapes(key, value):
-    plain, changed = ({name: t.shape for name, t in model(**keys).state_dict().items()} for keys in ({}, {key: value}))
+    plain, changed = (
+        {name: t.shape for name, t in model(**keys).state_dict().items()}
+        for keys in ({}, {key: value})
+    )
     assert plain != changed
 
 
 def test_without_bias_no_linear_and_no_norm_has_one():
     assert not [name for name, _ in model(bias=False).named_parameters() if name.endswith("bias")]
     biased = {name for name, _ in model().named_parameters() if name.endswith("bias")}
-    layers = {name for name, m in model().named_modules() if isinstance(m, (nn.Linear, nn.LayerNorm))} - {"head"}
+    layers = {
+        name for name, m in model().named_modules() if isinstance(m, (nn.Linear, nn.LayerNorm))
+    } - {"head"}
     assert biased == {f"{name}.bias" for name in layers}
 
 
@@ -383,8 +416,12 @@ def test_the_two_dropouts_act_in_their_own_places():
         net.train()
         torch.manual_seed(0)
         spread = []
-        net.layers[0].attention.register_forward_hook(lambda module, args, out: spread.append(out.detach()))
-        net.layers[0].register_forward_pre_hook(lambda module, args: spread.append(args[0].detach()))
+        net.layers[0].attention.register_forward_hook(
+            lambda module, args, out: spread.append(out.detach())
+        )
+        net.layers[0].register_forward_pre_hook(
+            lambda module, args: spread.append(args[0].detach())
+        )
         net(ids())
         return spread  # what comes into the first block, and its attention's result
 
@@ -403,6 +440,10 @@ def test_a_filled_cache_gives_the_logits_of_the_whole_sequence(architecture):
     with evaluating(net):
         whole = net(x)[0]
         caches = [KeyValueCache() for _ in range(2)]
-        found = [net(x[:, :3], caches=caches)[0]] + [net(x[:, t : t + 1], caches=caches)[0] for t in range(3, 8)]
+        found = [net(x[:, :3], caches=caches)[0]] + [
+            net(x[:, t : t + 1], caches=caches)[0] for t in range(3, 8)
+        ]
     assert [cache.length for cache in caches] == [8, 8]
-    assert torch.allclose(torch.cat(found, dim=1), whole, atol=1e-5)  # other shapes sum in another order
+    assert torch.allclose(
+        torch.cat(found, dim=1), whole, atol=1e-5
+    )  # other shapes sum in another order

@@ -23,8 +23,12 @@ LONG = 1_000_000  # steps: 4,000 s in blocks that take 1 ms, two micro-batches t
 
 
 def step(training: Training) -> bool:
-    loss = accumulate_gradients(training.model, training.train_windows, training.run, training.config, training.scaler)
-    return apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+    loss = accumulate_gradients(
+        training.model, training.train_windows, training.run, training.config, training.scaler
+    )
+    return apply_gradients(
+        loss, training.model, training.optimizer, training.run, training.config, training.scaler
+    )
 
 
 def run(stored=None, architecture: str = "gpt", **keys) -> Training:
@@ -36,7 +40,9 @@ def is_compiled(training: Training) -> bool:
     return training.run.compiled
 
 
-def resumed_from(path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys) -> Training:
+def resumed_from(
+    path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys
+) -> Training:
     """Go the way of the script from a file to a run that can go on."""
     config = parts.config(model={"architecture": architecture, "dropout": 0.2}, training=keys)
     point = find_checkpoint(str(path), config, "tiny", set_now)
@@ -60,7 +66,9 @@ def own_variables():
 
 @pytest.mark.usefixtures("own_variables")
 @pytest.mark.parametrize("architecture", ["gpt", pytest.param("modern", marks=pytest.mark.slow)])
-def test_compiled_blocks_give_the_same_loss_and_gradients_with_dropout_and_resume_bit_for_bit(architecture, tmp_path):
+def test_compiled_blocks_give_the_same_loss_and_gradients_with_dropout_and_resume_bit_for_bit(
+    architecture, tmp_path
+):
     found = {}
     for mode in (False, True):
         training = run(architecture=architecture, compile=mode)
@@ -73,7 +81,9 @@ def test_compiled_blocks_give_the_same_loss_and_gradients_with_dropout_and_resum
         training.optimizer.zero_grad()
     assert names == list(run(architecture=architecture).model.state_dict())  # no _orig_mod
     for compiled, eager in zip(found[True], found[False], strict=True):
-        assert (compiled - eager).norm() <= 1e-5 * eager.norm()  # fp32: operations are fused, sums go in another order
+        assert (
+            compiled - eager
+        ).norm() <= 1e-5 * eager.norm()  # fp32: operations are fused, sums go in another order
     assert not all(map(torch.equal, found[True], found[False]))  # and something was compiled
     assert step(training)
     path = parts.checkpoint_file(tmp_path, training)
@@ -167,7 +177,9 @@ def test_choosing_leaves_generators_gradients_and_mode_alone(compiler):
     assert parts.same(eager.checkpoint()["rng"], compiled.checkpoint()["rng"])
     assert step(eager)
     assert step(compiled)
-    assert parts.same(eager.model.state_dict(), compiled.model.state_dict())  # the stand-in changes no bit
+    assert parts.same(
+        eager.model.state_dict(), compiled.model.state_dict()
+    )  # the stand-in changes no bit
 
 
 def test_false_is_eager_without_a_word(compiler, caplog):
@@ -235,7 +247,9 @@ def test_what_was_compiled_to_measure_it_stays_where_it_pays_and_goes_where_not(
 ):
     times = [1e-3, [1e-3, compiled_s]]
     monkeypatch.setattr(compilation, "best_time", lambda do: times.pop(0))
-    monkeypatch.setattr(compilation, "best_times", lambda ways: [way() for way in ways] and times.pop(0))
+    monkeypatch.setattr(
+        compilation, "best_times", lambda ways: [way() for way in ways] and times.pop(0)
+    )
     assert is_compiled(run(compile="auto", max_steps=10**9)) is pays
     assert not times
     assert compiler.compiled == 1
@@ -270,7 +284,9 @@ def test_a_resumed_run_keeps_its_mode_whatever_is_measured_now(mode, compiler, m
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_a_mode_that_the_user_insists_on_is_in_force_and_in_the_next_checkpoint(mode, compiler, tmp_path):
+def test_a_mode_that_the_user_insists_on_is_in_force_and_in_the_next_checkpoint(
+    mode, compiler, tmp_path
+):
     path = parts.checkpoint_file(tmp_path, run(compile=not mode))
     changed = resumed_from(path, {"training.compile"}, compile=mode)
     assert is_compiled(changed) is mode
@@ -282,8 +298,12 @@ def test_a_mode_that_the_user_insists_on_is_in_force_and_in_the_next_checkpoint(
 # Without a compiler
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no C++ compiler\nfound"), ImportError("triton"), OSError(2, "gone")])
-def test_whatever_fails_in_the_compiler_is_one_warning_and_blocks_run_eager(error, compiler, caplog):
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no C++ compiler\nfound"), ImportError("triton"), OSError(2, "gone")]
+)
+def test_whatever_fails_in_the_compiler_is_one_warning_and_blocks_run_eager(
+    error, compiler, caplog
+):
     compiler.error = error
     training, plain = run(compile=True), run(compile=False)
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
@@ -295,7 +315,9 @@ def test_whatever_fails_in_the_compiler_is_one_warning_and_blocks_run_eager(erro
     assert parts.same(training.model.state_dict(), plain.model.state_dict())
 
 
-def test_a_compiled_run_that_is_resumed_without_a_compiler_goes_on_eager_and_says_so(compiler, caplog, tmp_path):
+def test_a_compiled_run_that_is_resumed_without_a_compiler_goes_on_eager_and_says_so(
+    compiler, caplog, tmp_path
+):
     path = parts.checkpoint_file(tmp_path, run(compile=True))
     compiler.error = RuntimeError("no C++ compiler")
     assert not is_compiled(resumed_from(path, compile=True))
@@ -320,5 +342,7 @@ def test_the_whole_script_trains_evaluates_and_samples_with_compiled_blocks(comp
         last = harness.load(harness.checkpoints(folder)[6])
         assert last["run"]["compiled"] is mode
         finals.append(last["model_state_dict"])
-    assert compiler.ran == 1 + 6 * 3 * 2  # one block to try, then two in each of three micro-batches
+    assert (
+        compiler.ran == 1 + 6 * 3 * 2
+    )  # one block to try, then two in each of three micro-batches
     assert harness.same(*finals)

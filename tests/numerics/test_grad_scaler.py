@@ -61,13 +61,17 @@ BAD = {
 @pytest.mark.parametrize("scaler_class", [SafeGradScaler, Twin])
 @pytest.mark.parametrize("enabled", [False, True])
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_step_changes_neither_weights_nor_optimizer_and_is_noticed(kind, enabled, scaler_class):
+def test_a_bad_step_changes_neither_weights_nor_optimizer_and_is_noticed(
+    kind, enabled, scaler_class
+):
     model, optimizer, scaler = make(scaler_class, enabled)
     take(model, optimizer, scaler)
     before = everything(model, optimizer)
     keywords = dict(BAD[kind])
     if kind == "norm overflows":
-        keywords["spoil"] = lambda m: m.weight.grad.fill_(3e38 * (scaler.get_scale() if enabled else 1.0) / 65536)
+        keywords["spoil"] = lambda m: m.weight.grad.fill_(
+            3e38 * (scaler.get_scale() if enabled else 1.0) / 65536
+        )
         if enabled:  # the unscaled gradient is finite then
             keywords["spoil"] = lambda m: m.weight.grad.fill_(3e38)
             scaler.update(1.0)
@@ -102,7 +106,11 @@ def test_it_is_a_drop_in_with_the_arguments_and_defaults_of_torchs_scaler():
     assert own["max_nan_before_fallback"].default == 3
     scaler = SafeGradScaler("cpu")
     assert isinstance(scaler, GradScaler)
-    assert (scaler.nan_counter, scaler.fallback_triggered, scaler.warning_logged) == (0, False, False)
+    assert (scaler.nan_counter, scaler.fallback_triggered, scaler.warning_logged) == (
+        0,
+        False,
+        False,
+    )
 
 
 def test_bad_steps_count_in_a_row_and_the_third_triggers_the_fallback_with_one_warning(caplog):
@@ -140,7 +148,10 @@ def test_a_non_finite_loss_counts_at_any_scale():
 
 def test_one_verdict_holds_for_all_optimizers_of_a_step():
     first, second = nn.Linear(3, 2), nn.Linear(3, 2)
-    optimizers = [torch.optim.AdamW(first.parameters(), lr=0.1), torch.optim.SGD(second.parameters(), lr=0.1)]
+    optimizers = [
+        torch.optim.AdamW(first.parameters(), lr=0.1),
+        torch.optim.SGD(second.parameters(), lr=0.1),
+    ]
     scaler = SafeGradScaler("cpu", enabled=False)
     before = parts.copied({"first": first.state_dict(), "second": second.state_dict()})
     scaler.scale((first(torch.ones(1, 3)) + second(torch.ones(1, 3))).sum()).backward()
@@ -280,7 +291,10 @@ def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
 
 def norm_of(bad: float) -> float:
     net, other = nn.Linear(2, 2), nn.Linear(1, 1)
-    net.weight.grad, net.bias.grad = torch.tensor([[1.0, 2.0], [2.0, 4.0]]), torch.tensor([0.0, bad])
+    net.weight.grad, net.bias.grad = (
+        torch.tensor([[1.0, 2.0], [2.0, 4.0]]),
+        torch.tensor([0.0, bad]),
+    )
     other.weight.grad = torch.zeros(1, 1)
     scaler = SafeGradScaler("cpu", enabled=False)
     optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (net, other)]

@@ -8,7 +8,10 @@ from torch import nn
 import chatgot.model.gpt
 from chatgot.config import SamplingConfig
 from chatgot.model.gpt import evaluating
-from chatgot.numerics.gradient_checkpointing import disable_gradient_checkpointing, enable_gradient_checkpointing
+from chatgot.numerics.gradient_checkpointing import (
+    disable_gradient_checkpointing,
+    enable_gradient_checkpointing,
+)
 from chatgot.run.assembly import Training
 from chatgot.sampling.generation import generate
 from chatgot.training.recovery import prove_again
@@ -16,12 +19,17 @@ from chatgot.training.step import accumulate_gradients, apply_gradients
 
 
 def run(precision: str = "fp32", **model) -> Training:
-    return parts.run(precision=precision, model={"n_layers": 4, "dropout": 0.3, "attention_dropout": 0.3, **model})
+    return parts.run(
+        precision=precision,
+        model={"n_layers": 4, "dropout": 0.3, "attention_dropout": 0.3, **model},
+    )
 
 
 def loss_and_gradients(training: Training) -> list[torch.Tensor]:
     training.model.zero_grad()
-    loss = accumulate_gradients(training.model, training.train_windows, training.run, training.config, training.scaler)
+    loss = accumulate_gradients(
+        training.model, training.train_windows, training.run, training.config, training.scaler
+    )
     return [loss, *(p.grad for p in training.model.parameters())]
 
 
@@ -45,7 +53,9 @@ def passes(training: Training) -> list[int]:
 @pytest.mark.parametrize("every", [1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("architecture", ["gpt", "modern"])
-def test_loss_and_gradients_are_bit_equal_with_and_without_though_dropout_is_on(every, precision, architecture):
+def test_loss_and_gradients_are_bit_equal_with_and_without_though_dropout_is_on(
+    every, precision, architecture
+):
     plain, recomputing = (run(precision, architecture=architecture) for _ in range(2))
     assert enable_gradient_checkpointing(recomputing.model, every=every)
     assert all(map(torch.equal, loss_and_gradients(recomputing), loss_and_gradients(plain)))
@@ -55,7 +65,9 @@ def private_masks(monkeypatch) -> torch.Generator:
     """Let the model draw its dropout masks from a generator that recomputation does not restore; return it."""
     generator = torch.Generator().manual_seed(0)
     monkeypatch.setattr(
-        chatgot.model.gpt, "keep_mask", lambda shape, rate, device: torch.rand(shape, generator=generator) >= rate
+        chatgot.model.gpt,
+        "keep_mask",
+        lambda shape, rate, device: torch.rand(shape, generator=generator) >= rate,
     )
     return generator
 
@@ -69,7 +81,9 @@ def test_the_comparison_would_notice_other_dropout_masks(monkeypatch):
     assert not all(map(torch.equal, loss_and_gradients(recomputing), expected))
 
 
-@pytest.mark.parametrize(("every", "expected"), [(1, [2, 2, 2, 2]), (2, [2, 1, 2, 1]), (3, [2, 1, 1, 2])])
+@pytest.mark.parametrize(
+    ("every", "expected"), [(1, [2, 2, 2, 2]), (2, [2, 1, 2, 1]), (3, [2, 1, 1, 2])]
+)
 def test_every_nth_block_is_recomputed_once(every, expected):
     training = run()
     assert passes(training) == [1, 1, 1, 1]
@@ -91,7 +105,10 @@ def test_disabling_says_whether_it_was_on_and_ends_it():
 @pytest.mark.parametrize("setting", [False, True, "every_2"])
 def test_the_configuration_switches_it_on(setting):
     training = parts.run(model={"n_layers": 4}, training={"gradient_checkpointing": setting})
-    assert passes(training) == {False: [1, 1, 1, 1], True: [2, 2, 2, 2], "every_2": [2, 1, 2, 1]}[setting]
+    assert (
+        passes(training)
+        == {False: [1, 1, 1, 1], True: [2, 2, 2, 2], "every_2": [2, 1, 2, 1]}[setting]
+    )
 
 
 def test_nothing_is_recomputed_in_evaluation():
@@ -106,10 +123,16 @@ def test_nothing_is_recomputed_in_evaluation():
 
 
 def test_generation_uses_its_cache_though_gradient_checkpointing_is_on():
-    plain, recomputing = run(init_range=1.0, tie_embeddings=False), run(init_range=1.0, tie_embeddings=False)
+    plain, recomputing = (
+        run(init_range=1.0, tie_embeddings=False),
+        run(init_range=1.0, tie_embeddings=False),
+    )
     enable_gradient_checkpointing(recomputing.model)
     greedy = SamplingConfig(temperature=0, max_new_tokens=20)
-    texts = [list(generate(training.model, [1, 2], greedy, torch.Generator())) for training in (plain, recomputing)]
+    texts = [
+        list(generate(training.model, [1, 2], greedy, torch.Generator()))
+        for training in (plain, recomputing)
+    ]
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 1
 
@@ -135,7 +158,10 @@ def test_enabling_leaves_generators_gradients_weights_and_mode_alone():
         enable_gradient_checkpointing(training.model)
         disable_gradient_checkpointing(training.model)
         assert torch.equal(torch.get_rng_state(), generator)
-        assert all(torch.equal(p.grad, g) for p, g in zip(training.model.parameters(), gradients, strict=True))
+        assert all(
+            torch.equal(p.grad, g)
+            for p, g in zip(training.model.parameters(), gradients, strict=True)
+        )
         assert parts.same(training.model.state_dict(), weights)
         assert training.model.training is training_mode
 
@@ -176,7 +202,11 @@ def odd_recomputation(training: Training, how, odd_calls=None) -> list[int]:
 
     def forward(x, rotated, cache):
         calls[0] += training.model.recompute_every is not None
-        odd = calls[0] in odd_calls if odd_calls else training.model.recompute_every and calls[0] % 2 == 0
+        odd = (
+            calls[0] in odd_calls
+            if odd_calls
+            else training.model.recompute_every and calls[0] % 2 == 0
+        )
         return how(real(x, rotated, cache)) if odd else real(x, rotated, cache)
 
     attention.forward = forward
@@ -191,8 +221,12 @@ def one_tensor_more(h):
     return h + 0 * h[:, :1].exp()  # exp keeps its result for backward
 
 
-@pytest.mark.parametrize("how", [other_value, one_tensor_more, lambda h: h.double().float() * 1.0001])
-def test_a_block_whose_recomputation_differs_is_refused_with_one_warning_and_training_is_plain(how, caplog):
+@pytest.mark.parametrize(
+    "how", [other_value, one_tensor_more, lambda h: h.double().float() * 1.0001]
+)
+def test_a_block_whose_recomputation_differs_is_refused_with_one_warning_and_training_is_plain(
+    how, caplog
+):
     training = run()
     calls = odd_recomputation(training, how)
     caplog.clear()
@@ -218,8 +252,12 @@ def test_an_error_inside_a_block_is_no_failed_proof_but_an_error():
 def test_plain_passes_that_differ_on_a_cpu_prove_nothing(caplog):
     caplog.set_level("INFO")
     training, noise = run(), torch.Generator().manual_seed(0)
-    training.model.norm.register_forward_hook(lambda m, args, out: out * (1 + 1e-6 * torch.randn(1, generator=noise)))
-    assert enable_gradient_checkpointing(training.model) is False  # a CPU repeats itself, or something is wrong
+    training.model.norm.register_forward_hook(
+        lambda m, args, out: out * (1 + 1e-6 * torch.randn(1, generator=noise))
+    )
+    assert (
+        enable_gradient_checkpointing(training.model) is False
+    )  # a CPU repeats itself, or something is wrong
     assert "two plain passes differ by" in caplog.text
     assert "nothing can be proven" in caplog.text
 
@@ -252,29 +290,55 @@ def test_twenty_steps_with_and_without_end_in_the_same_bits(precision):
             assert enable_gradient_checkpointing(training.model)
         for _ in range(20):
             loss = accumulate_gradients(
-                training.model, training.train_windows, training.run, training.config, training.scaler
+                training.model,
+                training.train_windows,
+                training.run,
+                training.config,
+                training.scaler,
             )
-            apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
-        finals.append({"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()})
+            apply_gradients(
+                loss,
+                training.model,
+                training.optimizer,
+                training.run,
+                training.config,
+                training.scaler,
+            )
+        finals.append(
+            {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
+        )
     assert parts.same(*finals)
 
 
 def test_a_recomputation_that_changes_its_shape_costs_one_redone_step_and_one_warning(caplog):
     plain, recomputing = run(), run()
     assert enable_gradient_checkpointing(recomputing.model)
-    odd_recomputation(recomputing, one_tensor_more, odd_calls={10})  # two micro-batches a step, two calls each
+    odd_recomputation(
+        recomputing, one_tensor_more, odd_calls={10}
+    )  # two micro-batches a step, two calls each
     results = []
     for training in (plain, recomputing):
         outcomes, losses = [], []
         while training.run.global_step < 4:
             loss = accumulate_gradients(
-                training.model, training.train_windows, training.run, training.config, training.scaler
+                training.model,
+                training.train_windows,
+                training.run,
+                training.config,
+                training.scaler,
             )
             outcomes.append(loss is not None)
             if loss is None:
                 assert all(p.grad is None for p in training.model.parameters())
                 continue
-            apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+            apply_gradients(
+                loss,
+                training.model,
+                training.optimizer,
+                training.run,
+                training.config,
+                training.scaler,
+            )
             losses.append(training.run.train_loss)
         results.append((losses, parts.copied(training.model.state_dict())))
     assert outcomes.count(False) == 1  # of the recomputing one
@@ -285,7 +349,9 @@ def test_a_recomputation_that_changes_its_shape_costs_one_redone_step_and_one_wa
     assert parts.same(results[0][1], results[1][1])
 
 
-def test_a_value_that_turns_different_later_is_found_by_the_next_proof_which_names_the_steps_since_the_last(caplog):
+def test_a_value_that_turns_different_later_is_found_by_the_next_proof_which_names_the_steps_since_the_last(
+    caplog,
+):
     training = run()
     assert enable_gradient_checkpointing(training.model)
     training.run.global_step = 100

@@ -19,7 +19,9 @@ from chatgot.run.resuming import find_checkpoint, resume
 from chatgot.training.step import accumulate_gradients, apply_gradients
 
 SHAPES = [(8, 8), (16, 8), (8, 24), (48, 16), (16, 48), (48, 16)]
-BF16_TOLERANCE = 0.05  # of an update, 0.031 measured: 8 bits, three iterations, sums in another order
+BF16_TOLERANCE = (
+    0.05  # of an update, 0.031 measured: 8 bits, three iterations, sums in another order
+)
 SETTINGS = {"lr": 0.05, "weight_decay": 0.1, "momentum": 0.9}
 
 
@@ -40,7 +42,9 @@ def ours(parameters: list[nn.Parameter], dtype=torch.float32, pieces: int = 1, *
     return optimizer
 
 
-def steps(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], n: int = 4) -> list[list[torch.Tensor]]:
+def steps(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], n: int = 4
+) -> list[list[torch.Tensor]]:
     """Return what each of n updates adds to each parameter."""
     updates = []
     for step in range(n):
@@ -60,7 +64,9 @@ def assert_close(found, expected, tolerance: float) -> None:
 # The update
 
 
-@pytest.mark.parametrize("settings", [{}, {"momentum": 0.0}, {"weight_decay": 0.0}, {"nesterov": False}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"momentum": 0.0}, {"weight_decay": 0.0}, {"nesterov": False}]
+)
 def test_but_for_its_iterations_each_update_equals_torchs(monkeypatch, settings):
     def by_our_iterations(x, *_):
         return orthogonal(x[None], ITERATIONS, 1e-7)[0]
@@ -73,7 +79,11 @@ def test_but_for_its_iterations_each_update_equals_torchs(monkeypatch, settings)
 
 
 def test_in_bf16_each_update_is_close_to_that_in_fp32_and_not_the_same():
-    shapes = [(192, 192), (384, 192), (192, 384)]  # as large as real ones: few singular values are near the steep end
+    shapes = [
+        (192, 192),
+        (384, 192),
+        (192, 384),
+    ]  # as large as real ones: few singular values are near the steep end
     a, b = matrices(shapes), matrices(shapes)
     found, expected = steps(ours(a, torch.bfloat16), a, 2), steps(ours(b), b, 2)
     assert_close(found, expected, BF16_TOLERANCE)
@@ -160,7 +170,9 @@ def test_singular_values_of_the_update_lie_about_one(dtype, shape):
 def test_each_matrix_of_a_batch_is_orthogonalised_by_itself_whatever_its_size():
     x = torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(2))
     scaled = x * torch.tensor([1e-6, 1.0, 1e6])[:, None, None]
-    assert torch.allclose(orthogonal(scaled, ITERATIONS, 1e-12), orthogonal(x, ITERATIONS, 1e-12), atol=1e-4)
+    assert torch.allclose(
+        orthogonal(scaled, ITERATIONS, 1e-12), orthogonal(x, ITERATIONS, 1e-12), atol=1e-4
+    )
     assert torch.equal(orthogonal(torch.zeros(1, 4, 4), ITERATIONS, 1e-7), torch.zeros(1, 4, 4))
 
 
@@ -173,17 +185,24 @@ def run(stored=None, architecture: str = "gpt", **keys) -> Training:
 
 
 def step(training: Training) -> bool:
-    loss = accumulate_gradients(training.model, training.train_windows, training.run, training.config, training.scaler)
-    return apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+    loss = accumulate_gradients(
+        training.model, training.train_windows, training.run, training.config, training.scaler
+    )
+    return apply_gradients(
+        loss, training.model, training.optimizer, training.run, training.config, training.scaler
+    )
 
 
 def state(training: Training) -> dict:
-    return parts.copied({"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()})
+    return parts.copied(
+        {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(
-    ("architecture", "mlp"), [("gpt", {"mlp.up": 1, "mlp.down": 1}), ("modern", {"mlp.gate_up": 2, "mlp.down": 1})]
+    ("architecture", "mlp"),
+    [("gpt", {"mlp.up": 1, "mlp.down": 1}), ("modern", {"mlp.gate_up": 2, "mlp.down": 1})],
 )
 def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(architecture, mlp, tied):
     training = run(architecture=architecture, model={"tie_embeddings": tied})
@@ -203,7 +222,13 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(architecture, ml
 
 
 def test_all_settings_reach_the_half_they_belong_to():
-    keys = {"muon_momentum": 0.7, "weight_decay": 0.3, "adam_eps": 1e-3, "betas": (0.7, 0.8), "muon_learning_rate": 0.5}
+    keys = {
+        "muon_momentum": 0.7,
+        "weight_decay": 0.3,
+        "adam_eps": 1e-3,
+        "betas": (0.7, 0.8),
+        "muon_learning_rate": 0.5,
+    }
     for group in run(**keys).optimizer.param_groups:
         if is_muon(group):
             assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.7, True, 0.3)
@@ -212,7 +237,13 @@ def test_all_settings_reach_the_half_they_belong_to():
 
 
 def test_both_learning_rates_follow_the_schedule():
-    training = run(learning_rate=1e-3, min_learning_rate=1e-4, muon_learning_rate=0.04, warmup_steps=2, max_steps=10)
+    training = run(
+        learning_rate=1e-3,
+        min_learning_rate=1e-4,
+        muon_learning_rate=0.04,
+        warmup_steps=2,
+        max_steps=10,
+    )
     settings, found = training.config.training, []
     for done in range(11):
         set_lr(training.optimizer, lr_at(done, settings, 10), settings)
@@ -228,7 +259,9 @@ def test_both_learning_rates_follow_the_schedule():
 
 def test_a_learning_rate_of_nothing_for_either_half_leaves_that_half_alone():
     training = run(weight_decay=0.0)
-    half = {id(p): is_muon(group) for group in training.optimizer.param_groups for p in group["params"]}
+    half = {
+        id(p): is_muon(group) for group in training.optimizer.param_groups for p in group["params"]
+    }
     for frozen in (True, False):
         for group in training.optimizer.param_groups:
             group["lr"] = 0.0 if is_muon(group) is frozen else 0.01
@@ -293,12 +326,18 @@ def test_one_bad_gradient_leaves_both_halves_untouched_and_is_one_skipped_step(n
     handle.remove()
     assert fired
     assert parts.same(state(training), before)
-    assert (training.run.skipped_steps, training.scaler.nan_counter, training.run.global_step) == (1, 1, 2)
+    assert (training.run.skipped_steps, training.scaler.nan_counter, training.run.global_step) == (
+        1,
+        1,
+        2,
+    )
     assert step(training)
 
 
 @pytest.mark.parametrize("call", [1, 3])
-def test_memory_that_runs_out_inside_muons_update_is_said_to_leave_the_weights_half_updated(call, monkeypatch):
+def test_memory_that_runs_out_inside_muons_update_is_said_to_leave_the_weights_half_updated(
+    call, monkeypatch
+):
     training, calls, real = run(), [], muon_module.orthogonal
 
     def run_out(*args):

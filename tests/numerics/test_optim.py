@@ -22,7 +22,12 @@ PEAK, LEAST = 6e-4, 6e-5
 
 
 def training(**keys):
-    rates = {"learning_rate": PEAK, "min_learning_rate": LEAST, "warmup_steps": 10, "max_steps": 110}
+    rates = {
+        "learning_rate": PEAK,
+        "min_learning_rate": LEAST,
+        "warmup_steps": 10,
+        "max_steps": 110,
+    }
     return parts.config(training={**rates, **keys}).training
 
 
@@ -38,7 +43,9 @@ def test_the_warmup_is_linear_from_above_zero_to_the_peak():
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_the_decay_begins_at_the_peak_passes_the_middle_at_half_time_and_ends_at_the_minimum(schedule):
+def test_the_decay_begins_at_the_peak_passes_the_middle_at_half_time_and_ends_at_the_minimum(
+    schedule,
+):
     found = rates(300, lr_schedule=schedule)
     assert found[10] == pytest.approx(PEAK, rel=1e-12)
     assert found[60] == pytest.approx((PEAK + LEAST) / 2, rel=1e-12)
@@ -71,7 +78,10 @@ def test_a_warmup_that_is_not_shorter_than_the_run_is_cut_to_the_run(warmup_step
 @pytest.mark.parametrize("decay_steps", [1, 2, 3, 10_000_000])
 @pytest.mark.parametrize("warmup_steps", [0, 1, 2, 5])
 def test_every_rate_is_finite_and_above_zero(decay_steps, warmup_steps):
-    found = [lr_at(step, training(warmup_steps=warmup_steps), decay_steps) for step in (*range(6), 9_999_999, 10**9)]
+    found = [
+        lr_at(step, training(warmup_steps=warmup_steps), decay_steps)
+        for step in (*range(6), 9_999_999, 10**9)
+    ]
     assert all(math.isfinite(rate) and 0 < rate <= PEAK for rate in found)
 
 
@@ -96,7 +106,9 @@ def test_set_lr_reaches_every_group():
 def test_weight_decay_acts_on_matrices_only_and_each_parameter_is_in_one_group(tied):
     net = parts.run(model={"tie_embeddings": tied}).model
     optimizer = build_optimizer(net, training(weight_decay=0.3))
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     expected = {id(p): 0.3 if p.dim() >= 2 else 0.0 for p in net.parameters()}
     assert decay == expected
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(expected)
@@ -112,19 +124,25 @@ def test_with_zero_gradients_a_step_shrinks_matrices_by_lr_times_decay_and_nothi
     set_lr(optimizer, 0.1, training())
     optimizer.step()
     for name, p in net.named_parameters():
-        assert torch.allclose(p, torch.full_like(p, 2.0 * 0.95 if p.dim() >= 2 else 2.0), rtol=1e-6), name
+        assert torch.allclose(
+            p, torch.full_like(p, 2.0 * 0.95 if p.dim() >= 2 else 2.0), rtol=1e-6
+        ), name
 
 
 def test_betas_and_epsilon_reach_the_optimizer():
     optimizer = build_optimizer(parts.run().model, training(betas=(0.7, 0.8), adam_eps=1e-3))
-    assert all(group["betas"] == (0.7, 0.8) and group["eps"] == 1e-3 for group in optimizer.param_groups)
+    assert all(
+        group["betas"] == (0.7, 0.8) and group["eps"] == 1e-3 for group in optimizer.param_groups
+    )
 
 
 def test_a_model_of_matrices_alone_and_frozen_parameters_are_no_problem():
     net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
     net[1].weight.requires_grad_(False)
     optimizer = build_optimizer(net, training())
-    assert [p is net[0].weight for group in optimizer.param_groups for p in group["params"]] == [True]
+    assert [p is net[0].weight for group in optimizer.param_groups for p in group["params"]] == [
+        True
+    ]
 
 
 # Where the schedule and the run end: 100 windows in an epoch, 8 sequences in a step
@@ -154,7 +172,9 @@ def test_the_horizon_is_lr_decay_steps_else_max_steps_else_the_epochs_and_the_fi
 
 
 @pytest.mark.parametrize(("epochs", "S"), [(1, 8), (1, 1), (3, 7), (1, 1000), (5, 100)])
-def test_after_the_steps_of_the_epochs_each_window_was_used_and_one_step_fewer_does_not_do(epochs, S):
+def test_after_the_steps_of_the_epochs_each_window_was_used_and_one_step_fewer_does_not_do(
+    epochs, S
+):
     steps = steps_of_epochs(epochs, 100, S)
     assert steps * S >= epochs * 100 > (steps - 1) * S
 
@@ -172,9 +192,13 @@ def test_the_run_ends_at_max_steps_or_when_the_minutes_are_over(minutes):
 
 
 def test_a_warmup_longer_than_the_run_is_warned_of_once(tmp_path):
-    harness.write_config(tmp_path, training={"max_steps": 2, "warmup_steps": 5, "eval_interval": None})
+    harness.write_config(
+        tmp_path, training={"max_steps": 2, "warmup_steps": 5, "eval_interval": None}
+    )
     assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
     (log,) = (tmp_path / "logs").glob("train_*.log")
-    warnings = [line for line in log.read_text(encoding="utf-8").splitlines() if " - WARNING - " in line]
+    warnings = [
+        line for line in log.read_text(encoding="utf-8").splitlines() if " - WARNING - " in line
+    ]
     assert len([line for line in warnings if "warmup_steps" in line]) == 1, warnings
     assert harness.rows(tmp_path)[-1]["lr"] == 1e-2  # the peak is reached at the last step

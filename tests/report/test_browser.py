@@ -19,7 +19,9 @@ import pytest
 pytest.importorskip("playwright")
 from playwright.sync_api import Page, expect, sync_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 WAIT_MS = 60_000  # for a busy machine
 
 
@@ -46,7 +48,9 @@ def page() -> Iterator[Page]:
             pytest.fail("no Chromium: .ci/run installs it")
         pytest.skip("no Chromium on this machine")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # root has no sandbox
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )  # root has no sandbox
         yield browser.new_page(viewport={"width": 1280, "height": 1000})
         browser.close()
 
@@ -76,7 +80,9 @@ def test_tensorboard_shows_the_loss_chart_and_the_samples(run, page, pictures):
         for tag in ("train/loss", "val/loss"):
             expect(page.get_by_text(f"tag: {tag}", exact=True).first).to_be_visible(timeout=WAIT_MS)
         chart = page.locator("vz-line-chart2").first
-        expect(chart.locator("svg .plot, svg .line-plot path, svg path").first).to_be_attached(timeout=WAIT_MS)
+        expect(chart.locator("svg .plot, svg .line-plot path, svg path").first).to_be_attached(
+            timeout=WAIT_MS
+        )
         page.wait_for_timeout(1500)  # its lines glide into place
         page.screenshot(path=str(pictures / "tensorboard_loss.png"))
 
@@ -101,10 +107,14 @@ def test_the_report_opens_in_a_browser_whole_and_asks_for_nothing(run, page, pic
     page.goto(report.as_uri())
     expect(page.get_by_text("tiny_").first).to_be_visible(timeout=WAIT_MS)
     assert page.locator("img").count() >= 2
-    sizes = page.eval_on_selector_all("img", "pictures => pictures.map(p => [p.complete, p.naturalWidth])")
+    sizes = page.eval_on_selector_all(
+        "img", "pictures => pictures.map(p => [p.complete, p.naturalWidth])"
+    )
     assert all(complete and width > 300 for complete, width in sizes)
     for heading in ("Loss", "Samples over time", "Events", "Time", "Configuration"):
         expect(page.get_by_role("heading", name=heading).first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # nothing hangs out of the page
+    assert page.evaluate(
+        "document.documentElement.scrollWidth <= window.innerWidth"
+    )  # nothing hangs out of the page
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     page.screenshot(path=str(pictures / "report.png"), full_page=True)

@@ -23,7 +23,14 @@ import torch
 from chatgot.errors import ConfigError, StorageError
 from chatgot.logs.metrics import MetricsWriter
 from chatgot.report import charts
-from chatgot.report.page import CONFIG_LENGTH, GROUP_FROM, SAMPLE_STEPS, TEXT_LENGTH, collapsed, write_report
+from chatgot.report.page import (
+    CONFIG_LENGTH,
+    GROUP_FROM,
+    SAMPLE_STEPS,
+    TEXT_LENGTH,
+    collapsed,
+    write_report,
+)
 from chatgot.report.run_record import Event, read_board, read_log, read_rows
 
 SCRIPT = harness.ROOT / "scripts" / "report.py"
@@ -64,7 +71,9 @@ def folder_with(tmp_path: Path, rows: bytes | None = None, log: bytes | None = N
 
 
 def lines(*texts: str, level: str = "INFO") -> bytes:
-    return "".join(f"2025-01-02 03:04:{i % 60:02d} - {level} - {text}\n" for i, text in enumerate(texts)).encode()
+    return "".join(
+        f"2025-01-02 03:04:{i % 60:02d} - {level} - {text}\n" for i, text in enumerate(texts)
+    ).encode()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -111,13 +120,17 @@ def page(troubled) -> str:
 def test_each_event_of_a_real_run_is_recognised_and_told(troubled, page, kind, text):
     events = [event for event in read_log(troubled).events if event.kind == kind]
     assert any(text in event.text for event in events), events
-    assert f'<span class="badge {"warn" if kind in ("skip", "rewind", "batch size") else ""}' in page
+    assert (
+        f'<span class="badge {"warn" if kind in ("skip", "rewind", "batch size") else ""}' in page
+    )
     assert f">{kind}</span>" in page
     assert kind in ("save", "best", "skip") or text in words(page)
     assert page.count(">begin</span>") == 1
 
 
-@pytest.mark.parametrize(("kind", "step"), [("skip", 3), ("rewind", 24), ("resume", 31), ("best", 10), ("save", 4)])
+@pytest.mark.parametrize(
+    ("kind", "step"), [("skip", 3), ("rewind", 24), ("resume", 31), ("best", 10), ("save", 4)]
+)
 def test_an_event_knows_its_step(troubled, kind, step):
     assert step in [event.step for event in read_log(troubled).events if event.kind == kind]
 
@@ -151,7 +164,11 @@ def test_it_is_one_small_file_that_fetches_nothing(troubled, page):
     assert fetches(page) == []
     assert "default-src 'none'" in page
     assert [picture[:8] for picture in pictures(page)] == [b"\x89PNG\r\n\x1a\n"] * 2
-    assert page.count("<img ") == page.count('<img alt="loss over 40') + page.count('<img alt="learning rate') == 2
+    assert (
+        page.count("<img ")
+        == page.count('<img alt="loss over 40') + page.count('<img alt="learning rate')
+        == 2
+    )
     assert len(page) < 300_000
     assert "gradient_checkpointing: false" in page  # of the configuration
     assert not [path for path in troubled.iterdir() if path.name.endswith(".tmp")]
@@ -184,7 +201,8 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_sample_is_text_like_any_other(tmp_path, text):
     run_dir = folder_with(
-        tmp_path, log=lines(f"resumed from {text} at step 3", f"model: {text}", f"resume with: {text}")
+        tmp_path,
+        log=lines(f"resumed from {text} at step 3", f"model: {text}", f"resume with: {text}"),
     )
     (run_dir / "config.yaml").write_text(text, encoding="utf-8")
     metrics = MetricsWriter(run_dir)
@@ -204,7 +222,9 @@ def test_the_time_is_split_into_shares_of_the_whole(tmp_path):
     metrics = MetricsWriter(run_dir)
     for step in (1, 2):
         metrics.row(step, train_loss=1.0)
-        metrics.curves(step, {"time/forward_backward_s": 30.0, "time/update_s": 7.5, "time/saving_s": 2.5})
+        metrics.curves(
+            step, {"time/forward_backward_s": 30.0, "time/update_s": 7.5, "time/saving_s": 2.5}
+        )
     metrics.close()
     page = page_of(run_dir)
     shares = dict(re.findall(r"</i>([a-z ]+)</td><td>[^<]+</td><td>([\d.]+)%", page))
@@ -229,11 +249,17 @@ def folder_of_rows(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("module", "pictures_left", "said"),
     [
-        ("tensorboard.backend.event_processing.event_accumulator", 2, "TensorBoard's event files could not be read"),
+        (
+            "tensorboard.backend.event_processing.event_accumulator",
+            2,
+            "TensorBoard's event files could not be read",
+        ),
         ("matplotlib.figure", 0, "this part could not be made: ModuleNotFoundError"),
     ],
 )
-def test_without_a_library_the_rest_of_the_page_is_there(troubled, tmp_path, monkeypatch, module, pictures_left, said):
+def test_without_a_library_the_rest_of_the_page_is_there(
+    troubled, tmp_path, monkeypatch, module, pictures_left, said
+):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "chatgot.report.charts", raising=False)
     page = write_report(troubled, tmp_path / "page.html").read_text(encoding="utf-8")
@@ -296,9 +322,17 @@ def test_without_a_row_it_says_so(tmp_path, content):
 
 def test_a_row_that_is_not_finite_is_a_gap_and_a_mark_and_leaves_the_validation_line_whole():
     names = ("train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s")
-    rows = [dict.fromkeys(names, 1.0) | {"step": float(step), "nonfinite": 0.0} for step in range(5)]
+    rows = [
+        dict.fromkeys(names, 1.0) | {"step": float(step), "nonfinite": 0.0} for step in range(5)
+    ]
     rows[2] |= {"train_loss": None, "val_loss": None, "nonfinite": 1.0}
-    assert np.isnan(charts.column(rows, "train_loss", gaps=True)[1]).tolist() == [False, False, True, False, False]
+    assert np.isnan(charts.column(rows, "train_loss", gaps=True)[1]).tolist() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert len(charts.column(rows, "val_loss")[1]) == 4
     whole = [row | {"nonfinite": 0.0} for row in rows]
     assert charts.loss_chart(rows, []) != charts.loss_chart(whole, [])
@@ -332,8 +366,14 @@ def test_a_long_run_is_drawn_in_seconds_and_stays_small(tmp_path):
     ]  # fmt: skip
     texts = []
     for step in range(20_000):
-        texts += [f"saved checkpoints/made_up_20250102-030405_step_{step}.pt (1.0 MB in 0.1 s, after 1 s without)"]
-        texts += [f"precision falls back from bf16 to fp32 from step {step} on"] if step % 20 == 0 else []
+        texts += [
+            f"saved checkpoints/made_up_20250102-030405_step_{step}.pt (1.0 MB in 0.1 s, after 1 s without)"
+        ]
+        texts += (
+            [f"precision falls back from bf16 to fp32 from step {step} on"]
+            if step % 20 == 0
+            else []
+        )
     log = lines(*texts)
     run_dir = folder_with(tmp_path, "".join(json.dumps(row) + "\n" for row in rows).encode(), log)
     begun = time.perf_counter()
@@ -351,7 +391,10 @@ def test_a_long_run_is_drawn_in_seconds_and_stays_small(tmp_path):
 
 def saves(*steps: int) -> list[Event]:
     return [
-        Event(f"2025-01-02 03:{s // 60:02d}:{s % 60:02d}", "INFO", "save", f"saved a_step_{s}.pt (1") for s in steps
+        Event(
+            f"2025-01-02 03:{s // 60:02d}:{s % 60:02d}", "INFO", "save", f"saved a_step_{s}.pt (1"
+        )
+        for s in steps
     ]
 
 
@@ -366,7 +409,9 @@ def test_many_of_a_kind_become_one_line_between_turning_points_only():
 
 
 def test_warnings_of_different_words_stay_apart_and_none_is_lost():
-    warnings = [Event("2025-01-02 03:00:00", "WARNING", "warning", f"disk {i} is slow") for i in range(5)]
+    warnings = [
+        Event("2025-01-02 03:00:00", "WARNING", "warning", f"disk {i} is slow") for i in range(5)
+    ]
     other = Event("2025-01-02 03:00:01", "WARNING", "warning", "another matter")
     error = Event("2025-01-02 03:00:02", "ERROR", "error", "out of room")
     assert [text for _, text, _ in collapsed([*warnings, other, error])] == [
@@ -375,14 +420,19 @@ def test_warnings_of_different_words_stay_apart_and_none_is_lost():
 
 
 def test_the_log_is_read_from_its_oldest_part_on_and_samples_forge_no_record(tmp_path):
-    run_dir = folder_with(tmp_path, log=lines("run a_20250102-030405") + b"    2025-01-02 03:04:59 - ERROR - forged\n")
+    run_dir = folder_with(
+        tmp_path, log=lines("run a_20250102-030405") + b"    2025-01-02 03:04:59 - ERROR - forged\n"
+    )
     for number, step in ((1, 30), (2, 20), (10, 10)):
         (run_dir / f"training.log.{number}").write_bytes(lines(f"resumed from x at step {step}"))
     assert [event.step or event.kind for event in read_log(run_dir).events] == [10, 20, 30, "begin"]
 
 
 def test_a_record_of_a_megabyte_is_cut_and_undecodable_bytes_are_replaced(tmp_path):
-    log = lines("x" * 1_000_000, "short", level="WARNING") + b"2025-01-02 03:05:00 - ERROR - \xff\xfe\n"
+    log = (
+        lines("x" * 1_000_000, "short", level="WARNING")
+        + b"2025-01-02 03:05:00 - ERROR - \xff\xfe\n"
+    )
     page = page_of(folder_with(tmp_path, log=log))
     assert [len(part) for part in re.findall("xxx+", page)] == [TEXT_LENGTH]
     assert "xxx ..." in page
@@ -408,7 +458,11 @@ def test_long_samples_many_prompts_and_a_long_configuration_are_cut_too(tmp_path
     ("last", "level", "badge"),
     [
         ("done: 1,234 steps, 0 skipped, 0 rewinds, fp32 throughout", "INFO", 'good">done'),
-        ("stopped by SIGINT: 1,234 steps, 0 skipped, 0 rewinds, fp32 throughout", "INFO", 'calm">stopped by SIGINT'),
+        (
+            "stopped by SIGINT: 1,234 steps, 0 skipped, 0 rewinds, fp32 throughout",
+            "INFO",
+            'calm">stopped by SIGINT',
+        ),
         ("diverged at step 5: losses nan", "ERROR", 'bad">ended by an error'),
         ("resumed from x at step 3", "INFO", 'warn">the log has no end'),
     ],
@@ -421,7 +475,9 @@ def test_how_the_run_stands_is_what_its_log_says_last(tmp_path, last, level, bad
 
 
 def test_a_log_without_events_or_records_says_so(tmp_path):
-    assert "training.log is missing or has no record" in page_of(folder_with(tmp_path, log=b"\x00garbage\n" * 10))
+    assert "training.log is missing or has no record" in page_of(
+        folder_with(tmp_path, log=b"\x00garbage\n" * 10)
+    )
     (tmp_path / "made_up_20250102-030405" / "training.log").write_bytes(lines("hello"))
     assert "tells of no event" in page_of(tmp_path / "made_up_20250102-030405")
 
@@ -530,7 +586,9 @@ def test_what_is_no_report_is_not_replaced_by_one(tmp_path, name):
     with pytest.raises(ConfigError, match="is there already and no report"):
         write_report(folder, folder / name)
     assert {path: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
-    assert write_report(folder, tmp_path / "new.html") == write_report(folder, tmp_path / "new.html")
+    assert write_report(folder, tmp_path / "new.html") == write_report(
+        folder, tmp_path / "new.html"
+    )
 
 
 def test_the_scripts_bad_input_is_one_line_without_controls(tmp_path):

@@ -29,7 +29,12 @@ def log_of(folder) -> str:
 
 @pytest.mark.parametrize(
     "setting",
-    ["training.log_interval=2", "training.max_checkpoints_to_keep=3", "sampling.temperature=0", "paths.cache=other"],
+    [
+        "training.log_interval=2",
+        "training.max_checkpoints_to_keep=3",
+        "sampling.temperature=0",
+        "paths.cache=other",
+    ],
 )
 def test_what_cannot_change_the_mathematics_is_taken_and_logged(trained, setting):
     assert resume(trained, "training.max_steps=5", setting) == 0
@@ -42,10 +47,16 @@ def test_what_cannot_change_the_mathematics_is_taken_and_logged(trained, setting
 @pytest.mark.parametrize("key", ["training.learning_rate", "training.grad_clip", "model.dropout"])
 def test_what_changes_the_mathematics_is_taken_only_when_set_names_it(trained, key, capsys):
     section, name = key.split(".")
-    harness.write_config(trained, **{section: {name: 0.25, "max_steps": 5} if section == "training" else {name: 0.25}})
+    harness.write_config(
+        trained,
+        **{section: {name: 0.25, "max_steps": 5} if section == "training" else {name: 0.25}},
+    )
     assert resume(trained, "training.max_steps=5", "training.save_checkpoint_steps=2") == 3
     assert f"--set {key}=0.25" in capsys.readouterr().err
-    assert resume(trained, "training.max_steps=5", "training.save_checkpoint_steps=2", f"{key}=0.25") == 0
+    assert (
+        resume(trained, "training.max_steps=5", "training.save_checkpoint_steps=2", f"{key}=0.25")
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,10 +67,14 @@ def test_sizes_seed_and_step_size_are_never_changed_on_resume(trained, setting, 
     before = {step: path.read_bytes() for step, path in harness.checkpoints(trained).items()}
     assert resume(trained, "training.max_steps=5", setting) == 3
     assert setting.partition("=")[0] in capsys.readouterr().err
-    assert {step: path.read_bytes() for step, path in harness.checkpoints(trained).items()} == before
+    assert {
+        step: path.read_bytes() for step, path in harness.checkpoints(trained).items()
+    } == before
 
 
-def test_another_text_is_refused_unless_set_allows_it_and_it_has_the_same_characters(trained, capsys):
+def test_another_text_is_refused_unless_set_allows_it_and_it_has_the_same_characters(
+    trained, capsys
+):
     text = trained / "text.txt"
     changed = text.read_text().replace("king", "gink", 1)
     text.write_text(changed)
@@ -75,7 +90,9 @@ def test_the_same_text_under_another_name_and_encoding_is_the_same_text(trained)
     assert resume(trained, "training.max_steps=5", "data.path=renamed.txt") == 0
 
 
-def test_resuming_a_finished_run_is_exit_0_says_how_to_extend_it_and_writes_nothing(trained, capsys):
+def test_resuming_a_finished_run_is_exit_0_says_how_to_extend_it_and_writes_nothing(
+    trained, capsys
+):
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     assert resume(trained) == 0
     assert "training.max_steps" in capsys.readouterr().err
@@ -99,7 +116,9 @@ def test_a_final_evaluation_that_a_stop_cut_short_is_made_on_resume(trained):
 
 def test_what_a_killed_save_left_behind_is_swept_on_resume_and_nothing_else(trained):
     path = harness.checkpoints(trained)[4]
-    left, other = (path.with_name(name) for name in (f".{path.name}.4242.tmp", ".another.pt.4242.tmp"))
+    left, other = (
+        path.with_name(name) for name in (f".{path.name}.4242.tmp", ".another.pt.4242.tmp")
+    )
     left.write_bytes(b"half")
     other.write_bytes(b"half")
     assert resume(trained, "training.max_steps=5") == 0
@@ -113,9 +132,14 @@ def test_a_longer_run_says_that_the_schedule_changes(trained):
 
 
 def test_a_refused_null_is_shown_as_yaml_writes_it(trained, capsys):
-    harness.write_config(trained, training={"grad_clip": None, "max_steps": 5, "save_checkpoint_steps": 2})
+    harness.write_config(
+        trained, training={"grad_clip": None, "max_steps": 5, "save_checkpoint_steps": 2}
+    )
     assert resume(trained) == 3
-    assert "training.grad_clip: 1.0 -> null (insist with --set training.grad_clip=null)" in capsys.readouterr().err
+    assert (
+        "training.grad_clip: 1.0 -> null (insist with --set training.grad_clip=null)"
+        in capsys.readouterr().err
+    )
 
 
 def test_resuming_from_an_older_file_sets_the_newer_ones_aside(trained):
@@ -132,9 +156,13 @@ def test_an_older_file_at_which_the_run_would_end_changes_nothing(trained):
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
-def test_a_living_run_is_not_resumed_into_another_folder_of_checkpoints_beside_the_same_logs(trained, capsys):
+def test_a_living_run_is_not_resumed_into_another_folder_of_checkpoints_beside_the_same_logs(
+    trained, capsys
+):
     files = harness.checkpoints(trained)
-    lock = lock_old_run(trained / "logs", files[4].name.partition("_step_")[0])  # as the living run holds it
+    lock = lock_old_run(
+        trained / "logs", files[4].name.partition("_step_")[0]
+    )  # as the living run holds it
     rows = harness.rows(trained)
     more = ("training.max_steps=5", "paths.checkpoints=other")
     assert resume(trained, *more, start=str(files[4])) == 5
@@ -144,7 +172,9 @@ def test_a_living_run_is_not_resumed_into_another_folder_of_checkpoints_beside_t
     assert resume(trained, *more, start=str(files[4])) == 0
 
 
-def test_a_run_that_another_process_trained_on_in_the_meantime_is_not_resumed_from_what_was_latest(trained, capsys):
+def test_a_run_that_another_process_trained_on_in_the_meantime_is_not_resumed_from_what_was_latest(
+    trained, capsys
+):
     script = harness.load_script()
     newest = harness.checkpoints(trained)[4]
     real = script.load_text
@@ -155,7 +185,9 @@ def test_a_run_that_another_process_trained_on_in_the_meantime_is_not_resumed_fr
 
     script.load_text = meanwhile
     with contextlib.chdir(trained):
-        code = script.main(["--config", "tiny.yaml", "--resume_from", "latest", "--set", "training.max_steps=6"])
+        code = script.main(
+            ["--config", "tiny.yaml", "--resume_from", "latest", "--set", "training.max_steps=6"]
+        )
     assert code == 5
     assert "saved by another process in the meantime" in capsys.readouterr().err
     assert sorted(harness.checkpoints(trained)) == [2, 4, 5]
@@ -168,12 +200,16 @@ def test_a_checkpoint_of_another_configuration_is_refused(trained, capsys):
     assert "--init_from" in capsys.readouterr().err
 
 
-def test_init_from_takes_what_matches_lists_what_does_not_and_starts_a_new_run(trained, tmp_path, capsys):
+def test_init_from_takes_what_matches_lists_what_does_not_and_starts_a_new_run(
+    trained, tmp_path, capsys
+):
     path = harness.checkpoints(trained)[4]
     harness.write_config(trained, name="wider", model={"d_hid": 40}, training={"max_steps": 1, "learning_rate": 1e-30,
                          "min_learning_rate": 0, "weight_decay": 0})  # fmt: skip
     assert harness.train_here(trained, "--config", "wider.yaml", "--init_from", str(path)) == 0
-    assert "layers.0.mlp.up.weight has shape (24, 16) (expected (40, 16))" in capsys.readouterr().err
+    assert (
+        "layers.0.mlp.up.weight has shape (24, 16) (expected (40, 16))" in capsys.readouterr().err
+    )
     (new,) = (trained / "checkpoints").glob("wider_*_step_1.pt")
     old, new = harness.load(path)["model_state_dict"], harness.load(new)["model_state_dict"]
     assert harness.same(old["layers.0.attention.qkv.weight"], new["layers.0.attention.qkv.weight"])
@@ -181,6 +217,8 @@ def test_init_from_takes_what_matches_lists_what_does_not_and_starts_a_new_run(t
 
 def test_init_from_a_file_in_which_nothing_matches_is_exit_3(trained, capsys):
     path = harness.checkpoints(trained)[4]
-    harness.write_config(trained, name="other", model={"d_model": 20, "n_layers": 1, "d_hid": 8, "max_seq_length": 8})
+    harness.write_config(
+        trained, name="other", model={"d_model": 20, "n_layers": 1, "d_hid": 8, "max_seq_length": 8}
+    )
     assert harness.train_here(trained, "--config", "other.yaml", "--init_from", str(path)) == 3
     assert "no weight matches" in capsys.readouterr().err

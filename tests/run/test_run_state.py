@@ -26,7 +26,9 @@ def train(training: Training, steps: int) -> list[float]:
         loss = accumulate_gradients(
             training.model, training.train_windows, training.run, training.config, training.scaler
         )
-        apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+        apply_gradients(
+            loss, training.model, training.optimizer, training.run, training.config, training.scaler
+        )
         losses.append(training.run.train_loss)
     return losses
 
@@ -52,7 +54,11 @@ def fresh(stored: dict[str, Any] | None = None, **sections) -> Training:
 def everything(training: Training) -> dict[str, Any]:
     """Return copies of all that `resume` may touch."""
     state = {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
-    state |= {"scaler": training.scaler.state_dict(), "run": asdict(training.run), "rng": generator_states()}
+    state |= {
+        "scaler": training.scaler.state_dict(),
+        "run": asdict(training.run),
+        "rng": generator_states(),
+    }
     return parts.copied(state)
 
 
@@ -85,7 +91,9 @@ def test_saving_again_right_after_a_resume_gives_the_same_content(saved, tmp_pat
 
 
 def test_every_counter_of_a_run_comes_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, **how: function)  # the stored run was compiled, so this is
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **how: function
+    )  # the stored run was compiled, so this is
     training = parts.run(model={"dropout": 0.2})
     train(training, 1)
     values: dict[str, Any] = {
@@ -98,9 +106,16 @@ def test_every_counter_of_a_run_comes_back(tmp_path, monkeypatch):
     for i, field in enumerate(fields(RunState)):
         if field.name not in values:
             kinds = {bool: True, list: [], str: "bf16"}
-            values[field.name] = kinds.get(field.type, 100.5 + i if "float" in str(field.type) else 100 + i)
+            values[field.name] = kinds.get(
+                field.type, 100.5 + i if "float" in str(field.type) else 100 + i
+            )
     values |= {"attention": "products"}
-    values |= {"global_step": 200, "position": 220, "skipped_steps": 3, "bad_steps": [[200, 219, math.inf, 2.0]]}
+    values |= {
+        "global_step": 200,
+        "position": 220,
+        "skipped_steps": 3,
+        "bad_steps": [[200, 219, math.inf, 2.0]],
+    }
     values |= {"skipped_ranges": [[3, 9], [12, 14]], "recent_losses": [1.5, 1.25]}
     values |= {"size_history": [[0, 4, 3, "why"]], "sizes_rejected": [[4, 2, 30, "why"]]}
     training.run = replace(training.run, **values)
@@ -111,7 +126,12 @@ def test_every_counter_of_a_run_comes_back(tmp_path, monkeypatch):
 def test_numbers_that_were_never_measured_come_back_as_none_and_infinity(tmp_path):
     path = parts.checkpoint_file(tmp_path, parts.run(model={"dropout": 0.2}))
     run = resume_from(path).run
-    assert (run.train_loss, run.val_loss, run.best_val_loss, run.best_step) == (None, None, math.inf, -1)
+    assert (run.train_loss, run.val_loss, run.best_val_loss, run.best_step) == (
+        None,
+        None,
+        math.inf,
+        -1,
+    )
 
 
 def test_all_global_generators_come_back(saved, tmp_path):
@@ -123,7 +143,12 @@ def test_all_global_generators_come_back(saved, tmp_path):
     path = parts.checkpoint_file(tmp_path, parts.run(model={"dropout": 0.2}))
     expected = random.random(), random.gauss(0, 1), *np.random.standard_normal(2), *torch.rand(2)
     resume_from(path)
-    assert (random.random(), random.gauss(0, 1), *np.random.standard_normal(2), *torch.rand(2)) == expected
+    assert (
+        random.random(),
+        random.gauss(0, 1),
+        *np.random.standard_normal(2),
+        *torch.rand(2),
+    ) == expected
 
 
 def test_setting_generator_states_is_the_inverse_of_reading_them():
@@ -235,10 +260,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
     content = parts.copied(load_checkpoint(saved))
     if "moment" in kind and not isinstance(value, torch.Tensor) and value is not ...:
         tensor = content["optimizer_state_dict"]["state"][3][where.rpartition("/")[2]]
-        value = tensor.to(value) if isinstance(value, torch.dtype) else torch.full_like(tensor, value)
+        value = (
+            tensor.to(value) if isinstance(value, torch.dtype) else torch.full_like(tensor, value)
+        )
     put(content, where, value)
     path = tmp_path / "changed.pt"
-    parts.forge(path, content)  # with the right hash: what an attacker, or a defect of ours, could write
+    parts.forge(
+        path, content
+    )  # with the right hash: what an attacker, or a defect of ours, could write
     training = fresh()
     before = everything(training)
     with pytest.raises(CheckpointRejected, match=str(path)) as refused:
@@ -258,7 +287,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
         ({"max_seq_length": 9}, "position_embedding"), ({"bias": False}, "bias"),
     ],
 )  # fmt: skip
-def test_another_architecture_is_refused_with_the_names_that_differ_and_nothing_is_touched(saved, model, word):
+def test_another_architecture_is_refused_with_the_names_that_differ_and_nothing_is_touched(
+    saved, model, word
+):
     training = fresh(model=model)
     before = everything(training)
     stored = load_checkpoint(saved)
@@ -278,7 +309,9 @@ def test_tied_weights_are_not_taken_for_untied_ones(saved):
     assert parts.same(everything(training), before)
 
 
-@pytest.mark.parametrize("change", [{"a": 1}, {"scale": "x"}, {"scale": math.nan}, {"_growth_tracker": -1}])
+@pytest.mark.parametrize(
+    "change", [{"a": 1}, {"scale": "x"}, {"scale": math.nan}, {"_growth_tracker": -1}]
+)
 def test_a_scalers_state_that_is_none_is_refused_before_anything_is_loaded(saved, change):
     training = fresh(precision="fp16")
     stored = load_checkpoint(saved) | {"scaler_state_dict": training.scaler.state_dict() | change}
@@ -299,7 +332,9 @@ def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(saved):
 
 def test_names_with_a_prefix_are_refused(saved):
     stored = load_checkpoint(saved)
-    stored["model_state_dict"] = {f"module.{name}": t for name, t in stored["model_state_dict"].items()}
+    stored["model_state_dict"] = {
+        f"module.{name}": t for name, t in stored["model_state_dict"].items()
+    }
     training = fresh()
     before = everything(training)
     with pytest.raises(CheckpointRejected, match=r"head\.weight is missing"):
@@ -317,7 +352,10 @@ def test_another_text_of_the_same_characters_is_taken_when_asked(saved, tmp_path
     content = load_checkpoint(saved) | {"data_sha256": "0" * 64}
     parts.forge(tmp_path / "other.pt", content)
     training = fresh(data={"allow_change": True})
-    resume(training, find_checkpoint(str(tmp_path / "other.pt"), training.config, "tiny", {"data.allow_change"}))
+    resume(
+        training,
+        find_checkpoint(str(tmp_path / "other.pt"), training.config, "tiny", {"data.allow_change"}),
+    )
     assert training.run.global_step == 2
     assert "text differs" in caplog.text
 
@@ -338,8 +376,17 @@ def test_a_checkpoint_before_the_first_update_needs_no_optimizer_state(tmp_path)
 
 @pytest.mark.parametrize(
     ("step", "interval", "last", "due"),
-    [(10, 5, 5, True), (10, 5, 10, False), (11, 5, 5, False), (10, None, 0, False), (0, 5, -1, True), (0, 5, 0, False)],
+    [
+        (10, 5, 5, True),
+        (10, 5, 10, False),
+        (11, 5, 5, False),
+        (10, None, 0, False),
+        (0, 5, -1, True),
+        (0, 5, 0, False),
+    ],
 )
-def test_something_is_due_at_multiples_of_its_interval_and_never_twice_at_one_step(step, interval, last, due):
+def test_something_is_due_at_multiples_of_its_interval_and_never_twice_at_one_step(
+    step, interval, last, due
+):
     run = RunState("x", "fp32", 1, 1, global_step=step)
     assert run.due(interval, last) is due

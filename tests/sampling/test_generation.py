@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from chatgot.config import SamplingConfig
-from chatgot.data.windows import Vocabulary
+from chatgot.data.vocabulary import Vocabulary
 from chatgot.model.gpt import GPT, build_model, evaluating
 from chatgot.sampling.generation import continue_text, generate, pick_token
 
@@ -47,8 +47,12 @@ def without_cache(net: GPT, prompt: list[int], n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("length", [1, 3, T - 1, T, T + 1, 3 * T])
-def test_greedy_text_with_the_cache_equals_that_of_full_recomputation_within_and_beyond_the_context(net, length):
-    prompt = torch.randint(0, V, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+def test_greedy_text_with_the_cache_equals_that_of_full_recomputation_within_and_beyond_the_context(
+    net, length
+):
+    prompt = torch.randint(
+        0, V, (length,), generator=torch.Generator().manual_seed(length)
+    ).tolist()
     given = list(prompt)
     found = tokens(net, prompt, temperature=0, max_new_tokens=5 * T)
     assert found == without_cache(net, prompt, 5 * T)
@@ -123,7 +127,9 @@ ALPHABET = "".join(map(chr, range(97, 97 + V)))
 
 
 def text(net: GPT, *seed: int, **keys) -> str:
-    return "".join(continue_text(net, Vocabulary(ALPHABET), "abc", sampling(temperature=1.0, **keys), *seed))
+    return "".join(
+        continue_text(net, Vocabulary(ALPHABET), "abc", sampling(temperature=1.0, **keys), *seed)
+    )
 
 
 def test_the_same_seed_gives_the_same_text_and_another_one_another_text(net):

@@ -29,8 +29,9 @@ from chatgot.numerics import accumulation, optim
 from chatgot.run.assembly import Training
 from chatgot.run.fits import odd_counters
 from chatgot.run.resuming import check_state
-from chatgot.training import batch_size, estimate, evaluation, recovery
+from chatgot.training import batch_size, evaluation, recovery
 from chatgot.training.batch_size import adapt, difference, ladder
+from chatgot.training.estimate import estimate
 from chatgot.training.recovery import recover, rewind
 from chatgot.training.step import accumulate_gradients, apply_gradients
 
@@ -42,7 +43,9 @@ STEADY = {"learning_rate": 1e-3, "min_learning_rate": 1e-3, "warmup_steps": 0, "
 class Memory:
     """Raises what the allocator raises where more than `limit` sequences go through `place`, and counts that."""
 
-    def __init__(self, limit: Callable[[], float] | float = math.inf, place: str = "forward") -> None:
+    def __init__(
+        self, limit: Callable[[], float] | float = math.inf, place: str = "forward"
+    ) -> None:
         self.limit, self.place, self.fired = limit, place, []
 
     def full(self, sequences: int) -> bool:
@@ -67,10 +70,18 @@ class Memory:
         model.layers[0].register_full_backward_hook(backward)
 
 
-def dynamic_run(memory: Memory | None = None, size: int = 8, dropout: float = 0.0, **training) -> Training:
+def dynamic_run(
+    memory: Memory | None = None, size: int = 8, dropout: float = 0.0, **training
+) -> Training:
     """Return a run of 8 sequences a step whose micro-batch is `size` at the start, under a limit."""
     dynamic = {**CALM, "enabled": True, "initial": size, **training.pop("dynamic_batch_size", {})}
-    keys = {**STEADY, "batch_size": 8, "accumulate_grad_batches": 1, "dynamic_batch_size": dynamic, **training}
+    keys = {
+        **STEADY,
+        "batch_size": 8,
+        "accumulate_grad_batches": 1,
+        "dynamic_batch_size": dynamic,
+        **training,
+    }
     result = parts.run(training=keys, model={"dropout": dropout, "attention_dropout": dropout})
     result.run.micro_batch_size = size
     if memory:
@@ -94,14 +105,19 @@ def step(training: Training, gradients: list[torch.Tensor] | None = None) -> flo
         assert all(p.grad is None for p in training.model.parameters())
     if gradients is not None:
         gradients.append(gradient(training))
-    apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+    apply_gradients(
+        loss, training.model, training.optimizer, training.run, training.config, training.scaler
+    )
     assert recover(training) == "done"
     return training.run.train_loss
 
 
 def weights(training: Training) -> dict:
     """Return copies of weights, optimizer state and generators."""
-    state = {key: training.checkpoint()[key] for key in ("model_state_dict", "optimizer_state_dict", "rng")}
+    state = {
+        key: training.checkpoint()[key]
+        for key in ("model_state_dict", "optimizer_state_dict", "rng")
+    }
     return parts.copied(state)
 
 
@@ -111,7 +127,9 @@ PLACES = ["forward", "backward", "recompute"]
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_out_of_memory_in_step_7_changes_neither_its_gradient_nor_the_losses_that_follow(place, caplog):
+def test_out_of_memory_in_step_7_changes_neither_its_gradient_nor_the_losses_that_follow(
+    place, caplog
+):
     recompute = {"gradient_checkpointing": place == "recompute"}
     full = Memory(place=place)
     disturbed, undisturbed = dynamic_run(full, **recompute), dynamic_run(**recompute)
@@ -132,7 +150,9 @@ def test_out_of_memory_in_step_7_changes_neither_its_gradient_nor_the_losses_tha
 def test_out_of_memory_in_micro_batch_3_of_4_begins_the_step_anew():
     full = Memory()
     once = {"growth_interval_steps": 1000}
-    disturbed, undisturbed = (dynamic_run(memory, 2, dynamic_batch_size=once) for memory in (full, None))
+    disturbed, undisturbed = (
+        dynamic_run(memory, 2, dynamic_batch_size=once) for memory in (full, None)
+    )
     for number in range(1, 21):
         seen = []
         if number == 7:
@@ -156,12 +176,17 @@ def test_out_of_memory_in_micro_batch_3_of_4_begins_the_step_anew():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("place", PLACES)
-def test_after_a_shrink_all_bits_are_those_of_a_run_set_to_that_size_from_that_step_on(place, precision):
+def test_after_a_shrink_all_bits_are_those_of_a_run_set_to_that_size_from_that_step_on(
+    place, precision
+):
     keys = {"gradient_checkpointing": place == "recompute", "dropout": 0.2}
     if precision == "bf16":
         keys |= {"mixed_precision": True, "precision_dtype": "bf16"}
     full = Memory(place=place)
-    disturbed, told = dynamic_run(full, **keys), dynamic_run(dynamic_batch_size={"enabled": False}, **keys)
+    disturbed, told = (
+        dynamic_run(full, **keys),
+        dynamic_run(dynamic_batch_size={"enabled": False}, **keys),
+    )
     for number in range(1, 13):
         if number == 7:
             full.limit, told.run.micro_batch_size = 4, 4
@@ -198,7 +223,11 @@ def test_at_the_smallest_size_it_ends_with_advice_and_the_weights_untouched(enab
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("the text says: out of memory"), ValueError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [
+        RuntimeError("the text says: out of memory"),
+        ValueError("DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
 def test_an_error_that_merely_speaks_of_memory_is_raised_and_shrinks_nothing(error):
     training = dynamic_run()
@@ -244,7 +273,9 @@ def test_the_optimizers_state_is_there_before_the_first_step_and_changes_no_bit(
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_out_of_memory_in_the_update_is_fatal_and_says_whether_the_weights_are_whole(begun, monkeypatch):
+def test_out_of_memory_in_the_update_is_fatal_and_says_whether_the_weights_are_whole(
+    begun, monkeypatch
+):
     training = dynamic_run()
     step(training)
     real = training.optimizer.step
@@ -285,7 +316,10 @@ def test_out_of_memory_in_an_evaluation_halves_its_own_batches_and_gives_the_sam
 def test_the_ladder_is_the_maximum_halved_down_to_the_minimum():
     def sizes(batch: int, accumulate: int = 1, **dynamic: int) -> list[int]:
         settings = TrainingConfig(
-            max_steps=1, batch_size=batch, accumulate_grad_batches=accumulate, dynamic_batch_size=dynamic
+            max_steps=1,
+            batch_size=batch,
+            accumulate_grad_batches=accumulate,
+            dynamic_batch_size=dynamic,
         )
         return ladder(settings)
 
@@ -297,7 +331,9 @@ def test_the_ladder_is_the_maximum_halved_down_to_the_minimum():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_when_the_limit_rises_it_is_back_within_the_interval_and_each_trial_leaves_no_trace(dropout):
+def test_when_the_limit_rises_it_is_back_within_the_interval_and_each_trial_leaves_no_trace(
+    dropout,
+):
     full = Memory()
     full.limit = 2
     training = dynamic_run(full, dropout=dropout)
@@ -368,9 +404,15 @@ def broken_split(name: str) -> Callable:
     """Return a deliberately broken twin of add_gradients."""
     source = inspect.getsource(accumulation.add_gradients)
     broken = {
-        "last micro-batch at half weight": ("(len(x) / S)", "(len(x) / S) * (0.5 if first + len(x) >= S else 1)"),
+        "last micro-batch at half weight": (
+            "(len(x) / S)",
+            "(len(x) / S) * (0.5 if first + len(x) >= S else 1)",
+        ),
         "all micro-batches alike": ("(len(x) / S)", "(1 / math.ceil(S / micro_batch_size))"),
-        "last micro-batch left out": ("range(0, S, micro", "range(0, max(1, S - micro_batch_size), micro"),
+        "last micro-batch left out": (
+            "range(0, S, micro",
+            "range(0, max(1, S - micro_batch_size), micro",
+        ),
         "a mean of micro-batches that is a sum": ("loss * (len(x) / S)", "loss"),
     }[name]
     assert broken[0] in source
@@ -392,8 +434,9 @@ def test_a_broken_split_is_rejected_with_its_reason(name, precision, monkeypatch
     assert "micro_batch_size 3 -> 7" in trial(training, caplog)
     training.run.micro_batch_size, training.run.size_history = 3, []
     monkeypatch.setattr(batch_size, "add_gradients", broken_split(name))
-    assert "micro_batch_size stays at 3: 7 was tried before step 1 and rejected: its gradient differs by" in trial(
-        training, caplog
+    assert (
+        "micro_batch_size stays at 3: 7 was tried before step 1 and rejected: its gradient differs by"
+        in trial(training, caplog)
     )
     assert training.run.micro_batch_size == 3
 
@@ -407,7 +450,10 @@ def test_the_tolerances_stand_well_above_the_rounding_of_each_precision(precisio
     apart = []
     real, batch_size.GRADIENT_TOLERANCE = batch_size.GRADIENT_TOLERANCE, {precision: -1.0}
     try:
-        apart = [float(difference(training, 8, 1, size).split(" by ")[1].split()[0]) for size in (2, 3, 4, 8)]
+        apart = [
+            float(difference(training, 8, 1, size).split(" by ")[1].split()[0])
+            for size in (2, 3, 4, 8)
+        ]
     finally:
         batch_size.GRADIENT_TOLERANCE = real
     assert max(apart) < real[precision] / 2
@@ -419,7 +465,9 @@ def test_dropout_is_off_for_the_comparison_and_on_again_after_it():
     assert difference(training, 8, 1, 8) == ""
     rates = {module.dropout for module in training.model.modules() if hasattr(module, "dropout")}
     assert rates == {0.4}
-    with contextlib.ExitStack() as stack:  # the control: with dropout on, other cuts have other masks
+    with (
+        contextlib.ExitStack() as stack
+    ):  # the control: with dropout on, other cuts have other masks
         stack.callback(setattr, batch_size, "without_dropout", batch_size.without_dropout)
         batch_size.without_dropout = lambda model: contextlib.nullcontext()
         assert "differs by" in difference(training, 8, 1, 8)
@@ -427,7 +475,9 @@ def test_dropout_is_off_for_the_comparison_and_on_again_after_it():
 
 def test_a_size_without_the_gain_is_rejected_and_its_memory_given_back(caplog, monkeypatch):
     training, given = dynamic_run(size=4, dynamic_batch_size={"minimum_gain": 1e6}), []
-    monkeypatch.setattr(batch_size, "release_memory", lambda device: given.append(len(training.run.sizes_rejected)))
+    monkeypatch.setattr(
+        batch_size, "release_memory", lambda device: given.append(len(training.run.sizes_rejected))
+    )
     said = trial(training, caplog)
     assert given == [0, 1]  # before the trial, and after it was rejected
     assert "rejected: tokens/s change by" in said
@@ -443,8 +493,12 @@ def test_a_size_that_leaves_too_little_memory_is_rejected_before_it_is_tried_whe
     training.model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     used = {4: 1000 << 20, 8: 1400 << 20}
     resident = lambda device: used[max(sizes)] if sizes else 600 << 20  # noqa: E731
-    monkeypatch.setattr(batch_size, "used_memory", resident if when == "foreseen" else lambda device: 0)
-    monkeypatch.setattr(memory, "memory_limits", lambda device: [((2000 << 20) - resident(device), 2000 << 20)])
+    monkeypatch.setattr(
+        batch_size, "used_memory", resident if when == "foreseen" else lambda device: 0
+    )
+    monkeypatch.setattr(
+        memory, "memory_limits", lambda device: [((2000 << 20) - resident(device), 2000 << 20)]
+    )
     said = trial(training, caplog)
     assert "MiB, memory_headroom is 50%" in said
     assert (8 in sizes) is (when == "after it")
@@ -528,7 +582,9 @@ def test_the_search_passes_over_a_size_whose_gradient_is_another(monkeypatch, ca
         return total
 
     monkeypatch.setattr(batch_size, "add_gradients", broken)
-    monkeypatch.setattr(batch_size, "measure", lambda training, sizes, *rest: ({1: 4.0, 2: 3.0, 4: 2.0, 8: 1.0}, {}))
+    monkeypatch.setattr(
+        batch_size, "measure", lambda training, sizes, *rest: ({1: 4.0, 2: 3.0, 4: 2.0, 8: 1.0}, {})
+    )
     training = dynamic_run(dynamic_batch_size={"initial": "auto"})
     assert adapt(training, NEVER)
     assert training.run.micro_batch_size == 4
@@ -553,7 +609,9 @@ def test_where_not_even_the_smallest_size_fits_the_search_ends_the_run():
 def test_no_pass_of_the_search_begins_that_would_end_after_its_time(monkeypatch):
     training = dynamic_run(dynamic_batch_size={"initial": "auto"})
     clock = {"now": 0.0}
-    training.model.register_forward_pre_hook(lambda module, args: clock.update(now=clock["now"] + len(args[0])))
+    training.model.register_forward_pre_hook(
+        lambda module, args: clock.update(now=clock["now"] + len(args[0]))
+    )
     monkeypatch.setattr(batch_size.time, "perf_counter", lambda: clock["now"])
     seconds, rejected = batch_size.measure(training, [1, 2, 4, 8], 6.0, NEVER)
     assert clock["now"] <= 6
@@ -571,7 +629,11 @@ def test_no_pass_of_the_search_begins_that_would_end_after_its_time(monkeypatch)
     ],
 )  # fmt: skip
 def test_a_run_begins_with_the_size_that_the_configuration_names(batch, accumulate, dynamic, first):
-    keys = {"batch_size": batch, "accumulate_grad_batches": accumulate, "dynamic_batch_size": dynamic}
+    keys = {
+        "batch_size": batch,
+        "accumulate_grad_batches": accumulate,
+        "dynamic_batch_size": dynamic,
+    }
     assert parts.run(training=keys).run.micro_batch_size == first
 
 
@@ -592,7 +654,9 @@ JOB = {
 }  # fmt: skip
 
 
-def job(folder: Path, *arguments: str, limit: Callable[[int], float], stop_at: int | None = None) -> tuple[int, Memory]:
+def job(
+    folder: Path, *arguments: str, limit: Callable[[int], float], stop_at: int | None = None
+) -> tuple[int, Memory]:
     """Train in this process under a limit that depends on the step; a SIGTERM comes in the step after `stop_at`."""
     script = harness.load_script()
     real, full, threads = script.assemble, Memory(), torch.get_num_threads()
@@ -647,7 +711,9 @@ def straight(tmp_path_factory) -> Path:
     folder = new(tmp_path_factory.mktemp("straight") / "run")
     code, full = job(folder, limit=falling_and_rising)
     assert (code, full.fired[:2]) == (0, [8, 4])
-    history = [row[1:3] for row in harness.load(harness.checkpoints(folder)[STEPS])["run"]["size_history"]]
+    history = [
+        row[1:3] for row in harness.load(harness.checkpoints(folder)[STEPS])["run"]["size_history"]
+    ]
     assert history == [[8, 4], [4, 2], [2, 4], [4, 8]]
     return folder
 
@@ -690,7 +756,9 @@ def test_the_progress_bar_shows_how_a_step_is_cut():
     assert estimate.postfix(training).endswith(", 12x3")
 
 
-def test_out_of_memory_down_to_one_sequence_is_exit_6_and_the_last_good_step_is_saved(tmp_path, capsys):
+def test_out_of_memory_down_to_one_sequence_is_exit_6_and_the_last_good_step_is_saved(
+    tmp_path, capsys
+):
     folder = new(tmp_path / "run")
     code, full = job(folder, limit=lambda step: 0 if step == 9 else 8)
     assert (code, full.fired) == (6, [8, 4, 2, 1])
@@ -703,7 +771,9 @@ def test_out_of_memory_down_to_one_sequence_is_exit_6_and_the_last_good_step_is_
     assert (code, full.fired) == (0, [])
 
 
-def test_out_of_memory_in_the_update_is_exit_6_and_nothing_half_updated_is_saved(tmp_path, capsys, monkeypatch):
+def test_out_of_memory_in_the_update_is_exit_6_and_nothing_half_updated_is_saved(
+    tmp_path, capsys, monkeypatch
+):
     folder = new(tmp_path / "run", save_checkpoint_steps=4)
     real, count = optim.AdamW.step, iter(range(1, 100))
 
@@ -715,7 +785,10 @@ def test_out_of_memory_in_the_update_is_exit_6_and_nothing_half_updated_is_saved
     monkeypatch.setattr(optim.AdamW, "step", fails)
     code, _ = job(folder, limit=lambda step: 8)
     assert code == 6
-    assert "step 7: out of memory in the update of the weights, and the weights are half" in capsys.readouterr().err
+    assert (
+        "step 7: out of memory in the update of the weights, and the weights are half"
+        in capsys.readouterr().err
+    )
     assert max(harness.checkpoints(folder)) == 4
     monkeypatch.setattr(optim.AdamW, "step", real)
     undisturbed = new(tmp_path / "undisturbed", save_checkpoint_steps=4)
@@ -725,7 +798,10 @@ def test_out_of_memory_in_the_update_is_exit_6_and_nothing_half_updated_is_saved
 
 
 def test_out_of_memory_in_samples_and_evaluations_leaves_the_training_as_it_is(tmp_path):
-    quiet, loud = (new(tmp_path / name, sample_interval_steps=10, eval_interval=8) for name in ("quiet", "loud"))
+    quiet, loud = (
+        new(tmp_path / name, sample_interval_steps=10, eval_interval=8)
+        for name in ("quiet", "loud")
+    )
     assert job(quiet, limit=lambda step: 8)[0] == 0
     script = harness.load_script()
     real, fired = evaluation.evaluate, []
@@ -789,7 +865,9 @@ def test_a_real_lack_of_memory_takes_the_same_road(tmp_path, initial, precision,
     (tmp_path / "text.txt").write_text(harness.make_text(30_000), encoding="utf-8")
     environment = os.environ | {"MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     probe = [sys.executable, "-c", VM, str(harness.ROOT)]
-    base_kib = int(subprocess.run(probe, capture_output=True, text=True, check=True, env=environment).stdout)
+    base_kib = int(
+        subprocess.run(probe, capture_output=True, text=True, check=True, env=environment).stdout
+    )
     limit = (base_kib + left_mib * 1024) * 1024
     done = subprocess.run(
         [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml",
@@ -816,7 +894,9 @@ def test_a_trial_computes_the_next_steps_real_sequences_as_the_step_will():
     assert accumulate_gradients(
         training.model, training.train_windows, training.run, training.config, training.scaler
     ).isfinite()
-    assert all(torch.equal(p.grad, g) for p, g in zip(training.model.parameters(), tried, strict=True))
+    assert all(
+        torch.equal(p.grad, g) for p, g in zip(training.model.parameters(), tried, strict=True)
+    )
 
 
 def test_a_gradient_that_is_not_a_number_proves_nothing(caplog):
@@ -831,7 +911,11 @@ def test_a_gradient_that_is_not_a_number_proves_nothing(caplog):
 
 
 def test_a_loss_scale_that_is_still_finding_its_height_does_not_spoil_a_trial():
-    keys = {"mixed_precision": True, "precision_dtype": "fp16", "dynamic_batch_size": {"initial": "auto"}}
+    keys = {
+        "mixed_precision": True,
+        "precision_dtype": "fp16",
+        "dynamic_batch_size": {"initial": "auto"},
+    }
     training = dynamic_run(**keys)
     training.scaler.load_state_dict(training.scaler.state_dict() | {"scale": 2.0**24})
     assert difference(training, 8, 1, 8) == ""
@@ -844,30 +928,45 @@ def test_a_loss_scale_that_is_still_finding_its_height_does_not_spoil_a_trial():
 
 def test_a_large_step_is_compared_in_part_but_never_with_less_than_the_size(monkeypatch):
     compared = []
-    monkeypatch.setattr(batch_size, "measure", lambda training, sizes, *rest: ({1: 0.5, 2: 0.5, 4: 0.25}, {}))
-    monkeypatch.setattr(batch_size, "difference", lambda training, n, size, other: compared.append(n) or "")
+    monkeypatch.setattr(
+        batch_size, "measure", lambda training, sizes, *rest: ({1: 0.5, 2: 0.5, 4: 0.25}, {})
+    )
+    monkeypatch.setattr(
+        batch_size, "difference", lambda training, n, size, other: compared.append(n) or ""
+    )
     assert adapt(dynamic_run(size=4, dynamic_batch_size={"initial": "auto", "maximum": 4}), NEVER)
-    monkeypatch.setattr(batch_size, "measure", lambda training, sizes, *rest: ({1: 9.0, 2: 9.0, 4: 8.0}, {}))
+    monkeypatch.setattr(
+        batch_size, "measure", lambda training, sizes, *rest: ({1: 9.0, 2: 9.0, 4: 8.0}, {})
+    )
     assert adapt(dynamic_run(size=4, dynamic_batch_size={"initial": "auto", "maximum": 4}), NEVER)
     assert compared == [6, 4]
 
 
 @pytest.mark.parametrize("initial", ["auto", 4])
-def test_a_recomputation_that_differs_in_a_trial_switches_gradient_checkpointing_off_as_in_a_step(initial, caplog):
+def test_a_recomputation_that_differs_in_a_trial_switches_gradient_checkpointing_off_as_in_a_step(
+    initial, caplog
+):
     caplog.set_level(logging.INFO)
-    training = dynamic_run(size=4, gradient_checkpointing=True, dynamic_batch_size={"initial": initial})
+    training = dynamic_run(
+        size=4, gradient_checkpointing=True, dynamic_batch_size={"initial": initial}
+    )
     layer, real = training.model.layers[0], training.model.layers[0].forward
 
     def unsteady(x, keep, rotated, cache=None):
         recomputing = torch._C._current_graph_task_id() != -1
-        return real(x[:, :4] if recomputing else x, keep, rotated, cache)  # other shapes than the first time
+        return real(
+            x[:, :4] if recomputing else x, keep, rotated, cache
+        )  # other shapes than the first time
 
     layer.forward = unsteady
     training.run.good_steps = 10
     assert adapt(training, NEVER)
     assert training.run.recompute_off
     assert training.model.recompute_every is None
-    assert len([m for m in caplog.messages if "without gradient checkpointing, which stays off" in m]) == 1
+    assert (
+        len([m for m in caplog.messages if "without gradient checkpointing, which stays off" in m])
+        == 1
+    )
     assert training.run.size_history
 
 
@@ -892,9 +991,13 @@ def test_a_failed_attempt_leaves_no_verdict_on_the_step():
 def test_memory_is_given_back_after_each_failure(where, monkeypatch):
     import chatgot.training.step
 
-    module = {"step": chatgot.training.step, "batch_size": batch_size, "evaluation": evaluation}[where]
+    module = {"step": chatgot.training.step, "batch_size": batch_size, "evaluation": evaluation}[
+        where
+    ]
     given = []
-    monkeypatch.setattr(module, "release_memory", lambda device: given.append(full.fired[-1] if full.fired else 0))
+    monkeypatch.setattr(
+        module, "release_memory", lambda device: given.append(full.fired[-1] if full.fired else 0)
+    )
     full = Memory(4)
     if where == "step":
         step(dynamic_run(full))
@@ -988,7 +1091,9 @@ def test_a_resumed_run_takes_up_the_sizes_that_are_asked_for_now(size, dynamic, 
         training.run.size_history = [[0, 8, size, "found"]]  # the search was made
     assert adapt(training, NEVER)
     assert training.run.micro_batch_size == then
-    training.run.micro_batch_size = 1 if dynamic.get("minimum", 1) == 1 else then  # it has moved on since
+    training.run.micro_batch_size = (
+        1 if dynamic.get("minimum", 1) == 1 else then
+    )  # it has moved on since
     training.run.size_history = [[0, 8, 1, "x"]]
     before = training.run.micro_batch_size
     assert adapt(training, NEVER)
@@ -1006,7 +1111,9 @@ def test_a_signal_before_the_first_pass_of_the_search_decides_nothing():
     assert (training.run.size_history, training.run.micro_batch_size) == ([], 8)
 
 
-def test_a_signal_between_a_shrink_and_its_step_lets_the_step_be_done_so_that_memory_is_not_missed_twice(tmp_path):
+def test_a_signal_between_a_shrink_and_its_step_lets_the_step_be_done_so_that_memory_is_not_missed_twice(
+    tmp_path,
+):
     folder = new(tmp_path / "run", save_checkpoint_steps=6)
     code, full = job(folder, limit=lambda step: 4 if step >= 6 else 8, stop_at=6)
     assert (code, full.fired) == (143, [8])

@@ -31,7 +31,10 @@ def test_without_a_terminal_a_line_comes_after_30_seconds_without_one(clock, cap
             clock[0] = 10.0 * step
             progress.step_done(run_at(step), logged=step == 4)
     lines = [message.split(" | ")[0] for message in caplog.messages if message.startswith("step")]
-    assert lines == ["step 3/10", "step 7/10"]  # 30 s after the start, and 30 s after the line of step 4
+    assert lines == [
+        "step 3/10",
+        "step 7/10",
+    ]  # 30 s after the start, and 30 s after the line of step 4
     assert LINE_S == 30
 
 

@@ -30,8 +30,14 @@ def test_a_bad_window_shorter_than_the_limit_is_healed_by_skips_alone(tmp_path, 
     assert run(new(tmp_path / "run"), spoil=spoil) == 0
     ended = final(tmp_path / "run")["run"]
     assert set(spoil.fired) == positions
-    assert (ended["skipped_steps"], ended["rewinds"], ended["position"]) == (len(positions), 0, STEPS)
-    assert f"done: {STEPS} steps, {len(positions)} skipped, 0 rewinds, fp32 throughout" in log_of(tmp_path / "run")
+    assert (ended["skipped_steps"], ended["rewinds"], ended["position"]) == (
+        len(positions),
+        0,
+        STEPS,
+    )
+    assert f"done: {STEPS} steps, {len(positions)} skipped, 0 rewinds, fp32 throughout" in log_of(
+        tmp_path / "run"
+    )
 
 
 def test_a_poisoned_window_costs_one_rewind_and_the_run_ends_near_the_clean_one(clean, tmp_path):
@@ -39,7 +45,14 @@ def test_a_poisoned_window_costs_one_rewind_and_the_run_ends_near_the_clean_one(
     folder = new(tmp_path / "run")
     assert run(folder, spoil=spoil) == 0
     ended = final(folder)["run"]
-    assert spoil.fired == [10, 10, 11, 11, 12, 12]  # once, two micro-batches each; then they are left out
+    assert spoil.fired == [
+        10,
+        10,
+        11,
+        11,
+        12,
+        12,
+    ]  # once, two micro-batches each; then they are left out
     assert ended["rewinds"] == 1
     assert ended["skipped_ranges"] == [[10, 15]]  # the window, and rewind_skip_steps more
     assert ended["position"] == STEPS + 5
@@ -51,7 +64,9 @@ def test_a_poisoned_window_costs_one_rewind_and_the_run_ends_near_the_clean_one(
 
 
 @pytest.mark.parametrize("at", [9, 11, 12, 20])
-def test_a_run_stopped_around_a_rewind_makes_the_same_skips_and_rewinds_and_ends_in_the_same_bits(tmp_path, at):
+def test_a_run_stopped_around_a_rewind_makes_the_same_skips_and_rewinds_and_ends_in_the_same_bits(
+    tmp_path, at
+):
     bad = {5, 10, 11, 12}
     straight, stopped = new(tmp_path / "straight"), new(tmp_path / "stopped")
     assert run(straight, spoil=poison(bad)) == 0
@@ -67,12 +82,17 @@ def test_before_the_first_checkpoint_it_rewinds_to_the_start(clean, tmp_path):
     assert final(folder)["run"]["position"] == STEPS + 5
 
 
-def test_poison_in_every_later_position_ends_in_exit_4_with_a_report_and_the_last_good_file_whole(tmp_path, capsys):
+def test_poison_in_every_later_position_ends_in_exit_4_with_a_report_and_the_last_good_file_whole(
+    tmp_path, capsys
+):
     folder, spoil = new(tmp_path / "run"), poison(range(18, 10_000))
     assert run(folder, spoil=spoil) == 4
     assert len(spoil.fired) <= 2 * 3 * 4  # micro-batches x limit x (rewinds + 1)
     said = capsys.readouterr().err
-    assert "diverged at step 21: losses nan, nan, nan; gradient norms nan, nan, nan; learning rate" in said
+    assert (
+        "diverged at step 21: losses nan, nan, nan; gradient norms nan, nan, nan; learning rate"
+        in said
+    )
     assert "3 rewinds, data positions left out: 18 to" in said
     left = harness.checkpoints(folder)
     assert left
@@ -87,12 +107,18 @@ def test_poison_in_every_later_position_ends_in_exit_4_with_a_report_and_the_las
 def test_a_second_rewind_without_progress_goes_one_file_further_back(tmp_path):
     folder = new(tmp_path / "run", rewind_skip_steps=0)
     assert run(folder, spoil=poison({13, 14, 15, 16, 17, 18})) == 0
-    lines = [line.split("rewinding to ")[1][:8] for line in log_of(folder).splitlines() if "rewinding" in line]
+    lines = [
+        line.split("rewinding to ")[1][:8]
+        for line in log_of(folder).splitlines()
+        if "rewinding" in line
+    ]
     assert lines == ["step 12,", "step 8, "]
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e12])
-def test_a_learning_rate_without_sense_is_exit_4_in_a_bounded_number_of_steps(tmp_path, rate, capsys):
+def test_a_learning_rate_without_sense_is_exit_4_in_a_bounded_number_of_steps(
+    tmp_path, rate, capsys
+):
     folder = new(tmp_path / "run", learning_rate=rate, min_learning_rate=rate, warmup_steps=0)
     assert run(folder) == 4
     assert "lower training.learning_rate" in capsys.readouterr().err
@@ -113,18 +139,35 @@ def test_a_senseless_rate_on_resume_leaves_the_last_good_file_untouched_and_name
     rates = [f"training.{name}={rate}" for name in ("learning_rate", "min_learning_rate")]
     assert run(folder, "--resume_from", "latest", *(w for r in rates for w in ("--set", r))) == 4
     assert good.read_bytes() == before
-    named = capsys.readouterr().err.split("lower training.learning_rate and resume from ")[1].splitlines()[0]
-    assert int(named.rpartition("_")[2].removesuffix(".pt")) <= 20  # not one that the high rate has already ruined
+    named = (
+        capsys.readouterr()
+        .err.split("lower training.learning_rate and resume from ")[1]
+        .splitlines()[0]
+    )
+    assert (
+        int(named.rpartition("_")[2].removesuffix(".pt")) <= 20
+    )  # not one that the high rate has already ruined
     assert run(folder, "--resume_from", named) == 0
     assert harness.same(state(final(folder)), state(final(clean)))
 
 
-def test_a_signal_after_a_rewind_saves_where_the_run_stands_though_it_resumed_from_a_later_step(tmp_path):
+def test_a_signal_after_a_rewind_saves_where_the_run_stands_though_it_resumed_from_a_later_step(
+    tmp_path,
+):
     bad = {24, 25, 26}
     straight, stopped = new(tmp_path / "straight"), new(tmp_path / "stopped")
     assert run(straight, spoil=poison(bad)) == 0
     assert run(stopped, spoil=poison(bad), stop_at=25) == 143  # two bad steps long
-    assert run(stopped, "--resume_from", "latest", spoil=poison(bad), stop_when=lambda s: s.rewinds == 1) == 143
+    assert (
+        run(
+            stopped,
+            "--resume_from",
+            "latest",
+            spoil=poison(bad),
+            stop_when=lambda s: s.rewinds == 1,
+        )
+        == 143
+    )
     newest = harness.load(harness.checkpoints(stopped)[max(harness.checkpoints(stopped))])
     assert (newest["run"]["rewinds"], newest["global_step"]) == (1, 25)  # resumed at 26, back to 24
     assert run(stopped, "--resume_from", "latest", spoil=poison(bad)) == 0
@@ -162,7 +205,12 @@ def test_spikes_that_stand_out_of_the_recent_losses_take_the_same_road_when_aske
 
 
 def test_no_checkpoint_is_saved_while_the_loss_is_far_too_high(tmp_path):
-    folder = new(tmp_path / "run", save_checkpoint_steps=1, max_checkpoints_to_keep=99, max_nan_before_fallback=9)
+    folder = new(
+        tmp_path / "run",
+        save_checkpoint_steps=1,
+        max_checkpoints_to_keep=99,
+        max_nan_before_fallback=9,
+    )
     assert run(folder, spoil=poison({10, 11}, value=10.0)) == 0
     assert {11, 12}.isdisjoint(harness.checkpoints(folder))
     assert {10, 13} <= harness.checkpoints(folder).keys()
@@ -173,7 +221,9 @@ def test_no_checkpoint_is_saved_while_the_loss_is_far_too_high(tmp_path):
 MIXED = {"mixed_precision": True, "max_nan_before_fallback": 3, "amp_retry_steps": 1000}
 
 
-def storm(precisions: Collection[str], value: float = math.inf, finite_loss: bool = False) -> Callable:
+def storm(
+    precisions: Collection[str], value: float = math.inf, finite_loss: bool = False
+) -> Callable:
     """Spoil every step in some precisions; with `finite_loss` only the gradients become infinite."""
 
     class Overflow(torch.autograd.Function):
@@ -218,7 +268,9 @@ def test_a_storm_resumed_in_its_middle_gives_the_same_bits(tmp_path, at):
     def spoil(state, loss):
         return storm({"bf16"}, math.nan)(state, storm({"fp16"}, finite_loss=True)(state, loss))
 
-    straight, stopped = (new(tmp_path / n, precision_dtype="fp16", **MIXED) for n in ("straight", "stopped"))
+    straight, stopped = (
+        new(tmp_path / n, precision_dtype="fp16", **MIXED) for n in ("straight", "stopped")
+    )
     assert run(straight, spoil=spoil) == 0
     assert run(stopped, spoil=spoil, stop_at=at) == 143
     assert run(stopped, "--resume_from", "latest", spoil=spoil) == 0
@@ -229,11 +281,17 @@ def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
     folder = new(tmp_path / "run", precision_dtype="bf16", **(MIXED | {"amp_retry_steps": 6}))
 
     def spoil(state, loss):
-        return loss * math.nan if state.precision == "bf16" and state.position in {4, 5, 6, 20, 21, 22} else loss
+        return (
+            loss * math.nan
+            if state.precision == "bf16" and state.position in {4, 5, 6, 20, 21, 22}
+            else loss
+        )
 
     assert run(folder, spoil=spoil) == 0
     changes = [
-        line.split(" - ")[-1] for line in log_of(folder).splitlines() if "precision falls" in line or "climbs" in line
+        line.split(" - ")[-1]
+        for line in log_of(folder).splitlines()
+        if "precision falls" in line or "climbs" in line
     ]
     assert changes == [
         "precision falls back from bf16 to fp32 from step 8 on",
@@ -244,12 +302,23 @@ def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
 
 @pytest.mark.parametrize("at", [5, 9, 12])
 def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, at):
-    settings = MIXED | {"precision_dtype": "bf16", "amp_retry_steps": 8, "save_checkpoint_steps": 30}
+    settings = MIXED | {
+        "precision_dtype": "bf16",
+        "amp_retry_steps": 8,
+        "save_checkpoint_steps": 30,
+    }
 
     def spoil(state, loss):
-        return loss * math.nan if state.position in ({1, 2, 3} if state.precision == "bf16" else {6, 7, 8}) else loss
+        return (
+            loss * math.nan
+            if state.position in ({1, 2, 3} if state.precision == "bf16" else {6, 7, 8})
+            else loss
+        )
 
-    straight, stopped = new(tmp_path / "straight", **settings), new(tmp_path / "stopped", **settings)
+    straight, stopped = (
+        new(tmp_path / "straight", **settings),
+        new(tmp_path / "stopped", **settings),
+    )
     assert run(straight, spoil=spoil) == 0
     assert "rewinding to step 0" in log_of(straight)
     assert "climbs back" in log_of(straight)
@@ -261,7 +330,14 @@ def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, 
 def test_a_user_who_switches_mixed_precision_off_gets_it_off(tmp_path):
     folder = new(tmp_path / "run", precision_dtype="bf16", **(MIXED | {"amp_retry_steps": 3}))
     bad = storm({"bf16"}, math.nan)
-    assert run(folder, spoil=lambda s, loss: bad(s, loss) if s.position in {4, 5, 6} else loss, stop_at=8) == 143
+    assert (
+        run(
+            folder,
+            spoil=lambda s, loss: bad(s, loss) if s.position in {4, 5, 6} else loss,
+            stop_at=8,
+        )
+        == 143
+    )
     assert run(folder, "--resume_from", "latest", "--set", "training.mixed_precision=false") == 0
     assert "climbs" not in log_of(folder)
     assert final(folder)["run"]["precision"] == "fp32"
@@ -283,14 +359,18 @@ def test_nan_in_a_lower_precision_for_ever_ends_in_fp32_and_then_exit_4(tmp_path
     assert all(is_whole(path) for path in harness.checkpoints(folder).values())
 
 
-def test_mixed_precision_that_computes_something_else_is_refused_at_the_start(tmp_path, monkeypatch):
+def test_mixed_precision_that_computes_something_else_is_refused_at_the_start(
+    tmp_path, monkeypatch
+):
     from chatgot.model import gpt as model_module
 
     folder = new(tmp_path / "run", precision_dtype="bf16", **MIXED)
     real = model_module.Block.forward
 
     def forward(self, x, keep, rotated, cache=None):
-        return real(self, x, keep, rotated, cache) * (1.5 if torch.is_autocast_enabled("cpu") else 1.0)
+        return real(self, x, keep, rotated, cache) * (
+            1.5 if torch.is_autocast_enabled("cpu") else 1.0
+        )
 
     monkeypatch.setattr(model_module.Block, "forward", forward)
     assert run(folder) == 0
@@ -305,7 +385,10 @@ class Weighted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.gradient = torch.randn(8_000_000, generator=generator) * torch.rand(8_000_000, generator=generator) ** 8
+        self.gradient = (
+            torch.randn(8_000_000, generator=generator)
+            * torch.rand(8_000_000, generator=generator) ** 8
+        )
         self.weight = nn.Parameter(torch.ones(8_000_000))
 
     def forward(self, x, y):
@@ -359,8 +442,14 @@ def inject(kind: str, times: int) -> tuple[dict, list]:
 @pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("kind", ["loss", "micro-batch", "gradient", "weight"])
-def test_nan_of_every_kind_in_every_precision_goes_down_the_ladder(tmp_path, kind, precision, times):
-    settings = {"precision_dtype": "auto"} if precision == "fp32" else {"precision_dtype": precision, **MIXED}
+def test_nan_of_every_kind_in_every_precision_goes_down_the_ladder(
+    tmp_path, kind, precision, times
+):
+    settings = (
+        {"precision_dtype": "auto"}
+        if precision == "fp32"
+        else {"precision_dtype": precision, **MIXED}
+    )
     folder = new(tmp_path / "run", **settings)
     way, fired = inject(kind, TIMES[times])
     code = run(folder, **way)
@@ -373,7 +462,9 @@ def test_nan_of_every_kind_in_every_precision_goes_down_the_ladder(tmp_path, kin
         assert all(torch.isfinite(tensor).all() for tensor in content["model_state_dict"].values())
         moments = content["optimizer_state_dict"]["state"].values()
         assert all(torch.isfinite(value).all() for values in moments for value in values.values())
-    calibrates = precision == "fp16" and kind == "gradient"  # its scale has room to fall: no bad step so far
+    calibrates = (
+        precision == "fp16" and kind == "gradient"
+    )  # its scale has room to fall: no bad step so far
     if times == "once" and kind != "weight":
         assert f"{STEPS} steps, 1 skipped, 0 rewinds" in log
     elif times == "once" or (times == "K times" and not calibrates):

@@ -16,11 +16,15 @@ from chatgot.training.step import accumulate_gradients, apply_gradients
 
 
 def accumulate(training: Training) -> torch.Tensor:
-    return accumulate_gradients(training.model, training.train_windows, training.run, training.config, training.scaler)
+    return accumulate_gradients(
+        training.model, training.train_windows, training.run, training.config, training.scaler
+    )
 
 
 def apply(training: Training, loss: torch.Tensor) -> bool:
-    return apply_gradients(loss, training.model, training.optimizer, training.run, training.config, training.scaler)
+    return apply_gradients(
+        loss, training.model, training.optimizer, training.run, training.config, training.scaler
+    )
 
 
 def step(training: Training) -> bool:
@@ -33,7 +37,9 @@ def flat_gradient(training: Training) -> torch.Tensor:
 
 def state(training: Training) -> dict:
     """Return copies of what an update changes: weights and optimizer."""
-    return parts.copied({"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()})
+    return parts.copied(
+        {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
+    )
 
 
 def poison(training: Training, value: float, name: str = "layers.0.mlp.up.weight") -> list[str]:
@@ -63,12 +69,20 @@ def reference() -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), flat_gradient(training)
 
 
-@pytest.mark.parametrize(("batch_size", "accumulate_grad_batches"), [(8, 1), (4, 2), (1, 8), (2, 4)])
-def test_batch_size_times_accumulation_gives_one_gradient_and_one_loss(batch_size, accumulate_grad_batches):
-    training = parts.run(training={"batch_size": batch_size, "accumulate_grad_batches": accumulate_grad_batches})
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate_grad_batches"), [(8, 1), (4, 2), (1, 8), (2, 4)]
+)
+def test_batch_size_times_accumulation_gives_one_gradient_and_one_loss(
+    batch_size, accumulate_grad_batches
+):
+    training = parts.run(
+        training={"batch_size": batch_size, "accumulate_grad_batches": accumulate_grad_batches}
+    )
     assert training.run.micro_batch_size == batch_size
     loss, (expected_loss, expected) = accumulate(training), reference()
-    assert (flat_gradient(training) - expected).norm() <= 1e-6 * expected.norm()  # fp32: another order of summation
+    assert (
+        flat_gradient(training) - expected
+    ).norm() <= 1e-6 * expected.norm()  # fp32: another order of summation
     assert abs(loss - expected_loss) <= 1e-6 * expected_loss
 
 
@@ -127,7 +141,10 @@ def test_gradients_are_gone_after_a_step():
 
 @pytest.mark.parametrize("grad_clip", [1e-3, 0.5])
 def test_gradients_are_clipped_to_the_norm_and_the_norm_before_clipping_is_reported(grad_clip):
-    plain, clipped = parts.run(training={"grad_clip": None}), parts.run(training={"grad_clip": grad_clip})
+    plain, clipped = (
+        parts.run(training={"grad_clip": None}),
+        parts.run(training={"grad_clip": grad_clip}),
+    )
     seen = {}
     for name, training in (("plain", plain), ("clipped", clipped)):
         training.optimizer.register_step_pre_hook(
@@ -136,7 +153,9 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_clipping_is_repor
         assert step(training)
     norm = seen["plain"].norm().item()
     assert norm > 0.5  # else nothing would be clipped here
-    assert seen["clipped"].norm().item() == pytest.approx(grad_clip, rel=1e-4)  # torch adds 1e-6 to the norm
+    assert seen["clipped"].norm().item() == pytest.approx(
+        grad_clip, rel=1e-4
+    )  # torch adds 1e-6 to the norm
     assert torch.allclose(seen["clipped"] / grad_clip, seen["plain"] / norm, rtol=1e-3, atol=1e-9)
     assert plain.run.grad_norm == clipped.run.grad_norm == pytest.approx(norm, rel=1e-5)
 
@@ -153,7 +172,9 @@ def test_a_gradient_below_the_limit_is_left_bit_for_bit():
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3e38])
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_a_bad_gradient_changes_neither_weights_nor_optimizer_and_counts(value, steps_before, caplog):
+def test_a_bad_gradient_changes_neither_weights_nor_optimizer_and_counts(
+    value, steps_before, caplog
+):
     training = parts.run()
     for _ in range(steps_before):
         assert step(training)
@@ -164,7 +185,10 @@ def test_a_bad_gradient_changes_neither_weights_nor_optimizer_and_counts(value, 
     assert parts.same(state(training), before)
     run = training.run
     assert (training.scaler.nan_counter, run.skipped_steps) == (1, 1)
-    assert (run.global_step, run.position) == (steps_before + 1, steps_before + 1)  # a skipped step counts
+    assert (run.global_step, run.position) == (
+        steps_before + 1,
+        steps_before + 1,
+    )  # a skipped step counts
     assert all(p.grad is None for p in training.model.parameters())
     assert "skipped" in caplog.text
 
@@ -233,7 +257,9 @@ def test_fp16_with_loss_scaling_does_a_real_step_close_to_fp32():
         before = state(training)
         assert step(training)
         assert not parts.same(state(training)["model"], before["model"])
-    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()  # fp16 has 11 bits; unscaled or it fails
+    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[
+        1
+    ].norm()  # fp16 has 11 bits; unscaled or it fails
     assert half.run.grad_norm == pytest.approx(full.run.grad_norm, rel=0.02)
     assert half.run.train_loss == pytest.approx(full.run.train_loss, rel=0.01)
     assert half.scaler.nan_counter == 0
@@ -293,7 +319,9 @@ def test_bf16_runs_the_linears_in_bf16_and_keeps_weights_gradients_moments_and_l
     assert dtypes == {torch.bfloat16}
     assert gradients == {torch.float32}
     assert {p.dtype for p in training.model.parameters()} == {torch.float32}
-    moments = [value.dtype for values in training.optimizer.state.values() for value in values.values()]
+    moments = [
+        value.dtype for values in training.optimizer.state.values() for value in values.values()
+    ]
     assert len(moments) == 3 * len(list(training.model.parameters()))
     assert set(moments) == {torch.float32}
 
@@ -338,7 +366,9 @@ def test_a_step_with_dropout_does_not_depend_on_the_generators_before_it():
 def masks(training: Training) -> list[torch.Tensor]:
     """Return each micro-batch's first dropout mask, by where the first block's input is zero."""
     found = []
-    hook = training.model.layers[0].register_forward_pre_hook(lambda module, args: found.append(args[0] == 0))
+    hook = training.model.layers[0].register_forward_pre_hook(
+        lambda module, args: found.append(args[0] == 0)
+    )
     accumulate(training)
     hook.remove()
     return found
@@ -367,13 +397,23 @@ def test_a_micro_batchs_masks_depend_on_its_first_sequence_alone_not_on_how_the_
 
 def test_seeding_is_a_pure_function_of_the_key_and_of_its_order():
     draws = {}
-    for key in [(5, 0, 0), (5, 0, 1), (5, 1, 0), (6, 0, 0), (0, 5, 0), (5, 0), (2**63 - 1, 10**9, 4096)]:
+    for key in [
+        (5, 0, 0),
+        (5, 0, 1),
+        (5, 1, 0),
+        (6, 0, 0),
+        (0, 5, 0),
+        (5, 0),
+        (2**63 - 1, 10**9, 4096),
+    ]:
         seed_generators(parts.CPU, *key)
         first = torch.rand(8)
         seed_generators(parts.CPU, *key)
         assert torch.equal(first, torch.rand(8))
         draws[key] = tuple(first.tolist())
-    assert len(set(draws.values())) >= len(draws) - 1  # numpy: trailing zeros of a key may not count
+    assert (
+        len(set(draws.values())) >= len(draws) - 1
+    )  # numpy: trailing zeros of a key may not count
 
 
 def test_two_runs_of_ten_steps_are_bit_equal():

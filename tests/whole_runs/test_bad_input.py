@@ -11,8 +11,13 @@ import pytest
 
 def tree(folder: Path) -> dict[str, str]:
     """Return what stands below `folder`: each file with the hash of its bytes; empty folders and caches left out."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and "cache" not in path.parts)
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = (
+        path for path in sorted(folder.rglob("*")) if path.is_file() and "cache" not in path.parts
+    )
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 @pytest.fixture
@@ -41,8 +46,14 @@ def refuse(folder: Path, code: int, words: list[str], *arguments: str) -> str:
     ("arguments", "words"),
     [
         (["--config", "tyni.yaml"], ["tyni.yaml", "tiny.yaml"]),
-        (["--config", "tiny.yaml", "--set", "training.batch_sise=4"], ["batch_sise", "did you mean", "batch_size"]),
-        (["--config", "tiny.yaml", "--set", "training.batch_size=four"], ["training.batch_size", "four"]),
+        (
+            ["--config", "tiny.yaml", "--set", "training.batch_sise=4"],
+            ["batch_sise", "did you mean", "batch_size"],
+        ),
+        (
+            ["--config", "tiny.yaml", "--set", "training.batch_size=four"],
+            ["training.batch_size", "four"],
+        ),
         (["--config", "tiny.yaml", "--set", "model.dropout=1.5"], ["model.dropout", "1.5"]),
         (["--config", "tiny.yaml", "--set", "model.n_head=3"], ["n_head", "multiple"]),
         (["--config", "tiny.yaml", "--set", "data.path=no_such.txt"], ["no_such.txt"]),
@@ -55,11 +66,15 @@ def test_a_bad_config_or_text_is_exit_2(tmp_path, arguments, words):
     refuse(tmp_path, 2, words, *arguments)
 
 
-def test_a_text_too_short_for_one_batch_is_exit_2_with_both_numbers_and_the_second_is_exact(tmp_path):
+def test_a_text_too_short_for_one_batch_is_exit_2_with_both_numbers_and_the_second_is_exact(
+    tmp_path,
+):
     harness.write_config(tmp_path)
     short = tmp_path / "short.txt"
     short.write_text(harness.make_text(99), encoding="utf-8")
-    said = refuse(tmp_path, 2, ["99 characters"], "--config", "tiny.yaml", "--set", "data.path=short.txt")
+    said = refuse(
+        tmp_path, 2, ["99 characters"], "--config", "tiny.yaml", "--set", "data.path=short.txt"
+    )
     needed = int(said.split("at least ")[1].split()[0])
     few = ["--config", "tiny.yaml", "--set", "data.path=short.txt", "--set", "training.max_steps=1"]
     short.write_text(harness.make_text(needed - 1), encoding="utf-8")
@@ -84,7 +99,15 @@ def test_a_foreign_file_is_exit_3(trained, option):
 
 def test_a_missing_checkpoint_is_exit_3_and_names_one_that_is_there(trained):
     name = harness.checkpoints(trained)[4].name
-    refuse(trained, 3, ["no_such.pt", name], "--config", "tiny.yaml", "--resume_from", "checkpoints/no_such.pt")
+    refuse(
+        trained,
+        3,
+        ["no_such.pt", name],
+        "--config",
+        "tiny.yaml",
+        "--resume_from",
+        "checkpoints/no_such.pt",
+    )
 
 
 @pytest.mark.parametrize("option", ["--resume_from", "--init_from"])
@@ -93,15 +116,27 @@ def test_an_empty_path_is_exit_3_and_no_fresh_start(trained, option):
 
 
 def test_a_file_that_cannot_be_read_is_exit_3(trained):
-    refuse(trained, 3, ["/proc/self/mem"], "--config", "tiny.yaml", "--resume_from", "/proc/self/mem")
+    refuse(
+        trained, 3, ["/proc/self/mem"], "--config", "tiny.yaml", "--resume_from", "/proc/self/mem"
+    )
     if Path("/sys/class/net/lo/speed").exists():
-        refuse(trained, 3, ["speed"], "--config", "tiny.yaml", "--resume_from", "/sys/class/net/lo/speed")
+        refuse(
+            trained,
+            3,
+            ["speed"],
+            "--config",
+            "tiny.yaml",
+            "--resume_from",
+            "/sys/class/net/lo/speed",
+        )
 
 
 @pytest.mark.parametrize(("stdout", "code"), [("| true", 0), (">/dev/full", 5), (">&-", 0)])
 def test_a_dry_run_that_nobody_can_read_is_no_defect(trained, stdout, code):
     command = f"{sys.executable} {harness.SCRIPT} --config tiny.yaml --dry_run {stdout}; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], cwd=trained, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=trained, capture_output=True, text=True, check=False
+    )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if " - INFO - " not in line]) <= 1

@@ -27,7 +27,11 @@ SPIKING = {"training.max_steps": 40, "training.spike.enabled": True, "training.s
            "training.spike.threshold": 0.01, "training.max_nan_before_fallback": 40}  # fmt: skip
 DYNAMIC = "training.dynamic_batch_size."
 SEARCHING = {DYNAMIC + "enabled": True, DYNAMIC + "memory_headroom": 0.0}
-GROWING = SEARCHING | {DYNAMIC + "initial": 1, DYNAMIC + "growth_interval_steps": 1, DYNAMIC + "minimum_gain": -1}
+GROWING = SEARCHING | {
+    DYNAMIC + "initial": 1,
+    DYNAMIC + "growth_interval_steps": 1,
+    DYNAMIC + "minimum_gain": -1,
+}
 CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "seed": (8, "weights"),
     "device": ("cuda", "exit_code"),
@@ -121,26 +125,38 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     if not files or not logs:
         return seen
     last = harness.load(files[max(files)])
-    state, rows, log = last["model_state_dict"], harness.rows(folder), logs[0].read_text(encoding="utf-8")
+    state, rows, log = (
+        last["model_state_dict"],
+        harness.rows(folder),
+        logs[0].read_text(encoding="utf-8"),
+    )
     storages = {tensor.data_ptr(): tensor.numel() for tensor in state.values()}
     return seen | {
-        "weights": hashlib.sha256(b"".join(t.float().numpy().tobytes() for t in state.values())).hexdigest(),
+        "weights": hashlib.sha256(
+            b"".join(t.float().numpy().tobytes() for t in state.values())
+        ).hexdigest(),
         "shapes": {name: tuple(tensor.shape) for name, tensor in state.items()},
         "parameters": sum(storages.values()),
         "steps": last["global_step"],
         "tokens": last["run"]["tokens"],
         "precision": last["run"]["precision"],
         "threads": last["run"]["threads"],
-        "kernel": f"attention: {last['run']['attention']}, blocks eager" in log and last["run"]["attention"],
+        "kernel": f"attention: {last['run']['attention']}, blocks eager" in log
+        and last["run"]["attention"],
         "weighed": "compile: off, only about" in log,
         "rows": [row["step"] for row in rows],
         "evaluated": [row["step"] for row in rows if row["val_loss"] is not None],
         "val_loss": rows[0]["val_loss"],
         "rates": [row["lr"] for row in rows],
         "samples": [block.splitlines()[:3] for block in log.split("sample ")[1:]],
-        "rewinds": [line.split("data positions")[1] for line in log.splitlines() if "rewinding to" in line],
+        "rewinds": [
+            line.split("data positions")[1] for line in log.splitlines() if "rewinding to" in line
+        ],
         "climbs": log.count("precision climbs back"),
-        "searched": [part.split(" tokens/s")[0].split(": ")[0] for part in log.split("valid size (")[-1].split("; ")]
+        "searched": [
+            part.split(" tokens/s")[0].split(": ")[0]
+            for part in log.split("valid size (")[-1].split("; ")
+        ]
         if "valid size (" in log
         else None,
         "report": any(folder.glob("logs/tensorboard/*/report.html")),

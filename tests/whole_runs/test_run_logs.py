@@ -22,7 +22,9 @@ STRANGE = "é → 🐉 \x1b[31m"
 QUIET = {"save_checkpoint_steps": 100, "checkpoint_interval_minutes": None}
 
 
-def train(folder: Path, *arguments: str, max_bytes: int = 10_000_000, stop_at: int | None = None, act=None) -> int:
+def train(
+    folder: Path, *arguments: str, max_bytes: int = 10_000_000, stop_at: int | None = None, act=None
+) -> int:
     """Train in this process with a rotation size; `act(step)` comes after each step, a SIGTERM at `stop_at`."""
     script = harness.load_script()
     real_step, threads = script.apply_gradients, torch.get_num_threads()
@@ -57,9 +59,13 @@ def undisturbed(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_run_that_rotates_five_times_and_resumes_once_has_its_whole_log_beside_the_curves(tmp_path):
+def test_a_run_that_rotates_five_times_and_resumes_once_has_its_whole_log_beside_the_curves(
+    tmp_path,
+):
     steps = 80
-    harness.write_config(tmp_path, training=QUIET | {"max_steps": steps, "save_checkpoint_steps": 40})
+    harness.write_config(
+        tmp_path, training=QUIET | {"max_steps": steps, "save_checkpoint_steps": 40}
+    )
     assert train(tmp_path, max_bytes=6000, stop_at=30) == 143
     assert train(tmp_path, "--resume_from", "latest", max_bytes=6000) == 0
     (run_dir,) = (tmp_path / "logs" / "tensorboard").iterdir()
@@ -78,14 +84,20 @@ def test_a_run_that_rotates_five_times_and_resumes_once_has_its_whole_log_beside
     assert steps_logged == list(range(steps + 1))
     events = EventAccumulator(str(run_dir)).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, steps + 1))
-    assert len(events.Scalars("val/loss")) == len({event.step for event in events.Scalars("val/loss")})
+    assert len(events.Scalars("val/loss")) == len(
+        {event.step for event in events.Scalars("val/loss")}
+    )
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
-def test_a_console_that_lacks_characters_and_a_prompt_with_an_escape_harm_nothing(tmp_path, encoding):
+def test_a_console_that_lacks_characters_and_a_prompt_with_an_escape_harm_nothing(
+    tmp_path, encoding
+):
     text = harness.make_text(4000) + STRANGE * 20 + harness.make_text(2000, seed=3)
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-    harness.write_config(tmp_path, training=QUIET | {"max_steps": 2}, sampling={"prompts": [STRANGE]})
+    harness.write_config(
+        tmp_path, training=QUIET | {"max_steps": 2}, sampling={"prompts": [STRANGE]}
+    )
     done = subprocess.run(
         [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"], cwd=tmp_path, capture_output=True, check=False,
         env=os.environ | {"PYTHONIOENCODING": encoding}, timeout=120,
@@ -103,7 +115,9 @@ def test_on_a_terminal_there_are_colours_and_a_bar_and_none_of_it_in_the_file(tm
     harness.write_config(tmp_path, training=QUIET | {"max_steps": 6, "log_interval": 2})
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 120))  # rows, columns
-    kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
+    kept = {
+        key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")
+    }
     child = subprocess.Popen(
         [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"], cwd=tmp_path, stderr=slave,
         env=kept | {"TERM": "xterm"},
@@ -124,10 +138,14 @@ def test_on_a_terminal_there_are_colours_and_a_bar_and_none_of_it_in_the_file(tm
     screen = received.decode().replace("\r\n", "\n")
     for line in screen.split("\n"):  # a record begins its line: no bar before it
         if " - INFO - step " in line:
-            assert re.search(r"(^|\r|\x1b\[[0-9;]*m|\x1b\[K)\s*\d{4}-", line.split(" - INFO")[0].split("\r")[-1])
+            assert re.search(
+                r"(^|\r|\x1b\[[0-9;]*m|\x1b\[K)\s*\d{4}-", line.split(" - INFO")[0].split("\r")[-1]
+            )
 
 
-def test_a_log_deleted_in_mid_run_changes_no_bit_and_is_begun_anew_with_its_header(tmp_path, undisturbed):
+def test_a_log_deleted_in_mid_run_changes_no_bit_and_is_begun_anew_with_its_header(
+    tmp_path, undisturbed
+):
     harness.write_config(tmp_path, training=QUIET)
     deleted = []
 
@@ -170,9 +188,21 @@ FULL = 'unshare -Urm bash -c \'mount -t tmpfs -o size=16k none logs && exec "$0"
 def test_a_disk_that_is_full_for_the_logs_alone_changes_no_bit(tmp_path, undisturbed):
     harness.write_config(tmp_path, training=QUIET)
     (tmp_path / "logs").mkdir()
-    command = ["bash", "-c", FULL, "bash", sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"]
+    command = [
+        "bash",
+        "-c",
+        FULL,
+        "bash",
+        sys.executable,
+        str(harness.SCRIPT),
+        "--config",
+        "tiny.yaml",
+    ]
     settings = ["--set", "sampling.max_new_tokens=12"]
-    possible = subprocess.run(["unshare", "-Urm", "true"], check=False, capture_output=True).returncode == 0
+    possible = (
+        subprocess.run(["unshare", "-Urm", "true"], check=False, capture_output=True).returncode
+        == 0
+    )
     if not possible:
         pytest.skip("no user namespaces here")
     done = subprocess.run(

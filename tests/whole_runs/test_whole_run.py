@@ -10,14 +10,31 @@ import time
 import harness
 import pytest
 
-LONG = {"max_steps": 120, "save_checkpoint_steps": 10, "eval_interval": 50, "sample_interval_steps": None}
+LONG = {
+    "max_steps": 120,
+    "save_checkpoint_steps": 10,
+    "eval_interval": 50,
+    "sample_interval_steps": None,
+}
 
 
 def train_states(checkpoint: dict) -> dict:
     """Return what must be bit-equal between two runs: weights, optimizer, generators, counters but for the clock."""
-    run = {k: v for k, v in checkpoint["run"].items() if k not in ("time_s", "run_id", "tokens_per_s")}
-    keys = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict", "global_step", "epoch", "loss")
-    return {key: checkpoint[key] for key in keys} | {"run": run, "torch_rng": checkpoint["rng"]["torch"]}
+    run = {
+        k: v for k, v in checkpoint["run"].items() if k not in ("time_s", "run_id", "tokens_per_s")
+    }
+    keys = (
+        "model_state_dict",
+        "optimizer_state_dict",
+        "scaler_state_dict",
+        "global_step",
+        "epoch",
+        "loss",
+    )
+    return {key: checkpoint[key] for key in keys} | {
+        "run": run,
+        "torch_rng": checkpoint["rng"]["torch"],
+    }
 
 
 def losses(folder, *keys) -> list[tuple]:
@@ -92,7 +109,12 @@ def test_sampling_evaluating_and_saving_at_every_step_changes_no_weight(tmp_path
             "log_interval",
         )
     )
-    on = {"eval_interval": 1, "sample_interval_steps": 1, "save_checkpoint_steps": 1, "log_interval": 1}
+    on = {
+        "eval_interval": 1,
+        "sample_interval_steps": 1,
+        "save_checkpoint_steps": 1,
+        "log_interval": 1,
+    }
     finals = []
     for name, training in (("off", off), ("on", on)):
         (tmp_path / name).mkdir()
@@ -127,11 +149,20 @@ def test_the_end_of_the_log_names_best_loss_newest_file_and_the_command_to_resum
 
 def test_the_best_evaluations_file_survives_retention(tmp_path):
     # the rate rises to 0.2 after step 6 and harms the weights: the last evaluation is not the best
-    training = {"learning_rate": 1e-2, "min_learning_rate": 0.2, "warmup_steps": 6, "eval_interval": 3}
+    training = {
+        "learning_rate": 1e-2,
+        "min_learning_rate": 0.2,
+        "warmup_steps": 6,
+        "eval_interval": 3,
+    }
     training |= {"save_checkpoint_steps": 1, "max_checkpoints_to_keep": 2}
     harness.write_config(tmp_path, training=training)
     assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
-    evaluated = {row["step"]: row["val_loss"] for row in harness.rows(tmp_path) if row["step"] and row["val_loss"]}
+    evaluated = {
+        row["step"]: row["val_loss"]
+        for row in harness.rows(tmp_path)
+        if row["step"] and row["val_loss"]
+    }
     best = min(evaluated, key=evaluated.get)
     assert best in (6, 9), evaluated
     assert sorted(harness.checkpoints(tmp_path)) == [best, 11, 12]
@@ -154,7 +185,9 @@ def test_no_trigger_saves_while_steps_are_skipped_in_a_row(tmp_path):
 
 
 @pytest.mark.parametrize("times", [1, 99])
-def test_a_state_that_is_not_finite_is_never_saved_but_rewound_and_ends_in_exit_4(straight, tmp_path, capsys, times):
+def test_a_state_that_is_not_finite_is_never_saved_but_rewound_and_ends_in_exit_4(
+    straight, tmp_path, capsys, times
+):
     harness.write_config(tmp_path, training={"save_checkpoint_steps": 1})
     script = harness.load_script()
     real, flips = script.apply_gradients, []
@@ -177,14 +210,20 @@ def test_a_state_that_is_not_finite_is_never_saved_but_rewound_and_ends_in_exit_
         assert sorted(harness.checkpoints(tmp_path)) == [1, 2]
     else:  # no data was to blame: nothing is left out, and the run ends like the undisturbed one
         assert code == 0
-        ended, undisturbed = (train_states(harness.load(harness.checkpoints(f)[12])) for f in (tmp_path, straight))
+        ended, undisturbed = (
+            train_states(harness.load(harness.checkpoints(f)[12])) for f in (tmp_path, straight)
+        )
         assert (ended["run"].pop("rewinds"), ended["run"].pop("rewound_to")) == (1, 2)
         assert (undisturbed["run"].pop("rewinds"), undisturbed["run"].pop("rewound_to")) == (0, -1)
         assert harness.same(ended, undisturbed)
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_stopped_or_killed_run_resumes_and_ends_like_the_undisturbed_one(long_run, tmp_path, number, exit_code):
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_a_stopped_or_killed_run_resumes_and_ends_like_the_undisturbed_one(
+    long_run, tmp_path, number, exit_code
+):
     harness.write_config(tmp_path, training=LONG)
     command = [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -200,6 +239,8 @@ def test_a_stopped_or_killed_run_resumes_and_ends_like_the_undisturbed_one(long_
         assert f"stopped by {signal.Signals(number).name}" in said
         assert f"step_{reached}.pt" in said.splitlines()[-1]
     assert harness.train_here(tmp_path, "--config", "tiny.yaml", "--resume_from", "latest") == 0
-    resumed, undisturbed = (harness.load(harness.checkpoints(f)[LONG["max_steps"]]) for f in (tmp_path, long_run))
+    resumed, undisturbed = (
+        harness.load(harness.checkpoints(f)[LONG["max_steps"]]) for f in (tmp_path, long_run)
+    )
     assert harness.same(train_states(resumed), train_states(undisturbed))
     assert losses(tmp_path) == losses(long_run)

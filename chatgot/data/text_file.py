@@ -1,0 +1,72 @@
+"""Any text file: whether it can be read, and its characters piece by piece."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from difflib import get_close_matches
+from io import IncrementalNewlineDecoder
+from pathlib import Path
+
+from chatgot.data.encoding import CHUNK_BYTES, decoded_chunks
+from chatgot.data.encoding import detect_encoding as detect_encoding
+from chatgot.errors import ConfigError
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_text_file(path: Path) -> int:
+    """Return the size of a text file, in bytes.
+
+    Raises: ConfigError for what is missing, no regular file, not readable or empty; a FIFO's writer is not waited for.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            message = f"{path}: expected a text file, found {_kind(status.st_mode)}; set data.path to a text file"
+            raise ConfigError(message)
+        os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+    except FileNotFoundError as error:
+        message = f"{path}: no such file{_nearest(path)}; set data.path to a text file"
+        raise ConfigError(message) from error
+    except OSError as error:
+        message = f"{path}: cannot be read: {error.strerror or error}; set data.path to a readable text file"
+        raise ConfigError(message) from error
+    if status.st_size == 0:
+        raise ConfigError(f"{path}: is empty; set data.path to a file with text in it")
+    return status.st_size
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _nearest(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
+    except OSError:
+        return f" (and no folder {path.parent})"
+    nearest = get_close_matches(path.name, names, n=1)
+    return f", did you mean {path.with_name(nearest[0])}?" if nearest else ""
+
+
+def text_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
+    """Yield a file's text piece by piece, every end of line as "\\n", without a byte order mark.
+
+    Memory does not grow with the file, nor with its lines. Raises: ConfigError at the first byte that does not decode.
+    """
+    newlines = IncrementalNewlineDecoder(
+        None, translate=True
+    )  # keeps a carriage return until it sees what follows
+    at_start = True
+    for characters in decoded_chunks(path, encoding, chunk_bytes):
+        if at_start and characters:
+            characters, at_start = characters.removeprefix("\ufeff"), False
+        if text := newlines.decode(characters):
+            yield text
+    if text := newlines.decode("", final=True):
+        yield text
