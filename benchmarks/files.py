@@ -37,18 +37,18 @@ def saving(args: argparse.Namespace, folder: Path) -> dict:
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(args.config)
-    training = assemble(
+    run = assemble(
         config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None
     )
-    training.run.run_id = "benchmark_20260101-000000"
+    run.state.run_id = "benchmark_20260101-000000"
     step_s = []
     for _ in range(args.steps):  # the first one also makes the optimizer's state
         begun = time.perf_counter()
         loss = accumulate_gradients(
-            training.model, training.train_windows, training.run, config, training.scaler
+            run.model, run.train_windows, run.state, config, run.scaler
         )
         apply_gradients(
-            loss, training.model, training.optimizer, training.run, config, training.scaler
+            loss, run.model, run.optimizer, run.state, config, run.scaler
         )
         step_s.append(time.perf_counter() - begun)
     timed: dict[str, list[float]] = {"plain": [], "save": [], "verify": [], "load": []}
@@ -60,14 +60,14 @@ def saving(args: argparse.Namespace, folder: Path) -> dict:
 
     def plain(path: Path) -> None:
         with path.open("wb") as file:
-            torch.save(training.checkpoint(), file)
+            torch.save(run.checkpoint(), file)
             file.flush()
             os.fsync(file.fileno())
 
     for i in range(args.rounds):
         path = folder / f"{i}.pt"
         measure("plain", lambda: plain(folder / "plain.pt"))
-        measure("save", lambda path=path: save_checkpoint(path, training.checkpoint()))
+        measure("save", lambda path=path: save_checkpoint(path, run.checkpoint()))
         copy = shutil.copyfile(
             path, folder / f"copy{i}.pt"
         )  # nothing knows yet that this one is whole
@@ -98,27 +98,27 @@ def logging_cost(args: argparse.Namespace, folder: Path) -> dict:
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(ROOT / "configs/models/chatgot_quick.yaml")
-    training = assemble(
+    run = assemble(
         config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None
     )
-    training.model.train()
-    run, interval = training.run, config.training.log_interval
-    run.run_id, run.lr = "benchmark_20260101-000000", 1e-3
+    run.model.train()
+    state, interval = run.state, config.training.log_interval
+    state.run_id, state.progress.lr = "benchmark_20260101-000000", 1e-3
     setup_logging("benchmark", "20260101-000000", folder / "logs")
     script = runpy.run_path(str(SCRIPT))
-    metrics, progress, step_s, logging_s = MetricsWriter(folder), Progress(training), 0.0, []
+    metrics, progress, step_s, logging_s = MetricsWriter(folder), Progress(run), 0.0, []
     for step in range(args.steps * interval):
         begun = time.perf_counter()
         loss = accumulate_gradients(
-            training.model, training.train_windows, run, config, training.scaler
+            run.model, run.train_windows, state, config, run.scaler
         )
-        apply_gradients(loss, training.model, training.optimizer, run, config, training.scaler)
+        apply_gradients(loss, run.model, run.optimizer, state, config, run.scaler)
         done = time.perf_counter()
         due = (step + 1) % interval == 0
         if due:
-            logging.getLogger("chatgot.train").info("%s", step_line(training))
-            script["write_row"](training, metrics)
-        progress.step_done(training, due)
+            logging.getLogger("chatgot.train").info("%s", step_line(run))
+            script["write_row"](run, metrics)
+        progress.step_done(run, due)
         logging_s.append(time.perf_counter() - done)
         step_s += done - begun
     return {

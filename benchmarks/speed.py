@@ -19,7 +19,7 @@ from chatgot.data.corpus import fetch_default_text
 from chatgot.data.token_cache import load_tokens
 from chatgot.machine.measured import bf16_gain, product_peak
 from chatgot.numerics.optim import lr_at, set_lr
-from chatgot.run.assembly import Training, assemble
+from chatgot.run.assembly import Run, assemble
 from chatgot.training.step import accumulate_gradients, apply_gradients
 
 SMALL = (
@@ -47,24 +47,24 @@ def peaks() -> dict[str, float]:
     }
 
 
-def one_step(training: Training) -> float:
+def one_step(run: Run) -> float:
     """Do one optimizer step as the script does; return its seconds."""
-    run, config = training.run, training.config
-    torch.set_num_threads(run.threads)
+    state, config = run.state, run.config
+    torch.set_num_threads(state.modes.threads)
     begun = time.perf_counter()
     set_lr(
-        training.optimizer,
-        lr_at(run.global_step, config.training, training.decay_steps),
+        run.optimizer,
+        lr_at(state.progress.global_step, config.training, run.decay_steps),
         config.training,
     )
     loss = accumulate_gradients(
-        training.model, training.train_windows, run, config, training.scaler
+        run.model, run.train_windows, state, config, run.scaler
     )
-    apply_gradients(loss, training.model, training.optimizer, run, config, training.scaler)
+    apply_gradients(loss, run.model, run.optimizer, state, config, run.scaler)
     return time.perf_counter() - begun
 
 
-def shares(training: Training) -> dict[str, float]:
+def shares(run: Run) -> dict[str, float]:
     """Return the share of a step's time that each kind of operation takes, by the profiler."""
 
     def part_of(event: FunctionEvent) -> str:
@@ -78,7 +78,7 @@ def shares(training: Training) -> dict[str, float]:
         )
 
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        one_step(training)
+        one_step(run)
     totals = dict.fromkeys((*PARTS, "optimizer", "other"), 0.0)
     for event in seen.events():
         totals[part_of(event)] += event.self_cpu_time_total
@@ -91,7 +91,7 @@ def speed(args: argparse.Namespace, folder: Path) -> dict:
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     tokens, threads = load_tokens(text, folder / "data" / "cache"), torch.get_num_threads()
-    runs: dict[str, Training] = {}
+    runs: dict[str, Run] = {}
     asked = [(args.config, args.set), *([(args.compare, args.compare_set)] if args.compare else [])]
     memory = [
         run_script(folder, path, 2, *overrides).peak_mib for path, overrides in asked
@@ -110,14 +110,14 @@ def speed(args: argparse.Namespace, folder: Path) -> dict:
                 runs[name].model.train()
                 took = one_step(runs[name])
                 seconds[name] += [took] if step else []  # the first ones warm up
-        for name, training in runs.items():
-            tokens_per_step = training.config.training.tokens_per_step(training.config.model)
+        for name, run in runs.items():
+            tokens_per_step = run.config.training.tokens_per_step(run.config.model)
             rates[name].append(tokens_per_step / statistics.median(seconds[name]))
             print(
                 f"round {round_number + 1}: {name} {rates[name][-1]:,.0f} tokens/s", file=sys.stderr
             )
-    for (name, training), peak_mib in zip(runs.items(), memory, strict=True):
-        per_token, run = training.model.flops_per_token(), training.run
+    for (name, run), peak_mib in zip(runs.items(), memory, strict=True):
+        per_token, state = run.model.flops_per_token(), run.state
         peak = (
             1e9
             * figures[
@@ -125,13 +125,13 @@ def speed(args: argparse.Namespace, folder: Path) -> dict:
             ]
         )
         figures |= {
-            f"{name}.parameters": training.model.parameter_count(),
+            f"{name}.parameters": run.model.parameter_count(),
             f"{name}.mode": f"{run.precision}, {run.attention}, {'compiled' if run.compiled else 'eager'}",
-            f"{name}.threads": run.threads,
+            f"{name}.threads": state.modes.threads,
             f"{name}.peak_mib_of_two_steps": peak_mib,
             f"{name}.tokens_per_s": statistics.median(rates[name]),
             f"{name}.mfu": statistics.median(rates[name]) * per_token / peak,
-            **{f"{name}.share.{part}": share for part, share in shares(training).items()},
+            **{f"{name}.share.{part}": share for part, share in shares(run).items()},
         }
     if len(runs) == 2:
         ratios = [a / b for a, b in zip(*rates.values(), strict=True)]

@@ -30,10 +30,10 @@ def bare_loop(config_path: Path, text: Path, cache: Path, steps: int) -> float:
     tokens = load_tokens(text, cache)
     T, B = config.model.max_seq_length, config.training.batch_size
     ids = torch.from_numpy(tokens.ids[: 1 << 20].astype("int64"))
-    training = assemble(
+    run = assemble(
         config, tokens, torch.device("cpu"), None
     )  # for its threads, precision and kernels
-    model, optimizer = training.model, training.optimizer
+    model, optimizer = run.model, run.optimizer
     model.train()
     for step in range(steps):
         if step == 1:
@@ -41,7 +41,7 @@ def bare_loop(config_path: Path, text: Path, cache: Path, steps: int) -> float:
         starts = torch.randint(len(ids) - T, (B,)).tolist()
         x = torch.stack([ids[s : s + T] for s in starts])
         y = torch.stack([ids[s + 1 : s + T + 1] for s in starts])
-        with autocast(training.device, training.run.precision):
+        with autocast(run.device, run.state.modes.precision):
             _, loss = model(x, y)
             loss.backward()
         optimizer.step()
@@ -150,22 +150,22 @@ def batch_sizes(args: argparse.Namespace, folder: Path) -> dict:
     speeds: dict[int | str, list[float]] = {kind: [] for kind in (*sizes, "auto")}
     found, search_s, ratios = [], [], []
     for _ in range(args.rounds):
-        training = assemble(config, tokens, torch.device("cpu"), None)
-        training.model.train()
+        run = assemble(config, tokens, torch.device("cpu"), None)
+        run.model.train()
         begun = time.perf_counter()
-        adapt(training, lambda: False)
+        adapt(run, lambda: False)
         search_s.append(round(time.perf_counter() - begun, 1))
-        found.append(training.run.micro_batch_size)
+        found.append(run.state.micro_batch.size)
         seconds: dict[int | str, list[float]] = {kind: [] for kind in speeds}
         for step in range(args.steps + 1):
             for kind in list(seconds)[:: 1 if step % 2 else -1]:
-                training.run.micro_batch_size = found[-1] if kind == "auto" else kind
+                run.state.micro_batch.size = found[-1] if kind == "auto" else kind
                 begun = time.perf_counter()
                 loss = accumulate_gradients(
-                    training.model, training.train_windows, training.run, config, training.scaler
+                    run.model, run.train_windows, run.state, config, run.scaler
                 )
                 apply_gradients(
-                    loss, training.model, training.optimizer, training.run, config, training.scaler
+                    loss, run.model, run.optimizer, run.state, config, run.scaler
                 )
                 seconds[kind] += (
                     [time.perf_counter() - begun] if step else []
@@ -206,24 +206,24 @@ def checks(args: argparse.Namespace, folder: Path) -> dict:
 
     def checked_step() -> None:
         loss = accumulate_gradients(
-            checked.model, checked.train_windows, checked.run, config, checked.scaler
+            checked.model, checked.train_windows, checked.state, config, checked.scaler
         )
-        apply_gradients(loss, checked.model, checked.optimizer, checked.run, config, checked.scaler)
+        apply_gradients(loss, checked.model, checked.optimizer, checked.state, config, checked.scaler)
         recover(checked)
 
     def bare_step() -> None:  # the same step: same data, seeds, clipping; nothing is looked at
-        run, S = bare.run, config.training.sequences_per_step
-        starts = bare.train_windows.starts(run.position, S)
-        with autocast(bare.device, run.precision):
-            for first in range(0, S, run.micro_batch_size):
-                x, y = bare.train_windows.batch(starts[first : first + run.micro_batch_size])
-                seed_generators(bare.device, config.seed, run.position, first)
+        state, S = bare.state, config.training.sequences_per_step
+        starts = bare.train_windows.starts(state.progress.position, S)
+        with autocast(bare.device, state.modes.precision):
+            for first in range(0, S, state.micro_batch.size):
+                x, y = bare.train_windows.batch(starts[first : first + state.micro_batch.size])
+                seed_generators(bare.device, config.seed, state.progress.position, first)
                 _, loss = bare.model(x, y)
                 (loss * (len(x) / S)).backward()
         torch.nn.utils.clip_grad_norm_(bare.model.parameters(), config.training.grad_clip)
         bare.optimizer.step()
         bare.optimizer.zero_grad(set_to_none=True)
-        run.position += 1
+        state.progress.position += 1
 
     for step in range(args.steps * args.rounds + 1):
         seconds = []
@@ -234,7 +234,7 @@ def checks(args: argparse.Namespace, folder: Path) -> dict:
         if step > 0:  # the first one makes the optimizers' state
             ratios.append(seconds[0] / seconds[1] if step % 2 else seconds[1] / seconds[0])
     return {
-        "precision": checked.run.precision,
+        "precision": checked.state.modes.precision,
         "pairs": len(ratios),
         "checked_over_bare": statistics.median(ratios),
         "quartiles": [round(q, 4) for q in statistics.quantiles(ratios)],

@@ -36,6 +36,9 @@ def key(
     return Field(default, description=meaning, json_schema_extra={"resume": resume}, **limits)
 
 
+MAX_THREADS = 4096  # CPU threads: what a run can be set to, and a checkpoint can say
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 

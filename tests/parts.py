@@ -18,7 +18,7 @@ from chatgot.config import Config
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import TrainingWindows
-from chatgot.run.assembly import Training, assemble
+from chatgot.run.assembly import Run, assemble
 
 CPU = torch.device("cpu")
 ALPHABET = "\n abcdefghijklmnop"
@@ -64,25 +64,25 @@ def tokens(n: int = 2000, seed: int = 0, alphabet: str = ALPHABET) -> Tokens:
     return Tokens(ids, Vocabulary(alphabet), sha256(ids.tobytes()).hexdigest(), "utf-8")
 
 
-def run(stored: dict[str, Any] | None = None, precision: str = "fp32", **sections: Any) -> Training:
+def run(stored: dict[str, Any] | None = None, precision: str = "fp32", **sections: Any) -> Run:
     """Return a freshly assembled run over made-up text, in training mode."""
     if precision != "fp32":
         mixed = {"mixed_precision": True, "precision_dtype": precision}
         sections["training"] = {**mixed, **sections.get("training", {})}
-    training = assemble(config(**sections), tokens(), CPU, stored)
-    training.run.run_id = RUN_ID
-    training.model.train()
-    return training
+    run = assemble(config(**sections), tokens(), CPU, stored)
+    run.state.run_id = RUN_ID
+    run.model.train()
+    return run
 
 
 def windows(T: int = 8, n: int = 1000, seed: int = 5) -> TrainingWindows:
     return TrainingWindows(made_up_ids(n), T, len(ALPHABET), CPU, seed)
 
 
-def checkpoint_file(folder: Path, training: Training) -> Path:
+def checkpoint_file(folder: Path, run: Run) -> Path:
     """Save `training` under its own name in `folder` and return the path."""
-    path = folder / f"{training.run.run_id}_step_{training.run.global_step}.pt"
-    save_checkpoint(path, training.checkpoint())
+    path = folder / f"{run.state.run_id}_step_{run.state.progress.global_step}.pt"
+    save_checkpoint(path, run.checkpoint())
     return path
 
 

@@ -29,7 +29,7 @@ def run(
     real = script.accumulate_gradients
 
     def accumulate(model, windows, state, config, scaler):
-        if state.global_step == stop_at or (stop_when and stop_when(state)):
+        if state.progress.global_step == stop_at or (stop_when and stop_when(state)):
             script.STOP.exit_code, script.STOP.signal_name = 143, "SIGTERM"
         if poke:
             total = real(model, windows, state, config, scaler)
@@ -63,8 +63,8 @@ def poison(positions: Collection[int], value: float = math.nan) -> Callable:
     fired = []
 
     def spoil(state, loss):
-        if state.position in positions:
-            fired.append(state.position)
+        if state.progress.position in positions:
+            fired.append(state.progress.position)
             return loss * value
         return loss
 
@@ -72,9 +72,9 @@ def poison(positions: Collection[int], value: float = math.nan) -> Callable:
     return spoil
 
 
-def new(folder: Path, **training) -> Path:
+def new(folder: Path, **run) -> Path:
     folder.mkdir(exist_ok=True)
-    harness.write_config(folder, training=BASE | training)
+    harness.write_config(folder, training=BASE | run)
     return folder
 
 
@@ -84,7 +84,7 @@ def final(folder: Path) -> dict:
 
 def state(checkpoint: dict) -> dict:
     clock = ("time_s", "run_id", "tokens_per_s")
-    counters = {key: value for key, value in checkpoint["run"].items() if key not in clock}
+    counters = {key: value for key, value in checkpoint["state"].items() if key not in clock}
     keys = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict")
     return {key: checkpoint[key] for key in keys} | {"run": counters}
 

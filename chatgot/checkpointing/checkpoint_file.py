@@ -30,7 +30,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DTYPES = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)
 SCHEMA: dict[str, type | tuple[type, ...]] = {
     "format_version": int, "run_id": str, "epoch": int, "global_step": int, "loss": (float, type(None)),
-    "model_state_dict": dict, "optimizer_state_dict": dict, "scaler_state_dict": dict, "run": dict, "rng": dict,
+    "model_state_dict": dict, "optimizer_state_dict": dict, "scaler_state_dict": dict, "state": dict, "rng": dict,
     "config": dict, "vocabulary": str, "data_sha256": str, "versions": dict,
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ SAVING_SHARE = (
 )
 
 
-class Saver:
+class CheckpointWriter:
     """Saves the checkpoints of one run: counts the failures in a row, and says what saving costs."""
 
     def __init__(self, step: int) -> None:

@@ -17,7 +17,7 @@ PIECES = {
 
 
 def build_optimizer(
-    model: nn.Module, training: TrainingConfig, muon_precision: str = "fp32"
+    model: nn.Module, settings: TrainingConfig, muon_precision: str = "fp32"
 ) -> Optimizer:
     """Make AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
@@ -28,26 +28,26 @@ def build_optimizer(
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     device = next(iter(named.values())).device
     hidden = [name for name, p in named.items() if name.startswith("layers.") and p.dim() == 2]
-    by_muon = {name: named[name] for name in (hidden if training.optimizer == "muon" else ())}
+    by_muon = {name: named[name] for name in (hidden if settings.optimizer == "muon" else ())}
     rest = [p for name, p in named.items() if name not in by_muon]
     groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": training.weight_decay},
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     fused = device.type in ("cpu", "cuda", "mps")
     adamw = AdamW(
-        groups, lr=training.learning_rate, betas=training.betas, eps=training.adam_eps, fused=fused
+        groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.adam_eps, fused=fused
     )
-    if training.optimizer == "adamw":
+    if settings.optimizer == "adamw":
         return adamw
     muon_groups = []
     for pieces in (1, 2, 3):
         of_group = [p for name, p in by_muon.items() if pieces == _pieces(name)]
         muon_groups += [{"params": of_group, "pieces": pieces}] if of_group else []
     muon = Muon(
-        muon_groups, DTYPES[muon_precision], lr=training.muon_learning_rate, momentum=training.muon_momentum,
-        weight_decay=training.weight_decay,
+        muon_groups, DTYPES[muon_precision], lr=settings.muon_learning_rate, momentum=settings.muon_momentum,
+        weight_decay=settings.weight_decay,
     )  # fmt: skip
     return MuonWithAdamW(muon, adamw)
 
@@ -71,9 +71,9 @@ def allocate_state(optimizer: Optimizer) -> None:
                 optimizer.state[p] |= {name: torch.zeros_like(p) for name in state_names(group)}
 
 
-def set_lr(optimizer: Optimizer, lr: float, training: TrainingConfig) -> None:
+def set_lr(optimizer: Optimizer, lr: float, settings: TrainingConfig) -> None:
     """Set the learning rate: AdamW's is `lr`, Muon's stands to it as their peaks do."""
-    muon_lr = lr * training.muon_learning_rate / training.learning_rate
+    muon_lr = lr * settings.muon_learning_rate / settings.learning_rate
     for group in optimizer.param_groups:
         group["lr"] = muon_lr if is_muon(group) else lr
 
@@ -83,21 +83,21 @@ def is_muon(group: dict) -> bool:
     return "momentum" in group
 
 
-def lr_at(step: int, training: TrainingConfig, decay_steps: int) -> float:
+def lr_at(step: int, settings: TrainingConfig, decay_steps: int) -> float:
     """Return the learning rate of one optimizer step: linear warmup, then decay to `min_learning_rate`.
 
     step: optimizer steps already done, from 0, so the first update already has lr > 0.
     decay_steps: the step at which the decay ends (`schedule_horizon`); later steps keep `min_learning_rate`.
     Source: cosine annealing, Loshchilov & Hutter, arXiv:1608.03983.
     """
-    warmup = min(training.warmup_steps, decay_steps)
+    warmup = min(settings.warmup_steps, decay_steps)
     if step < warmup:
-        return training.learning_rate * (step + 1) / warmup
+        return settings.learning_rate * (step + 1) / warmup
     if step >= decay_steps:
-        return training.min_learning_rate
+        return settings.min_learning_rate
     done = (step - warmup) / (decay_steps - warmup)  # 0 to 1
-    left = 0.5 * (1 + math.cos(math.pi * done)) if training.lr_schedule == "cosine" else 1 - done
-    return training.min_learning_rate + left * (training.learning_rate - training.min_learning_rate)
+    left = 0.5 * (1 + math.cos(math.pi * done)) if settings.lr_schedule == "cosine" else 1 - done
+    return settings.min_learning_rate + left * (settings.learning_rate - settings.min_learning_rate)
 
 
 def steps_of_epochs(epochs: int, windows_per_epoch: int, sequences_per_step: int) -> int:
@@ -105,23 +105,23 @@ def steps_of_epochs(epochs: int, windows_per_epoch: int, sequences_per_step: int
     return math.ceil(epochs * windows_per_epoch / sequences_per_step)
 
 
-def schedule_horizon(training: TrainingConfig, windows_per_epoch: int) -> int:
+def schedule_horizon(settings: TrainingConfig, windows_per_epoch: int) -> int:
     """Return the step at which the learning rate reaches its minimum."""
-    if training.lr_decay_steps is not None:
-        return training.lr_decay_steps
-    if training.max_steps is not None:
-        return training.max_steps
-    assert training.epochs is not None  # the configuration makes sure
-    return steps_of_epochs(training.epochs, windows_per_epoch, training.sequences_per_step)
+    if settings.lr_decay_steps is not None:
+        return settings.lr_decay_steps
+    if settings.max_steps is not None:
+        return settings.max_steps
+    assert settings.epochs is not None  # the configuration makes sure
+    return steps_of_epochs(settings.epochs, windows_per_epoch, settings.sequences_per_step)
 
 
-def last_step(training: TrainingConfig, windows_per_epoch: int) -> int | None:
+def last_step(settings: TrainingConfig, windows_per_epoch: int) -> int | None:
     """Return the step at which `epochs` or `max_steps` ends the run, whichever is first; None: only time ends it."""
     ends = []
-    if training.max_steps is not None:
-        ends.append(training.max_steps)
-    if training.epochs is not None:
+    if settings.max_steps is not None:
+        ends.append(settings.max_steps)
+    if settings.epochs is not None:
         ends.append(
-            steps_of_epochs(training.epochs, windows_per_epoch, training.sequences_per_step)
+            steps_of_epochs(settings.epochs, windows_per_epoch, settings.sequences_per_step)
         )
     return min(ends, default=None)

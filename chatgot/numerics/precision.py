@@ -98,15 +98,15 @@ def next_lower(precision: str, device: torch.device) -> str:
 
 def pick_precision(config: Config, device: torch.device) -> str:
     """Return fp32, bf16 or fp16: what `mixed_precision` and `precision_dtype` mean on this machine."""
-    training = config.training
-    if not training.mixed_precision:
+    settings = config.training
+    if not settings.mixed_precision:
         return "fp32"
-    if training.precision_dtype != "auto":
-        if training.precision_dtype == "fp16" and device.type == "cpu":
+    if settings.precision_dtype != "auto":
+        if settings.precision_dtype == "fp16" and device.type == "cpu":
             logger.warning(
                 "precision_dtype fp16 on a CPU is about 1000 times slower than fp32; bf16 is the CPU's fast type"
             )
-        return training.precision_dtype
+        return settings.precision_dtype
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "mps":

@@ -1,5 +1,9 @@
-"""Where the numbers of a step went wrong."""
+"""Where the numbers of a step went wrong.
 
+Letters: S sequences of one optimizer step.
+"""
+
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
@@ -13,50 +17,50 @@ from chatgot.run.run_state import RunState
 
 
 def describe_numbers(
-    model: nn.Module, windows: TrainingWindows, run: RunState, config: Config
+    model: nn.Module, windows: TrainingWindows, state: RunState, config: Config
 ) -> str:
-    """Return where the numbers of the step in hand went wrong: its logits, and the first output that is not finite.
+    """Return the loss and the logits of the step in hand, and its first output that is not finite.
 
     Computes the step's micro-batches once more, up to the first that is not finite; changes nothing.
     """
-    first: list[str] = []
+    not_finite: list[str] = []  # names of modules, in the order of their outputs
 
-    def look(name: str) -> object:
+    def note_in(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            tensors = [
-                t
-                for t in (output if isinstance(output, tuple) else (output,))
-                if isinstance(t, Tensor)
-            ]
-            if not first and not all(torch.isfinite(t).all() for t in tensors):
-                first.append(name)
+            if not _is_finite(output):
+                not_finite.append(name)
 
         return hook
 
     S = config.training.sequences_per_step
-    starts = windows.starts(run.position, S)
+    position = state.progress.position
+    starts = windows.starts(position, S)
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if (
-                name and name.count(".") <= 1
-            ):  # layers.3, not what is inside; norm, head, the embeddings
-                stack.callback(module.register_forward_hook(look(name)).remove)
+            if name and name.count(".") <= 1:  # layers.3, but not what is inside of it
+                stack.callback(module.register_forward_hook(note_in(name)).remove)
         stack.enter_context(preserved_generators(windows.device))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(autocast(windows.device, run.precision))
-        for at in range(0, S, run.micro_batch_size):
-            x, y = windows.batch(starts[at : at + run.micro_batch_size])
-            seed_generators(windows.device, config.seed, run.position, at)
+        stack.enter_context(autocast(windows.device, state.modes.precision))
+        for first in range(0, S, state.micro_batch.size):
+            x, y = windows.batch(starts[first : first + state.micro_batch.size])
+            seed_generators(windows.device, config.seed, position, first)
             logits, loss = model(x, y)
-            if first or not torch.isfinite(loss):
+            if not_finite or not torch.isfinite(loss):
                 break
-        seen = [
-            v.item()
-            for v in (loss, logits.min(), logits.max(), logits.float().mean(), logits.float().std())
-        ]
-    where = f"first output that is not finite: {first[0]}" if first else "all outputs finite"
-    loss_seen, low, high, mean, std = seen
+    where = "all outputs finite"
+    if not_finite:
+        where = f"first output that is not finite: {not_finite[0]}"
+    spread = logits.float()
     return (
-        f"step {run.global_step + 1}, data position {run.position}, {run.precision}: loss {loss_seen:g}, "
-        f"logits {low:g} to {high:g}, mean {mean:g}, std {std:g}, {where}"
+        f"step {state.progress.global_step + 1}, data position {position}, "
+        f"{state.modes.precision}: loss {loss.item():g}, "
+        f"logits {logits.min().item():g} to {logits.max().item():g}, "
+        f"mean {spread.mean().item():g}, std {spread.std().item():g}, {where}"
     )
+
+
+def _is_finite(output: object) -> bool:
+    """Return whether all tensors of a module's output are finite."""
+    outputs = output if isinstance(output, tuple) else (output,)
+    return all(bool(torch.isfinite(t).all()) for t in outputs if isinstance(t, Tensor))

@@ -1,83 +1,66 @@
-"""Whether a stored state is what a run has saved, and fits another one: names, kinds, ranges, shapes, finiteness."""
+"""Whether a stored state is one that a run has saved, and whether it fits the run at hand."""
 
 import math
 import random
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch.optim import Optimizer
 
 from chatgot.checkpointing.checkpoint_file import load_checkpoint
 from chatgot.checkpointing.tensors import refuse, tensor_problems
 from chatgot.errors import CheckpointRejected
-from chatgot.model.attention import KERNELS
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import state_names
 from chatgot.run.run_state import RunState
 
-MOST = {
-    "threads": 4096,
-    "micro_batch_size": 1 << 30,
-    "eval_batch_size": 1 << 30,
-}  # what every machine refuses anyway
-LARGEST_COUNT, LONGEST_TEXT = 1 << 62, 1000
+SHOWN_VALUE = 40  # characters of a value in a message
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint for an exact resume, and check its counters. Raises: CheckpointRejected."""
+    """Read a checkpoint for an exact resume, its counters and generators checked as well.
+
+    Raises: CheckpointRejected naming file and reason.
+    """
     checkpoint = load_checkpoint(path)
-    if odd := odd_counters(checkpoint):
+    odd = odd_counters(checkpoint)
+    if odd:
         raise CheckpointRejected(f"{path}: missing, or not what it should be: {', '.join(odd)}")
     return checkpoint
 
 
-def odd_counters(stored: dict[str, Any]) -> list[str]:
-    """Return the names of a stored run's counters and generators that cannot be what a run has saved."""
-    run, rng = stored["run"], stored["rng"]
-    kinds = {
-        str: (str,),
-        int: (int,),
-        bool: (bool,),
-        float: (int, float),
-        float | None: (int, float, NoneType),
-    }
-    kinds |= {list: (list,)}
-    names = {field.name: kinds[field.type] for field in fields(RunState)}
-    odd = [name for name, kind in names.items() if name not in run or type(run[name]) not in kind]
-    if odd or run.keys() - names.keys():
-        return odd + sorted(map(str, run.keys() - names.keys()))
-    least = {"best_step": -1, "last_eval_step": -1, "rewound_to": -1} | dict.fromkeys(MOST, 1)
-    for name in names:
-        if type(run[name]) is int:
-            odd += (
-                [name]
-                if not least.get(name, 0) <= run[name] <= MOST.get(name, LARGEST_COUNT)
-                else []
-            )
-    rows = {"bad_steps": [int, int, float, float], "skipped_ranges": [int] * 2}
-    rows |= {"size_history": [int, int, int, str], "sizes_rejected": [int, int, int, str]}
-    for name, types in rows.items():
-        rows_fit = all(type(row) is list and [*map(type, row)] == types for row in run[name])
-        small = rows_fit and all(_is_small(value) for row in run[name] for value in row)
-        odd += [] if small else [name]
-    odd += [] if all(type(loss) is float for loss in run["recent_losses"]) else ["recent_losses"]
-    odd += ["time_s"] if not 0 <= run["time_s"] < math.inf else []
-    odd += ["position"] if run["position"] < run["global_step"] else []
-    odd += ["skipped_steps"] if run["skipped_steps"] > run["global_step"] else []
-    odd += [name for name in ("run_id", "global_step") if run[name] != stored[name]]
-    odd += ["attention"] if run["attention"] not in KERNELS else []
-    odd += ["precision"] if run["precision"] not in ("fp32", "bf16", "fp16") else []
-    odd += ["muon_precision"] if run["muon_precision"] not in ("fp32", "bf16") else []
-    try:  # on generators of its own: what cannot be set there must not be half set later
-        version, internal, gauss = rng["python"]
+def odd_counters(stored: Mapping[str, Any]) -> list[str]:
+    """Return the names of the counters and generators that cannot be what a run has saved."""
+    odd = []
+    try:
+        state = RunState.model_validate(stored["state"])
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in problem["loc"][:2]) or "state"
+            if name not in odd:
+                odd.append(name)
+    else:
+        if state.run_id != stored["run_id"]:
+            odd.append("run_id")
+        if state.progress.global_step != stored["global_step"]:
+            odd.append("global_step")
+    if not _generators_fit(stored["rng"]):
+        odd.append("rng")
+    return odd
+
+
+def _generators_fit(states: Mapping[str, Any]) -> bool:
+    """Tell by generators of its own: what cannot be set there must not be half set later."""
+    try:
+        version, internal, gauss = states["python"]
         random.Random().setstate((version, tuple(internal), gauss))
-        kind, keys, *rest = rng["numpy"]
+        kind, keys, *rest = states["numpy"]
         np.random.RandomState().set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-        torch.Generator().set_state(rng["torch"])
+        torch.Generator().set_state(states["torch"])
     except (
         KeyError,
         ValueError,
@@ -87,74 +70,78 @@ def odd_counters(stored: dict[str, Any]) -> list[str]:
         OverflowError,
         AttributeError,
     ):
-        odd.append("rng")
-    return odd
+        return False
+    return True
 
 
-def _is_small(value: float | str) -> bool:
-    """Return whether a value of a row is none that takes a machine's memory, or its patience."""
-    return (
-        len(value) <= LONGEST_TEXT
-        if type(value) is str
-        else type(value) is float or 0 <= value <= LARGEST_COUNT
-    )
-
-
-def check_optimizer(path: Path, found: dict[str, Any], optimizer: Optimizer, updates: int) -> None:
-    """Hold a stored optimizer state against this optimizer, which itself accepts any shape. Raises: CheckpointRejected.
+def check_optimizer(
+    path: Path, stored: Mapping[str, Any], optimizer: Optimizer, updates: int
+) -> None:
+    """Hold a stored optimizer state against this optimizer, which itself accepts any shape.
 
     updates: optimizer updates made so far; after the first one each parameter has a state.
+    Raises: CheckpointRejected.
     """
-    expected = optimizer.state_dict()["param_groups"]
-    groups, state = found.get("param_groups"), found.get("state")
-    alike = isinstance(groups, list) and isinstance(state, dict) and len(groups) == len(expected)
-    for group, own in zip(groups if alike else [], expected, strict=True) if alike else ():
-        alike = (
-            alike
-            and isinstance(group, dict)
-            and group.keys() == own.keys()
-            and group["params"] == own["params"]
-        )
-    if not alike:
+    own_groups = optimizer.state_dict()["param_groups"]
+    groups = stored.get("param_groups")
+    state = stored.get("state")
+    if not (isinstance(state, dict) and _same_groups(groups, own_groups)):
         raise CheckpointRejected(f"{path}: the optimizer's state is of another optimizer or model")
-    settings = (
-        (group, own, key)
-        for group, own in zip(groups, expected, strict=True)
-        for key in own
-        if key != "lr"
-    )
+    assert isinstance(groups, list)
     refuse(
         path,
         "the optimizer's state was made with other settings",
-        sorted({f"{key} is {group[key]!r:.40}, expected {own[key]!r}" for group, own, key in settings
-                if key != "params" and (type(group[key]), group[key]) != (type(own[key]), own[key])}),
-    )  # fmt: skip
-    parameters = [
-        (p, state_names(group)) for group in optimizer.param_groups for p in group["params"]
-    ]
-    problems = []
-    for i, (parameter, names) in enumerate(parameters):
+        _other_settings(groups, own_groups),
+    )
+    parameters = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    problems: list[str] = []
+    for i, (parameter, group) in enumerate(parameters):
         values = state.get(i)
         if not isinstance(values, dict):
-            problems += [f"parameter {i} has no state"] if updates else []
+            if updates:
+                problems.append(f"parameter {i} has no state")
             continue
-        for name in names:
-            problems += tensor_problems(
-                f"{name} of parameter {i}", values.get(name), parameter.shape, parameter.dtype
-            )
-        problems += tensor_problems(
-            f"step of parameter {i}", values.get("step"), torch.Size([]), torch.float32
-        )
+        for name in state_names(group):
+            label = f"{name} of parameter {i}"
+            problems += tensor_problems(label, values.get(name), parameter.shape, parameter.dtype)
+        label = f"step of parameter {i}"
+        problems += tensor_problems(label, values.get("step"), torch.Size([]), torch.float32)
     refuse(path, "the optimizer's state does not fit", problems)
 
 
-def check_scaler(path: Path, found: dict[str, Any], scaler: SafeGradScaler) -> None:
-    """Hold a stored scaler state against this scaler, which itself raises half-way. Raises: CheckpointRejected."""
-    if not found:  # of torch's own scaler, disabled
+def _same_groups(groups: Any, own_groups: list[dict[str, Any]]) -> bool:
+    """Return whether stored parameter groups have the names and the parameters of our own."""
+    if not isinstance(groups, list) or len(groups) != len(own_groups):
+        return False
+    for group, own in zip(groups, own_groups, strict=True):
+        if not isinstance(group, dict) or group.keys() != own.keys():
+            return False
+        if group["params"] != own["params"]:
+            return False
+    return True
+
+
+def _other_settings(groups: list[dict[str, Any]], own_groups: list[dict[str, Any]]) -> list[str]:
+    """Return one line for each setting that differs; the learning rate is set anew each step."""
+    lines = set()
+    for group, own in zip(groups, own_groups, strict=True):
+        for key in own.keys() - {"lr", "params"}:
+            if (type(group[key]), group[key]) != (type(own[key]), own[key]):
+                lines.add(f"{key} is {group[key]!r:.{SHOWN_VALUE}}, expected {own[key]!r}")
+    return sorted(lines)
+
+
+def check_scaler(path: Path, stored: Mapping[str, Any], scaler: SafeGradScaler) -> None:
+    """Hold a stored scaler state against this scaler, which itself raises half-way.
+
+    Raises: CheckpointRejected.
+    """
+    if not stored:  # of torch's own scaler, disabled
         return
-    expected = scaler.state_dict()
-    problems = [f"{key} is missing or unknown" for key in found.keys() ^ expected.keys()]
-    for key in found.keys() & expected.keys():
-        number = type(found[key]) is type(expected[key]) and 0 <= found[key] < math.inf
-        problems += [] if number else [f"{key} is {found[key]!r:.40}"]
+    own = scaler.state_dict()
+    problems = [f"{key} is missing or unknown" for key in stored.keys() ^ own.keys()]
+    for key in stored.keys() & own.keys():
+        value = stored[key]
+        if type(value) is not type(own[key]) or not 0 <= value < math.inf:
+            problems.append(f"{key} is {value!r:.{SHOWN_VALUE}}")
     refuse(path, "the scaler's state does not fit", problems)

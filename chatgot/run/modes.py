@@ -1,28 +1,211 @@
-"""What is chosen for a run (measured or remembered), and how it changes."""
+"""What is chosen for a run (measured here, or remembered by its checkpoint), and how it changes.
+
+The order of the choices: threads, precision, attention's kernel, then (once the model is there)
+the proof of mixed precision, compilation, the proof of gradient checkpointing. Each one is
+measured in the modes that were chosen before it. A resumed run keeps what its checkpoint says.
+"""
 
 import logging
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointError
 
+from chatgot.config import MAX_THREADS, Config, TrainingConfig
+from chatgot.data.windows import TrainingWindows
+from chatgot.errors import ConfigError
+from chatgot.logs.events import event
+from chatgot.machine.device import DTYPES, set_threads
+from chatgot.machine.measured import fast_threads
+from chatgot.model.attention import pick_attention
+from chatgot.model.gpt import GPT
+from chatgot.numerics.compilation import Work, choose_compile
 from chatgot.numerics.grad_scaler import SafeGradScaler
-from chatgot.numerics.gradient_checkpointing import disable_gradient_checkpointing
-from chatgot.run.run_state import RunState
+from chatgot.numerics.gradient_checkpointing import (
+    disable_gradient_checkpointing,
+    enable_gradient_checkpointing,
+)
+from chatgot.numerics.optim import last_step
+from chatgot.numerics.precision import autocast, pick_precision, prove_mixed_precision
+from chatgot.run.run_state import Modes, Precision, RunState
 
 logger = logging.getLogger(__name__)
 
+Stored = Mapping[str, Any]  # a checkpoint's content
 
-def change_precision(run: RunState, scaler: SafeGradScaler, precision: str) -> None:
+
+def choose_modes(config: Config, device: torch.device, stored: Stored | None) -> Modes:
+    """Choose threads, precision and attention's kernel; the threads are set from now on.
+
+    Raises: ConfigError.
+    """
+    modes = Modes()
+    threads = _wanted_threads(config, device, stored)
+    if threads is not None and threads > MAX_THREADS:
+        raise ConfigError(f"OMP_NUM_THREADS: found {threads}, expected at most {MAX_THREADS}")
+    modes.threads = set_threads(threads)
+    if stored is not None and _asks_for_same_precision(config, stored):
+        modes.precision = stored["state"]["modes"]["precision"]
+    else:
+        modes.precision = pick_precision(config, device)
+    modes.attention = _choose_attention(config, device, modes.precision, stored)
+    return modes
+
+
+def prove_precision(
+    modes: Modes, config: Config, model: GPT, windows: TrainingWindows, stored: Stored | None
+) -> None:
+    """Let the model use attention's kernel; prove mixed precision with it, or fall back to fp32.
+
+    The proof is on the first micro-batch. Where it fails with attention by products, which rounds
+    more, and the kernel was not asked for, sdpa is tried. A resumed run was proven before.
+    """
+    model.use_attention(modes.attention)
+    if modes.precision == "fp32":
+        return
+    if stored is not None and _asks_for_same_precision(config, stored):
+        return
+    settings = config.training
+    first = windows.starts(0, settings.sequences_per_step)[: settings.batch_size]
+    batch = windows.batch(first)
+    kernels = [modes.attention]
+    if modes.attention == "products" and settings.attention == "auto" and stored is None:
+        kernels.append("sdpa")
+    for kernel in kernels:
+        model.use_attention(kernel)
+        difference = prove_mixed_precision(model, batch, modes.precision)
+        if not difference:
+            modes.attention = kernel
+            return
+    logger.warning(
+        "mixed precision is off: %s with attention by %s differs from fp32 "
+        "on the first micro-batch (%s)",
+        modes.precision,
+        kernel,
+        difference,
+        extra=event("precision", old=modes.precision, new="fp32", reason="proof failed"),
+    )
+    modes.precision = "fp32"
+    modes.attention = _choose_attention(config, windows.device, "fp32", stored)
+    model.use_attention(modes.attention)
+
+
+def choose_compilation(
+    state: RunState, config: Config, model: GPT, windows: TrainingWindows, stored: Stored | None
+) -> bool:
+    """Compile the blocks where it is asked for, or pays in what is left of the run.
+
+    Returns whether they are compiled now.
+    """
+    settings = config.training
+    compiled_before = None
+    steps_done, seconds_done = 0, 0.0
+    if stored is not None:
+        steps_done = stored["state"]["progress"]["global_step"]
+        seconds_done = stored["state"]["progress"]["time_s"]
+        if stored["config"]["training"]["compile"] == settings.compile:
+            compiled_before = stored["state"]["modes"]["compiled"]
+    steps_left = seconds_left = math.inf
+    last = last_step(settings, windows.per_epoch)
+    if last is not None:
+        steps_left = max(0, last - steps_done)
+    if settings.max_minutes is not None:
+        seconds_left = max(0.0, 60 * settings.max_minutes - seconds_done)
+    work = Work(
+        config,
+        model,
+        windows.device,
+        state.modes.precision,
+        state.micro_batch.size,
+        steps_left=steps_left,
+        seconds_left=seconds_left,
+    )
+    return choose_compile(work, compiled_before)
+
+
+def start_gradient_checkpointing(
+    modes: Modes, config: Config, model: GPT, device: torch.device, stored: Stored | None
+) -> None:
+    """Switch gradient checkpointing on where it is asked for, proven, and did not fail before."""
+    asked = config.training.gradient_checkpointing
+    if not asked:
+        return
+    if stored is not None and stored["state"]["modes"]["gradient_checkpointing_failed"]:
+        return
+    with autocast(device, modes.precision):
+        enable_gradient_checkpointing(model, every=2 if asked == "every_2" else 1)
+
+
+def change_precision(state: RunState, scaler: SafeGradScaler, precision: Precision) -> None:
     """Go on in another precision from the next step; fp16 alone needs its loss scaled."""
-    run.precision, run.good_steps, run.bad_before_rung = precision, 0, len(run.bad_steps)
+    state.modes.precision = precision
+    state.health.good_steps = 0
+    state.health.bad_before_rung = len(state.health.bad_steps)
     scaler.set_rung(enabled=precision == "fp16")
 
 
-def give_up_recomputation(model: nn.Module, run: RunState, error: CheckpointError) -> None:
-    """Switch recomputation off for the rest of the run: in the step in hand a recomputation differed."""
+def give_up_gradient_checkpointing(
+    model: nn.Module, state: RunState, error: CheckpointError
+) -> None:
+    """Switch gradient checkpointing off for the rest of the run: a recomputation differed."""
     disable_gradient_checkpointing(model)
-    run.recompute_off = True
+    state.modes.gradient_checkpointing_failed = True
+    reason = str(error).strip().splitlines()[0]
     logger.warning(
-        "step %d is done again without gradient checkpointing, which stays off: a recomputation differed (%s)",
-        run.global_step + 1, str(error).strip().splitlines()[0],
-    )  # fmt: skip
+        "step %d is done again without gradient checkpointing, which stays off: "
+        "a recomputation differed (%s)",
+        state.progress.global_step + 1,
+        reason,
+        extra=event("gradient_checkpointing", on=False, reason=reason),
+    )
+
+
+def asked_for_another_precision(before: TrainingConfig, now: TrainingConfig) -> bool:
+    """Return whether the user wants another precision than the stored configuration."""
+    asked_before = (before.mixed_precision, before.precision_dtype)
+    return asked_before != (now.mixed_precision, now.precision_dtype)
+
+
+def _asks_for_same_precision(config: Config, stored: Stored) -> bool:
+    before = TrainingConfig(**stored["config"]["training"])
+    return not asked_for_another_precision(before, config.training)
+
+
+def _wanted_threads(config: Config, device: torch.device, stored: Stored | None) -> int | None:
+    """Return the threads that the user asks for or a checkpoint has; None: torch's own number."""
+    wanted = config.training.threads
+    variable = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted is None and variable.isdecimal():
+        wanted = int(variable) or None
+    if stored is None:
+        if wanted is None and device.type == "cpu":
+            return fast_threads(config.model.d_model)
+        return wanted
+    threads: int = stored["state"]["modes"]["threads"]
+    if wanted not in (None, threads):
+        logger.warning(
+            "%d threads as in the checkpoint, not %d: another number would give other bits",
+            threads,
+            wanted,
+        )
+    return threads
+
+
+def _choose_attention(
+    config: Config, device: torch.device, precision: str, stored: Stored | None
+) -> str:
+    """Return attention's kernel: the checkpoint's, else the one asked for or measured fast."""
+    asked = config.training.attention
+    if stored is None:
+        shape = config.model
+        return pick_attention(asked, shape, config.training.batch_size, device, DTYPES[precision])
+    kernel: str = stored["state"]["modes"]["attention"]
+    if asked not in ("auto", kernel):
+        logger.warning(
+            "attention by %s as in the checkpoint: another kernel would give other bits", kernel
+        )
+    return kernel

@@ -1,72 +1,89 @@
-"""Everything that changes while training, in one place: collect it, restore it."""
+"""Everything of a run that changes while training: counters in named parts, and how they are stored.
+
+Weights, optimizer and loss scaler keep their own state. One model of the counters checks what is
+loaded and what is about to be saved, so nothing can be saved that cannot be loaded.
+"""
 
 import copy
 import math
 import random
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 import torch
-from torch import nn
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from chatgot.config import MAX_THREADS
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import allocate_state
 
+LARGEST_COUNT = 1 << 62
+LARGEST_MICRO_BATCH = 1 << 30  # sequences; what every machine refuses anyway
 
-@dataclass
-class RunState:
-    """The counters of a run; weights, optimizer and scaler keep their own state."""
+Precision = Literal["fp32", "bf16", "fp16"]
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+Step = Annotated[int, Field(ge=-1, le=LARGEST_COUNT)]  # -1: never yet
+Sequences = Annotated[int, Field(ge=1, le=LARGEST_MICRO_BATCH)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Reason = Annotated[str, Field(max_length=1000)]
 
-    run_id: str  # {config}_{timestamp}
-    precision: str  # fp32, bf16 or fp16: what is in force
-    micro_batch_size: int  # sequences per forward and backward
-    threads: int  # CPU threads: other numbers give other bits
-    attention: str = "sdpa"  # the kernel: another one gives other bits, and so does compiling
-    compiled: bool = False  # the blocks run compiled
-    muon_precision: str = "fp32"  # of the products of Muon's updates
-    eval_batch_size: int = 1  # sequences per forward of an evaluation
-    size_history: list = field(
-        default_factory=list
-    )  # [step, from, to, why] of each change of micro_batch_size
-    sizes_rejected: list = field(default_factory=list)  # [size, times, not before this step, why]
-    next_growth_step: int = 0  # no larger size is tried before this step
-    asked_precision: str = "fp32"  # what the run began with; a fallback may lower `precision`
-    global_step: int = 0  # optimizer updates attempted
-    position: int = 0  # index of the group of sequences that the next step trains on
-    tokens: int = 0  # tokens trained on
-    time_s: float = 0.0  # seconds in the training loop, over all resumes
-    skipped_steps: int = 0  # of the steps up to global_step: those whose update was left out
-    skips: int = 0  # the same, with those that a rewind has undone
-    bad_steps: list = field(
-        default_factory=list
-    )  # those in a row: [step, position, loss, gradient norm] of each
-    best_train_loss: float = math.inf  # lowest loss of a step so far
-    recent_losses: list = field(
-        default_factory=list
-    )  # of the last good steps, for the spike statistic
-    rewinds: int = 0
-    rewound_to: int = -1  # step of the last rewind's file, 0 for the start
-    skipped_ranges: list = field(
-        default_factory=list
-    )  # [first, end): positions that rewinds leave out
-    good_steps: int = 0  # in a row, since the precision in force was taken up
-    bad_before_rung: int = 0  # of `bad_steps`: those before the precision was lowered
-    precision_raised: bool = False  # after a fallback it may climb back once
-    from_seed: bool = True  # began with fresh weights, not with another run's
-    last_proof_step: int = 0  # gradient checkpointing's last proof
-    recompute_off: bool = False  # gradient checkpointing failed its proof, or a step, and stays off
+
+def kept(default: Any) -> Any:
+    """Declare a counter that a rewind leaves as it is; all others go back with the weights."""
+    return Field(default, json_schema_extra={"kept_on_rewind": True})
+
+
+class Part(BaseModel):
+    """A group of counters: exact types, no unknown names."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", revalidate_instances="always")
+
+
+class BadStep(Part):
+    """A step whose loss or gradient was not finite, or whose loss was far too high."""
+
+    step: Count
+    position: Count
+    loss: float
+    grad_norm: float
+
+
+class SizeChange(Part):
+    """One change of the micro-batch, before the step after `step`."""
+
+    step: Count
+    old: Sequences
+    new: Sequences
+    reason: Reason
+
+
+class RejectedSize(Part):
+    """A micro-batch that is not tried again before the step `until`."""
+
+    size: Sequences
+    times: Count
+    until: Count
+    reason: Reason
+
+
+class Progress(Part):
+    """How far the run is."""
+
+    global_step: Count = 0  # optimizer updates attempted
+    position: Count = 0  # index of the group of sequences that the next step trains on
+    skipped_ranges: list[tuple[Count, Count]] = []  # [first, end) of positions, in order
+    skipped_steps: Count = 0  # of the steps up to global_step: those whose update was left out
+    tokens: Count = 0  # tokens trained on
+    time_s: float = Field(  # in the training loop, over all resumes
+        0.0, ge=0, allow_inf_nan=False, json_schema_extra={"kept_on_rewind": True}
+    )
     train_loss: float | None = None  # of the last step: token-weighted mean, nats per token
     grad_norm: float | None = None  # of the last step, before clipping
     lr: float | None = None  # of the last step
     tokens_per_s: float | None = None  # of the steps between the last two rows
-    val_loss: float | None = None  # of the last evaluation, nats per token
-    best_val_loss: float = math.inf
-    best_step: int = -1
-    last_eval_step: int = -1
-    last_sample_step: int = 0  # untrained weights are not sampled, and not saved
-    last_save_step: int = 0
 
     def advance(self) -> None:
         """Go to the next group of sequences, past those that a rewind leaves out."""
@@ -79,29 +96,133 @@ class RunState:
             if first <= self.position < end:
                 self.position = end
 
-    def due(self, interval: int | None, last: int) -> bool:
-        """Return whether something done every `interval` steps, last at step `last`, is to be done now."""
-        return (
-            interval is not None and self.global_step % interval == 0 and last != self.global_step
-        )
+    @model_validator(mode="after")
+    def _counts_fit_each_other(self) -> "Progress":
+        if self.position < self.global_step:
+            raise ValueError("position is below global_step")
+        if self.skipped_steps > self.global_step:
+            raise ValueError("skipped_steps is above global_step")
+        return self
+
+
+class Modes(Part):
+    """How steps are computed: each choice gives other bits, so a resumed run keeps them."""
+
+    precision: Precision = kept("fp32")  # in force
+    asked_precision: Precision = kept("fp32")  # at the start; a fallback may lower `precision`
+    precision_raised: bool = kept(False)  # after a fallback it may climb back, once
+    attention: Literal["sdpa", "products"] = kept("sdpa")  # the kernel
+    compiled: bool = kept(False)  # the blocks run compiled
+    muon_precision: Literal["fp32", "bf16"] = kept("fp32")  # of the products of Muon's updates
+    threads: int = Field(1, ge=1, le=MAX_THREADS, json_schema_extra={"kept_on_rewind": True})
+    gradient_checkpointing_failed: bool = kept(False)  # in its proof or in a step; it stays off
+
+
+class MicroBatch(Part):
+    """How many sequences go through the model at once."""
+
+    size: Sequences = kept(1)  # per forward and backward
+    eval_size: Sequences = kept(1)  # per forward of an evaluation
+    history: list[SizeChange] = kept([])
+    rejected: list[RejectedSize] = kept([])  # in ascending order of size
+    next_growth_step: Count = kept(0)  # no larger size is tried before this step
+
+
+class Health(Part):
+    """How well the steps went, and what was done about those that did not."""
+
+    good_steps: Count = 0  # in a row, since the precision in force was taken up
+    bad_steps: list[BadStep] = []  # those in a row up to now
+    bad_before_rung: Count = 0  # of `bad_steps`: those before the precision was lowered
+    skips: Count = kept(0)  # updates left out, also those that a rewind has undone
+    rewinds: Count = kept(0)
+    rewound_to: Step = kept(-1)  # step of the last rewind's checkpoint, 0 for the start
+    best_train_loss: float = math.inf  # lowest loss of a step so far
+    recent_losses: list[Finite] = []  # of the last good steps, for the spike statistic
+
+
+class Marks(Part):
+    """What was done at which step, so that nothing is done twice at one step after a resume."""
+
+    val_loss: float | None = None  # of the last evaluation, nats per token
+    best_val_loss: float = math.inf
+    best_step: Step = -1
+    last_eval_step: Step = -1
+    last_sample_step: Count = 0  # untrained weights are not sampled
+    last_save_step: Step = 0  # and not saved; -1 for weights of another run, which are
+    last_proof_step: Count = 0  # of gradient checkpointing
+
+
+class RunState(Part):
+    """All counters of a run."""
+
+    run_id: str = kept("")  # {config}_{timestamp}; a new run has none yet
+    from_seed: bool = True  # began with fresh weights, not with another run's
+    progress: Progress = Field(default_factory=Progress)
+    modes: Modes = Field(default_factory=Modes)
+    micro_batch: MicroBatch = Field(default_factory=MicroBatch)
+    health: Health = Field(default_factory=Health)
+    marks: Marks = Field(default_factory=Marks)
+
+
+def overwrite(state: RunState, other: RunState) -> None:
+    """Give `state` the values of `other`, in place: who holds the state or a part of it sees them."""
+    for name in RunState.model_fields:
+        mine, theirs = getattr(state, name), getattr(other, name)
+        if isinstance(mine, Part):
+            for field in type(mine).model_fields:
+                setattr(mine, field, copy.deepcopy(getattr(theirs, field)))
+        else:
+            setattr(state, name, theirs)
+
+
+def after_rewind(now: RunState, stored: RunState) -> RunState:
+    """Return the counters after going back to `stored`: those that a rewind leaves as they are now."""
+    result = stored.model_copy(deep=True)
+    _keep(now, result)
+    for name in RunState.model_fields:
+        part = getattr(result, name)
+        if isinstance(part, Part):
+            _keep(getattr(now, name), part)
+    return result
+
+
+def _keep(now: Part, result: Part) -> None:
+    for name, field in type(now).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("kept_on_rewind"):
+            setattr(result, name, copy.deepcopy(getattr(now, name)))
+
+
+class StoredState(TypedDict):
+    """What changes while training, as plain values and tensors."""
+
+    model_state_dict: dict[str, Tensor]
+    optimizer_state_dict: dict[str, Any]
+    scaler_state_dict: dict[str, Any]
+    state: dict[str, Any]  # RunState, nested
+    rng: dict[str, Any]
 
 
 def collect_state(
-    run: RunState, model: nn.Module, optimizer: Optimizer, scaler: SafeGradScaler
-) -> dict[str, Any]:
-    """Return everything that changes while training, as plain values and tensors (shared, not copied)."""
+    state: RunState, model: nn.Module, optimizer: Optimizer, scaler: SafeGradScaler
+) -> StoredState:
+    """Return everything that changes while training; tensors are shared, not copied.
+
+    The counters are checked as they are when loaded: what could not be loaded is not saved.
+    """
     return {
         "model_state_dict": model.state_dict(),
         "optimizer_state_dict": optimizer.state_dict(),
         "scaler_state_dict": scaler.state_dict(),
-        "run": asdict(run),
+        "state": RunState.model_validate(state.model_dump()).model_dump(),
         "rng": generator_states(),
     }
 
 
 def restore_state(
-    stored: dict[str, Any],
-    run: RunState,
+    stored: Mapping[str, Any],
+    state: RunState,
     model: nn.Module,
     optimizer: Optimizer,
     scaler: SafeGradScaler,
@@ -111,15 +232,14 @@ def restore_state(
     optimizer.load_state_dict(stored["optimizer_state_dict"])
     allocate_state(optimizer)  # a state from before the first update has none
     scaler.load_state_dict(stored["scaler_state_dict"])
-    for item in fields(RunState):
-        setattr(run, item.name, copy.deepcopy(stored["run"][item.name]))
+    overwrite(state, RunState.model_validate(stored["state"]))
     set_generator_states(stored["rng"])
 
 
 def generator_states() -> dict[str, Any]:
     """Return the states of all global generators as tensors, lists and plain numbers."""
-    kind, keys, *rest = np.random.get_state()
-    states = {
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
         "numpy": [kind, keys.tolist(), *rest],
@@ -129,7 +249,8 @@ def generator_states() -> dict[str, Any]:
     return states
 
 
-def set_generator_states(states: dict[str, Any]) -> None:
+def set_generator_states(states: Mapping[str, Any]) -> None:
+    """Put the states that `generator_states` returned back into the global generators."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = states["numpy"]

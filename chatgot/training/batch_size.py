@@ -1,20 +1,25 @@
-"""Which micro-batch fits, pays and is proven equal: halved when memory runs out, raised after a validated trial.
+"""Which micro-batch fits, pays and is proven equal.
 
-One step trains on the same sequences with the same weighting whatever `micro_batch_size` is; it decides only how many
-of them go through at once. Trials compute real sequences of the next step and throw their gradients away: generators,
-data position, weights and counters stay as they are.
+It is halved when memory runs out, raised after a validated trial. One step trains on the same
+sequences with the same weighting whatever its size; the size decides only how many of them go
+through at once. Trials compute real sequences of the next step and throw their gradients away:
+generators, data position, weights and counters stay as they are.
+
+Letters: S sequences of one optimizer step.
 """
 
 import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from chatgot.config import Config, TrainingConfig
+from chatgot.config import TrainingConfig
 from chatgot.errors import OutOfMemory
+from chatgot.logs.events import event
 from chatgot.machine.device import preserved_generators
 from chatgot.machine.measured import synchronise
 from chatgot.machine.memory import (
@@ -29,27 +34,26 @@ from chatgot.machine.memory import (
 from chatgot.model.gpt import without_dropout
 from chatgot.numerics.accumulation import add_gradients
 from chatgot.numerics.precision import PROOF_SCALE
-from chatgot.run.assembly import Training
-from chatgot.run.modes import give_up_recomputation
-from chatgot.run.run_state import RunState
+from chatgot.run.assembly import Run
+from chatgot.run.modes import give_up_gradient_checkpointing
+from chatgot.run.run_state import RejectedSize, SizeChange
 
 logger = logging.getLogger(__name__)
 
-GRADIENT_TOLERANCE = {
-    "fp32": 1e-5,
-    "bf16": 2e-2,
-    "fp16": 2e-2,
-}  # between two cuts, relative to the gradient's norm
-SEARCH_S, COMPARE_S = (
-    12.0,
-    3.0,
-)  # seconds that the search at the start may take, and each pass of its comparison
-TIMED_SEQUENCES = 6  # at least so many are timed, so that what comes once in a step does not count as much as a pass
-ROUNDS = 3  # the first one finds out what fits, touches the memory, and takes one micro-batch only
+# largest difference between the gradients of two cuts, relative to the gradient's norm
+GRADIENT_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
+SEARCH_S = 12.0  # the search at the start may take so long
+COMPARE_S = 3.0  # and each pass of its comparison so long
+TIMED_SEQUENCES = 6  # to time at least, or per-step overhead would dominate
+ROUNDS = 3  # the first one finds what fits: it touches the memory, with one micro-batch only
+BYTES_PER_PARAMETER = 16  # weights, gradients, two moments, 4 bytes each
+LONGEST_WAIT = 1e12  # steps until a rejected size is tried again
+
+Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
 
 def ladder(settings: TrainingConfig) -> list[int]:
-    """Return the sizes that trials may choose, in ascending order: the maximum, its half, and so on to the minimum."""
+    """Return the sizes that trials may choose, ascending: the maximum, its half, ..., the minimum."""
     dynamic = settings.dynamic_batch_size
     sizes = [dynamic.maximum or settings.sequences_per_step]
     while sizes[-1] // 2 >= dynamic.minimum:
@@ -57,274 +61,393 @@ def ladder(settings: TrainingConfig) -> list[int]:
     return sorted({*sizes, dynamic.minimum})
 
 
-def shrink(run: RunState, config: Config, model: nn.Module) -> None:
-    """Halve `micro_batch_size` after an out-of-memory error; the size that failed is not tried again for a while.
+def shrink(run: Run) -> None:
+    """Halve the micro-batch after an out-of-memory error; remember the size that failed.
 
     Raises: OutOfMemory, with advice, at the minimum and where the batch size is not dynamic.
     """
-    dynamic, size = config.training.dynamic_batch_size, run.micro_batch_size
+    state = run.state
+    dynamic = run.config.training.dynamic_batch_size
+    size = state.micro_batch.size
+    step = state.progress.global_step + 1
     if not dynamic.enabled or size <= dynamic.minimum:
-        raise OutOfMemory(advice(run, config, model), unchanged=True)
-    reject(run, config, size, f"out of memory in step {run.global_step + 1}")
+        raise OutOfMemory(advice(run), unchanged=True)
+    reject(run, size, f"out of memory in step {step}")
     smaller = max(dynamic.minimum, size // 2)
     logger.warning(
-        "step %d: out of memory: micro_batch_size %d -> %d, the step is done again with the same %d sequences",
-        run.global_step + 1, size, smaller, config.training.sequences_per_step,
-    )  # fmt: skip
-    change(run, smaller, "out of memory")
-    run.next_growth_step = run.global_step + dynamic.growth_interval_steps
+        "step %d: out of memory: micro_batch_size %d -> %d, "
+        "the step is done again with the same %d sequences",
+        step,
+        size,
+        smaller,
+        run.config.training.sequences_per_step,
+        extra=event("micro_batch", old=size, new=smaller, reason="oom"),
+    )
+    change_size(run, smaller, "out of memory")
+    state.micro_batch.next_growth_step = state.progress.global_step + dynamic.growth_interval_steps
 
 
-def change(run: RunState, size: int, why: str) -> None:
-    run.size_history = [*run.size_history, [run.global_step, run.micro_batch_size, size, why]]
-    run.micro_batch_size = size
+def change_size(run: Run, size: int, reason: str) -> None:
+    """Take another micro-batch from the next step on, and remember why."""
+    micro_batch = run.state.micro_batch
+    change = SizeChange(
+        step=run.state.progress.global_step, old=micro_batch.size, new=size, reason=reason
+    )
+    micro_batch.history = [*micro_batch.history, change]
+    micro_batch.size = size
 
 
-def reject(run: RunState, config: Config, size: int, why: str) -> int:
-    """Remember that a size is no good for now, each time for longer; return the step before which it is not tried."""
-    dynamic = config.training.dynamic_batch_size
-    times = next((row[1] for row in run.sizes_rejected if row[0] == size), 0) + 1
-    wait = min(dynamic.growth_interval_steps * dynamic.growth_backoff ** min(times - 1, 64), 1e12)
-    until = run.global_step + math.ceil(wait)
-    others = [row for row in run.sizes_rejected if row[0] != size]
-    run.sizes_rejected = sorted([*others, [size, times, until, why]])
+def reject(run: Run, size: int, reason: str) -> int:
+    """Remember that a size is no good for now, each time for longer.
+
+    Returns the step before which it is not tried again.
+    """
+    micro_batch = run.state.micro_batch
+    dynamic = run.config.training.dynamic_batch_size
+    times = 1 + sum(rejected.times for rejected in micro_batch.rejected if rejected.size == size)
+    waits = dynamic.growth_backoff ** min(times - 1, 64)
+    wait = min(dynamic.growth_interval_steps * waits, LONGEST_WAIT)
+    until = run.state.progress.global_step + math.ceil(wait)
+    others = [rejected for rejected in micro_batch.rejected if rejected.size != size]
+    others.append(RejectedSize(size=size, times=times, until=until, reason=reason))
+    micro_batch.rejected = sorted(others, key=lambda rejected: rejected.size)
     return until
 
 
-def adapt(training: Training, stopped: Callable[[], bool]) -> bool:
+def fit_micro_batch(run: Run, stopped: Stopped) -> bool:
     """Before a step: find the first size, or try the next larger one when its time has come.
 
-    Returns False when `stopped` said so in between: nothing is decided then, and it begins again after a resume.
+    Returns False when `stopped` said so in between: nothing is decided then, and it begins again
+    after a resume.
     Raises: OutOfMemory when not even the smallest size fits.
     """
-    run, dynamic = training.run, training.config.training.dynamic_batch_size
+    dynamic = run.config.training.dynamic_batch_size
     if not dynamic.enabled:
         return True
-    sizes = ladder(training.config.training)
-    asked = (
-        run.micro_batch_size if dynamic.initial == "auto" or run.size_history else dynamic.initial
+    sizes = ladder(run.config.training)
+    _obey_settings(run, sizes)
+    with preserved_generators(run.device):
+        if dynamic.initial == "auto" and not run.state.micro_batch.history:
+            return find(run, sizes, stopped)
+        larger = _size_to_try(run, sizes)
+        return larger is None or grow(run, larger, stopped)
+
+
+def _obey_settings(run: Run, sizes: list[int]) -> None:
+    """Take the size that initial, minimum and maximum ask for: a resume may have changed them."""
+    dynamic = run.config.training.dynamic_batch_size
+    micro_batch = run.state.micro_batch
+    asked = micro_batch.size
+    if dynamic.initial != "auto" and not micro_batch.history:
+        asked = dynamic.initial
+    size = min(max(asked, sizes[0]), sizes[-1])
+    if size == micro_batch.size:
+        return
+    logger.info(
+        "micro_batch_size %d -> %d: initial, minimum or maximum ask for it",
+        micro_batch.size,
+        size,
+        extra=event("micro_batch", old=micro_batch.size, new=size, reason="settings"),
     )
-    if (
-        size := min(max(asked, sizes[0]), sizes[-1])
-    ) != run.micro_batch_size:  # resumed with other settings
-        logger.info(
-            "micro_batch_size %d -> %d: initial, minimum or maximum ask for it",
-            run.micro_batch_size,
-            size,
-        )
-        change(run, size, "settings")
-    with preserved_generators(training.device):
-        if dynamic.initial == "auto" and not run.size_history:
-            return find(training, sizes, stopped)
-        larger = next((size for size in sizes if size > run.micro_batch_size), None)
-        waiting = next((row[2] for row in run.sizes_rejected if row[0] == larger), 0)
-        due = run.good_steps >= dynamic.growth_interval_steps and run.global_step >= max(
-            run.next_growth_step, waiting
-        )
-        return grow(training, larger, stopped) if larger and due else True
+    change_size(run, size, "settings")
 
 
-def find(training: Training, sizes: list[int], stopped: Callable[[], bool]) -> bool:
-    """Take the fastest size that fits and gives the gradient of the smallest one, tried from small to large."""
-    run, config, begun = training.run, training.config, time.perf_counter()
-    S = config.training.sequences_per_step
-    seconds, rejected = measure(training, sizes, begun + SEARCH_S, stopped)
+def _size_to_try(run: Run, sizes: list[int]) -> int | None:
+    """Return the next larger size when the time for a trial has come, else None."""
+    state = run.state
+    dynamic = run.config.training.dynamic_batch_size
+    larger = next((size for size in sizes if size > state.micro_batch.size), None)
+    if larger is None or state.health.good_steps < dynamic.growth_interval_steps:
+        return None
+    waits = [rejected.until for rejected in state.micro_batch.rejected if rejected.size == larger]
+    earliest = max([state.micro_batch.next_growth_step, *waits])
+    return larger if state.progress.global_step >= earliest else None
+
+
+def find(run: Run, sizes: list[int], stopped: Stopped) -> bool:
+    """Take the fastest size that fits and gives the gradient of the smallest one."""
+    state = run.state
+    start = time.perf_counter()
+    seconds, rejected = measure(run, sizes, start + SEARCH_S, stopped)
     if stopped():
         return False
     if not seconds:
-        run.micro_batch_size = sizes[0]
-        raise OutOfMemory(advice(run, config, training.model), unchanged=True)
+        state.micro_batch.size = sizes[0]
+        raise OutOfMemory(advice(run), unchanged=True)
+    chosen = _fastest_equal(run, sizes, seconds, rejected, stopped)
+    if chosen is None:
+        return False
+    for size in sizes:
+        if size > chosen:
+            reject(run, size, rejected.get(size, "slower"))
+    T = run.train_windows.T
+    rates = {size: T / seconds[size] for size in sorted(seconds)}
+    words = [f"{size}: {rate:,.0f} tokens/s" for size, rate in rates.items()]
+    words += [f"{size}: {reason}" for size, reason in sorted(rejected.items())]
+    old = state.micro_batch.size
+    logger.info(
+        "micro_batch_size %d -> %d: the fastest valid size (%s), found in %.1f s",
+        old,
+        chosen,
+        "; ".join(words),
+        time.perf_counter() - start,
+        extra=event("micro_batch", old=old, new=chosen, reason="fastest", tokens_per_s=rates),
+    )
+    change_size(run, chosen, "fastest at the start")
+    interval = run.config.training.dynamic_batch_size.growth_interval_steps
+    state.micro_batch.next_growth_step = state.progress.global_step + interval
+    return True
+
+
+def _fastest_equal(
+    run: Run,
+    sizes: list[int],
+    seconds: dict[int, float],
+    rejected: dict[int, str],
+    stopped: Stopped,
+) -> int | None:
+    """Return the size with the fastest step whose gradient equals the smallest size's.
+
+    Adds to `rejected` why faster ones are not taken. None: stopped in between.
+    """
+    S = run.config.training.sequences_per_step
 
     def step_seconds(size: int) -> float:
         rest = S % size
         return S // size * size * seconds[size] + rest * seconds.get(rest, seconds[size])
 
-    chosen = sizes[0]
+    smallest = sizes[0]
     for size in sorted(seconds, key=step_seconds):
-        chosen = size
-        compared = max(
-            size, min(S, int(COMPARE_S / seconds[sizes[0]]))
-        )  # a large step is compared in part
         if stopped():
-            return False
-        if size == sizes[0] or not (why := difference(training, compared, sizes[0], size)):
-            break
-        rejected[size] = why
-    rates = {
-        size: f"{size}: {training.train_windows.T / seconds[size]:,.0f} tokens/s"
-        for size in sorted(seconds)
-    }
-    for size in (size for size in sizes if size > chosen):
-        reject(run, config, size, rejected.get(size, "slower"))
-    reasons = [f"{size}: {why}" for size, why in sorted(rejected.items())]
-    logger.info(
-        "micro_batch_size %d -> %d: the fastest valid size (%s), found in %.1f s",
-        run.micro_batch_size, chosen, "; ".join([*rates.values(), *reasons]), time.perf_counter() - begun,
-    )  # fmt: skip
-    change(run, chosen, "fastest at the start")
-    run.next_growth_step = (
-        run.global_step + config.training.dynamic_batch_size.growth_interval_steps
-    )
-    return True
+            return None
+        if size == smallest:
+            return size
+        # a large step is compared in part
+        sequences = max(size, min(S, int(COMPARE_S / seconds[smallest])))
+        problem = difference(run, sequences, smallest, size)
+        if not problem:
+            return size
+        rejected[size] = problem
+    return smallest
 
 
-def grow(training: Training, larger: int, stopped: Callable[[], bool]) -> bool:
-    """Try the next larger size on the next step's sequences; take it if it fits, pays and gives the same gradient."""
-    run, config, begun = training.run, training.config, time.perf_counter()
-    dynamic, size, S = (
-        config.training.dynamic_batch_size,
-        run.micro_batch_size,
-        config.training.sequences_per_step,
-    )
-    seconds, rejected = measure(training, [size, larger], math.inf, stopped)
+def grow(run: Run, larger: int, stopped: Stopped) -> bool:
+    """Try the next larger size on the next step's sequences.
+
+    It is taken if it fits, pays and gives the same gradient. Returns False when stopped.
+    """
+    state = run.state
+    start = time.perf_counter()
+    size = state.micro_batch.size
+    seconds, rejected = measure(run, [size, larger], math.inf, stopped)
     if stopped():
         return False
-    why = rejected.get(larger) or rejected.get(size, "")
-    gain = 0.0 if why else seconds[size] / seconds[larger] - 1
-    if not why and gain < dynamic.minimum_gain:
-        why = f"tokens/s change by {gain:+.1%}, at least {dynamic.minimum_gain:+.1%} is wanted"
-    if not why:
-        why = difference(training, S, size, larger)
-    trial_s = time.perf_counter() - begun
-    if why:
-        until = reject(run, config, larger, why)
-        release_memory(training.device)  # what the larger size has touched
+    problem = rejected.get(larger) or rejected.get(size, "")
+    gain = 0.0
+    if not problem:
+        gain = seconds[size] / seconds[larger] - 1
+        minimum_gain = run.config.training.dynamic_batch_size.minimum_gain
+        if gain < minimum_gain:
+            problem = f"tokens/s change by {gain:+.1%}, at least {minimum_gain:+.1%} is wanted"
+    if not problem:
+        problem = difference(run, run.config.training.sequences_per_step, size, larger)
+    trial_s = time.perf_counter() - start
+    step = state.progress.global_step + 1
+    if problem:
+        until = reject(run, larger, problem)
+        release_memory(run.device)  # what the larger size has touched
         logger.info(
-            "micro_batch_size stays at %d: %d was tried before step %d and rejected: %s; not again before step %d "
-            "(the trial took %.1f s)", size, larger, run.global_step + 1, why, until + 1, trial_s,
-        )  # fmt: skip
+            "micro_batch_size stays at %d: %d was tried before step %d and rejected: %s; "
+            "not again before step %d (the trial took %.1f s)",
+            size,
+            larger,
+            step,
+            problem,
+            until + 1,
+            trial_s,
+            extra=event("micro_batch", old=size, new=size, reason="rejected", tried=larger),
+        )
         return True
     logger.info(
-        "micro_batch_size %d -> %d from step %d on: %+.0f %% tokens/s, same gradient, it fits (the trial took %.1f s)",
-        size, larger, run.global_step + 1, 100 * gain, trial_s,
-    )  # fmt: skip
-    change(run, larger, f"{gain:+.1%} tokens/s")
-    run.next_growth_step = run.global_step  # the next one may follow at once
+        "micro_batch_size %d -> %d from step %d on: %+.0f %% tokens/s, same gradient, it fits "
+        "(the trial took %.1f s)",
+        size,
+        larger,
+        step,
+        100 * gain,
+        trial_s,
+        extra=event("micro_batch", old=size, new=larger, reason="trial"),
+    )
+    change_size(run, larger, f"{gain:+.1%} tokens/s")
+    state.micro_batch.next_growth_step = state.progress.global_step  # the next may follow at once
     return True
 
 
 def measure(
-    training: Training, sizes: list[int], deadline: float, stopped: Callable[[], bool]
+    run: Run, sizes: list[int], deadline: float, stopped: Stopped
 ) -> tuple[dict[int, float], dict[int, str]]:
-    """Return the seconds per sequence of each size that fits, in ascending order, and why the others do not.
+    """Return the seconds per sequence of each size that fits, and why the others do not.
 
-    What `memory_headroom` forbids is not tried: each size's need is foreseen from the one before. The first size has to
-    fit only. No pass begins that would end after the deadline, a reading of time.perf_counter().
+    sizes: ascending. What `memory_headroom` forbids is not tried: each size's need is foreseen
+    from the one before. The first size has to fit only. No pass begins that would end after the
+    deadline, a reading of time.perf_counter().
     """
-    device, S = training.device, training.config.training.sequences_per_step
-    headroom = training.config.training.dynamic_batch_size.memory_headroom
+    S = run.config.training.sequences_per_step
     seconds: dict[int, float] = {}
     rejected: dict[int, str] = {}
-    release_memory(device)
-    base = used_memory(device) + 4 * training.model.parameter_count()  # with the gradients
+    release_memory(run.device)
+    base = used_memory(run.device) + 4 * run.model.parameter_count()  # with the gradients
     for round_number in range(ROUNDS):
+        is_first_round = round_number == 0
         for size in [size for size in sizes if size not in rejected]:
-            n = min(S, size * math.ceil(min(S, TIMED_SEQUENCES) / size)) if round_number else size
-            if stopped() or (
-                seconds and time.perf_counter() + n * min(seconds.values()) > deadline
-            ):
-                return seconds, rejected | dict.fromkeys(
-                    sizes[len(seconds) + len(rejected) :], "no time to try it"
-                )
-            looks = round_number == 0 and bool(seconds)  # at the memory
-            more = (
-                (used_memory(device) - base) / max(seconds) * (size - max(seconds))
-                if looks
-                else 0.0
-            )
-            found = (looks and too_full(device, headroom, max(0.0, more))) or attempt(
-                training, n, size
-            )
-            if looks and not isinstance(found, str):
-                found = too_full(device, headroom, 0) or found
-            if isinstance(found, str):
+            sequences = size
+            if not is_first_round:
+                sequences = min(S, size * math.ceil(min(S, TIMED_SEQUENCES) / size))
+            if stopped() or _ends_late(seconds, sequences, deadline):
+                untried = sizes[len(seconds) + len(rejected) :]
+                return seconds, rejected | dict.fromkeys(untried, "no time to try it")
+            look_at = _expected_memory(run, seconds, size, base) if is_first_round else None
+            trial = _try_size(run, sequences, size, look_at)
+            if isinstance(trial, str):
                 seconds = {smaller: s for smaller, s in seconds.items() if smaller < size}
-                rejected |= dict.fromkeys(sizes[sizes.index(size) :], found)
-                release_memory(device)
+                rejected |= dict.fromkeys(sizes[sizes.index(size) :], trial)
+                release_memory(run.device)
                 break
-            seconds[size] = min(
-                found[1] / n, seconds.get(size, math.inf) if round_number > 1 else math.inf
-            )
+            best = seconds.get(size, math.inf) if round_number > 1 else math.inf
+            seconds[size] = min(trial / sequences, best)
     return seconds, rejected
 
 
-def attempt(training: Training, n: int, size: int) -> tuple[list[Tensor | None], float] | str:
-    """Compute the first n sequences of the next step; return their gradients, taken off the model, and the seconds.
+def _ends_late(seconds: dict[int, float], sequences: int, deadline: float) -> bool:
+    """Return whether a pass over so many sequences would end after the deadline."""
+    if not seconds:
+        return False
+    return time.perf_counter() + sequences * min(seconds.values()) > deadline
 
-    Or why that failed; then what it held is given back.
+
+def _expected_memory(run: Run, seconds: dict[int, float], size: int, base: int) -> float | None:
+    """Return the bytes that a size needs more than the largest one so far; None for the first."""
+    if not seconds:
+        return None
+    largest = max(seconds)
+    per_sequence = (used_memory(run.device) - base) / largest
+    return max(0.0, per_sequence * (size - largest))
+
+
+def _try_size(run: Run, sequences: int, size: int, more: float | None) -> float | str:
+    """Return the seconds of a pass, or why the size does not do; more: bytes that it may need."""
+    headroom = run.config.training.dynamic_batch_size.memory_headroom
+    if more is not None:
+        problem = too_full(run.device, headroom, more)
+        if problem:
+            return problem
+    trial = attempt(run, sequences, size)
+    if isinstance(trial, str):
+        return trial
+    if more is not None:
+        problem = too_full(run.device, headroom, 0)
+        if problem:
+            return problem
+    return trial.seconds
+
+
+@dataclass
+class Trial:
+    """A pass whose gradients are taken off the model."""
+
+    gradients: list[Tensor | None]
+    seconds: float
+
+
+def attempt(run: Run, sequences: int, size: int) -> Trial | str:
+    """Compute the first so many sequences of the next step, `size` at once.
+
+    Returns their gradients and the seconds, or why that failed; then what it held is given back.
     """
-    model, windows, run, config = (
-        training.model,
-        training.train_windows,
-        training.run,
-        training.config,
-    )
-    starts = windows.starts(run.position, config.training.sequences_per_step)[:n]
-    scale = min(training.scaler.get_scale(), PROOF_SCALE) if run.precision == "fp16" else 1.0
-    begun = time.perf_counter()
+    state = run.state
+    model = run.model
+    position = state.progress.position
+    S = run.config.training.sequences_per_step
+    starts = run.train_windows.starts(position, S)[:sequences]
+    scale = 1.0
+    if state.modes.precision == "fp16":
+        scale = min(run.scaler.get_scale(), PROOF_SCALE)
+    start = time.perf_counter()
+    out_of_memory = False
     try:
-        key = (config.seed, run.position)
-        add_gradients(model, windows, starts, size, key, run.precision, lambda loss: loss * scale)
-        synchronise(training.device)
-        return [p.grad for p in model.parameters()], time.perf_counter() - begun
+        add_gradients(
+            model,
+            run.train_windows,
+            starts,
+            size,
+            (run.config.seed, position),
+            state.modes.precision,
+            lambda loss: loss * scale,
+        )
+        synchronise(run.device)
+        gradients = [p.grad for p in model.parameters()]
+        return Trial(gradients, time.perf_counter() - start)
     except CheckpointError as error:
-        give_up_recomputation(model, run, error)
-        why = ""
+        give_up_gradient_checkpointing(model, state, error)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        why = "out of memory"
+        out_of_memory = True
     finally:
         model.zero_grad(set_to_none=True)
-    if not why:
-        return attempt(training, n, size)
-    release_memory(
-        training.device
-    )  # here: in the handler the error still holds what the attempt held
-    return why
+    if out_of_memory:
+        release_memory(run.device)  # only here: in the handler the error still holds the attempt's
+        return "out of memory"
+    return attempt(run, sequences, size)
 
 
-def difference(training: Training, n: int, size: int, other: int) -> str:
-    """Return how the gradient of n sequences differs between two sizes, dropout off; empty: within the tolerance."""
-    with without_dropout(training.model):
-        expected = attempt(training, n, size)
-        found = attempt(training, n, other)
-    if isinstance(expected, str) or isinstance(found, str):
-        return expected if isinstance(expected, str) else found
-    pairs = [
-        (a, b)
-        for a, b in zip(expected[0], found[0], strict=True)
-        if a is not None and b is not None
-    ]
-    norm = math.hypot(*(a.norm().item() for a, _ in pairs))
-    apart = math.hypot(*(a.sub_(b).norm().item() for a, b in pairs))
-    tolerance = GRADIENT_TOLERANCE[training.run.precision]
-    if apart <= tolerance * norm:  # false for NaN
+def difference(run: Run, sequences: int, size: int, other: int) -> str:
+    """Return how the gradient differs between two sizes, dropout off; empty: within tolerance."""
+    with without_dropout(run.model):
+        expected = attempt(run, sequences, size)
+        computed = attempt(run, sequences, other)
+    if isinstance(expected, str):
+        return expected
+    if isinstance(computed, str):
+        return computed
+    norms = []
+    distances = []
+    for a, b in zip(expected.gradients, computed.gradients, strict=True):
+        if a is not None and b is not None:
+            norms.append(a.norm().item())
+            distances.append(a.sub_(b).norm().item())
+    norm = math.hypot(*norms)
+    distance = math.hypot(*distances)
+    tolerance = GRADIENT_TOLERANCE[run.state.modes.precision]
+    if distance <= tolerance * norm:  # false for NaN
         return ""
-    share = apart / norm if norm else math.inf
+    share = distance / norm if norm else math.inf
     return f"its gradient differs by {share:.2g} of the norm, at most {tolerance:g} is rounding"
 
 
-def advice(run: RunState, config: Config, model: nn.Module) -> str:
-    """Return what exit 6 says: where, how much memory there is and is needed, and which keys to change."""
-    device = next(model.parameters()).device
+def advice(run: Run) -> str:
+    """Return what exit 6 says: where, how much memory there is and is needed, which keys to change."""
+    device = run.device
+    settings = run.config.training
+    dynamic = settings.dynamic_batch_size
+    size = run.state.micro_batch.size
+    used_mib = peak_memory_mib() if device.type == "cpu" else used_memory(device) / MIB
+    used = f"{used_mib:,.0f} MiB were in use"
     limits = memory_limits(device)
-    used = f"{peak_memory_mib() if device.type == 'cpu' else used_memory(device) / MIB:,.0f}"
-    used += f" of {limits[0][1] / MIB:,.0f} MiB were in use" if limits else " MiB were in use"
-    fixed_mib = (
-        16 * sum(p.numel() for p in model.parameters()) / MIB
-    )  # weights, gradients, two moments, 4 bytes each
-    dynamic = config.training.dynamic_batch_size
-    keys = ["use a smaller model or model.max_seq_length"]
-    if not config.training.gradient_checkpointing:
-        keys.insert(0, "set training.gradient_checkpointing=true")
+    if limits:
+        used = f"{used_mib:,.0f} of {limits[0][1] / MIB:,.0f} MiB were in use"
+    parameters = sum(p.numel() for p in run.model.parameters())
+    fixed_mib = BYTES_PER_PARAMETER * parameters / MIB
+    keys = []
+    if not dynamic.enabled and size > 1:
+        keys.append("set training.dynamic_batch_size.enabled=true or a smaller training.batch_size")
     if dynamic.enabled and dynamic.minimum > 1:
-        keys.insert(0, "set a smaller training.dynamic_batch_size.minimum")
-    if not dynamic.enabled and run.micro_batch_size > 1:
-        keys.insert(
-            0, "set training.dynamic_batch_size.enabled=true or a smaller training.batch_size"
-        )
+        keys.append("set a smaller training.dynamic_batch_size.minimum")
+    if not settings.gradient_checkpointing:
+        keys.append("set training.gradient_checkpointing=true")
+    keys.append("use a smaller model or model.max_seq_length")
     return (
-        f"step {run.global_step + 1}: out of memory at micro_batch_size {run.micro_batch_size}; at most {used}, "
-        f"weights, gradients and optimizer alone take {fixed_mib:,.0f}\n{', or '.join(keys)}"
+        f"step {run.state.progress.global_step + 1}: out of memory at micro_batch_size {size}; "
+        f"at most {used}, weights, gradients and optimizer alone take {fixed_mib:,.0f}\n"
+        f"{', or '.join(keys)}"
     )

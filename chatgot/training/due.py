@@ -1,39 +1,101 @@
-"""What is due now: an evaluation, samples, a checkpoint; by steps, by minutes, at the end of the run."""
+"""What is due now: an evaluation, samples, a checkpoint; by steps, by minutes, at the run's end."""
 
-from chatgot.run.assembly import Training
+import math
+import time
 
-
-def evaluation_due(training: Training) -> bool:
-    """Return whether the present weights are still to be evaluated: by the interval, and at the end of the run."""
-    run, interval = training.run, training.config.training.eval_interval
-    at_end = interval is not None and training.ended() and run.last_eval_step != run.global_step
-    return at_end or run.due(interval, run.last_eval_step)
+from chatgot.run.assembly import Run
 
 
-def samples_due(training: Training, seconds_since: float) -> bool:
-    """Return whether samples are to be shown now: by steps, by minutes, or at the end of the run."""
-    run, settings = training.run, training.config.training
-    steps, minutes = settings.sample_interval_steps, settings.sample_interval_minutes
-    by_clock = minutes is not None and seconds_since >= 60 * minutes
-    at_end = training.ended() and (steps is not None or minutes is not None)
-    new = run.last_sample_step != run.global_step
-    return new and (by_clock or at_end or run.due(steps, run.last_sample_step))
+def evaluation_due(run: Run) -> bool:
+    """Return whether the present weights are still to be evaluated: by steps, or at the end."""
+    interval = run.config.training.eval_interval
+    if interval is None or run.state.marks.last_eval_step == run.state.progress.global_step:
+        return False
+    return run.ended() or run.state.progress.global_step % interval == 0
 
 
-def save_due(training: Training, seconds_since: float) -> bool:
-    """Return whether a checkpoint is to be saved now: by steps, by minutes, or at the end of the run.
+def step_save_due(run: Run) -> bool:
+    """Return whether this step is one whose checkpoint a rewind may go back to, still unsaved."""
+    interval = run.config.training.save_checkpoint_steps
+    if interval is None or run.state.marks.last_save_step == run.state.progress.global_step:
+        return False
+    return run.state.progress.global_step % interval == 0
 
-    While bad steps come one after the other there is no telling whether the weights are any good.
+
+def is_new_best(run: Run) -> bool:
+    """Return whether the weights were evaluated as the best so far, and have no checkpoint yet.
+
+    Untrained weights are not, nor are those of a step after which the loss went wrong.
     """
-    run, minutes = training.run, training.config.training.checkpoint_interval_minutes
-    by_clock = minutes is not None and seconds_since >= 60 * minutes
-    new = run.last_save_step != run.global_step
-    return new and (
-        training.ended() or (not run.bad_steps and (by_clock or step_save_due(training)))
-    )
+    marks = run.state.marks
+    step = run.state.progress.global_step
+    if step == 0 or marks.last_eval_step != step or marks.best_step == step:
+        return False
+    if marks.val_loss is None or run.state.health.bad_steps:
+        return False
+    return marks.val_loss < marks.best_val_loss
 
 
-def step_save_due(training: Training) -> bool:
-    """Return whether this step is one whose checkpoint a rewind may go back to."""
-    run = training.run
-    return run.due(training.config.training.save_checkpoint_steps, run.last_save_step)
+class Due:
+    """Answers what is due, for one run from now on: it holds the clocks, the run holds the marks."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._last_samples_s = time.monotonic()
+        self._last_save_s = time.monotonic()
+        self._saved_marks = self._marks()
+
+    def evaluation(self) -> bool:
+        """Return whether the present weights are to be evaluated now."""
+        return evaluation_due(self._run)
+
+    def samples(self) -> bool:
+        """Return whether samples are due now: by steps, by minutes, or at the end of the run."""
+        settings = self._run.config.training
+        steps = settings.sample_interval_steps
+        minutes = settings.sample_interval_minutes
+        global_step = self._run.state.progress.global_step
+        if self._run.state.marks.last_sample_step == global_step:
+            return False
+        if self._run.ended():
+            return steps is not None or minutes is not None
+        if steps is not None and global_step % steps == 0:
+            return True
+        return _passed(self._last_samples_s, minutes)
+
+    def checkpoint(self) -> bool:
+        """Return whether a checkpoint is due now: by steps, by minutes, the best, or at the end.
+
+        While bad steps follow each other nobody knows whether the weights are any good. At the end
+        a file that is there already is replaced when more has been evaluated or sampled since.
+        """
+        run = self._run
+        marks = run.state.marks
+        if is_new_best(run):
+            return True
+        if marks.last_save_step == run.state.progress.global_step:
+            return run.ended() and self._marks() != self._saved_marks
+        if run.ended():
+            return True
+        if run.state.health.bad_steps:
+            return False
+        minutes = run.config.training.checkpoint_interval_minutes
+        return step_save_due(run) or _passed(self._last_save_s, minutes)
+
+    def sampled(self) -> None:
+        """Start the clock of the samples again."""
+        self._last_samples_s = time.monotonic()
+
+    def saved(self) -> None:
+        """Start the clock of the checkpoints again, whether or not the save succeeded."""
+        self._last_save_s = time.monotonic()
+        self._saved_marks = self._marks()
+
+    def _marks(self) -> tuple[int, int]:
+        marks = self._run.state.marks
+        return marks.last_eval_step, marks.last_sample_step
+
+
+def _passed(since_s: float, minutes: float | None) -> bool:
+    """Return whether so many minutes have passed; null: the clock is off."""
+    return time.monotonic() - since_s >= 60 * (math.inf if minutes is None else minutes)

@@ -12,9 +12,11 @@ from chatgot.data.windows import Batch
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.model.gpt import evaluating
 from chatgot.numerics.precision import autocast
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
 
 logger = logging.getLogger(__name__)
+
+Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
 
 def evaluate(
@@ -22,13 +24,14 @@ def evaluate(
     batches: Iterable[Batch],
     device: torch.device,
     precision: str,
-    stopped: Callable[[], bool],
+    stopped: Stopped,
 ) -> float | None:
-    """Return the mean loss in nats per token over all tokens of `batches`; None when `stopped` says so in between.
+    """Return the mean loss in nats per token over all tokens of `batches`; None when stopped.
 
     Leaves the training's generators, mode and gradients as they are.
     """
-    total, tokens = 0.0, 0
+    total = 0.0
+    tokens = 0
     with evaluating(model), autocast(device, precision):
         for x, y in batches:
             if stopped():
@@ -39,58 +42,56 @@ def evaluate(
     return total / tokens
 
 
-def validation_losses(
-    training: Training, stopped: Callable[[], bool]
-) -> tuple[float | None, float | None]:
-    """Return the loss on the configuration's batches, and that over every token where it is due: at the end of a run.
+def validation_losses(run: Run, stopped: Stopped) -> tuple[float | None, float | None]:
+    """Return the loss on the configuration's batches, and that over every token where it is due.
 
-    Both are of no use once `stopped` says so.
+    The latter is due at the end of a run. Both are of no use once `stopped` says so.
     """
-    windows, settings = training.val_windows, training.config.training
-    everything = settings.eval_batches == "all"
-    full = (
-        _in_memory(training, windows.every_token, stopped)
-        if training.ended() or everything
-        else None
-    )
-    if everything:
-        return full, full if training.ended() else None
+    windows = run.val_windows
+    settings = run.config.training
+    full_loss = None
+    if run.ended() or settings.eval_batches == "all":
+        full_loss = _evaluate_in_memory(run, windows.every_token, stopped)
+    if settings.eval_batches == "all":
+        return full_loss, full_loss if run.ended() else None
     spread = partial(windows.spread, settings.eval_batches * settings.batch_size)
-    return _in_memory(training, spread, stopped), full
+    return _evaluate_in_memory(run, spread, stopped), full_loss
 
 
-def _in_memory(
-    training: Training, batches: Callable[[int], Iterable[Batch]], stopped: Callable[[], bool]
+def _evaluate_in_memory(
+    run: Run, batches: Callable[[int], Iterable[Batch]], stopped: Stopped
 ) -> float | None:
-    """Return what `evaluate` finds, with batches that fit: halved when memory runs out, and kept so from then on.
+    """Evaluate with batches that fit: halved when memory runs out, and kept so from then on.
 
-    batches: gives the same windows in batches of the size it is asked for. NaN when not even one sequence fits; the
-    training's micro-batch is left alone, since it is another matter what fits there.
+    batches: gives the same windows in batches of the size it is asked for. Returns NaN when not
+    even one sequence fits. The training's micro-batch is left alone: what fits there is another
+    matter.
     """
-    run = training.run
+    micro_batch = run.state.micro_batch
+    step = run.state.progress.global_step
     while True:
         try:
             return evaluate(
-                training.model,
-                batches(run.eval_batch_size),
-                training.device,
-                run.precision,
+                run.model,
+                batches(micro_batch.eval_size),
+                run.device,
+                run.state.modes.precision,
                 stopped,
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        release_memory(
-            training.device
-        )  # here: in the handler the error still holds what the attempt held
-        if run.eval_batch_size == 1:
+        release_memory(run.device)  # only here: in the handler the error still holds memory
+        if micro_batch.eval_size == 1:
             logger.warning(
-                "evaluation at step %d: out of memory at one sequence, training goes on",
-                run.global_step,
+                "evaluation at step %d: out of memory at one sequence, training goes on", step
             )
             return math.nan
+        smaller = micro_batch.eval_size // 2
         logger.warning(
             "evaluation at step %d: out of memory at %d sequences, %d are taken from now on",
-            run.global_step, run.eval_batch_size, run.eval_batch_size // 2,
-        )  # fmt: skip
-        run.eval_batch_size //= 2
+            step,
+            micro_batch.eval_size,
+            smaller,
+        )
+        micro_batch.eval_size = smaller

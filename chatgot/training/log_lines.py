@@ -1,4 +1,7 @@
-"""What a log begins with: which run, on what, with which settings, and what to beware of."""
+"""What the log says of a run: its header, its cautions, a step, its end; and the curves beside it.
+
+Letters: S sequences of one optimizer step, T tokens of a window.
+"""
 
 import math
 import shlex
@@ -7,150 +10,213 @@ import subprocess
 import sys
 from pathlib import Path
 
+from chatgot import __version__
 from chatgot.checkpointing.run_files import open_to_others
 from chatgot.config import remarks
 from chatgot.logs.timing import human_time
 from chatgot.machine.device import describe, versions
 from chatgot.machine.memory import used_memory
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
+
+PRECISION_CURVE = ("fp32", "bf16", "fp16")  # amp/precision: the index
+BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and two moments, 4 bytes each
 
 
-def header(training: Training, log_path: Path, run_dir: Path) -> list[str]:
-    """Return the lines that each part of a run's log begins with: what runs, where, on what, with which settings."""
-    config, model, run, tokens = training.config, training.model, training.run, training.tokens
-    train, val = training.train_windows, training.val_windows
-    modes = f"attention: {run.attention}, blocks {'compiled' if run.compiled else 'eager'}"
-    recompute = f"every {model.recompute_every}" if model.recompute_every else "off"
-    millions = f"{model.parameter_count() / 1e6:.1f} M parameters, {model.flops_per_token() / 1e6:.1f} MFLOP per token"
+def model_line(run: Run) -> str:
+    """Return architecture, size and cost of the model."""
+    millions = run.model.parameter_count() / 1e6
+    mflop = run.model.flops_per_token() / 1e6
+    architecture = run.config.model.architecture
+    return f"{architecture}, {millions:.1f} M parameters, {mflop:.1f} MFLOP per token"
+
+
+def text_line(run: Run) -> str:
+    """Return how much text there is, and what it was read as."""
+    return (
+        f"{len(run.train_windows.ids):,} training and {len(run.val_windows.ids):,} validation "
+        f"tokens, {len(run.vocabulary)} characters, read as {run.tokens.encoding}"
+    )
+
+
+def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
+    """Return the lines that each part of a log begins with: what runs, where, on what, and how."""
+    config = run.config
+    modes = run.state.modes
+    every = run.model.recompute_every
+    blocks = "compiled" if modes.compiled else "eager"
+    gradient_checkpointing = f"every {every}" if every else "off"
     return [
-        f"run {run.run_id}",
+        f"run {run.state.run_id}",
         f"command: {shlex.join([sys.executable, *sys.argv])}",
         f"commit: {git_commit() or 'unknown'}",
-        f"checkpoints in {Path(config.paths.checkpoints).resolve()}",
+        f"checkpoints in {run.checkpoint_dir.resolve()}",
         f"log in {log_path.resolve()}, curves and report in {run_dir.resolve()}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()),
-        f"device: {describe(training.device)}",
+        f"device: {describe(run.device)}",
         f"configuration: {config.model_dump_json()}",
-        f"model: {config.model.architecture}, {millions}",
-        f"precision: {run.precision}; {modes}; gradient checkpointing: {recompute}; "
-        f"micro-batch: {run.micro_batch_size}",
-        f"text: {len(train.ids):,} training and {len(val.ids):,} validation tokens, "
-        f"{len(tokens.vocabulary)} characters, read as {tokens.encoding}",
-        f"one epoch: {train.per_epoch:,} windows of {train.T} tokens",
+        f"model: {model_line(run)}",
+        f"precision: {modes.precision}; attention: {modes.attention}, blocks {blocks}; "
+        f"gradient checkpointing: {gradient_checkpointing}; "
+        f"micro-batch: {run.state.micro_batch.size}",
+        f"text: {text_line(run)}",
+        f"one epoch: {run.train_windows.per_epoch:,} windows of {run.train_windows.T} tokens",
     ]
 
 
-def cautions(training: Training) -> list[str]:
-    """Return the lines that warn of settings without effect, of a warmup that is cut, and of a disk that is small."""
-    config, last = training.config, training.last_step
+def cautions(run: Run) -> list[str]:
+    """Return the lines that warn: of settings without effect, a cut warmup, a small disk."""
+    config = run.config
     lines = remarks(config)
-    warmup, horizon = config.training.warmup_steps, training.decay_steps
-    if warmup >= horizon:
-        lines.append(f"training.warmup_steps={warmup} is cut to the schedule's {horizon} steps")
+    warmup = config.training.warmup_steps
+    last = run.last_step
+    if warmup >= run.decay_steps:
+        lines.append(
+            f"training.warmup_steps={warmup} is cut to the schedule's {run.decay_steps} steps"
+        )
     elif last is not None and warmup >= last:
         lines.append(
             f"training.warmup_steps={warmup}: the run's {last} steps end within the warmup"
         )
     files = config.training.max_checkpoints_to_keep + 1
-    needed = files * 12 * training.model.parameter_count()  # weights and two moments, 4 bytes each
-    free = shutil.disk_usage(config.paths.checkpoints).free
+    needed = files * BYTES_PER_PARAMETER * run.model.parameter_count()
+    free = shutil.disk_usage(run.checkpoint_dir).free
     if free < needed:
         lines.append(
-            f"{files} checkpoints need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on their disk"
+            f"{files} checkpoints need {needed / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free on their disk"
         )
-    if why := open_to_others(Path(config.paths.checkpoints)):
+    danger = open_to_others(run.checkpoint_dir)
+    if danger:
         lines.append(
-            f"{config.paths.checkpoints}: {why}; who can write there can replace your checkpoints"
+            f"{config.paths.checkpoints}: {danger}; "
+            "who can write there can replace your checkpoints"
         )
     return lines
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout that this package is in, with + when files differ; None: there is none."""
+    """Return the commit of the checkout that this package is in; None: there is none.
+
+    With + when files differ.
+    """
     folder = Path(__file__).resolve().parent
-    command = [
-        "git",
-        "-C",
-        str(folder),
-        "describe",
-        "--always",
-        "--abbrev=12",
-        "--exclude=*",
-        "--dirty=+",
-    ]
+    describe_head = ["describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        git = subprocess.run(
+            ["git", "-C", str(folder), *describe_head],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return git.stdout.strip() or None
 
 
-def end_line(training: Training) -> str:
+def end_line(run: Run) -> str:
     """Return the log's last word on the run's health."""
-    run = training.run
-    lowered = run.precision != run.asked_precision
-    precision = (
-        f"{run.asked_precision}, then {run.precision}" if lowered else f"{run.precision} throughout"
+    health = run.state.health
+    modes = run.state.modes
+    precision = f"{modes.precision} throughout"
+    if modes.precision != modes.asked_precision:
+        precision = f"{modes.asked_precision}, then {modes.precision}"
+    return (
+        f"{run.state.progress.global_step:,} steps, {health.skips:,} skipped, "
+        f"{health.rewinds} rewinds, {precision}"
     )
-    return f"{run.global_step:,} steps, {run.skips:,} skipped, {run.rewinds} rewinds, {precision}"
 
 
-def share_of_peak(training: Training) -> float | None:
-    """Return MFU: the FLOPs of the steps since the row before over what this machine's products could have done.
+def share_of_peak(run: Run) -> float | None:
+    """Return MFU: FLOPs of the steps since the last row over what the machine could have done.
 
     Source: model FLOPs utilisation, Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
     """
-    run = training.run
-    if not training.peak_flops or not run.tokens_per_s:
+    tokens_per_s = run.state.progress.tokens_per_s
+    if not run.peak_flops or not tokens_per_s:
         return None
-    return run.tokens_per_s * training.model.flops_per_token() / training.peak_flops
+    return tokens_per_s * run.model.flops_per_token() / run.peak_flops
 
 
-def curves(training: Training) -> dict[str, float]:
-    """Return what TensorBoard draws beside the row of metrics, by its tags; amp/precision: 0 fp32, 1 bf16, 2 fp16."""
-    run = training.run
+def curves(run: Run) -> dict[str, float]:
+    """Return what TensorBoard draws beside the row of metrics, by its tags."""
+    state = run.state
+    values: dict[str, float] = {
+        "amp/scale": run.scaler.get_scale(),
+        "amp/skipped_steps": state.health.skips,
+        "amp/precision": PRECISION_CURVE.index(state.modes.precision),
+        "health/rewinds": state.health.rewinds,
+        "batch/micro_batch_size": state.micro_batch.size,
+        "perf/memory_mib": used_memory(run.device) / 2**20,
+    }
+    mfu = share_of_peak(run)
+    if mfu:
+        values["perf/mfu"] = mfu
+    for part, seconds in run.times.take(run.train_windows.take_s()).items():
+        values[f"time/{part}_s"] = seconds
+    return values
+
+
+def postfix(run: Run) -> str:
+    """Return what the progress bar shows: loss, speed, micro-batch size x micro-batches."""
+    progress = run.state.progress
+    size = run.state.micro_batch.size
+    S = run.config.training.sequences_per_step
+    cut = f"{min(size, S)}x{math.ceil(S / size)}"
+    return f"loss {progress.train_loss:.3f}, {progress.tokens_per_s or 0:,.0f} tokens/s, {cut}"
+
+
+def step_line(run: Run) -> str:
+    """Return the log's line on the step just done."""
+    progress = run.state.progress
+    settings = run.config.training
+    last = run.last_step
+    epoch = progress.position * settings.sequences_per_step / run.train_windows.per_epoch
+    end = f"/{last}" if last else ""
+    parts = [
+        f"step {progress.global_step}{end}",
+        f"epoch {epoch:.2f}",
+        f"loss {progress.train_loss:.4f}",
+        f"lr {progress.lr:.2e}",
+        f"grad_norm {progress.grad_norm:.3f}",
+    ]
+    if progress.tokens_per_s:
+        parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
+        mfu = share_of_peak(run)
+        if mfu:
+            parts.append(f"MFU {mfu:.0%}")
+        if last:
+            tokens = (last - progress.global_step) * settings.tokens_per_step(run.config.model)
+            parts.append(f"ETA {human_time(tokens / progress.tokens_per_s)}")
+    return " | ".join(parts)
+
+
+def start_facts(run: Run) -> dict[str, object]:
+    """Return what an event of a run's start says of it."""
+    found_versions = versions()
     return {
-        "amp/scale": training.scaler.get_scale(),
-        "amp/skipped_steps": run.skips,
-        "amp/precision": ("fp32", "bf16", "fp16").index(run.precision),
-        "health/rewinds": run.rewinds,
-        **({"perf/mfu": mfu} if (mfu := share_of_peak(training)) else {}),
-        "batch/micro_batch_size": run.micro_batch_size,
-        "perf/memory_mib": used_memory(training.device) / 2**20,
-        **{
-            f"time/{part}_s": seconds
-            for part, seconds in training.times.take(training.train_windows.take_s()).items()
-        },
+        "ranks": 1,
+        "device": describe(run.device),
+        "precision": run.state.modes.precision,
+        "torch": found_versions["torch"],
+        "version": __version__,
+        "run_id": run.state.run_id,
+        "model": model_line(run),
+        "parameters": run.model.parameter_count(),
+        "text": text_line(run),
+        "config_path": run.config_path,
+        "command": shlex.join([sys.executable, *sys.argv]),
     }
 
 
-def postfix(training: Training) -> str:
-    """Return what the progress bar shows: loss, speed, and micro-batch size x micro-batches of a step."""
-    run, S = training.run, training.config.training.sequences_per_step
-    cut = f"{min(run.micro_batch_size, S)}x{math.ceil(S / run.micro_batch_size)}"
-    return f"loss {run.train_loss:.3f}, {run.tokens_per_s or 0:,.0f} tokens/s, {cut}"
-
-
-def step_line(training: Training) -> str:
-    """Return the log's line on the step just done."""
-    run, config, last = training.run, training.config, training.last_step
-    epoch = run.position * config.training.sequences_per_step / training.train_windows.per_epoch
-    parts = [
-        f"step {run.global_step}" + (f"/{last}" if last else ""),
-        f"epoch {epoch:.2f}",
-        f"loss {run.train_loss:.4f}",
-        f"lr {run.lr:.2e}",
-        f"grad_norm {run.grad_norm:.3f}",
-    ]
-    if run.tokens_per_s:
-        parts.append(f"{run.tokens_per_s:,.0f} tokens/s")
-        if mfu := share_of_peak(training):
-            parts.append(f"MFU {mfu:.0%}")
-        if last:
-            seconds = (
-                (last - run.global_step)
-                * config.training.tokens_per_step(config.model)
-                / run.tokens_per_s
-            )
-            parts.append(f"ETA {human_time(seconds)}")
-    return " | ".join(parts)
+def end_facts(run: Run) -> dict[str, object]:
+    """Return what an event of a run's end says of it."""
+    state = run.state
+    return {
+        "global_step": state.progress.global_step,
+        "skips": state.health.skips,
+        "rewinds": state.health.rewinds,
+        "precision": state.modes.precision,
+        "best_step": state.marks.best_step,
+        "best_val_loss": state.marks.best_val_loss,
+    }

@@ -1,243 +1,305 @@
-"""A step went wrong: lower the precision, rewind and leave out the data, or stop. Single steps are skipped before."""
+"""A step went wrong: lower the precision, rewind and leave out the data, or stop.
+
+Single steps are skipped before any of that.
+"""
 
 import copy
+import enum
 import logging
 import math
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chatgot.checkpointing.run_files import checkpoint_path, files_after, newest_whole, run_files
 from chatgot.errors import CheckpointRejected, Diverged
+from chatgot.logs.events import event
 from chatgot.machine.memory import is_out_of_memory
 from chatgot.numerics.gradient_checkpointing import (
     disable_gradient_checkpointing,
     recomputation_differs,
 )
 from chatgot.numerics.precision import autocast, next_lower, prove_mixed_precision
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
 from chatgot.run.fits import read_checkpoint
 from chatgot.run.modes import change_precision
 from chatgot.run.resuming import check_state
-from chatgot.run.run_state import RunState, restore_state
+from chatgot.run.run_state import Precision, RunState, after_rewind, overwrite, restore_state
 
 logger = logging.getLogger(__name__)
 
-KEPT = (  # of the run that is left behind; all else is as it was at the step gone back to
-    "run_id", "precision", "asked_precision", "precision_raised", "recompute_off", "threads", "attention", "compiled",
-    "muon_precision", "micro_batch_size", "eval_batch_size", "size_history", "sizes_rejected", "next_growth_step",
-    "time_s", "skips",
-)  # fmt: skip
+Stored = Mapping[str, Any]
 
 
-def recover(training: Training) -> str:
-    """Do what the steps so far call for; return "done" (nothing), "lowered", "raised" or "rewound".
+class Outcome(enum.Enum):
+    """What recovery did after a step."""
+
+    NOTHING = "nothing"
+    LOWERED = "lowered"
+    RAISED = "raised"
+    REWOUND = "rewound"
+
+
+def recover(run: Run) -> Outcome:
+    """Do what the steps so far call for: nothing, another precision, or a rewind.
 
     Raises: Diverged at the end of the ladder, with a report.
     """
-    run, scaler, settings = training.run, training.scaler, training.config.training
-    streak = len(run.bad_steps) - run.bad_before_rung >= settings.max_nan_before_fallback
-    if (scaler.fallback_triggered or streak) and run.precision != "fp32":
-        lower = next_lower(run.precision, training.device)
-        logger.warning(
-            "precision falls back from %s to %s from step %d on",
-            run.precision,
-            lower,
-            run.global_step + 1,
-        )
-        change_precision(run, scaler, lower)
-        return "lowered"
+    health = run.state.health
+    modes = run.state.modes
+    settings = run.config.training
+    bad_on_this_rung = len(health.bad_steps) - health.bad_before_rung
+    streak = bad_on_this_rung >= settings.max_nan_before_fallback
+    if (run.scaler.fallback_triggered or streak) and modes.precision != "fp32":
+        _lower_precision(run)
+        return Outcome.LOWERED
     if streak:
-        rewind(training)
-        return "rewound"
-    below = run.precision != run.asked_precision and not run.precision_raised
-    if below and run.good_steps >= settings.amp_retry_steps:
-        return climb(training)
-    return "done"
+        rewind(run)
+        return Outcome.REWOUND
+    below = modes.precision != modes.asked_precision and not modes.precision_raised
+    if below and health.good_steps >= settings.amp_retry_steps:
+        return climb(run)
+    return Outcome.NOTHING
 
 
-def climb(training: Training) -> str:
-    """Go one rung up, once in a run, if that precision passes its proof again; return what was done."""
-    run, windows = training.run, training.train_windows
-    higher = run.asked_precision if run.precision == "bf16" else next_higher(training)
-    run.precision_raised = True
-    S = training.config.training.sequences_per_step
-    batch = windows.batch(windows.starts(run.position, S)[: run.micro_batch_size])
+def _lower_precision(run: Run) -> None:
+    old = run.state.modes.precision
+    lower = next_lower(old, run.device)
+    logger.warning(
+        "precision falls back from %s to %s from step %d on",
+        old,
+        lower,
+        run.state.progress.global_step + 1,
+        extra=event("precision", old=old, new=lower, reason="non-finite steps"),
+    )
+    change_precision(run.state, run.scaler, lower)
+
+
+def climb(run: Run) -> Outcome:
+    """Go one rung up, once in a run, if that precision passes its proof again."""
+    modes = run.state.modes
+    windows = run.train_windows
+    higher = modes.asked_precision
+    if modes.precision == "fp32":
+        higher = next_higher(run)
+    modes.precision_raised = True
+    starts = windows.starts(run.state.progress.position, run.config.training.sequences_per_step)
+    batch = windows.batch(starts[: run.state.micro_batch.size])
     try:
-        why = prove_mixed_precision(training.model, batch, higher)
+        problem = prove_mixed_precision(run.model, batch, higher)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        why = "out of memory in its proof"
-    if why:
+        problem = "out of memory in its proof"
+    if problem:
         logger.warning(
-            "precision stays at %s: %s differs from fp32 (%s)", run.precision, higher, why
+            "precision stays at %s: %s differs from fp32 (%s)", modes.precision, higher, problem
         )
-        return "done"
+        return Outcome.NOTHING
     logger.info(
         "precision climbs back from %s to %s from step %d on",
-        run.precision,
+        modes.precision,
         higher,
-        run.global_step + 1,
+        run.state.progress.global_step + 1,
+        extra=event("precision", old=modes.precision, new=higher, reason="proven again"),
     )
-    change_precision(run, training.scaler, higher)
-    return "raised"
+    change_precision(run.state, run.scaler, higher)
+    return Outcome.RAISED
 
 
-def prove_again(training: Training) -> None:
+def next_higher(run: Run) -> Precision:
+    """Return the rung above fp32 on the way to the precision asked for."""
+    asked = run.state.modes.asked_precision
+    lower = next_lower(asked, run.device)
+    return asked if lower == "fp32" else lower
+
+
+def prove_again(run: Run) -> None:
     """Repeat the proof of gradient checkpointing: a difference in values raises nothing by itself."""
-    run, model, every = training.run, training.model, training.model.recompute_every
+    every = run.model.recompute_every
     if not every:
         return
+    marks = run.state.marks
+    step = run.state.progress.global_step
     try:
-        with autocast(training.device, run.precision):
-            why = recomputation_differs(model, every)
+        with autocast(run.device, run.state.modes.precision):
+            difference = recomputation_differs(run.model, every)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         logger.warning(
-            "gradient checkpointing could not be proven again at step %d: out of memory",
-            run.global_step,
+            "gradient checkpointing could not be proven again at step %d: out of memory", step
         )
         return
-    if why:
-        disable_gradient_checkpointing(model)
-        run.recompute_off = True
+    if difference:
+        disable_gradient_checkpointing(run.model)
+        run.state.modes.gradient_checkpointing_failed = True
         logger.warning(
-            "gradient checkpointing is off from step %d on: %s; steps %d to %d were trained since the last proof",
-            run.global_step + 1, why, run.last_proof_step + 1, run.global_step,
-        )  # fmt: skip
-    run.last_proof_step = run.global_step
+            "gradient checkpointing is off from step %d on: %s; "
+            "steps %d to %d were trained since the last proof",
+            step + 1,
+            difference,
+            marks.last_proof_step + 1,
+            step,
+            extra=event("gradient_checkpointing", on=False, reason=difference),
+        )
+    marks.last_proof_step = step
 
 
-def next_higher(training: Training) -> str:
-    """Return the rung above fp32 on the way to the precision asked for."""
-    asked = training.run.asked_precision
-    return (
-        next_lower(asked, training.device)
-        if next_lower(asked, training.device) != "fp32"
-        else asked
-    )
+def rewind(run: Run) -> None:
+    """Go back to the newest good checkpoint; leave out the data that went wrong, and some more.
 
-
-def rewind(training: Training) -> None:
-    """Go back to the newest checkpoint that was good, and leave out the data that went wrong with some more.
-
-    A second rewind without a good checkpoint in between goes one further back; before the first one lies the start.
-    Raises: Diverged when `max_rewinds` are used up.
+    A second rewind without a good checkpoint in between goes one further back; before the first
+    checkpoint is the start.
+    Raises: Diverged when `max_rewinds` are used up, or there is nothing to go back to.
     """
-    run, settings = training.run, training.config.training
-    if run.rewinds >= settings.max_rewinds:
-        raise Diverged(report(training))
-    found = rewind_target(training)
-    if found is None:
-        raise Diverged(report(training))
-    target, stored = found
-    ranges, what = run.skipped_ranges, ""
-    if (
-        run.bad_steps
-    ):  # else the weights were found damaged though every step was good: no data is to blame
-        first, last = (int(run.bad_steps[i][1]) for i in (0, -1))
-        ranges = merged([*ranges, [first, last + 1 + settings.rewind_skip_steps]])
-        end = next(end for start, end in ranges if start <= first < end)
-        what = f", data positions {first} to {end - 1} are left out"
+    state = run.state
+    if state.health.rewinds >= run.config.training.max_rewinds:
+        raise Diverged(failure_report(run))
+    target = rewind_target(run)
+    if target is None:
+        raise Diverged(failure_report(run))
+    step, stored = target
+    ranges, left_out = ranges_to_skip(run)
+    words = ""
+    if left_out is not None:
+        words = f", data positions {left_out[0]} to {left_out[1] - 1} are left out"
+    reason = last_bad_numbers(state)
     logger.warning(
-        "diverged at step %d (%s): rewinding to step %d%s", run.global_step, seen_last(run), target, what,
-    )  # fmt: skip
-    kept = {name: getattr(run, name) for name in KEPT}
-    back = run.global_step - target  # what waits for a step waits as long as before
-    kept["next_growth_step"] = max(0, run.next_growth_step - back)
-    kept["sizes_rejected"] = [
-        [size, n, max(0, until - back), why] for size, n, until, why in run.sizes_rejected
-    ]
-    kept |= {"rewinds": run.rewinds + 1, "rewound_to": target, "skipped_ranges": ranges}
-    precision = run.precision
-    restore_state(stored, run, training.model, training.optimizer, training.scaler)
-    if run.precision != precision:
-        change_precision(run, training.scaler, precision)
-    for name, value in kept.items():
-        setattr(run, name, value)
-    run.leave_out()
-    checkpoint_dir = Path(training.config.paths.checkpoints)
-    # they stay until there is something to put in their place
-    training.abandoned = files_after(checkpoint_dir, run.run_id, run.global_step)
-    if not checkpoint_path(checkpoint_dir, run.run_id, run.best_step).is_file():
-        run.best_val_loss, run.best_step = math.inf, -1  # what has no file is not the best
+        "diverged at step %d (%s): rewinding to step %d%s",
+        state.progress.global_step,
+        reason,
+        step,
+        words,
+        extra=event("rewind", to=step, skipped=left_out, reason=reason),
+    )
+    _go_back(run, step, stored, ranges)
+    checkpoint_dir = run.checkpoint_dir
+    # they stay in place until there is something to put in their place
+    run.abandoned = files_after(checkpoint_dir, state.run_id, state.progress.global_step)
+    best_path = checkpoint_path(checkpoint_dir, state.run_id, state.marks.best_step)
+    if not best_path.is_file():  # what has no file is not the best
+        state.marks.best_val_loss = math.inf
+        state.marks.best_step = -1
 
 
-def rewind_target(training: Training) -> tuple[int, dict[str, Any]] | None:
-    """Return the step to go back to, and its state: of a checkpoint, or of the start when there never was one.
+def _go_back(run: Run, step: int, stored: Stored, ranges: list[tuple[int, int]]) -> None:
+    """Put a stored state in force, except for the counters that a rewind leaves as they are."""
+    state = run.state
+    before = state.model_copy(deep=True)
+    restore_state(stored, state, run.model, run.optimizer, run.scaler)
+    if state.modes.precision != before.modes.precision:
+        change_precision(state, run.scaler, before.modes.precision)
+    overwrite(state, after_rewind(before, state))
+    state.health.rewinds += 1
+    state.health.rewound_to = step
+    # what waits for a step waits as long as before
+    back = before.progress.global_step - step
+    micro_batch = state.micro_batch
+    micro_batch.next_growth_step = max(0, micro_batch.next_growth_step - back)
+    for rejected in micro_batch.rejected:
+        rejected.until = max(0, rejected.until - back)
+    state.progress.skipped_ranges = ranges
+    state.progress.leave_out()
+
+
+def ranges_to_skip(run: Run) -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
+    """Return all ranges of positions to leave out, and the one that is new.
+
+    None is new where the weights were found damaged though every step was good: then no data is
+    to blame.
+    """
+    ranges = run.state.progress.skipped_ranges
+    bad_steps = run.state.health.bad_steps
+    if not bad_steps:
+        return ranges, None
+    first = bad_steps[0].position
+    last = bad_steps[-1].position
+    end = last + 1 + run.config.training.rewind_skip_steps
+    ranges = merged([*ranges, (first, end)])
+    end = next(end for start, end in ranges if start <= first < end)
+    return ranges, (first, end)
+
+
+def rewind_target(run: Run) -> tuple[int, Stored] | None:
+    """Return the step to go back to, and its state: of a checkpoint, or of the start.
 
     None: there is nothing to go back to.
     """
-    run, every = training.run, training.config.training.save_checkpoint_steps
-    config_name, _, timestamp = run.run_id.rpartition("_")
-    files = run_files(Path(training.config.paths.checkpoints), config_name).get(timestamp, {})
-    found = None
+    health = run.state.health
+    target: tuple[int, Stored] | None = None
+    for step, stored in _good_checkpoints(run):
+        is_first = target is None
+        target = (step, stored)
+        # nothing good was saved since the last rewind: one further back, if there is one
+        if not (is_first and health.rewinds and step <= health.rewound_to):
+            break
+    if target is None and run.start is not None:
+        start = copy.deepcopy(run.start)
+        return start["state"]["progress"]["global_step"], start
+    return target
+
+
+def _good_checkpoints(run: Run) -> Iterator[tuple[int, Stored]]:
+    """Yield (step, content) of the checkpoints that a rewind may go back to, the newest first."""
+    every = run.config.training.save_checkpoint_steps
+    if every is None:
+        return
+    config_name, _, timestamp = run.state.run_id.rpartition("_")
+    files = run_files(run.checkpoint_dir, config_name).get(timestamp, {})
     for step in sorted(files, reverse=True):
-        if (
-            every is None
-            or step % every
-            or step > run.global_step
-            or files[step] in training.abandoned
-        ):
+        path = files[step]
+        if step % every or step > run.state.progress.global_step or path in run.abandoned:
             continue
         try:
-            stored = read_checkpoint(files[step])
-            check_state(training, stored, files[step], data_may_change=True)
+            stored = read_checkpoint(path)
+            check_state(run, stored, path, data_may_change=True)
         except CheckpointRejected as error:
             logger.warning("%s; passed over", error)
             continue
-        if stored["run"]["bad_steps"] or stored["scaler_state_dict"].get("nan_counter"):
-            continue
-        first, found = found is None, (step, stored)
-        if not (first and run.rewinds and step <= run.rewound_to):
-            break  # else nothing good has been saved since the last rewind: one further back, if there is one
-    if found is None and training.start:
-        found = training.start["run"]["global_step"], copy.deepcopy(training.start)
-    return found
+        bad = stored["state"]["health"]["bad_steps"]
+        if not bad and not stored["scaler_state_dict"].get("nan_counter"):
+            yield step, stored
 
 
-def merged(ranges: list[list[int]]) -> list[list[int]]:
+def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return ranges [first, end) in order, those that touch joined."""
-    result: list[list[int]] = []
+    result: list[tuple[int, int]] = []
     for first, end in sorted(ranges):
         if result and first <= result[-1][1]:
-            result[-1][1] = max(result[-1][1], end)
+            result[-1] = (result[-1][0], max(result[-1][1], end))
         else:
-            result.append([first, end])
+            result.append((first, end))
     return result
 
 
-def seen_last(run: RunState) -> str:
+def last_bad_numbers(state: RunState) -> str:
     """Return the losses and gradient norms of the bad steps."""
-    if not run.bad_steps:
+    bad_steps = state.health.bad_steps
+    if not bad_steps:
         return "NaN or infinity in the weights or the optimizer's state"
-    columns = (
-        (name, [row[i] for row in run.bad_steps])
-        for i, name in ((2, "losses"), (3, "gradient norms"))
-    )
-    return "; ".join(
-        f"{name} {', '.join(f'{value:g}' for value in values)}" for name, values in columns
-    )
+    losses = ", ".join(f"{bad.loss:g}" for bad in bad_steps)
+    norms = ", ".join(f"{bad.grad_norm:g}" for bad in bad_steps)
+    return f"losses {losses}; gradient norms {norms}"
 
 
-def report(training: Training) -> str:
-    """Return what exit 4 says: where, with which numbers, what was tried, and what to resume from."""
-    run = training.run
-    left_out = ", ".join(f"{first} to {end - 1}" for first, end in run.skipped_ranges) or "none"
-    lr = "none" if run.lr is None or not math.isfinite(run.lr) else f"{run.lr:.3g}"
-    checkpoint_dir = Path(training.config.paths.checkpoints)
-    path = checkpoint_path(
-        checkpoint_dir, run.run_id, run.rewound_to
-    )  # later ones may be ruined, though finite
-    path = path if path.is_file() else newest_whole(checkpoint_dir, run.run_id)
-    return "\n".join(
-        (
-            f"diverged at step {run.global_step}: {seen_last(run)}; learning rate {lr}",
-            f"tried: {run.skips} steps skipped, precision {run.asked_precision} -> {run.precision}, "
-            f"{run.rewinds} rewinds, data positions left out: {left_out}",
-            f"lower training.learning_rate and resume from {path}"
-            if path
-            else "lower training.learning_rate",
-        )
-    )
+def failure_report(run: Run) -> str:
+    """Return what exit 4 says: where, with which numbers, what was tried, what to resume from."""
+    state = run.state
+    ranges = [f"{first} to {end - 1}" for first, end in state.progress.skipped_ranges]
+    lr = state.progress.lr
+    rate = "none" if lr is None or not math.isfinite(lr) else f"{lr:.3g}"
+    advice = "lower training.learning_rate"
+    # later checkpoints than the last rewind's may be ruined, though finite
+    path = checkpoint_path(run.checkpoint_dir, state.run_id, state.health.rewound_to)
+    newest = path if path.is_file() else newest_whole(run.checkpoint_dir, state.run_id)
+    if newest is not None:
+        advice += f" and resume from {newest}"
+    lines = [
+        f"diverged at step {state.progress.global_step}: {last_bad_numbers(state)}; "
+        f"learning rate {rate}",
+        f"tried: {state.health.skips} steps skipped, precision {state.modes.asked_precision} -> "
+        f"{state.modes.precision}, {state.health.rewinds} rewinds, "
+        f"data positions left out: {', '.join(ranges) or 'none'}",
+        advice,
+    ]
+    return "\n".join(lines)

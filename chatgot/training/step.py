@@ -1,157 +1,212 @@
-"""What one optimizer step computes: the gradient of the mean loss over all its tokens, checked before it is used."""
+"""What one optimizer step computes: the gradient of the mean loss over its tokens, then the update.
+
+Gradients are checked before they are used; a step that fails for a lack of memory is done again.
+"""
 
 import logging
 import math
 import statistics
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.checkpoint import CheckpointError
 
-from chatgot.config import Config
-from chatgot.data.windows import TrainingWindows
+from chatgot.config import SpikeConfig
 from chatgot.errors import OutOfMemory
+from chatgot.logs.events import event
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.numerics.accumulation import add_gradients
-from chatgot.numerics.grad_scaler import SafeGradScaler
-from chatgot.run.modes import give_up_recomputation
-from chatgot.run.run_state import RunState
+from chatgot.numerics.optim import lr_at, set_lr
+from chatgot.run.assembly import Run
+from chatgot.run.modes import give_up_gradient_checkpointing
+from chatgot.run.run_state import BadStep
 from chatgot.training.batch_size import shrink
 
 logger = logging.getLogger(__name__)
 
-DIVERGED_FACTOR = (
-    3.0  # a loss above this many times that of guessing, or the best so far, is no noise any more
-)
+DIVERGED_FACTOR = 3.0  # a loss above this many times that of guessing, or of the best step, is bad
+NORMAL_DEVIATION = 1.4826  # sigma over the median absolute deviation, for normal noise
+LEAST_DEVIATION = 1e-3  # of the median: below it a spike would be no more than noise
 
 
-def accumulate_gradients(
-    model: nn.Module,
-    windows: TrainingWindows,
-    run: RunState,
-    config: Config,
-    scaler: SafeGradScaler,
-) -> Tensor | None:
-    """Add up the gradients of this step's micro-batches; return the step's loss, () on the device, not synchronised.
+def set_learning_rate(run: Run) -> None:
+    """Set the learning rate of the step to come; it depends on the step alone."""
+    settings = run.config.training
+    progress = run.state.progress
+    progress.lr = lr_at(progress.global_step, settings, run.decay_steps)
+    set_lr(run.optimizer, progress.lr, settings)
 
-    Returns None when the step is to be done again, and nothing is left of the attempt: a recomputation differed, and
-    gradient checkpointing is off now; or memory ran out, and `run.micro_batch_size` is smaller now.
-    Raises: OutOfMemory when it cannot get smaller.
+
+def compute_gradients(run: Run) -> Tensor:
+    """Run forward and backward of all micro-batches; return the step's loss, () on the device.
+
+    The loss is not synchronised. An attempt that runs out of memory is made again with a smaller
+    micro-batch, one in which a recomputation differs without gradient checkpointing; nothing is
+    left of the failed attempt.
+    Raises: OutOfMemory when the micro-batch cannot get smaller.
     """
-    key, out_of_memory = (config.seed, run.position), False
+    run.steps_here += 1
+    loss = None
+    while loss is None:
+        with run.times.of("forward_backward"):
+            loss = _attempt(run)
+    return loss
+
+
+def _attempt(run: Run) -> Tensor | None:
+    """Add up the gradients of the step's micro-batches; return None when it is to be done again."""
+    state = run.state
+    windows = run.train_windows
+    position = state.progress.position
+    out_of_memory = False
     try:
-        starts = windows.starts(run.position, config.training.sequences_per_step)
+        starts = windows.starts(position, run.config.training.sequences_per_step)
         return add_gradients(
-            model, windows, starts, run.micro_batch_size, key, run.precision, scaler.scale
+            run.model,
+            windows,
+            starts,
+            state.micro_batch.size,
+            (run.config.seed, position),
+            state.modes.precision,
+            run.scaler.scale,
         )
     except CheckpointError as error:
-        give_up_recomputation(model, run, error)
+        give_up_gradient_checkpointing(run.model, state, error)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         out_of_memory = True
-    model.zero_grad(
-        set_to_none=True
-    )  # from here on: the error, which held what the attempt held, is gone
-    scaler.begin()
+    # only here is the error gone, and with it what the attempt held
+    run.model.zero_grad(set_to_none=True)
+    run.scaler.begin()
     if out_of_memory:
         release_memory(windows.device)
-        shrink(run, config, model)
+        shrink(run)
     return None
 
 
-def apply_gradients(
-    total: Tensor,
-    model: nn.Module,
-    optimizer: Optimizer,
-    run: RunState,
-    config: Config,
-    scaler: SafeGradScaler,
-) -> bool:
-    """Clip the gradients and update the weights, unless loss or norm is not finite; return whether it was done.
+def update_weights(run: Run, loss: Tensor) -> bool:
+    """Clip the gradients and update the weights; skip that where loss or norm is not finite.
 
-    Counts the step either way: the data of a skipped step is not used again. One synchronisation with the device.
+    Counts the step either way: the data of a skipped step is not used again. Synchronises with the
+    device once. Returns whether the weights were updated.
     Raises: OutOfMemory, before the step is counted.
     """
-    training = config.training
+    with run.times.of("update"):
+        return _update(run, loss)
+
+
+def _update(run: Run, loss: Tensor) -> bool:
+    settings = run.config.training
+    scaler = run.scaler
+    progress = run.state.progress
     try:
-        scaler.unscale_(optimizer)
-        norm_value, loss_value = scaler.read(total)
-        healthy, calibrating = scaler.healthy, scaler.calibrating
-        if healthy and training.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(
-                model.parameters(), training.grad_clip, scaler.gradient_norm()
-            )
-        scaler.step(optimizer)
+        scaler.unscale_(run.optimizer)
+        norm_value, loss_value = scaler.read(loss)
+        healthy = bool(scaler.healthy)
+        calibrating = scaler.calibrating
+        if healthy and settings.grad_clip is not None:
+            norm = scaler.gradient_norm()
+            nn.utils.clip_grads_with_norm_(run.model.parameters(), settings.grad_clip, norm)
+        scaler.step(run.optimizer)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        updates = (
-            run.global_step - run.skipped_steps
-        )  # the optimizer counts each parameter's before it changes it
-        unchanged = all(int(state["step"]) == updates for state in optimizer.state.values())
-        what = (
-            ""
-            if unchanged
-            else ", and the weights are half updated: resume from the newest checkpoint"
-        )
-        message = f"step {run.global_step + 1}: out of memory in the update of the weights{what}"
-        raise OutOfMemory(
-            f"{message}\nfree some memory, or use a smaller model", unchanged
-        ) from error
+        raise _out_of_memory_in_update(run) from error
     if not healthy:
-        run.skipped_steps += 1
-        run.skips += 1
-        logger.warning(
-            "step %d skipped: loss %g, gradient norm %g, data position %d, %s, loss scale %g%s",
-            run.global_step + 1, loss_value, norm_value, run.position, run.precision, scaler.get_scale(),
-            ", which is still finding its height" if calibrating else "",
-        )  # fmt: skip
+        progress.skipped_steps += 1
+        run.state.health.skips += 1
+        _log_skip(run, loss_value, norm_value, calibrating)
     scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    run.global_step += 1
+    run.optimizer.zero_grad(set_to_none=True)
+    progress.global_step += 1
     if not calibrating:
-        judge(run, loss_value, norm_value, healthy, config, model.vocab_size)
-    run.advance()
-    run.tokens += training.tokens_per_step(config.model)
-    run.train_loss, run.grad_norm = loss_value, norm_value
+        judge(run, loss_value, norm_value, healthy)
+    progress.advance()
+    progress.tokens += settings.tokens_per_step(run.config.model)
+    progress.train_loss = loss_value
+    progress.grad_norm = norm_value
     return healthy
 
 
-def judge(
-    run: RunState, loss: float, norm: float, healthy: bool, config: Config, vocab_size: int
-) -> None:
-    """Count the step just done as good, or as one more bad one in a row: not finite, far too high, or a spike."""
-    guessing = math.log(vocab_size)  # the loss of knowing nothing, in nats
-    limit = DIVERGED_FACTOR * max(
-        guessing, run.best_train_loss if math.isfinite(run.best_train_loss) else loss
+def _out_of_memory_in_update(run: Run) -> OutOfMemory:
+    """Return the error; it says whether a weight has been changed already.
+
+    The optimizer counts each parameter's updates before it changes the parameter.
+    """
+    progress = run.state.progress
+    updates = progress.global_step - progress.skipped_steps
+    unchanged = all(int(state["step"]) == updates for state in run.optimizer.state.values())
+    damage = "" if unchanged else ", and the weights are half updated: resume from a checkpoint"
+    return OutOfMemory(
+        f"step {progress.global_step + 1}: out of memory in the update of the weights{damage}\n"
+        "free some memory, or use a smaller model",
+        unchanged,
     )
-    bad = not healthy or loss > limit or is_spike(loss, run.recent_losses, config)
-    if not bad:
-        run.bad_steps, run.bad_before_rung = [], 0
-        run.good_steps += 1
-        run.best_train_loss = min(run.best_train_loss, loss)
-        if config.training.spike.enabled:
-            run.recent_losses = [*run.recent_losses, loss][-config.training.spike.window :]
+
+
+def _log_skip(run: Run, loss: float, norm: float, calibrating: bool) -> None:
+    progress = run.state.progress
+    precision = run.state.modes.precision
+    scale = run.scaler.get_scale()
+    logger.warning(
+        "step %d skipped: loss %g, gradient norm %g, data position %d, %s, loss scale %g%s",
+        progress.global_step + 1,
+        loss,
+        norm,
+        progress.position,
+        precision,
+        scale,
+        ", which is still being calibrated" if calibrating else "",
+        extra=event(
+            "skip",
+            step=progress.global_step + 1,
+            position=progress.position,
+            loss=loss,
+            grad_norm=norm,
+            precision=precision,
+            loss_scale=scale,
+            calibrating=calibrating,
+        ),
+    )
+
+
+def judge(run: Run, loss: float, norm: float, healthy: bool) -> None:
+    """Count the step just done as good, or as one more bad one in a row.
+
+    Bad is what is not finite, far too high, or a spike.
+    """
+    health = run.state.health
+    progress = run.state.progress
+    spike = run.config.training.spike
+    guessing = math.log(run.model.vocab_size)  # the loss of knowing nothing, in nats
+    best = health.best_train_loss if math.isfinite(health.best_train_loss) else loss
+    limit = DIVERGED_FACTOR * max(guessing, best)
+    if healthy and not loss > limit and not is_spike(loss, health.recent_losses, spike):
+        health.bad_steps = []
+        health.bad_before_rung = 0
+        health.good_steps += 1
+        health.best_train_loss = min(health.best_train_loss, loss)
+        if spike.enabled:
+            health.recent_losses = [*health.recent_losses, loss][-spike.window :]
         return
-    run.good_steps = 0
-    run.bad_steps = [*run.bad_steps, [run.global_step, run.position, loss, norm]]
+    health.good_steps = 0
+    bad_step = BadStep(
+        step=progress.global_step, position=progress.position, loss=loss, grad_norm=norm
+    )
+    health.bad_steps = [*health.bad_steps, bad_step]
     if healthy:
         logger.warning(
             "step %d: loss %g is far too high, data position %d",
-            run.global_step,
+            progress.global_step,
             loss,
-            run.position,
+            progress.position,
         )
 
 
-def is_spike(loss: float, recent: list[float], config: Config) -> bool:
-    """Return whether a loss stands out of the recent ones, by their median and its absolute deviation."""
-    spike = config.training.spike
+def is_spike(loss: float, recent: list[float], spike: SpikeConfig) -> bool:
+    """Return whether a loss is far above the recent ones, by their median absolute deviation."""
     if not spike.enabled or len(recent) < spike.window:
         return False
     median = statistics.median(recent)
-    deviation = 1.4826 * statistics.median(
-        abs(value - median) for value in recent
-    )  # sigma, for normal noise
-    return loss > median + spike.threshold * max(deviation, 1e-3 * median)
+    deviation = NORMAL_DEVIATION * statistics.median(abs(value - median) for value in recent)
+    return loss > median + spike.threshold * max(deviation, LEAST_DEVIATION * median)

@@ -36,13 +36,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     """What a run of two steps saves."""
-    training = parts.run()
-    for p in training.model.parameters():
+    run = parts.run()
+    for p in run.model.parameters():
         p.grad = torch.full_like(p, 1e-3)
-    training.optimizer.step()
-    training.run.global_step = training.run.position = 1
-    training.run.train_loss = 2.5
-    return parts.copied(training.checkpoint())
+    run.optimizer.step()
+    run.state.progress.global_step = run.state.progress.position = 1
+    run.state.progress.train_loss = 2.5
+    return parts.copied(run.checkpoint())
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +301,7 @@ class Bomb:
 def armed(kind: str, content: dict[str, Any], sentinel: Path) -> bytes:
     """Return a file in which a bomb stands in the nested state."""
     bomb = Bomb(sentinel)
-    loaded = {**content, "run": {**content["run"], "run_id": bomb}}
+    loaded = {**content, "run": {**content["state"], "run_id": bomb}}
     buffer = io.BytesIO()
     if kind in ("zip", "zip with the right hash"):
         torch.save(loaded, buffer)
@@ -518,10 +518,10 @@ def test_a_tensor_that_no_run_saves_is_refused_before_any_of_it_is_copied(
 
 
 def test_tied_weights_larger_than_everything_else_are_saved_and_loaded(tmp_path):
-    training = parts.run(model={"d_model": 2048, "n_layers": 1, "n_head": 1, "d_hid": 1})
-    path = parts.checkpoint_file(tmp_path, training)
+    run = parts.run(model={"d_model": 2048, "n_layers": 1, "n_head": 1, "d_hid": 1})
+    path = parts.checkpoint_file(tmp_path, run)
     weights = load_checkpoint(path)["model_state_dict"]
-    assert torch.equal(weights["head.weight"], training.model.head.weight)
+    assert torch.equal(weights["head.weight"], run.model.head.weight)
     assert weights["head.weight"].data_ptr() == weights["token_embedding.weight"].data_ptr()
 
 

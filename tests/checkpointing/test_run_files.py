@@ -35,7 +35,7 @@ def content_of(run_id: str, step: int, loss: float = 2.0) -> bytes:
     """Return the bytes of a small whole file, as a save makes it."""
     content = parts.run().checkpoint()
     content |= {"run_id": run_id, "global_step": step, "loss": loss}
-    content["run"] |= {
+    content["state"] |= {
         "run_id": run_id,
         "global_step": step,
         "skipped_steps": step,
@@ -266,10 +266,10 @@ def test_a_file_that_verifies_only_under_another_name_is_passed_over_and_does_no
 
 def test_a_file_with_a_non_finite_weight_is_passed_over_though_its_hash_is_right(tmp_path, caplog):
     files = put(tmp_path, 1)
-    training = parts.run()
-    training.run.run_id, training.run.global_step, training.run.position = f"tiny_{RUN}", 2, 2
-    training.model.head.weight.data[0, 0] = torch.nan
-    assert is_whole(parts.checkpoint_file(tmp_path, training))
+    run = parts.run()
+    run.state.run_id, run.state.progress.global_step, run.state.progress.position = f"tiny_{RUN}", 2, 2
+    run.model.head.weight.data[0, 0] = torch.nan
+    assert is_whole(parts.checkpoint_file(tmp_path, run))
     assert found(tmp_path) == files[1]
     assert "NaN or infinity in model_state_dict" in caplog.text
     assert "costs 1 steps" in caplog.text
@@ -402,7 +402,7 @@ def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, monkeypatc
 
 def to_save(step: int = 1) -> dict:
     content = parts.run().checkpoint()
-    content["run"] |= {"global_step": step, "skipped_steps": step, "position": step}
+    content["state"] |= {"global_step": step, "skipped_steps": step, "position": step}
     return content | {"global_step": step}
 
 

@@ -128,10 +128,10 @@ def test_the_validation_part_is_the_last_share_of_the_text(n, test_split):
 def test_no_validation_token_is_ever_in_a_training_window(seed, T, test_split, n):
     ids = np.arange(n, dtype="<u2")  # each token is its own index
     at = split_index(n, test_split)
-    training = TrainingWindows(ids[:at], T, n, parts.CPU, seed)
+    run = TrainingWindows(ids[:at], T, n, parts.CPU, seed)
     validation = ValidationWindows(ids[at:], T, n, parts.CPU)
-    for position in range(3 * training.per_epoch // 4):
-        x, y = training.batch(training.starts(position, 4))
+    for position in range(3 * run.per_epoch // 4):
+        x, y = run.batch(run.starts(position, 4))
         assert max(int(x.max()), int(y.max())) < at
     for batches in (validation.spread(60, 3), validation.every_token(3)):
         assert all(min(int(x.min()), int(y.min())) >= at for x, y in batches)
@@ -142,9 +142,9 @@ def test_no_validation_token_is_ever_in_a_training_window(seed, T, test_split, n
 def test_the_needed_length_that_the_message_names_is_exact(batch_size, test_split, tmp_path):
     wrong = []
     for T in (1, 4, 11, 16):
-        training = {"batch_size": batch_size}
+        run = {"batch_size": batch_size}
         config = parts.config(
-            model={"max_seq_length": T}, training=training, data={"test_split": test_split}
+            model={"max_seq_length": T}, training=run, data={"test_split": test_split}
         )
         with pytest.raises(ConfigError, match="1 characters") as refused:
             check_length(1, config, tmp_path / "text.txt")
@@ -162,8 +162,8 @@ def test_a_text_of_the_needed_length_gives_one_batch_and_one_validation_window(
     config = parts.config(training={"batch_size": batch_size}, data={"test_split": test_split})
     n = next(n for n in range(1, 9999) if passes(n, config, tmp_path))
     at = split_index(n, test_split)
-    training = TrainingWindows(parts.made_up_ids(at), 8, 99, parts.CPU, 0)
-    assert len(set(training.starts(0, batch_size).tolist())) == batch_size
+    run = TrainingWindows(parts.made_up_ids(at), 8, 99, parts.CPU, 0)
+    assert len(set(run.starts(0, batch_size).tolist())) == batch_size
     (batch, *_) = ValidationWindows(parts.made_up_ids(n - at), 8, 99, parts.CPU).spread(1, 1)
     assert batch[0].shape == (1, 8)
 

@@ -98,27 +98,27 @@ def steps(target: Target) -> None:
     real = target.namespace["apply_gradients"]
 
     def wrapped(
-        total: Any, model: Any, optimizer: Any, run: Any, config: Any, scaler: Any, *rest: Any
+        total: Any, model: Any, optimizer: Any, state: Any, config: Any, scaler: Any, *rest: Any
     ) -> Any:
-        position = run.position
-        result = real(total, model, optimizer, run, config, scaler, *rest)
+        position = state.progress.position
+        result = real(total, model, optimizer, state, config, scaler, *rest)
         starts = target.windows.starts(position, config.training.sequences_per_step)
         places = hashlib.sha256(repr(list(map(int, starts))).encode()).hexdigest()[:16]
-        record = [run.global_step, places, float(run.train_loss).hex(), float(run.grad_norm).hex()]
+        record = [state.progress.global_step, places, float(state.progress.train_loss).hex(), float(state.progress.grad_norm).hex()]
         with open("steps.jsonl", "a") as file:  # noqa: PTH123
             file.write(json.dumps(record) + "\n")
         return result
 
     real_train = target.namespace["train"]
 
-    def train(training: Any, *args: Any) -> None:
-        target.windows = training.train_windows
-        real_train(training, *args)
+    def train(run: Any, *args: Any) -> None:
+        target.windows = run.train_windows
+        real_train(run, *args)
 
     real_save = target.namespace["save"]
 
-    def save(training: Any, *args: Any, **keywords: Any) -> bool:
-        saved = real_save(training, *args, **keywords)
+    def save(run: Any, *args: Any, **keywords: Any) -> bool:
+        saved = real_save(run, *args, **keywords)
         if saved:
             with open("promised.txt", "a") as file:  # noqa: PTH123
                 file.write(f"{training.run.global_step}\n")
@@ -423,9 +423,9 @@ def mutant_no_position(target: Target) -> None:
     """Begin the data anew on resume."""
     real = resuming.restore_state
 
-    def restore_state(stored: dict[str, Any], run: Any, *rest: Any) -> None:
-        real(stored, run, *rest)
-        run.position = 0
+    def restore_state(stored: dict[str, Any], state: Any, *rest: Any) -> None:
+        real(stored, state, *rest)
+        state.progress.position = 0
 
     resuming.restore_state = restore_state
 
@@ -435,10 +435,10 @@ def mutant_no_optimizer(target: Target) -> None:
     real = resuming.restore_state
 
     def restore_state(
-        stored: dict[str, Any], run: Any, model: Any, optimizer: Any, scaler: Any
+        stored: dict[str, Any], state: Any, model: Any, optimizer: Any, scaler: Any
     ) -> None:
         empty = stored["optimizer_state_dict"] | {"state": {}}
-        real(stored | {"optimizer_state_dict": empty}, run, model, optimizer, scaler)
+        real(stored | {"optimizer_state_dict": empty}, state, model, optimizer, scaler)
 
     resuming.restore_state = restore_state
 

@@ -146,7 +146,7 @@ def test_a_malicious_file_is_exit_3_and_never_executes(
 ):
     folder, sentinel, buffer = trial_folder("attacked"), tmp_path / "sentinel", io.BytesIO()
     content = torch.load(files(reference.folder)[STEPS], weights_only=True)
-    content["run"]["run_id"] = Bomb(str(sentinel))
+    content["state"]["run_id"] = Bomb(str(sentinel))
     torch.save(content, buffer, _use_new_zipfile_serialization=form != "legacy")
     path = folder / "gift.pt"
     path.write_bytes(

@@ -50,7 +50,7 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> lis
         real["unlink"](path, **keywords)
         calls.append(("unlink", Path(path).name))
 
-    training, saver = parts.run(), Saver(0)
+    run, saver = parts.run(), Saver(0)
     with monkeypatch.context() as patch:
         for name, recorded in (
             ("open", opened),
@@ -60,16 +60,16 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> lis
         ):
             patch.setattr(os, name, recorded)
         for step in range(1, saves + 1):
-            content = training.checkpoint()
+            content = run.checkpoint()
             content |= {"run_id": RUN_ID, "global_step": step}
-            content["run"] |= {
+            content["state"] |= {
                 "run_id": RUN_ID,
                 "global_step": step,
                 "skipped_steps": step,
                 "position": step,
             }
             assert saver.save(
-                checkpoint_path(folder, RUN_ID, step), content, training.config.training
+                checkpoint_path(folder, RUN_ID, step), content, run.config.training
             )
             calls.append(("returned", step))
             cleanup_old_checkpoints(folder, "tiny", "20250102-030405", max_to_keep=1)

@@ -62,9 +62,9 @@ def test_the_number_of_threads_is_set_and_returned_and_none_leaves_it():
 
 
 def stored_with(threads: int) -> dict:
-    training = parts.run()
-    training.run.threads = threads
-    return training.checkpoint()
+    run = parts.run()
+    run.state.modes.threads = threads
+    return run.checkpoint()
 
 
 @pytest.mark.usefixtures("threads_as_before")
@@ -83,8 +83,8 @@ def test_the_key_wins_over_the_variable_and_the_checkpoint_over_both(
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     content = stored_with(stored) if stored else None
     caplog.clear()
-    training = parts.run(content, training={"threads": key})
-    assert training.run.threads == torch.get_num_threads() == expected
+    run = parts.run(content, training={"threads": key})
+    assert run.state.modes.threads == torch.get_num_threads() == expected
     wanted = key or (variable and int(variable))
     assert ("threads as in the checkpoint" in caplog.text) is (
         stored is not None and wanted not in (None, stored)
@@ -211,10 +211,10 @@ def test_a_resumed_run_keeps_its_precision_whatever_is_measured_now(machine):
     remember(machine, 30.0)
     keys = {"training": {"mixed_precision": True}}
     stored = parts.run(**keys).checkpoint()
-    assert stored["run"]["precision"] == "bf16"
+    assert stored["state"]["modes"]["precision"] == "bf16"
     remember(machine, 0.01)
-    assert parts.run(**keys).run.precision == "fp32"
-    assert parts.run(stored, **keys).run.precision == "bf16"
+    assert parts.run(**keys).state.modes.precision == "fp32"
+    assert parts.run(stored, **keys).state.modes.precision == "bf16"
 
 
 def test_no_test_touches_the_users_own_cache():

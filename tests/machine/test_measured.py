@@ -125,8 +125,8 @@ def test_a_run_takes_them_unless_the_user_or_the_checkpoint_says_otherwise(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     stored = parts.run(training={"threads": 1}).checkpoint()
     monkeypatch.setattr(assembly, "fast_threads", lambda d_model: 2)
-    assert parts.run(training={"threads": asked}).run.threads == threads
-    assert parts.run(stored, training={"threads": asked}).run.threads == 1
+    assert parts.run(training={"threads": asked}).state.modes.threads == threads
+    assert parts.run(stored, training={"threads": asked}).state.modes.threads == 1
 
 
 # The peak
@@ -166,20 +166,20 @@ def test_a_tiny_model_is_not_worth_a_measurement_and_a_larger_one_is(monkeypatch
 
 
 def test_mfu_is_speed_times_operations_over_the_peak_in_line_and_curves_alike():
-    training = parts.run()
-    training.run.train_loss, training.run.lr, training.run.grad_norm = 1.0, 1e-3, 1.0
-    training.run.tokens_per_s = 500.0
-    training.peak_flops = 4 * 500.0 * training.model.flops_per_token()
-    assert share_of_peak(training) == pytest.approx(0.25)
-    assert " | MFU 25% | " in step_line(training)
-    assert curves(training)["perf/mfu"] == pytest.approx(0.25)
+    run = parts.run()
+    run.state.progress.train_loss, run.state.progress.lr, run.state.progress.grad_norm = 1.0, 1e-3, 1.0
+    run.state.progress.tokens_per_s = 500.0
+    run.peak_flops = 4 * 500.0 * run.model.flops_per_token()
+    assert share_of_peak(run) == pytest.approx(0.25)
+    assert " | MFU 25% | " in step_line(run)
+    assert curves(run)["perf/mfu"] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("peak", "speed"), [(0.0, 500.0), (1e9, None)])
 def test_mfu_is_left_out_where_peak_or_speed_is_not_known(peak, speed):
-    training = parts.run()
-    training.run.train_loss, training.run.lr, training.run.grad_norm = 1.0, 1e-3, 1.0
-    training.peak_flops, training.run.tokens_per_s = peak, speed
-    assert share_of_peak(training) is None
-    assert "MFU" not in step_line(training)
-    assert "perf/mfu" not in curves(training)
+    run = parts.run()
+    run.state.progress.train_loss, run.state.progress.lr, run.state.progress.grad_norm = 1.0, 1e-3, 1.0
+    run.peak_flops, run.state.progress.tokens_per_s = peak, speed
+    assert share_of_peak(run) is None
+    assert "MFU" not in step_line(run)
+    assert "perf/mfu" not in curves(run)

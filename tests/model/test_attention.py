@@ -94,16 +94,16 @@ def test_in_bf16_it_is_at_most_twice_as_far_from_fp32_as_sdpa_but_farther_where_
 def test_a_model_computes_the_same_by_either_kernel():
     found = {}
     for kernel in ("sdpa", "products"):
-        training = parts.run(training={"attention": kernel})
+        run = parts.run(training={"attention": kernel})
         assert (
-            {block.attention.kernel for block in training.model.layers}
+            {block.attention.kernel for block in run.model.layers}
             == {kernel}
-            == {training.run.attention}
+            == {run.state.modes.attention}
         )
-        x, y = training.train_windows.batch(training.train_windows.starts(0, 8))
-        loss = training.model(x, y)[1]
+        x, y = run.train_windows.batch(run.train_windows.starts(0, 8))
+        loss = run.model(x, y)[1]
         loss.backward()
-        found[kernel] = [loss.detach(), *(p.grad for p in training.model.parameters())]
+        found[kernel] = [loss.detach(), *(p.grad for p in run.model.parameters())]
     for ours, theirs in zip(found["products"], found["sdpa"], strict=True):
         assert (ours - theirs).abs().max() <= FP32_TOLERANCE * max(0.1, theirs.abs().max())
     assert not all(map(torch.equal, found["products"], found["sdpa"]))  # and it is another way
@@ -125,7 +125,7 @@ def test_weights_are_kept_for_backward_but_not_where_the_block_is_recomputed(
 
     monkeypatch.setattr(Tensor, "softmax", softmax)
     q, k, v, dy = drawn((1, 2, 150, 4))
-    run = (lambda *qkv: checkpoint(causal_attention, *qkv, "products", use_reentrant=False)) if recompute else (
+    state = (lambda *qkv: checkpoint(causal_attention, *qkv, "products", use_reentrant=False)) if recompute else (
         lambda *qkv: causal_attention(*qkv, "products")
     )  # fmt: skip
     y = run(q, k, v)
@@ -207,18 +207,18 @@ def test_a_real_measurement_finds_two_times_and_leaves_the_global_generator_alon
 def test_the_choice_follows_what_is_remembered(machine, seconds, kernel):
     remember(machine, seconds)
     assert pick() == kernel
-    assert parts.run().run.attention == kernel
+    assert parts.run().state.modes.attention == kernel
 
 
 @pytest.mark.parametrize("setting", ["auto", "sdpa"])
 def test_a_resumed_run_keeps_its_kernel_whatever_is_measured_or_asked_for_now(machine, setting):
     remember(machine, [2.0, 1.0])
     stored = parts.run().checkpoint()
-    assert stored["run"]["attention"] == "products"
+    assert stored["state"]["modes"]["attention"] == "products"
     remember(machine, [1.0, 2.0])
-    assert parts.run().run.attention == "sdpa"
+    assert parts.run().state.modes.attention == "sdpa"
     resumed = parts.run(stored, training={"attention": setting})
-    assert resumed.run.attention == "products"
+    assert resumed.state.modes.attention == "products"
     assert {block.attention.kernel for block in resumed.model.layers} == {"products"}
 
 

@@ -95,15 +95,15 @@ def test_the_four_places_of_a_draw_have_the_same_rate_and_are_independent(rate):
 
 def test_branches_layers_micro_batches_and_steps_are_independent(monkeypatch):
     model = {"d_model": 32, "dropout": 0.3, "n_layers": 3, "max_seq_length": 32}
-    training = parts.run(model=model, training={"batch_size": 16})
+    run = parts.run(model=model, training={"batch_size": 16})
     drawn = []
     monkeypatch.setattr(
         chatgot.model.gpt, "keep_mask", lambda *args: drawn.append(keep_mask(*args)) or drawn[-1]
     )
     for position in (0, 1):
-        training.run.position = position
+        run.state.progress.position = position
         accumulate_gradients(
-            training.model, training.train_windows, training.run, training.config, training.scaler
+            run.model, run.train_windows, run.state, run.config, run.scaler
         )
     assert [tuple(m.shape) for m in drawn] == 4 * ([(16, 32, 32)] + 3 * [(2, 16, 32, 32)])
     masks = [one for m in drawn for one in (m if m.dim() == 4 else m[None])]

@@ -261,7 +261,7 @@ def test_torchs_own_state_is_taken():
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
-    training = parts.run(precision="fp16" if enabled else "fp32")
+    run = parts.run(precision="fp16" if enabled else "fp32")
     reads = []
     for name in ("item", "tolist", "__bool__", "__float__", "__int__"):
         real = getattr(torch.Tensor, name)
@@ -272,20 +272,20 @@ def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
             return real(self)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
-    state = training.model, training.optimizer, training.run, training.config, training.scaler
-    model, optimizer, run, config, scaler = state
+    state = run.model, run.optimizer, run.state, run.config, run.scaler
+    model, optimizer, state, config, scaler = state
     scaler.scale(torch.zeros(()))  # makes the scale
     scaler.begin()
     loss = torch.zeros(())
     for first in range(0, 8, 4):
-        x, y = training.train_windows.batch(training.train_windows.starts(0, 8)[first : first + 4])
+        x, y = run.train_windows.batch(run.train_windows.starts(0, 8)[first : first + 4])
         reads.clear()  # the windows' own check of their ids, on the CPU
         share = model(x, y)[1] / 2
         scaler.scale(share).backward()
         loss = loss + share.detach()
         assert reads == []
     monkeypatch.setattr(optimizer, "step", lambda: None)  # AdamW's own reads are not ours
-    assert apply_gradients(loss, model, optimizer, run, config, scaler)
+    assert apply_gradients(loss, model, optimizer, state, config, scaler)
     assert reads == ["tolist"]
 
 

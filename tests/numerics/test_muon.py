@@ -14,7 +14,7 @@ from chatgot.machine.device import DTYPES
 from chatgot.numerics import muon as muon_module
 from chatgot.numerics.muon import ITERATIONS, Muon, orthogonal, pick_muon_precision
 from chatgot.numerics.optim import allocate_state, build_optimizer, is_muon, lr_at, set_lr
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
 from chatgot.run.resuming import find_checkpoint, resume
 from chatgot.training.step import accumulate_gradients, apply_gradients
 
@@ -179,23 +179,23 @@ def test_each_matrix_of_a_batch_is_orthogonalised_by_itself_whatever_its_size():
 # Together with AdamW
 
 
-def run(stored=None, architecture: str = "gpt", **keys) -> Training:
+def fresh_run(stored=None, architecture: str = "gpt", **keys) -> Run:
     model = {"architecture": architecture, **keys.pop("model", {})}
     return parts.run(stored, model=model, training={"optimizer": "muon", **keys})
 
 
-def step(training: Training) -> bool:
+def step(run: Run) -> bool:
     loss = accumulate_gradients(
-        training.model, training.train_windows, training.run, training.config, training.scaler
+        run.model, run.train_windows, run.state, run.config, run.scaler
     )
     return apply_gradients(
-        loss, training.model, training.optimizer, training.run, training.config, training.scaler
+        loss, run.model, run.optimizer, run.state, run.config, run.scaler
     )
 
 
-def state(training: Training) -> dict:
+def state(run: Run) -> dict:
     return parts.copied(
-        {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
+        {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
     )
 
 
@@ -205,10 +205,10 @@ def state(training: Training) -> dict:
     [("gpt", {"mlp.up": 1, "mlp.down": 1}), ("modern", {"mlp.gate_up": 2, "mlp.down": 1})],
 )
 def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(architecture, mlp, tied):
-    training = run(architecture=architecture, model={"tie_embeddings": tied})
-    names = {id(p): name for name, p in training.model.named_parameters()}
+    run = fresh_run(architecture=architecture, model={"tie_embeddings": tied})
+    names = {id(p): name for name, p in run.model.named_parameters()}
     pieces, rest = {}, set()
-    for group in training.optimizer.param_groups:
+    for group in run.optimizer.param_groups:
         for p in group["params"]:
             if is_muon(group):
                 pieces[names.pop(id(p))] = group["pieces"]
@@ -229,7 +229,7 @@ def test_all_settings_reach_the_half_they_belong_to():
         "betas": (0.7, 0.8),
         "muon_learning_rate": 0.5,
     }
-    for group in run(**keys).optimizer.param_groups:
+    for group in fresh_run(**keys).optimizer.param_groups:
         if is_muon(group):
             assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.7, True, 0.3)
         else:
@@ -237,18 +237,18 @@ def test_all_settings_reach_the_half_they_belong_to():
 
 
 def test_both_learning_rates_follow_the_schedule():
-    training = run(
+    run = fresh_run(
         learning_rate=1e-3,
         min_learning_rate=1e-4,
         muon_learning_rate=0.04,
         warmup_steps=2,
         max_steps=10,
     )
-    settings, found = training.config.training, []
+    settings, found = run.config.training, []
     for done in range(11):
-        set_lr(training.optimizer, lr_at(done, settings, 10), settings)
-        rates = {is_muon(group): set() for group in training.optimizer.param_groups}
-        for group in training.optimizer.param_groups:
+        set_lr(run.optimizer, lr_at(done, settings, 10), settings)
+        rates = {is_muon(group): set() for group in run.optimizer.param_groups}
+        for group in run.optimizer.param_groups:
             rates[is_muon(group)].add(group["lr"])
         found.append((*rates[False], *rates[True]))
     assert found[0] == pytest.approx((5e-4, 0.02))
@@ -258,33 +258,33 @@ def test_both_learning_rates_follow_the_schedule():
 
 
 def test_a_learning_rate_of_nothing_for_either_half_leaves_that_half_alone():
-    training = run(weight_decay=0.0)
+    run = fresh_run(weight_decay=0.0)
     half = {
-        id(p): is_muon(group) for group in training.optimizer.param_groups for p in group["params"]
+        id(p): is_muon(group) for group in run.optimizer.param_groups for p in group["params"]
     }
     for frozen in (True, False):
-        for group in training.optimizer.param_groups:
+        for group in run.optimizer.param_groups:
             group["lr"] = 0.0 if is_muon(group) is frozen else 0.01
-        before = {id(p): p.detach().clone() for p in training.model.parameters()}
-        assert step(training)
-        moved = {id(p): not torch.equal(p, before[id(p)]) for p in training.model.parameters()}
+        before = {id(p): p.detach().clone() for p in run.model.parameters()}
+        assert step(run)
+        moved = {id(p): not torch.equal(p, before[id(p)]) for p in run.model.parameters()}
         assert moved == {key: muon is not frozen for key, muon in half.items()}
 
 
 def test_a_state_that_went_through_a_dictionary_goes_on_with_the_same_updates():
-    a, b = run(), run()
+    a, b = fresh_run(), fresh_run()
     for _ in range(2):
         assert step(a)
     b.model.load_state_dict(parts.copied(a.model.state_dict()))
     b.optimizer.load_state_dict(parts.copied(a.optimizer.state_dict()))
-    b.run.position = a.run.position
+    b.state.progress.position = a.state.progress.position
     optimizer = b.optimizer
     halves = [*optimizer.muon.param_groups, *optimizer.adamw.param_groups]
     assert all(mine is its for mine, its in zip(optimizer.param_groups, halves, strict=True))
     assert optimizer.muon.state is optimizer.adamw.state is optimizer.state
-    for training in (a, b):
-        set_lr(training.optimizer, 3e-3, training.config.training)
-        assert step(training)
+    for run in (a, b):
+        set_lr(run.optimizer, 3e-3, run.config.training)
+        assert step(run)
     assert parts.same(state(a), state(b))
     assert {int(values["step"]) for values in a.optimizer.state.values()} == {3}
 
@@ -292,53 +292,53 @@ def test_a_state_that_went_through_a_dictionary_goes_on_with_the_same_updates():
 @pytest.mark.parametrize("architecture", ["gpt", "modern"])
 def test_a_resumed_run_equals_the_straight_one(architecture, tmp_path):
     keys = {"architecture": architecture, "model": {"dropout": 0.2}}
-    straight = run(**keys)
+    straight = fresh_run(**keys)
     for _ in range(2):
         assert step(straight)
     path = parts.checkpoint_file(tmp_path, straight)
-    resumed = run(load_checkpoint(path), **keys)
+    resumed = fresh_run(load_checkpoint(path), **keys)
     with torch.no_grad():
         for p in resumed.model.parameters():
             p.add_(0.5)
     torch.manual_seed(77)
     resume(resumed, find_checkpoint(str(path), resumed.config, "tiny", set()))
-    for training in (straight, resumed):
-        training.model.train()
+    for run in (straight, resumed):
+        run.model.train()
         for _ in range(3):
-            assert step(training)
+            assert step(run)
     assert parts.same(state(straight), state(resumed))
-    assert asdict(straight.run) == asdict(resumed.run)
+    assert asdict(straight.state) == asdict(resumed.state)
 
 
 @pytest.mark.parametrize("name", ["layers.0.mlp.up.weight", "token_embedding.weight"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_one_bad_gradient_leaves_both_halves_untouched_and_is_one_skipped_step(name, value):
-    training = run()
-    assert step(training)
-    before, fired = state(training), []
+    run = fresh_run()
+    assert step(run)
+    before, fired = state(run), []
 
     def spoil(gradient: torch.Tensor) -> torch.Tensor:
         fired.append(name)
         return gradient.clone().fill_(value)
 
-    handle = dict(training.model.named_parameters())[name].register_hook(spoil)
-    assert not step(training)
+    handle = dict(run.model.named_parameters())[name].register_hook(spoil)
+    assert not step(run)
     handle.remove()
     assert fired
-    assert parts.same(state(training), before)
-    assert (training.run.skipped_steps, training.scaler.nan_counter, training.run.global_step) == (
+    assert parts.same(state(run), before)
+    assert (run.state.progress.skipped_steps, run.scaler.nan_counter, run.state.progress.global_step) == (
         1,
         1,
         2,
     )
-    assert step(training)
+    assert step(run)
 
 
 @pytest.mark.parametrize("call", [1, 3])
 def test_memory_that_runs_out_inside_muons_update_is_said_to_leave_the_weights_half_updated(
     call, monkeypatch
 ):
-    training, calls, real = run(), [], muon_module.orthogonal
+    run, calls, real = fresh_run(), [], muon_module.orthogonal
 
     def run_out(*args):
         calls.append(1)
@@ -348,37 +348,37 @@ def test_memory_that_runs_out_inside_muons_update_is_said_to_leave_the_weights_h
 
     monkeypatch.setattr(muon_module, "orthogonal", run_out)
     with pytest.raises(OutOfMemory, match="half updated"):
-        step(training)
+        step(run)
     assert len(calls) == call
-    assert training.run.global_step == 0  # it is not counted
+    assert run.state.progress.global_step == 0  # it is not counted
 
 
 def test_memory_that_runs_out_before_the_update_leaves_the_weights_as_they_are(monkeypatch):
-    training = run()
-    before = state(training)
+    run = fresh_run()
+    before = state(run)
 
     def run_out(*args, **keys):
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(nn.utils, "clip_grads_with_norm_", run_out)
     with pytest.raises(OutOfMemory) as raised:
-        step(training)
+        step(run)
     assert "half updated" not in str(raised.value)
-    assert parts.same(state(training), before)
+    assert parts.same(state(run), before)
 
 
 @pytest.mark.parametrize(("gain", "dtype"), [(0.5, torch.float32), (2.0, torch.bfloat16)])
 def test_products_are_fp32_where_bf16_is_slow_here(gain, dtype, monkeypatch):
     monkeypatch.setattr(muon_module, "bf16_gain", lambda *shape: gain)
-    training = run()
-    assert training.optimizer.muon.dtype == dtype == DTYPES[training.run.muon_precision]
-    assert pick_muon_precision(training.model, torch.device("cuda")) == "bf16"
+    run = fresh_run()
+    assert run.optimizer.muon.dtype == dtype == DTYPES[run.state.modes.muon_precision]
+    assert pick_muon_precision(run.model, torch.device("cuda")) == "bf16"
     monkeypatch.setattr(muon_module, "bf16_gain", lambda *shape: 1 / gain)
-    assert run(stored=training.checkpoint()).optimizer.muon.dtype == dtype  # a resumed run keeps it
+    assert fresh_run(stored=run.checkpoint()).optimizer.muon.dtype == dtype  # a resumed run keeps it
 
 
 def test_adamw_alone_has_no_muon():
-    training = parts.run()
-    assert type(training.optimizer) is torch.optim.AdamW
-    assert type(build_optimizer(training.model, training.config.training)) is torch.optim.AdamW
-    assert not any(map(is_muon, training.optimizer.param_groups))
+    run = parts.run()
+    assert type(run.optimizer) is torch.optim.AdamW
+    assert type(build_optimizer(run.model, run.config.training)) is torch.optim.AdamW
+    assert not any(map(is_muon, run.optimizer.param_groups))

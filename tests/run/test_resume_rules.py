@@ -103,7 +103,7 @@ def test_a_final_evaluation_that_a_stop_cut_short_is_made_on_resume(trained):
     whole = harness.rows(trained)
     path = harness.checkpoints(trained)[4]
     content = harness.load(path)
-    content["run"] |= {"last_eval_step": 3, "best_step": -1}
+    content["state"] |= {"last_eval_step": 3, "best_step": -1}
     path.unlink()
     assert save_checkpoint(path, content)  # as it stands after a signal in the last step
     (metrics,) = (trained / "logs" / "tensorboard").glob("*/metrics.jsonl")

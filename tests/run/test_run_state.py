@@ -14,60 +14,60 @@ import torch
 from chatgot.checkpointing.checkpoint_file import load_checkpoint
 from chatgot.errors import CheckpointRejected
 from chatgot.numerics.grad_scaler import SafeGradScaler
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
 from chatgot.run.resuming import check_settings, check_state, find_checkpoint, resume
 from chatgot.run.run_state import RunState, generator_states, set_generator_states
 from chatgot.training.step import accumulate_gradients, apply_gradients
 
 
-def train(training: Training, steps: int) -> list[float]:
+def train(run: Run, steps: int) -> list[float]:
     losses = []
     for _ in range(steps):
         loss = accumulate_gradients(
-            training.model, training.train_windows, training.run, training.config, training.scaler
+            run.model, run.train_windows, run.state, run.config, run.scaler
         )
         apply_gradients(
-            loss, training.model, training.optimizer, training.run, training.config, training.scaler
+            loss, run.model, run.optimizer, run.state, run.config, run.scaler
         )
-        losses.append(training.run.train_loss)
+        losses.append(run.state.progress.train_loss)
     return losses
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     """A checkpoint after two steps with dropout."""
-    training = parts.run(model={"dropout": 0.2})
-    train(training, 2)
-    return parts.checkpoint_file(tmp_path_factory.mktemp("saved"), training)
+    run = parts.run(model={"dropout": 0.2})
+    train(run, 2)
+    return parts.checkpoint_file(tmp_path_factory.mktemp("saved"), run)
 
 
-def fresh(stored: dict[str, Any] | None = None, **sections) -> Training:
+def fresh(stored: dict[str, Any] | None = None, **sections) -> Run:
     """Return a run as it stands before its first step, unlike the saved one in every weight."""
     model = {"dropout": 0.2, **sections.pop("model", {})}
-    training = parts.run(stored, model=model, **sections)
+    run = parts.run(stored, model=model, **sections)
     with torch.no_grad():
-        for p in training.model.parameters():
+        for p in run.model.parameters():
             p.add_(0.5)
-    return training
+    return run
 
 
-def everything(training: Training) -> dict[str, Any]:
+def everything(run: Run) -> dict[str, Any]:
     """Return copies of all that `resume` may touch."""
-    state = {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
+    state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
     state |= {
-        "scaler": training.scaler.state_dict(),
-        "run": asdict(training.run),
+        "scaler": run.scaler.state_dict(),
+        "run": asdict(run.state),
         "rng": generator_states(),
     }
     return parts.copied(state)
 
 
-def resume_from(path: Path, training: Training | None = None) -> Training:
+def resume_from(path: Path, run: Run | None = None) -> Run:
     """Go the way of the script from a file to a run that can go on."""
-    training = training or fresh(load_checkpoint(path))
-    resume(training, find_checkpoint(str(path), training.config, "tiny", set()))
-    training.model.train()
-    return training
+    run = run or fresh(load_checkpoint(path))
+    resume(run, find_checkpoint(str(path), run.config, "tiny", set()))
+    run.model.train()
+    return run
 
 
 # There and back
@@ -81,7 +81,7 @@ def test_a_resumed_run_goes_on_bit_for_bit_where_the_saved_one_stood(saved):
     assert train(resumed, 3) == train(undisturbed, 3)
     for key in ("model_state_dict", "optimizer_state_dict", "scaler_state_dict"):
         assert parts.same(resumed.checkpoint()[key], undisturbed.checkpoint()[key]), key
-    assert asdict(resumed.run) == asdict(undisturbed.run)
+    assert asdict(resumed.state) == asdict(undisturbed.state)
 
 
 def test_saving_again_right_after_a_resume_gives_the_same_content(saved, tmp_path):
@@ -94,8 +94,8 @@ def test_every_counter_of_a_run_comes_back(tmp_path, monkeypatch):
     monkeypatch.setattr(
         torch, "compile", lambda function, **how: function
     )  # the stored run was compiled, so this is
-    training = parts.run(model={"dropout": 0.2})
-    train(training, 1)
+    run = parts.run(model={"dropout": 0.2})
+    train(run, 1)
     values: dict[str, Any] = {
         "run_id": parts.RUN_ID,
         "precision": "fp32",
@@ -118,15 +118,15 @@ def test_every_counter_of_a_run_comes_back(tmp_path, monkeypatch):
     }
     values |= {"skipped_ranges": [[3, 9], [12, 14]], "recent_losses": [1.5, 1.25]}
     values |= {"size_history": [[0, 4, 3, "why"]], "sizes_rejected": [[4, 2, 30, "why"]]}
-    training.run = replace(training.run, **values)
-    resumed = resume_from(parts.checkpoint_file(tmp_path, training))
-    assert asdict(resumed.run) == values
+    run.state = replace(run.state, **values)
+    resumed = resume_from(parts.checkpoint_file(tmp_path, run))
+    assert asdict(resumed.state) == values
 
 
 def test_numbers_that_were_never_measured_come_back_as_none_and_infinity(tmp_path):
     path = parts.checkpoint_file(tmp_path, parts.run(model={"dropout": 0.2}))
-    run = resume_from(path).run
-    assert (run.train_loss, run.val_loss, run.best_val_loss, run.best_step) == (
+    state = resume_from(path).state
+    assert (state.progress.train_loss, state.marks.val_loss, state.marks.best_val_loss, state.marks.best_step) == (
         None,
         None,
         math.inf,
@@ -159,17 +159,17 @@ def test_setting_generator_states_is_the_inverse_of_reading_them():
 
 
 def test_an_fp16_runs_scale_and_growth_come_back(tmp_path):
-    training = parts.run(precision="fp16", model={"dropout": 0.2})
-    training.scaler = SafeGradScaler("cpu", init_scale=512.0)
-    train(training, 2)
-    path = parts.checkpoint_file(tmp_path, training)
+    run = parts.run(precision="fp16", model={"dropout": 0.2})
+    run.scaler = SafeGradScaler("cpu", init_scale=512.0)
+    train(run, 2)
+    path = parts.checkpoint_file(tmp_path, run)
     settings = {"mixed_precision": True, "precision_dtype": "fp16"}
     stored = load_checkpoint(path)
     resumed = fresh(stored, training=settings)
     assert resumed.scaler.get_scale() == 65536
     resume_from(path, resumed)
     assert resumed.scaler.get_scale() == 512
-    assert resumed.scaler.state_dict() == training.scaler.state_dict()
+    assert resumed.scaler.state_dict() == run.scaler.state_dict()
     assert resumed.scaler.state_dict()["_growth_tracker"] == 2
 
 
@@ -268,15 +268,15 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
     parts.forge(
         path, content
     )  # with the right hash: what an attacker, or a defect of ours, could write
-    training = fresh()
-    before = everything(training)
+    run = fresh()
+    before = everything(run)
     with pytest.raises(CheckpointRejected, match=str(path)) as refused:
-        point = find_checkpoint(str(path), training.config, "tiny", set())
+        point = find_checkpoint(str(path), run.config, "tiny", set())
         fresh(point.content)  # sets the threads
-        resume(training, point)
+        resume(run, point)
     assert word in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
-    assert parts.same(everything(training), before)
+    assert parts.same(everything(run), before)
 
 
 @pytest.mark.parametrize(
@@ -290,35 +290,35 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
 def test_another_architecture_is_refused_with_the_names_that_differ_and_nothing_is_touched(
     saved, model, word
 ):
-    training = fresh(model=model)
-    before = everything(training)
+    run = fresh(model=model)
+    before = everything(run)
     stored = load_checkpoint(saved)
     with pytest.raises(CheckpointRejected, match="not fit") as refused:
-        check_state(training, stored, saved, data_may_change=False)
+        check_state(run, stored, saved, data_may_change=False)
     assert word in str(refused.value)
-    assert parts.same(everything(training), before)
+    assert parts.same(everything(run), before)
     with pytest.raises(CheckpointRejected, match="model"):
-        check_settings(stored, saved, training.config, "tiny", set())
+        check_settings(stored, saved, run.config, "tiny", set())
 
 
 def test_tied_weights_are_not_taken_for_untied_ones(saved):
-    training = fresh(model={"tie_embeddings": False})
-    before = everything(training)
+    run = fresh(model={"tie_embeddings": False})
+    before = everything(run)
     with pytest.raises(CheckpointRejected, match="optimizer"):
-        check_state(training, load_checkpoint(saved), saved, data_may_change=False)
-    assert parts.same(everything(training), before)
+        check_state(run, load_checkpoint(saved), saved, data_may_change=False)
+    assert parts.same(everything(run), before)
 
 
 @pytest.mark.parametrize(
     "change", [{"a": 1}, {"scale": "x"}, {"scale": math.nan}, {"_growth_tracker": -1}]
 )
 def test_a_scalers_state_that_is_none_is_refused_before_anything_is_loaded(saved, change):
-    training = fresh(precision="fp16")
-    stored = load_checkpoint(saved) | {"scaler_state_dict": training.scaler.state_dict() | change}
-    before = everything(training)
+    run = fresh(precision="fp16")
+    stored = load_checkpoint(saved) | {"scaler_state_dict": run.scaler.state_dict() | change}
+    before = everything(run)
     with pytest.raises(CheckpointRejected, match="scaler"):
-        check_state(training, stored, saved, data_may_change=False)
-    assert parts.same(everything(training), before)
+        check_state(run, stored, saved, data_may_change=False)
+    assert parts.same(everything(run), before)
 
 
 def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(saved):
@@ -335,11 +335,11 @@ def test_names_with_a_prefix_are_refused(saved):
     stored["model_state_dict"] = {
         f"module.{name}": t for name, t in stored["model_state_dict"].items()
     }
-    training = fresh()
-    before = everything(training)
+    run = fresh()
+    before = everything(run)
     with pytest.raises(CheckpointRejected, match=r"head\.weight is missing"):
-        check_state(training, stored, saved, data_may_change=False)
-    assert parts.same(everything(training), before)
+        check_state(run, stored, saved, data_may_change=False)
+    assert parts.same(everything(run), before)
 
 
 def test_another_configurations_checkpoint_is_refused(saved):
@@ -351,23 +351,23 @@ def test_another_configurations_checkpoint_is_refused(saved):
 def test_another_text_of_the_same_characters_is_taken_when_asked(saved, tmp_path, caplog):
     content = load_checkpoint(saved) | {"data_sha256": "0" * 64}
     parts.forge(tmp_path / "other.pt", content)
-    training = fresh(data={"allow_change": True})
+    run = fresh(data={"allow_change": True})
     resume(
-        training,
-        find_checkpoint(str(tmp_path / "other.pt"), training.config, "tiny", {"data.allow_change"}),
+        run,
+        find_checkpoint(str(tmp_path / "other.pt"), run.config, "tiny", {"data.allow_change"}),
     )
-    assert training.run.global_step == 2
+    assert run.state.progress.global_step == 2
     assert "text differs" in caplog.text
 
 
 def test_a_checkpoint_before_the_first_update_needs_no_optimizer_state(tmp_path):
-    training = parts.run(model={"dropout": 0.2})
-    allocated = training.checkpoint()["optimizer_state_dict"]["state"]
-    training.optimizer.state.clear()
-    path = parts.checkpoint_file(tmp_path, training)
+    run = parts.run(model={"dropout": 0.2})
+    allocated = run.checkpoint()["optimizer_state_dict"]["state"]
+    run.optimizer.state.clear()
+    path = parts.checkpoint_file(tmp_path, run)
     assert load_checkpoint(path)["optimizer_state_dict"]["state"] == {}
     resumed = resume_from(path)
-    assert resumed.run.global_step == 0
+    assert resumed.state.progress.global_step == 0
     assert parts.same(resumed.checkpoint()["optimizer_state_dict"]["state"], allocated)
 
 
@@ -388,5 +388,5 @@ def test_a_checkpoint_before_the_first_update_needs_no_optimizer_state(tmp_path)
 def test_something_is_due_at_multiples_of_its_interval_and_never_twice_at_one_step(
     step, interval, last, due
 ):
-    run = RunState("x", "fp32", 1, 1, global_step=step)
-    assert run.due(interval, last) is due
+    state = RunState("x", "fp32", 1, 1, global_step=step)
+    assert state.due(interval, last) is due

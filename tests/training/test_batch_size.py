@@ -26,7 +26,7 @@ from chatgot.config import TrainingConfig
 from chatgot.errors import CheckpointRejected, OutOfMemory
 from chatgot.machine import memory
 from chatgot.numerics import accumulation, optim
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
 from chatgot.run.fits import odd_counters
 from chatgot.run.resuming import check_state
 from chatgot.training import batch_size, evaluation, recovery
@@ -71,51 +71,51 @@ class Memory:
 
 
 def dynamic_run(
-    memory: Memory | None = None, size: int = 8, dropout: float = 0.0, **training
-) -> Training:
+    memory: Memory | None = None, size: int = 8, dropout: float = 0.0, **run
+) -> Run:
     """Return a run of 8 sequences a step whose micro-batch is `size` at the start, under a limit."""
-    dynamic = {**CALM, "enabled": True, "initial": size, **training.pop("dynamic_batch_size", {})}
+    dynamic = {**CALM, "enabled": True, "initial": size, **run.pop("dynamic_batch_size", {})}
     keys = {
         **STEADY,
         "batch_size": 8,
         "accumulate_grad_batches": 1,
         "dynamic_batch_size": dynamic,
-        **training,
+        **run,
     }
     result = parts.run(training=keys, model={"dropout": dropout, "attention_dropout": dropout})
-    result.run.micro_batch_size = size
+    result.state.micro_batch.size = size
     if memory:
         memory.watch(result.model)
     return result
 
 
-def gradient(training: Training) -> torch.Tensor:
-    return torch.cat([p.grad.flatten().double() for p in training.model.parameters()])
+def gradient(run: Run) -> torch.Tensor:
+    return torch.cat([p.grad.flatten().double() for p in run.model.parameters()])
 
 
-def step(training: Training, gradients: list[torch.Tensor] | None = None) -> float:
+def step(run: Run, gradients: list[torch.Tensor] | None = None) -> float:
     """Do what the script does for one step, once more where it has to; return its loss, and add its gradient."""
     while True:
-        assert adapt(training, NEVER)
+        assert adapt(run, NEVER)
         loss = accumulate_gradients(
-            training.model, training.train_windows, training.run, training.config, training.scaler
+            run.model, run.train_windows, run.state, run.config, run.scaler
         )
         if loss is not None:
             break
-        assert all(p.grad is None for p in training.model.parameters())
+        assert all(p.grad is None for p in run.model.parameters())
     if gradients is not None:
-        gradients.append(gradient(training))
+        gradients.append(gradient(run))
     apply_gradients(
-        loss, training.model, training.optimizer, training.run, training.config, training.scaler
+        loss, run.model, run.optimizer, run.state, run.config, run.scaler
     )
-    assert recover(training) == "done"
-    return training.run.train_loss
+    assert recover(run) == "done"
+    return run.state.progress.train_loss
 
 
-def weights(training: Training) -> dict:
+def weights(run: Run) -> dict:
     """Return copies of weights, optimizer state and generators."""
     state = {
-        key: training.checkpoint()[key]
+        key: run.checkpoint()[key]
         for key in ("model_state_dict", "optimizer_state_dict", "rng")
     }
     return parts.copied(state)
@@ -137,12 +137,12 @@ def test_out_of_memory_in_step_7_changes_neither_its_gradient_nor_the_losses_tha
     for number in range(1, 21):
         full.limit = 4 if number >= 7 else math.inf
         gradients = []
-        losses = [step(run, gradients) for run in (disturbed, undisturbed)]
+        losses = [step(state, gradients) for state in (disturbed, undisturbed)]
         assert abs(losses[0] - losses[1]) <= (0 if number < 7 else 1e-5)
         if number == 7:
             assert (gradients[0] - gradients[1]).norm() <= 1e-6 * gradients[1].norm()
     assert full.fired
-    assert disturbed.run.micro_batch_size == 4
+    assert disturbed.state.micro_batch.size == 4
     (line,) = (r.getMessage() for r in caplog.records if "out of memory: " in r.getMessage())
     assert "step 7: out of memory: micro_batch_size 8 -> 4" in line
 
@@ -164,14 +164,14 @@ def test_out_of_memory_in_micro_batch_3_of_4_begins_the_step_anew():
 
             hook = disturbed.model.register_forward_pre_hook(third)
         gradients = []
-        losses = [step(run, gradients) for run in (disturbed, undisturbed)]
+        losses = [step(state, gradients) for state in (disturbed, undisturbed)]
         assert abs(losses[0] - losses[1]) <= (0 if number < 7 else 1e-5)
         if number == 7:
             hook.remove()
             assert seen == [2, 2, 2] + [1] * 8
             assert (gradients[0] - gradients[1]).norm() <= 1e-6 * gradients[1].norm()
     assert full.fired == [2]
-    assert disturbed.run.micro_batch_size == 1
+    assert disturbed.state.micro_batch.size == 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -189,7 +189,7 @@ def test_after_a_shrink_all_bits_are_those_of_a_run_set_to_that_size_from_that_s
     )
     for number in range(1, 13):
         if number == 7:
-            full.limit, told.run.micro_batch_size = 4, 4
+            full.limit, told.state.micro_batch.size = 4, 4
         assert step(disturbed) == step(told)
     assert full.fired
     assert parts.same(weights(disturbed), weights(told))
@@ -197,20 +197,20 @@ def test_after_a_shrink_all_bits_are_those_of_a_run_set_to_that_size_from_that_s
 
 def test_a_size_that_does_not_halve_evenly_is_rounded_down_to_the_minimum():
     full = Memory(0)
-    training = dynamic_run(full, size=7, dynamic_batch_size={"minimum": 2})
+    run = dynamic_run(full, size=7, dynamic_batch_size={"minimum": 2})
     with pytest.raises(OutOfMemory):
-        step(training)
-    assert [row[1:3] for row in training.run.size_history] == [[7, 3], [3, 2]]
+        step(run)
+    assert [row[1:3] for row in run.state.micro_batch.history] == [[7, 3], [3, 2]]
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_at_the_smallest_size_it_ends_with_advice_and_the_weights_untouched(enabled):
     full = Memory()
-    training = dynamic_run(full, dynamic_batch_size={"enabled": enabled})
-    step(training)
-    before, full.limit = weights(training)["model_state_dict"], 0
+    run = dynamic_run(full, dynamic_batch_size={"enabled": enabled})
+    step(run)
+    before, full.limit = weights(run)["model_state_dict"], 0
     with pytest.raises(OutOfMemory) as raised:
-        step(training)
+        step(run)
     assert raised.value.exit_code == 6
     assert raised.value.unchanged
     assert full.fired == ([8, 4, 2, 1] if enabled else [8])
@@ -219,7 +219,7 @@ def test_at_the_smallest_size_it_ends_with_advice_and_the_weights_untouched(enab
     assert ("dynamic_batch_size.enabled=true" in said[1]) is not enabled
     assert "gradient_checkpointing=true" in said[1]
     assert "MiB" in said[0]
-    assert parts.same(weights(training)["model_state_dict"], before)
+    assert parts.same(weights(run)["model_state_dict"], before)
 
 
 @pytest.mark.parametrize(
@@ -230,20 +230,20 @@ def test_at_the_smallest_size_it_ends_with_advice_and_the_weights_untouched(enab
     ],
 )
 def test_an_error_that_merely_speaks_of_memory_is_raised_and_shrinks_nothing(error):
-    training = dynamic_run()
+    run = dynamic_run()
 
     def fail(*args: object) -> None:
         raise error
 
-    training.model.register_forward_pre_hook(fail)
+    run.model.register_forward_pre_hook(fail)
     with pytest.raises(type(error), match="memory"):
-        step(training)
-    assert training.run.micro_batch_size == 8
+        step(run)
+    assert run.state.micro_batch.size == 8
 
 
 def test_what_a_failed_attempt_held_is_given_back_before_the_next_one():
     alive, seen = [], []
-    training = dynamic_run()
+    run = dynamic_run()
 
     def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         seen.append(sum(ref() is not None for ref in alive))
@@ -251,9 +251,9 @@ def test_what_a_failed_attempt_held_is_given_back_before_the_next_one():
         if len(alive) == 1:
             raise MemoryError
 
-    training.model.layers[0].register_forward_hook(hook)
-    step(training)
-    assert training.run.micro_batch_size == 4
+    run.model.layers[0].register_forward_hook(hook)
+    step(run)
+    assert run.state.micro_batch.size == 4
     assert seen[:2] == [0, 0]
 
 
@@ -261,36 +261,36 @@ def test_what_a_failed_attempt_held_is_given_back_before_the_next_one():
 
 
 def test_the_optimizers_state_is_there_before_the_first_step_and_changes_no_bit():
-    training, late = parts.run(), parts.run()
-    assert all(len(training.optimizer.state[p]) == 3 for p in training.model.parameters())
+    run, late = parts.run(), parts.run()
+    assert all(len(run.optimizer.state[p]) == 3 for p in run.model.parameters())
     late.optimizer.state.clear()
-    sizes = {id(t) for state in training.optimizer.state.values() for t in state.values()}
-    for run in (training, late):
+    sizes = {id(t) for state in run.optimizer.state.values() for t in state.values()}
+    for state in (run, late):
         for _ in range(3):
-            step(run)
-    assert parts.same(weights(training), weights(late))
-    assert {id(t) for state in training.optimizer.state.values() for t in state.values()} == sizes
+            step(state)
+    assert parts.same(weights(run), weights(late))
+    assert {id(t) for state in run.optimizer.state.values() for t in state.values()} == sizes
 
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_out_of_memory_in_the_update_is_fatal_and_says_whether_the_weights_are_whole(
     begun, monkeypatch
 ):
-    training = dynamic_run()
-    step(training)
-    real = training.optimizer.step
+    run = dynamic_run()
+    step(run)
+    real = run.optimizer.step
 
     def fail() -> None:
         if begun:
             real()
         raise MemoryError
 
-    monkeypatch.setattr(training.optimizer, "step", fail)
+    monkeypatch.setattr(run.optimizer, "step", fail)
     with pytest.raises(OutOfMemory, match="step 2: out of memory in the update") as raised:
-        step(training)
+        step(run)
     assert raised.value.unchanged is not begun
     assert ("half updated" in str(raised.value)) is begun
-    assert (training.run.micro_batch_size, training.run.global_step) == (8, 1)
+    assert (run.state.micro_batch.size, run.state.progress.global_step) == (8, 1)
 
 
 # Evaluation
@@ -298,16 +298,16 @@ def test_out_of_memory_in_the_update_is_fatal_and_says_whether_the_weights_are_w
 
 def test_out_of_memory_in_an_evaluation_halves_its_own_batches_and_gives_the_same_loss():
     full = Memory()
-    training = dynamic_run(full)
-    expected = evaluation.validation_losses(training, NEVER)
+    run = dynamic_run(full)
+    expected = evaluation.validation_losses(run, NEVER)
     full.limit = 2
-    found = evaluation.validation_losses(training, NEVER)
+    found = evaluation.validation_losses(run, NEVER)
     assert full.fired == [8, 4]
     assert found[0] == pytest.approx(expected[0], rel=1e-6)
-    assert (training.run.eval_batch_size, training.run.micro_batch_size) == (2, 8)
+    assert (run.state.micro_batch.eval_size, run.state.micro_batch.size) == (2, 8)
     full.limit = 0
-    assert math.isnan(evaluation.validation_losses(training, NEVER)[0])
-    assert training.run.micro_batch_size == 8
+    assert math.isnan(evaluation.validation_losses(run, NEVER)[0])
+    assert run.state.micro_batch.size == 8
 
 
 # It grows back
@@ -336,34 +336,34 @@ def test_when_the_limit_rises_it_is_back_within_the_interval_and_each_trial_leav
 ):
     full = Memory()
     full.limit = 2
-    training = dynamic_run(full, dropout=dropout)
+    run = dynamic_run(full, dropout=dropout)
     told = dynamic_run(dropout=dropout, dynamic_batch_size={"enabled": False})
     sizes = []
     for number in range(60):
         full.limit = 2 if number < 30 else 8
-        loss = step(training)
-        told.run.micro_batch_size = training.run.micro_batch_size  # set to that size at that step
+        loss = step(run)
+        told.state.micro_batch.size = run.state.micro_batch.size  # set to that size at that step
         assert loss == step(told), number
-        sizes.append(training.run.micro_batch_size)
-    assert parts.same(weights(training), weights(told))
+        sizes.append(run.state.micro_batch.size)
+    assert parts.same(weights(run), weights(told))
     assert full.fired[:2] == [8, 4]
     assert len(full.fired) > 2  # rejected trials there were
     assert sizes[29] == 2
     assert sizes[30 + 10] == 8
     assert sizes == sorted(sizes)
-    assert [row[1:3] for row in training.run.size_history] == [[8, 4], [4, 2], [2, 4], [4, 8]]
+    assert [row[1:3] for row in run.state.micro_batch.history] == [[8, 4], [4, 2], [2, 4], [4, 8]]
 
 
 def test_no_size_comes_and_goes_while_the_limit_stands_between_two():
     full = Memory(5)
-    training = dynamic_run(full)
+    run = dynamic_run(full)
     sizes = []
     for _ in range(500):
-        step(training)
-        sizes.append(training.run.micro_batch_size)
+        step(run)
+        sizes.append(run.state.micro_batch.size)
     assert set(sizes) == {4}
     assert 3 <= len(full.fired) <= 8  # one real, then trials 10, 20, 40, ... steps apart
-    (row,) = training.run.sizes_rejected
+    (row,) = run.state.micro_batch.rejected
     assert row[0] == 8
     assert row[1] == len(full.fired)
     assert row[3] == "out of memory"
@@ -371,32 +371,32 @@ def test_no_size_comes_and_goes_while_the_limit_stands_between_two():
 
 def test_a_size_that_fails_after_its_trial_waits_twice_as_long_each_time():
     """The trial fits, the step does not: the worst that can happen to a size."""
-    training = dynamic_run(size=4)
+    run = dynamic_run(size=4)
     failing = []
 
     def hook(module: nn.Module, args: tuple) -> None:
         inside = any("attempt" in frame.function for frame in inspect.stack(0))
         if len(args[0]) == 8 and not inside:
-            failing.append(training.run.global_step)
+            failing.append(run.state.progress.global_step)
             raise MemoryError
 
-    training.model.register_forward_pre_hook(hook)
+    run.model.register_forward_pre_hook(hook)
     for _ in range(200):
-        step(training)
+        step(run)
     assert failing == [10, 20, 40, 80, 160]
 
 
 # What a trial asks for
 
 
-def trial(training: Training, caplog: pytest.LogCaptureFixture) -> str:
+def trial(run: Run, caplog: pytest.LogCaptureFixture) -> str:
     """Let one growth trial happen now; return what the log says on it."""
     caplog.set_level(logging.INFO)
-    training.run.good_steps = 10_000
-    before = weights(training)
-    assert adapt(training, NEVER)
-    assert parts.same(weights(training), before)
-    assert all(p.grad is None for p in training.model.parameters())
+    run.state.health.good_steps = 10_000
+    before = weights(run)
+    assert adapt(run, NEVER)
+    assert parts.same(weights(run), before)
+    assert all(p.grad is None for p in run.model.parameters())
     return caplog.messages[-1]
 
 
@@ -430,67 +430,67 @@ def broken_split(name: str) -> Callable:
 def test_a_broken_split_is_rejected_with_its_reason(name, precision, monkeypatch, caplog):
     keys = {} if precision == "fp32" else {"mixed_precision": True, "precision_dtype": precision}
     keys |= {"batch_size": 10}  # 3 does not divide it: the last micro-batch is smaller
-    training = dynamic_run(size=3, **keys, dynamic_batch_size={"initial": 3, "maximum": 7})
-    assert "micro_batch_size 3 -> 7" in trial(training, caplog)
-    training.run.micro_batch_size, training.run.size_history = 3, []
+    run = dynamic_run(size=3, **keys, dynamic_batch_size={"initial": 3, "maximum": 7})
+    assert "micro_batch_size 3 -> 7" in trial(run, caplog)
+    run.state.micro_batch.size, run.state.micro_batch.history = 3, []
     monkeypatch.setattr(batch_size, "add_gradients", broken_split(name))
     assert (
         "micro_batch_size stays at 3: 7 was tried before step 1 and rejected: its gradient differs by"
-        in trial(training, caplog)
+        in trial(run, caplog)
     )
-    assert training.run.micro_batch_size == 3
+    assert run.state.micro_batch.size == 3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_the_tolerances_stand_well_above_the_rounding_of_each_precision(precision):
     keys = {} if precision == "fp32" else {"mixed_precision": True, "precision_dtype": precision}
-    training = dynamic_run(dropout=0.2, **keys)
+    run = dynamic_run(dropout=0.2, **keys)
     for _ in range(3):
-        step(training)
+        step(run)
     apart = []
     real, batch_size.GRADIENT_TOLERANCE = batch_size.GRADIENT_TOLERANCE, {precision: -1.0}
     try:
         apart = [
-            float(difference(training, 8, 1, size).split(" by ")[1].split()[0])
+            float(difference(run, 8, 1, size).split(" by ")[1].split()[0])
             for size in (2, 3, 4, 8)
         ]
     finally:
         batch_size.GRADIENT_TOLERANCE = real
     assert max(apart) < real[precision] / 2
-    assert difference(training, 8, 3, 3) == ""
+    assert difference(run, 8, 3, 3) == ""
 
 
 def test_dropout_is_off_for_the_comparison_and_on_again_after_it():
-    training = dynamic_run(dropout=0.4)
-    assert difference(training, 8, 1, 8) == ""
-    rates = {module.dropout for module in training.model.modules() if hasattr(module, "dropout")}
+    run = dynamic_run(dropout=0.4)
+    assert difference(run, 8, 1, 8) == ""
+    rates = {module.dropout for module in run.model.modules() if hasattr(module, "dropout")}
     assert rates == {0.4}
     with (
         contextlib.ExitStack() as stack
     ):  # the control: with dropout on, other cuts have other masks
         stack.callback(setattr, batch_size, "without_dropout", batch_size.without_dropout)
         batch_size.without_dropout = lambda model: contextlib.nullcontext()
-        assert "differs by" in difference(training, 8, 1, 8)
+        assert "differs by" in difference(run, 8, 1, 8)
 
 
 def test_a_size_without_the_gain_is_rejected_and_its_memory_given_back(caplog, monkeypatch):
-    training, given = dynamic_run(size=4, dynamic_batch_size={"minimum_gain": 1e6}), []
+    run, given = dynamic_run(size=4, dynamic_batch_size={"minimum_gain": 1e6}), []
     monkeypatch.setattr(
-        batch_size, "release_memory", lambda device: given.append(len(training.run.sizes_rejected))
+        batch_size, "release_memory", lambda device: given.append(len(run.state.micro_batch.rejected))
     )
-    said = trial(training, caplog)
+    said = trial(run, caplog)
     assert given == [0, 1]  # before the trial, and after it was rejected
     assert "rejected: tokens/s change by" in said
     assert "not again before step 11" in said
-    assert training.run.micro_batch_size == 4
+    assert run.state.micro_batch.size == 4
 
 
 @pytest.mark.parametrize("when", ["foreseen", "after it"])
 def test_a_size_that_leaves_too_little_memory_is_rejected_before_it_is_tried_where_that_is_foreseen(
     when, monkeypatch, caplog
 ):
-    training, sizes = dynamic_run(size=4, dynamic_batch_size={"memory_headroom": 0.5}), []
-    training.model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    run, sizes = dynamic_run(size=4, dynamic_batch_size={"memory_headroom": 0.5}), []
+    run.model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     used = {4: 1000 << 20, 8: 1400 << 20}
     resident = lambda device: used[max(sizes)] if sizes else 600 << 20  # noqa: E731
     monkeypatch.setattr(
@@ -499,55 +499,55 @@ def test_a_size_that_leaves_too_little_memory_is_rejected_before_it_is_tried_whe
     monkeypatch.setattr(
         memory, "memory_limits", lambda device: [((2000 << 20) - resident(device), 2000 << 20)]
     )
-    said = trial(training, caplog)
+    said = trial(run, caplog)
     assert "MiB, memory_headroom is 50%" in said
     assert (8 in sizes) is (when == "after it")
-    assert training.run.micro_batch_size == 4
+    assert run.state.micro_batch.size == 4
 
 
 def test_a_trial_under_gradient_checkpointing_recomputes_as_training_does(caplog):
-    training, calls = dynamic_run(size=4, gradient_checkpointing=True, dropout=0.2), []
-    training.model.layers[0].register_forward_pre_hook(lambda module, args: calls.append(1))
+    run, calls = dynamic_run(size=4, gradient_checkpointing=True, dropout=0.2), []
+    run.model.layers[0].register_forward_pre_hook(lambda module, args: calls.append(1))
     passes = []
-    training.model.register_forward_pre_hook(lambda module, args: passes.append(1))
-    assert "micro_batch_size 4 -> 8" in trial(training, caplog)
+    run.model.register_forward_pre_hook(lambda module, args: passes.append(1))
+    assert "micro_batch_size 4 -> 8" in trial(run, caplog)
     assert len(calls) == 2 * len(passes)
 
 
 def test_an_error_in_a_trial_that_is_no_lack_of_memory_is_raised():
-    training = dynamic_run(size=4)
+    run = dynamic_run(size=4)
 
     def fail(module: nn.Module, args: tuple) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    training.model.register_forward_pre_hook(fail)
-    training.run.good_steps = 10
+    run.model.register_forward_pre_hook(fail)
+    run.state.health.good_steps = 10
     with pytest.raises(RuntimeError, match="mat1"):
-        adapt(training, NEVER)
+        adapt(run, NEVER)
 
 
 def test_bad_steps_put_a_trial_off():
-    training = dynamic_run(size=4)
+    run = dynamic_run(size=4)
     for _ in range(9):
-        step(training)
-    training.run.good_steps = 0  # as after a bad step
-    step(training)
-    step(training)
-    assert training.run.micro_batch_size == 4
-    training.run.good_steps = 10
-    step(training)
-    assert training.run.micro_batch_size == 8
+        step(run)
+    run.state.health.good_steps = 0  # as after a bad step
+    step(run)
+    step(run)
+    assert run.state.micro_batch.size == 4
+    run.state.health.good_steps = 10
+    step(run)
+    assert run.state.micro_batch.size == 8
 
 
 def test_a_signal_in_a_trial_decides_nothing():
-    training = dynamic_run(size=4)
-    training.run.good_steps = 10
+    run = dynamic_run(size=4)
+    run.state.health.good_steps = 10
     asked = iter([False, False, True, True, True])
-    before = training.run.size_history, training.run.sizes_rejected
-    assert not adapt(training, lambda: next(asked))
-    assert (training.run.size_history, training.run.sizes_rejected) == before
-    assert adapt(training, NEVER)
-    assert training.run.micro_batch_size == 8
+    before = run.state.micro_batch.history, run.state.micro_batch.rejected
+    assert not adapt(run, lambda: next(asked))
+    assert (run.state.micro_batch.history, run.state.micro_batch.rejected) == before
+    assert adapt(run, NEVER)
+    assert run.state.micro_batch.size == 8
 
 
 # The search at the start
@@ -556,19 +556,19 @@ def test_a_signal_in_a_trial_decides_nothing():
 def test_the_search_takes_the_fastest_size_that_fits_and_leaves_no_trace(caplog):
     caplog.set_level(logging.INFO)
     full = Memory(5)
-    training = dynamic_run(full, dynamic_batch_size={"initial": "auto"})
-    before = weights(training)
-    assert adapt(training, NEVER)
-    assert parts.same(weights(training), before)
-    assert training.run.micro_batch_size in (1, 2, 4)
+    run = dynamic_run(full, dynamic_batch_size={"initial": "auto"})
+    before = weights(run)
+    assert adapt(run, NEVER)
+    assert parts.same(weights(run), before)
+    assert run.state.micro_batch.size in (1, 2, 4)
     assert full.fired == [8]
     assert "the fastest valid size" in caplog.messages[-1]
     assert "8: out of memory" in caplog.messages[-1]
-    assert [row[0] for row in training.run.sizes_rejected][-1] == 8
-    (row,) = training.run.size_history
-    assert row[:3] == [0, 8, training.run.micro_batch_size]
-    assert adapt(training, NEVER)
-    assert len(training.run.size_history) == 1  # it is made once in a run
+    assert [row[0] for row in run.state.micro_batch.rejected][-1] == 8
+    (row,) = run.state.micro_batch.history
+    assert row[:3] == [0, 8, run.state.micro_batch.size]
+    assert adapt(run, NEVER)
+    assert len(run.state.micro_batch.history) == 1  # it is made once in a run
 
 
 def test_the_search_passes_over_a_size_whose_gradient_is_another(monkeypatch, caplog):
@@ -583,41 +583,41 @@ def test_the_search_passes_over_a_size_whose_gradient_is_another(monkeypatch, ca
 
     monkeypatch.setattr(batch_size, "add_gradients", broken)
     monkeypatch.setattr(
-        batch_size, "measure", lambda training, sizes, *rest: ({1: 4.0, 2: 3.0, 4: 2.0, 8: 1.0}, {})
+        batch_size, "measure", lambda run, sizes, *rest: ({1: 4.0, 2: 3.0, 4: 2.0, 8: 1.0}, {})
     )
-    training = dynamic_run(dynamic_batch_size={"initial": "auto"})
-    assert adapt(training, NEVER)
-    assert training.run.micro_batch_size == 4
+    run = dynamic_run(dynamic_batch_size={"initial": "auto"})
+    assert adapt(run, NEVER)
+    assert run.state.micro_batch.size == 4
     assert "8: its gradient differs by" in caplog.messages[-1]
 
 
 def test_the_search_counts_the_remainder_of_a_size_that_does_not_divide_the_step(monkeypatch):
     keys = {"batch_size": 10, "dynamic_batch_size": {"initial": "auto", "maximum": 9, "minimum": 1}}
     seconds = {1: 3.0, 2: 1.1, 4: 1.0, 9: 0.95}  # 9 + 1: the one costs three
-    monkeypatch.setattr(batch_size, "measure", lambda training, sizes, *rest: (seconds, {}))
-    training = dynamic_run(**keys)
-    assert adapt(training, NEVER)
-    assert training.run.micro_batch_size == 4
+    monkeypatch.setattr(batch_size, "measure", lambda run, sizes, *rest: (seconds, {}))
+    run = dynamic_run(**keys)
+    assert adapt(run, NEVER)
+    assert run.state.micro_batch.size == 4
 
 
 def test_where_not_even_the_smallest_size_fits_the_search_ends_the_run():
-    training = dynamic_run(Memory(0), dynamic_batch_size={"initial": "auto"})
+    run = dynamic_run(Memory(0), dynamic_batch_size={"initial": "auto"})
     with pytest.raises(OutOfMemory, match="micro_batch_size 1"):
-        adapt(training, NEVER)
+        adapt(run, NEVER)
 
 
 def test_no_pass_of_the_search_begins_that_would_end_after_its_time(monkeypatch):
-    training = dynamic_run(dynamic_batch_size={"initial": "auto"})
+    run = dynamic_run(dynamic_batch_size={"initial": "auto"})
     clock = {"now": 0.0}
-    training.model.register_forward_pre_hook(
+    run.model.register_forward_pre_hook(
         lambda module, args: clock.update(now=clock["now"] + len(args[0]))
     )
     monkeypatch.setattr(batch_size.time, "perf_counter", lambda: clock["now"])
-    seconds, rejected = batch_size.measure(training, [1, 2, 4, 8], 6.0, NEVER)
+    seconds, rejected = batch_size.measure(run, [1, 2, 4, 8], 6.0, NEVER)
     assert clock["now"] <= 6
     assert list(seconds) == [1, 2]
     assert rejected == {4: "no time to try it", 8: "no time to try it"}
-    seconds, rejected = batch_size.measure(training, [1, 2, 4, 8], math.inf, NEVER)
+    seconds, rejected = batch_size.measure(run, [1, 2, 4, 8], math.inf, NEVER)
     assert (list(seconds), rejected) == ([1, 2, 4, 8], {})
 
 
@@ -634,7 +634,7 @@ def test_a_run_begins_with_the_size_that_the_configuration_names(batch, accumula
         "accumulate_grad_batches": accumulate,
         "dynamic_batch_size": dynamic,
     }
-    assert parts.run(training=keys).run.micro_batch_size == first
+    assert parts.run(training=keys).state.micro_batch.size == first
 
 
 @pytest.mark.parametrize("dynamic", [{"minimum": 9}, {"initial": 9}, {"maximum": 9}, {"minimum": 4, "initial": 3},
@@ -661,17 +661,17 @@ def job(
     script = harness.load_script()
     real, full, threads = script.assemble, Memory(), torch.get_num_threads()
 
-    def assemble(*args: object) -> Training:
-        training = real(*args)
-        full.limit = lambda: limit(training.run.global_step)
-        full.watch(training.model)
+    def assemble(*args: object) -> Run:
+        run = real(*args)
+        full.limit = lambda: limit(run.state.progress.global_step)
+        full.watch(run.model)
 
         def stop(module: nn.Module, args: tuple) -> None:
-            if training.run.global_step == stop_at and module.training:
+            if run.state.progress.global_step == stop_at and module.training:
                 script.STOP.exit_code, script.STOP.signal_name = 143, "SIGTERM"
 
-        training.model.register_forward_pre_hook(stop)
-        return training
+        run.model.register_forward_pre_hook(stop)
+        return run
 
     script.assemble = assemble
     try:
@@ -681,9 +681,9 @@ def job(
         torch.set_num_threads(threads)
 
 
-def new(folder: Path, **training) -> Path:
+def new(folder: Path, **run) -> Path:
     folder.mkdir()
-    harness.write_config(folder, training=harness.merged(JOB, training))
+    harness.write_config(folder, training=harness.merged(JOB, run))
     return folder
 
 
@@ -695,10 +695,10 @@ def log_of(folder: Path) -> str:
 def ending(folder: Path, at: int = STEPS) -> dict:
     content = harness.load(harness.checkpoints(folder)[at])
     clock = ("time_s", "run_id", "tokens_per_s")
-    run = {key: value for key, value in content["run"].items() if key not in clock}
-    run["size_history"] = [row[:3] for row in run["size_history"]]  # the reason names a speed
+    state = {key: value for key, value in content["state"].items() if key not in clock}
+    state["size_history"] = [row[:3] for row in state["size_history"]]  # the reason names a speed
     keys = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict", "rng")
-    return {key: content[key] for key in keys} | {"run": run}
+    return {key: content[key] for key in keys} | {"run": state}
 
 
 def falling_and_rising(step: int) -> float:
@@ -712,7 +712,7 @@ def straight(tmp_path_factory) -> Path:
     code, full = job(folder, limit=falling_and_rising)
     assert (code, full.fired[:2]) == (0, [8, 4])
     history = [
-        row[1:3] for row in harness.load(harness.checkpoints(folder)[STEPS])["run"]["size_history"]
+        row[1:3] for row in harness.load(harness.checkpoints(folder)[STEPS])["state"]["micro_batch"]["history"]
     ]
     assert history == [[8, 4], [4, 2], [2, 4], [4, 8]]
     return folder
@@ -749,11 +749,11 @@ def test_the_log_has_one_line_for_each_change_and_the_curves_show_the_size_and_t
 
 
 def test_the_progress_bar_shows_how_a_step_is_cut():
-    training = parts.run(training={"batch_size": 32, "accumulate_grad_batches": 1})
-    training.run.train_loss, training.run.micro_batch_size = 1.0, 16
-    assert estimate.postfix(training).endswith(", 16x2")
-    training.run.micro_batch_size = 12
-    assert estimate.postfix(training).endswith(", 12x3")
+    run = parts.run(training={"batch_size": 32, "accumulate_grad_batches": 1})
+    run.state.progress.train_loss, run.state.micro_batch.size = 1.0, 16
+    assert estimate.postfix(run).endswith(", 16x2")
+    run.state.micro_batch.size = 12
+    assert estimate.postfix(run).endswith(", 12x3")
 
 
 def test_out_of_memory_down_to_one_sequence_is_exit_6_and_the_last_good_step_is_saved(
@@ -826,7 +826,7 @@ def test_out_of_memory_in_samples_and_evaluations_leaves_the_training_as_it_is(t
         evaluation.evaluate = real
     assert {"evaluation", "sample"} <= set(fired)
     a, b = ending(quiet), ending(loud)
-    assert b["run"]["micro_batch_size"] == 8
+    assert b["state"]["micro_batch"]["size"] == 8
     assert parts.same(a["model_state_dict"], b["model_state_dict"])
     assert parts.same(a["optimizer_state_dict"], b["optimizer_state_dict"])
 
@@ -876,10 +876,10 @@ def test_a_real_lack_of_memory_takes_the_same_road(tmp_path, initial, precision,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    run = harness.load(harness.checkpoints(tmp_path)[3])["run"]
-    assert run["size_history"] or initial == "128"
+    state = harness.load(harness.checkpoints(tmp_path)[3])["state"]
+    assert state["size_history"] or initial == "128"
     if left_mib < 200:
-        assert run["micro_batch_size"] < 128
+        assert state["micro_batch_size"] < 128
         if initial == "128":
             assert "step 1: out of memory: micro_batch_size 128 -> 64" in done.stderr
 
@@ -888,26 +888,26 @@ def test_a_real_lack_of_memory_takes_the_same_road(tmp_path, initial, precision,
 
 
 def test_a_trial_computes_the_next_steps_real_sequences_as_the_step_will():
-    training = dynamic_run(dropout=0.3, size=4)
-    training.run.global_step = training.run.position = 5
-    tried, _ = batch_size.attempt(training, 8, 4)
+    run = dynamic_run(dropout=0.3, size=4)
+    run.state.progress.global_step = run.state.progress.position = 5
+    tried, _ = batch_size.attempt(run, 8, 4)
     assert accumulate_gradients(
-        training.model, training.train_windows, training.run, training.config, training.scaler
+        run.model, run.train_windows, run.state, run.config, run.scaler
     ).isfinite()
     assert all(
-        torch.equal(p.grad, g) for p, g in zip(training.model.parameters(), tried, strict=True)
+        torch.equal(p.grad, g) for p, g in zip(run.model.parameters(), tried, strict=True)
     )
 
 
 def test_a_gradient_that_is_not_a_number_proves_nothing(caplog):
-    training = dynamic_run(size=4)
+    run = dynamic_run(size=4)
     with torch.no_grad():
-        training.model.norm.weight[0] = math.nan
+        run.model.norm.weight[0] = math.nan
     caplog.set_level(logging.INFO)
-    assert "differs by nan" in difference(training, 8, 4, 8)
-    training.run.good_steps = 10
-    assert adapt(training, NEVER)
-    assert training.run.micro_batch_size == 4
+    assert "differs by nan" in difference(run, 8, 4, 8)
+    run.state.health.good_steps = 10
+    assert adapt(run, NEVER)
+    assert run.state.micro_batch.size == 4
 
 
 def test_a_loss_scale_that_is_still_finding_its_height_does_not_spoil_a_trial():
@@ -916,27 +916,27 @@ def test_a_loss_scale_that_is_still_finding_its_height_does_not_spoil_a_trial():
         "precision_dtype": "fp16",
         "dynamic_batch_size": {"initial": "auto"},
     }
-    training = dynamic_run(**keys)
-    training.scaler.load_state_dict(training.scaler.state_dict() | {"scale": 2.0**24})
-    assert difference(training, 8, 1, 8) == ""
-    scaled, _ = batch_size.attempt(training, 8, 8)
+    run = dynamic_run(**keys)
+    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**24})
+    assert difference(run, 8, 1, 8) == ""
+    scaled, _ = batch_size.attempt(run, 8, 8)
     assert 1 < scaled[0].norm() < math.inf  # scaled all the same: small gradients would vanish
-    training.scaler.load_state_dict(training.scaler.state_dict() | {"scale": 16.0})
-    low, _ = batch_size.attempt(training, 8, 8)
+    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 16.0})
+    low, _ = batch_size.attempt(run, 8, 8)
     assert low[0].norm().item() == pytest.approx(scaled[0].norm().item() / 64, rel=0.05)
 
 
 def test_a_large_step_is_compared_in_part_but_never_with_less_than_the_size(monkeypatch):
     compared = []
     monkeypatch.setattr(
-        batch_size, "measure", lambda training, sizes, *rest: ({1: 0.5, 2: 0.5, 4: 0.25}, {})
+        batch_size, "measure", lambda run, sizes, *rest: ({1: 0.5, 2: 0.5, 4: 0.25}, {})
     )
     monkeypatch.setattr(
-        batch_size, "difference", lambda training, n, size, other: compared.append(n) or ""
+        batch_size, "difference", lambda run, n, size, other: compared.append(n) or ""
     )
     assert adapt(dynamic_run(size=4, dynamic_batch_size={"initial": "auto", "maximum": 4}), NEVER)
     monkeypatch.setattr(
-        batch_size, "measure", lambda training, sizes, *rest: ({1: 9.0, 2: 9.0, 4: 8.0}, {})
+        batch_size, "measure", lambda run, sizes, *rest: ({1: 9.0, 2: 9.0, 4: 8.0}, {})
     )
     assert adapt(dynamic_run(size=4, dynamic_batch_size={"initial": "auto", "maximum": 4}), NEVER)
     assert compared == [6, 4]
@@ -947,10 +947,10 @@ def test_a_recomputation_that_differs_in_a_trial_switches_gradient_checkpointing
     initial, caplog
 ):
     caplog.set_level(logging.INFO)
-    training = dynamic_run(
+    run = dynamic_run(
         size=4, gradient_checkpointing=True, dynamic_batch_size={"initial": initial}
     )
-    layer, real = training.model.layers[0], training.model.layers[0].forward
+    layer, real = run.model.layers[0], run.model.layers[0].forward
 
     def unsteady(x, keep, rotated, cache=None):
         recomputing = torch._C._current_graph_task_id() != -1
@@ -959,19 +959,19 @@ def test_a_recomputation_that_differs_in_a_trial_switches_gradient_checkpointing
         )  # other shapes than the first time
 
     layer.forward = unsteady
-    training.run.good_steps = 10
-    assert adapt(training, NEVER)
-    assert training.run.recompute_off
-    assert training.model.recompute_every is None
+    run.state.health.good_steps = 10
+    assert adapt(run, NEVER)
+    assert run.state.modes.gradient_checkpointing_failed
+    assert run.model.recompute_every is None
     assert (
         len([m for m in caplog.messages if "without gradient checkpointing, which stays off" in m])
         == 1
     )
-    assert training.run.size_history
+    assert run.state.micro_batch.history
 
 
 def test_a_failed_attempt_leaves_no_verdict_on_the_step():
-    training, calls = dynamic_run(size=4), []
+    run, calls = dynamic_run(size=4), []
 
     def spoil(module: nn.Module, args: tuple, output: tuple) -> tuple:
         calls.append(len(args[0]))
@@ -981,10 +981,10 @@ def test_a_failed_attempt_leaves_no_verdict_on_the_step():
             raise MemoryError
         return output
 
-    training.model.register_forward_hook(spoil)
-    step(training)
+    run.model.register_forward_hook(spoil)
+    step(run)
     assert calls == [4, 4, 2, 2, 2, 2]
-    assert (training.run.skips, training.run.micro_batch_size) == (0, 2)
+    assert (run.state.health.skips, run.state.micro_batch.size) == (0, 2)
 
 
 @pytest.mark.parametrize("where", ["step", "batch_size", "evaluation"])
@@ -1006,9 +1006,9 @@ def test_memory_is_given_back_after_each_failure(where, monkeypatch):
         evaluation.validation_losses(dynamic_run(full), NEVER)
         assert given == [8]
     else:
-        training = dynamic_run(full, size=4)
-        training.run.good_steps = 10
-        adapt(training, NEVER)
+        run = dynamic_run(full, size=4)
+        run.state.health.good_steps = 10
+        adapt(run, NEVER)
         assert given[0] == 0
         assert 8 in given
 
@@ -1018,39 +1018,39 @@ def test_memory_is_given_back_after_each_failure(where, monkeypatch):
 
 def test_after_a_shrink_and_after_the_search_the_interval_passes_before_a_trial():
     full = Memory(4)
-    training = dynamic_run(full)
-    training.run.global_step = training.run.position = 7
-    step(training)
-    assert training.run.next_growth_step == 17
-    training = dynamic_run(dynamic_batch_size={"initial": "auto"})
-    training.run.global_step = training.run.position = 3
-    assert adapt(training, NEVER)
-    assert training.run.next_growth_step == 13
+    run = dynamic_run(full)
+    run.state.progress.global_step = run.state.progress.position = 7
+    step(run)
+    assert run.state.micro_batch.next_growth_step == 17
+    run = dynamic_run(dynamic_batch_size={"initial": "auto"})
+    run.state.progress.global_step = run.state.progress.position = 3
+    assert adapt(run, NEVER)
+    assert run.state.micro_batch.next_growth_step == 13
 
 
 def test_the_waiting_time_has_an_end():
-    training = dynamic_run()
-    training.run.sizes_rejected = [[8, 10_000, 3, "x"]]
-    assert batch_size.reject(training.run, training.config, 8, "again") <= 10**12
-    assert training.run.sizes_rejected == [[8, 10_001, 10**12, "again"]]
+    run = dynamic_run()
+    run.state.micro_batch.rejected = [[8, 10_000, 3, "x"]]
+    assert batch_size.reject(run.state, run.config, 8, "again") <= 10**12
+    assert run.state.micro_batch.rejected == [[8, 10_001, 10**12, "again"]]
 
 
 def test_a_rewind_keeps_the_size_and_what_was_learnt_and_the_waiting_goes_on_from_there(tmp_path):
     full = Memory()
-    training = dynamic_run(full)
+    run = dynamic_run(full)
     for _ in range(20):
-        step(training)
+        step(run)
     full.limit = 2
-    step(training)
-    run = training.run
-    before = run.size_history
-    assert [row[2] for row in run.sizes_rejected] == [30, 30]
-    run.eval_batch_size = 2
-    rewind(training)
-    assert (run.global_step, run.rewinds) == (0, 1)
-    assert (run.micro_batch_size, run.eval_batch_size, run.size_history) == (2, 2, before)
-    assert [row[:3] for row in run.sizes_rejected] == [[4, 1, 9], [8, 1, 9]]
-    assert run.next_growth_step == 9
+    step(run)
+    state = run.state
+    before = state.micro_batch.history
+    assert [row[2] for row in state.micro_batch.rejected] == [30, 30]
+    state.micro_batch.eval_size = 2
+    rewind(run)
+    assert (state.progress.global_step, state.health.rewinds) == (0, 1)
+    assert (state.micro_batch.size, state.micro_batch.eval_size, state.micro_batch.history) == (2, 2, before)
+    assert [row[:3] for row in state.micro_batch.rejected] == [[4, 1, 9], [8, 1, 9]]
+    assert state.micro_batch.next_growth_step == 9
 
 
 @pytest.mark.parametrize(
@@ -1063,19 +1063,19 @@ def test_a_rewind_keeps_the_size_and_what_was_learnt_and_the_waiting_goes_on_fro
     ],
 )  # fmt: skip
 def test_what_no_run_has_saved_is_refused(name, value):
-    training = dynamic_run()
-    assert odd_counters(training.checkpoint()) == []
-    setattr(training.run, name, value)
-    assert name in odd_counters(training.checkpoint())
+    run = dynamic_run()
+    assert odd_counters(run.checkpoint()) == []
+    setattr(run.state, name, value)
+    assert name in odd_counters(run.checkpoint())
 
 
 def test_an_evaluation_larger_than_a_batch_is_refused(tmp_path):
-    training = dynamic_run()
-    content = training.checkpoint()
-    check_state(training, content, tmp_path, data_may_change=False)
-    content["run"]["eval_batch_size"] = 9
+    run = dynamic_run()
+    content = run.checkpoint()
+    check_state(run, content, tmp_path, data_may_change=False)
+    content["state"]["micro_batch"]["eval_size"] = 9
     with pytest.raises(CheckpointRejected, match="evaluations of 9 sequences"):
-        check_state(training, content, tmp_path, data_may_change=False)
+        check_state(run, content, tmp_path, data_may_change=False)
 
 
 @pytest.mark.parametrize(
@@ -1086,18 +1086,18 @@ def test_an_evaluation_larger_than_a_batch_is_refused(tmp_path):
     ],
 )  # fmt: skip
 def test_a_resumed_run_takes_up_the_sizes_that_are_asked_for_now(size, dynamic, then):
-    training = dynamic_run(size=size, dynamic_batch_size=dynamic)
+    run = dynamic_run(size=size, dynamic_batch_size=dynamic)
     if dynamic.get("initial") == "auto":
-        training.run.size_history = [[0, 8, size, "found"]]  # the search was made
-    assert adapt(training, NEVER)
-    assert training.run.micro_batch_size == then
-    training.run.micro_batch_size = (
+        run.state.micro_batch.history = [[0, 8, size, "found"]]  # the search was made
+    assert adapt(run, NEVER)
+    assert run.state.micro_batch.size == then
+    run.state.micro_batch.size = (
         1 if dynamic.get("minimum", 1) == 1 else then
     )  # it has moved on since
-    training.run.size_history = [[0, 8, 1, "x"]]
-    before = training.run.micro_batch_size
-    assert adapt(training, NEVER)
-    assert training.run.micro_batch_size == before
+    run.state.micro_batch.history = [[0, 8, 1, "x"]]
+    before = run.state.micro_batch.size
+    assert adapt(run, NEVER)
+    assert run.state.micro_batch.size == before
 
 
 def test_at_a_minimum_above_one_the_advice_names_it():
@@ -1106,9 +1106,9 @@ def test_at_a_minimum_above_one_the_advice_names_it():
 
 
 def test_a_signal_before_the_first_pass_of_the_search_decides_nothing():
-    training = dynamic_run(dynamic_batch_size={"initial": "auto"})
-    assert not adapt(training, lambda: True)
-    assert (training.run.size_history, training.run.micro_batch_size) == ([], 8)
+    run = dynamic_run(dynamic_batch_size={"initial": "auto"})
+    assert not adapt(run, lambda: True)
+    assert (run.state.micro_batch.history, run.state.micro_batch.size) == ([], 8)
 
 
 def test_a_signal_between_a_shrink_and_its_step_lets_the_step_be_done_so_that_memory_is_not_missed_twice(
@@ -1128,13 +1128,13 @@ def test_out_of_memory_in_a_proof_leaves_all_as_it_is(proof, monkeypatch, caplog
     def fails(*args: object) -> None:
         raise MemoryError
 
-    training = dynamic_run(gradient_checkpointing=True)
+    run = dynamic_run(gradient_checkpointing=True)
     if proof == "climb":
-        training.run.asked_precision = "bf16"
+        run.state.modes.asked_precision = "bf16"
         monkeypatch.setattr(recovery, "prove_mixed_precision", fails)
-        assert recovery.climb(training) == "done"
+        assert recovery.climb(run) == "done"
     else:
         monkeypatch.setattr(recovery, "recomputation_differs", fails)
-        recovery.prove_again(training)
+        recovery.prove_again(run)
     assert "out of memory" in caplog.text
-    assert (training.run.precision, bool(training.model.recompute_every)) == ("fp32", True)
+    assert (run.state.modes.precision, bool(run.model.recompute_every)) == ("fp32", True)

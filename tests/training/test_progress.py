@@ -6,7 +6,7 @@ import time
 import parts
 import pytest
 
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
 from chatgot.training.progress import LINE_S, Progress
 
 
@@ -17,11 +17,11 @@ def clock(monkeypatch):
     return now
 
 
-def run_at(step: int) -> Training:
-    training = parts.run()
-    run = training.run
-    run.global_step, run.train_loss, run.lr, run.grad_norm = step, 1.5, 1e-3, 0.5
-    return training
+def run_at(step: int) -> Run:
+    run = parts.run()
+    state = run.state
+    state.progress.global_step, state.progress.train_loss, state.progress.lr, state.progress.grad_norm = step, 1.5, 1e-3, 0.5
+    return run
 
 
 def test_without_a_terminal_a_line_comes_after_30_seconds_without_one(clock, caplog):

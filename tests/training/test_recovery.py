@@ -28,7 +28,7 @@ def clean(tmp_path_factory) -> Path:
 def test_a_bad_window_shorter_than_the_limit_is_healed_by_skips_alone(tmp_path, positions):
     spoil = poison(positions)
     assert run(new(tmp_path / "run"), spoil=spoil) == 0
-    ended = final(tmp_path / "run")["run"]
+    ended = final(tmp_path / "run")["state"]
     assert set(spoil.fired) == positions
     assert (ended["skipped_steps"], ended["rewinds"], ended["position"]) == (
         len(positions),
@@ -44,7 +44,7 @@ def test_a_poisoned_window_costs_one_rewind_and_the_run_ends_near_the_clean_one(
     spoil = poison({10, 11, 12})
     folder = new(tmp_path / "run")
     assert run(folder, spoil=spoil) == 0
-    ended = final(folder)["run"]
+    ended = final(folder)["state"]
     assert spoil.fired == [
         10,
         10,
@@ -79,7 +79,7 @@ def test_before_the_first_checkpoint_it_rewinds_to_the_start(clean, tmp_path):
     folder = new(tmp_path / "run")
     assert run(folder, spoil=poison({1, 2, 3})) == 0
     assert "rewinding to step 0, data positions 1 to 5 are left out" in log_of(folder)
-    assert final(folder)["run"]["position"] == STEPS + 5
+    assert final(folder)["state"]["progress"]["position"] == STEPS + 5
 
 
 def test_poison_in_every_later_position_ends_in_exit_4_with_a_report_and_the_last_good_file_whole(
@@ -169,7 +169,7 @@ def test_a_signal_after_a_rewind_saves_where_the_run_stands_though_it_resumed_fr
         == 143
     )
     newest = harness.load(harness.checkpoints(stopped)[max(harness.checkpoints(stopped))])
-    assert (newest["run"]["rewinds"], newest["global_step"]) == (1, 25)  # resumed at 26, back to 24
+    assert (newest["state"]["health"]["rewinds"], newest["global_step"]) == (1, 25)  # resumed at 26, back to 24
     assert run(stopped, "--resume_from", "latest", spoil=poison(bad)) == 0
     assert harness.same(state(final(stopped)), state(final(straight)))
     steps = [row["step"] for row in harness.rows(stopped)]
@@ -193,7 +193,7 @@ def test_a_single_high_loss_is_said_and_nothing_else(clean, tmp_path):
     folder = new(tmp_path / "run")
     assert run(folder, spoil=poison({10}, value=10.0)) == 0
     assert log_of(folder).count("far too high") == 1
-    assert final(folder)["run"]["rewinds"] == 0
+    assert final(folder)["state"]["health"]["rewinds"] == 0
 
 
 def test_spikes_that_stand_out_of_the_recent_losses_take_the_same_road_when_asked(tmp_path):
@@ -201,7 +201,7 @@ def test_spikes_that_stand_out_of_the_recent_losses_take_the_same_road_when_aske
     for name, settings, rewinds in (("off", {}, 0), ("on", {"spike": spike}, 1)):
         folder = new(tmp_path / name, **settings)
         assert run(folder, spoil=poison({20, 21, 22}, value=1.8)) == 0
-        assert final(folder)["run"]["rewinds"] == rewinds
+        assert final(folder)["state"]["health"]["rewinds"] == rewinds
 
 
 def test_no_checkpoint_is_saved_while_the_loss_is_far_too_high(tmp_path):
@@ -236,7 +236,7 @@ def storm(
             return gradient * value
 
     def spoil(state, loss):
-        if state.precision in precisions:
+        if state.modes.precision in precisions:
             return Overflow.apply(loss) if finite_loss else loss * value
         return loss
 
@@ -259,7 +259,7 @@ def test_an_overflow_storm_falls_from_fp16_to_bf16_to_fp32_each_at_its_step(tmp_
     assert "logits" in log
     assert f"done: {STEPS} steps, 20 skipped, 0 rewinds, fp16, then fp32" in log
     ended = final(folder)
-    assert ended["run"]["precision"] == "fp32"
+    assert ended["state"]["modes"]["precision"] == "fp32"
     assert all(torch.isfinite(tensor).all() for tensor in ended["model_state_dict"].values())
 
 
@@ -283,7 +283,7 @@ def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
     def spoil(state, loss):
         return (
             loss * math.nan
-            if state.precision == "bf16" and state.position in {4, 5, 6, 20, 21, 22}
+            if state.modes.precision == "bf16" and state.progress.position in {4, 5, 6, 20, 21, 22}
             else loss
         )
 
@@ -311,7 +311,7 @@ def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, 
     def spoil(state, loss):
         return (
             loss * math.nan
-            if state.position in ({1, 2, 3} if state.precision == "bf16" else {6, 7, 8})
+            if state.progress.position in ({1, 2, 3} if state.modes.precision == "bf16" else {6, 7, 8})
             else loss
         )
 
@@ -340,7 +340,7 @@ def test_a_user_who_switches_mixed_precision_off_gets_it_off(tmp_path):
     )
     assert run(folder, "--resume_from", "latest", "--set", "training.mixed_precision=false") == 0
     assert "climbs" not in log_of(folder)
-    assert final(folder)["run"]["precision"] == "fp32"
+    assert final(folder)["state"]["modes"]["precision"] == "fp32"
 
 
 def test_a_text_of_one_character_has_no_loss_to_compare_and_no_defect(tmp_path):
@@ -376,7 +376,7 @@ def test_mixed_precision_that_computes_something_else_is_refused_at_the_start(
     assert run(folder) == 0
     refusal = "mixed precision is off: bf16 with attention by sdpa differs from fp32 on the first micro-batch"
     assert refusal in log_of(folder)
-    assert final(folder)["run"]["precision"] == "fp32"
+    assert final(folder)["state"]["modes"]["precision"] == "fp32"
 
 
 class Weighted(nn.Module):
@@ -411,8 +411,8 @@ def inject(kind: str, times: int) -> tuple[dict, list]:
     fired: list[tuple[int, int]] = []
 
     def now(state) -> bool:
-        this = (state.rewinds, state.global_step)
-        if state.global_step < FIRST or (len(set(fired)) >= times and this not in fired):
+        this = (state.health.rewinds, state.progress.global_step)
+        if state.progress.global_step < FIRST or (len(set(fired)) >= times and this not in fired):
             return False
         fired.append(this)
         return True

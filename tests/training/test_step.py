@@ -11,38 +11,38 @@ from torch import nn
 from chatgot.machine.device import seed_generators
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.precision import autocast
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
 from chatgot.training.step import accumulate_gradients, apply_gradients
 
 
-def accumulate(training: Training) -> torch.Tensor:
+def accumulate(run: Run) -> torch.Tensor:
     return accumulate_gradients(
-        training.model, training.train_windows, training.run, training.config, training.scaler
+        run.model, run.train_windows, run.state, run.config, run.scaler
     )
 
 
-def apply(training: Training, loss: torch.Tensor) -> bool:
+def apply(run: Run, loss: torch.Tensor) -> bool:
     return apply_gradients(
-        loss, training.model, training.optimizer, training.run, training.config, training.scaler
+        loss, run.model, run.optimizer, run.state, run.config, run.scaler
     )
 
 
-def step(training: Training) -> bool:
-    return apply(training, accumulate(training))
+def step(run: Run) -> bool:
+    return apply(run, accumulate(run))
 
 
-def flat_gradient(training: Training) -> torch.Tensor:
-    return torch.cat([p.grad.flatten().double() for p in training.model.parameters()])
+def flat_gradient(run: Run) -> torch.Tensor:
+    return torch.cat([p.grad.flatten().double() for p in run.model.parameters()])
 
 
-def state(training: Training) -> dict:
+def state(run: Run) -> dict:
     """Return copies of what an update changes: weights and optimizer."""
     return parts.copied(
-        {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
+        {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
     )
 
 
-def poison(training: Training, value: float, name: str = "layers.0.mlp.up.weight") -> list[str]:
+def poison(run: Run, value: float, name: str = "layers.0.mlp.up.weight") -> list[str]:
     """Put `value` into one gradient as backward makes it; return a list that tells that it happened."""
     fired = []
 
@@ -52,7 +52,7 @@ def poison(training: Training, value: float, name: str = "layers.0.mlp.up.weight
         gradient.view(-1)[0] = value
         return gradient
 
-    dict(training.model.named_parameters())[name].register_hook(hook)
+    dict(run.model.named_parameters())[name].register_hook(hook)
     return fired
 
 
@@ -61,12 +61,12 @@ def poison(training: Training, value: float, name: str = "layers.0.mlp.up.weight
 
 def reference() -> tuple[torch.Tensor, torch.Tensor]:
     """Return loss and gradient of the mean over 8 sequences as one batch, without the code under test."""
-    training = parts.run()
-    x, y = training.train_windows.batch(training.train_windows.starts(0, 8))
-    logits, _ = training.model(x, y)
+    run = parts.run()
+    x, y = run.train_windows.batch(run.train_windows.starts(0, 8))
+    logits, _ = run.model(x, y)
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
     loss.backward()
-    return loss.detach(), flat_gradient(training)
+    return loss.detach(), flat_gradient(run)
 
 
 @pytest.mark.parametrize(
@@ -75,65 +75,65 @@ def reference() -> tuple[torch.Tensor, torch.Tensor]:
 def test_batch_size_times_accumulation_gives_one_gradient_and_one_loss(
     batch_size, accumulate_grad_batches
 ):
-    training = parts.run(
+    run = parts.run(
         training={"batch_size": batch_size, "accumulate_grad_batches": accumulate_grad_batches}
     )
-    assert training.run.micro_batch_size == batch_size
-    loss, (expected_loss, expected) = accumulate(training), reference()
+    assert run.state.micro_batch.size == batch_size
+    loss, (expected_loss, expected) = accumulate(run), reference()
     assert (
-        flat_gradient(training) - expected
+        flat_gradient(run) - expected
     ).norm() <= 1e-6 * expected.norm()  # fp32: another order of summation
     assert abs(loss - expected_loss) <= 1e-6 * expected_loss
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 5, 7, 8, 100])
 def test_a_micro_batch_size_that_does_not_divide_the_step_gives_the_same_gradient(micro_batch_size):
-    training = parts.run()
-    training.run.micro_batch_size = micro_batch_size
+    run = parts.run()
+    run.state.micro_batch.size = micro_batch_size
     sizes = []
-    training.model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    loss, (expected_loss, expected) = accumulate(training), reference()
+    run.model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    loss, (expected_loss, expected) = accumulate(run), reference()
     assert sum(sizes) == 8
     assert max(sizes) == min(micro_batch_size, 8)
-    assert (flat_gradient(training) - expected).norm() <= 1e-6 * expected.norm()
+    assert (flat_gradient(run) - expected).norm() <= 1e-6 * expected.norm()
     assert abs(loss - expected_loss) <= 1e-6 * expected_loss
 
 
 def test_a_step_trains_on_its_position_not_on_its_number():
     a, b, c = parts.run(), parts.run(), parts.run()
-    a.run.position = b.run.position = 6
-    b.run.global_step = 3  # after a rewind the two differ
-    losses = [accumulate(training) for training in (a, b, c)]
+    a.state.progress.position = b.state.progress.position = 6
+    b.state.progress.global_step = 3  # after a rewind the two differ
+    losses = [accumulate(run) for run in (a, b, c)]
     assert torch.equal(losses[0], losses[1])
     assert torch.equal(flat_gradient(a), flat_gradient(b))
     assert not torch.equal(losses[0], losses[2])
 
 
 def test_a_step_counts_step_position_and_tokens_by_one_group():
-    training = parts.run()
-    training.run.global_step, training.run.position, training.run.tokens = 3, 7, 100
-    assert step(training)
-    run = training.run
-    assert (run.global_step, run.position, run.tokens) == (4, 8, 100 + 8 * 8)
-    assert (training.scaler.nan_counter, run.skipped_steps) == (0, 0)
-    assert math.isfinite(run.train_loss)
-    assert run.grad_norm > 0
+    run = parts.run()
+    run.state.progress.global_step, run.state.progress.position, run.state.progress.tokens = 3, 7, 100
+    assert step(run)
+    state = run.state
+    assert (state.progress.global_step, state.progress.position, state.progress.tokens) == (4, 8, 100 + 8 * 8)
+    assert (run.scaler.nan_counter, state.progress.skipped_steps) == (0, 0)
+    assert math.isfinite(state.progress.train_loss)
+    assert state.progress.grad_norm > 0
 
 
 def test_the_loss_of_a_step_is_that_of_all_its_tokens_not_of_the_last_micro_batch():
-    training = parts.run(training={"batch_size": 1, "accumulate_grad_batches": 8})
+    run = parts.run(training={"batch_size": 1, "accumulate_grad_batches": 8})
     losses = []
-    training.model.register_forward_hook(lambda module, args, out: losses.append(out[1].item()))
-    step(training)
+    run.model.register_forward_hook(lambda module, args, out: losses.append(out[1].item()))
+    step(run)
     assert len(losses) == 8
-    assert training.run.train_loss == pytest.approx(np.mean(losses), rel=1e-6)
-    assert abs(training.run.train_loss - losses[-1]) > 1e-3
+    assert run.state.progress.train_loss == pytest.approx(np.mean(losses), rel=1e-6)
+    assert abs(run.state.progress.train_loss - losses[-1]) > 1e-3
 
 
 def test_gradients_are_gone_after_a_step():
-    training = parts.run()
-    step(training)
-    assert all(p.grad is None for p in training.model.parameters())
+    run = parts.run()
+    step(run)
+    assert all(p.grad is None for p in run.model.parameters())
 
 
 # Clipping
@@ -146,18 +146,18 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_clipping_is_repor
         parts.run(training={"grad_clip": grad_clip}),
     )
     seen = {}
-    for name, training in (("plain", plain), ("clipped", clipped)):
-        training.optimizer.register_step_pre_hook(
-            lambda *args, name=name, training=training: seen.update({name: flat_gradient(training)})
+    for name, run in (("plain", plain), ("clipped", clipped)):
+        run.optimizer.register_step_pre_hook(
+            lambda *args, name=name, training=run: seen.update({name: flat_gradient(run)})
         )
-        assert step(training)
+        assert step(run)
     norm = seen["plain"].norm().item()
     assert norm > 0.5  # else nothing would be clipped here
     assert seen["clipped"].norm().item() == pytest.approx(
         grad_clip, rel=1e-4
     )  # torch adds 1e-6 to the norm
     assert torch.allclose(seen["clipped"] / grad_clip, seen["plain"] / norm, rtol=1e-3, atol=1e-9)
-    assert plain.run.grad_norm == clipped.run.grad_norm == pytest.approx(norm, rel=1e-5)
+    assert plain.state.progress.grad_norm == clipped.state.progress.grad_norm == pytest.approx(norm, rel=1e-5)
 
 
 def test_a_gradient_below_the_limit_is_left_bit_for_bit():
@@ -175,71 +175,71 @@ def test_a_gradient_below_the_limit_is_left_bit_for_bit():
 def test_a_bad_gradient_changes_neither_weights_nor_optimizer_and_counts(
     value, steps_before, caplog
 ):
-    training = parts.run()
+    run = parts.run()
     for _ in range(steps_before):
-        assert step(training)
-    before = state(training)
-    fired = poison(training, value)  # 3e38 is finite; its norm is not
-    assert not step(training)
+        assert step(run)
+    before = state(run)
+    fired = poison(run, value)  # 3e38 is finite; its norm is not
+    assert not step(run)
     assert fired
-    assert parts.same(state(training), before)
-    run = training.run
-    assert (training.scaler.nan_counter, run.skipped_steps) == (1, 1)
-    assert (run.global_step, run.position) == (
+    assert parts.same(state(run), before)
+    state = run.state
+    assert (run.scaler.nan_counter, state.progress.skipped_steps) == (1, 1)
+    assert (state.progress.global_step, state.progress.position) == (
         steps_before + 1,
         steps_before + 1,
     )  # a skipped step counts
-    assert all(p.grad is None for p in training.model.parameters())
+    assert all(p.grad is None for p in run.model.parameters())
     assert "skipped" in caplog.text
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_bad_loss_with_finite_gradients_changes_nothing_and_counts(value):
-    training = parts.run()
-    assert step(training)
-    before = state(training)
-    loss = accumulate(training) + value
-    assert not apply(training, loss)
-    assert parts.same(state(training), before)
-    assert (training.scaler.nan_counter, training.run.skipped_steps) == (1, 1)
+    run = parts.run()
+    assert step(run)
+    before = state(run)
+    loss = accumulate(run) + value
+    assert not apply(run, loss)
+    assert parts.same(state(run), before)
+    assert (run.scaler.nan_counter, run.state.progress.skipped_steps) == (1, 1)
 
 
 def test_one_bad_micro_batch_out_of_eight_is_noticed():
-    training = parts.run(training={"batch_size": 1, "accumulate_grad_batches": 8})
+    run = parts.run(training={"batch_size": 1, "accumulate_grad_batches": 8})
     calls = []
 
     def ruin_the_third(module, args, out):
         calls.append(1)
         return (out[0], out[1] * math.nan) if len(calls) == 3 else out
 
-    training.model.register_forward_hook(ruin_the_third)
-    before = state(training)
-    assert not step(training)
+    run.model.register_forward_hook(ruin_the_third)
+    before = state(run)
+    assert not step(run)
     assert len(calls) == 8
-    assert parts.same(state(training), before)
+    assert parts.same(state(run), before)
 
 
 def test_bad_steps_are_counted_in_a_row_and_a_good_one_starts_again():
-    training = parts.run()
+    run = parts.run()
     loss = torch.tensor(math.nan)
     for expected in (1, 2):
-        accumulate(training)
-        apply(training, loss)
-        assert training.scaler.nan_counter == expected
-    assert step(training)
-    assert (training.scaler.nan_counter, training.run.skipped_steps) == (0, 2)
-    accumulate(training)
-    apply(training, loss)
-    assert (training.scaler.nan_counter, training.run.skipped_steps) == (1, 3)
+        accumulate(run)
+        apply(run, loss)
+        assert run.scaler.nan_counter == expected
+    assert step(run)
+    assert (run.scaler.nan_counter, run.state.progress.skipped_steps) == (0, 2)
+    accumulate(run)
+    apply(run, loss)
+    assert (run.scaler.nan_counter, run.state.progress.skipped_steps) == (1, 3)
 
 
 def test_a_run_that_skips_a_group_equals_one_that_was_never_given_it():
     skipping, jumping = parts.run(), parts.run()
     accumulate(skipping)
     apply(skipping, torch.tensor(math.nan))
-    jumping.run.position = 1
-    for training in (skipping, jumping):
-        assert step(training)
+    jumping.state.progress.position = 1
+    for run in (skipping, jumping):
+        assert step(run)
     assert parts.same(state(skipping), state(jumping))
 
 
@@ -250,87 +250,87 @@ def test_fp16_with_loss_scaling_does_a_real_step_close_to_fp32():
     half, full = parts.run(precision="fp16"), parts.run()
     half.scaler = SafeGradScaler("cpu", init_scale=64.0)
     gradients = []
-    for training in (half, full):
-        training.optimizer.register_step_pre_hook(
-            lambda *args, training=training: gradients.append(flat_gradient(training))
+    for run in (half, full):
+        run.optimizer.register_step_pre_hook(
+            lambda *args, training=run: gradients.append(flat_gradient(run))
         )
-        before = state(training)
-        assert step(training)
-        assert not parts.same(state(training)["model"], before["model"])
+        before = state(run)
+        assert step(run)
+        assert not parts.same(state(run)["model"], before["model"])
     assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[
         1
     ].norm()  # fp16 has 11 bits; unscaled or it fails
-    assert half.run.grad_norm == pytest.approx(full.run.grad_norm, rel=0.02)
-    assert half.run.train_loss == pytest.approx(full.run.train_loss, rel=0.01)
+    assert half.state.progress.grad_norm == pytest.approx(full.state.progress.grad_norm, rel=0.02)
+    assert half.state.progress.train_loss == pytest.approx(full.state.progress.train_loss, rel=0.01)
     assert half.scaler.nan_counter == 0
 
 
 def test_an_fp16_overflow_lowers_the_scale_changes_nothing_and_does_not_count_as_bad():
-    training = parts.run(precision="fp16")
-    assert training.scaler.get_scale() == 65536
-    before = state(training)
-    fired = poison(training, math.inf)
-    assert not step(training)
+    run = parts.run(precision="fp16")
+    assert run.scaler.get_scale() == 65536
+    before = state(run)
+    fired = poison(run, math.inf)
+    assert not step(run)
     assert fired
-    assert training.scaler.get_scale() == 32768
-    assert (training.scaler.nan_counter, training.run.skipped_steps) == (0, 1)
-    assert parts.same(state(training), before)
+    assert run.scaler.get_scale() == 32768
+    assert (run.scaler.nan_counter, run.state.progress.skipped_steps) == (0, 1)
+    assert parts.same(state(run), before)
 
 
 def test_at_the_floor_of_the_scale_an_overflow_counts():
-    training = parts.run(precision="fp16")
-    training.scaler = SafeGradScaler("cpu", init_scale=1.0)
-    fired = poison(training, math.inf)
-    assert not step(training)
+    run = parts.run(precision="fp16")
+    run.scaler = SafeGradScaler("cpu", init_scale=1.0)
+    fired = poison(run, math.inf)
+    assert not step(run)
     assert fired
-    assert training.scaler.nan_counter == 1
+    assert run.scaler.nan_counter == 1
 
 
 def test_a_bad_loss_in_fp16_counts_at_any_scale():
-    training = parts.run(precision="fp16")
-    accumulate(training)
-    assert not apply(training, torch.tensor(math.nan))
-    assert training.scaler.nan_counter == 1
+    run = parts.run(precision="fp16")
+    accumulate(run)
+    assert not apply(run, torch.tensor(math.nan))
+    assert run.scaler.nan_counter == 1
 
 
 def test_finite_fp16_gradients_whose_norm_overflows_are_not_skipped_for_ever_uncounted():
-    training = parts.run(precision="fp16")
-    training.scaler = SafeGradScaler("cpu", init_scale=4.0)
+    run = parts.run(precision="fp16")
+    run.scaler = SafeGradScaler("cpu", init_scale=4.0)
     for _ in range(12):
-        loss = accumulate(training)
-        for p in training.model.parameters():
+        loss = accumulate(run)
+        for p in run.model.parameters():
             p.grad.fill_(1e30)
-        assert not apply(training, loss)
-    assert training.scaler.nan_counter > 0
+        assert not apply(run, loss)
+    assert run.scaler.nan_counter > 0
 
 
 def test_bf16_runs_the_linears_in_bf16_and_keeps_weights_gradients_moments_and_loss_in_fp32():
-    training = parts.run(precision="bf16")
+    run = parts.run(precision="bf16")
     dtypes, gradients = set(), set()
-    for module in training.model.modules():
+    for module in run.model.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(lambda module, args, out: dtypes.add(out.dtype))
-    training.optimizer.register_step_pre_hook(
-        lambda *args: gradients.update(p.grad.dtype for p in training.model.parameters())
+    run.optimizer.register_step_pre_hook(
+        lambda *args: gradients.update(p.grad.dtype for p in run.model.parameters())
     )
-    loss = accumulate(training)
+    loss = accumulate(run)
     assert loss.dtype == torch.float32
-    assert apply(training, loss)
+    assert apply(run, loss)
     assert dtypes == {torch.bfloat16}
     assert gradients == {torch.float32}
-    assert {p.dtype for p in training.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
     moments = [
-        value.dtype for values in training.optimizer.state.values() for value in values.values()
+        value.dtype for values in run.optimizer.state.values() for value in values.values()
     ]
-    assert len(moments) == 3 * len(list(training.model.parameters()))
+    assert len(moments) == 3 * len(list(run.model.parameters()))
     assert set(moments) == {torch.float32}
 
 
 def test_bf16_is_close_to_fp32_and_micro_batches_are_added_up_in_fp32():
-    training = parts.run(precision="bf16", training={"batch_size": 1, "accumulate_grad_batches": 8})
-    loss, (expected_loss, expected) = accumulate(training), reference()
+    run = parts.run(precision="bf16", training={"batch_size": 1, "accumulate_grad_batches": 8})
+    loss, (expected_loss, expected) = accumulate(run), reference()
     assert abs(loss - expected_loss) < 0.01 * expected_loss
-    found = flat_gradient(training)
+    found = flat_gradient(run)
     assert torch.cosine_similarity(found, expected, dim=0) > 0.99
     assert not torch.equal(found, found.bfloat16().double())
 
@@ -348,7 +348,7 @@ def test_fp32_means_no_autocast():
 # Randomness
 
 
-def dropout_run(**keys) -> Training:
+def dropout_run(**keys) -> Run:
     return parts.run(model={"dropout": 0.4, "attention_dropout": 0.4}, **keys)
 
 
@@ -363,13 +363,13 @@ def test_a_step_with_dropout_does_not_depend_on_the_generators_before_it():
     assert torch.equal(flat_gradient(a), flat_gradient(b))
 
 
-def masks(training: Training) -> list[torch.Tensor]:
+def masks(run: Run) -> list[torch.Tensor]:
     """Return each micro-batch's first dropout mask, by where the first block's input is zero."""
     found = []
-    hook = training.model.layers[0].register_forward_pre_hook(
+    hook = run.model.layers[0].register_forward_pre_hook(
         lambda module, args: found.append(args[0] == 0)
     )
-    accumulate(training)
+    accumulate(run)
     hook.remove()
     return found
 
@@ -378,7 +378,7 @@ def test_each_micro_batch_each_position_and_each_seed_has_masks_of_its_own():
     base = masks(dropout_run())
     assert len(base) == 2
     later = dropout_run()
-    later.run.position = 1
+    later.state.progress.position = 1
     assert not torch.equal(base[0], base[1])
     for other in (masks(later), masks(dropout_run(seed=6))):
         assert not torch.equal(base[0], other[0])
@@ -388,10 +388,10 @@ def test_each_micro_batch_each_position_and_each_seed_has_masks_of_its_own():
 
 def test_a_micro_batchs_masks_depend_on_its_first_sequence_alone_not_on_how_the_others_were_cut():
     a, b = dropout_run(), dropout_run(training={"batch_size": 8, "accumulate_grad_batches": 1})
-    a.run.micro_batch_size = b.run.micro_batch_size = 2
+    a.state.micro_batch.size = b.state.micro_batch.size = 2
     assert all(map(torch.equal, masks(a), masks(b)))
     uneven = dropout_run(training={"batch_size": 8, "accumulate_grad_batches": 1})
-    uneven.run.micro_batch_size = 6
+    uneven.state.micro_batch.size = 6
     assert torch.equal(masks(uneven)[1], masks(a)[3])  # both begin at sequence 6 and hold two
 
 
@@ -419,8 +419,8 @@ def test_seeding_is_a_pure_function_of_the_key_and_of_its_order():
 def test_two_runs_of_ten_steps_are_bit_equal():
     finals = []
     for _ in range(2):
-        training = dropout_run()
-        assert all(step(training) for _ in range(10))
-        finals.append((state(training), training.run.train_loss, training.run.grad_norm))
+        run = dropout_run()
+        assert all(step(run) for _ in range(10))
+        finals.append((state(run), run.state.progress.train_loss, run.state.progress.grad_norm))
     assert finals[0][1:] == finals[1][1:]
     assert parts.same(finals[0][0], finals[1][0])

@@ -138,11 +138,11 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
         "shapes": {name: tuple(tensor.shape) for name, tensor in state.items()},
         "parameters": sum(storages.values()),
         "steps": last["global_step"],
-        "tokens": last["run"]["tokens"],
-        "precision": last["run"]["precision"],
-        "threads": last["run"]["threads"],
+        "tokens": last["state"]["progress"]["tokens"],
+        "precision": last["state"]["modes"]["precision"],
+        "threads": last["state"]["modes"]["threads"],
         "kernel": f"attention: {last['run']['attention']}, blocks eager" in log
-        and last["run"]["attention"],
+        and last["state"]["modes"]["attention"],
         "weighed": "compile: off, only about" in log,
         "rows": [row["step"] for row in rows],
         "evaluated": [row["step"] for row in rows if row["val_loss"] is not None],
@@ -160,8 +160,8 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
         if "valid size (" in log
         else None,
         "report": any(folder.glob("logs/tensorboard/*/report.html")),
-        "sizes": [row[:3] for row in last["run"]["size_history"]],
-        "rejected": [row[:3] for row in last["run"]["sizes_rejected"]],
+        "sizes": [row[:3] for row in last["state"]["micro_batch"]["history"]],
+        "rejected": [row[:3] for row in last["state"]["micro_batch"]["rejected"]],
         "high": log.count("far too high"),
         "recomputation": "gradient checkpointing: every 1" in log,
     }

@@ -20,8 +20,8 @@ LONG = {
 
 def train_states(checkpoint: dict) -> dict:
     """Return what must be bit-equal between two runs: weights, optimizer, generators, counters but for the clock."""
-    run = {
-        k: v for k, v in checkpoint["run"].items() if k not in ("time_s", "run_id", "tokens_per_s")
+    state = {
+        k: v for k, v in checkpoint["state"].items() if k not in ("time_s", "run_id", "tokens_per_s")
     }
     keys = (
         "model_state_dict",
@@ -32,7 +32,7 @@ def train_states(checkpoint: dict) -> dict:
         "loss",
     )
     return {key: checkpoint[key] for key in keys} | {
-        "run": run,
+        "run": state,
         "torch_rng": checkpoint["rng"]["torch"],
     }
 
@@ -116,9 +116,9 @@ def test_sampling_evaluating_and_saving_at_every_step_changes_no_weight(tmp_path
         "log_interval": 1,
     }
     finals = []
-    for name, training in (("off", off), ("on", on)):
+    for name, run in (("off", off), ("on", on)):
         (tmp_path / name).mkdir()
-        harness.write_config(tmp_path / name, training=training)
+        harness.write_config(tmp_path / name, training=run)
         assert harness.train_here(tmp_path / name, "--config", "tiny.yaml") == 0
         finals.append(harness.load(harness.checkpoints(tmp_path / name)[12]))
     assert list(harness.checkpoints(tmp_path / "off")) == [12]
@@ -149,14 +149,14 @@ def test_the_end_of_the_log_names_best_loss_newest_file_and_the_command_to_resum
 
 def test_the_best_evaluations_file_survives_retention(tmp_path):
     # the rate rises to 0.2 after step 6 and harms the weights: the last evaluation is not the best
-    training = {
+    run = {
         "learning_rate": 1e-2,
         "min_learning_rate": 0.2,
         "warmup_steps": 6,
         "eval_interval": 3,
     }
-    training |= {"save_checkpoint_steps": 1, "max_checkpoints_to_keep": 2}
-    harness.write_config(tmp_path, training=training)
+    run |= {"save_checkpoint_steps": 1, "max_checkpoints_to_keep": 2}
+    harness.write_config(tmp_path, training=run)
     assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
     evaluated = {
         row["step"]: row["val_loss"]
@@ -174,9 +174,9 @@ def test_no_trigger_saves_while_steps_are_skipped_in_a_row(tmp_path):
     script, bad = harness.load_script(), {5, 6}
     real = script.accumulate_gradients
 
-    def accumulate(model, windows, run, *rest):
-        loss = real(model, windows, run, *rest)
-        return loss * float("nan") if run.global_step + 1 in bad else loss
+    def accumulate(model, windows, state, *rest):
+        loss = real(model, windows, state, *rest)
+        return loss * float("nan") if state.progress.global_step + 1 in bad else loss
 
     script.accumulate_gradients = accumulate
     with contextlib.chdir(tmp_path):
@@ -192,9 +192,9 @@ def test_a_state_that_is_not_finite_is_never_saved_but_rewound_and_ends_in_exit_
     script = harness.load_script()
     real, flips = script.apply_gradients, []
 
-    def apply(total, model, optimizer, run, *rest):  # a bit flips in memory
-        real(total, model, optimizer, run, *rest)
-        if run.global_step == 3 and len(flips) < times:
+    def apply(total, model, optimizer, state, *rest):  # a bit flips in memory
+        real(total, model, optimizer, state, *rest)
+        if state.progress.global_step == 3 and len(flips) < times:
             flips.append(3)
             optimizer.state[model.head.weight]["exp_avg"][0, 0] = float("inf")
 
@@ -213,8 +213,8 @@ def test_a_state_that_is_not_finite_is_never_saved_but_rewound_and_ends_in_exit_
         ended, undisturbed = (
             train_states(harness.load(harness.checkpoints(f)[12])) for f in (tmp_path, straight)
         )
-        assert (ended["run"].pop("rewinds"), ended["run"].pop("rewound_to")) == (1, 2)
-        assert (undisturbed["run"].pop("rewinds"), undisturbed["run"].pop("rewound_to")) == (0, -1)
+        assert (ended["state"].pop("rewinds"), ended["state"].pop("rewound_to")) == (1, 2)
+        assert (undisturbed["state"].pop("rewinds"), undisturbed["state"].pop("rewound_to")) == (0, -1)
         assert harness.same(ended, undisturbed)
 
 

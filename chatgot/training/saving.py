@@ -1,0 +1,97 @@
+"""Saving a run: what goes into a checkpoint, what is undone when it fails, which files may go."""
+
+import logging
+from collections.abc import Callable
+
+from chatgot.checkpointing.run_files import checkpoint_path, cleanup_old_checkpoints, set_aside
+from chatgot.checkpointing.saver import CheckpointWriter
+from chatgot.checkpointing.tensors import not_finite
+from chatgot.errors import OutOfMemory, StorageError
+from chatgot.run.assembly import Run
+from chatgot.training.due import is_new_best, step_save_due
+from chatgot.training.recovery import prove_again, rewind
+
+logger = logging.getLogger(__name__)
+
+
+class Saver:
+    """Saves one run; a failed save leaves no mark behind.
+
+    stopped: whether a signal has asked the run to stop.
+    """
+
+    def __init__(self, run: Run, stopped: Callable[[], bool]) -> None:
+        self._run = run
+        self._stopped = stopped
+        self._writer = CheckpointWriter(run.state.progress.global_step)
+
+    def save(self, last_chance: bool = False) -> bool:
+        """Save a checkpoint, then remove old ones; return whether it is there.
+
+        A state that is not finite is not saved: the run is rewound instead. A step whose weights
+        are the best so far becomes the best step with its file: retention keeps that file.
+        Raises: Diverged; StorageError where no save may fail any more (`last_chance`, run's end).
+        """
+        run = self._run
+        marks = run.state.marks
+        step = run.state.progress.global_step
+        before = marks.model_copy()
+        best = is_new_best(run)
+        by_steps = step_save_due(run)
+        marks.last_save_step = step
+        if best:
+            assert marks.val_loss is not None
+            marks.best_val_loss = marks.val_loss
+            marks.best_step = step
+
+        def undo() -> None:
+            marks.last_save_step = before.last_save_step
+            marks.best_val_loss = before.best_val_loss
+            marks.best_step = before.best_step
+
+        damaged = not_finite(run.checkpoint())
+        if damaged:
+            undo()
+            names = ", ".join(damaged[:3])
+            logger.warning("step %d is not saved: NaN or infinity in %s", step, names)
+            if not self._stopped():
+                rewind(run)
+            return False
+        if by_steps:
+            prove_again(run)  # before the file is written: it tells what the proof has found
+        set_aside(run.abandoned)
+        run.abandoned = []
+        path = checkpoint_path(run.checkpoint_dir, run.state.run_id, step)
+        settings = run.config.training
+        last_chance = last_chance or run.ended()
+        if not self._writer.save(path, run.checkpoint(), settings, last_chance):
+            undo()
+            return False
+        config_name, _, timestamp = run.state.run_id.rpartition("_")
+        cleanup_old_checkpoints(
+            path.parent,
+            config_name,
+            timestamp,
+            settings.max_checkpoints_to_keep,
+            keep=[marks.best_step],
+            every=settings.save_checkpoint_steps,
+        )
+        return True
+
+    def save_before_leaving(self) -> None:
+        """Save the step in hand, if this process has trained at all and it has no file yet."""
+        run = self._run
+        unsaved = run.state.marks.last_save_step != run.state.progress.global_step
+        if run.steps_here and unsaved:
+            self.save(last_chance=True)
+
+    def save_what_is_whole(self, error: OutOfMemory) -> None:
+        """Save the step before the one that did not fit, unless its update has begun."""
+        run = self._run
+        unsaved = run.state.marks.last_save_step != run.state.progress.global_step
+        if not error.unchanged or not unsaved:
+            return
+        try:
+            self.save(last_chance=True)
+        except StorageError as storage_error:
+            logger.error("%s", storage_error)
