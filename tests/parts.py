@@ -80,7 +80,7 @@ def windows(T: int = 8, n: int = 1000, seed: int = 5) -> TrainingWindows:
 
 
 def checkpoint_file(folder: Path, run: Run) -> Path:
-    """Save `training` under its own name in `folder` and return the path."""
+    """Save `run` under its own name in `folder` and return the path."""
     path = folder / f"{run.state.run_id}_step_{run.state.progress.global_step}.pt"
     save_checkpoint(path, run.checkpoint())
     return path

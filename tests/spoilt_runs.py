@@ -26,30 +26,34 @@ def run(
     may touch weights and gradients when a step's gradients are there.
     """
     script = harness.load_script()
-    real = script.accumulate_gradients
+    real = script.compute_gradients
 
-    def accumulate(model, windows, state, config, scaler):
+    def compute_gradients(run):
+        state = run.state
         if state.progress.global_step == stop_at or (stop_when and stop_when(state)):
-            script.STOP.exit_code, script.STOP.signal_name = 143, "SIGTERM"
+            script.STOP.exit_code = 143
+            script.STOP.signal_name = "SIGTERM"
         if poke:
-            total = real(model, windows, state, config, scaler)
-            poke(state, model)
-            return total
+            loss = real(run)
+            poke(state, run.model)
+            return loss
         if spoil is None:
-            return real(model, windows, state, config, scaler)
-        forward = model.forward
+            return real(run)
+        forward = run.model.forward
 
         def spoilt(x, y=None, caches=None):
             logits, loss = forward(x, y, caches)
-            return logits, loss if y is None or not model.training else spoil(state, loss)
+            if y is None or not run.model.training:
+                return logits, loss
+            return logits, spoil(state, loss)
 
-        model.forward = spoilt
+        run.model.forward = spoilt
         try:
-            return real(model, windows, state, config, scaler)
+            return real(run)
         finally:
-            del model.forward
+            del run.model.forward
 
-    script.accumulate_gradients = accumulate
+    script.compute_gradients = compute_gradients
     threads = torch.get_num_threads()
     try:
         with contextlib.chdir(folder):
@@ -72,9 +76,9 @@ def poison(positions: Collection[int], value: float = math.nan) -> Callable:
     return spoil
 
 
-def new(folder: Path, **run) -> Path:
+def new(folder: Path, **training) -> Path:
     folder.mkdir(exist_ok=True)
-    harness.write_config(folder, training=BASE | run)
+    harness.write_config(folder, training=BASE | training)
     return folder
 
 
@@ -83,10 +87,14 @@ def final(folder: Path) -> dict:
 
 
 def state(checkpoint: dict) -> dict:
-    clock = ("time_s", "run_id", "tokens_per_s")
-    counters = {key: value for key, value in checkpoint["state"].items() if key not in clock}
+    """Return what two runs of the same steps must have in common: all but name and clock."""
+    counters = dict(checkpoint["state"])
+    del counters["run_id"]
+    clock = ("time_s", "tokens_per_s")
+    progress = counters["progress"].items()
+    counters["progress"] = {key: value for key, value in progress if key not in clock}
     keys = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict")
-    return {key: checkpoint[key] for key in keys} | {"run": counters}
+    return {key: checkpoint[key] for key in keys} | {"state": counters}
 
 
 def log_of(folder: Path) -> str:

@@ -21,7 +21,7 @@ class Saver:
     """
 
     def __init__(self, run: Run, stopped: Callable[[], bool]) -> None:
-        self._run = run
+        self.run = run
         self._stopped = stopped
         self._writer = CheckpointWriter(run.state.progress.global_step)
 
@@ -32,7 +32,7 @@ class Saver:
         are the best so far becomes the best step with its file: retention keeps that file.
         Raises: Diverged; StorageError where no save may fail any more (`last_chance`, run's end).
         """
-        run = self._run
+        run = self.run
         marks = run.state.marks
         step = run.state.progress.global_step
         before = marks.model_copy()
@@ -80,14 +80,14 @@ class Saver:
 
     def save_before_leaving(self) -> None:
         """Save the step in hand, if this process has trained at all and it has no file yet."""
-        run = self._run
+        run = self.run
         unsaved = run.state.marks.last_save_step != run.state.progress.global_step
         if run.steps_here and unsaved:
             self.save(last_chance=True)
 
     def save_what_is_whole(self, error: OutOfMemory) -> None:
         """Save the step before the one that did not fit, unless its update has begun."""
-        run = self._run
+        run = self.run
         unsaved = run.state.marks.last_save_step != run.state.progress.global_step
         if not error.unchanged or not unsaved:
             return

@@ -22,8 +22,8 @@ from chatgot.checkpointing.run_files import (
     set_aside,
     superseded_by,
 )
-from chatgot.checkpointing.run_files import run_files as checkpointing
-from chatgot.checkpointing.saver import Saver
+from chatgot.checkpointing import run_files as checkpointing
+from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.errors import CheckpointRejected, StorageError
 from chatgot.run.resuming import find_latest
 
@@ -267,7 +267,11 @@ def test_a_file_that_verifies_only_under_another_name_is_passed_over_and_does_no
 def test_a_file_with_a_non_finite_weight_is_passed_over_though_its_hash_is_right(tmp_path, caplog):
     files = put(tmp_path, 1)
     run = parts.run()
-    run.state.run_id, run.state.progress.global_step, run.state.progress.position = f"tiny_{RUN}", 2, 2
+    run.state.run_id, run.state.progress.global_step, run.state.progress.position = (
+        f"tiny_{RUN}",
+        2,
+        2,
+    )
     run.model.head.weight.data[0, 0] = torch.nan
     assert is_whole(parts.checkpoint_file(tmp_path, run))
     assert found(tmp_path) == files[1]
@@ -409,7 +413,12 @@ def to_save(step: int = 1) -> dict:
 def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(
     tmp_path, caplog, monkeypatch
 ):
-    path, content, saver, settings = tmp_path / "a.pt", to_save(), Saver(0), parts.config().training
+    path, content, saver, settings = (
+        tmp_path / "a.pt",
+        to_save(),
+        CheckpointWriter(0),
+        parts.config().training,
+    )
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", disk_full)
         assert not saver.save(path, content, settings)
@@ -425,19 +434,21 @@ def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(
 def test_the_last_chance_to_save_is_not_let_pass_with_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(StorageError, match="the save failed"):
-        Saver(0).save(tmp_path / "a.pt", to_save(), parts.config().training, last_chance=True)
+        CheckpointWriter(0).save(
+            tmp_path / "a.pt", to_save(), parts.config().training, last_chance=True
+        )
 
 
 def test_a_defect_of_ours_is_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(AttributeError):
-        Saver(0).save(
+        CheckpointWriter(0).save(
             tmp_path / "a.pt", to_save() | {"no pickle": lambda: None}, parts.config().training
         )
 
 
 def test_a_state_that_could_not_be_loaded_again_is_never_given_a_checkpoints_name(tmp_path):
     with pytest.raises(RuntimeError, match="could not be loaded again"):
-        Saver(0).save(
+        CheckpointWriter(0).save(
             tmp_path / "a.pt", to_save() | {"loss": np.float64(1.0)}, parts.config().training
         )
     assert not list(tmp_path.iterdir())
@@ -449,7 +460,7 @@ def test_each_save_says_size_time_and_how_long_the_run_was_without_one(
     caplog.set_level("INFO")
     clock = iter([0.0, 120.0, 120.25, 121.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    Saver(0).save(tmp_path / "a.pt", to_save(), parts.config().training)
+    CheckpointWriter(0).save(tmp_path / "a.pt", to_save(), parts.config().training)
     size = (tmp_path / "a.pt").stat().st_size / 1e6
     assert f"({size:.1f} MB in 0.25 s, after 120 s without)" in caplog.text
 
@@ -484,7 +495,7 @@ def test_a_save_that_costs_more_than_1_percent_names_once_the_interval_that_woul
 ):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    saver, config = Saver(0), parts.config(training=settings).training
+    saver, config = CheckpointWriter(0), parts.config(training=settings).training
     real = checkpointing.save_checkpoint
 
     def slow(path, content, **keywords):

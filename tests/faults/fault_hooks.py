@@ -24,17 +24,19 @@ from typing import Any
 import torch
 from fault_server import FIRED
 
-from chatgot.checkpointing import checkpoint_file
-from chatgot.checkpointing.run_files import run_files as checkpointing
+from chatgot.checkpointing import checkpoint_file, run_files, saver
 from chatgot.numerics import accumulation
-from chatgot.run import resuming, run_state
+from chatgot.run import folder, resuming, run_state
 from chatgot.training import evaluation
 
 PHASES = ["start", "step", "save", "evaluate", "sample", "log"]
 FUNCTIONS = {
-    "save": "save", "evaluate": "evaluate_and_log", "sample": "show_samples", "log": "write_row",
-    "step": "accumulate_gradients",
-}  # fmt: skip
+    "save": "Saver.save",
+    "evaluate": "evaluate_and_log",
+    "sample": "show_samples",
+    "log": "write_row",
+    "step": "compute_gradients",
+}
 
 
 @dataclass
@@ -59,7 +61,8 @@ def kill_itself() -> None:
 def around(target: Target, phase: str, before: Any = None, after: Any = None) -> None:
     """Call `before(n)` ahead of the script's n-th call (from 1) of a phase's function, and `after(n)` behind it."""
     name = FUNCTIONS[phase]
-    real, count = target.namespace[name], iter(range(1, 1 << 30))
+    real = function_of(target, name)
+    count = iter(range(1, 1 << 30))
 
     @functools.wraps(real)
     def wrapped(*args: Any, **keywords: Any) -> Any:
@@ -72,7 +75,22 @@ def around(target: Target, phase: str, before: Any = None, after: Any = None) ->
             if after:
                 after(n)
 
-    target.namespace[name] = wrapped
+    replace(target, name, wrapped)
+
+
+def function_of(target: Target, name: str) -> Any:
+    """Return a function of the script, or a method of a class that it uses."""
+    holder, _, method = name.rpartition(".")
+    return getattr(target.namespace[holder], method) if holder else target.namespace[name]
+
+
+def replace(target: Target, name: str, function: Any) -> None:
+    """Let the script call another function by this name."""
+    holder, _, method = name.rpartition(".")
+    if holder:
+        setattr(target.namespace[holder], method, function)
+    else:
+        target.namespace[name] = function
 
 
 def heartbeat(target: Target) -> None:
@@ -95,36 +113,31 @@ def steps(target: Target) -> None:
 
     And the step of each save that has returned to promised.txt: from then on it must never be lost.
     """
-    real = target.namespace["apply_gradients"]
+    real_update = target.namespace["update_weights"]
 
-    def wrapped(
-        total: Any, model: Any, optimizer: Any, state: Any, config: Any, scaler: Any, *rest: Any
-    ) -> Any:
-        position = state.progress.position
-        result = real(total, model, optimizer, state, config, scaler, *rest)
-        starts = target.windows.starts(position, config.training.sequences_per_step)
+    def update_weights(run: Any, loss: Any) -> Any:
+        progress = run.state.progress
+        position = progress.position
+        result = real_update(run, loss)
+        starts = run.train_windows.starts(position, run.config.training.sequences_per_step)
         places = hashlib.sha256(repr(list(map(int, starts))).encode()).hexdigest()[:16]
-        record = [state.progress.global_step, places, float(state.progress.train_loss).hex(), float(state.progress.grad_norm).hex()]
+        loss_hex = float(progress.train_loss).hex()
+        record = [progress.global_step, places, loss_hex, float(progress.grad_norm).hex()]
         with open("steps.jsonl", "a") as file:  # noqa: PTH123
             file.write(json.dumps(record) + "\n")
         return result
 
-    real_train = target.namespace["train"]
+    real_save = function_of(target, "Saver.save")
 
-    def train(run: Any, *args: Any) -> None:
-        target.windows = run.train_windows
-        real_train(run, *args)
-
-    real_save = target.namespace["save"]
-
-    def save(run: Any, *args: Any, **keywords: Any) -> bool:
-        saved = real_save(run, *args, **keywords)
+    def save(its_saver: Any, *args: Any, **keywords: Any) -> bool:
+        saved = real_save(its_saver, *args, **keywords)
         if saved:
             with open("promised.txt", "a") as file:  # noqa: PTH123
-                file.write(f"{training.run.global_step}\n")
+                file.write(f"{its_saver.run.state.progress.global_step}\n")
         return saved
 
-    target.namespace |= {"apply_gradients": wrapped, "train": train, "save": save}
+    replace(target, "update_weights", update_weights)
+    replace(target, "Saver.save", save)
 
 
 # Death
@@ -281,7 +294,7 @@ def file_limit(target: Target, byte: int, saves: list[int]) -> None:
     """Let no file grow beyond `byte` bytes during these saves: the kernel cuts the write and then refuses."""
     no_limit, real, count = (
         resource.getrlimit(resource.RLIMIT_FSIZE),
-        checkpointing.save_checkpoint,
+        saver.save_checkpoint,
         iter(range(1, 999)),
     )
 
@@ -298,7 +311,7 @@ def file_limit(target: Target, byte: int, saves: list[int]) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
 
-    checkpointing.save_checkpoint = save_checkpoint
+    saver.save_checkpoint = save_checkpoint
 
 
 def failing_call(target: Target, call: str, number: str, saves: list[int]) -> None:
@@ -394,7 +407,7 @@ def mutant_wall_clock(target: Target) -> None:
 
 def no_setting_aside(target: Target) -> None:
     """Leave newer files where they are on resume: as if they had come afterwards."""
-    target.namespace["set_aside"] = lambda *args: None
+    folder.set_aside = lambda *args: None
 
 
 # Mutants: broken twins of the code that the trials guard
@@ -420,12 +433,12 @@ def mutant_no_rng(target: Target) -> None:
 
 
 def mutant_no_position(target: Target) -> None:
-    """Begin the data anew on resume."""
+    """Leave a group of sequences out on resume."""
     real = resuming.restore_state
 
     def restore_state(stored: dict[str, Any], state: Any, *rest: Any) -> None:
         real(stored, state, *rest)
-        state.progress.position = 0
+        state.progress.position += 1
 
     resuming.restore_state = restore_state
 
@@ -445,7 +458,7 @@ def mutant_no_optimizer(target: Target) -> None:
 
 def mutant_counts_damaged(target: Target) -> None:
     """Let retention count whatever has the right name."""
-    checkpointing.is_whole = lambda path: path.is_file()
+    run_files.is_whole = lambda path: path.is_file()
 
 
 def mutant_forgetful(target: Target) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from chatgot import atomic_file
 from chatgot.checkpointing.run_files import checkpoint_path, cleanup_old_checkpoints
-from chatgot.checkpointing.saver import Saver
+from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.errors import CheckpointRejected
 from chatgot.run.resuming import find_latest
 
@@ -50,7 +50,7 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> lis
         real["unlink"](path, **keywords)
         calls.append(("unlink", Path(path).name))
 
-    run, saver = parts.run(), Saver(0)
+    run, saver = parts.run(), CheckpointWriter(0)
     with monkeypatch.context() as patch:
         for name, recorded in (
             ("open", opened),
@@ -68,9 +68,7 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> lis
                 "skipped_steps": step,
                 "position": step,
             }
-            assert saver.save(
-                checkpoint_path(folder, RUN_ID, step), content, run.config.training
-            )
+            assert saver.save(checkpoint_path(folder, RUN_ID, step), content, run.config.training)
             calls.append(("returned", step))
             cleanup_old_checkpoints(folder, "tiny", "20250102-030405", max_to_keep=1)
     return calls

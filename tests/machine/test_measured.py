@@ -167,7 +167,11 @@ def test_a_tiny_model_is_not_worth_a_measurement_and_a_larger_one_is(monkeypatch
 
 def test_mfu_is_speed_times_operations_over_the_peak_in_line_and_curves_alike():
     run = parts.run()
-    run.state.progress.train_loss, run.state.progress.lr, run.state.progress.grad_norm = 1.0, 1e-3, 1.0
+    run.state.progress.train_loss, run.state.progress.lr, run.state.progress.grad_norm = (
+        1.0,
+        1e-3,
+        1.0,
+    )
     run.state.progress.tokens_per_s = 500.0
     run.peak_flops = 4 * 500.0 * run.model.flops_per_token()
     assert share_of_peak(run) == pytest.approx(0.25)
@@ -178,7 +182,11 @@ def test_mfu_is_speed_times_operations_over_the_peak_in_line_and_curves_alike():
 @pytest.mark.parametrize(("peak", "speed"), [(0.0, 500.0), (1e9, None)])
 def test_mfu_is_left_out_where_peak_or_speed_is_not_known(peak, speed):
     run = parts.run()
-    run.state.progress.train_loss, run.state.progress.lr, run.state.progress.grad_norm = 1.0, 1e-3, 1.0
+    run.state.progress.train_loss, run.state.progress.lr, run.state.progress.grad_norm = (
+        1.0,
+        1e-3,
+        1.0,
+    )
     run.peak_flops, run.state.progress.tokens_per_s = peak, speed
     assert share_of_peak(run) is None
     assert "MFU" not in step_line(run)

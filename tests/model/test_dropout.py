@@ -102,9 +102,7 @@ def test_branches_layers_micro_batches_and_steps_are_independent(monkeypatch):
     )
     for position in (0, 1):
         run.state.progress.position = position
-        accumulate_gradients(
-            run.model, run.train_windows, run.state, run.config, run.scaler
-        )
+        accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
     assert [tuple(m.shape) for m in drawn] == 4 * ([(16, 32, 32)] + 3 * [(2, 16, 32, 32)])
     masks = [one for m in drawn for one in (m if m.dim() == 4 else m[None])]
     assert len(masks) == 4 * 7

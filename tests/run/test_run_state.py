@@ -23,12 +23,8 @@ from chatgot.training.step import accumulate_gradients, apply_gradients
 def train(run: Run, steps: int) -> list[float]:
     losses = []
     for _ in range(steps):
-        loss = accumulate_gradients(
-            run.model, run.train_windows, run.state, run.config, run.scaler
-        )
-        apply_gradients(
-            loss, run.model, run.optimizer, run.state, run.config, run.scaler
-        )
+        loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
+        apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
         losses.append(run.state.progress.train_loss)
     return losses
 
@@ -126,7 +122,12 @@ def test_every_counter_of_a_run_comes_back(tmp_path, monkeypatch):
 def test_numbers_that_were_never_measured_come_back_as_none_and_infinity(tmp_path):
     path = parts.checkpoint_file(tmp_path, parts.run(model={"dropout": 0.2}))
     state = resume_from(path).state
-    assert (state.progress.train_loss, state.marks.val_loss, state.marks.best_val_loss, state.marks.best_step) == (
+    assert (
+        state.progress.train_loss,
+        state.marks.val_loss,
+        state.marks.best_val_loss,
+        state.marks.best_step,
+    ) == (
         None,
         None,
         math.inf,

@@ -70,9 +70,7 @@ class Memory:
         model.layers[0].register_full_backward_hook(backward)
 
 
-def dynamic_run(
-    memory: Memory | None = None, size: int = 8, dropout: float = 0.0, **run
-) -> Run:
+def dynamic_run(memory: Memory | None = None, size: int = 8, dropout: float = 0.0, **run) -> Run:
     """Return a run of 8 sequences a step whose micro-batch is `size` at the start, under a limit."""
     dynamic = {**CALM, "enabled": True, "initial": size, **run.pop("dynamic_batch_size", {})}
     keys = {
@@ -97,17 +95,13 @@ def step(run: Run, gradients: list[torch.Tensor] | None = None) -> float:
     """Do what the script does for one step, once more where it has to; return its loss, and add its gradient."""
     while True:
         assert adapt(run, NEVER)
-        loss = accumulate_gradients(
-            run.model, run.train_windows, run.state, run.config, run.scaler
-        )
+        loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
         if loss is not None:
             break
         assert all(p.grad is None for p in run.model.parameters())
     if gradients is not None:
         gradients.append(gradient(run))
-    apply_gradients(
-        loss, run.model, run.optimizer, run.state, run.config, run.scaler
-    )
+    apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
     assert recover(run) == "done"
     return run.state.progress.train_loss
 
@@ -115,8 +109,7 @@ def step(run: Run, gradients: list[torch.Tensor] | None = None) -> float:
 def weights(run: Run) -> dict:
     """Return copies of weights, optimizer state and generators."""
     state = {
-        key: run.checkpoint()[key]
-        for key in ("model_state_dict", "optimizer_state_dict", "rng")
+        key: run.checkpoint()[key] for key in ("model_state_dict", "optimizer_state_dict", "rng")
     }
     return parts.copied(state)
 
@@ -451,8 +444,7 @@ def test_the_tolerances_stand_well_above_the_rounding_of_each_precision(precisio
     real, batch_size.GRADIENT_TOLERANCE = batch_size.GRADIENT_TOLERANCE, {precision: -1.0}
     try:
         apart = [
-            float(difference(run, 8, 1, size).split(" by ")[1].split()[0])
-            for size in (2, 3, 4, 8)
+            float(difference(run, 8, 1, size).split(" by ")[1].split()[0]) for size in (2, 3, 4, 8)
         ]
     finally:
         batch_size.GRADIENT_TOLERANCE = real
@@ -476,7 +468,9 @@ def test_dropout_is_off_for_the_comparison_and_on_again_after_it():
 def test_a_size_without_the_gain_is_rejected_and_its_memory_given_back(caplog, monkeypatch):
     run, given = dynamic_run(size=4, dynamic_batch_size={"minimum_gain": 1e6}), []
     monkeypatch.setattr(
-        batch_size, "release_memory", lambda device: given.append(len(run.state.micro_batch.rejected))
+        batch_size,
+        "release_memory",
+        lambda device: given.append(len(run.state.micro_batch.rejected)),
     )
     said = trial(run, caplog)
     assert given == [0, 1]  # before the trial, and after it was rejected
@@ -712,7 +706,10 @@ def straight(tmp_path_factory) -> Path:
     code, full = job(folder, limit=falling_and_rising)
     assert (code, full.fired[:2]) == (0, [8, 4])
     history = [
-        row[1:3] for row in harness.load(harness.checkpoints(folder)[STEPS])["state"]["micro_batch"]["history"]
+        row[1:3]
+        for row in harness.load(harness.checkpoints(folder)[STEPS])["state"]["micro_batch"][
+            "history"
+        ]
     ]
     assert history == [[8, 4], [4, 2], [2, 4], [4, 8]]
     return folder
@@ -894,9 +891,7 @@ def test_a_trial_computes_the_next_steps_real_sequences_as_the_step_will():
     assert accumulate_gradients(
         run.model, run.train_windows, run.state, run.config, run.scaler
     ).isfinite()
-    assert all(
-        torch.equal(p.grad, g) for p, g in zip(run.model.parameters(), tried, strict=True)
-    )
+    assert all(torch.equal(p.grad, g) for p, g in zip(run.model.parameters(), tried, strict=True))
 
 
 def test_a_gradient_that_is_not_a_number_proves_nothing(caplog):
@@ -947,9 +942,7 @@ def test_a_recomputation_that_differs_in_a_trial_switches_gradient_checkpointing
     initial, caplog
 ):
     caplog.set_level(logging.INFO)
-    run = dynamic_run(
-        size=4, gradient_checkpointing=True, dynamic_batch_size={"initial": initial}
-    )
+    run = dynamic_run(size=4, gradient_checkpointing=True, dynamic_batch_size={"initial": initial})
     layer, real = run.model.layers[0], run.model.layers[0].forward
 
     def unsteady(x, keep, rotated, cache=None):
@@ -1048,7 +1041,11 @@ def test_a_rewind_keeps_the_size_and_what_was_learnt_and_the_waiting_goes_on_fro
     state.micro_batch.eval_size = 2
     rewind(run)
     assert (state.progress.global_step, state.health.rewinds) == (0, 1)
-    assert (state.micro_batch.size, state.micro_batch.eval_size, state.micro_batch.history) == (2, 2, before)
+    assert (state.micro_batch.size, state.micro_batch.eval_size, state.micro_batch.history) == (
+        2,
+        2,
+        before,
+    )
     assert [row[:3] for row in state.micro_batch.rejected] == [[4, 1, 9], [8, 1, 9]]
     assert state.micro_batch.next_growth_step == 9
 

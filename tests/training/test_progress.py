@@ -20,7 +20,12 @@ def clock(monkeypatch):
 def run_at(step: int) -> Run:
     run = parts.run()
     state = run.state
-    state.progress.global_step, state.progress.train_loss, state.progress.lr, state.progress.grad_norm = step, 1.5, 1e-3, 0.5
+    (
+        state.progress.global_step,
+        state.progress.train_loss,
+        state.progress.lr,
+        state.progress.grad_norm,
+    ) = step, 1.5, 1e-3, 0.5
     return run
 
 

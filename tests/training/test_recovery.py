@@ -169,7 +169,10 @@ def test_a_signal_after_a_rewind_saves_where_the_run_stands_though_it_resumed_fr
         == 143
     )
     newest = harness.load(harness.checkpoints(stopped)[max(harness.checkpoints(stopped))])
-    assert (newest["state"]["health"]["rewinds"], newest["global_step"]) == (1, 25)  # resumed at 26, back to 24
+    assert (newest["state"]["health"]["rewinds"], newest["global_step"]) == (
+        1,
+        25,
+    )  # resumed at 26, back to 24
     assert run(stopped, "--resume_from", "latest", spoil=poison(bad)) == 0
     assert harness.same(state(final(stopped)), state(final(straight)))
     steps = [row["step"] for row in harness.rows(stopped)]
@@ -311,7 +314,8 @@ def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, 
     def spoil(state, loss):
         return (
             loss * math.nan
-            if state.progress.position in ({1, 2, 3} if state.modes.precision == "bf16" else {6, 7, 8})
+            if state.progress.position
+            in ({1, 2, 3} if state.modes.precision == "bf16" else {6, 7, 8})
             else loss
         )
 

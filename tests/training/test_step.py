@@ -16,15 +16,11 @@ from chatgot.training.step import accumulate_gradients, apply_gradients
 
 
 def accumulate(run: Run) -> torch.Tensor:
-    return accumulate_gradients(
-        run.model, run.train_windows, run.state, run.config, run.scaler
-    )
+    return accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
 
 
 def apply(run: Run, loss: torch.Tensor) -> bool:
-    return apply_gradients(
-        loss, run.model, run.optimizer, run.state, run.config, run.scaler
-    )
+    return apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
 
 
 def step(run: Run) -> bool:
@@ -37,9 +33,7 @@ def flat_gradient(run: Run) -> torch.Tensor:
 
 def state(run: Run) -> dict:
     """Return copies of what an update changes: weights and optimizer."""
-    return parts.copied(
-        {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
-    )
+    return parts.copied({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()})
 
 
 def poison(run: Run, value: float, name: str = "layers.0.mlp.up.weight") -> list[str]:
@@ -111,10 +105,18 @@ def test_a_step_trains_on_its_position_not_on_its_number():
 
 def test_a_step_counts_step_position_and_tokens_by_one_group():
     run = parts.run()
-    run.state.progress.global_step, run.state.progress.position, run.state.progress.tokens = 3, 7, 100
+    run.state.progress.global_step, run.state.progress.position, run.state.progress.tokens = (
+        3,
+        7,
+        100,
+    )
     assert step(run)
     state = run.state
-    assert (state.progress.global_step, state.progress.position, state.progress.tokens) == (4, 8, 100 + 8 * 8)
+    assert (state.progress.global_step, state.progress.position, state.progress.tokens) == (
+        4,
+        8,
+        100 + 8 * 8,
+    )
     assert (run.scaler.nan_counter, state.progress.skipped_steps) == (0, 0)
     assert math.isfinite(state.progress.train_loss)
     assert state.progress.grad_norm > 0
@@ -157,7 +159,11 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_clipping_is_repor
         grad_clip, rel=1e-4
     )  # torch adds 1e-6 to the norm
     assert torch.allclose(seen["clipped"] / grad_clip, seen["plain"] / norm, rtol=1e-3, atol=1e-9)
-    assert plain.state.progress.grad_norm == clipped.state.progress.grad_norm == pytest.approx(norm, rel=1e-5)
+    assert (
+        plain.state.progress.grad_norm
+        == clipped.state.progress.grad_norm
+        == pytest.approx(norm, rel=1e-5)
+    )
 
 
 def test_a_gradient_below_the_limit_is_left_bit_for_bit():
@@ -319,9 +325,7 @@ def test_bf16_runs_the_linears_in_bf16_and_keeps_weights_gradients_moments_and_l
     assert dtypes == {torch.bfloat16}
     assert gradients == {torch.float32}
     assert {p.dtype for p in run.model.parameters()} == {torch.float32}
-    moments = [
-        value.dtype for values in run.optimizer.state.values() for value in values.values()
-    ]
+    moments = [value.dtype for values in run.optimizer.state.values() for value in values.values()]
     assert len(moments) == 3 * len(list(run.model.parameters()))
     assert set(moments) == {torch.float32}
 

@@ -21,7 +21,9 @@ LONG = {
 def train_states(checkpoint: dict) -> dict:
     """Return what must be bit-equal between two runs: weights, optimizer, generators, counters but for the clock."""
     state = {
-        k: v for k, v in checkpoint["state"].items() if k not in ("time_s", "run_id", "tokens_per_s")
+        k: v
+        for k, v in checkpoint["state"].items()
+        if k not in ("time_s", "run_id", "tokens_per_s")
     }
     keys = (
         "model_state_dict",
@@ -214,7 +216,10 @@ def test_a_state_that_is_not_finite_is_never_saved_but_rewound_and_ends_in_exit_
             train_states(harness.load(harness.checkpoints(f)[12])) for f in (tmp_path, straight)
         )
         assert (ended["state"].pop("rewinds"), ended["state"].pop("rewound_to")) == (1, 2)
-        assert (undisturbed["state"].pop("rewinds"), undisturbed["state"].pop("rewound_to")) == (0, -1)
+        assert (undisturbed["state"].pop("rewinds"), undisturbed["state"].pop("rewound_to")) == (
+            0,
+            -1,
+        )
         assert harness.same(ended, undisturbed)
 
 
