@@ -16,7 +16,7 @@ from chatgot.checkpointing.tensors import refuse, tensor_problems
 from chatgot.errors import CheckpointRejected
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import state_names
-from chatgot.run.run_state import RunState
+from chatgot.run.run_state import Part, RunState
 
 SHOWN_VALUE = 40  # characters of a value in a message
 
@@ -39,11 +39,9 @@ def odd_counters(stored: Mapping[str, Any]) -> list[str]:
     try:
         state = RunState.model_validate(stored["state"])
     except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False):
-            name = ".".join(str(part) for part in problem["loc"][:2]) or "state"
-            if name not in odd:
-                odd.append(name)
+        odd += _names_of_problems(error)
     else:
+        odd += _missing(state)
         if state.run_id != stored["run_id"]:
             odd.append("run_id")
         if state.progress.global_step != stored["global_step"]:
@@ -51,6 +49,30 @@ def odd_counters(stored: Mapping[str, Any]) -> list[str]:
     if not _generators_fit(stored["rng"]):
         odd.append("rng")
     return odd
+
+
+def _missing(part: Part, prefix: str = "") -> list[str]:
+    """Return the names of the counters that a stored state did not have and got defaults for."""
+    names = []
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if name not in part.model_fields_set:
+            names.append(f"{prefix}{name}")
+        elif isinstance(value, Part):
+            names += _missing(value, f"{name}.")
+    return names
+
+
+def _names_of_problems(error: ValidationError) -> list[str]:
+    """Return what is odd, once each: a counter by its name, two that contradict by their words."""
+    names = []
+    for problem in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in problem["loc"][:2]) or "state"
+        if problem["type"] == "value_error":
+            name = str(problem["ctx"]["error"])
+        if name not in names:
+            names.append(name)
+    return names
 
 
 def _generators_fit(states: Mapping[str, Any]) -> bool:

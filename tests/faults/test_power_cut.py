@@ -62,8 +62,8 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> lis
         for step in range(1, saves + 1):
             content = run.checkpoint()
             content |= {"run_id": RUN_ID, "global_step": step}
-            content["state"] |= {
-                "run_id": RUN_ID,
+            content["state"]["run_id"] = RUN_ID
+            content["state"]["progress"] |= {
                 "global_step": step,
                 "skipped_steps": step,
                 "position": step,

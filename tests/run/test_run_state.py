@@ -1,8 +1,10 @@
-"""Everything that changes while training goes into a checkpoint and comes back; what does not fit touches nothing."""
+"""Everything that changes while training goes into a checkpoint and comes back.
+
+What does not fit touches nothing.
+"""
 
 import math
 import random
-from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,23 @@ from chatgot.errors import CheckpointRejected
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.run.assembly import Run
 from chatgot.run.resuming import check_settings, check_state, find_checkpoint, resume
-from chatgot.run.run_state import RunState, generator_states, set_generator_states
-from chatgot.training.step import accumulate_gradients, apply_gradients
+from chatgot.run.run_state import (
+    BadStep,
+    Part,
+    RejectedSize,
+    RunState,
+    SizeChange,
+    after_rewind,
+    generator_states,
+    set_generator_states,
+)
+from chatgot.training.step import compute_gradients, update_weights
 
 
 def train(run: Run, steps: int) -> list[float]:
     losses = []
     for _ in range(steps):
-        loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
-        apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
+        update_weights(run, compute_gradients(run))
         losses.append(run.state.progress.train_loss)
     return losses
 
@@ -52,7 +62,7 @@ def everything(run: Run) -> dict[str, Any]:
     state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
     state |= {
         "scaler": run.scaler.state_dict(),
-        "run": asdict(run.state),
+        "state": run.state.model_dump(),
         "rng": generator_states(),
     }
     return parts.copied(state)
@@ -77,7 +87,7 @@ def test_a_resumed_run_goes_on_bit_for_bit_where_the_saved_one_stood(saved):
     assert train(resumed, 3) == train(undisturbed, 3)
     for key in ("model_state_dict", "optimizer_state_dict", "scaler_state_dict"):
         assert parts.same(resumed.checkpoint()[key], undisturbed.checkpoint()[key]), key
-    assert asdict(resumed.state) == asdict(undisturbed.state)
+    assert resumed.state.model_dump() == undisturbed.state.model_dump()
 
 
 def test_saving_again_right_after_a_resume_gives_the_same_content(saved, tmp_path):
@@ -86,37 +96,92 @@ def test_saving_again_right_after_a_resume_gives_the_same_content(saved, tmp_pat
     assert parts.same(load_checkpoint(again), load_checkpoint(saved))
 
 
+def unlike_any_other() -> RunState:
+    """Return a state in which each counter has a value of its own that no fresh run has."""
+    state = RunState(run_id=parts.RUN_ID, from_seed=False)
+    for number, (part, name) in enumerate(counters(), start=100):
+        value = getattr(getattr(state, part), name)
+        kind = type(value)
+        if kind is bool:
+            setattr(getattr(state, part), name, not value)
+        elif kind is int:
+            setattr(getattr(state, part), name, number)
+        elif kind is float or value is None:
+            setattr(getattr(state, part), name, number + 0.5)
+    state.progress.position = 220
+    state.progress.global_step = 200
+    state.progress.skipped_steps = 3
+    state.progress.skipped_ranges = [(3, 9), (12, 14)]
+    state.modes.precision = "bf16"
+    state.modes.asked_precision = "fp16"
+    state.modes.attention = "products"
+    state.modes.muon_precision = "bf16"
+    state.modes.threads = 1
+    state.micro_batch.size = 3
+    state.micro_batch.eval_size = 2
+    state.micro_batch.history = [SizeChange(step=0, old=4, new=3, reason="oom")]
+    state.micro_batch.rejected = [RejectedSize(size=4, times=2, until=30, reason="oom")]
+    state.health.bad_steps = [BadStep(step=200, position=219, loss=math.inf, grad_norm=2.0)]
+    state.health.recent_losses = [1.5, 1.25]
+    return state
+
+
+def counters() -> list[tuple[str, str]]:
+    """Return part and name of each counter that is in a part."""
+    state = RunState()
+    named = []
+    for part in RunState.model_fields:
+        value = getattr(state, part)
+        if isinstance(value, Part):
+            named += [(part, name) for name in type(value).model_fields]
+    return named
+
+
 def test_every_counter_of_a_run_comes_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        torch, "compile", lambda function, **how: function
-    )  # the stored run was compiled, so this is
+    def not_compiled(function, **how):
+        return function
+
+    monkeypatch.setattr(torch, "compile", not_compiled)  # the stored run was compiled
     run = parts.run(model={"dropout": 0.2})
     train(run, 1)
-    values: dict[str, Any] = {
-        "run_id": parts.RUN_ID,
-        "precision": "fp32",
-        "threads": 1,
-        "micro_batch_size": 3,
-        "eval_batch_size": 2,
-    }
-    for i, field in enumerate(fields(RunState)):
-        if field.name not in values:
-            kinds = {bool: True, list: [], str: "bf16"}
-            values[field.name] = kinds.get(
-                field.type, 100.5 + i if "float" in str(field.type) else 100 + i
-            )
-    values |= {"attention": "products"}
-    values |= {
-        "global_step": 200,
-        "position": 220,
-        "skipped_steps": 3,
-        "bad_steps": [[200, 219, math.inf, 2.0]],
-    }
-    values |= {"skipped_ranges": [[3, 9], [12, 14]], "recent_losses": [1.5, 1.25]}
-    values |= {"size_history": [[0, 4, 3, "why"]], "sizes_rejected": [[4, 2, 30, "why"]]}
-    run.state = replace(run.state, **values)
+    run.state = unlike_any_other()
+    run.state.modes.precision = run.state.modes.asked_precision = "fp32"
+    expected = run.state.model_dump()
+    fresh_values = RunState().model_dump()
+    for part, name in counters():
+        exceptions = ("precision", "asked_precision", "threads")
+        assert name in exceptions or expected[part][name] != fresh_values[part][name], name
     resumed = resume_from(parts.checkpoint_file(tmp_path, run))
-    assert asdict(resumed.state) == values
+    assert resumed.state.model_dump() == expected
+
+
+KEPT = {  # by a rewind; all other counters go back with the weights
+    "progress": {"time_s"},
+    "modes": set(RunState().modes.model_dump()),
+    "micro_batch": set(RunState().micro_batch.model_dump()),
+    "health": {"skips", "rewinds", "rewound_to"},
+    "marks": set(),
+}
+
+
+def test_a_rewind_keeps_what_it_must_not_undo_and_nothing_else():
+    now = unlike_any_other()
+    before = now.model_dump()
+    stored = RunState(run_id="tiny_20200101-000000")
+    result = after_rewind(now, stored)
+    assert result.run_id == now.run_id
+    assert result.from_seed is stored.from_seed
+    for part, name in counters():
+        expected = now if name in KEPT[part] else stored
+        assert getattr(getattr(result, part), name) == getattr(getattr(expected, part), name), name
+    assert now.model_dump() == before
+
+
+def test_a_state_that_could_not_be_loaded_is_not_saved():
+    run = parts.run()
+    run.state.modes.threads = 5000
+    with pytest.raises(ValueError, match="threads"):
+        run.checkpoint()
 
 
 def test_numbers_that_were_never_measured_come_back_as_none_and_infinity(tmp_path):
@@ -224,20 +289,20 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "groups of numbers": ("optimizer_state_dict/param_groups", [1, 2], ""),
     "group without parameters": ("optimizer_state_dict/param_groups/0/params", ..., ""),
     "group without betas": ("optimizer_state_dict/param_groups/0/betas", ..., ""),
-    "counter missing": ("run/position", ..., "position"),
-    "counter of another type": ("run/position", "far", "position"),
-    "threads missing": ("run/threads", ..., "threads"),
-    "threads negative": ("run/threads", -1, "threads"),
-    "micro-batch of nothing": ("run/micro_batch_size", 0, "micro_batch_size"),
-    "unknown precision": ("run/precision", "fp8", "precision"),
-    "threads without end": ("run/threads", 10**12, "threads"),
-    "tokens without end": ("run/tokens", 10**400, "tokens"),
-    "time NaN": ("run/time_s", math.nan, "time_s"),
-    "position before the step": ("run/position", 0, "position"),
-    "more skipped than done": ("run/skipped_steps", 99, "skipped_steps"),
-    "skipped negative": ("run/skipped_steps", -99, "skipped_steps"),
-    "step a truth value": ("run/global_step", True, "global_step"),
-    "micro-batch above the step's sequences": ("run/micro_batch_size", 1 << 20, "micro-batch"),
+    "counter missing": ("state/progress/position", ..., "position"),
+    "counter of another type": ("state/progress/position", "far", "position"),
+    "threads missing": ("state/modes/threads", ..., "threads"),
+    "threads negative": ("state/modes/threads", -1, "threads"),
+    "micro-batch of nothing": ("state/micro_batch/size", 0, "micro_batch.size"),
+    "unknown precision": ("state/modes/precision", "fp8", "precision"),
+    "threads without end": ("state/modes/threads", 10**12, "threads"),
+    "tokens without end": ("state/progress/tokens", 10**400, "tokens"),
+    "time NaN": ("state/progress/time_s", math.nan, "time_s"),
+    "position before the step": ("state/progress/position", 0, "position"),
+    "more skipped than done": ("state/progress/skipped_steps", 99, "skipped_steps"),
+    "skipped negative": ("state/progress/skipped_steps", -99, "skipped_steps"),
+    "step a truth value": ("state/progress/global_step", True, "global_step"),
+    "micro-batch above the step's sequences": ("state/micro_batch/size", 1 << 20, "micro-batch"),
     "weight float8": (WEIGHT, torch.zeros(24, 16).to(torch.float8_e4m3fn), "layers.0.mlp.up.weight"),
     "amsgrad": ("optimizer_state_dict/param_groups/0/amsgrad", True, "amsgrad is True"),
     "betas of words": ("optimizer_state_dict/param_groups/0/betas", ("a", "b"), "betas"),
@@ -370,24 +435,3 @@ def test_a_checkpoint_before_the_first_update_needs_no_optimizer_state(tmp_path)
     resumed = resume_from(path)
     assert resumed.state.progress.global_step == 0
     assert parts.same(resumed.checkpoint()["optimizer_state_dict"]["state"], allocated)
-
-
-# What is due
-
-
-@pytest.mark.parametrize(
-    ("step", "interval", "last", "due"),
-    [
-        (10, 5, 5, True),
-        (10, 5, 10, False),
-        (11, 5, 5, False),
-        (10, None, 0, False),
-        (0, 5, -1, True),
-        (0, 5, 0, False),
-    ],
-)
-def test_something_is_due_at_multiples_of_its_interval_and_never_twice_at_one_step(
-    step, interval, last, due
-):
-    state = RunState("x", "fp32", 1, 1, global_step=step)
-    assert state.due(interval, last) is due

@@ -30,7 +30,11 @@ def test_a_bad_window_shorter_than_the_limit_is_healed_by_skips_alone(tmp_path, 
     assert run(new(tmp_path / "run"), spoil=spoil) == 0
     ended = final(tmp_path / "run")["state"]
     assert set(spoil.fired) == positions
-    assert (ended["skipped_steps"], ended["rewinds"], ended["position"]) == (
+    assert (
+        ended["progress"]["skipped_steps"],
+        ended["health"]["rewinds"],
+        ended["progress"]["position"],
+    ) == (
         len(positions),
         0,
         STEPS,
@@ -53,9 +57,11 @@ def test_a_poisoned_window_costs_one_rewind_and_the_run_ends_near_the_clean_one(
         12,
         12,
     ]  # once, two micro-batches each; then they are left out
-    assert ended["rewinds"] == 1
-    assert ended["skipped_ranges"] == [[10, 15]]  # the window, and rewind_skip_steps more
-    assert ended["position"] == STEPS + 5
+    assert ended["health"]["rewinds"] == 1
+    assert ended["progress"]["skipped_ranges"] == [
+        (10, 15)
+    ]  # the window, and rewind_skip_steps more
+    assert ended["progress"]["position"] == STEPS + 5
     assert "rewinding to step 8, data positions 10 to 14 are left out" in log_of(folder)
     rows, clean_rows = harness.rows(folder), harness.rows(clean)
     assert [row["step"] for row in rows] == list(range(STEPS + 1))
@@ -164,7 +170,7 @@ def test_a_signal_after_a_rewind_saves_where_the_run_stands_though_it_resumed_fr
             "--resume_from",
             "latest",
             spoil=poison(bad),
-            stop_when=lambda s: s.rewinds == 1,
+            stop_when=lambda s: s.health.rewinds == 1,
         )
         == 143
     )
@@ -337,7 +343,7 @@ def test_a_user_who_switches_mixed_precision_off_gets_it_off(tmp_path):
     assert (
         run(
             folder,
-            spoil=lambda s, loss: bad(s, loss) if s.position in {4, 5, 6} else loss,
+            spoil=lambda s, loss: bad(s, loss) if s.progress.position in {4, 5, 6} else loss,
             stop_at=8,
         )
         == 143
@@ -495,4 +501,4 @@ def test_without_the_check_the_ladder_is_not_taken(tmp_path, monkeypatch):
 
 
 def test_ranges_that_touch_become_one():
-    assert merged([[10, 15], [3, 4], [15, 20], [12, 13]]) == [[3, 4], [10, 20]]
+    assert merged([(10, 15), (3, 4), (15, 20), (12, 13)]) == [(3, 4), (10, 20)]
