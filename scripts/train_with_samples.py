@@ -178,7 +178,7 @@ def show_samples(training: Training, metrics: MetricsWriter, prompts: list[str])
             continue
         block = f"sample {i} of {len(prompts)} at step {run.global_step}, prompt {prompt!r}:\n{prompt}{text}"
         logger.info("%s", block, extra={"block": True})
-        metrics.sample(run.global_step, f"prompt_{i}", prompt, text)
+        metrics.sample(run.global_step, i, prompt, text, config.seed)
     run.last_sample_step = run.global_step
 
 

@@ -27,7 +27,8 @@ class JsonLines:
 
     def cut_back(self, step: int) -> None:
         """Remove the lines after `step` before the next line is appended."""
-        self._keep_up_to = step
+        if self._keep_up_to is None or step < self._keep_up_to:
+            self._keep_up_to = step
 
     def append(self, fields: Mapping[str, object]) -> None:
         """Append one line in one write, whole or not at all; non-finite numbers become null.

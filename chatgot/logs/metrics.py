@@ -1,23 +1,25 @@
-"""The numbers of a run: metrics.jsonl, TensorBoard's curves and samples, tokens per second, times for people.
+"""The numbers and samples of a run: metrics.jsonl, samples.jsonl, and TensorBoard's event files.
 
 All of it is best effort: what cannot be written is one warning, and training goes on unchanged.
 """
 
-import errno
-import json
 import logging
 import math
-import os
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-from chatgot.atomic_file import atomic_file
+from chatgot.logs.events import utc_time
+from chatgot.logs.json_lines import JsonLines
 from chatgot.logs.logging_setup import escape_controls
+
+if TYPE_CHECKING:
+    from torch.utils import tensorboard
 
 logger = logging.getLogger("chatgot.metrics")
 
@@ -30,7 +32,6 @@ TAGS = {
     "tokens_per_s": "perf/tokens_per_s",
 }
 
-
 LAYOUT = {  # charts that hold several curves, in the tab of custom scalars
     "loss": {"train and validation": ["Multiline", ["train/loss", "val/loss", "val/loss_full"]]},
     "machine": {
@@ -41,10 +42,11 @@ LAYOUT = {  # charts that hold several curves, in the tab of custom scalars
 
 
 class MetricsWriter:
-    """Write `run_dir`/metrics.jsonl and TensorBoard's event files beside it; x axis: optimizer steps done.
+    """Write `run_dir`/metrics.jsonl, samples.jsonl and TensorBoard's curves; x = optimizer steps.
 
-    keep_rows_up_to: of a resumed run, the last step whose row stays; later ones are removed before the first new row
-    (and hidden in TensorBoard), and so is a torn last line. None: a fresh run.
+    keep_rows_up_to: of a resumed run, the last step whose row and samples stay. Later ones, and a
+    torn last line, are removed before the first new one, and hidden in TensorBoard.
+    None: a fresh run.
     hyperparameters: the configuration, flat, for TensorBoard's table of runs.
     """
 
@@ -53,96 +55,93 @@ class MetricsWriter:
         run_dir: Path,
         *,
         keep_rows_up_to: int | None = None,
-        hyperparameters: dict[str, Any] | None = None,
+        hyperparameters: Mapping[str, object] | None = None,
     ) -> None:
         self.lost_rows = 0
-        self._path = run_dir / "metrics.jsonl"
-        self._keep_rows_up_to = keep_rows_up_to
-        self._last_step = -1 if keep_rows_up_to is None else keep_rows_up_to  # of the last row
-        self._board: Any = None
+        self.lost_samples = 0
+        self._run_dir = run_dir
+        self._rows = JsonLines(run_dir / "metrics.jsonl", keep_rows_up_to)
+        self._samples = JsonLines(run_dir / "samples.jsonl", keep_rows_up_to)
+        self._last_row = -1 if keep_rows_up_to is None else keep_rows_up_to  # its step
+        self._last_sample = (self._last_row, math.inf)  # step and index
+        self._board: tensorboard.SummaryWriter | None = None
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error  # until close
         with self._board_best_effort():
-            from torch.utils.tensorboard import (
-                SummaryWriter,  # here: it takes a quarter of a second
-            )
-            from torch.utils.tensorboard.summary import hparams
+            from torch.utils.tensorboard import SummaryWriter  # here: it takes 0.25 s
 
             purge_step = None if keep_rows_up_to is None else keep_rows_up_to + 1
             self._board = SummaryWriter(str(run_dir), purge_step=purge_step)
             self._board.add_custom_scalars(LAYOUT)
             if hyperparameters:
-                plain = {
-                    k: v if isinstance(v, bool | int | float) else str(v)
-                    for k, v in hyperparameters.items()
-                }
-                for summary in hparams(plain, dict.fromkeys(("val/loss", "val/loss_full"), 0.0)):
-                    self._board.file_writer.add_summary(
-                        summary
-                    )  # here: add_hparams makes a folder of its own
+                _add_hyperparameters(self._board, hyperparameters)
 
-    def row(
-        self, step: int, *, train_loss: float | None = None, val_loss: float | None = None,
-        val_loss_full: float | EllipsisType | None = ..., lr: float | None = None, grad_norm: float | None = None,
-        tokens_per_s: float | None = None, tokens: int = 0, time_s: float = 0.0,
-    ) -> None:  # fmt: skip
-        """Write one row and its curves; `val_loss_full` is in the row only when given. Non-finite numbers are null.
+    def row(  # noqa: PLR0913 one argument for each column, all by name
+        self,
+        step: int,
+        *,
+        train_loss: float | None = None,
+        val_loss: float | None = None,
+        val_loss_full: float | EllipsisType | None = ...,
+        lr: float | None = None,
+        grad_norm: float | None = None,
+        tokens_per_s: float | None = None,
+        tokens: int = 0,
+        time_s: float = 0.0,
+    ) -> None:
+        """Write one row and its curves.
 
-        A step that is not after the last one: the run was rewound, and the rows from it on are removed.
+        `val_loss_full` is in the row only when it is given. Non-finite numbers are null.
+        A step that is not after the last one: the run was rewound, and what was written from that
+        step on is removed first.
         """
-        if step <= self._last_step:
+        if step <= self._last_row:
             self._rewind(step - 1)
-        self._last_step = step
-        row: dict[str, Any] = {
+        self._last_row = step
+        columns: dict[str, float | None] = {
             "step": step,
             "train_loss": train_loss,
             "val_loss": val_loss,
             "lr": lr,
-        }
-        row |= {
             "grad_norm": grad_norm,
             "tokens_per_s": tokens_per_s,
             "tokens": tokens,
             "time_s": time_s,
         }
-        if val_loss_full is not ...:
-            row["val_loss_full"] = val_loss_full
-        numbers = {key: value for key, value in row.items() if value is not None}
-        strange = [key for key, value in numbers.items() if not math.isfinite(value)]
-        self._append(row | dict.fromkeys(strange) | ({"nonfinite": True} if strange else {}))
-        with self._board_best_effort():
-            for key, tag in TAGS.items():
-                if self._board and key in numbers:
-                    self._board.add_scalar(tag, numbers[key], step)
+        if not isinstance(val_loss_full, EllipsisType):
+            columns["val_loss_full"] = val_loss_full
+        numbers = {name: value for name, value in columns.items() if value is not None}
+        finite = all(math.isfinite(value) for value in numbers.values())
+        self._append_row(step, columns if finite else columns | {"nonfinite": True})
+        curves = {tag: numbers[name] for name, tag in TAGS.items() if name in numbers}
+        self.curves(step, curves)
 
-    def curves(self, step: int, numbers: dict[str, float]) -> None:
+    def curves(self, step: int, numbers: Mapping[str, float]) -> None:
         """Draw numbers, by their tags, that `metrics.jsonl` does not have."""
         with self._board_best_effort():
             for tag, number in numbers.items():
                 if self._board:
                     self._board.add_scalar(tag, number, step)
 
-    def _rewind(self, step: int) -> None:
-        """Remove the rows after a step, and hide them in TensorBoard."""
-        self._keep_rows_up_to = step
-        with self._board_best_effort():
-            if self._board:
-                self._board.close()
-                self._board = type(self._board)(str(self._path.parent), purge_step=step + 1)
+    def sample(self, step: int, index: int, prompt: str, text: str, seed: int) -> None:
+        """Write what the model made of a prompt, and show it in TensorBoard's tab of texts.
 
-    def sample(self, step: int, name: str, prompt: str, text: str) -> None:
-        """Show what the model made of a prompt, in TensorBoard's tab of texts."""
-        parts = (
-            f"**{title}**\n\n{_fenced(part)}"
-            for title, part in (("prompt", prompt), ("continuation", text))
-        )
+        index: of the prompt, from 1.
+        """
+        if (step, index) <= self._last_sample:
+            self._samples.cut_back(step - 1)  # the run was rewound
+        self._last_sample = (step, index)
+        self._append_sample(step, index, prompt, text, seed)
+        parts = (("prompt", prompt), ("continuation", text))
+        markdown = "\n\n".join(f"**{title}**\n\n{_fenced(part)}" for title, part in parts)
         with self._board_best_effort():
             if self._board:
-                self._board.add_text(f"samples/{name}", "\n\n".join(parts), step)
+                self._board.add_text(f"samples/prompt_{index}", markdown, step)
 
     def close(self) -> None:
         """Write what TensorBoard's thread still has."""
-        board, self._board = self._board, None
+        board = self._board
+        self._board = None
         try:
             with self._board_best_effort():
                 if board:
@@ -151,65 +150,85 @@ class MetricsWriter:
             if threading.excepthook == self._on_thread_error:
                 threading.excepthook = self._excepthook
 
-    def _append(self, row: dict[str, Any]) -> None:
-        """Append one row, whole or not at all, in one write; the file is opened anew, since it may have been moved."""
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+    def _rewind(self, step: int) -> None:
+        """Remove rows and samples after a step, and hide them in TensorBoard."""
+        self._rows.cut_back(step)
+        self._samples.cut_back(step)
+        with self._board_best_effort():
+            if self._board:
+                self._board.close()
+                self._board = type(self._board)(str(self._run_dir), purge_step=step + 1)
+
+    def _append_row(self, step: int, columns: Mapping[str, object]) -> None:
         try:
-            if self._keep_rows_up_to is not None:
-                _keep_rows(self._path, self._keep_rows_up_to)
-                self._keep_rows_up_to = None
-            with self._path.open("ab", buffering=0) as file:
-                end = file.seek(0, os.SEEK_END)
-                if file.write(line) < len(line):  # the disk is full now
-                    file.truncate(end)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._rows.append(columns)
         except OSError as error:
             self.lost_rows += 1
             if self.lost_rows == 1:
-                logger.warning(
-                    "%s: the row of step %s was lost, training goes on: %s",
-                    self._path,
-                    row["step"],
-                    error,
-                )
+                self._warn_of_loss(self._rows.path, "row", step, error)
+
+    def _append_sample(self, step: int, index: int, prompt: str, text: str, seed: int) -> None:
+        now = utc_time(time.time())
+        try:
+            self._samples.append(
+                {
+                    "time": now,
+                    "step": step,
+                    "index": index,
+                    "prompt": prompt,
+                    "text": text,
+                    "seed": seed,
+                }
+            )
+        except OSError as error:
+            self.lost_samples += 1
+            if self.lost_samples == 1:
+                self._warn_of_loss(self._samples.path, "sample", step, error)
+
+    def _warn_of_loss(self, path: Path, what: str, step: int, error: OSError) -> None:
+        message = "%s: the %s of step %s was lost, training goes on: %s"
+        logger.warning(message, path, what, step, error)
 
     @contextmanager
     def _board_best_effort(self) -> Iterator[None]:
-        """Let nothing that TensorBoard raises out: a broken installation, a full disk, its thread's last error."""
+        """Let nothing that TensorBoard raises out.
+
+        It may be a broken installation, a full disk, or the last error of its thread.
+        """
         try:
             yield
         except Exception as error:  # noqa: BLE001 whatever it is, training goes on, without curves
             self._board = None
-            logger.warning(
-                "no more TensorBoard in %s, training goes on: %r", self._path.parent, error
-            )
+            logger.warning("no more TensorBoard in %s, training goes on: %r", self._run_dir, error)
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
-        """Keep TensorBoard's thread from printing a traceback when it cannot write: its next call raises the error."""
+        """Keep quiet about TensorBoard's thread: its next call raises what the thread met."""
         if not type(args.thread).__module__.startswith("tensorboard."):
             self._excepthook(args)
 
 
-def _keep_rows(path: Path, last_step: int) -> None:
-    """Remove the rows after `last_step` and a torn last line, atomically; leave a file without them untouched."""
-    content = path.read_bytes() if path.exists() else b""
-    kept = b"".join(line + b"\n" for line in content.split(b"\n") if _step_of(line) <= last_step)
-    if kept != content:
-        with atomic_file(path) as file:
-            file.write(kept)
+def _add_hyperparameters(
+    board: "tensorboard.SummaryWriter", hyperparameters: Mapping[str, object]
+) -> None:
+    """Add a run's settings to TensorBoard's table of runs.
 
+    `SummaryWriter.add_hparams` would make a folder of its own for them.
+    """
+    from torch.utils.tensorboard import FileWriter
+    from torch.utils.tensorboard.summary import hparams
 
-def _step_of(line: bytes) -> float:
-    with suppress(
-        ValueError, TypeError, KeyError, RecursionError
-    ):  # not JSON, no object, no step: no row
-        step = json.loads(line)["step"]
-        if isinstance(step, int | float):
-            return step
-    return math.inf
+    writer = cast(FileWriter, board.file_writer)
+    plain = {
+        key: value if isinstance(value, bool | int | float) else str(value)
+        for key, value in hyperparameters.items()
+    }
+    metrics = dict.fromkeys(("val/loss", "val/loss_full"), 0.0)
+    for summary in hparams(plain, metrics):  # type: ignore[no-untyped-call]  # torch has no types here
+        writer.add_summary(summary)
 
 
 def _fenced(text: str) -> str:
-    """Return Markdown that shows the text as it is: its fence is longer than any run of backticks in the text."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    """Return Markdown that shows the text as it is: no run of backticks in it ends its fence."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
     return "\n".join((fence, escape_controls(text, newline="\n"), fence))

@@ -1,16 +1,19 @@
-"""Where the time goes: tokens per second, the seconds of each part of a run, durations for people."""
+"""Where the time goes: tokens per second, seconds of each part of a run, durations for people."""
 
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+PARTS = ("forward_backward", "update", "evaluation", "sampling", "saving")
+
 
 class Throughput:
     """Tokens per second since the last reading, over training time only."""
 
     def __init__(self) -> None:
-        self._tokens, self._seconds = 0, 0.0
+        self._tokens = 0
+        self._seconds = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
         self._tokens += tokens
@@ -19,7 +22,8 @@ class Throughput:
     def take(self) -> float | None:
         """Return the rate and begin anew; None when no token was trained on."""
         rate = self._tokens / self._seconds if self._tokens and self._seconds > 0 else None
-        self._tokens, self._seconds = 0, 0.0
+        self._tokens = 0
+        self._seconds = 0.0
         return rate
 
 
@@ -27,31 +31,30 @@ class TimeSplit:
     """Seconds that each part of a run took since the last reading."""
 
     def __init__(self) -> None:
-        self._seconds = dict.fromkeys(
-            ("forward_backward", "update", "evaluation", "sampling", "saving"), 0.0
-        )
+        self._seconds = dict.fromkeys(PARTS, 0.0)
 
     @contextmanager
     def of(self, part: str) -> Iterator[None]:
         """Count the block's time for `part`, also when it ends in an error."""
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self._seconds[part] += time.perf_counter() - begun
+            self._seconds[part] += time.perf_counter() - start
 
     def take(self, data_s: float) -> dict[str, float]:
-        """Return the seconds of each part and begin anew; `data_s` of those in forward_backward made the batches."""
-        seconds, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
-        return {
-            "data": data_s,
-            **seconds,
-            "forward_backward": max(0.0, seconds["forward_backward"] - data_s),
-        }
+        """Return the seconds of each part and begin anew.
+
+        data_s: seconds of those in forward_backward that made the batches; they become a part.
+        """
+        seconds = self._seconds
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        without_data = max(0.0, seconds["forward_backward"] - data_s)
+        return {"data": data_s, **seconds, "forward_backward": without_data}
 
 
 def human_time(seconds: float) -> str:
-    """Return a duration in its two largest units: `45 s`, `3 min 20 s`, `2 h 05 min`, `3 d 04 h`."""
+    """Return a duration in its two largest units: `45 s`, `3 min 20 s`, `2 h 05 min`."""
     if not math.isfinite(seconds):
         return "unknown"
     if round(seconds) < 60:

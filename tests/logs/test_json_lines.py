@@ -46,6 +46,14 @@ def test_a_cut_while_running_holds_once(path):
     assert not list(path.parent.glob(".*"))
 
 
+def test_of_two_cuts_before_a_line_the_earlier_step_holds(path):
+    lines = JsonLines(path, keep_up_to=3)
+    lines.cut_back(0)
+    lines.cut_back(2)
+    lines.append({"step": 4})
+    assert steps(path) == [0, 4]
+
+
 def test_a_line_that_does_not_fit_leaves_no_part_of_itself(path):
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""The log and the console, seen from outside: terminals, pipes, closed descriptors, full disks, forged records."""
+"""Log and console from outside: terminals, pipes, closed descriptors, full disks, forgery."""
 
 import copy
 import logging
@@ -111,12 +111,13 @@ def log(tmp_path):
     logging.captureWarnings(False)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Format
 
 
 def test_lines_have_the_promised_format_in_file_and_pipe(tmp_path):
-    root = "logging.basicConfig()"  # another library's console: it must not show the records a second time
+    # another library's console: it must not show the records a second time
+    root = "logging.basicConfig()"
     done = run(
         f"{root}\nlogger.info('five: %d', 5); logger.debug('not shown'); logger.error('bad')",
         tmp_path,
@@ -145,9 +146,9 @@ def test_no_message_leaves_its_line_or_steers_the_terminal(text):
     allowed = {"\t"}
     for c in line:
         assert c in allowed or (ord(c) >= 0x20 and not 0x7F <= ord(c) <= 0x9F)
-        assert not (
-            0x2028 <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069 or 0xD800 <= ord(c) <= 0xDFFF
-        )
+        assert not 0x2028 <= ord(c) <= 0x202E
+        assert not 0x2066 <= ord(c) <= 0x2069
+        assert not 0xD800 <= ord(c) <= 0xDFFF
     assert line.splitlines() == [line]
     line.encode("utf-8")
 
@@ -170,7 +171,7 @@ def test_a_forged_record_stays_inside_its_own(tmp_path):
     )
 
 
-def test_only_samples_and_tracebacks_have_further_lines_and_those_are_indented(tmp_path):
+def test_only_samples_and_tracebacks_have_further_indented_lines(tmp_path):
     code = """
 logger.info("sample:\\nKING:\\n2026-01-01 00:00:00 - ERROR - no\\x1b[2J\\n", extra={"block": True})
 try:
@@ -204,7 +205,7 @@ def test_formatting_leaves_the_record_as_it_was(log):
             assert record.__dict__ == before
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The console
 
 
@@ -219,7 +220,11 @@ def test_formatting_leaves_the_record_as_it_was(log):
     ],
 )
 def test_colours_are_on_terminals_and_never_in_the_file(tmp_path, terminal, changes, coloured):
-    code = "logger.warning('careful \\x1b[31m')\ntry: 1 / 0\nexcept ZeroDivisionError: logger.exception('oh')"
+    code = r"""
+logger.warning('careful \x1b[31m')
+try: 1 / 0
+except ZeroDivisionError: logger.exception('oh')
+"""
     console = (
         run_on_terminal(code, tmp_path, **changes)
         if terminal
@@ -289,7 +294,7 @@ def test_python_warnings_are_logged(log, capsys):
     assert r"UserWarning: careful\x1b" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A console that fails
 
 
@@ -347,7 +352,7 @@ def test_stderr_closed_before_the_start_stops_nothing(tmp_path):
     assert done.returncode == 0
 
 
-def test_no_file_takes_the_place_of_a_stream_that_was_closed_before_the_start(tmp_path):
+def test_no_file_takes_the_place_of_a_stream_closed_before_the_start(tmp_path):
     code = """
 import sys
 from pathlib import Path
@@ -378,7 +383,7 @@ def test_a_record_that_cannot_be_formatted_is_reported_not_raised(tmp_path):
         assert lines[1].endswith("INFO - 3 tokens")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A file that fails
 
 
@@ -466,9 +471,7 @@ def test_a_folder_that_vanished_stops_nothing(log, capsys):
     assert HEAD.sub("", log.read_text()) == "back\n"
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error_and_the_console_stays(
-    log, tmp_path, capsys
-):
+def test_a_folder_that_cannot_be_made_is_a_storage_error(log, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         StorageError, match=r"file/train_x_t.log: the log cannot be opened: .*paths.logs"
@@ -494,7 +497,7 @@ def test_a_second_call_replaces_the_first_and_closes_its_file(log, tmp_path, cap
     assert (tmp_path / "train_y_t.log").read_text().count("once") == 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Rotation and the link
 
 
@@ -598,7 +601,7 @@ def test_a_link_that_fails_is_one_warning(log, tmp_path, capsys):
     assert ["cannot be linked to the log" in line for line in reports] == [True]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The header, and what nobody caught
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a run as its readers see them: metrics.jsonl, and TensorBoard's own reader of event files."""
+"""The numbers of a run as its readers see them: the jsonl files, and TensorBoard's own reader."""
 
 import contextlib
 import html
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy
@@ -36,11 +37,15 @@ TAGS = [
 ]
 
 
-def read_rows(run_dir: Path) -> list[dict]:
-    return [
-        json.loads(line)
-        for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+def read_rows(run_dir: Path, name: str = "metrics.jsonl") -> list[dict]:
+    lines = (run_dir / name).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def samples(run_dir: Path) -> list[tuple]:
+    """Return (step, index, text) of each sample."""
+    made = read_rows(run_dir, "samples.jsonl")
+    return [(sample["step"], sample["index"], sample["text"]) for sample in made]
 
 
 def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -56,10 +61,10 @@ def texts(run_dir: Path) -> dict[str, list[tuple[int, str]]]:
     events = EventAccumulator(str(run_dir))
     events.Reload()
     tags = events.Tags()["tensors"]
-    found = {tag: events.Tensors(tag) for tag in tags if tag.startswith("samples/")}
+    points = {tag: events.Tensors(tag) for tag in tags if tag.startswith("samples/")}
     return {
-        tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in seen]
-        for tag, seen in found.items()
+        tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in points[tag]]
+        for tag in points
     }
 
 
@@ -71,7 +76,7 @@ def write(
             metrics.row(step, train_loss=loss, lr=0.5, tokens=10 * step, time_s=float(step))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Rows and curves
 
 
@@ -79,9 +84,16 @@ def test_a_row_has_all_keys_in_order_and_each_number_a_curve(tmp_path):
     with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
         metrics.row(0, val_loss=4.5)
         metrics.row(
-            7, train_loss=1.1, val_loss=1.2, val_loss_full=1.3, lr=6e-4, grad_norm=0.5, tokens_per_s=9e3, tokens=70,
+            7,
+            train_loss=1.1,
+            val_loss=1.2,
+            val_loss_full=1.3,
+            lr=6e-4,
+            grad_norm=0.5,
+            tokens_per_s=9e3,
+            tokens=70,
             time_s=1.5,
-        )  # fmt: skip
+        )
         metrics.row(8, val_loss_full=None)
     first, second, third = read_rows(tmp_path)
     assert list(first) == KEYS
@@ -102,9 +114,8 @@ def test_a_number_that_is_not_finite_is_null_and_marked(tmp_path, value):
         metrics.row(1, train_loss=value, lr=0.5)
         metrics.row(2, train_loss=2.0)
     row, next_row = read_rows(tmp_path)
-    assert row == dict.fromkeys(KEYS) | {
-        "step": 1, "train_loss": None, "lr": 0.5, "tokens": 0, "time_s": 0.0, "nonfinite": True
-    }  # fmt: skip
+    numbers = {"step": 1, "lr": 0.5, "tokens": 0, "time_s": 0.0}
+    assert row == dict.fromkeys(KEYS) | numbers | {"nonfinite": True}
     assert "nonfinite" not in next_row
     assert not re.search("nan|inf", (tmp_path / "metrics.jsonl").read_text(), re.IGNORECASE)
 
@@ -124,14 +135,14 @@ def test_writing_touches_no_random_generator(tmp_path):
     before = states()
     with contextlib.closing(MetricsWriter(tmp_path, keep_rows_up_to=3)) as metrics:
         metrics.row(4, train_loss=1.0, val_loss=2.0)
-        metrics.sample(4, "prompt_1", "KING:\n", "Hail.")
+        metrics.sample(4, 1, "KING:\n", "Hail.", 7)
     after = states()
     assert curves(tmp_path)["train/loss"] == [(4, 1.0)]
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Resume
 
 
@@ -187,15 +198,69 @@ def test_a_resume_without_a_file_begins_one(tmp_path):
     assert [row["step"] for row in read_rows(tmp_path / "new")] == [3, 4]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Samples
 
 
-def test_a_sample_is_shown_with_its_line_breaks_and_without_control_characters(tmp_path):
+def test_a_sample_is_one_line_of_its_own_file(tmp_path):
     with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
-        metrics.sample(
-            5, "prompt_1", "KING:\n", "Come,\n\n<b>sweet</b> *lord* ```\n````\n\x1b[31m\u202e\ud800"
-        )
+        metrics.sample(5, 1, "KING:\n", "Hail\n\u2028\ud800 é.", 7)
+        metrics.sample(5, 2, "QUEEN:\n", "", 7)
+    made = read_rows(tmp_path, "samples.jsonl")
+    assert list(made[0]) == ["time", "step", "index", "prompt", "text", "seed"]
+    assert list(made[0].values())[1:] == [5, 1, "KING:\n", "Hail\n\u2028\ud800 é.", 7]
+    assert datetime.fromisoformat(made[0]["time"]).utcoffset() == timedelta(0)
+    assert [sample["prompt"] for sample in made] == ["KING:\n", "QUEEN:\n"]
+
+
+def test_after_a_resume_each_sample_is_there_once(tmp_path):
+    for keep, steps in ((None, (10, 20, 30)), (20, (20, 25)), (22, (28,))):
+        with contextlib.closing(MetricsWriter(tmp_path, keep_rows_up_to=keep)) as metrics:
+            for step in steps:
+                for index in (1, 2):
+                    metrics.sample(step, index, "A:", f"after {keep}", 7)
+    old, again, last = "after None", "after 20", "after 22"
+    assert samples(tmp_path) == [
+        (10, 1, old),
+        (10, 2, old),
+        (20, 1, again),
+        (20, 2, again),
+        (28, 1, last),
+        (28, 2, last),
+    ]
+
+
+@pytest.mark.parametrize("rows", [(10, 20, 30), (30,), ()])
+def test_after_a_rewind_each_sample_is_there_once(tmp_path, rows):
+    """The run goes back from step 30 to step 12, whichever steps have rows."""
+    with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
+        for passage, first in (("before", 1), ("after", 13)):
+            for step in range(first, 32):
+                if step in rows:
+                    metrics.row(step, train_loss=1.0)
+                if step % 5 == 0:
+                    metrics.sample(step, 1, "A:", passage, 7)
+                    metrics.sample(step, 2, "A:", passage, 7)
+    expected = [(5, "before"), (10, "before"), *((step, "after") for step in (15, 20, 25, 30))]
+    assert samples(tmp_path) == [(s, i, text) for s, text in expected for i in (1, 2)]
+
+
+@pytest.mark.parametrize("next_sample", [16, 22])
+def test_samples_of_steps_taken_back_by_a_rewind_do_not_stay(tmp_path, next_sample):
+    """Samples by minutes come at other steps the second time."""
+    with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
+        for step in (5, 14, 20):
+            metrics.row(step, train_loss=1.0)
+            metrics.sample(step, 1, "A:", "before", 7)
+        metrics.row(13, train_loss=1.0)
+        metrics.sample(next_sample, 1, "A:", "after", 7)
+    assert samples(tmp_path) == [(5, 1, "before"), (next_sample, 1, "after")]
+
+
+def test_a_sample_is_shown_with_line_breaks_without_control_characters(tmp_path):
+    with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
+        text = "Come,\n\n<b>sweet</b> *lord* ```\n````\n\x1b[31m\u202e\ud800"
+        metrics.sample(5, 1, "KING:\n", text, 7)
     ((tag, points),) = texts(tmp_path).items()
     assert tag == "samples/prompt_1/text_summary"
     ((step, markdown),) = points
@@ -229,7 +294,7 @@ def test_no_text_breaks_out_of_its_block(text):
     assert re.sub("(?m)^ +$", "", html.unescape(blocks[1])) == expected + "\n"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Faults: one warning, and training goes on
 
 
@@ -257,7 +322,7 @@ def run(code: str, folder: Path, shell: str = '"$0" -c "$1"') -> subprocess.Comp
 
 
 def check_unharmed(done: subprocess.CompletedProcess, *warnings: str) -> None:
-    """Assert that the child ended well and that stderr holds these warnings, one line each, and nothing else."""
+    """Assert that the child ended well and that stderr holds these warnings, a line each, only."""
     assert (done.returncode, done.stdout) == (0, "trained on\n")
     lines = done.stderr.splitlines()
     assert len(lines) == len(warnings), done.stderr
@@ -269,13 +334,12 @@ MANY_ROWS = """
 def rows(first, last):
     for step in range(first, last):
         metrics.row(step, train_loss=1.0, lr=0.5)
-        metrics.sample(step, "prompt_1", "KING:", "Hail.")
+        metrics.sample(step, 1, "KING:", "Hail.", 7)
         time.sleep(0.001)
 """
-NO_BOARD, NO_ROW = (
-    "WARNING no more TensorBoard in run, training goes on: ",
-    "WARNING run/metrics.jsonl: the row of step ",
-)
+NO_BOARD = "WARNING no more TensorBoard in run, training goes on: "
+NO_ROW = "WARNING run/metrics.jsonl: the row of step "
+NO_SAMPLE = "WARNING run/samples.jsonl: the sample of step "
 
 
 def test_a_full_disk_is_one_warning_each_and_leaves_no_torn_row(tmp_path):
@@ -292,7 +356,7 @@ assert metrics.lost_rows > 40
 assert threading.excepthook is threading.__excepthook__
 print("trained on")
 """
-    check_unharmed(run(code, tmp_path), NO_BOARD + "OSError(27", NO_ROW)
+    check_unharmed(run(code, tmp_path), NO_BOARD + "OSError(27", NO_ROW, NO_SAMPLE)
     steps = [row["step"] for row in read_rows(tmp_path / "run")]
     assert steps[-2:] == [60, 61]
     assert steps[:-2] == list(range(len(steps) - 2))
@@ -315,7 +379,8 @@ metrics.close()
 assert metrics.lost_rows == 57
 print("trained on")
 """
-    check_unharmed(run(code, tmp_path), NO_BOARD + "FileNotFoundError", NO_ROW + "3 was lost")
+    warnings = NO_BOARD + "FileNotFoundError", NO_ROW + "3 was lost", NO_SAMPLE + "3 was lost"
+    check_unharmed(run(code, tmp_path), *warnings)
     assert not (tmp_path / "run").exists()
 
 
@@ -324,18 +389,24 @@ def test_an_error_of_the_last_event_is_said_at_the_end(tmp_path):
 metrics = MetricsWriter(run_dir)
 time.sleep(0.2)
 shutil.rmtree(run_dir)
-metrics.sample(1, "prompt_1", "KING:", "Hail.")
+metrics.sample(1, 1, "KING:", "Hail.", 7)
 metrics.close()
 metrics.close()
 print("trained on")
 """
-    check_unharmed(run(code, tmp_path), NO_BOARD + "FileNotFoundError")
+    check_unharmed(run(code, tmp_path), NO_BOARD + "FileNotFoundError", NO_SAMPLE + "1 was lost")
 
 
 def test_a_folder_that_cannot_be_made_is_one_warning_each(tmp_path):
     (tmp_path / "run").write_text("a file")
-    code = f"{MANY_ROWS}\nmetrics = MetricsWriter(run_dir)\nrows(0, 3)\nmetrics.close()\nprint('trained on')"
-    check_unharmed(run(code, tmp_path), NO_BOARD + "FileExistsError", NO_ROW + "0 was lost")
+    code = f"""{MANY_ROWS}
+metrics = MetricsWriter(run_dir)
+rows(0, 3)
+metrics.close()
+print('trained on')
+"""
+    warnings = NO_BOARD + "FileExistsError", NO_ROW + "0 was lost", NO_SAMPLE + "0 was lost"
+    check_unharmed(run(code, tmp_path), *warnings)
 
 
 @pytest.mark.parametrize("module", ["tensorboard", "torch.utils.tensorboard"])
@@ -401,8 +472,12 @@ def test_an_old_file_that_cannot_be_mended_is_tried_again(tmp_path, caplog):
         shutil.rmtree(blocker)
         metrics.row(5, train_loss=3.0)
     assert [(row["step"], row["train_loss"]) for row in read_rows(tmp_path)] == [
-        (0, 2.0), (1, 2.0), (2, 2.0), (3, 2.0), (5, 3.0)
-    ]  # fmt: skip
+        (0, 2.0),
+        (1, 2.0),
+        (2, 2.0),
+        (3, 2.0),
+        (5, 3.0),
+    ]
     assert [r.name for r in caplog.records] == ["chatgot.metrics"]
 
 
@@ -414,7 +489,7 @@ def test_the_thread_hook_is_given_back(tmp_path):
     assert threading.excepthook == before
 
 
-def test_train_and_validation_loss_share_one_chart_and_the_settings_are_in_the_table_of_runs(
+def test_the_losses_share_a_chart_and_the_settings_are_in_the_table(
     tmp_path,
 ):
     settings = {

@@ -1,4 +1,4 @@
-"""Where the time goes: rates over training time only, seconds by part, durations as people say them."""
+"""Where the time goes: rates over training time, seconds by part, durations as people say them."""
 
 import time
 
@@ -28,13 +28,27 @@ def test_throughput_counts_since_the_last_reading_only():
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.4, "59 min 59 s"),
-        (3599.6, "1 h 00 min"), (7500, "2 h 05 min"), (86369, "23 h 59 min"), (86399, "1 d 00 h"),
-        (3 * 86400 + 4 * 3600, "3 d 04 h"), (float("inf"), "unknown"), (float("nan"), "unknown"),
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+        (86369, "23 h 59 min"),
+        (86399, "1 d 00 h"),
+        (3 * 86400 + 4 * 3600, "3 d 04 h"),
+        (float("inf"), "unknown"),
+        (float("nan"), "unknown"),
     ],
-)  # fmt: skip
+)
 def test_times_are_in_their_two_largest_units(seconds, text):
     assert human_time(seconds) == text
+
+
+def fail_after(seconds: float) -> None:
+    time.sleep(seconds)
+    raise OSError("disk")
 
 
 def test_each_part_counts_its_own_seconds_once_also_when_it_fails():
@@ -42,8 +56,7 @@ def test_each_part_counts_its_own_seconds_once_also_when_it_fails():
     with times.of("saving"):
         time.sleep(0.02)
     with pytest.raises(OSError, match="disk"), times.of("saving"):
-        time.sleep(0.02)
-        raise OSError("disk")
+        fail_after(0.02)
     with times.of("forward_backward"):
         time.sleep(0.03)
     taken = times.take(data_s=0.01)
