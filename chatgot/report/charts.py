@@ -206,11 +206,12 @@ def _draw(
     if not len(curve[0]):
         return
     smooth = noisy and len(curve[0]) >= SMOOTHED_FROM
+    dotted = len(curve[0]) < DOTTED_BELOW and not stepped
     axes.plot(
         *thinned(curve),
         color=color,
         label=label,
-        marker="." if len(curve[0]) < DOTTED_BELOW else None,
+        marker="." if dotted else None,
         drawstyle="steps-post" if stepped else "default",
         alpha=0.3 if smooth else 1.0,
         linewidth=0.8 if smooth else 1.4,

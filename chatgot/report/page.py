@@ -218,12 +218,7 @@ def column(rows: list[Row], name: str) -> list[float]:
 
 def last_numbers(rows: list[Row]) -> dict[str, float]:
     """Return of each name the last number that the rows have."""
-    return {
-        name: value
-        for row in rows
-        for name, value in row.numbers.items()
-        if value is not None
-    }  # fmt: skip
+    return {name: value for row in rows for name, value in row.numbers.items() if value is not None}
 
 
 def best_loss(rows: list[Row]) -> Fact:

@@ -39,16 +39,6 @@ CSS = re.compile(r"<style>.*?</style>", re.DOTALL)
 SAMPLE = re.compile(r"<pre><b>(.*?)</b>(.*?)</pre>", re.DOTALL)
 
 
-@pytest.fixture(autouse=True)
-def utc(monkeypatch):
-    """Let this machine's clock show UTC."""
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
-
-
 def page_of(run_dir: Path) -> str:
     return write_report(run_dir).read_text(encoding="utf-8")
 
@@ -189,7 +179,7 @@ def test_it_is_one_small_file_that_fetches_nothing(troubled, page):
 # Events, samples and time of runs made by hand
 
 
-def test_a_run_is_told_from_its_events_alone(tmp_path):
+def test_a_run_is_told_from_its_events_alone(tmp_path, utc):
     run_dir = made_runs.write(
         tmp_path,
         made_runs.start(),

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 
 import made_runs
 import pytest
@@ -28,16 +27,6 @@ GARBAGE = b"""\xff\xfe\x00garbage
 {"step": 1e31}
 {"step": 1, "train_loss": 3.5, "val_loss": [1], "time_s": -Infinity}
 {"step": 5, "tra"""
-
-
-@pytest.fixture
-def utc(monkeypatch):
-    """Let this machine's clock show UTC."""
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
 
 
 def test_of_garbage_the_rows_are_read_and_nothing_else(tmp_path):
@@ -78,9 +67,17 @@ def test_samples_are_in_the_order_of_prompts_and_steps_each_once(tmp_path):
     again = sample | {"text": "new"}
     run_dir = made_runs.write(
         tmp_path,
-        samples=[sample, sample | {"index": 2}, sample | {"step": 4}, again, {"step": 5}, [1],
-                 sample | {"text": None}, sample | {"index": "1"}],
-    )  # fmt: skip
+        samples=[
+            sample,
+            sample | {"index": 2},
+            sample | {"step": 4},
+            again,
+            {"step": 5},
+            [1],
+            sample | {"text": None},
+            sample | {"index": "1"},
+        ],
+    )
     assert [(s.index, s.step, s.prompt, s.text) for s in read_samples(run_dir)] == [
         (2, 5, "A:", "old"),
         (10, 4, "A:", "old"),
