@@ -2,23 +2,21 @@
 
     python scripts/report.py chatgot_quick
 
-Reads the run's folder in logs/tensorboard/, while the run goes on or after it, and writes report.html into it.
+Reads the run's folder in logs/tensorboard/, while the run goes on or after it, and writes
+report.html into it.
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # runs from any folder, with this checkout's chatgot
+# so that it runs from any folder, with this checkout's chatgot
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
 import os
 import re
 
 from chatgot.errors import ConfigError, UserError
-from chatgot.logs.logging_setup import escape_controls
-from chatgot.report.page import write_report
 from chatgot.stdout import write_to_stdout
 
 RUNS = Path("logs", "tensorboard")
@@ -27,11 +25,11 @@ RUNS = Path("logs", "tensorboard")
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        description="Write the report of runs, one HTML page each, and print where it lies.",
+        description="Write the report of runs, one HTML page each, and print its path.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  python scripts/report.py chatgot_quick                                     the newest run of that configuration
-  python scripts/report.py chatgot_quick_20250102-030405                     this very run
+  python scripts/report.py chatgot_quick                     the newest run of that configuration
+  python scripts/report.py chatgot_quick_20250102-030405     this very run
   python scripts/report.py logs/tensorboard/chatgot_quick_20250102-030405    the same, by its folder
   python scripts/report.py chatgot_quick --output quick.html                 written elsewhere""",
     )
@@ -51,8 +49,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def find_run(run: str) -> Path:
-    """Return the folder of a run that is named by its folder, its id, or its configuration (then the newest run).
+    """Return the folder of a run named by its folder, its id, or its configuration.
 
+    Of a configuration it is the newest run.
     Raises: ConfigError.
     """
     for folder in (Path(run), RUNS / run):
@@ -63,25 +62,35 @@ def find_run(run: str) -> Path:
         folder for folder in RUNS.glob("*") if name.fullmatch(folder.name) and folder.is_dir()
     ]
     if not folders:
+        place = RUNS.resolve()
         raise ConfigError(
-            f"{run}: no such folder, and no run of that name in {RUNS.resolve()}; give a run's folder"
+            f"{run}: no such folder, and no run of that name in {place}; give a run's folder"
         )
     return max(folders, key=lambda folder: folder.name)
 
 
-def main(argv: list[str] | None = None) -> int:
+def write_reports(runs: list[str], output: Path | None) -> int:
     """Write every report that can be written; return the exit code of the first that cannot."""
-    args, code = parse_arguments(argv), 0
-    for run in args.runs:
+    # here, after the command line: they take longer than a usage error may
+    from chatgot.logs.logging_setup import escape_controls
+    from chatgot.report.page import write_report
+
+    exit_code = 0
+    for run in runs:
         try:
-            path = escape_controls(str(write_report(find_run(run), args.output)))
-            write_to_stdout(
-                [f"{path}\n".encode(sys.stdout.encoding or "utf-8", "backslashreplace")]
-            )
+            path = escape_controls(str(write_report(find_run(run), output)))
+            encoding = sys.stdout.encoding or "utf-8"
+            write_to_stdout([f"{path}\n".encode(encoding, "backslashreplace")])
         except UserError as error:
             print(escape_controls(str(error)), file=sys.stderr)
-            code = code or error.exit_code
-    return code
+            exit_code = exit_code or error.exit_code
+    return exit_code
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    args = parse_arguments(argv)
+    return write_reports(args.runs, args.output)
 
 
 if __name__ == "__main__":

@@ -1,195 +1,276 @@
-"""A run's curves as pictures: loss; learning rate, gradient norm, speed, memory, and what else changed."""
+"""A run's curves as pictures: loss; learning rate, gradient norm, speed, memory, what changed."""
 
 import io
-from typing import Any
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from chatgot.report.run_record import Event, Row
+from chatgot.report.run_record import Curves, Event, Row
+from chatgot.report.story import PRECISIONS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 POINTS = 600  # of one line: about one for each two pixels
-SMOOTHED_FROM = 60  # rows; below that the plain line is readable
-NOISY = ("gradient norm before clipping", "speed")
+SMOOTHED_FROM = 60  # points; below that the plain line is readable
+DOTTED_BELOW = 20  # points; so few are marked one by one
 WIDE = 30.0  # largest over smallest value from which on an axis is logarithmic
-MARKS = {
-    "resume": "#0891b2",
-    "rewind": "#dc2626",
-    "precision": "#d97706",
-}  # events drawn as vertical lines
-TRAIN, VAL, GREY = "#2563eb", "#e11d48", "#64748b"
-Curve = tuple[np.ndarray, np.ndarray]  # steps and values, NaN where there is none; both (N,)
+MOST_MARKS = 30  # events drawn as vertical lines, the last ones
+MOST_CROSSES = 200  # rows with a number that is not finite, about
+MARKS = {"resume": "#0891b2", "rewind": "#dc2626", "precision": "#d97706"}
+TRAIN = "#2563eb"
+VAL = "#e11d48"
+FULL = "#7c3aed"
+GREY = "#64748b"
+
+Values = NDArray[np.float64]  # (N,)
+Curve = tuple[Values, Values]  # steps and values, NaN where there is none
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small chart.
+
+    noisy: also drawn smoothed. stepped: a value holds until the next one. may_be_log: the axis is
+    logarithmic where the values are far apart.
+    """
+
+    title: str
+    unit: str
+    color: str
+    curve: Curve
+    noisy: bool = False
+    stepped: bool = False
+    may_be_log: bool = False
+
+
+@contextmanager
+def closed_style() -> Iterator[None]:
+    """Draw in matplotlib's own style, whatever MPLBACKEND or a file matplotlibrc say."""
+    backend = os.environ.pop("MPLBACKEND", None)  # an unknown one would make the import fail
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+# --------------------------------------------------------------------------------------------------
+# Curves
 
 
 def column(rows: list[Row], name: str, gaps: bool = False) -> Curve:
-    """Return one number of the rows that have it; with `gaps` a row that was not finite is NaN where it has none."""
+    """Return one number of the rows that have it.
+
+    gaps: a row that was not finite is NaN where it has no number.
+    """
     taken = [
         row
         for row in rows
-        if row.get(name) is not None or (gaps and name in row and row["nonfinite"])
+        if row.numbers.get(name) is not None or (gaps and row.nonfinite and name in row.numbers)
     ]
-    values = [np.nan if row[name] is None else row[name] for row in taken]
-    return np.array([row["step"] for row in taken], float), np.array(values, float)
+    steps = np.array([row.step for row in taken], np.float64)
+    return steps, np.array([row.numbers[name] for row in taken], np.float64)  # None becomes NaN
+
+
+def as_curve(points: Sequence[tuple[float, float]]) -> Curve:
+    steps = np.array([step for step, _ in points], np.float64)
+    return steps, np.array([value for _, value in points], np.float64)
 
 
 def thinned(curve: Curve) -> Curve:
-    """Return at most 2 x POINTS points of a curve: of each stretch its lowest and its highest one."""
+    """Return at most 2 x POINTS points of a curve: of each stretch its lowest and its highest."""
     x, y = curve
     if len(x) <= 2 * POINTS:
         return curve
-    missing, kept = np.isnan(y), set()
+    missing = np.isnan(y)
+    kept: set[int] = set()
     for part in np.array_split(np.arange(len(x)), POINTS):
-        kept |= {part[np.where(missing[part], np.inf, y[part]).argmin()]}
-        kept |= {part[np.where(missing[part], -np.inf, y[part]).argmax()]}
+        kept.add(int(part[np.where(missing[part], np.inf, y[part]).argmin()]))
+        kept.add(int(part[np.where(missing[part], -np.inf, y[part]).argmax()]))
     indices = sorted(kept)
     return x[indices], y[indices]
 
 
 def smoothed(curve: Curve) -> Curve:
-    """Return the mean of each point's neighbourhood, a hundredth of the curve wide; what is missing does not count."""
+    """Return the mean of each point's neighbourhood, a hundredth of the curve wide.
+
+    What is missing does not count.
+    """
     x, y = curve
-    there, window = ~np.isnan(y), np.ones(max(5, len(x) // 100))
+    there = ~np.isnan(y)
+    window = np.ones(max(5, len(x) // 100))
     weight = np.convolve(there, window, "same")
+    total = np.convolve(np.where(there, y, 0.0), window, "same")
     with np.errstate(invalid="ignore", divide="ignore"):
-        return x, np.convolve(np.where(there, y, 0.0), window, "same") / weight
+        return x, total / weight
 
 
-def is_wide(*arrays: np.ndarray) -> bool:
+def is_wide(*arrays: Values) -> bool:
     values = np.concatenate(arrays)
     values = values[~np.isnan(values)]
-    return len(values) > 1 and values.min() > 0 and values.max() > WIDE * values.min()
+    return len(values) > 1 and values.min() > 0 and bool(values.max() > WIDE * values.min())
+
+
+# --------------------------------------------------------------------------------------------------
+# The two pictures
 
 
 def loss_chart(rows: list[Row], events: list[Event]) -> bytes:
     """Draw training and validation loss; return a PNG."""
     train = column(rows, "train_loss", gaps=True)
-    val, full = column(rows, "val_loss"), column(rows, "val_loss_full")
-    figure = _figure(9.6, 4.3)
-    axes = figure.subplots()
-    many = len(train[0]) >= SMOOTHED_FROM
-    if len(train[0]):
-        faint = {"alpha": 0.3, "linewidth": 0.8} if many else {"linewidth": 1.4}
-        axes.plot(
-            *thinned(train),
-            color=TRAIN,
-            label="train_loss",
-            marker="." if len(train[0]) < 20 else None,
-            **faint,
-        )
-    if many:
-        axes.plot(
-            *thinned(smoothed(train)), color=TRAIN, linewidth=1.6, label="train_loss, smoothed"
-        )
-    if len(val[0]):
-        marker = {"marker": "o", "markersize": 4} if len(val[0]) <= 60 else {}
-        axes.plot(*thinned(val), color=VAL, linewidth=1.6, label="val_loss", **marker)
-    for step, loss in list(zip(*full, strict=True))[-1:]:
-        axes.plot(
-            [step],
-            [loss],
-            "D",
-            color="#7c3aed",
-            markersize=6,
-            label=f"val_loss_full {loss:.4f}",
-            clip_on=False,
-        )
-    _mark_nonfinite(axes, rows)
-    _mark_events(axes, events)
-    log = is_wide(train[1], val[1])
-    _dress(axes, "nats per token" + (", log scale" if log else ""), "", log)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8.5, frameon=False, ncols=2, loc="upper right")  # a loss falls
-    return _png(figure)
+    val = column(rows, "val_loss")
+    with closed_style():
+        figure = _figure(9.6, 4.3)
+        axes = figure.subplots()
+        _draw(axes, train, TRAIN, noisy=True, label="train_loss")
+        if len(val[0]):
+            few = len(val[0]) <= SMOOTHED_FROM
+            marker = "o" if few else None
+            axes.plot(*thinned(val), color=VAL, lw=1.6, label="val_loss", marker=marker, ms=4)
+        _mark_full_loss(axes, rows)
+        _mark_nonfinite(axes, rows)
+        _mark_events(axes, events)
+        log = is_wide(train[1], val[1])
+        _dress(axes, "nats per token, log scale" if log else "nats per token", "", log)
+        if axes.get_legend_handles_labels()[0]:
+            # the losses fall: there is room
+            axes.legend(fontsize=8.5, frameon=False, ncols=2, loc="upper right")
+        return _png(figure)
 
 
-def health_chart(rows: list[Row], curves: dict[str, list[tuple[int, float]]]) -> bytes:
-    """Draw learning rate, gradient norm, tokens/s and memory, and further numbers if they changed; return a PNG."""
+def health_chart(rows: list[Row], curves: Curves) -> bytes:
+    """Draw learning rate, gradient norm, tokens/s, memory, and what else changed; return a PNG."""
+    panels = health_panels(rows, curves)
+    lines = (len(panels) + 1) // 2
+    last = max([1.0, *(float(panel.curve[0].max(initial=0)) for panel in panels)])
+    with closed_style():
+        figure = _figure(9.6, 2.2 * lines)
+        grid = figure.subplots(lines, 2).flat
+        for axes, panel in zip(grid, panels, strict=False):
+            _draw_panel(axes, panel)
+            axes.set_xlim(-0.02 * last, 1.02 * last)
+        for axes in figure.axes[len(panels) :]:
+            axes.remove()
+        return _png(figure)
+
+
+def health_panels(rows: list[Row], curves: Curves) -> list[Panel]:
+    """Return the small charts: four always, others only where their number changed."""
+    norm = column(rows, "grad_norm", gaps=True)
+    memory = as_curve(curves.get("perf/memory_mib", []))
     panels = [
-        ("learning rate", "", column(rows, "lr"), "#059669"),
-        ("gradient norm before clipping", "", column(rows, "grad_norm", gaps=True), "#d97706"),
-        ("speed", "tokens per second", column(rows, "tokens_per_s"), TRAIN),
+        Panel("learning rate", "", "#059669", column(rows, "lr")),
+        Panel("gradient norm before clipping", "", "#d97706", norm, noisy=True, may_be_log=True),
+        Panel("speed", "tokens per second", TRAIN, column(rows, "tokens_per_s"), noisy=True),
+        Panel("memory in use", "MiB", "#7c3aed", memory),
     ]
-    for tag, title, unit, color in (
-        ("perf/memory_mib", "memory in use", "MiB", "#7c3aed"),
-        ("batch/micro_batch_size", "micro_batch_size", "sequences", "#0891b2"),
-        ("amp/precision", "precision", "", GREY),
-        ("amp/scale", "loss scale", "", GREY),
-        ("amp/skipped_steps", "skipped steps so far", "steps", VAL),
-    ):
-        x, y = np.array(curves.get(tag, []), float).reshape(-1, 2).T
-        if tag == "perf/memory_mib" or len(set(y)) > 1:
-            panels.append((title, unit, (x, y), color))
-    lines, last = (
-        (len(panels) + 1) // 2,
-        max([1, *(x.max(initial=0) for _, _, (x, _), _ in panels)]),
-    )
-    figure = _figure(9.6, 2.2 * lines)
-    for axes, (title, unit, curve, color) in zip(
-        figure.subplots(lines, 2).flat, panels, strict=False
-    ):
-        steps = (
-            "steps-post"
-            if title in ("micro_batch_size", "precision", "skipped steps so far")
-            else "default"
-        )
-        many = title in NOISY and len(curve[0]) >= SMOOTHED_FROM
-        faint = {"alpha": 0.3, "linewidth": 0.7} if many else {"linewidth": 1.3}
-        axes.plot(
-            *thinned(curve),
-            color=color,
-            marker="." if len(curve[0]) < 20 else None,
-            ds=steps,
-            **faint,
-        )
-        if many:
-            axes.plot(*thinned(smoothed(curve)), color=color, linewidth=1.4)
-        log = title in ("gradient norm before clipping", "loss scale") and is_wide(curve[1])
-        _dress(axes, unit + (" (log scale)" if log else ""), title, log)
-        if not log:
-            axes.set_ylim(0, 1.1 * max(np.nan_to_num(curve[1]).max(initial=0), 1e-9))
-        if title == "precision":
-            axes.set_yticks([0, 1, 2], ["fp32", "bf16", "fp16"])
-        axes.set_xlim(-0.02 * last, 1.02 * last)
-        if not np.isfinite(curve[1]).any():
-            axes.text(0.5, 0.5, "no numbers", ha="center", color=GREY, transform=axes.transAxes)
-    for axes in figure.axes[len(panels) :]:
-        axes.remove()
-    return _png(figure)
+    micro_batch = as_curve(curves.get("batch/micro_batch_size", []))
+    precision = as_curve(curves.get("amp/precision", []))
+    scale = as_curve(curves.get("amp/scale", []))
+    skips = as_curve(curves.get("amp/skipped_steps", []))
+    others = [
+        Panel("micro_batch_size", "sequences", "#0891b2", micro_batch, stepped=True),
+        Panel("precision", "", GREY, precision, stepped=True),
+        Panel("loss scale", "", GREY, scale, may_be_log=True),
+        Panel("skipped steps so far", "steps", VAL, skips, stepped=True),
+    ]
+    return panels + [panel for panel in others if len(set(panel.curve[1])) > 1]
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import (
-        Figure,  # here: training does not need it; no pyplot, which keeps state of its own
-    )
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure  # not pyplot, which keeps state of its own
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _mark_nonfinite(axes: Any, rows: list[Row]) -> None:
-    steps = [row["step"] for row in rows if row["nonfinite"]]
-    shown = steps[:: len(steps) // 200 + 1]
-    if steps:
-        label = f"not finite: {len(steps):,} rows"
-        axes.plot(
-            shown,
-            [0.03] * len(shown),
-            "x",
-            color="#dc2626",
-            label=label,
-            transform=axes.get_xaxis_transform(),
-        )
+def _draw(
+    axes: "Axes",
+    curve: Curve,
+    color: str,
+    *,
+    noisy: bool = False,
+    stepped: bool = False,
+    label: str = "",
+) -> None:
+    """Draw a curve; a noisy one of many points faintly, and its mean over that."""
+    if not len(curve[0]):
+        return
+    smooth = noisy and len(curve[0]) >= SMOOTHED_FROM
+    dotted = len(curve[0]) < DOTTED_BELOW and not stepped
+    axes.plot(
+        *thinned(curve),
+        color=color,
+        label=label,
+        marker="." if dotted else None,
+        drawstyle="steps-post" if stepped else "default",
+        alpha=0.3 if smooth else 1.0,
+        linewidth=0.8 if smooth else 1.4,
+    )
+    if smooth:
+        over = f"{label}, smoothed" if label else ""
+        axes.plot(*thinned(smoothed(curve)), color=color, linewidth=1.6, label=over)
 
 
-def _mark_events(axes: Any, events: list[Event]) -> None:
-    named = set()
-    for event in [event for event in events if event.kind in MARKS and event.step is not None][
-        -30:
-    ]:
-        label = None if event.kind in named else event.kind
-        named.add(event.kind)
-        axes.axvline(event.step, color=MARKS[event.kind], linewidth=1, linestyle=":", label=label)
+def _draw_panel(axes: "Axes", panel: Panel) -> None:
+    values = panel.curve[1]
+    _draw(axes, panel.curve, panel.color, noisy=panel.noisy, stepped=panel.stepped)
+    log = panel.may_be_log and is_wide(values)
+    _dress(axes, f"{panel.unit} (log scale)" if log else panel.unit, panel.title, log)
+    if not log:
+        axes.set_ylim(0, 1.1 * max(np.nan_to_num(values).max(initial=0), 1e-9))
+    if panel.title == "precision":
+        axes.set_yticks(range(len(PRECISIONS)), PRECISIONS)
+    if not np.isfinite(values).any():
+        axes.text(0.5, 0.5, "no numbers", ha="center", color=GREY, transform=axes.transAxes)
 
 
-def _dress(axes: Any, unit: str, title: str, log: bool) -> None:
+def _mark_full_loss(axes: "Axes", rows: list[Row]) -> None:
+    """Mark the last loss over the whole validation part."""
+    steps, losses = column(rows, "val_loss_full")
+    if len(steps):
+        label = f"val_loss_full {losses[-1]:.4f}"
+        axes.plot(steps[-1:], losses[-1:], "D", color=FULL, ms=6, label=label, clip_on=False)
+
+
+def _mark_nonfinite(axes: "Axes", rows: list[Row]) -> None:
+    steps = [row.step for row in rows if row.nonfinite]
+    if not steps:
+        return
+    shown = steps[:: len(steps) // MOST_CROSSES + 1]
+    axes.plot(
+        shown,
+        [0.03] * len(shown),
+        "x",
+        color="#dc2626",
+        label=f"not finite: {len(steps):,} rows",
+        transform=axes.get_xaxis_transform(),
+    )
+
+
+def _mark_events(axes: "Axes", events: list[Event]) -> None:
+    named: set[str] = set()
+    marked = [
+        (event.step, event.kind)
+        for event in events
+        if event.kind in MARKS and event.step is not None
+    ]
+    for step, kind in marked[-MOST_MARKS:]:
+        label = "" if kind in named else kind
+        named.add(kind)
+        axes.axvline(step, color=MARKS[kind], linewidth=1, linestyle=":", label=label)
+
+
+def _dress(axes: "Axes", unit: str, title: str, log: bool) -> None:
     from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
 
     axes.set_title(title, fontsize=10, loc="left", color="#0f172a")
@@ -208,9 +289,7 @@ def _dress(axes: Any, unit: str, title: str, log: bool) -> None:
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def _png(figure: Any) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -1,176 +1,187 @@
-"""What a run left in its folder: rows of metrics, events of the log, TensorBoard's curves and samples.
+"""What a run left in its folder: rows of metrics, events, samples, TensorBoard's curves.
 
-Nothing that is read is trusted: what is damaged or missing is passed over, and said where it would have been shown.
+Nothing that is read is trusted: what is damaged or missing is passed over, and the page says so
+where it would have been shown. Nobody reads the log here: its words are for people.
 """
 
 import json
 import logging
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from chatgot.logs.logging_setup import LINK
+LARGEST = 1e30  # a larger number is as good as infinite: no chart could show it beside others
 
-Row = dict[
-    str, float | None
-]  # by the names of metrics.jsonl; None: null, missing, or no sensible number
+Curves = dict[str, list[tuple[float, float]]]  # by TensorBoard's tag: (step, number)
 
-LARGEST = (
-    1e30  # a number beyond it is as good as infinite, and no chart could show it beside others
-)
-LONGEST_RECORD = 2000  # bytes of a log record that are read
-ROTATED_PARTS = 99  # training.log.1 and so on: more than any setting keeps
 
-RECORD = re.compile(
-    r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) - (INFO|WARNING|ERROR|CRITICAL) - (.*)", re.DOTALL
-)
-STEP = re.compile(r"_step_(\d+)\.pt|\bstep (\d+)")
-EVENTS = tuple(  # what the log says of events, by the wording; of these the first that fits, else warnings and errors
-    (kind, re.compile(pattern))
-    for kind, pattern in (
-        ("begin", r"run \S+_\d{8}-\d{6}$"),
-        ("resume", r"resumed from .* at step \d+$"),
-        (
-            "resume",
-            r"left behind, set aside as \.superseded: |the schedule changes from here: |init_from: \d+ of ",
-        ),
-        ("save", r"saved .*_step_\d+\.pt \(|.*_step_\d+\.pt is there already and whole"),
-        ("best", r"step \d+ \| val_loss .* \| best so far$"),
-        ("skip", r"step \d+ skipped: "),
-        ("high loss", r"step \d+: loss \S+ is far too high"),
-        ("rewind", r"diverged at step \d+ .*: rewinding to step \d+"),
-        ("precision", r"precision (falls back|climbs back|stays) |mixed precision: "),
-        ("batch size", r"micro_batch_size |step \d+: out of memory: micro_batch_size "),
-        (
-            "recompute",
-            r"gradient checkpointing( is off from|: proven| stays off)|step \d+ is done again without grad",
-        ),
-        ("end", r"(done|stopped by \w+): [\d,]+ steps, "),
-    )
-)
-TURNING_POINTS = (
-    "begin",
-    "resume",
-    "rewind",
-    "precision",
-    "end",
-    "error",
-    "critical",
-)  # where a run's story turns
-SAMPLE = re.compile(  # as chatgot.metrics writes it: each fence is longer than any run of backticks inside
-    r"\*\*prompt\*\*\n\n(`{3,})\n(.*?)\n\1\n\n\*\*continuation\*\*\n\n(`{3,})\n(.*)\n\3", re.DOTALL
-)
+@dataclass(frozen=True)
+class Row:
+    """One row of metrics.jsonl.
+
+    numbers: by the file's names; None: null, or no sensible number.
+    nonfinite: whether one of its numbers was NaN or infinite.
+    """
+
+    step: float
+    numbers: Mapping[str, float | None]
+    nonfinite: bool = False
 
 
 @dataclass(frozen=True)
 class Event:
+    """One event of events.jsonl.
+
+    time: local, "2025-01-02 03:04:05"; empty where the file has no time that can be read.
+    fields: what the event's kind has besides.
+    """
+
     time: str
-    level: str
+    step: int | None
     kind: str
     text: str
+    fields: Mapping[str, object] = field(default_factory=dict)
 
-    @property
-    def step(self) -> int | None:
-        """The last step that the text names as the one it happened at: of a saved file its own."""
-        found = STEP.search(self.text)
-        return int((found[1] or found[2])[:15]) if found else None
+    def word(self, name: str) -> str:
+        """Return a field that is a text; of any other, an empty one."""
+        value = self.fields.get(name)
+        return value if isinstance(value, str) else ""
+
+    def number(self, name: str) -> float | None:
+        """Return a field that is a sensible number."""
+        return number(self.fields.get(name))
+
+    def holds(self, name: str) -> bool:
+        """Return whether a field is there and true."""
+        return self.fields.get(name) is True
 
 
-@dataclass
-class Log:
-    """The events of a log, when it begins and ends, and what its last lines `name: value` say, by their names."""
+@dataclass(frozen=True)
+class Sample:
+    """One sample of samples.jsonl: what the model made of the prompt number `index`."""
 
-    events: list[Event] = field(default_factory=list)
-    begins: str = ""
-    ends: str = ""
-    says: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def turning_point(self) -> Event | None:
-        """The last event that decides how the run stands."""
-        return next(
-            (event for event in reversed(self.events) if event.kind in TURNING_POINTS), None
-        )
+    step: int
+    index: int
+    prompt: str
+    text: str
 
 
 @dataclass
 class Board:
-    """TensorBoard's curves by tag, [(step, number)], and samples by name, [(step, prompt, continuation)]."""
+    """TensorBoard's curves; `problem`: why there are none, or not all."""
 
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    samples: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)
+    curves: Curves = field(default_factory=dict)
     problem: str = ""
 
-    @property
-    def precisions(self) -> list[str]:
-        """The precisions that were in force, in their order."""
-        names = {0: "fp32", 1: "bf16", 2: "fp16"}
-        seen = [names[value] for _, value in self.curves.get("amp/precision", []) if value in names]
-        return [name for name, before in zip(seen, [None, *seen], strict=False) if name != before]
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that a run's folder tells."""
+
+    rows: list[Row]
+    events: list[Event]
+    samples: list[Sample]
+    board: Board
 
 
-def number(value: Any) -> float | None:
+def read_run(run_dir: Path) -> RunRecord:
+    """Read what is in a run's folder now."""
+    return RunRecord(
+        rows=read_rows(run_dir),
+        events=read_events(run_dir),
+        samples=read_samples(run_dir),
+        board=read_board(run_dir),
+    )
+
+
+def number(value: object) -> float | None:
     """Return a value of JSON as a number that can be drawn, else None."""
-    fits = (
-        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-    )  # false for NaN
-    return float(value) if fits else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not abs(value) <= LARGEST:  # NaN is not either
+        return None
+    return float(value)
+
+
+def read_objects(path: Path) -> Iterator[dict[str, object]]:
+    """Yield the objects of a file of JSON lines; torn and foreign lines are passed over."""
+    with suppress(OSError), path.open("rb") as file:
+        for line in file:
+            with suppress(ValueError, RecursionError):
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    yield value
 
 
 def read_rows(run_dir: Path) -> list[Row]:
-    """Return the rows of metrics.jsonl in the order of their steps; `nonfinite` is 1 where a number was not finite."""
+    """Return the rows of metrics.jsonl in the order of their steps; of one step the last row."""
     rows: dict[float, Row] = {}
-    with suppress(OSError), (run_dir / "metrics.jsonl").open("rb") as file:
-        for line in file:
-            with suppress(ValueError, RecursionError):  # a torn or foreign line
-                row = json.loads(line)
-                step = number(row.get("step")) if isinstance(row, dict) else None
-                if step is not None:
-                    rows[step] = {key: number(value) for key, value in row.items()}
-                    rows[step]["nonfinite"] = float(row.get("nonfinite") is True)
+    for columns in read_objects(run_dir / "metrics.jsonl"):
+        step = number(columns.get("step"))
+        if step is not None:
+            numbers = {name: number(value) for name, value in columns.items()}
+            rows[step] = Row(step, numbers, columns.get("nonfinite") is True)
     return [rows[step] for step in sorted(rows)]
 
 
-def log_parts(run_dir: Path) -> list[Path]:
-    """Return the parts of the log that are there, the oldest first."""
-    names = [f"{LINK}.{n}" for n in range(ROTATED_PARTS, 0, -1)] + [LINK]
-    return [run_dir / name for name in names if (run_dir / name).is_file()]
+def read_events(run_dir: Path) -> list[Event]:
+    """Return the events of events.jsonl in the order in which they were written."""
+    own = ("time", "step", "kind", "text")
+    events = []
+    for line in read_objects(run_dir / "events.jsonl"):
+        kind = line.get("kind")
+        text = line.get("text")
+        if isinstance(kind, str):
+            event = Event(
+                time=local_time(line.get("time")),
+                step=whole(line.get("step")),
+                kind=kind,
+                text=text if isinstance(text, str) else "",
+                fields={name: value for name, value in line.items() if name not in own},
+            )
+            events.append(event)
+    return events
 
 
-def read_log(run_dir: Path) -> Log:
-    """Return what the log tells; lines that continue a record (samples, tracebacks) are indented and no records."""
-    log = Log()
-    for part in log_parts(run_dir):
-        with suppress(OSError), part.open("rb") as file:
-            for line in file:
-                record = RECORD.match(
-                    line[:LONGEST_RECORD].decode("utf-8", "replace").rstrip("\r\n")
-                )
-                if record:
-                    log.begins, log.ends = log.begins or record[1], record[1]
-                    _note(log, Event(record[1], record[2], "", record[3]))
-    return log
+def read_samples(run_dir: Path) -> list[Sample]:
+    """Return the samples of samples.jsonl by prompt and step; of one prompt and step the last."""
+    samples: dict[tuple[int, int], Sample] = {}
+    for line in read_objects(run_dir / "samples.jsonl"):
+        step = whole(line.get("step"))
+        index = whole(line.get("index"))
+        prompt = line.get("prompt")
+        text = line.get("text")
+        if step is None or index is None:
+            continue
+        if isinstance(prompt, str) and isinstance(text, str):
+            samples[index, step] = Sample(step, index, prompt, text)
+    return [samples[key] for key in sorted(samples)]
 
 
-def _note(log: Log, record: Event) -> None:
-    """Keep a record that tells of an event, or of the run as a whole."""
-    kind = next((kind for kind, pattern in EVENTS if pattern.match(record.text)), "")
-    if kind or record.level != "INFO":
-        log.events.append(
-            Event(record.time, record.level, kind or record.level.lower(), record.text)
-        )
-    name, colon, value = record.text.partition(": ")
-    if colon and record.level == "INFO" and re.fullmatch(r"[a-z]+( [a-z]+)?", name):
-        log.says[name] = value
+def whole(value: object) -> int | None:
+    """Return a value of JSON as a whole number, else None."""
+    as_number = number(value)
+    return None if as_number is None else int(as_number)
+
+
+def local_time(value: object) -> str:
+    """Return ISO 8601 as this machine's local time, to the second, as the log shows it."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        time = datetime.fromisoformat(value).astimezone()
+    except (ValueError, OverflowError, OSError):  # not a time, or one that no clock shows
+        return ""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def read_board(run_dir: Path) -> Board:
-    """Return what TensorBoard's event files hold, without what a resumed or rewound run left behind.
+    """Return TensorBoard's curves, without what a resumed or rewound run left behind.
 
-    Whatever fails (no TensorBoard here, a damaged file) is the `problem`; what was read before it stays.
+    Whatever fails (no TensorBoard here, a damaged file) is the `problem`; what was read before it
+    stays.
     """
     board = Board()
     if not any(run_dir.glob("*tfevents*")):
@@ -179,54 +190,26 @@ def read_board(run_dir: Path) -> Board:
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        events = EventAccumulator(
-            str(run_dir), size_guidance={"scalars": 0, "tensors": 0}
-        )  # 0: all of them
-        # what a restart purges: texts are tensors, which it would keep; a run has no audio, in whose place they stand
-        events.accumulated_attrs = (
-            "scalars",
-            "histograms",
-            "compressed_histograms",
-            "images",
-            "tensors",
-        )
+        # 0: all of them
+        points = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
         try:
             with _quiet("tensorboard"):  # it warns of what it rightly leaves out
-                events.Reload()
+                points.Reload()
         finally:
-            _take(board, events)
-    except Exception as error:  # noqa: BLE001 whatever it is, the other parts of the report do not need it
+            for tag in points.Tags()["scalars"]:
+                curve = [(float(point.step), number(point.value)) for point in points.Scalars(tag)]
+                board.curves[tag] = [(step, value) for step, value in curve if value is not None]
+    except Exception as error:  # noqa: BLE001 whatever it is, the other parts do not need it
         board.problem = f"TensorBoard's event files could not be read: {error!r}"
     return board
-
-
-def _take(board: Board, events: Any) -> None:
-    for tag in events.Tags()["scalars"]:
-        board.curves[tag] = [
-            (e.step, e.value) for e in events.Scalars(tag) if number(e.value) is not None
-        ]
-    for tag in sorted(
-        events.Tags()["tensors"], key=lambda tag: (len(tag), tag)
-    ):  # prompt_2 before prompt_10
-        if tag.startswith("samples/"):
-            name = tag.removeprefix("samples/").removesuffix("/text_summary")
-            board.samples[name] = [
-                (e.step, *_parted(b"\n".join(e.tensor_proto.string_val).decode("utf-8", "replace")))
-                for e in events.Tensors(tag)
-            ]
-
-
-def _parted(markdown: str) -> tuple[str, str]:
-    """Return prompt and continuation of a sample; of a text that is none, nothing and all of it."""
-    sample = SAMPLE.fullmatch(markdown)
-    return (sample[2], sample[4]) if sample else ("", markdown)
 
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
     """Switch a foreign logger off for the time of the block."""
     foreign = logging.getLogger(name)
-    before, foreign.disabled = foreign.disabled, True
+    before = foreign.disabled
+    foreign.disabled = True
     try:
         yield
     finally:

@@ -27,23 +27,7 @@ def told(run_dir: Path, *names: str) -> list[tuple]:
 
 
 @pytest.fixture
-def clean():
-    """Take the log down afterwards, as pytest found it."""
-    package = logging.getLogger("chatgot")
-    python = logging.getLogger("py.warnings")
-    before = package.level, package.propagate, python.propagate
-    logging.captureWarnings(False)  # pytest took the hook back after another test
-    yield
-    for target in (package, python):
-        for handler in [handler for handler in target.handlers if isinstance(handler, Steady)]:
-            target.removeHandler(handler)
-            handler.close()
-    package.level, package.propagate, python.propagate = before
-    logging.captureWarnings(False)
-
-
-@pytest.fixture
-def run_dir(clean, tmp_path) -> Path:
+def run_dir(clean_log, tmp_path) -> Path:
     """A run's folder, with the log set up."""
     setup_console()
     setup_logging("x", "t", tmp_path / "logs")
@@ -123,7 +107,7 @@ def test_a_crash_names_its_exception(run_dir):
     assert (crash["text"], crash["exception"]) == ("a defect:", "ValueError('of all things')")
 
 
-def test_records_from_before_the_folder_come_first_and_once(clean, tmp_path):
+def test_records_from_before_the_folder_come_first_and_once(clean_log, tmp_path):
     """The choices are measured before there is a file, and warnings come before the folder."""
     setup_console()
     logger.info("fp32", extra=event("choice", what="precision", measured={"loss": math.inf}))
@@ -148,7 +132,7 @@ def test_records_from_before_the_folder_come_first_and_once(clean, tmp_path):
     assert [kind for (kind,) in told(tmp_path, "kind")] == ["choice", "warning", "start", "resume"]
 
 
-def test_events_opened_before_the_file_leave_the_log_its_records(clean, tmp_path):
+def test_events_opened_before_the_file_leave_the_log_its_records(clean_log, tmp_path):
     setup_console()
     logger.info("fp32", extra=event("choice"))
     with EventLog(tmp_path, step=lambda: 0):
@@ -161,7 +145,7 @@ def test_events_opened_before_the_file_leave_the_log_its_records(clean, tmp_path
     ]
 
 
-def test_a_second_log_does_not_repeat_the_records_of_the_first(clean, tmp_path):
+def test_a_second_log_does_not_repeat_the_records_of_the_first(clean_log, tmp_path):
     setup_console()
     logger.info("early")
     first = setup_logging("x", "t", tmp_path)
@@ -227,8 +211,11 @@ def test_a_failing_log_is_told_in_the_events(run_dir, monkeypatch):
     """Each handler warns on the others, and none waits for another's lock."""
     log = run_dir.parent / "logs" / "train_x_t.log"
     with EventLog(run_dir, step=lambda: 1) as events:
-        locks = {id(handler.lock) for handler in logging.getLogger("chatgot").handlers
-                 if isinstance(handler, Steady)}  # fmt: skip
+        locks = {
+            id(handler.lock)
+            for handler in logging.getLogger("chatgot").handlers
+            if isinstance(handler, Steady)
+        }
         assert locks == {id(events.lock)}
         log.unlink()
         log.symlink_to(os.devnull.replace("null", "full"))

@@ -97,18 +97,9 @@ def read_log(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def log(tmp_path):
-    """Set up a log in this process, and take everything down afterwards."""
-    package, python = logging.getLogger("chatgot"), logging.getLogger("py.warnings")
-    before = package.level, package.propagate, python.propagate
-    logging.captureWarnings(False)  # pytest took the hook back after another test
-    yield setup_logging("x", "t", tmp_path)
-    for target in (package, python):
-        for handler in [handler for handler in target.handlers if isinstance(handler, Steady)]:
-            target.removeHandler(handler)
-            handler.close()
-    package.level, package.propagate, python.propagate = before
-    logging.captureWarnings(False)
+def log(clean_log, tmp_path) -> Path:
+    """A log that is set up in this process."""
+    return setup_logging("x", "t", tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""What a reader sees: TensorBoard, started as the README says, and a run's report, in headless Chromium.
+"""What a reader sees of TensorBoard, started as the README says, and of a run's report.
 
-Each picture is saved into a temporary folder, or into $CHATGOT_PICTURES to be looked at. Where there is no Chromium the
-tests are skipped, but not on CI, which installs it.
+Both in headless Chromium. Each picture is saved into a temporary folder, or into $CHATGOT_PICTURES
+to be looked at. Where there is no Chromium the tests are skipped, but not on CI, which installs it.
 """
 
 import contextlib
@@ -48,9 +48,8 @@ def page() -> Iterator[Page]:
             pytest.fail("no Chromium: .ci/run installs it")
         pytest.skip("no Chromium on this machine")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"]
-        )  # root has no sandbox
+        # root has no sandbox
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser.new_page(viewport={"width": 1280, "height": 1000})
         browser.close()
 
@@ -64,8 +63,9 @@ def tensorboard(folder: Path) -> Iterator[str]:
     process = subprocess.Popen(program, cwd=folder, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stderr:
-            if found := re.search(r"http://\S+", line):
-                yield found[0]
+            address = re.search(r"http://\S+", line)
+            if address:
+                yield address[0]
                 return
         pytest.fail("TensorBoard ended before it served a page")
     finally:
@@ -113,8 +113,7 @@ def test_the_report_opens_in_a_browser_whole_and_asks_for_nothing(run, page, pic
     assert all(complete and width > 300 for complete, width in sizes)
     for heading in ("Loss", "Samples over time", "Events", "Time", "Configuration"):
         expect(page.get_by_role("heading", name=heading).first).to_be_visible()
-    assert page.evaluate(
-        "document.documentElement.scrollWidth <= window.innerWidth"
-    )  # nothing hangs out of the page
+    # nothing hangs out of the page
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     page.screenshot(path=str(pictures / "report.png"), full_page=True)

@@ -1,9 +1,8 @@
-"""The report says what a run did, in one page that shows whatever it is given and fetches nothing."""
+"""The report says what a run did, in one page that shows what it is given and fetches nothing."""
 
 import base64
 import html
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import harness
+import made_runs
 import numpy as np
 import pytest
 import spoilt_runs
@@ -23,23 +23,20 @@ import torch
 from chatgot.errors import ConfigError, StorageError
 from chatgot.logs.metrics import MetricsWriter
 from chatgot.report import charts
-from chatgot.report.page import (
-    CONFIG_LENGTH,
-    GROUP_FROM,
-    SAMPLE_STEPS,
-    TEXT_LENGTH,
-    collapsed,
-    write_report,
-)
-from chatgot.report.run_record import Event, read_board, read_log, read_rows
+from chatgot.report.page import SAMPLE_STEPS, write_report
+from chatgot.report.run_record import Row, read_events, read_rows, read_samples
 
 SCRIPT = harness.ROOT / "scripts" / "report.py"
+TEXT_LENGTH = 300  # characters shown of an event
+CONFIG_LENGTH = 20_000  # characters shown of the configuration
 PICTURE = re.compile(r'src="data:image/png;base64,([A-Za-z0-9+/=]+)"')
 FETCHES = re.compile(
-    r"(?i)(src|href|srcset|action|data|poster|\bon\w+)\s*=|url\(|@import|<(script|link|iframe|object|base)"
+    r"(?i)(src|href|srcset|action|data|poster|\bon\w+)\s*=|url\(|@import"
+    r"|<(script|link|iframe|object|base)"
 )
 TAG = re.compile(r"<[a-zA-Z!/][^>]*>")
 CSS = re.compile(r"<style>.*?</style>", re.DOTALL)
+SAMPLE = re.compile(r"<pre><b>(.*?)</b>(.*?)</pre>", re.DOTALL)
 
 
 def page_of(run_dir: Path) -> str:
@@ -57,37 +54,42 @@ def words(page: str) -> str:
     return html.unescape(TAG.sub(" ", CSS.sub("", page)))
 
 
+def samples_shown(page: str) -> list[tuple[str, str]]:
+    """Return prompt and text of each sample, as a reader sees them."""
+    return [(html.unescape(prompt), html.unescape(text)) for prompt, text in SAMPLE.findall(page)]
+
+
 def pictures(page: str) -> list[bytes]:
     return [base64.b64decode(code) for code in PICTURE.findall(page)]
 
 
-def folder_with(tmp_path: Path, rows: bytes | None = None, log: bytes | None = None) -> Path:
-    run_dir = tmp_path / "made_up_20250102-030405"
-    run_dir.mkdir()
-    for name, content in (("metrics.jsonl", rows), ("training.log", log)):
-        if content is not None:
-            (run_dir / name).write_bytes(content)
+def folder_of_rows(tmp_path: Path) -> Path:
+    run_dir = made_runs.write(tmp_path)
+    metrics = MetricsWriter(run_dir)
+    metrics.row(1, train_loss=1.0)
+    metrics.close()
     return run_dir
 
 
-def lines(*texts: str, level: str = "INFO") -> bytes:
-    return "".join(
-        f"2025-01-02 03:04:{i % 60:02d} - {level} - {text}\n" for i, text in enumerate(texts)
-    ).encode()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A real run that meets everything
 
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory) -> Path:
-    """A run that skips a step, falls back in precision, halves its micro-batch, rewinds, is stopped and goes on."""
+    """A run that meets everything, and is stopped and resumed.
+
+    It skips a step, falls back in precision, halves its micro-batch and rewinds.
+    """
     folder = spoilt_runs.new(
-        tmp_path_factory.mktemp("troubled") / "run", mixed_precision=True, precision_dtype="bf16", eval_interval=10,
-        sample_interval_steps=5, amp_retry_steps=1000,
+        tmp_path_factory.mktemp("troubled") / "run",
+        mixed_precision=True,
+        precision_dtype="bf16",
+        eval_interval=10,
+        sample_interval_steps=5,
+        amp_retry_steps=1000,
         dynamic_batch_size={"enabled": True, "initial": 4, "growth_interval_steps": 1000},
-    )  # fmt: skip
+    )
     poison = spoilt_runs.poison({2, 6, 7, 8, 21, 22, 23})
 
     def spoil(state, loss):
@@ -107,42 +109,43 @@ def page(troubled) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"),
+    ("kind", "fields", "badge"),
     [
-        ("begin", "run tiny_"), ("save", "saved checkpoints/tiny_"), ("best", "| best so far"),
-        ("skip", "step 3 skipped: loss nan"), ("precision", "mixed precision: bf16 is close to fp32"),
-        ("precision", "precision falls back from bf16 to fp32 from step 10 on"),
-        ("batch size", "out of memory: micro_batch_size 4 -> 2, the step is done again"),
-        ("rewind", ": rewinding to step 20, data positions 21 to"), ("resume", "resumed from checkpoints/tiny_"),
-        ("end", "stopped by SIGTERM: 31 steps"), ("end", "done: 40 steps"),
+        ("start", {"ranks": 1, "precision": "bf16"}, 'calm">start'),
+        ("choice", {"what": "precision"}, 'calm">choice'),
+        ("save", {"best": False}, 'calm">save'),
+        ("evaluation", {"best": True}, 'good">best'),
+        ("skip", {"step": 3}, 'warn">skip'),
+        ("precision", {"old": "bf16", "new": "fp32", "step": 10}, 'calm">precision'),
+        ("micro_batch", {"old": 4, "new": 2, "reason": "oom"}, 'warn">micro batch'),
+        ("rewind", {"to": 20}, 'warn">rewind'),
+        ("resume", {"step": 31, "precision": "fp32"}, 'calm">resume'),
+        ("stop", {"signal": "SIGTERM", "global_step": 31}, 'calm">stop'),
+        ("done", {"global_step": 40}, 'good">done'),
     ],
-)  # fmt: skip
-def test_each_event_of_a_real_run_is_recognised_and_told(troubled, page, kind, text):
-    events = [event for event in read_log(troubled).events if event.kind == kind]
-    assert any(text in event.text for event in events), events
-    assert (
-        f'<span class="badge {"warn" if kind in ("skip", "rewind", "batch size") else ""}' in page
-    )
-    assert f">{kind}</span>" in page
-    assert kind in ("save", "best", "skip") or text in words(page)
-    assert page.count(">begin</span>") == 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "step"), [("skip", 3), ("rewind", 24), ("resume", 31), ("best", 10), ("save", 4)]
 )
-def test_an_event_knows_its_step(troubled, kind, step):
-    assert step in [event.step for event in read_log(troubled).events if event.kind == kind]
+def test_each_event_of_a_real_run_is_read_and_told(troubled, page, kind, fields, badge):
+    events = [event for event in read_events(troubled) if event.kind == kind]
+    told = [{"step": event.step, **event.fields} for event in events]
+    assert any(fields.items() <= event.items() for event in told), told
+    assert f'<span class="badge {badge}</span>' in page
+    assert page.count(">start</span>") == 1
 
 
 def test_its_head_has_the_numbers_of_the_run(troubled, page):
-    text, rows = words(page), read_rows(troubled)
-    best = min(rows[1:], key=lambda row: row["val_loss"] or math.inf)
-    full = next(row["val_loss_full"] for row in rows if "val_loss_full" in row)
+    text = words(page)
+    rows = read_rows(troubled)
+    best = min(rows[1:], key=lambda row: row.numbers["val_loss"] or math.inf)
+    full = next(row.numbers["val_loss_full"] for row in rows if "val_loss_full" in row.numbers)
     for part in (
-        f"{best['val_loss']:.4f}  nats, step {best['step']:,.0f}", f"{full:.4f}", f"{rows[-1]['tokens']:,.0f}",
-        "bf16, then fp32", troubled.name, "model: gpt, 0.0 M parameters", "--resume_from",
-    ):  # fmt: skip
+        f"{best.numbers['val_loss']:.4f}  nats, step {best.step:,.0f}",
+        f"{full:.4f}",
+        f"{rows[-1].numbers['tokens']:,.0f}",
+        "bf16, then fp32",
+        troubled.name,
+        "model: gpt, 0.0 M parameters",
+        "--resume_from",
+    ):
         assert part in text
     assert re.search(r'<span class="badge good">done</span> \d{4}-\d\d-\d\d \S+ to \d{4}-', page)
     assert re.search(r"<dt>optimizer steps</dt><dd>40</dd>", page)
@@ -150,81 +153,129 @@ def test_its_head_has_the_numbers_of_the_run(troubled, page):
 
 
 def test_it_shows_samples_over_time_as_they_were_made(troubled, page):
-    made = read_board(troubled).samples["prompt_1"]
+    made = [sample for sample in read_samples(troubled) if sample.index == 1]
     steps = [int(step) for step in re.findall(r"<figcaption>step (\d+)</figcaption>", page)]
-    assert steps[0] == made[0][0] == 5
-    assert steps[-1] == made[-1][0] == 40
+    assert steps[0] == made[0].step == 5
+    assert steps[-1] == made[-1].step == 40
     assert len(set(steps)) == SAMPLE_STEPS < len(made)
-    _, prompt, text = made[-1]
-    assert (prompt, len(text) > 3) == ("KING: ", True)
-    assert f"<pre><b>{html.escape(prompt)}</b>{html.escape(text)}</pre>" in page
+    assert made[-1].prompt == "KING: "
+    assert len(made[-1].text) > 3
+    assert (made[-1].prompt, made[-1].text) in samples_shown(page)
 
 
 def test_it_is_one_small_file_that_fetches_nothing(troubled, page):
     assert fetches(page) == []
     assert "default-src 'none'" in page
     assert [picture[:8] for picture in pictures(page)] == [b"\x89PNG\r\n\x1a\n"] * 2
-    assert (
-        page.count("<img ")
-        == page.count('<img alt="loss over 40') + page.count('<img alt="learning rate')
-        == 2
-    )
+    assert page.count("<img ") == 2
+    assert page.count('<img alt="loss over 40') == 1
+    assert page.count('<img alt="learning rate') == 1
     assert len(page) < 300_000
     assert "gradient_checkpointing: false" in page  # of the configuration
     assert not [path for path in troubled.iterdir() if path.name.endswith(".tmp")]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Samples, curves and time of TensorBoard
+# --------------------------------------------------------------------------------------------------
+# Events, samples and time of runs made by hand
+
+
+def test_a_run_is_told_from_its_events_alone(tmp_path, utc):
+    run_dir = made_runs.write(
+        tmp_path,
+        made_runs.start(),
+        made_runs.event("choice", 0, "bf16 is close to fp32", what="precision", chosen="bf16"),
+        made_runs.event("precision", 10, "falls back", at=10, old="bf16", new="fp32"),
+        made_runs.event("rewind", 24, "rewinding", at=20, to=20, skipped=[21, 25]),
+        made_runs.event("stop", 31, "stopped", at=30, signal="SIGTERM", global_step=31),
+        made_runs.start(precision="fp32", resumed_from="a_step_31.pt")
+        | made_runs.event("resume", 31, "6,000 characters", at=40),
+        made_runs.end("done", 1234, at=3600),
+    )
+    page = page_of(run_dir)
+    text = words(page)
+    assert '<span class="badge good">done</span> 2025-01-02 03:04:05 to 2025-01-02 04:04:05' in page
+    assert "<dd>1,234</dd>" in page
+    for part in (
+        "bf16, then fp32",
+        "model: gpt, 0.0 M parameters",
+        "text: 6,000 characters",
+        "device: cpu, 2 threads",
+        "software: ChatGoT 1.0, torch 2.13.0",
+        "train --resume_from a_step_40.pt",
+        "resumed from a_step_31.pt",
+        f"run {made_runs.RUN_ID}",
+        "bf16 is close to fp32",
+        "rewinding",
+    ):
+        assert part in text, part
+    assert "could not be made" not in page
 
 
 def test_what_a_resumed_run_left_behind_is_not_shown(tmp_path):
-    run_dir = folder_with(tmp_path)
-    for keep, numbers in ((None, (10, 20, 30)), (20, (25,)), (22, ())):
+    run_dir = made_runs.write(tmp_path)
+    for keep, numbers in ((None, (10, 20, 30)), (20, (25,)), (22, (26,))):
         metrics = MetricsWriter(run_dir, keep_rows_up_to=keep)
         for step in numbers:
             metrics.row(step, train_loss=1.0)
-            metrics.sample(step, "prompt_1", "A:", f" of step {step} from {keep}")
+            metrics.sample(step, 1, "A:", f" of step {step} from {keep}", 7)
         metrics.close()
-    assert [step for step, _, _ in read_board(run_dir).samples["prompt_1"]] == [10, 20]
     page = page_of(run_dir)
     assert "of step 20" in page
     assert "of step 25" not in page
 
 
 HOSTILE = [
-    "<script>alert(1)</script>", "</pre><img src=http://example.org/x onerror=alert(1)>", "\x1b[31mred\x07",
-    "```\n````", "**continuation**\n\n```\nforged\n```", "a\u202eb", "' \" & &lt;",
-]  # fmt: skip
+    "<script>alert(1)</script>",
+    "</pre><img src=http://example.org/x onerror=alert(1)>",
+    "\x1b[31mred\x07",
+    "{{ 7 * 7 }}{% for x in y %}",
+    "a\u202eb",
+    "' \" & &lt;",
+    "</style><script>alert(1)</script>",
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_sample_is_text_like_any_other(tmp_path, text):
-    run_dir = folder_with(
+def test_a_hostile_text_is_text_like_any_other(tmp_path, text):
+    """In samples, events, settings and in what the run says of itself."""
+    named = dict.fromkeys(("model", "text", "device", "version", "precision", "run_id"), text)
+    run_dir = made_runs.write(
         tmp_path,
-        log=lines(f"resumed from {text} at step 3", f"model: {text}", f"resume with: {text}"),
+        made_runs.start(**named),
+        made_runs.event("resume", 3, resumed_from=text),
+        made_runs.event(text, 3, text),
+        made_runs.event("warning", 3, text, level=text),
+        made_runs.end("stop", 3, signal=text, resume_command=text),
     )
     (run_dir / "config.yaml").write_text(text, encoding="utf-8")
     metrics = MetricsWriter(run_dir)
     metrics.row(1, train_loss=1.0)
-    metrics.sample(1, "prompt_1", text, text)
+    metrics.sample(1, 1, text, text, 7)
     metrics.close()
     page = page_of(run_dir)
     assert fetches(page) == []
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page)
     visible = text.replace("\x1b", "\\x1b").replace("\x07", "\\x07").replace("\u202e", "\\u202e")
-    assert f"<pre><b>{html.escape(visible)}</b>{html.escape(visible)}</pre>" in page
+    assert samples_shown(page) == [(visible, visible)]
+    assert html.unescape(page).count(visible) >= 12
     assert page.count("<section>") == page.count("</section>") == 6
+    assert "could not be made" not in page
+
+
+def test_a_hostile_name_of_a_run_is_text_too(tmp_path):
+    name = "<img src=x onerror=alert(1)>\x1b"
+    page = page_of(made_runs.write(tmp_path, made_runs.start(), name=name))
+    assert fetches(page) == []
+    assert "<h1>&lt;img src=x onerror=alert(1)&gt;\\x1b</h1>" in page
 
 
 def test_the_time_is_split_into_shares_of_the_whole(tmp_path):
-    run_dir = folder_with(tmp_path)
+    run_dir = made_runs.write(tmp_path)
     metrics = MetricsWriter(run_dir)
+    seconds = {"time/forward_backward_s": 30.0, "time/update_s": 7.5, "time/saving_s": 2.5}
     for step in (1, 2):
         metrics.row(step, train_loss=1.0)
-        metrics.curves(
-            step, {"time/forward_backward_s": 30.0, "time/update_s": 7.5, "time/saving_s": 2.5}
-        )
+        metrics.curves(step, seconds)
     metrics.close()
     page = page_of(run_dir)
     shares = dict(re.findall(r"</i>([a-z ]+)</td><td>[^<]+</td><td>([\d.]+)%", page))
@@ -236,14 +287,6 @@ def test_the_time_is_split_into_shares_of_the_whole(tmp_path):
 
 def test_without_a_split_of_the_time_it_says_so(tmp_path):
     assert "did not measure where its time went" in page_of(folder_of_rows(tmp_path))
-
-
-def folder_of_rows(tmp_path: Path) -> Path:
-    run_dir = folder_with(tmp_path)
-    metrics = MetricsWriter(run_dir)
-    metrics.row(1, train_loss=1.0)
-    metrics.close()
-    return run_dir
 
 
 @pytest.mark.parametrize(
@@ -277,71 +320,93 @@ def test_of_damaged_event_files_what_can_be_read_is_shown(tmp_path, caplog):
         with caplog.at_level(logging.DEBUG):
             page = page_of(run_dir)
         assert len(pictures(page)) == 2
-        assert "the run made no samples" in page or "could not be read" in page
+        assert "did not measure" in page or "could not be read" in page
     assert logging.getLogger("tensorboard").disabled is False
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+def test_the_page_of_a_run_without_events_says_what_is_missing(tmp_path):
+    run_dir = folder_of_rows(tmp_path)
+    (run_dir / "training.log").write_text("2025-01-02 03:04:05 - INFO - done: 9 steps\n")
+    page = page_of(run_dir)
+    text = words(page)
+    assert "how it ended is not known" in text
+    assert "no events.jsonl: its times are not known" in text
+    assert "events.jsonl is missing or has no event that can be read" in text
+    assert "samples.jsonl is missing or has no sample that can be read" in text
+    assert "done: 9 steps" not in text
+    assert len(pictures(page)) == 2
+    assert "could not be made" not in page
+
+
+def test_numbers_that_events_tell_need_no_tensorboard(tmp_path, monkeypatch):
+    rows = made_runs.json_lines([{"step": 1, "lr": 1.0}, {"step": 9, "lr": 1.0}])
+    events = [
+        made_runs.start(),
+        made_runs.event("micro_batch", 3, old=4, new=2, reason="oom"),
+        made_runs.event("skip", 4),
+        made_runs.event("precision", 5, old="bf16", new="fp32"),
+    ]
+    drawn = []
+    draw = charts.health_panels
+
+    def health_panels(*arguments):
+        drawn.extend(draw(*arguments))
+        return drawn
+
+    monkeypatch.setattr(charts, "health_panels", health_panels)
+    write_report(made_runs.write(tmp_path, *events, rows=rows))
+    titles = [panel.title for panel in drawn]
+    assert titles[-3:] == ["micro_batch_size", "precision", "skipped steps so far"]
+
+
+# --------------------------------------------------------------------------------------------------
 # Rows
 
 
 GARBAGE = b"""\xff\xfe\x00garbage
 [1, 2]
-"step"
-{"step": "7", "train_loss": 1}
 {"step": true, "train_loss": 1}
 {"step": 1e999, "train_loss": 1}
-{"step": 3, "train_loss": 2.5, "val_loss": null, "tokens_per_s": "fast", "grad_norm": 1e300, "lr": NaN}
+{"step": 3, "train_loss": 2.5, "tokens_per_s": "fast", "grad_norm": 1e300, "lr": NaN}
 {"step": 4, "train_loss": null, "nonfinite": true}
-{"step": 1e31}
 {"step": 1, "train_loss": 3.5, "val_loss": [1], "time_s": -Infinity}
 {"step": 5, "tra"""
 
 
-def test_of_garbage_the_rows_are_read_and_nothing_else(tmp_path):
-    run_dir = folder_with(tmp_path, GARBAGE + b"\n" + b"[" * 100_000 + b"\n")
-    rows = read_rows(run_dir)
-    assert [(row["step"], row["train_loss"], row["nonfinite"]) for row in rows] == [
-        (1, 3.5, 0),
-        (3, 2.5, 0),
-        (4, None, 1),
-    ]
-    assert rows[1]["grad_norm"] is rows[1]["lr"] is rows[1]["tokens_per_s"] is None
-    page = page_of(run_dir)
+def test_of_garbage_the_rows_are_drawn_and_nothing_else(tmp_path):
+    page = page_of(made_runs.write(tmp_path, rows=GARBAGE))
     assert len(pictures(page)) == 2
     assert "could not be made" not in page
+    assert '<img alt="loss over 4 steps; last: train_loss 2.5000"' in page
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\x00" * 1000, b"{}"])
 def test_without_a_row_it_says_so(tmp_path, content):
-    page = page_of(folder_with(tmp_path, content))
+    page = page_of(made_runs.write(tmp_path, rows=content))
     assert "metrics.jsonl is missing or has no row" in page
     assert "could not be made" not in page
     assert pictures(page) == []
 
 
-def test_a_row_that_is_not_finite_is_a_gap_and_a_mark_and_leaves_the_validation_line_whole():
+def test_a_row_that_is_not_finite_is_a_gap_and_a_mark():
+    """The line of the validation loss stays whole."""
     names = ("train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s")
-    rows = [
-        dict.fromkeys(names, 1.0) | {"step": float(step), "nonfinite": 0.0} for step in range(5)
-    ]
-    rows[2] |= {"train_loss": None, "val_loss": None, "nonfinite": 1.0}
-    assert np.isnan(charts.column(rows, "train_loss", gaps=True)[1]).tolist() == [
-        False,
-        False,
-        True,
-        False,
-        False,
-    ]
+    whole = [Row(float(step), dict.fromkeys(names, 1.0)) for step in range(5)]
+    gap = dict.fromkeys(names, 1.0) | {"train_loss": None, "val_loss": None}
+    rows = [*whole[:2], Row(2.0, gap, nonfinite=True), *whole[3:]]
+    values = charts.column(rows, "train_loss", gaps=True)[1]
+    assert np.isnan(values).tolist() == [False, False, True, False, False]
     assert len(charts.column(rows, "val_loss")[1]) == 4
-    whole = [row | {"nonfinite": 0.0} for row in rows]
-    assert charts.loss_chart(rows, []) != charts.loss_chart(whole, [])
-    only = [dict.fromkeys(names) | {"step": 1.0, "nonfinite": 1.0}]
-    assert charts.loss_chart(only, []) and charts.health_chart(only, {})
+    unmarked = [*whole[:2], Row(2.0, gap), *whole[3:]]
+    assert charts.loss_chart(rows, []) != charts.loss_chart(unmarked, [])
+    only = [Row(1.0, dict.fromkeys(names), nonfinite=True)]
+    assert charts.loss_chart(only, [])
+    assert charts.health_chart(only, {})
 
 
 def test_thinning_keeps_each_spike_and_smoothing_each_mean():
-    x, y = np.arange(50_000.0), np.zeros(50_000)
+    x = np.arange(50_000.0)
+    y = np.zeros(50_000)
     y[[17, 31_234]] = 9.0, -9.0
     y[100:5000] = np.nan
     thin_x, thin_y = charts.thinned((x, y))
@@ -358,145 +423,149 @@ def test_a_long_run_is_drawn_in_seconds_and_stays_small(tmp_path):
     rng = np.random.default_rng(0)
     rows = [
         {
-            "step": step, "train_loss": 1.5 + 3 / (1 + step / 500) + rng.normal(0, 0.1), "lr": 1e-3, "nonfinite": False,
-            "val_loss": 2.0 if step % 10 == 0 else None, "grad_norm": math.exp(rng.normal()), "tokens_per_s": 5e3,
-            "tokens": step * 1000, "time_s": step * 1.0,
+            "step": step,
+            "train_loss": 1.5 + 3 / (1 + step / 500) + rng.normal(0, 0.1),
+            "lr": 1e-3,
+            "nonfinite": False,
+            "val_loss": 2.0 if step % 10 == 0 else None,
+            "grad_norm": math.exp(rng.normal()),
+            "tokens_per_s": 5e3,
+            "tokens": step * 1000,
+            "time_s": step * 1.0,
         }
         for step in range(20_000)
-    ]  # fmt: skip
-    texts = []
+    ]
+    events = [made_runs.start()]
     for step in range(20_000):
-        texts += [
-            f"saved checkpoints/made_up_20250102-030405_step_{step}.pt (1.0 MB in 0.1 s, after 1 s without)"
-        ]
-        texts += (
-            [f"precision falls back from bf16 to fp32 from step {step} on"]
-            if step % 20 == 0
-            else []
-        )
-    log = lines(*texts)
-    run_dir = folder_with(tmp_path, "".join(json.dumps(row) + "\n" for row in rows).encode(), log)
-    begun = time.perf_counter()
+        path = f"{made_runs.RUN_ID}_step_{step}.pt"
+        events.append(made_runs.event("save", step, f"saved {path}", at=step, path=path))
+        if step % 20 == 0:
+            text = f"precision falls back from step {step} on"
+            events.append(made_runs.event("precision", step, text, at=step, new="fp32"))
+    run_dir = made_runs.write(tmp_path, *events, rows=made_runs.json_lines(rows))
+    begin = time.perf_counter()
     page = page_of(run_dir)
-    assert time.perf_counter() - begun < 10
+    assert time.perf_counter() - begin < 10
     assert len(page) < 600_000
     assert "<dd>19,999</dd>" in page
     assert re.search(r"1,9\d\d lines are left out here", page)
-    assert "step 19981 on" in page.replace(",", "") or "step 19980 on" in page.replace(",", "")
+    assert "step 19980 on" in page
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The log
+# --------------------------------------------------------------------------------------------------
+# Long texts
 
 
-def saves(*steps: int) -> list[Event]:
-    return [
-        Event(
-            f"2025-01-02 03:{s // 60:02d}:{s % 60:02d}", "INFO", "save", f"saved a_step_{s}.pt (1"
-        )
-        for s in steps
-    ]
-
-
-def test_many_of_a_kind_become_one_line_between_turning_points_only():
-    resume = Event("2025-01-02 03:30:00", "INFO", "resume", "resumed from a_step_9.pt at step 9")
-    table = collapsed([*saves(*range(100, 1000, 100)), resume, *saves(1200, 1300)])
-    assert [text.partition(";")[0] for _, text, _ in table] == [
-        "<b>9 times, step 100 to 900</b>", resume.text, "saved a_step_1200.pt (1", "saved a_step_1300.pt (1"
-    ]  # fmt: skip
-    assert table[0][0] == "2025-01-02 03:01:40<br>to 03:15:00"
-    assert len(collapsed(saves(*range(1, GROUP_FROM)))) == GROUP_FROM - 1
-
-
-def test_warnings_of_different_words_stay_apart_and_none_is_lost():
-    warnings = [
-        Event("2025-01-02 03:00:00", "WARNING", "warning", f"disk {i} is slow") for i in range(5)
-    ]
-    other = Event("2025-01-02 03:00:01", "WARNING", "warning", "another matter")
-    error = Event("2025-01-02 03:00:02", "ERROR", "error", "out of room")
-    assert [text for _, text, _ in collapsed([*warnings, other, error])] == [
-        "<b>5 times</b>; the last one: disk 4 is slow", "another matter", "out of room"
-    ]  # fmt: skip
-
-
-def test_the_log_is_read_from_its_oldest_part_on_and_samples_forge_no_record(tmp_path):
-    run_dir = folder_with(
-        tmp_path, log=lines("run a_20250102-030405") + b"    2025-01-02 03:04:59 - ERROR - forged\n"
+def test_a_text_of_a_megabyte_is_cut(tmp_path):
+    run_dir = made_runs.write(
+        tmp_path,
+        made_runs.event("warning", 1, "x" * 1_000_000, level="WARNING"),
+        made_runs.event("warning", 1, "short \ufffd", level="ERROR"),
     )
-    for number, step in ((1, 30), (2, 20), (10, 10)):
-        (run_dir / f"training.log.{number}").write_bytes(lines(f"resumed from x at step {step}"))
-    assert [event.step or event.kind for event in read_log(run_dir).events] == [10, 20, 30, "begin"]
-
-
-def test_a_record_of_a_megabyte_is_cut_and_undecodable_bytes_are_replaced(tmp_path):
-    log = (
-        lines("x" * 1_000_000, "short", level="WARNING")
-        + b"2025-01-02 03:05:00 - ERROR - \xff\xfe\n"
-    )
-    page = page_of(folder_with(tmp_path, log=log))
+    page = page_of(run_dir)
     assert [len(part) for part in re.findall("xxx+", page)] == [TEXT_LENGTH]
     assert "xxx ..." in page
-    assert "short" in page
-    assert "\ufffd\ufffd" in page
+    assert "short \ufffd" in page
+    assert 'badge bad">error</span>' in page
 
 
 def test_long_samples_many_prompts_and_a_long_configuration_are_cut_too(tmp_path):
-    run_dir = folder_with(tmp_path, log=lines("hello"))
+    run_dir = made_runs.write(tmp_path)
     (run_dir / "config.yaml").write_text("y" * 1_000_000, encoding="utf-8")
     metrics = MetricsWriter(run_dir)
     for i in range(1, 12):
-        metrics.sample(1, f"prompt_{i}", "p" * 100_000, "x" * 100_000)
+        metrics.sample(1, i, "p" * 100_000, "x" * 100_000, 7)
+    metrics.row(1, train_loss=1.0)
     metrics.close()
     page = page_of(run_dir)
-    assert len(page) < 100_000 + CONFIG_LENGTH
+    assert len(PICTURE.sub("", page)) < 100_000 + CONFIG_LENGTH
     assert "<h3>prompt 8 " in page
     assert "<h3>prompt 9 " not in page
     assert "3 more prompts are left out" in page
 
 
 @pytest.mark.parametrize(
-    ("last", "level", "badge"),
+    ("last", "badge"),
     [
-        ("done: 1,234 steps, 0 skipped, 0 rewinds, fp32 throughout", "INFO", 'good">done'),
-        (
-            "stopped by SIGINT: 1,234 steps, 0 skipped, 0 rewinds, fp32 throughout",
-            "INFO",
-            'calm">stopped by SIGINT',
-        ),
-        ("diverged at step 5: losses nan", "ERROR", 'bad">ended by an error'),
-        ("resumed from x at step 3", "INFO", 'warn">the log has no end'),
+        (made_runs.end("done", 1234), 'good">done'),
+        (made_runs.end("stop", 1234, signal="SIGINT"), 'calm">stopped by SIGINT'),
+        (made_runs.end("crash", 1234, exit_code=4), 'bad">ended by an error'),
+        (made_runs.event("resume", 3), 'warn">has no end: still running, or killed'),
     ],
 )
-def test_how_the_run_stands_is_what_its_log_says_last(tmp_path, last, level, badge):
-    log = lines("run a_20250102-030405", "done: 9 steps, 0 skipped") + lines(last, level=level)
-    page = page_of(folder_with(tmp_path, log=log))
-    assert f'<span class="badge {badge}' in page
-    assert ("<dd>1,234</dd>" in page) is ("1,234" in last)
+def test_how_the_run_stands_is_what_its_events_say_last(tmp_path, last, badge):
+    run_dir = made_runs.write(tmp_path, made_runs.start(), made_runs.end("done", 9), last)
+    page = page_of(run_dir)
+    assert f'<span class="badge {badge}</span>' in page
+    over = last["kind"] != "resume"
+    assert ("<dd>1,234</dd>" in page) is over
+    assert ("go on with" in page) is over
 
 
-def test_a_log_without_events_or_records_says_so(tmp_path):
-    assert "training.log is missing or has no record" in page_of(
-        folder_with(tmp_path, log=b"\x00garbage\n" * 10)
-    )
-    (tmp_path / "made_up_20250102-030405" / "training.log").write_bytes(lines("hello"))
-    assert "tells of no event" in page_of(tmp_path / "made_up_20250102-030405")
+def test_a_file_of_events_without_an_event_says_so(tmp_path):
+    run_dir = made_runs.write(tmp_path)
+    (run_dir / "events.jsonl").write_bytes(b"\x00garbage\n" * 10)
+    assert "events.jsonl is missing or has no event" in page_of(run_dir)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+# The style of the pictures
+
+
+def test_pictures_look_the_same_whatever_matplotlib_is_told(tmp_path):
+    """MPLBACKEND names no backend, and a matplotlibrc in the folder asks for another style."""
+    code = """
+import hashlib, os
+from chatgot.report.charts import health_chart, loss_chart
+from chatgot.report.run_record import Row
+rows = [Row(float(s), {"train_loss": 2.0 / (s + 1), "lr": 1e-3}) for s in range(9)]
+for png in (loss_chart(rows, []), health_chart(rows, {})):
+    print(hashlib.sha256(png).hexdigest())
+print(os.environ.get("MPLBACKEND"))
+"""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MPL")}
+    plain["PYTHONPATH"] = str(harness.ROOT)
+    hostile = plain | {"MPLBACKEND": "no such backend"}
+    styles = "axes.facecolor: black\nfont.size: 30\nsavefig.dpi: 30\nsavefig.format: svg\n"
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "strange" / "matplotlibrc").write_text(styles, encoding="utf-8")
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path / folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split("\n")
+        for folder, environment in (("plain", plain), ("strange", hostile))
+    ]
+    assert outputs[0][:2] == outputs[1][:2]
+    assert outputs[1][2] == "no such backend"  # the setting is still there for others
+
+
+# --------------------------------------------------------------------------------------------------
 # Where there is nothing to report, and the script
 
 
 def test_a_folder_that_holds_no_run_is_refused_in_one_line(tmp_path):
-    for folder, why in ((tmp_path, "holds no run"), (tmp_path / "nowhere", "is no folder")):
-        with pytest.raises(ConfigError, match=why) as caught:
+    for folder, problem in ((tmp_path, "holds no run"), (tmp_path / "nowhere", "is no folder")):
+        with pytest.raises(ConfigError, match=problem) as caught:
             write_report(folder)
         assert "\n" not in str(caught.value)
         assert str(folder) in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl", "training.log"])
+def test_one_file_of_a_run_is_enough_for_a_page(tmp_path, name):
+    (tmp_path / name).write_text("", encoding="utf-8")
+    assert "could not be made" not in page_of(tmp_path)
+
+
 def test_a_page_that_cannot_be_written_is_a_storage_error(tmp_path):
-    run_dir = folder_with(tmp_path, log=lines("hello"))
+    run_dir = made_runs.write(tmp_path, made_runs.start())
     with pytest.raises(StorageError, match="cannot be written"):
         write_report(run_dir, tmp_path / "no" / "page.html")
 
@@ -510,27 +579,31 @@ def load_script() -> ModuleType:
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> Path:
-    """Three runs of two configurations in logs/tensorboard/ of the current folder; one name begins with the other."""
+    """Three runs of two configurations in logs/tensorboard/ of the current folder.
+
+    The name of one configuration begins with the other's.
+    """
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "logs" / "tensorboard"
     for name in ("a_20250102-030405", "a_20250102-030500", "a_b_20260101-000000"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "training.log").write_bytes(lines(f"run {name}"))
+        made_runs.write(folder, made_runs.start(), name=name)
     return folder
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("asked", "expected"),
     [
-        ("a", "a_20250102-030500"), ("a_b", "a_b_20260101-000000"), ("a_20250102-030405", "a_20250102-030405"),
+        ("a", "a_20250102-030500"),
+        ("a_b", "a_b_20260101-000000"),
+        ("a_20250102-030405", "a_20250102-030405"),
         ("logs/tensorboard/a_20250102-030405/", "a_20250102-030405"),
     ],
-)  # fmt: skip
-def test_a_run_is_found_by_its_folder_its_id_or_its_configuration(runs, capsys, asked, found):
+)
+def test_a_run_is_found_by_its_folder_its_id_or_its_configuration(runs, capsys, asked, expected):
     assert load_script().main([asked]) == 0
     written = Path(capsys.readouterr().out.strip())
-    assert written.resolve() == runs / found / "report.html"
-    assert f"<h1>{found}</h1>" in written.read_text(encoding="utf-8")
+    assert written.resolve() == runs / expected / "report.html"
+    assert f"<h1>{expected}</h1>" in written.read_text(encoding="utf-8")
 
 
 def test_of_several_runs_each_is_written_that_can_be(runs, capsys):
@@ -559,12 +632,29 @@ try:
     runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 except SystemExit as end:
     assert end.code == 0
-import chatgot.report.charts
-chatgot.report.charts.loss_chart([{{"step": 1.0, "train_loss": 2.0, "nonfinite": 0.0}}], [])
+from chatgot.report.charts import loss_chart
+from chatgot.report.run_record import Row
+loss_chart([Row(1.0, {{"train_loss": 2.0}})], [])
+import chatgot.logs.events, chatgot.logs.json_lines, chatgot.logs.timing
 print([name for name in ("torch", "matplotlib.pyplot") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[1:] == ["[]"], done.stderr
+
+
+def test_help_comes_before_the_heavy_imports():
+    heavy = ("torch", "numpy", "matplotlib", "jinja2", "tensorboard")
+    code = f"""
+import runpy, sys
+sys.argv = ["report.py", "--help"]
+try:
+    runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+print([name for name in {heavy!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def test_help_has_examples(capsys):
@@ -597,9 +687,12 @@ def test_the_scripts_bad_input_is_one_line_without_controls(tmp_path):
     (tmp_path / "lögs✓" / "metrics.jsonl").write_text('{"step": 1}\n', encoding="utf-8")
     for run, code in (("x" * 300, 2), ("a\x1b[31mb\nc", 2), ("lögs✓", 0)):
         done = subprocess.run(
-            [sys.executable, str(script), run], cwd=tmp_path, capture_output=True, check=False,
+            [sys.executable, str(script), run],
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
             env=os.environ | {"PYTHONIOENCODING": "ascii"},
-        )  # fmt: skip
+        )
         assert done.returncode == code, done.stderr
         assert len((done.stdout + done.stderr).splitlines()) == 1
         assert b"\x1b" not in done.stdout + done.stderr
