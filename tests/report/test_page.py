@@ -93,7 +93,7 @@ def troubled(tmp_path_factory) -> Path:
     poison = spoilt_runs.poison({2, 6, 7, 8, 21, 22, 23})
 
     def spoil(state, loss):
-        if state.global_step == 12 and state.micro_batch_size > 2:
+        if state.progress.global_step == 12 and state.micro_batch.size > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return poison(state, loss)
 
