@@ -103,6 +103,24 @@ class SpikeConfig(Section):
     )
 
 
+class SafetyConfig(Section):
+    """`training.safety`: the rare settings of what happens when steps go wrong."""
+
+    max_rewinds: Int = key(
+        3, "rewinds to an older checkpoint before training stops (exit 4)", ge=0, resume="free"
+    )
+    rewind_skip_steps: Int = key(
+        20, "steps of data left out after a bad window, beside the window itself", ge=0
+    )
+    amp_retry_steps: Int = key(
+        1000, "good steps after a fallback until the precision may climb back, once", ge=1
+    )
+    min_loss_scale: Float = key(
+        1.0, "floor of fp16's loss scale; a bad step there lowers the precision", gt=0
+    )
+    spike: SpikeConfig = SpikeConfig()
+
+
 class DynamicBatchSizeConfig(Section):
     enabled: Bool = key(
         False,
@@ -209,19 +227,7 @@ class TrainingConfig(Section):
         ge=1,
         resume="free",
     )
-    min_loss_scale: Float = key(
-        1.0, "floor of fp16's loss scale; a bad step there lowers the precision", gt=0
-    )
-    amp_retry_steps: Int = key(
-        1000, "good steps after a fallback until the precision may climb back, once", ge=1
-    )
-    max_rewinds: Int = key(
-        3, "rewinds to an older checkpoint before training stops (exit 4)", ge=0, resume="free"
-    )
-    rewind_skip_steps: Int = key(
-        20, "steps of data left out after a bad window, beside the window itself", ge=0
-    )
-    spike: SpikeConfig = SpikeConfig()
+    safety: SafetyConfig = SafetyConfig()
     dynamic_batch_size: DynamicBatchSizeConfig = DynamicBatchSizeConfig()
     gradient_checkpointing: Bool | Literal["every_2"] = key(
         False,

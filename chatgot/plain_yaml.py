@@ -147,7 +147,9 @@ class _Events:
             self.line += text.count("\n", 0, strange.start())
             raise ValueError(f"found the character {shown(strange[0])}, expected readable text")
         for event in yaml.parse(text, Loader=PARSER):
-            self.line = event.start_mark.line + 1
+            mark = event.start_mark
+            assert mark is not None, "the parser marks every event"
+            self.line = mark.line + 1
             self._count(event)
             decoration = _decoration(event)
             if decoration:

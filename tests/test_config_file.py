@@ -294,6 +294,35 @@ def test_a_key_in_the_wrong_section_is_found_in_the_right_one(tmp_path):
         assert f"did you mean {hint}?" in message
 
 
+MOVED = {
+    "max_rewinds": "1",
+    "rewind_skip_steps": "1",
+    "amp_retry_steps": "1",
+    "min_loss_scale": "1",
+    "spike": "{enabled: true}",
+}
+
+
+@pytest.mark.parametrize("key", MOVED)
+def test_old_place_of_a_safety_key_hints_at_the_new_one(tmp_path, key):
+    content = f"training:\n  max_steps: 1\n  {key}: {MOVED[key]}\n"
+    message = refusal(write(tmp_path, content))
+    assert f"training.{key} (line 3): unknown key, did you mean training.safety.{key}?" in message
+
+
+@pytest.mark.parametrize(
+    "key", ["max_rewinds", "min_loss_scale", "spike", "spike.enabled", "spike.threshold"]
+)
+def test_override_of_a_moved_safety_key_hints_at_the_new_place(tmp_path, key):
+    message = refusal(write(tmp_path, SMALLEST), f"training.{key}=1")
+    assert f"--set training.{key}: unknown key, did you mean training.safety.{key}?" in message
+
+
+def test_a_section_given_empty_in_its_old_place_hints_at_the_new_one(tmp_path):
+    message = refusal(write(tmp_path, "training:\n  max_steps: 1\n  spike:\n"))
+    assert "did you mean training.safety.spike?" in message
+
+
 @pytest.mark.parametrize(
     "other, ours",
     {"lr": "training.learning_rate", "n_embd": "model.d_model", "n_layer": "model.n_layers",
@@ -350,7 +379,7 @@ OTHER_VALUES = {  # a value unlike the default for each key, as written and as i
     "training.mixed_precision": ("true", True), "training.gradient_checkpointing": ("every_2", "every_2"),
     "training.eval_batches": ("all", "all"), "training.betas": ("[0.5, 6e-1]", [0.5, 0.6]),
     "training.epochs": ("2", 2), "training.max_minutes": ("1e+2", 100.0), "training.lr_decay_steps": ("12", 12),
-    "training.spike.enabled": ("true", True), "training.report": ("false", False),
+    "training.safety.spike.enabled": ("true", True), "training.report": ("false", False),
     "training.dynamic_batch_size.enabled": ("true", True),
     "training.dynamic_batch_size.initial": ("3", 3), "training.dynamic_batch_size.growth_backoff": ("4e+0", 4.0),
     "data.path": ("a.txt", "a.txt"), "data.allow_change": ("true", True), "training.threads": ("2", 2),

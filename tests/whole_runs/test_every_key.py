@@ -21,10 +21,10 @@ BASE = {
 DIVERGING = {"training.learning_rate": 1e30, "training.warmup_steps": 0, "training.log_interval": 1}
 OVERFLOWING = {
     "training.mixed_precision": True, "training.precision_dtype": "fp16", "model.init_range": 3.0,
-    "training.min_loss_scale": 65536.0, "training.attention": "sdpa",  # products in fp16 fail the proof at such scores
+    "training.safety.min_loss_scale": 65536.0, "training.attention": "sdpa",  # products in fp16 fail the proof at such scores
 }  # fmt: skip
-SPIKING = {"training.max_steps": 40, "training.spike.enabled": True, "training.spike.window": 8,
-           "training.spike.threshold": 0.01, "training.max_nan_before_fallback": 40}  # fmt: skip
+SPIKING = {"training.max_steps": 40, "training.safety.spike.enabled": True, "training.safety.spike.window": 8,
+           "training.safety.spike.threshold": 0.01, "training.max_nan_before_fallback": 40}  # fmt: skip
 DYNAMIC = "training.dynamic_batch_size."
 SEARCHING = {DYNAMIC + "enabled": True, DYNAMIC + "memory_headroom": 0.0}
 GROWING = SEARCHING | {
@@ -67,13 +67,13 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.mixed_precision": (True, "precision", {"training.precision_dtype": "bf16"}),
     "training.precision_dtype": ("fp16", "precision", {"training.mixed_precision": True}),
     "training.max_nan_before_fallback": (2, "rows", DIVERGING),
-    "training.min_loss_scale": (1.0, "precision", OVERFLOWING),
-    "training.amp_retry_steps": (1, "climbs", OVERFLOWING),
-    "training.max_rewinds": (1, "rewinds", DIVERGING),
-    "training.rewind_skip_steps": (1, "rewinds", DIVERGING),
-    "training.spike.enabled": (False, "high", SPIKING),
-    "training.spike.window": (30, "high", SPIKING),
-    "training.spike.threshold": (9.0, "high", SPIKING),
+    "training.safety.min_loss_scale": (1.0, "precision", OVERFLOWING),
+    "training.safety.amp_retry_steps": (1, "climbs", OVERFLOWING),
+    "training.safety.max_rewinds": (1, "rewinds", DIVERGING),
+    "training.safety.rewind_skip_steps": (1, "rewinds", DIVERGING),
+    "training.safety.spike.enabled": (False, "high", SPIKING),
+    "training.safety.spike.window": (30, "high", SPIKING),
+    "training.safety.spike.threshold": (9.0, "high", SPIKING),
     DYNAMIC + "enabled": (True, "searched"),
     DYNAMIC + "initial": (2, "sizes", SEARCHING | {DYNAMIC + "minimum": 1, DYNAMIC + "minimum_gain": 1e6}),
     DYNAMIC + "minimum": (2, "searched", SEARCHING),
