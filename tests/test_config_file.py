@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatgot import config_file, plain_yaml
-from chatgot.config import Config, flat, keys_of
+from chatgot.config import FP32_MAX, FP32_MIN, Config, flat, keys_of
 from chatgot.config_file import effective_yaml, load_config
 from chatgot.errors import ConfigError
 
@@ -89,9 +89,9 @@ HOSTILE = {
     ".inf": ("training: {max_steps: 1, learning_rate: .inf}\n", ["training.learning_rate", ".inf", "finite"]),
     "-.Inf": ("training: {max_steps: 1, grad_clip: -.Inf}\n", ["training.grad_clip", "-.Inf", "finite"]),
     "+.INF": ("training: {max_steps: 1, grad_clip: +.INF}\n", ["training.grad_clip", "+.INF", "finite"]),
-    "nan": ("training: {learning_rate: nan}\n", ["training.learning_rate", "'nan'", "a number (above 0)"]),
-    "'inf'": ("training: {max_minutes: 'inf'}\n", ["training.max_minutes", "'inf'", "a number (above 0) or null"]),
-    "-Infinity": ("sampling: {temperature: -Infinity}\n", ["temperature", "'-Infinity'", "(at least 0)"]),
+    "nan": ("training: {learning_rate: nan}\n", ["training.learning_rate", "'nan'", "a number (at least 1.2e-38, at most 3e+38)"]),
+    "'inf'": ("training: {max_minutes: 'inf'}\n", ["training.max_minutes", "'inf'", "a number (at least 1e-09, at most 1e+09) or null"]),
+    "-Infinity": ("sampling: {temperature: -Infinity}\n", ["temperature", "'-Infinity'", "(at least 1e-06, at most 1e+06) or 0"]),
     "1e400": ("training: {learning_rate: 1e400}\n", ["training.learning_rate", "1e400", "too large"]),
     "1:30": ("training: {max_minutes: 1:30}\n", ["training.max_minutes", "1:30", "90", "in quotes"]),
     "1:30.5": ("training: {max_minutes: 1:30.5}\n", ["1:30.5", "90.5"]),
@@ -129,7 +129,7 @@ HOSTILE = {
     "a list as a section": ("model: [3]\n", ["model (line 1)", "[3]", "a section"]),
     "a section as a value": ("seed: {a: 1}\n", ["seed (line 1)", "{'a': 1}", "a whole number"]),
     "null for a number": ("seed: ~\n", ["seed", "null", "a whole number (at least 0"]),
-    "a fraction for a whole number": ("training: {max_steps: 1.5}\n", ["max_steps", "1.5", "(at least 1) or null"]),
+    "a fraction for a whole number": ("training: {max_steps: 1.5}\n", ["max_steps", "1.5", "(at least 1, at most 1,000,000,000,000,000) or null"]),
     "true for a number": ("training: {max_steps: true}\n", ["training.max_steps", "found true", "a whole number"]),
     "a quoted truth value": ("model: {bias: 'true'}\n", ["model.bias", "'true'", "true or false"]),
     "a number above its range": ("model: {dropout: 1.0}\n", ["model.dropout", "1.0", "(at least 0, below 1)"]),
@@ -470,7 +470,7 @@ def test_a_text_key_takes_quotes_off_and_null_as_null(tmp_path):
         ("training.max_steps=\udcff", [r"\udcff"]),
         ("data.path=\udcff", ["data.path (--set)", r"\udcff"]),
         ("data.path=a\x1bb", ["data.path (--set)", r"a\x1bb", "control characters"]),
-        ("training.learning_rate=-1", ["training.learning_rate (--set)", "-1", "above 0"]),
+        ("training.learning_rate=-1", ["training.learning_rate (--set)", "-1", "at least 1.2e-38"]),
         ("a\x1bb=1", [r"--set a\x1bb", "unknown key"]),
     ],
 )
@@ -527,11 +527,11 @@ def test_the_effective_yaml_reads_back_equal(tmp_path, parser):
     floats = {
         "learning_rate": 1e-05,
         "min_learning_rate": 0.0,
-        "adam_eps": 1e-300,
+        "adam_eps": 1e-30,
         "grad_clip": 1e30,
         "max_minutes": 0.1,
     }
-    training = floats | {"betas": (0.1 + 0.2, 1e-5), "max_steps": 10**30, "eval_batches": "all"}
+    training = floats | {"betas": (0.1 + 0.2, 1e-5), "max_steps": 10**15, "eval_batches": "all"}
     for text in filter(str.isprintable, TEXTS):
         values = {
             "training": training,
@@ -546,7 +546,7 @@ def test_the_effective_yaml_reads_back_equal(tmp_path, parser):
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.text(min_size=1), max_size=4),
-    st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    st.floats(min_value=FP32_MIN, max_value=FP32_MAX),
 )
 def test_any_effective_yaml_reads_back_equal(tmp_path_factory, prompts, rate):
     training = {"max_steps": 3, "learning_rate": rate}
