@@ -27,11 +27,12 @@ MIN_MINUTES = 1e-9
 # they are 2^50 tokens; 2^32 steps of them lie below the 2^62 up to which sequences are counted.
 MAX_SEQUENCES = 2**30
 MAX_LENGTH = 2**20
-# Model sizes: the largest weight, 2 x MAX_HIDDEN x MAX_WIDTH numbers, takes 2^47 bytes: a shape
-# that torch can ask for.
+# Model sizes: the largest weight, 2 x MAX_HIDDEN x MAX_WIDTH numbers or 3 x MAX_HEADS x
+# MAX_HEAD_SIZE x MAX_WIDTH, takes less than 2^52 bytes: a shape that torch can ask for.
 MAX_WIDTH = 2**20
 MAX_HIDDEN = 2**24
 MAX_HEADS = 2**14
+MAX_HEAD_SIZE = 2**14
 # Tokens of a batch x a width of the model. The widest tensor has 4 times as many elements (a null
 # d_hid), in fp32 2^62 bytes: just below where torch's int64 sizes overflow.
 MAX_ELEMENTS = 2**58
@@ -104,12 +105,25 @@ class ModelConfig(Section):
     )
     d_model: Int = key(
         512,
-        "width of the residual stream, a multiple of n_head",
+        "width of the residual stream, a multiple of n_head where head_dim is null",
         ge=1,
         le=MAX_WIDTH,
     )
     n_layers: Int = key(6, "number of blocks", ge=1, le=10_000)
     n_head: Int = key(8, "attention heads in each block", ge=1, le=MAX_HEADS)
+    n_kv_head: Int | None = key(
+        None,
+        "heads of keys and values, shared evenly by the n_head heads of queries; null: n_head; "
+        "modern only",
+        ge=1,
+        le=MAX_HEADS,
+    )
+    head_dim: Int | None = key(
+        None,
+        "elements of one head, an even number; null: d_model / n_head; modern only",
+        ge=1,
+        le=MAX_HEAD_SIZE,
+    )
     d_hid: Int | None = key(
         None,
         "width of the MLP's hidden layer; null: 4 x d_model, modern 8/3 x d_model",
@@ -119,6 +133,14 @@ class ModelConfig(Section):
     max_seq_length: Int = key(
         256, "context, in tokens; a training sequence has this length", ge=1, le=MAX_LENGTH
     )
+    rope_base: Float = key(
+        10_000.0,
+        "base of the rotary positions' wavelengths; the larger, the slower the rotations; "
+        "modern only",
+        ge=1,
+        le=FP32_MAX,
+    )
+    qk_norm: Bool = key(True, "normalise queries and keys in each head; modern only")
     dropout: Float = key(
         0.0,
         "share of activations dropped on embeddings and residual branches",
@@ -145,18 +167,52 @@ class ModelConfig(Section):
     init_range: Float = key(0.02, "standard deviation of the initial weights", ge=1e-30, le=1e6)
     tie_embeddings: Bool = key(True, "token embedding and output head share one matrix")
 
+    @property
+    def kv_heads(self) -> int:
+        """Return the number of heads that keys and values have."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def head_size(self) -> int:
+        """Return the number of elements of one head's query, key and value."""
+        return self.d_model // self.n_head if self.head_dim is None else self.head_dim
+
     @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> "ModelConfig":
+    def _heads_fit(self) -> "ModelConfig":
+        modern = self.architecture == "modern"
+        if not modern or self.head_dim is None:
+            self._require_whole_heads()
+        if not modern:
+            self._require_plain_heads()
+        if self.n_head % self.kv_heads:
+            raise ValueError(
+                f"n_head ({self.n_head}) must be a multiple of n_kv_head ({self.n_kv_head})"
+            )
+        if modern and self.head_size % 2:
+            name = "d_model / n_head" if self.head_dim is None else "head_dim"
+            raise ValueError(
+                f"{name} ({self.head_size}) must be even: rotary positions turn pairs of elements"
+            )
+        return self
+
+    def _require_whole_heads(self) -> None:
         if self.d_model % self.n_head:
             raise ValueError(
                 f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head})"
             )
-        head_size = self.d_model // self.n_head
-        if self.architecture == "modern" and head_size % 2:
+
+    def _require_plain_heads(self) -> None:
+        """Refuse what would change the shapes of GPT-2's block, which has no such choice."""
+        if self.kv_heads != self.n_head:
             raise ValueError(
-                f"d_model / n_head ({head_size}) must be even: rotary positions turn pairs of elements"
+                f"n_kv_head ({self.n_kv_head}) must be null or n_head ({self.n_head}): "
+                "architecture is gpt"
             )
-        return self
+        if self.head_size != self.d_model // self.n_head:
+            raise ValueError(
+                f"head_dim ({self.head_dim}) must be null or d_model / n_head "
+                f"({self.d_model // self.n_head}): architecture is gpt"
+            )
 
 
 class SpikeConfig(Section):
@@ -559,6 +615,8 @@ class Config(Section):
         widths = {
             f"model.d_model ({model.d_model})": model.d_model,
             f"model.d_hid ({model.d_hid})": model.d_hid or 0,
+            f"model.n_head ({model.n_head}) x head size ({model.head_size})": model.n_head
+            * model.head_size,
             f"model.n_head ({model.n_head}) x model.max_seq_length": model.n_head
             * model.max_seq_length,
         }
@@ -643,6 +701,12 @@ def _remarks_on_model(model: ModelConfig) -> Iterator[str]:
     if model.architecture == "modern":
         if "bias" in model.model_fields_set and model.bias:
             yield "model.bias=true has no effect: the modern architecture has no biases"
+        return
+    defaults = ModelConfig()
+    for name in ("rope_base", "qk_norm"):
+        value = getattr(model, name)
+        if value != getattr(defaults, name):
+            yield f"model.{name}={_as_in_yaml(value)} has no effect: architecture is gpt"
 
 
 def _remarks_on_training(config: Config) -> Iterator[str]:

@@ -17,6 +17,7 @@ from chatgot.config import (
     FP32_MAX,
     FP32_MIN,
     MAX_DECAY,
+    MAX_HEAD_SIZE,
     MAX_HEADS,
     MAX_HIDDEN,
     MAX_MUON_RATE,
@@ -24,7 +25,9 @@ from chatgot.config import (
     MAX_STEPS,
     MAX_WIDTH,
     Config,
+    ModelConfig,
     keys_of,
+    remarks,
 )
 from chatgot.config_file import load_config
 from chatgot.errors import ConfigError
@@ -110,9 +113,13 @@ BEYOND = [
 BESIDE: dict[str, dict[str, Any]] = {
     "model.d_model": {"model.n_head": 1},
     "model.n_head": {"model.d_model": MAX_HEADS},
+    "model.n_kv_head": {"model.architecture": "modern", "model.n_head": MAX_HEADS, "model.head_dim": 2},
+    "model.head_dim": {"model.architecture": "modern"},
     "training.batch_size": {"training.accumulate_grad_batches": 1},
     "training.accumulate_grad_batches": {"training.batch_size": 1},
 }  # fmt: skip
+# An end that another rule keeps from being used, and the number next to it that may be.
+OTHER_END = {("model.head_dim", 1): 2}
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +171,7 @@ def test_the_numeric_keys_are_those_that_hold_numbers():
 
 @pytest.mark.parametrize(("name", "value"), ENDS)
 def test_both_ends_of_a_range_are_accepted(name, value):
+    value = OTHER_END.get((name, value), value)
     config = make(BESIDE.get(name, {}) | {name: given(name, value)})
     for part in name.split("."):
         config = getattr(config, part)
@@ -278,8 +286,9 @@ def test_a_muon_run_may_rise_to_its_minimum_where_the_rate_stays_in_fp32():
 
 
 def test_largest_model_has_weights_that_torch_can_count_bytes_of():
+    heads = 3 * MAX_HEADS * MAX_HEAD_SIZE
     with torch.device("meta"):
-        for rows in (3 * MAX_WIDTH, 2 * MAX_HIDDEN):
+        for rows in (3 * MAX_WIDTH, 2 * MAX_HIDDEN, heads):
             weight = torch.empty(rows, MAX_WIDTH)
             assert weight.nbytes < LARGEST_INT64
 
@@ -312,6 +321,79 @@ def test_norms_stay_finite_at_both_ends_of_eps(kind, spread):
         y.square().sum().backward()
         assert bool(y.isfinite().all())
         assert bool(x.grad.isfinite().all())
+
+
+# Heads
+
+
+def model(**values: Any) -> ModelConfig:
+    return ModelConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("architecture", ["gpt", "modern"])
+def test_heads_default_to_todays_model(architecture):
+    cfg = model(architecture=architecture, d_model=192, n_head=3)
+    assert (cfg.n_kv_head, cfg.head_dim, cfg.rope_base, cfg.qk_norm) == (None, None, 10_000, True)
+    assert (cfg.kv_heads, cfg.head_size) == (3, 64)
+
+
+def test_modern_heads_take_sizes_of_their_own():
+    cfg = model(architecture="modern", d_model=100, n_head=6, n_kv_head=2, head_dim=32)
+    assert (cfg.kv_heads, cfg.head_size) == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_kv_head": 3}, "n_head (8) must be a multiple of n_kv_head (3)"),
+        ({"n_kv_head": 16}, "n_head (8) must be a multiple of n_kv_head (16)"),
+        ({"head_dim": 63}, "head_dim (63) must be even"),
+        ({"d_model": 24}, "d_model / n_head (3) must be even"),
+        ({"d_model": 100}, "d_model (100) must be a multiple of n_head (8)"),
+    ],
+)
+def test_modern_heads_that_do_not_fit_are_refused(values, message):
+    with pytest.raises(ValidationError) as caught:
+        model(architecture="modern", **values)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_kv_head": 4}, "n_kv_head (4) must be null or n_head (8): architecture is gpt"),
+        ({"head_dim": 32}, "head_dim (32) must be null or d_model / n_head (64): architecture is gpt"),
+        ({"head_dim": 32, "d_model": 100}, "d_model (100) must be a multiple of n_head (8)"),
+    ],
+)  # fmt: skip
+def test_gpt_refuses_heads_that_would_change_its_shapes(values, message):
+    with pytest.raises(ValidationError) as caught:
+        model(**values)
+    assert message in str(caught.value)
+
+
+def test_gpt_takes_heads_of_the_size_that_it_has_anyway():
+    cfg = model(n_kv_head=8, head_dim=64)
+    assert (cfg.kv_heads, cfg.head_size) == (8, 64)
+    assert model(d_model=24, n_head=8).head_size == 3  # an odd one: nothing is rotated
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"rope_base": 5e5}, "model.rope_base=500000.0 has no effect: architecture is gpt"),
+        ({"qk_norm": False}, "model.qk_norm=false has no effect: architecture is gpt"),
+    ],
+)
+def test_gpt_remarks_once_on_a_key_of_modern(values, line):
+    assert remarks(Config(model=model(**values), training={"max_steps": 1})) == [line]
+    modern = model(architecture="modern", **values)
+    assert remarks(Config(model=modern, training={"max_steps": 1})) == []
+
+
+@pytest.mark.parametrize("name", ["rope_base", "qk_norm", "n_kv_head", "head_dim"])
+def test_a_shape_or_position_key_never_changes_on_resume(name):
+    assert FIELDS[f"model.{name}"].json_schema_extra == {"resume": "never"}
 
 
 # Imports

@@ -384,7 +384,8 @@ OTHER_VALUES = {  # a value unlike the default for each key, as written and as i
     "training.dynamic_batch_size.initial": ("3", 3), "training.dynamic_batch_size.growth_backoff": ("4e+0", 4.0),
     "data.path": ("a.txt", "a.txt"), "data.allow_change": ("true", True), "training.threads": ("2", 2),
     "sampling.prompts": ('["a: b", c]', ["a: b", "c"]), "sampling.top_k": ("5", 5), "sampling.top_p": ("9e-1", 0.9),
-    "model.d_hid": ("24", 24), "training.grad_clip": ("null", None), "training.sample_interval_minutes": ("3", 3.0),
+    "model.d_hid": ("24", 24), "model.n_kv_head": ("8", 8), "model.head_dim": ("64", 64),
+    "model.rope_base": ("1e6", 1e6), "model.qk_norm": ("false", False), "training.grad_clip": ("null", None), "training.sample_interval_minutes": ("3", 3.0),
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ BASE = {
 }  # fmt: skip
 
 # key: (another value, what changes), and where the key acts only beside others, what those are
+MODERN = {"model.architecture": "modern"}
 DIVERGING = {"training.learning_rate": 1e30, "training.warmup_steps": 0, "training.log_interval": 1}
 OVERFLOWING = {
     "training.mixed_precision": True, "training.precision_dtype": "fp16", "model.init_range": 3.0,
@@ -39,8 +40,12 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "model.d_model": (32, "shapes"),
     "model.n_layers": (1, "shapes"),
     "model.n_head": (4, "weights"),
+    "model.n_kv_head": (1, "shapes", MODERN),
+    "model.head_dim": (4, "shapes", MODERN),
     "model.d_hid": (32, "shapes"),
     "model.max_seq_length": (24, "shapes"),
+    "model.rope_base": (100, "weights", MODERN),
+    "model.qk_norm": (False, "shapes", MODERN),
     "model.dropout": (0.3, "weights"),
     "model.attention_dropout": (0.3, "weights"),
     "model.layer_norm_eps": (0.1, "weights"),
