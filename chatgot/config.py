@@ -23,9 +23,10 @@ MAX_STEPS = 10**15
 # From less than any step takes to about 2,000 years.
 MAX_MINUTES = 1e9
 MIN_MINUTES = 1e-9
-# Sequences of one step, and so of a micro-batch: a checkpoint accepts as many. Times MAX_LENGTH
-# they are 2^50 tokens; 2^32 steps of them lie below the 2^62 up to which sequences are counted.
-MAX_SEQUENCES = 2**30
+# Sequences of one step, and so of a micro-batch: drawing the order of so many takes a second and a
+# GB. Times MAX_LENGTH they are 2^44 tokens; 2^38 steps of them lie below the 2^62 up to which
+# sequences are counted, and a checkpoint accepts far larger micro-batches.
+MAX_SEQUENCES = 2**24
 MAX_LENGTH = 2**20
 # Model sizes: the largest weight, 2 x MAX_HIDDEN x MAX_WIDTH numbers or 3 x MAX_HEADS x
 # MAX_HEAD_SIZE x MAX_WIDTH, takes less than 2^52 bytes: a shape that torch can ask for.
@@ -672,8 +673,8 @@ def changes_on_resume(
     for name, field in keys_of():
         if before.get(name) == after[name]:
             continue
-        new = _as_in_yaml(after[name])
-        line = f"{name}: {_as_in_yaml(before.get(name))} -> {new}"
+        new = as_in_yaml(after[name])
+        line = f"{name}: {as_in_yaml(before.get(name))} -> {new}"
         rule = resume_rule(field)
         if rule == "free" or (rule == "set" and name in named_by_set):
             taken.append(line)
@@ -684,7 +685,8 @@ def changes_on_resume(
     return taken, refused
 
 
-def _as_in_yaml(value: object) -> str:
+def as_in_yaml(value: object) -> str:
+    """Return a value as one writes it in the YAML, text without quotes."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -706,7 +708,7 @@ def _remarks_on_model(model: ModelConfig) -> Iterator[str]:
     for name in ("rope_base", "qk_norm"):
         value = getattr(model, name)
         if value != getattr(defaults, name):
-            yield f"model.{name}={_as_in_yaml(value)} has no effect: architecture is gpt"
+            yield f"model.{name}={as_in_yaml(value)} has no effect: architecture is gpt"
 
 
 def _remarks_on_training(config: Config) -> Iterator[str]:
