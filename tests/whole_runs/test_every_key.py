@@ -11,21 +11,36 @@ from chatgot.config import keys_of
 
 BASE = {
     "training": {
-        "max_steps": 4, "batch_size": 2, "accumulate_grad_batches": 2, "eval_interval": 2, "sample_interval_steps": 2,
-        "save_checkpoint_steps": 1, "max_checkpoints_to_keep": 3, "warmup_steps": 2, "log_interval": 2,
+        "max_steps": 4,
+        "batch_size": 2,
+        "accumulate_grad_batches": 2,
+        "eval_interval": 2,
+        "sample_interval_steps": 2,
+        "save_checkpoint_steps": 1,
+        "max_checkpoints_to_keep": 3,
+        "warmup_steps": 2,
+        "log_interval": 2,
         "grad_clip": 0.1,
     },
-}  # fmt: skip
+}
 
 # key: (another value, what changes), and where the key acts only beside others, what those are
 MODERN = {"model.architecture": "modern"}
 DIVERGING = {"training.learning_rate": 1e30, "training.warmup_steps": 0, "training.log_interval": 1}
 OVERFLOWING = {
-    "training.mixed_precision": True, "training.precision_dtype": "fp16", "model.init_range": 3.0,
-    "training.safety.min_loss_scale": 65536.0, "training.attention": "sdpa",  # products in fp16 fail the proof at such scores
-}  # fmt: skip
-SPIKING = {"training.max_steps": 40, "training.safety.spike.enabled": True, "training.safety.spike.window": 8,
-           "training.safety.spike.threshold": 0.01, "training.max_nan_before_fallback": 40}  # fmt: skip
+    "training.mixed_precision": True,
+    "training.precision_dtype": "fp16",
+    "model.init_range": 3.0,
+    "training.safety.min_loss_scale": 65536.0,
+    "training.attention": "sdpa",  # products in fp16 fail the proof at such scores
+}
+SPIKING = {
+    "training.max_steps": 40,
+    "training.safety.spike.enabled": True,
+    "training.safety.spike.window": 8,
+    "training.safety.spike.threshold": 0.01,
+    "training.max_nan_before_fallback": 40,
+}
 DYNAMIC = "training.dynamic_batch_size."
 SEARCHING = {DYNAMIC + "enabled": True, DYNAMIC + "memory_headroom": 0.0}
 GROWING = SEARCHING | {
@@ -61,7 +76,11 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.learning_rate": (2e-2, "rates"),
     "training.min_learning_rate": (5e-3, "rates"),
     "training.warmup_steps": (1, "rates"),
-    "training.lr_schedule": ("linear", "rates", {"training.log_interval": 1, "training.warmup_steps": 0}),
+    "training.lr_schedule": (
+        "linear",
+        "rates",
+        {"training.log_interval": 1, "training.warmup_steps": 0},
+    ),
     "training.lr_decay_steps": (8, "rates"),
     "training.muon_learning_rate": (0.01, "weights", {"training.optimizer": "muon"}),
     "training.muon_momentum": (0.5, "weights", {"training.optimizer": "muon"}),
@@ -80,7 +99,11 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.safety.spike.window": (30, "high", SPIKING),
     "training.safety.spike.threshold": (9.0, "high", SPIKING),
     DYNAMIC + "enabled": (True, "searched"),
-    DYNAMIC + "initial": (2, "sizes", SEARCHING | {DYNAMIC + "minimum": 1, DYNAMIC + "minimum_gain": 1e6}),
+    DYNAMIC + "initial": (
+        2,
+        "sizes",
+        SEARCHING | {DYNAMIC + "minimum": 1, DYNAMIC + "minimum_gain": 1e6},
+    ),
     DYNAMIC + "minimum": (2, "searched", SEARCHING),
     DYNAMIC + "maximum": (2, "searched", SEARCHING),
     DYNAMIC + "growth_interval_steps": (2, "sizes", GROWING),
@@ -89,7 +112,11 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     DYNAMIC + "minimum_gain": (1e6, "sizes", GROWING),
     "training.gradient_checkpointing": (True, "recomputation"),
     "training.save_checkpoint_steps": (2, "saved", {"training.max_checkpoints_to_keep": 9}),
-    "training.checkpoint_interval_minutes": (1e-6, "saved", {"training.save_checkpoint_steps": None}),
+    "training.checkpoint_interval_minutes": (
+        1e-6,
+        "saved",
+        {"training.save_checkpoint_steps": None},
+    ),
     "training.max_checkpoints_to_keep": (1, "saved"),
     "training.log_interval": (1, "rows"),
     "training.eval_interval": (1, "evaluated"),
@@ -99,7 +126,8 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.report": (True, "report"),
     "training.threads": (2, "threads"),
     "training.attention": ("products", "kernel", {"training.attention": "sdpa"}),
-    "training.compile": (False, "weighed"),  # auto says why it is off here; test_compilation.py has true
+    # auto says why it is off here; test_compilation.py has true
+    "training.compile": (False, "weighed"),
     "data.path": ("other.txt", "weights"),
     "data.test_split": (0.3, "val_loss"),
     "sampling.prompts": (["QUEEN: "], "samples"),
@@ -110,7 +138,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "paths.checkpoints": ("elsewhere", "saved"),
     "paths.logs": ("elsewhere", "logs"),
     "paths.cache": ("elsewhere", "cache"),
-}  # fmt: skip
+}
 
 
 def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
