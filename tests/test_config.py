@@ -47,6 +47,11 @@ class Bounds(NamedTuple):
     lt: float | None
 
     @property
+    def complete(self) -> bool:
+        """Return whether there is one lower and one upper bound."""
+        return (self.ge is None) != (self.gt is None) and (self.le is None) != (self.lt is None)
+
+    @property
     def lowest(self) -> float:
         return self.ge if self.gt is None else self._next(self.gt, math.inf)
 
@@ -100,16 +105,18 @@ def numbers_of_keys() -> dict[str, list[Bounds]]:
 
 
 NUMBERS = numbers_of_keys()
-ENDS = [
-    (name, value)
-    for name, (bounds, *_) in NUMBERS.items()
-    for value in (bounds.lowest, bounds.highest)
-]
-BEYOND = [
-    (name, value)
-    for name, (bounds, *_) in NUMBERS.items()
-    for value in (bounds.below, bounds.above)
-]
+
+
+def numbers_at(*places: str) -> list[tuple[str, float]]:
+    """Return (key, number) for these places of each key's range, as far as it has one."""
+    return [
+        (name, getattr(bounds, place))
+        for name, (bounds, *_) in NUMBERS.items()
+        for place in places
+        if bounds.complete
+    ]
+
+
 # What must stand beside a key's end, since two keys limit each other there.
 BESIDE: dict[str, dict[str, Any]] = {
     "model.d_model": {"model.n_head": 1},
@@ -157,8 +164,7 @@ def refused(values: dict[str, Any]) -> str:
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_numeric_key_has_a_lower_and_an_upper_bound(name):
     for bounds in NUMBERS[name]:
-        assert (bounds.ge is None) != (bounds.gt is None), bounds
-        assert (bounds.le is None) != (bounds.lt is None), bounds
+        assert bounds.complete, bounds
 
 
 def test_the_numeric_keys_are_those_that_hold_numbers():
@@ -172,7 +178,7 @@ def test_the_numeric_keys_are_those_that_hold_numbers():
     assert len(numeric) > 40
 
 
-@pytest.mark.parametrize(("name", "value"), ENDS)
+@pytest.mark.parametrize(("name", "value"), numbers_at("lowest", "highest"))
 def test_both_ends_of_a_range_are_accepted(name, value):
     value = OTHER_END.get((name, value), value)
     config = make(BESIDE.get(name, {}) | {name: given(name, value)})
@@ -181,7 +187,7 @@ def test_both_ends_of_a_range_are_accepted(name, value):
     assert config == (tuple(given(name, value)) if len(NUMBERS[name]) > 1 else value)
 
 
-@pytest.mark.parametrize(("name", "value"), BEYOND)
+@pytest.mark.parametrize(("name", "value"), numbers_at("below", "above"))
 def test_just_beyond_a_range_is_refused_with_the_range(tmp_path, name, value):
     path = tmp_path / "small.yaml"
     path.write_text("training: {max_steps: 10}\n", encoding="utf-8")

@@ -1,11 +1,13 @@
 """Each key of the YAML does something: changing it changes something that a user can see."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import harness
 import pytest
+from torch import Tensor
 
 from chatgot.config import keys_of
 
@@ -151,50 +153,69 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
             value = {name: value}
         settings = harness.merged(settings, value)
     harness.write_config(folder, **settings)
-    seen: dict[str, Any] = {"exit_code": harness.train_here(folder, "--config", "tiny.yaml")}
+    exit_code = harness.train_here(folder, "--config", "tiny.yaml")
     logs = list(folder.glob("logs/train_*.log"))
     files = harness.checkpoints(folder)
-    seen |= {"logs": bool(logs), "saved": sorted(files), "cache": (folder / "data/cache").is_dir()}
+    outside = {
+        "exit_code": exit_code,
+        "logs": bool(logs),
+        "saved": sorted(files),
+        "cache": (folder / "data/cache").is_dir(),
+        "report": any(folder.glob("logs/tensorboard/*/report.html")),
+    }
     if not files or not logs:
-        return seen
+        return outside
     last = harness.load(files[max(files)])
-    state, rows, log = (
-        last["model_state_dict"],
-        harness.rows(folder),
-        logs[0].read_text(encoding="utf-8"),
-    )
-    storages = {tensor.data_ptr(): tensor.numel() for tensor in state.values()}
-    return seen | {
-        "weights": hashlib.sha256(
-            b"".join(t.float().numpy().tobytes() for t in state.values())
-        ).hexdigest(),
-        "shapes": {name: tuple(tensor.shape) for name, tensor in state.items()},
+    return {
+        **outside,
+        **of_weights(last["model_state_dict"]),
+        **of_state(last),
+        **of_rows(harness.rows(folder)),
+        **of_log(logs[0].read_text(encoding="utf-8")),
+    }
+
+
+def of_weights(weights: dict[str, Tensor]) -> dict[str, Any]:
+    storages = {tensor.data_ptr(): tensor.numel() for tensor in weights.values()}
+    content = b"".join(tensor.float().numpy().tobytes() for tensor in weights.values())
+    return {
+        "weights": hashlib.sha256(content).hexdigest(),
+        "shapes": {name: tuple(tensor.shape) for name, tensor in weights.items()},
         "parameters": sum(storages.values()),
-        "steps": last["global_step"],
-        "tokens": last["run"]["tokens"],
-        "precision": last["run"]["precision"],
-        "threads": last["run"]["threads"],
-        "kernel": f"attention: {last['run']['attention']}, blocks eager" in log
-        and last["run"]["attention"],
-        "weighed": "compile: off, only about" in log,
+    }
+
+
+def of_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    run = checkpoint["run"]
+    return {
+        "steps": checkpoint["global_step"],
+        "tokens": run["tokens"],
+        "precision": run["precision"],
+        "threads": run["threads"],
+        "sizes": [row[:3] for row in run["size_history"]],
+        "rejected": [row[:3] for row in run["sizes_rejected"]],
+    }
+
+
+def of_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
         "rows": [row["step"] for row in rows],
         "evaluated": [row["step"] for row in rows if row["val_loss"] is not None],
         "val_loss": rows[0]["val_loss"],
         "rates": [row["lr"] for row in rows],
+    }
+
+
+def of_log(log: str) -> dict[str, Any]:
+    rewinds = [line for line in log.splitlines() if "rewinding to" in line]
+    trials = log.split("valid size (")[1:]
+    return {
+        "kernel": re.findall("attention: (.*), blocks eager", log),
+        "weighed": "compile: off, only about" in log,
         "samples": [block.splitlines()[:3] for block in log.split("sample ")[1:]],
-        "rewinds": [
-            line.split("data positions")[1] for line in log.splitlines() if "rewinding to" in line
-        ],
+        "rewinds": [line.split("data positions")[1] for line in rewinds],
         "climbs": log.count("precision climbs back"),
-        "searched": [
-            part.split(" tokens/s")[0].split(": ")[0]
-            for part in log.split("valid size (")[-1].split("; ")
-        ]
-        if "valid size (" in log
-        else None,
-        "report": any(folder.glob("logs/tensorboard/*/report.html")),
-        "sizes": [row[:3] for row in last["run"]["size_history"]],
-        "rejected": [row[:3] for row in last["run"]["sizes_rejected"]],
+        "searched": re.findall("(?:^|; )([0-9]+): ", trials[-1]) if trials else None,
         "high": log.count("far too high"),
         "recomputation": "gradient checkpointing: every 1" in log,
     }
