@@ -31,6 +31,7 @@ from chatgot.config import (
 )
 from chatgot.config_file import load_config
 from chatgot.errors import ConfigError
+from chatgot.model.gpt import build_model
 from chatgot.numerics.muon import Muon
 
 FIELDS = dict(keys_of())
@@ -213,9 +214,9 @@ def test_just_beyond_a_range_is_refused_with_the_range(tmp_path, name, value):
         ("training.learning_rate=1e39", "(at least 1.2e-38, at most 3e+38)"),
         ("training.muon_learning_rate=1e300", "(at least 1.2e-38, at most 1e+30)"),
         ("training.grad_clip=1e39", "(at least 1.2e-38, at most 3e+38) or null"),
-        ("sampling.temperature=1e-320", "(at least 1e-06, at most 1e+06) or 0"),
-        ("sampling.temperature=false", "(at least 1e-06, at most 1e+06) or 0"),
-        ("sampling.top_p=1e-300", "(at least 1e-06, at most 1) or null"),
+        ("sampling.temperature=1e-320", "(at least 1.2e-38, at most 3e+38) or 0"),
+        ("sampling.temperature=false", "(at least 1.2e-38, at most 3e+38) or 0"),
+        ("sampling.top_p=1e-300", "(at least 1.2e-38, at most 1) or null"),
         ("data.test_split=1e-300", "(at least 1e-09, at most 0.999999)"),
         ("training.dynamic_batch_size.growth_backoff=1e300", "(at least 1, at most 10000)"),
     ],
@@ -367,6 +368,19 @@ def test_norms_stay_finite_at_both_ends_of_eps(kind, spread):
         y.square().sum().backward()
         assert bool(y.isfinite().all())
         assert bool(x.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("architecture", ["gpt", "modern"])
+def test_gradients_are_finite_at_both_ends_of_init_range(architecture):
+    (bounds,) = NUMBERS["model.init_range"]
+    x = torch.arange(32).view(2, 16)
+    for init_range in (bounds.lowest, bounds.highest):
+        shape = {"d_model": 64, "n_layers": 12, "n_head": 2, "max_seq_length": 16}
+        cfg = ModelConfig(architecture=architecture, init_range=init_range, **shape)
+        net = build_model(cfg, 32, torch.device("cpu"), seed=1)
+        _, loss = net(x, x)
+        loss.backward()
+        assert all(bool(p.grad.isfinite().all()) for p in net.parameters())
 
 
 # Heads

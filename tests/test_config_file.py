@@ -120,7 +120,7 @@ HOSTILE = {
     ),
     "-Infinity": (
         "sampling: {temperature: -Infinity}\n",
-        ["temperature", "'-Infinity'", "(at least 1e-06, at most 1e+06) or 0"],
+        ["temperature", "'-Infinity'", "(at least 1.2e-38, at most 3e+38) or 0"],
     ),
     "1e400": (
         "training: {learning_rate: 1e400}\n",
