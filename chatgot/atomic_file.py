@@ -7,17 +7,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+# What file systems without modes answer, and network file systems that cannot fsync a folder.
+NO_MODES = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
+
 
 def temporary_name(path: Path) -> Path:
+    """Return where this process writes what becomes `path`: in the same folder."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextmanager
 def atomic_file(path: Path, verify: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
-    """Open a new file beside `path`; when the block ends well it takes the place of `path`, else it is gone.
+    """Open a temporary file that replaces `path` when the block ends well, else is removed.
 
-    The temporary file is created exclusively (a link planted under its name is never followed), flushed and fsynced;
-    `verify` may look at it and raise; then it is renamed and the folder is fsynced, so that it survives a power cut.
+    It is created exclusively (a link planted under its name is never followed), flushed and
+    fsynced; `verify` may look at it and raise; then it is renamed and the folder is fsynced, so
+    that it survives a power cut.
 
     Raises: OSError with an errno when the disk refuses; whatever the block or `verify` raises.
     """
@@ -29,8 +35,9 @@ def atomic_file(path: Path, verify: Callable[[Path], None] | None = None) -> Ite
         | getattr(os, "O_NOFOLLOW", 0)
         | getattr(os, "O_BINARY", 0)
     )
+    # left by a dead process that had this process id; of a planted link only the link goes
     with suppress(FileNotFoundError):
-        temporary.unlink()  # left by a dead process that had this process id; of a planted link only the link goes
+        temporary.unlink()
     try:
         with os.fdopen(os.open(temporary, flags, 0o600), "w+b") as file:
             yield file
@@ -54,26 +61,22 @@ def _set_mode_by_umask(descriptor: int) -> None:
         try:
             os.fchmod(descriptor, 0o666 & ~umask)
         except OSError as error:
-            if error.errno not in (
-                errno.EPERM,
-                errno.ENOTSUP,
-                errno.ENOSYS,
-            ):  # some file systems have no modes
+            if error.errno not in NO_MODES:
                 raise
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut; Windows cannot open folders, there it is skipped."""
+    """Make a rename in `folder` survive a power cut.
+
+    Does nothing on Windows, which cannot open folders. Raises: OSError when the disk refuses.
+    """
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # some network file systems have no such thing
+        if error.errno not in NO_FSYNC:
             raise
     finally:
         os.close(descriptor)

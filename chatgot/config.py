@@ -1,18 +1,61 @@
 """Which keys exist: type, default, unit, range, and what a resumed run may change.
 
-One pydantic model per section of the YAML. Every field's description gives its meaning and unit; `resume` says what
-happens when a resumed run asks for another value than the one stored in the checkpoint:
-"free": taken, "set": taken only when `--set` names the key, "never": refused, "kept": not compared, handled elsewhere.
+One pydantic model per section of the YAML. Every field's description gives its meaning and unit;
+its bounds are what the arithmetic behind it can take. `resume` says what happens when a resumed run
+asks for another value than the one stored in the checkpoint:
+"free": taken; "set": taken only when `--set` names the key; "never": refused;
+"kept": not compared here, the run keeps its own or decides elsewhere.
 """
 
 import json
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, Unpack
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+
+# fp32, in which weights and rates are computed: its smallest normal number, about its largest one.
+FP32_MIN = 1.2e-38
+FP32_MAX = 3e38
+# Steps are exact in the schedule's float64, and stay far below the 2^62 that a checkpoint's
+# counters may reach.
+MAX_STEPS = 10**15
+# From less than any step takes to about 2,000 years.
+MAX_MINUTES = 1e9
+MIN_MINUTES = 1e-9
+# Sequences of one step, and so of a micro-batch: drawing the order of so many takes a second and a
+# GB. Times MAX_LENGTH they are 2^44 tokens; 2^38 steps of them lie below the 2^62 up to which
+# sequences are counted, and a checkpoint accepts far larger micro-batches.
+MAX_SEQUENCES = 2**24
+MAX_LENGTH = 2**20
+# Model sizes: the largest weight, 2 x MAX_HIDDEN x MAX_WIDTH numbers or 3 x MAX_HEADS x
+# MAX_HEAD_SIZE x MAX_WIDTH, takes less than 2^52 bytes: a shape that torch can ask for.
+MAX_WIDTH = 2**20
+MAX_HIDDEN = 2**24
+MAX_HEADS = 2**14
+MAX_HEAD_SIZE = 2**14
+# Tokens of a batch x a width of the model. The widest tensor has 4 times as many elements (a null
+# d_hid), in fp32 2^62 bytes: just below where torch's int64 sizes overflow.
+MAX_ELEMENTS = 2**58
+# Muon multiplies its rate by up to 2^12 for a matrix's shape, and by weight_decay: both products
+# stay within fp32.
+MAX_MUON_RATE = 1e30
+MAX_DECAY = 1e6
+
+ResumeRule = Literal["free", "set", "never", "kept"]
+Value = TypeVar("Value")
 
 
-def _refuse_bool(value: Any) -> Any:
+class Limits(TypedDict, total=False):
+    """The range of a number, as pydantic's `Field` takes it."""
+
+    ge: float
+    gt: float
+    le: float
+    lt: float
+
+
+def _refuse_bool(value: object) -> object:
     """Keep `yes` and `true` from counting as the number 1, which pydantic would accept."""
     if isinstance(value, bool):
         raise ValueError("expected a number, found a truth value")
@@ -24,38 +67,84 @@ Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=Fals
 Bool = Annotated[bool, Field(strict=True)]
 PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
+MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
+Count = Annotated[Int, Field(ge=1, le=10**9)]
+Beta = Annotated[Float, Field(ge=0, lt=1)]
+# The logits are divided by it in fp32; 0 is greedy: no division.
+Temperature = Annotated[
+    Annotated[Float, Field(ge=FP32_MIN, le=FP32_MAX)] | Literal[0], BeforeValidator(_refuse_bool)
+]
+
 
 def key(
-    default: Any,
+    default: Value,
     meaning: str,
     *,
-    resume: Literal["free", "set", "never", "kept"] = "never",
-    **limits: Any,
-) -> Any:
-    """Declare one YAML key: its default, its meaning with the unit, what a resumed run may do with it, its range."""
-    return Field(default, description=meaning, json_schema_extra={"resume": resume}, **limits)
+    resume: ResumeRule = "never",
+    **limits: Unpack[Limits],
+) -> Value:
+    """Declare one YAML key: default, meaning with the unit, what a resumed run may do, range."""
+    value: Value = Field(
+        default, description=meaning, json_schema_extra={"resume": resume}, **limits
+    )
+    return value
 
 
 MAX_THREADS = 4096  # CPU threads: what a run can be set to, and a checkpoint can say
 
 
 class Section(BaseModel):
+    """A section of the YAML: it knows its keys, refuses others, and never changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class ModelConfig(Section):
+    """`model`: the shape of the network. Only dropout may change on resume."""
+
     architecture: Literal["gpt", "modern"] = key(
         "gpt",
-        "gpt: GPT-2's block: LayerNorm, GELU, learned positions; modern: Qwen3's: RMSNorm, SwiGLU, rotary positions, "
-        "normalised queries and keys, no biases",
+        "gpt: GPT-2's block: LayerNorm, GELU, learned positions; modern: Qwen3's: RMSNorm, SwiGLU, "
+        "rotary positions, normalised queries and keys, no biases",
     )
-    d_model: Int = key(512, "width of the residual stream, a multiple of n_head", ge=1)
-    n_layers: Int = key(6, "number of blocks", ge=1)
-    n_head: Int = key(8, "attention heads in each block", ge=1)
+    d_model: Int = key(
+        512,
+        "width of the residual stream, a multiple of n_head where head_dim is null",
+        ge=1,
+        le=MAX_WIDTH,
+    )
+    n_layers: Int = key(6, "number of blocks", ge=1, le=10_000)
+    n_head: Int = key(8, "attention heads in each block", ge=1, le=MAX_HEADS)
+    n_kv_head: Int | None = key(
+        None,
+        "heads of keys and values, shared evenly by the n_head heads of queries; null: n_head; "
+        "modern only",
+        ge=1,
+        le=MAX_HEADS,
+    )
+    head_dim: Int | None = key(
+        None,
+        "elements of one head, an even number; null: d_model / n_head; modern only",
+        ge=1,
+        le=MAX_HEAD_SIZE,
+    )
     d_hid: Int | None = key(
-        None, "width of the MLP's hidden layer; null: 4 x d_model, modern 8/3 x d_model", ge=1
+        None,
+        "width of the MLP's hidden layer; null: 4 x d_model, modern 8/3 x d_model",
+        ge=1,
+        le=MAX_HIDDEN,
     )
-    max_seq_length: Int = key(256, "context, in tokens; a training sequence has this length", ge=1)
+    max_seq_length: Int = key(
+        256, "context, in tokens; a training sequence has this length", ge=1, le=MAX_LENGTH
+    )
+    rope_base: Float = key(
+        10_000.0,
+        "base of the rotary positions' wavelengths; the larger, the slower the rotations; "
+        "modern only",
+        ge=1,
+        le=FP32_MAX,
+    )
+    qk_norm: Bool = key(True, "normalise queries and keys in each head; modern only")
     dropout: Float = key(
         0.0,
         "share of activations dropped on embeddings and residual branches",
@@ -70,66 +159,154 @@ class ModelConfig(Section):
         lt=1,
         resume="set",
     )
+    # Its power of -3/2, in a norm's backward, and the variances beside it stay within fp32.
     layer_norm_eps: Float = key(
-        1e-5, "added to the variance in LayerNorm, to the mean square in RMSNorm", gt=0
+        1e-5,
+        "added to the variance in LayerNorm, to the mean square in RMSNorm",
+        ge=1e-20,
+        le=1e10,
     )
     bias: Bool = key(True, "biases in Linear and LayerNorm; modern has none")
-    init_range: Float = key(0.02, "standard deviation of the initial weights", gt=0)
+    # From about 1,000 on the gradients of a deep gpt are NaN at the first step.
+    init_range: Float = key(0.02, "standard deviation of the initial weights", ge=1e-30, le=100)
     tie_embeddings: Bool = key(True, "token embedding and output head share one matrix")
 
+    @property
+    def kv_heads(self) -> int:
+        """Return the number of heads that keys and values have."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def head_size(self) -> int:
+        """Return the number of elements of one head's query, key and value."""
+        return self.d_model // self.n_head if self.head_dim is None else self.head_dim
+
     @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> "ModelConfig":
+    def _heads_fit(self) -> "ModelConfig":
+        modern = self.architecture == "modern"
+        if not modern or self.head_dim is None:
+            self._require_whole_heads()
+        if not modern:
+            self._require_plain_heads()
+        if self.n_head % self.kv_heads:
+            raise ValueError(
+                f"n_head ({self.n_head}) must be a multiple of n_kv_head ({self.n_kv_head})"
+            )
+        if modern and self.head_size % 2:
+            name = "d_model / n_head" if self.head_dim is None else "head_dim"
+            raise ValueError(
+                f"{name} ({self.head_size}) must be even: rotary positions turn pairs of elements"
+            )
+        return self
+
+    def _require_whole_heads(self) -> None:
         if self.d_model % self.n_head:
             raise ValueError(
                 f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head})"
             )
-        if self.architecture == "modern" and self.d_model // self.n_head % 2:
-            found = self.d_model // self.n_head
+
+    def _require_plain_heads(self) -> None:
+        """Refuse what would change the shapes of GPT-2's block, which has no such choice."""
+        if self.kv_heads != self.n_head:
             raise ValueError(
-                f"d_model / n_head ({found}) must be even: rotary positions turn pairs of elements"
+                f"n_kv_head ({self.n_kv_head}) must be null or n_head ({self.n_head}): "
+                "architecture is gpt"
             )
-        return self
+        if self.head_size != self.d_model // self.n_head:
+            raise ValueError(
+                f"head_dim ({self.head_dim}) must be null or d_model / n_head "
+                f"({self.d_model // self.n_head}): architecture is gpt"
+            )
 
 
 class SpikeConfig(Section):
+    """`training.safety.spike`: a finer watch on the loss than the one that is always on."""
+
     enabled: Bool = key(
         False, "also count a step as bad whose loss stands far out of the recent ones", resume="set"
     )
     window: Int = key(
-        100, "good steps that a loss is compared with; before so many are there, none is bad", ge=8
+        100,
+        "good steps that a loss is compared with; before so many are there, none is bad",
+        ge=8,
+        le=10**6,
     )
     threshold: Float = key(
         8.0,
         "how far above the window's median, in 1.4826 x its median absolute deviation",
-        gt=0,
+        ge=FP32_MIN,
+        le=FP32_MAX,
         resume="set",
     )
 
 
+class SafetyConfig(Section):
+    """`training.safety`: the rare settings of what happens when steps go wrong."""
+
+    max_rewinds: Int = key(
+        3,
+        "rewinds to an older checkpoint before training stops (exit 4)",
+        ge=0,
+        le=1000,
+        resume="free",
+    )
+    rewind_skip_steps: Int = key(
+        20,
+        "steps of data left out after a bad window, beside the window itself",
+        ge=0,
+        le=10**6,
+    )
+    amp_retry_steps: Int = key(
+        1000,
+        "good steps after a fallback until the precision may climb back, once",
+        ge=1,
+        le=MAX_STEPS,
+    )
+    min_loss_scale: Float = key(
+        1.0,
+        "floor of fp16's loss scale; a bad step there lowers the precision",
+        ge=FP32_MIN,
+        le=FP32_MAX,
+    )
+    spike: SpikeConfig = SpikeConfig()
+
+
 class DynamicBatchSizeConfig(Section):
+    """`training.dynamic_batch_size`: how many of a step's sequences go through at once."""
+
     enabled: Bool = key(
         False,
         "find, lower and raise the sequences that go through at once; what a step computes stays",
         resume="set",
     )
-    initial: Int | Literal["auto"] = key(
+    initial: MicroBatch | Literal["auto"] = key(
         "auto",
         "sequences at the start; auto: the fastest valid size, tried at the first step",
         resume="set",
     )
     minimum: Int = key(
-        1, "fewest sequences; where they do not fit the run ends (exit 6)", ge=1, resume="set"
+        1,
+        "fewest sequences; where they do not fit the run ends (exit 6)",
+        ge=1,
+        le=MAX_SEQUENCES,
+        resume="set",
     )
     maximum: Int | None = key(
-        None, "most sequences; null: batch_size x accumulate_grad_batches", ge=1, resume="set"
+        None,
+        "most sequences; null: batch_size x accumulate_grad_batches",
+        ge=1,
+        le=MAX_SEQUENCES,
+        resume="set",
     )
     growth_interval_steps: Int = key(
         100, "good steps before the next larger size is tried", ge=1, le=10**9, resume="set"
     )
+    # Its 64th power is the longest wait: it stays within float64.
     growth_backoff: Float = key(
         2.0,
         "factor by which that waiting time grows with each rejection of a size",
         ge=1,
+        le=1e4,
         resume="set",
     )
     memory_headroom: Float = key(
@@ -139,28 +316,40 @@ class DynamicBatchSizeConfig(Section):
         0.03,
         "relative rise of tokens/s that a larger size must bring; -1: any speed will do",
         ge=-1,
+        le=1e9,
         resume="set",
     )
 
 
 class TrainingConfig(Section):
-    batch_size: Int = key(12, "sequences of one batch", ge=1)
+    """`training`: how long, how fast, with which batch, and what happens on the way."""
+
+    batch_size: Int = key(12, "sequences of one batch", ge=1, le=MAX_SEQUENCES)
     accumulate_grad_batches: Int = key(
-        1, "batches of one optimizer step, gradients averaged over all tokens", ge=1
+        1,
+        "batches of one optimizer step, gradients averaged over all tokens",
+        ge=1,
+        le=MAX_SEQUENCES,
     )
     epochs: Int | None = key(
         None,
         "end after this many passes over the training text; null: no limit",
         ge=1,
+        le=10**9,
         resume="free",
     )
     max_steps: Int | None = key(
-        None, "end after this many optimizer steps; null: no limit", ge=1, resume="free"
+        None,
+        "end after this many optimizer steps; null: no limit",
+        ge=1,
+        le=MAX_STEPS,
+        resume="free",
     )
     max_minutes: Float | None = key(
         None,
         "end after this many minutes of training, all resumes together; null: no limit",
-        gt=0,
+        ge=MIN_MINUTES,
+        le=MAX_MINUTES,
         resume="free",
     )
     optimizer: Literal["adamw", "muon"] = key(
@@ -168,12 +357,18 @@ class TrainingConfig(Section):
         "adamw: AdamW, fused kernels; muon: Muon for the hidden matrices, AdamW for the rest",
     )
     learning_rate: Float = key(
-        6e-4, "peak learning rate, reached after the warmup", gt=0, resume="set"
+        6e-4,
+        "peak learning rate, reached after the warmup",
+        ge=FP32_MIN,
+        le=FP32_MAX,
+        resume="set",
     )
     min_learning_rate: Float = key(
-        6e-5, "learning rate at the end of the decay", ge=0, resume="set"
+        6e-5, "learning rate at the end of the decay", ge=0, le=FP32_MAX, resume="set"
     )
-    warmup_steps: Int = key(100, "optimizer steps of linear warmup", ge=0, resume="set")
+    warmup_steps: Int = key(
+        100, "optimizer steps of linear warmup", ge=0, le=MAX_STEPS, resume="set"
+    )
     lr_schedule: Literal["cosine", "linear"] = key(
         "cosine", "shape of the decay after the warmup", resume="set"
     )
@@ -181,22 +376,28 @@ class TrainingConfig(Section):
         None,
         "step at which the decay ends; null: max_steps, else the steps of all epochs",
         ge=1,
+        le=MAX_STEPS,
         resume="set",
     )
     muon_learning_rate: Float = key(
         0.02,
         "Muon's peak learning rate; it rises and falls as learning_rate does",
-        gt=0,
+        ge=FP32_MIN,
+        le=MAX_MUON_RATE,
         resume="set",
     )
     muon_momentum: Float = key(0.95, "Muon's momentum, Nesterov's kind", ge=0, lt=1)
-    weight_decay: Float = key(0.1, "decoupled weight decay, on matrices only", ge=0)
-    betas: tuple[Float, Float] = key(
+    weight_decay: Float = key(0.1, "decoupled weight decay, on matrices only", ge=0, le=MAX_DECAY)
+    betas: tuple[Beta, Beta] = key(
         (0.9, 0.95), "AdamW's decay rates of first and second moment, each in [0, 1)"
     )
-    adam_eps: Float = key(1e-8, "AdamW's epsilon", gt=0)
+    adam_eps: Float = key(1e-8, "AdamW's epsilon", ge=FP32_MIN, le=FP32_MAX)
     grad_clip: Float | None = key(
-        1.0, "largest norm of the gradient; null: no clipping", gt=0, resume="set"
+        1.0,
+        "largest norm of the gradient; null: no clipping",
+        ge=FP32_MIN,
+        le=FP32_MAX,
+        resume="set",
     )
     mixed_precision: Bool = key(
         False, "autocast around forward and loss; weights stay fp32", resume="set"
@@ -210,21 +411,10 @@ class TrainingConfig(Section):
         3,
         "bad steps in a row before the precision is lowered, then training rewinds",
         ge=1,
+        le=10**6,
         resume="free",
     )
-    min_loss_scale: Float = key(
-        1.0, "floor of fp16's loss scale; a bad step there lowers the precision", gt=0
-    )
-    amp_retry_steps: Int = key(
-        1000, "good steps after a fallback until the precision may climb back, once", ge=1
-    )
-    max_rewinds: Int = key(
-        3, "rewinds to an older checkpoint before training stops (exit 4)", ge=0, resume="free"
-    )
-    rewind_skip_steps: Int = key(
-        20, "steps of data left out after a bad window, beside the window itself", ge=0
-    )
-    spike: SpikeConfig = SpikeConfig()
+    safety: SafetyConfig = SafetyConfig()
     dynamic_batch_size: DynamicBatchSizeConfig = DynamicBatchSizeConfig()
     gradient_checkpointing: Bool | Literal["every_2"] = key(
         False,
@@ -232,36 +422,48 @@ class TrainingConfig(Section):
         resume="set",
     )
     save_checkpoint_steps: Int | None = key(
-        100, "steps between two checkpoints; null: off", ge=1, resume="free"
+        100, "steps between two checkpoints; null: off", ge=1, le=MAX_STEPS, resume="free"
     )
     checkpoint_interval_minutes: Float | None = key(
-        2.0, "minutes between two checkpoints; null: off", gt=0, resume="free"
+        2.0,
+        "minutes between two checkpoints; null: off",
+        ge=MIN_MINUTES,
+        le=MAX_MINUTES,
+        resume="free",
     )
     max_checkpoints_to_keep: Int = key(
-        5, "newest checkpoints of this run to keep, besides the best", ge=1, resume="free"
+        5, "newest checkpoints of this run to keep, besides the best", ge=1, le=10**9, resume="free"
     )
     log_interval: Int | None = key(
-        10, "steps between two lines of the log; null: off", ge=1, resume="free"
+        10, "steps between two lines of the log; null: off", ge=1, le=MAX_STEPS, resume="free"
     )
     eval_interval: Int | None = key(
-        250, "steps between two evaluations; null: off", ge=1, resume="free"
+        250, "steps between two evaluations; null: off", ge=1, le=MAX_STEPS, resume="free"
     )
-    eval_batches: Int | Literal["all"] = key(
+    eval_batches: Count | Literal["all"] = key(
         20,
         "fixed batches of one evaluation, spread evenly over the validation text, or all",
         resume="free",
     )
     sample_interval_steps: Int | None = key(
-        250, "steps between two rounds of samples; null: off", ge=1, resume="free"
+        250, "steps between two rounds of samples; null: off", ge=1, le=MAX_STEPS, resume="free"
     )
     sample_interval_minutes: Float | None = key(
-        None, "minutes between two rounds of samples; null: off", gt=0, resume="free"
+        None,
+        "minutes between two rounds of samples; null: off",
+        ge=MIN_MINUTES,
+        le=MAX_MINUTES,
+        resume="free",
     )
-    report: Bool = key(True, "write report.html beside the curves when the run ends", resume="free")
+    report: Bool = key(
+        True, "write report.html next to the curves when the run ends", resume="free"
+    )
+    # The upper bound is what a checkpoint accepts.
     threads: Int | None = key(
         None,
         "CPU threads; null: OMP_NUM_THREADS, else as many as were measured to be fast",
         ge=1,
+        le=4096,
         resume="kept",
     )
     attention: Literal["auto", "sdpa", "products"] = key(
@@ -277,38 +479,61 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _makes_sense_together(self) -> "TrainingConfig":
+        self._require_an_end()
+        self._require_countable_steps()
+        self._require_a_rate_for_muon()
+        if self.dynamic_batch_size.enabled:
+            self._require_ordered_sizes()
+        return self
+
+    def _require_an_end(self) -> None:
         if self.epochs is None and self.max_steps is None and self.max_minutes is None:
             raise ValueError(
                 "set at least one of epochs, max_steps, max_minutes: nothing would end the run"
             )
         if self.epochs is None and self.max_steps is None and self.lr_decay_steps is None:
             raise ValueError(
-                "max_minutes alone gives the learning rate no horizon: set lr_decay_steps, max_steps or epochs"
+                "max_minutes alone gives the learning rate no horizon: "
+                "set lr_decay_steps, max_steps or epochs"
             )
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), found {list(self.betas)}")
-        if self.eval_batches != "all" and self.eval_batches < 1:
-            raise ValueError(f"eval_batches must be at least 1 or all, found {self.eval_batches}")
-        dynamic, S, limit = (
-            self.dynamic_batch_size,
-            self.sequences_per_step,
-            "batch_size x accumulate_grad_batches",
-        )
-        sizes = [
-            dynamic.minimum,
-            *([] if dynamic.initial == "auto" else [dynamic.initial]),
-            dynamic.maximum or S,
-            S,
-        ]
-        if dynamic.enabled and sizes != sorted(sizes):
+
+    def _require_countable_steps(self) -> None:
+        if self.sequences_per_step > MAX_SEQUENCES:
             raise ValueError(
-                f"dynamic_batch_size needs minimum <= initial <= maximum <= {S} ({limit}), "
+                f"batch_size ({self.batch_size}) x accumulate_grad_batches "
+                f"({self.accumulate_grad_batches}) must be at most {MAX_SEQUENCES:,} sequences"
+            )
+
+    def _require_a_rate_for_muon(self) -> None:
+        """Refuse a rise to `min_learning_rate` that would carry Muon's rate out of fp32."""
+        ratio = self.min_learning_rate / self.learning_rate
+        highest = self.muon_learning_rate * max(1.0, ratio)
+        if self.optimizer == "muon" and highest > MAX_MUON_RATE:
+            raise ValueError(
+                f"muon_learning_rate ({self.muon_learning_rate:g}) x min_learning_rate "
+                f"({self.min_learning_rate:g}) / learning_rate ({self.learning_rate:g}), "
+                f"to which Muon's rate would rise, must be at most {MAX_MUON_RATE:g}"
+            )
+
+    def _require_ordered_sizes(self) -> None:
+        dynamic = self.dynamic_batch_size
+        most = self.sequences_per_step
+        sizes = [dynamic.minimum]
+        if dynamic.initial != "auto":
+            sizes.append(dynamic.initial)
+        if dynamic.maximum is not None:
+            sizes.append(dynamic.maximum)
+        sizes.append(most)
+        if sizes != sorted(sizes):
+            raise ValueError(
+                f"dynamic_batch_size needs minimum <= initial <= maximum <= {most} "
+                f"(batch_size x accumulate_grad_batches), "
                 f"found {dynamic.minimum}, {dynamic.initial}, {dynamic.maximum}"
             )
-        return self
 
     @property
     def sequences_per_step(self) -> int:
+        """Return S, the sequences of one optimizer step."""
         return self.batch_size * self.accumulate_grad_batches
 
     def tokens_per_step(self, model: ModelConfig) -> int:
@@ -316,11 +541,17 @@ class TrainingConfig(Section):
 
 
 class DataConfig(Section):
+    """`data`: the text and its split."""
+
     path: PathText | None = key(
         None, "text file, any encoding; null: the default text, Shakespeare's plays", resume="free"
     )
+    # Nearer to 0 or 1 one of the two parts would need a text larger than any.
     test_split: Float = key(
-        0.1, "share of the text, at its end, held out for validation", gt=0, lt=1
+        0.1,
+        "share of the text, at its end, held out for validation",
+        ge=1e-9,
+        le=0.999999,
     )
     allow_change: Bool = key(
         False,
@@ -330,34 +561,46 @@ class DataConfig(Section):
 
 
 class SamplingConfig(Section):
+    """`sampling`: the samples that a run shows while it learns."""
+
     prompts: list[Annotated[str, Field(min_length=1)]] = key(
         ["KING:\n", "What news from the court?\n"],
         "texts that the model continues; one more prompt is taken from the validation text",
         resume="free",
     )
-    max_new_tokens: Int = key(200, "tokens of one sample", ge=1, resume="free")
-    temperature: Float = key(
+    max_new_tokens: Int = key(200, "tokens of one sample", ge=1, le=10**9, resume="free")
+    temperature: Temperature = key(
         0.8,
         "below 1: more likely text, above 1: more varied; 0: always the likeliest",
-        ge=0,
         resume="free",
     )
     top_k: Int | None = key(
-        None, "sample among the k likeliest tokens only; null: among all", ge=1, resume="free"
+        None,
+        "sample among the k likeliest tokens only; null: among all",
+        ge=1,
+        le=10**9,
+        resume="free",
     )
     top_p: Float | None = key(
-        None, "sample among the likeliest tokens that together have this probability; null: among all",
-        gt=0, le=1, resume="free",
-    )  # fmt: skip
+        None,
+        "sample among the likeliest tokens that together have this probability; null: among all",
+        ge=FP32_MIN,
+        le=1,
+        resume="free",
+    )
 
 
 class PathsConfig(Section):
+    """`paths`: where a run writes."""
+
     checkpoints: PathText = key("checkpoints", "folder of the checkpoints", resume="free")
     logs: PathText = key("logs", "folder of logs and TensorBoard events", resume="free")
     cache: PathText = key("data/cache", "folder of the token caches", resume="free")
 
 
 class Config(Section):
+    """The whole configuration: what one YAML file and its `--set` say."""
+
     seed: Int = key(1337, "seed of initialisation, data order, dropout and samples", ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda", "mps"] = key(
         "auto", "auto: cuda, then mps, then cpu", resume="free"
@@ -368,8 +611,29 @@ class Config(Section):
     sampling: SamplingConfig = SamplingConfig()
     paths: PathsConfig = PathsConfig()
 
+    @model_validator(mode="after")
+    def _tensors_have_a_size(self) -> "Config":
+        """Refuse a batch whose tensors have more bytes than torch can count."""
+        model = self.model
+        tokens = self.training.batch_size * model.max_seq_length
+        widths = {
+            f"model.d_model ({model.d_model})": model.d_model,
+            f"model.d_hid ({model.d_hid})": model.d_hid or 0,
+            f"model.n_head ({model.n_head}) x head size ({model.head_size})": model.n_head
+            * model.head_size,
+            f"model.n_head ({model.n_head}) x model.max_seq_length": model.n_head
+            * model.max_seq_length,
+        }
+        for keys, width in widths.items():
+            if tokens * width > MAX_ELEMENTS:
+                raise ValueError(
+                    f"training.batch_size ({self.training.batch_size}) x model.max_seq_length "
+                    f"({model.max_seq_length}) x {keys} must be at most {MAX_ELEMENTS:,}"
+                )
+        return self
 
-def keys_of(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+
+def keys_of(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield every key with its dotted name (`training.batch_size`) and its pydantic field."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -378,13 +642,21 @@ def keys_of(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tup
             yield prefix + name, field
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def resume_rule(field: FieldInfo) -> str:
+    """Return what a resumed run may do with a key: a `ResumeRule`."""
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict), "every key is declared by key()"
+    return str(extra["resume"])
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested sections as one dictionary of dotted names."""
     result: dict[str, Any] = {}
     for name, value in values.items():
-        result |= (
-            flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
+        if isinstance(value, dict):
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result[prefix + name] = value
     return result
 
 
@@ -393,58 +665,78 @@ def changes_on_resume(
 ) -> tuple[list[str], list[str]]:
     """Compare the stored configuration with the one asked for.
 
-    Returns (taken, refused), each a list of lines "key: old -> new". A key that may change only when the user insists
-    is refused unless `named_by_set` (the dotted names given with `--set`) has it.
+    Returns (taken, refused), each a list of lines "key: old -> new". A key that may change only
+    when the user insists is refused unless `named_by_set` (the dotted names given with `--set`)
+    has it.
     """
-    taken, refused = [], []
-    before, after = flat(stored), flat(config.model_dump(mode="json"))
+    taken: list[str] = []
+    refused: list[str] = []
+    before = flat(stored)
+    after = flat(config.model_dump(mode="json"))
     for name, field in keys_of():
-        old, new = before.get(name), after[name]
-        if old == new:
+        if before.get(name) == after[name]:
             continue
-        old, new = (
-            value if isinstance(value, str) else json.dumps(value) for value in (old, new)
-        )  # as in YAML
-        line = f"{name}: {old} -> {new}"
-        rule = field.json_schema_extra["resume"]
+        new = as_in_yaml(after[name])
+        line = f"{name}: {as_in_yaml(before.get(name))} -> {new}"
+        rule = resume_rule(field)
         if rule == "free" or (rule == "set" and name in named_by_set):
             taken.append(line)
-        elif rule != "kept":
-            refused.append(line + (f" (insist with --set {name}={new})" if rule == "set" else ""))
+        elif rule == "set":
+            refused.append(f"{line} (insist with --set {name}={new})")
+        elif rule == "never":
+            refused.append(line)
     return taken, refused
 
 
+def as_in_yaml(value: object) -> str:
+    """Return a value as one writes it in the YAML, text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def remarks(config: Config) -> list[str]:
-    """Return one line for each key that was set but has no effect beside the others, or an unusual one."""
-    training, sampling, lines = config.training, config.sampling, []
-    if training.precision_dtype != "auto" and not training.mixed_precision:
-        lines.append(
-            f"training.precision_dtype={training.precision_dtype} has no effect: mixed_precision is false"
-        )
+    """Return one line for each key that was set but has no effect, or has an unusual one."""
+    return [
+        *_remarks_on_model(config.model),
+        *_remarks_on_training(config),
+        *_remarks_on_samples(config),
+    ]
+
+
+def _remarks_on_model(model: ModelConfig) -> Iterator[str]:
+    if model.architecture == "modern":
+        if "bias" in model.model_fields_set and model.bias:
+            yield "model.bias=true has no effect: the modern architecture has no biases"
+        return
+    defaults = ModelConfig()
+    for name in ("rope_base", "qk_norm"):
+        value = getattr(model, name)
+        if value != getattr(defaults, name):
+            yield f"model.{name}={as_in_yaml(value)} has no effect: architecture is gpt"
+
+
+def _remarks_on_training(config: Config) -> Iterator[str]:
+    training = config.training
     dynamic = training.dynamic_batch_size
+    if training.precision_dtype != "auto" and not training.mixed_precision:
+        yield (
+            f"training.precision_dtype={training.precision_dtype} has no effect: "
+            "mixed_precision is false"
+        )
     if not dynamic.enabled and dynamic != DynamicBatchSizeConfig():
-        lines.append("training.dynamic_batch_size: its keys have no effect: enabled is false")
+        yield "training.dynamic_batch_size: its keys have no effect: enabled is false"
     if training.min_learning_rate > training.learning_rate:
-        lines.append(
-            "training.min_learning_rate is above learning_rate: the rate rises after the warmup"
-        )
-    if (
-        training.optimizer != "muon"
-        and {"muon_learning_rate", "muon_momentum"} & training.model_fields_set
-    ):
-        lines.append(
-            "training.muon_learning_rate and muon_momentum have no effect: optimizer is adamw"
-        )
-    if (
-        config.model.architecture == "modern"
-        and "bias" in config.model.model_fields_set
-        and config.model.bias
-    ):
-        lines.append("model.bias=true has no effect: the modern architecture has no biases")
+        yield "training.min_learning_rate is above learning_rate: the rate rises after the warmup"
+    muons_keys = {"muon_learning_rate", "muon_momentum"}
+    if training.optimizer != "muon" and muons_keys & training.model_fields_set:
+        yield "training.muon_learning_rate and muon_momentum have no effect: optimizer is adamw"
     if training.attention == "products" and config.model.attention_dropout:
-        lines.append("training.attention=products has no effect: attention_dropout needs sdpa")
+        yield "training.attention=products has no effect: attention_dropout needs sdpa"
+
+
+def _remarks_on_samples(config: Config) -> Iterator[str]:
+    sampling = config.sampling
     if sampling.temperature == 0 and (sampling.top_k is not None or sampling.top_p is not None):
-        lines.append(
-            "sampling.top_k and top_p have no effect: temperature 0 always takes the likeliest token"
+        yield (
+            "sampling.top_k and top_p have no effect: "
+            "temperature 0 always takes the likeliest token"
         )
-    return lines

@@ -1,447 +1,350 @@
 """How a YAML file and `--set` become a Config.
 
-PyYAML's constructors are not used: its events show depth, aliases and tags before anything recurses or grows, and what
-YAML reads otherwise than a person means it (`010`, `1:30`, `no`) is refused by name. Types and ranges are pydantic's,
-its errors are put into plain words. One run shows all problems.
+`plain_yaml` reads the text, pydantic checks types and ranges; its errors are put into plain words
+here. One run shows all problems.
 """
 
 import difflib
-import math
 import re
 import stat
-from collections.abc import Collection, Sequence
-from itertools import chain, islice
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
+from chatgot.accepted_values import accepted_values, either
 from chatgot.config import Config, keys_of
 from chatgot.errors import ConfigError
+from chatgot.plain_yaml import NULL, REFUSED, PlainYaml, escaped, shown
 
-MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_LINES = (
-    256 * 1024,
-    10,
-    2_000,
-    20,
-)  # of a file; MAX_LINES: of a message
-PARSER = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # libyaml reads 2,000 nodes in 5 ms, Python in 80 ms
+MAX_BYTES = 256 * 1024
+MAX_LINES = 20  # of problems in one message
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-NULL = ("null", "Null", "NULL")
-CONSTANTS = {"": None, "~": None} | dict.fromkeys(NULL)
-CONSTANTS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(
-    ("false", "False", "FALSE"), False
-)
-WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,39})")
-REAL = re.compile(
-    r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
-)  # unlike PyYAML's: 6e-4 too
-LIMITS = {
-    "ge": "at least {}",
-    "gt": "above {}",
-    "le": "at most {}",
-    "lt": "below {}",
-    "min_length": "not empty",
-}
-LIMITS |= {
-    "max_length": "at most {} characters",
-    "pattern": "in one line, without control characters",
-}
-REFUSED: Any = type(
-    "Refused", (), {"__repr__": lambda _: "?"}
-)()  # in place of a value already refused; fits no key
+PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 # What other trainers call our keys: only hinted at, never accepted.
-OTHER_NAMES = """
-n_embd=d_model n_embed=d_model hidden_size=d_model embed_dim=d_model num_hidden_layers=n_layers num_layers=n_layers
-num_heads=n_head depth=n_layers d_ff=d_hid intermediate_size=d_hid ffn_dim=d_hid n_inner=d_hid
-block_size=max_seq_length context_length=max_seq_length n_ctx=max_seq_length max_position_embeddings=max_seq_length
-dropout_p=dropout resid_pdrop=dropout attn_pdrop=attention_dropout bs=batch_size
-gradient_accumulation_steps=accumulate_grad_batches grad_accum=accumulate_grad_batches max_iters=max_steps
-num_iterations=max_steps total_steps=max_steps lr=learning_rate max_lr=learning_rate min_lr=min_learning_rate
-wd=weight_decay scheduler=lr_schedule clip=grad_clip max_grad_norm=grad_clip max_norm=grad_clip amp=mixed_precision
-fp16=mixed_precision bf16=mixed_precision dtype=precision_dtype save_steps=save_checkpoint_steps
-save_every=save_checkpoint_steps save_total_limit=max_checkpoints_to_keep logging_steps=log_interval
-eval_iters=eval_batches eval_steps=eval_interval eval_step=eval_interval eval_every=eval_interval out_dir=checkpoints
-output_dir=checkpoints
-"""
+OTHER_NAMES = {
+    "d_model": "n_embd n_embed hidden_size embed_dim",
+    "n_layers": "num_hidden_layers num_layers depth",
+    "n_head": "num_heads num_attention_heads",
+    "n_kv_head": "num_key_value_heads num_kv_heads n_query_groups",
+    "head_dim": "head_size d_head",
+    "d_hid": "d_ff intermediate_size ffn_dim n_inner",
+    "max_seq_length": "block_size context_length n_ctx max_position_embeddings",
+    "rope_base": "rope_theta rotary_base",
+    "qk_norm": "norm_qk use_qk_norm",
+    "dropout": "dropout_p resid_pdrop",
+    "attention_dropout": "attn_pdrop",
+    "batch_size": "bs",
+    "accumulate_grad_batches": "gradient_accumulation_steps grad_accum",
+    "max_steps": "max_iters num_iterations total_steps",
+    "learning_rate": "lr max_lr",
+    "min_learning_rate": "min_lr",
+    "weight_decay": "wd",
+    "lr_schedule": "scheduler",
+    "grad_clip": "clip max_grad_norm max_norm",
+    "mixed_precision": "amp fp16 bf16",
+    "precision_dtype": "dtype",
+    "save_checkpoint_steps": "save_steps save_every",
+    "max_checkpoints_to_keep": "save_total_limit",
+    "log_interval": "logging_steps",
+    "eval_batches": "eval_iters",
+    "eval_interval": "eval_steps eval_step eval_every",
+    "checkpoints": "out_dir output_dir",
+}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, set[str]]:
-    """Read a YAML file, put each `key=value` of `overrides` over it (the last one wins) and check everything.
+    """Read a YAML file, put each `key=value` of `overrides` over it, and check everything.
 
-    Returns the configuration and the dotted names of the keys that `overrides` set. The file is never changed.
+    Returns the configuration and the dotted names of the keys that `overrides` set, of which the
+    last one wins. The file is never changed.
     Raises: ConfigError naming all problems of the file and the overrides, one in each line.
     """
     draft = _Draft()
-    tree = draft.read(_text_of(path))
-    if tree is not REFUSED and not isinstance(tree, dict):
-        draft.problems.append(
-            f"found {_shown(tree)} at the top, expected sections with their keys, such as training:"
-        )
-    draft.values = tree if isinstance(tree, dict) else {}
-    for section in draft.sections:
-        draft.put(section, {}, only_for_null=True)  # absent, or given with nothing below it
+    draft.take_file(_text_of(path))
     names = {draft.override(text) for text in overrides}  # with "" for a refused one
-    if isinstance(tree, dict):
-        try:
-            config = Config.model_validate(draft.values)
-        except ValidationError as error:
-            draft.describe(error)
-    if not draft.problems:
-        return config, names
-    count, more = len(draft.problems), len(draft.problems) - MAX_LINES
-    lines = [
-        f"{_escaped(path)}: {count} problem{'s' if count > 1 else ''}",
-        *draft.problems[:MAX_LINES],
-    ]
-    raise ConfigError("\n  ".join([*lines, f"and {more} more"] if more > 0 else lines))
+    config = draft.checked()
+    if config is None:
+        raise ConfigError(_message(path, draft.problems))
+    return config, names
+
+
+def effective_yaml(config: Config) -> str:
+    """Return every key with its value in force, as YAML that `load_config` reads back equal."""
+    return str(
+        yaml.dump(
+            config.model_dump(mode="json"),
+            Dumper=_Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            width=1000,
+        )
+    )
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that is not a plain word: more texts than PyYAML knows look like a number to us (`6e-4`)."""
+    """Quotes every text that is not a plain word: to us more of them look like numbers (`6e-4`)."""
 
-    def represent_data(self, data: Any) -> yaml.Node:
-        if isinstance(data, str) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", data):
+    def represent_data(self, data: object) -> yaml.Node:
+        if isinstance(data, str) and not PLAIN_WORD.fullmatch(data):
             return self.represent_scalar("tag:yaml.org,2002:str", data, style='"')
         return super().represent_data(data)
 
 
-def effective_yaml(config: Config) -> str:
-    """Return every key with its value in force, as YAML that `load_config` reads back to an equal Config."""
-    return yaml.dump(
-        config.model_dump(mode="json"),
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=1000,
-    )
+def _message(path: Path, problems: Sequence[str]) -> str:
+    plural = "s" if len(problems) > 1 else ""
+    lines = [f"{escaped(path)}: {len(problems)} problem{plural}", *problems[:MAX_LINES]]
+    if len(problems) > MAX_LINES:
+        lines.append(f"and {len(problems) - MAX_LINES} more")
+    return "\n  ".join(lines)
 
 
 class _Draft:
-    """A configuration in the making: its values, where each was given, and what is wrong, one line each."""
+    """A configuration in the making: its values, where each was given, and what is wrong."""
 
     def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.places: dict[str, str] = {}  # of each dotted name
-        self.problems: list[str] = []
+        self.yaml = PlainYaml()
+        self.values: dict[str, object] | None = None  # None: the file is not made of sections
         self.fields = dict(keys_of())
-        dots = [(name, dot.start()) for name in self.fields for dot in re.finditer(r"\.", name)]
-        self.sections = list(dict.fromkeys(name[:end] for name, end in dots))  # parents first
+        self.sections = _sections_of(self.fields)
 
-    def read(self, text: str, name: str = "") -> Any:
-        """Return the plain values of a YAML text, or REFUSED; name: the key that an override sets, "" for a file."""
-        line = 1
-        try:
-            if strange := yaml.reader.Reader.NON_PRINTABLE.search(text):
-                line += text.count("\n", 0, strange.start())
-                raise ValueError(
-                    f"found the character {_shown(strange[0])}, expected readable text"
-                )
-            depth, nodes, documents, tidy = 0, 0, 0, True
-            for event in yaml.parse(text, Loader=PARSER):
-                line = event.start_mark.line + 1
-                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
-                    event, yaml.CollectionEndEvent
-                )
-                nodes += isinstance(event, yaml.NodeEvent)
-                documents += isinstance(event, yaml.DocumentStartEvent)
-                if depth > MAX_DEPTH:
-                    raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-                if nodes > MAX_NODES:
-                    raise ValueError(f"more than {MAX_NODES} keys and values")
-                if documents > 1:
-                    raise ValueError("a second document (---) begins before here, expected one")
-                anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
-                if anchor or tag:
-                    tidy = False
-                    kind = (
-                        "alias *"
-                        if isinstance(event, yaml.AliasEvent)
-                        else "anchor &"
-                        if anchor
-                        else "tag "
-                    )
-                    what = kind + _escaped(anchor or tag.replace("tag:yaml.org,2002:", "!!"))
-                    reason = f"found the {what}, expected a value without anchors, aliases and tags"
-                    self.problems.append(f"{f'--set {name}' if name else f'line {line}'}: {reason}")
-            if not nodes:
-                raise ValueError(
-                    f"found nothing, expected {'a value' if name else 'keys, such as training:'}"
-                )
-            return (
-                self.plain(yaml.compose(text, Loader=PARSER), name, "--set" if name else "")
-                if tidy
-                else REFUSED
-            )
-        except yaml.MarkedYAMLError as error:
-            line, reason = (
-                error.problem_mark.line + 1,
-                f"{error.problem} (column {error.problem_mark.column + 1})",
-            )
-        except (ValueError, OverflowError, yaml.YAMLError) as error:
-            reason = str(error)
-        self.problems.append(f"{f'--set {name}' if name else f'line {line}'}: {_escaped(reason)}")
-        return REFUSED
+    @property
+    def problems(self) -> list[str]:
+        return self.yaml.problems
 
-    def plain(self, node: yaml.Node, name: str, place: str = "") -> Any:
-        """Return the value of a node no deeper than MAX_DEPTH; what it refuses becomes REFUSED."""
-        here = place or f"line {node.start_mark.line + 1}"
-        if isinstance(node, yaml.SequenceNode):
-            return [
-                self.plain(child, f"{name}[{index}]", place)
-                for index, child in enumerate(node.value)
-            ]
-        if isinstance(node, yaml.ScalarNode):
-            value, reason = (node.value, "") if node.style else _scalar(node)
-            if reason:
-                self.problems.append(f"{_escaped(name)} ({here}): {reason}")
-            return REFUSED if reason else value
-        values: dict[str, Any] = {}
-        lines: dict[str, int] = {}
-        for key_node, child in node.value:
-            line = key_node.start_mark.line + 1
-            label = (
-                f"{name}.{key_node.value}".lstrip(".")
-                if isinstance(key_node, yaml.ScalarNode)
-                else name
+    def take_file(self, text: str) -> None:
+        """Take a file's values; a section that is absent, or has nothing below it, is empty."""
+        tree = self.yaml.read(text)
+        if isinstance(tree, dict):
+            self.values = tree
+        elif tree is not REFUSED:
+            self.problems.append(
+                f"found {shown(tree)} at the top, "
+                "expected sections with their keys, such as training:"
             )
-            key = self.plain(key_node, label, place)
-            if key is REFUSED:
-                continue
-            if isinstance(key, str) and key not in values:
-                lines[key] = line
-                self.places.setdefault(label, f"line {line}")
-                values[key] = self.plain(child, label, place)
-            else:
-                twice = (
-                    f"given twice, in lines {lines.get(key)} and {line}"
-                    if isinstance(key, str)
-                    else ""
-                )
-                reason = twice or f"found the key {_shown(key)}, expected a name"
-                self.problems.append(f"{_escaped(label)} ({place or f'line {line}'}): {reason}")
-        return values
+        for section in self.sections:
+            parent, last = self._place_of(section)
+            if parent is not None and parent.get(last) is None:
+                parent[last] = {}
 
-    def put(self, name: str, value: Any, only_for_null: bool = False) -> None:
-        """Set a dotted name; where what is above it is not a section, that is left for the final check to refuse."""
+    def _place_of(self, name: str) -> tuple[dict[str, object] | None, str]:
+        """Return the values that a dotted name is among, and its last part.
+
+        None: what is above it is not a section; the final check says so.
+        """
         *above, last = name.split(".")
-        values: Any = self.values
+        values: object = self.values
         for part in above:
             values = values.get(part) if isinstance(values, dict) else None
-        if isinstance(values, dict) and not (only_for_null and values.get(last) is not None):
-            values[last] = value
+        return (values if isinstance(values, dict) else None), last
 
     def override(self, text: str) -> str:
         """Put one `key=value` over the values; return the key, or "" when it is refused."""
         name, equals, value = (part.strip() for part in text.partition("="))
-        below = next((known for known in self.fields if known.startswith(f"{name}.")), None)
-        above = next((known for known in self.fields if name.startswith(f"{known}.")), None)
         if name in self.fields and value:
-            is_text = any(
-                words.startswith("text") for words in _expected(self.fields[name].annotation)
-            )
-            if is_text and value not in NULL:
-                scratch = _Draft().read(value) if value[0] in "\"'" else value
-                self.put(name, scratch if isinstance(scratch, str) else value)
-            else:
-                self.put(name, self.read(value, name))
-            self.places[name] = "--set"
+            parent, last = self._place_of(name)
+            given = self._value_of(name, value)
+            if parent is not None:
+                parent[last] = given
+            self.yaml.places[name] = "--set"
             return name
-        if not equals:
-            name, reason = _shown(text), "expected key=value"
-        elif name in self.fields:
-            reason = "found no value, expected one, or null"
-        elif name in self.sections:
-            reason = f"this is a section, expected one of its keys, such as {below}=..."
-        else:
-            reason = (
-                f"{above} is a value, it has no keys below it"
-                if above
-                else _unknown(name, self.fields)
-            )
-        self.problems.append(f"--set {_escaped(name)}: {reason}")
+        label = escaped(name if equals else shown(text))
+        self.problems.append(f"--set {label}: {self._why_refused(name, equals)}")
         return ""
 
-    def describe(self, error: ValidationError) -> None:
-        """Add one line for each key that pydantic refuses; of a union's branches the first one speaks for all."""
-        seen = set()
+    def _value_of(self, name: str, text: str) -> object:
+        """Read the value that `--set` gives a key; a text needs no quotes, but may have them."""
+        is_text = any(words.startswith("text") for words in accepted_values(self.fields[name]))
+        if not is_text or text in NULL:
+            return self.yaml.read(text, name)
+        if text[0] in "\"'":
+            unquoted = PlainYaml().read(text)
+            if isinstance(unquoted, str):
+                return unquoted
+        return text
+
+    def _why_refused(self, name: str, equals: str) -> str:
+        if not equals:
+            return "expected key=value"
+        if name in self.fields:
+            return "found no value, expected one, or null"
+        if name in self.sections:
+            below = next(known for known in self.fields if known.startswith(f"{name}."))
+            return f"this is a section, expected one of its keys, such as {below}=..."
+        for known in self.fields:
+            if name.startswith(f"{known}."):
+                return f"{known} is a value, it has no keys below it"
+        return _unknown(name, self._names_like(name, None))
+
+    def checked(self) -> Config | None:
+        """Return the configuration; None when there are problems, which are all noted then."""
+        config = None
+        if self.values is not None:
+            try:
+                config = Config.model_validate(self.values)
+            except ValidationError as error:
+                self._describe(error)
+        return None if self.problems else config
+
+    def _describe(self, error: ValidationError) -> None:
+        """Note one line for each key that pydantic refuses; the first of a union speaks for all."""
+        described: set[str] = set()
         for item in error.errors(include_url=False):
-            path, kind, found = item["loc"], item["type"], item["input"]
-            dotted = [".".join(map(str, path[:n])) for n in range(1, len(path) + 1)]
-            known = next(
-                (name for name in dotted if name in self.fields and kind != "extra_forbidden"), None
-            )
-            index = next(
-                (part for part in path if isinstance(part, int) and known and kind != "missing"),
-                None,
-            )
-            name = known or dotted[-1]
-            label = _escaped(name if index is None else f"{name}[{index}]") or '""'
-            if label in seen or (found is REFUSED and kind != "extra_forbidden"):
+            unknown = item["type"] == "extra_forbidden"
+            name, index = self._subject_of(item)
+            label = escaped(name if index is None else f"{name}[{index}]") or '""'
+            if label in described or (item["input"] is REFUSED and not unknown):
                 continue
-            seen.add(label)
-            if len(self.problems) >= MAX_LINES:
-                reason = ""  # counted, not shown
-            elif kind == "extra_forbidden":
-                reason = _unknown(name, self.sections if isinstance(found, dict) else self.fields)
-            elif known:
-                expected = _either(
-                    _expected(self.fields[name].annotation, self.fields[name].metadata, index)
-                )
-                unquoted = expected.startswith("text") and isinstance(found, bool | int | float)
-                reason = f"found {_shown(found)}, expected {expected}{', in quotes' * unquoted}"
-            elif kind == "value_error":  # keys that do not go together
-                reason = str(item["ctx"]["error"])
-            else:
-                reason = f"found {_shown(found)}, expected a section, its keys indented below it"
-            self.problems.append(
-                f"{label}{f' ({self.places[name]})' if name in self.places else ''}: {reason}"
-            )
+            described.add(label)
+            # what is not shown is counted only
+            reason = "" if len(self.problems) >= MAX_LINES else self._reason_for(item, name, index)
+            if not item["loc"]:  # keys of several sections, which the reason names
+                self.problems.append(reason)
+                continue
+            place = f" ({self.yaml.places[name]})" if name in self.yaml.places else ""
+            self.problems.append(f"{label}{place}: {reason}")
+
+    def _subject_of(self, item: ErrorDetails) -> tuple[str, int | None]:
+        """Return the key or section that an error is about, and which item of its list."""
+        path = item["loc"]
+        dotted = [".".join(map(str, path[:n])) for n in range(1, len(path) + 1)]
+        if item["type"] != "extra_forbidden":
+            for length, name in enumerate(dotted, start=1):
+                if name in self.fields:
+                    items = (part for part in path[length:] if isinstance(part, int))
+                    return name, None if item["type"] == "missing" else next(items, None)
+        return (dotted[-1] if dotted else ""), None
+
+    def _reason_for(self, item: ErrorDetails, name: str, index: int | None) -> str:
+        given = item["input"]
+        if item["type"] == "extra_forbidden":
+            return _unknown(name, self._names_like(name, given))
+        if name in self.fields:
+            expected = either(accepted_values(self.fields[name], index))
+            if expected.startswith("text") and isinstance(given, bool | int | float):
+                expected += ", in quotes"
+            return f"found {shown(given)}, expected {expected}"
+        if item["type"] == "value_error":  # keys that do not go together
+            return str(item["ctx"]["error"])
+        return f"found {shown(given)}, expected a section, its keys indented below it"
+
+    def _names_like(self, name: str, given: object) -> Collection[str]:
+        """Return what an unknown name may have meant: a section, or a key."""
+        sections = {section.rpartition(".")[2] for section in self.sections}
+        if isinstance(given, dict) or name.rpartition(".")[2] in sections:
+            return self.sections
+        return self.fields
+
+
+def _sections_of(names: Iterable[str]) -> list[str]:
+    """Return the sections of dotted names, parents before their children."""
+    sections: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        for length in range(1, len(parts)):
+            sections[".".join(parts[:length])] = None
+    return list(sections)
 
 
 def _text_of(path: Path) -> str:
+    """Return the text of a YAML file. Raises: ConfigError with the reason why it has none."""
     try:
-        if not NAME.fullmatch(path.stem):
-            found = f"the file's name, {_shown(path.stem)}, names the experiment"
-            raise ValueError(
-                f"{found}: expected 1 to 100 of A-Z a-z 0-9 . _ -, the first a letter or digit"
-            )
-        if not stat.S_ISREG(
-            path.stat().st_mode
-        ):  # asked before opening, since opening a FIFO waits for a writer
-            raise ValueError("a folder, pipe or device, expected a YAML file")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ValueError(
-                f"larger than {MAX_BYTES // 1024} KiB, expected the YAML of one experiment"
-            )
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
-            raise ValueError("UTF-16 or a binary file (NUL bytes), expected text saved as UTF-8")
-        return data.decode("utf-8")
+        _check_name(path)
+        return _decoded(_bytes_of(path))
     except FileNotFoundError:
         reason = f"no such file{_similar_file(path)}"
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        reason = f"line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8, expected text saved as UTF-8"
+        byte = error.object[error.start]
+        reason = f"line {line}: byte 0x{byte:02x} is not UTF-8, expected text saved as UTF-8"
     except ValueError as error:  # ours, and Python's for a NUL in the path
         reason = str(error)
-    raise ConfigError(f"{_escaped(path)}: {reason}")
+    raise ConfigError(f"{escaped(path)}: {reason}")
+
+
+def _check_name(path: Path) -> None:
+    if not NAME.fullmatch(path.stem):
+        raise ValueError(
+            f"the file's name, {shown(path.stem)}, names the experiment: "
+            "expected 1 to 100 of A-Z a-z 0-9 . _ -, the first a letter or digit"
+        )
+
+
+def _bytes_of(path: Path) -> bytes:
+    # asked before opening, since opening a FIFO waits for a writer
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("a folder, pipe or device, expected a YAML file")
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(
+            f"larger than {MAX_BYTES // 1024} KiB, expected the YAML of one experiment"
+        )
+    return data
+
+
+def _decoded(data: bytes) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
+        raise ValueError("UTF-16 or a binary file (NUL bytes), expected text saved as UTF-8")
+    return data.decode("utf-8")
 
 
 def _similar_file(path: Path) -> str:
+    """Return a hint at the existing YAML with the most similar name, "" when none is similar."""
+    nearby: dict[str, Path] = {}
+    for file in islice(_files_near(path), 1000):
+        nearby.setdefault(file.name, file)
+    close = difflib.get_close_matches(path.name, nearby, 1)
+    return f", did you mean {escaped(nearby[close[0]])}?" if close else ""
+
+
+def _files_near(path: Path) -> Iterator[Path]:
+    """Yield YAML files below and next to the folder of `path`, the nearest first."""
     folder = next((parent for parent in path.parents if parent.is_dir()), path.parent)
-    below = [folder.glob(pattern) for pattern in ("*.yaml", "*/*.yaml", "*/*/*.yaml")]
-    beside = [folder.parent.glob(pattern) for pattern in ("*.yaml", "*/*.yaml")]
-    found: dict[str, Path] = {}
-    for file in islice(chain(*below, *beside), 1000):  # the nearest folder first
-        found.setdefault(file.name, file)
-    close = difflib.get_close_matches(path.name, found, 1)
-    return f", did you mean {_escaped(found[close[0]])}?" if close else ""
-
-
-def _scalar(node: yaml.ScalarNode) -> tuple[Any, str]:
-    """Return the value of an unquoted text, and why it is refused, "" when it is not."""
-    text, kind = node.value, node.tag.rpartition(":")[2]  # what PyYAML takes it for
-    shown = text if len(text) <= 40 else f"{text[:40]}..."
-    if text in CONSTANTS:
-        return CONSTANTS[text], ""
-    if WHOLE.fullmatch(text):
-        return int(text), ""
-    if REAL.fullmatch(text):
-        return float(text), "" if math.isfinite(
-            float(text)
-        ) else f"found {shown}, which is too large for a number"
-    if kind == "merge":
-        return text, "found the merge key <<, expected the keys themselves"
-    if text.lower().lstrip("+-") in (".inf", ".nan"):
-        return text, f"found {text}, expected a finite number"
-    if kind not in ("bool", "int", "float", "timestamp") and not re.fullmatch(
-        r"[-+]?0[0-9_]+", text
-    ):
-        return text, ""
-    try:
-        value = (
-            yaml.constructor.SafeConstructor().construct_object(node) if len(text) <= 40 else None
-        )
-        reading = _shown(value) if isinstance(value, bool | int | float | str) else f"a {kind}"
-    except ValueError:
-        reading = f"a broken {kind}"
-    instead = {"bool": "true or false, or ", "timestamp": ""}.get(
-        kind, "a plain decimal number, or "
-    )
-    return (
-        text,
-        f'found {shown}, which PyYAML reads as {reading}: write {instead}"{shown}" in quotes for text',
-    )
-
-
-def _expected(annotation: Any, metadata: Sequence[Any] = (), item: int | None = None) -> list[str]:
-    """Say in plain words which values a type accepts, one text for each alternative; item: of which item of a list."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin in (list, tuple):
-        each = _expected(args[min(item or 0, len(args) - 1)])
-        return (
-            each
-            if item is not None
-            else [f"a list{f' of {len(args)} items' * (origin is tuple)}, each {_either(each)}"]
-        )
-    if origin is Annotated:
-        return _expected(args[0], [*metadata, *args[1:]])
-    if origin in (Union, UnionType):
-        return [words for arg in args for words in _expected(arg, metadata)]
-    if origin is Literal:
-        return [str(choice) for choice in args]
-    if annotation in (bool, NoneType):
-        return ["true", "false"] if annotation is bool else ["null"]
-    limits = [
-        limit for part in metadata for limit in getattr(part, "metadata", [part])
-    ]  # pydantic nests them
-    given = [
-        (words, getattr(limit, name, None)) for limit in limits for name, words in LIMITS.items()
-    ]
-    shown = ", ".join(words.format(limit) for words, limit in given if limit is not None)
-    return [
-        {int: "a whole number", float: "a number", str: "text"}[annotation]
-        + (f" ({shown})" if shown else "")
-    ]
+    for pattern in ("*.yaml", "*/*.yaml", "*/*/*.yaml"):
+        yield from folder.glob(pattern)
+    for pattern in ("*.yaml", "*/*.yaml"):
+        yield from folder.parent.glob(pattern)
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
     """Say that a key does not exist and which one was probably meant."""
-    if name in known:
-        return f"a name with dots works in --set only, expected {name.rpartition('.')[2]}: in its section"
     section, _, leaf = name[:200].rpartition(".")
-    leaf = dict(pair.split("=") for pair in OTHER_NAMES.split()).get(leaf, leaf)
-    siblings = [key for key in known if key.rpartition(".")[0] == section]
-    for candidates, cutoff in (
-        (known, 1.0),
-        (siblings, 0.6),
-        (known, 0.6),
-    ):  # 1.0: the same name, in another section
-        leaves = {key.rpartition(".")[2]: key for key in candidates}
-        if close := difflib.get_close_matches(leaf, leaves, 1, cutoff):
-            return f"unknown key, did you mean {leaves[close[0]]}?"
+    if name in known:
+        return f"a name with dots works in --set only, expected {leaf}: in its section"
+    leaf = _our_names().get(leaf, leaf)
+    siblings = [other for other in known if other.rpartition(".")[0] == section]
+    meant = (
+        _same_leaf(section, leaf, known)
+        or _similar_leaf(leaf, siblings)
+        or _similar_leaf(leaf, known)
+    )
+    if meant:
+        return f"unknown key, did you mean {meant}?"
     return "unknown key; chatgot/config.py describes all keys"
 
 
-def _either(words: Sequence[str]) -> str:
-    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+def _our_names() -> Mapping[str, str]:
+    return {other: ours for ours, others in OTHER_NAMES.items() for other in others.split()}
 
 
-def _shown(value: Any) -> str:
-    """Return a short form of a value, on one line, spelt as in YAML."""
-    text = (
-        str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)
-    )
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _same_leaf(section: str, leaf: str, known: Collection[str]) -> str:
+    """Return the name with this last part; of several, one whose section ends alike; else ""."""
+    same = [other for other in known if other.rpartition(".")[2] == leaf]
+    above = section.rpartition(".")[2]
+    for other in same:
+        if above and other.endswith(f".{above}.{leaf}"):
+            return other
+    return same[-1] if same else ""
 
 
-def _escaped(text: Any) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:500])
+def _similar_leaf(leaf: str, known: Collection[str]) -> str:
+    """Return the name whose last part is most similar, "" when none is similar."""
+    leaves = {other.rpartition(".")[2]: other for other in known}
+    close = difflib.get_close_matches(leaf, leaves, 1, 0.6)
+    return leaves[close[0]] if close else ""

@@ -1,7 +1,7 @@
 """What a user can get wrong, and the exit code of each.
 
-A message says what was read, what was found, what was expected and what to do, in one or two lines. The script prints
-it without a traceback. Anything that is not one of these is a defect of ours: traceback, exit code 1.
+A message says what was read, what was found, what was expected and what to do, in one or two lines.
+The script prints it without a traceback. Anything else is a defect of ours: traceback, exit code 1.
 """
 
 
@@ -18,13 +18,13 @@ class ConfigError(UserError):
 
 
 class CheckpointRejected(UserError):
-    """A checkpoint that is missing, damaged, foreign or does not fit; nothing was loaded from it."""
+    """A checkpoint that is missing, damaged, foreign or does not fit; nothing was loaded."""
 
     exit_code = 3
 
 
 class Diverged(UserError):
-    """Training met only non-finite losses or gradients, and no rung of the recovery ladder is left."""
+    """Training keeps failing with losses or gradients gone bad, and nothing is left to try."""
 
     exit_code = 4
 
@@ -36,7 +36,10 @@ class StorageError(UserError):
 
 
 class OutOfMemory(UserError):
-    """One step does not fit into this machine's memory; `unchanged`: weights and optimizer are as before it."""
+    """One step does not fit into this machine's memory.
+
+    unchanged: the weights and the optimizer are as they were before that step.
+    """
 
     exit_code = 6
 

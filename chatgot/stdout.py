@@ -8,7 +8,10 @@ from chatgot.errors import StorageError
 
 
 def write_to_stdout(chunks: Iterable[bytes]) -> None:
-    """Write bytes to stdout; a reader that has gone (`| head -1`) has seen what it wanted. Raises: StorageError."""
+    """Write bytes to stdout; a reader that has gone (`| head -1`) has seen what it wanted.
+
+    Raises: StorageError when stdout cannot be written for another reason.
+    """
     try:
         for chunk in chunks:
             sys.stdout.buffer.write(chunk)
@@ -20,5 +23,5 @@ def write_to_stdout(chunks: Iterable[bytes]) -> None:
 
 
 def silence_stdout() -> None:
-    """Leave the interpreter nothing that could fail at its end."""
+    """Send stdout to nowhere, so that the interpreter's last flush cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

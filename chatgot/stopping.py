@@ -1,4 +1,4 @@
-"""What SIGINT, SIGTERM and SIGHUP do: before training they end the process, in training they ask the loop to stop."""
+"""What SIGINT, SIGTERM and SIGHUP do: they end the process, or ask a training run to stop."""
 
 import os
 import signal
@@ -8,8 +8,9 @@ from types import FrameType
 class StopRequest:
     """Whether a signal asked the run to stop, and with which exit code it then ends.
 
-    Until `training` is set there is nothing to save: the signal ends the process by SystemExit. After it, the first
-    signal only sets the flag, which the loop reads between steps; a second one leaves at once.
+    Until `training` is set there is nothing to save: the signal ends the process by SystemExit.
+    After that, the first signal only sets the flag, which the loop reads between steps; a second
+    one ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -20,19 +21,22 @@ class StopRequest:
     def install(self) -> None:
         """Install the handlers; a SIGHUP that was ignored at the start (nohup) stays ignored."""
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and not (
-                name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
-            ):
-                signal.signal(number, self._on_signal)
+            number = getattr(signal, name, None)
+            if number is None:  # Windows has no SIGHUP
+                continue
+            if name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
+                continue
+            signal.signal(number, self._on_signal)
 
     def requested(self) -> bool:
+        """Return whether a signal has come."""
         return self.exit_code is not None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         exit_code = 130 if number == signal.SIGINT else 143
         if self.requested():
             os._exit(exit_code)
-        self.exit_code, self.signal_name = exit_code, signal.Signals(number).name
+        self.exit_code = exit_code
+        self.signal_name = signal.Signals(number).name
         if not self.training:
             raise SystemExit(exit_code)

@@ -11,7 +11,7 @@ import torch
 STEPS = 40
 BASE = {
     "max_steps": STEPS, "save_checkpoint_steps": 4, "checkpoint_interval_minutes": None, "eval_interval": 40,
-    "sample_interval_steps": None, "rewind_skip_steps": 2, "max_checkpoints_to_keep": 3, "learning_rate": 3e-3,
+    "sample_interval_steps": None, "safety": {"rewind_skip_steps": 2}, "max_checkpoints_to_keep": 3, "learning_rate": 3e-3,
     "accumulate_grad_batches": 2,
 }  # fmt: skip
 
@@ -78,7 +78,7 @@ def poison(positions: Collection[int], value: float = math.nan) -> Callable:
 
 def new(folder: Path, **training) -> Path:
     folder.mkdir(exist_ok=True)
-    harness.write_config(folder, training=BASE | training)
+    harness.write_config(folder, training=harness.merged(BASE, training))
     return folder
 
 

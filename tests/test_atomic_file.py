@@ -1,4 +1,4 @@
-"""A file is there whole or not at all: whatever fails, the old one stays and no temporary file is left."""
+"""A file is there whole or not at all: when anything fails, the old one stays, and nothing else."""
 
 import errno
 import os
@@ -12,7 +12,9 @@ import pytest
 from chatgot.atomic_file import atomic_file, temporary_name
 
 ROOT = Path(__file__).resolve().parent.parent
-OLD, NEW = b"the old content", b"the new content, longer than the old one"
+PROGRAM = ROOT / "tests" / "programs" / "write_up_to_limits.py"
+OLD = b"the old content"
+NEW = b"the new content, longer than the old one"
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -40,6 +42,14 @@ def test_a_reader_of_the_old_file_keeps_the_old_content(path):
         assert reader.read() == OLD
 
 
+def write_until(path: Path, at: int, error: BaseException) -> None:
+    """Write `at` times, each time more than a buffer, so that some is on the disk; then fail."""
+    with atomic_file(path) as file:
+        for _ in range(at):
+            file.write(NEW * 5000)
+        raise error
+
+
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "full"), SystemExit(143), KeyboardInterrupt(), MemoryError()]
 )
@@ -49,11 +59,8 @@ def test_an_error_at_any_write_leaves_the_old_file_and_no_temporary_one(path, er
     if not exists:
         path.unlink()
     before = tree(path.parent)
-    with pytest.raises(type(error)) as raised, atomic_file(path) as file:
-        for i in range(5):
-            if i == at:
-                raise error
-            file.write(NEW * 5000)  # more than a buffer: some of it is on the disk
+    with pytest.raises(type(error)) as raised:
+        write_until(path, at, error)
     assert raised.value is error
     assert tree(path.parent) == before
 
@@ -62,10 +69,9 @@ def test_an_error_at_any_write_leaves_the_old_file_and_no_temporary_one(path, er
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT]
 )
-def test_an_error_of_any_system_call_leaves_the_old_file_and_no_temporary_one(
-    path, call, number, monkeypatch
-):
-    before, fired = tree(path.parent), []
+def test_an_error_of_any_system_call_leaves_only_the_old_file(path, call, number, monkeypatch):
+    before = tree(path.parent)
+    fired = []
 
     def refuse(*args, **keywords):
         fired.append(args)
@@ -100,21 +106,22 @@ def test_after_a_failed_fsync_the_next_attempt_writes_a_file_of_its_own(path, mo
 
 
 def test_what_verification_refuses_does_not_replace_the_file(path):
-    seen = []
+    verified = []
 
     def verify(temporary: Path) -> None:
-        seen.append(temporary.read_bytes())
+        verified.append(temporary.read_bytes())
         raise OSError(errno.EIO, "read back another")
 
     with pytest.raises(OSError, match="read back another"), atomic_file(path, verify) as file:
         file.write(NEW)
-    assert seen == [NEW]  # all of it was there to be looked at
+    assert verified == [NEW]  # all of it was there to be looked at
     assert tree(path.parent) == {"file": OLD}
 
 
 def test_file_fsync_rename_folder_fsync_come_in_this_order(path, monkeypatch):
     order = []
-    real_fsync, real_replace = os.fsync, os.replace
+    real_fsync = os.fsync
+    real_replace = os.replace
 
     def fsync(descriptor):
         order.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
@@ -132,33 +139,11 @@ def test_file_fsync_rename_folder_fsync_come_in_this_order(path, monkeypatch):
     assert order == ["file", "rename", "folder"]
 
 
-DISK_FULL = """
-import resource, sys
-from pathlib import Path
-from chatgot.atomic_file import atomic_file
-path, wrong = Path(sys.argv[1]), []
-for limit in (0, 1, 4095, 4096, 8191, 100_000, 299_999):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
-    try:
-        with atomic_file(path) as file:
-            for _ in range(100):
-                file.write(b"x" * 3000)
-        wrong.append((limit, "no error"))
-    except OSError as error:
-        if error.errno != 27 or [p.name for p in path.parent.iterdir()] != ["file"]:
-            wrong.append((limit, repr(error), [p.name for p in path.parent.iterdir()]))
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, -1))
-with atomic_file(path) as file:
-    file.write(b"x" * 300_000)
-print(wrong)
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is Unix's")
-def test_a_real_limit_of_the_file_size_at_any_byte_is_an_error_with_errno_and_harms_nothing(path):
+def test_a_full_disk_at_any_byte_is_an_error_and_harms_nothing(path):
     done = subprocess.run(
-        [sys.executable, "-c", DISK_FULL, str(path)],
-        cwd=ROOT,
+        [sys.executable, str(PROGRAM), str(path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,
@@ -202,7 +187,7 @@ def test_a_link_that_appears_between_unlink_and_open_is_refused(
     assert path.read_bytes() == OLD
 
 
-def test_a_temporary_file_left_by_a_dead_process_of_the_same_id_is_no_obstacle(path):
+def test_a_temporary_file_of_a_dead_process_with_our_id_is_no_obstacle(path):
     temporary_name(path).write_bytes(b"half of a")
     with atomic_file(path) as file:
         file.write(NEW)
@@ -225,7 +210,7 @@ def test_a_link_in_the_files_own_place_is_replaced_not_followed(path, tmp_path_f
 @pytest.mark.parametrize(
     ("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o000, 0o666)]
 )
-def test_the_temporary_file_is_private_and_the_finished_one_has_the_umasks_mode(path, umask, mode):
+def test_a_temporary_file_is_private_and_a_finished_one_obeys_the_umask(path, umask, mode):
     path.unlink()
     before = os.umask(umask)
     try:

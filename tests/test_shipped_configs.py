@@ -27,33 +27,32 @@ def test_every_shipped_config_loads_and_is_named_in_the_readme(path):
     ],
 )
 def test_a_debug_config_is_the_clean_one_but_for_its_mechanism(name, key, value):
-    clean, other = (
-        flat(load_config(DEBUG / f"{n}.yaml")[0].model_dump())
-        for n in ("chatgot_small_14M_clean", name)
-    )
+    clean = flat(load_config(DEBUG / "chatgot_small_14M_clean.yaml")[0].model_dump())
+    other = flat(load_config(DEBUG / f"{name}.yaml")[0].model_dump())
     assert {k: other[k] for k in other if other[k] != clean[k]} == {key: value}
 
 
 def test_the_clean_debug_config_has_the_values_that_the_family_shares():
     config, _ = load_config(DEBUG / "chatgot_small_14M_clean.yaml")
-    training, model = config.training, config.model
-    assert (
-        training.batch_size,
-        training.accumulate_grad_batches,
-        training.epochs,
-        config.seed,
-    ) == (12, 1, 1, 1337)
-    assert (training.learning_rate, training.min_learning_rate, training.warmup_steps) == (
-        6e-4,
-        6e-5,
-        100,
-    )
-    assert (training.betas, training.weight_decay, training.grad_clip) == ((0.9, 0.95), 0.1, 1.0)
-    assert (training.mixed_precision, training.gradient_checkpointing) == (False, False)
-    assert (model.dropout, model.attention_dropout, model.tie_embeddings, model.max_seq_length) == (
-        0,
-        0,
-        True,
-        256,
-    )
-    assert (training.max_checkpoints_to_keep, training.compile) == (3, False)
+    values = flat(config.model_dump())
+    shared = {
+        "seed": 1337,
+        "model.max_seq_length": 256,
+        "model.dropout": 0,
+        "model.attention_dropout": 0,
+        "model.tie_embeddings": True,
+        "training.batch_size": 12,
+        "training.accumulate_grad_batches": 1,
+        "training.epochs": 1,
+        "training.learning_rate": 6e-4,
+        "training.min_learning_rate": 6e-5,
+        "training.warmup_steps": 100,
+        "training.betas": (0.9, 0.95),
+        "training.weight_decay": 0.1,
+        "training.grad_clip": 1.0,
+        "training.mixed_precision": False,
+        "training.gradient_checkpointing": False,
+        "training.compile": False,
+        "training.max_checkpoints_to_keep": 3,
+    }
+    assert {name: values[name] for name in shared} == shared

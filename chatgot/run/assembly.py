@@ -196,7 +196,7 @@ def assemble(
         device.type,
         enabled=modes.precision == "fp16",
         max_nan_before_fallback=settings.max_nan_before_fallback,
-        min_loss_scale=settings.min_loss_scale,
+        min_loss_scale=settings.safety.min_loss_scale,
     )
     scaler.describe = lambda: describe_numbers(model, windows, state, config)
     if settings.optimizer == "muon":

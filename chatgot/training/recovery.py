@@ -56,7 +56,7 @@ def recover(run: Run) -> Outcome:
         rewind(run)
         return Outcome.REWOUND
     below = modes.precision != modes.asked_precision and not modes.precision_raised
-    if below and health.good_steps >= settings.amp_retry_steps:
+    if below and health.good_steps >= settings.safety.amp_retry_steps:
         return climb(run)
     return Outcome.NOTHING
 
@@ -69,7 +69,13 @@ def _lower_precision(run: Run) -> None:
         old,
         lower,
         run.state.progress.global_step + 1,
-        extra=event("precision", old=old, new=lower, reason="non-finite steps"),
+        extra=event(
+            "precision",
+            step=run.state.progress.global_step + 1,
+            old=old,
+            new=lower,
+            reason="non-finite steps",
+        ),
     )
     change_precision(run.state, run.scaler, lower)
 
@@ -153,7 +159,7 @@ def rewind(run: Run) -> None:
     Raises: Diverged when `max_rewinds` are used up, or there is nothing to go back to.
     """
     state = run.state
-    if state.health.rewinds >= run.config.training.max_rewinds:
+    if state.health.rewinds >= run.config.training.safety.max_rewinds:
         raise Diverged(failure_report(run))
     target = rewind_target(run)
     if target is None:
@@ -214,7 +220,7 @@ def ranges_to_skip(run: Run) -> tuple[list[tuple[int, int]], tuple[int, int] | N
         return ranges, None
     first = bad_steps[0].position
     last = bad_steps[-1].position
-    end = last + 1 + run.config.training.rewind_skip_steps
+    end = last + 1 + run.config.training.safety.rewind_skip_steps
     ranges = merged([*ranges, (first, end)])
     end = next(end for start, end in ranges if start <= first < end)
     return ranges, (first, end)

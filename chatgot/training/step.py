@@ -177,7 +177,7 @@ def judge(run: Run, loss: float, norm: float, healthy: bool) -> None:
     """
     health = run.state.health
     progress = run.state.progress
-    spike = run.config.training.spike
+    spike = run.config.training.safety.spike
     guessing = math.log(run.model.vocab_size)  # the loss of knowing nothing, in nats
     best = health.best_train_loss if math.isfinite(health.best_train_loss) else loss
     limit = DIVERGED_FACTOR * max(guessing, best)

@@ -87,7 +87,7 @@ def troubled(tmp_path_factory) -> Path:
         precision_dtype="bf16",
         eval_interval=10,
         sample_interval_steps=5,
-        amp_retry_steps=1000,
+        safety={"amp_retry_steps": 1000},
         dynamic_batch_size={"enabled": True, "initial": 4, "growth_interval_steps": 1000},
     )
     poison = spoilt_runs.poison({2, 6, 7, 8, 21, 22, 23})

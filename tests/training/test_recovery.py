@@ -111,7 +111,7 @@ def test_poison_in_every_later_position_ends_in_exit_4_with_a_report_and_the_las
 
 
 def test_a_second_rewind_without_progress_goes_one_file_further_back(tmp_path):
-    folder = new(tmp_path / "run", rewind_skip_steps=0)
+    folder = new(tmp_path / "run", safety={"rewind_skip_steps": 0})
     assert run(folder, spoil=poison({13, 14, 15, 16, 17, 18})) == 0
     lines = [
         line.split("rewinding to ")[1][:8]
@@ -207,7 +207,7 @@ def test_a_single_high_loss_is_said_and_nothing_else(clean, tmp_path):
 
 def test_spikes_that_stand_out_of_the_recent_losses_take_the_same_road_when_asked(tmp_path):
     spike = {"enabled": True, "window": 8, "threshold": 6.0}
-    for name, settings, rewinds in (("off", {}, 0), ("on", {"spike": spike}, 1)):
+    for name, settings, rewinds in (("off", {}, 0), ("on", {"safety": {"spike": spike}}, 1)):
         folder = new(tmp_path / name, **settings)
         assert run(folder, spoil=poison({20, 21, 22}, value=1.8)) == 0
         assert final(folder)["state"]["health"]["rewinds"] == rewinds
@@ -227,7 +227,7 @@ def test_no_checkpoint_is_saved_while_the_loss_is_far_too_high(tmp_path):
 
 # Lower precision
 
-MIXED = {"mixed_precision": True, "max_nan_before_fallback": 3, "amp_retry_steps": 1000}
+MIXED = {"mixed_precision": True, "max_nan_before_fallback": 3, "safety": {"amp_retry_steps": 1000}}
 
 
 def storm(
@@ -287,7 +287,7 @@ def test_a_storm_resumed_in_its_middle_gives_the_same_bits(tmp_path, at):
 
 
 def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
-    folder = new(tmp_path / "run", precision_dtype="bf16", **(MIXED | {"amp_retry_steps": 6}))
+    folder = new(tmp_path / "run", precision_dtype="bf16", **(MIXED | {"safety": {"amp_retry_steps": 6}}))
 
     def spoil(state, loss):
         return (
@@ -313,7 +313,7 @@ def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
 def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, at):
     settings = MIXED | {
         "precision_dtype": "bf16",
-        "amp_retry_steps": 8,
+        "safety": {"amp_retry_steps": 8},
         "save_checkpoint_steps": 30,
     }
 
@@ -338,7 +338,7 @@ def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, 
 
 
 def test_a_user_who_switches_mixed_precision_off_gets_it_off(tmp_path):
-    folder = new(tmp_path / "run", precision_dtype="bf16", **(MIXED | {"amp_retry_steps": 3}))
+    folder = new(tmp_path / "run", precision_dtype="bf16", **(MIXED | {"safety": {"amp_retry_steps": 3}}))
     bad = storm({"bf16"}, math.nan)
     assert (
         run(
@@ -361,7 +361,7 @@ def test_a_text_of_one_character_has_no_loss_to_compare_and_no_defect(tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_nan_in_a_lower_precision_for_ever_ends_in_fp32_and_then_exit_4(tmp_path, precision):
-    folder = new(tmp_path / "run", precision_dtype=precision, max_rewinds=1, **MIXED)
+    folder = new(tmp_path / "run", precision_dtype=precision, **harness.merged(MIXED, {"safety": {"max_rewinds": 1}}))
     assert run(folder, spoil=poison(range(10, 10_000))) == 4
     log = log_of(folder)
     assert f"precision falls back from {precision} to" in log

@@ -1,30 +1,48 @@
 """Each key of the YAML does something: changing it changes something that a user can see."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import harness
 import pytest
+from torch import Tensor
 
 from chatgot.config import keys_of
 
 BASE = {
     "training": {
-        "max_steps": 4, "batch_size": 2, "accumulate_grad_batches": 2, "eval_interval": 2, "sample_interval_steps": 2,
-        "save_checkpoint_steps": 1, "max_checkpoints_to_keep": 3, "warmup_steps": 2, "log_interval": 2,
+        "max_steps": 4,
+        "batch_size": 2,
+        "accumulate_grad_batches": 2,
+        "eval_interval": 2,
+        "sample_interval_steps": 2,
+        "save_checkpoint_steps": 1,
+        "max_checkpoints_to_keep": 3,
+        "warmup_steps": 2,
+        "log_interval": 2,
         "grad_clip": 0.1,
     },
-}  # fmt: skip
+}
 
 # key: (another value, what changes), and where the key acts only beside others, what those are
+MODERN = {"model.architecture": "modern"}
 DIVERGING = {"training.learning_rate": 1e30, "training.warmup_steps": 0, "training.log_interval": 1}
 OVERFLOWING = {
-    "training.mixed_precision": True, "training.precision_dtype": "fp16", "model.init_range": 3.0,
-    "training.min_loss_scale": 65536.0, "training.attention": "sdpa",  # products in fp16 fail the proof at such scores
-}  # fmt: skip
-SPIKING = {"training.max_steps": 40, "training.spike.enabled": True, "training.spike.window": 8,
-           "training.spike.threshold": 0.01, "training.max_nan_before_fallback": 40}  # fmt: skip
+    "training.mixed_precision": True,
+    "training.precision_dtype": "fp16",
+    "model.init_range": 3.0,
+    "training.safety.min_loss_scale": 65536.0,
+    "training.attention": "sdpa",  # products in fp16 fail the proof at such scores
+}
+SPIKING = {
+    "training.max_steps": 40,
+    "training.safety.spike.enabled": True,
+    "training.safety.spike.window": 8,
+    "training.safety.spike.threshold": 0.01,
+    "training.max_nan_before_fallback": 40,
+}
 DYNAMIC = "training.dynamic_batch_size."
 SEARCHING = {DYNAMIC + "enabled": True, DYNAMIC + "memory_headroom": 0.0}
 GROWING = SEARCHING | {
@@ -39,8 +57,12 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "model.d_model": (32, "shapes"),
     "model.n_layers": (1, "shapes"),
     "model.n_head": (4, "weights"),
+    "model.n_kv_head": (1, "shapes", MODERN),
+    "model.head_dim": (4, "shapes", MODERN),
     "model.d_hid": (32, "shapes"),
     "model.max_seq_length": (24, "shapes"),
+    "model.rope_base": (100, "weights", MODERN),
+    "model.qk_norm": (False, "shapes", MODERN),
     "model.dropout": (0.3, "weights"),
     "model.attention_dropout": (0.3, "weights"),
     "model.layer_norm_eps": (0.1, "weights"),
@@ -56,7 +78,11 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.learning_rate": (2e-2, "rates"),
     "training.min_learning_rate": (5e-3, "rates"),
     "training.warmup_steps": (1, "rates"),
-    "training.lr_schedule": ("linear", "rates", {"training.log_interval": 1, "training.warmup_steps": 0}),
+    "training.lr_schedule": (
+        "linear",
+        "rates",
+        {"training.log_interval": 1, "training.warmup_steps": 0},
+    ),
     "training.lr_decay_steps": (8, "rates"),
     "training.muon_learning_rate": (0.01, "weights", {"training.optimizer": "muon"}),
     "training.muon_momentum": (0.5, "weights", {"training.optimizer": "muon"}),
@@ -67,15 +93,19 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.mixed_precision": (True, "precision", {"training.precision_dtype": "bf16"}),
     "training.precision_dtype": ("fp16", "precision", {"training.mixed_precision": True}),
     "training.max_nan_before_fallback": (2, "rows", DIVERGING),
-    "training.min_loss_scale": (1.0, "precision", OVERFLOWING),
-    "training.amp_retry_steps": (1, "climbs", OVERFLOWING),
-    "training.max_rewinds": (1, "rewinds", DIVERGING),
-    "training.rewind_skip_steps": (1, "rewinds", DIVERGING),
-    "training.spike.enabled": (False, "high", SPIKING),
-    "training.spike.window": (30, "high", SPIKING),
-    "training.spike.threshold": (9.0, "high", SPIKING),
+    "training.safety.min_loss_scale": (1.0, "precision", OVERFLOWING),
+    "training.safety.amp_retry_steps": (1, "climbs", OVERFLOWING),
+    "training.safety.max_rewinds": (1, "rewinds", DIVERGING),
+    "training.safety.rewind_skip_steps": (1, "rewinds", DIVERGING),
+    "training.safety.spike.enabled": (False, "high", SPIKING),
+    "training.safety.spike.window": (30, "high", SPIKING),
+    "training.safety.spike.threshold": (9.0, "high", SPIKING),
     DYNAMIC + "enabled": (True, "searched"),
-    DYNAMIC + "initial": (2, "sizes", SEARCHING | {DYNAMIC + "minimum": 1, DYNAMIC + "minimum_gain": 1e6}),
+    DYNAMIC + "initial": (
+        2,
+        "sizes",
+        SEARCHING | {DYNAMIC + "minimum": 1, DYNAMIC + "minimum_gain": 1e6},
+    ),
     DYNAMIC + "minimum": (2, "searched", SEARCHING),
     DYNAMIC + "maximum": (2, "searched", SEARCHING),
     DYNAMIC + "growth_interval_steps": (2, "sizes", GROWING),
@@ -84,7 +114,11 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     DYNAMIC + "minimum_gain": (1e6, "sizes", GROWING),
     "training.gradient_checkpointing": (True, "recomputation"),
     "training.save_checkpoint_steps": (2, "saved", {"training.max_checkpoints_to_keep": 9}),
-    "training.checkpoint_interval_minutes": (1e-6, "saved", {"training.save_checkpoint_steps": None}),
+    "training.checkpoint_interval_minutes": (
+        1e-6,
+        "saved",
+        {"training.save_checkpoint_steps": None},
+    ),
     "training.max_checkpoints_to_keep": (1, "saved"),
     "training.log_interval": (1, "rows"),
     "training.eval_interval": (1, "evaluated"),
@@ -94,7 +128,8 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.report": (True, "report"),
     "training.threads": (2, "threads"),
     "training.attention": ("products", "kernel", {"training.attention": "sdpa"}),
-    "training.compile": (False, "weighed"),  # auto says why it is off here; test_compilation.py has true
+    # auto says why it is off here; test_compilation.py has true
+    "training.compile": (False, "weighed"),
     "data.path": ("other.txt", "weights"),
     "data.test_split": (0.3, "val_loss"),
     "sampling.prompts": (["QUEEN: "], "samples"),
@@ -105,7 +140,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "paths.checkpoints": ("elsewhere", "saved"),
     "paths.logs": ("elsewhere", "logs"),
     "paths.cache": ("elsewhere", "cache"),
-}  # fmt: skip
+}
 
 
 def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -118,50 +153,69 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
             value = {name: value}
         settings = harness.merged(settings, value)
     harness.write_config(folder, **settings)
-    seen: dict[str, Any] = {"exit_code": harness.train_here(folder, "--config", "tiny.yaml")}
+    exit_code = harness.train_here(folder, "--config", "tiny.yaml")
     logs = list(folder.glob("logs/train_*.log"))
     files = harness.checkpoints(folder)
-    seen |= {"logs": bool(logs), "saved": sorted(files), "cache": (folder / "data/cache").is_dir()}
+    outside = {
+        "exit_code": exit_code,
+        "logs": bool(logs),
+        "saved": sorted(files),
+        "cache": (folder / "data/cache").is_dir(),
+        "report": any(folder.glob("logs/tensorboard/*/report.html")),
+    }
     if not files or not logs:
-        return seen
+        return outside
     last = harness.load(files[max(files)])
-    state, rows, log = (
-        last["model_state_dict"],
-        harness.rows(folder),
-        logs[0].read_text(encoding="utf-8"),
-    )
-    storages = {tensor.data_ptr(): tensor.numel() for tensor in state.values()}
-    return seen | {
-        "weights": hashlib.sha256(
-            b"".join(t.float().numpy().tobytes() for t in state.values())
-        ).hexdigest(),
-        "shapes": {name: tuple(tensor.shape) for name, tensor in state.items()},
+    return {
+        **outside,
+        **of_weights(last["model_state_dict"]),
+        **of_state(last),
+        **of_rows(harness.rows(folder)),
+        **of_log(logs[0].read_text(encoding="utf-8")),
+    }
+
+
+def of_weights(weights: dict[str, Tensor]) -> dict[str, Any]:
+    storages = {tensor.data_ptr(): tensor.numel() for tensor in weights.values()}
+    content = b"".join(tensor.float().numpy().tobytes() for tensor in weights.values())
+    return {
+        "weights": hashlib.sha256(content).hexdigest(),
+        "shapes": {name: tuple(tensor.shape) for name, tensor in weights.items()},
         "parameters": sum(storages.values()),
-        "steps": last["global_step"],
-        "tokens": last["state"]["progress"]["tokens"],
-        "precision": last["state"]["modes"]["precision"],
-        "threads": last["state"]["modes"]["threads"],
-        "kernel": f"attention: {last['run']['attention']}, blocks eager" in log
-        and last["state"]["modes"]["attention"],
-        "weighed": "compile: off, only about" in log,
+    }
+
+
+def of_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    state = checkpoint["state"]
+    return {
+        "steps": checkpoint["global_step"],
+        "tokens": state["tokens"],
+        "precision": state["precision"],
+        "threads": state["threads"],
+        "sizes": [row[:3] for row in state["size_history"]],
+        "rejected": [row[:3] for row in state["sizes_rejected"]],
+    }
+
+
+def of_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
         "rows": [row["step"] for row in rows],
         "evaluated": [row["step"] for row in rows if row["val_loss"] is not None],
         "val_loss": rows[0]["val_loss"],
         "rates": [row["lr"] for row in rows],
+    }
+
+
+def of_log(log: str) -> dict[str, Any]:
+    rewinds = [line for line in log.splitlines() if "rewinding to" in line]
+    trials = log.split("valid size (")[1:]
+    return {
+        "kernel": re.findall("attention: (.*), blocks eager", log),
+        "weighed": "compile: off, only about" in log,
         "samples": [block.splitlines()[:3] for block in log.split("sample ")[1:]],
-        "rewinds": [
-            line.split("data positions")[1] for line in log.splitlines() if "rewinding to" in line
-        ],
+        "rewinds": [line.split("data positions")[1] for line in rewinds],
         "climbs": log.count("precision climbs back"),
-        "searched": [
-            part.split(" tokens/s")[0].split(": ")[0]
-            for part in log.split("valid size (")[-1].split("; ")
-        ]
-        if "valid size (" in log
-        else None,
-        "report": any(folder.glob("logs/tensorboard/*/report.html")),
-        "sizes": [row[:3] for row in last["state"]["micro_batch"]["history"]],
-        "rejected": [row[:3] for row in last["state"]["micro_batch"]["rejected"]],
+        "searched": re.findall("(?:^|; )([0-9]+): ", trials[-1]) if trials else None,
         "high": log.count("far too high"),
         "recomputation": "gradient checkpointing: every 1" in log,
     }
