@@ -28,7 +28,7 @@ from chatgot.machine.memory import (
 )
 from chatgot.model.gpt import without_dropout
 from chatgot.numerics.accumulation import add_gradients
-from chatgot.numerics.precision import PROOF_SCALE
+from chatgot.numerics.precision import PROOF_SCALE, autocast
 from chatgot.run.assembly import Training
 from chatgot.run.modes import give_up_recomputation
 from chatgot.run.run_state import RunState
@@ -264,7 +264,8 @@ def attempt(training: Training, n: int, size: int) -> tuple[list[Tensor | None],
     begun = time.perf_counter()
     try:
         key = (config.seed, run.position)
-        add_gradients(model, windows, starts, size, key, run.precision, lambda loss: loss * scale)
+        with autocast(windows.device, run.precision):
+            add_gradients(model, windows, starts, size, key, lambda loss: loss * scale)
         synchronise(training.device)
         return [p.grad for p in model.parameters()], time.perf_counter() - begun
     except CheckpointError as error:

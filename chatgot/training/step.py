@@ -14,6 +14,7 @@ from chatgot.errors import OutOfMemory
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.numerics.accumulation import add_gradients
 from chatgot.numerics.grad_scaler import SafeGradScaler
+from chatgot.numerics.precision import autocast
 from chatgot.run.modes import give_up_recomputation
 from chatgot.run.run_state import RunState
 from chatgot.training.batch_size import shrink
@@ -41,9 +42,8 @@ def accumulate_gradients(
     key, out_of_memory = (config.seed, run.position), False
     try:
         starts = windows.starts(run.position, config.training.sequences_per_step)
-        return add_gradients(
-            model, windows, starts, run.micro_batch_size, key, run.precision, scaler.scale
-        )
+        with autocast(windows.device, run.precision):
+            return add_gradients(model, windows, starts, run.micro_batch_size, key, scaler.scale)
     except CheckpointError as error:
         give_up_recomputation(model, run, error)
     except (RuntimeError, MemoryError) as error:
