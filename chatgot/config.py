@@ -49,6 +49,12 @@ class ModelConfig(Section):
     d_model: Int = key(512, "width of the residual stream, a multiple of n_head", ge=1)
     n_layers: Int = key(6, "number of blocks", ge=1)
     n_head: Int = key(8, "attention heads in each block", ge=1)
+    n_kv_head: Int | None = key(None, "heads of keys and values; null: n_head; modern only", ge=1)
+    head_dim: Int | None = key(
+        None, "elements of one head; null: d_model / n_head; modern only", ge=1
+    )
+    rope_base: Float = key(10_000.0, "base of the rotary positions' wavelengths; modern only", ge=1)
+    qk_norm: Bool = key(True, "normalise queries and keys in each head; modern only")
     d_hid: Int | None = key(
         None, "width of the MLP's hidden layer; null: 4 x d_model, modern 8/3 x d_model", ge=1
     )
@@ -74,14 +80,24 @@ class ModelConfig(Section):
     init_range: Float = key(0.02, "standard deviation of the initial weights", gt=0)
     tie_embeddings: Bool = key(True, "token embedding and output head share one matrix")
 
+    @property
+    def kv_heads(self) -> int:
+        """Return the number of heads that keys and values have."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def head_size(self) -> int:
+        """Return the number of elements of one head's query, key and value."""
+        return self.d_model // self.n_head if self.head_dim is None else self.head_dim
+
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> "ModelConfig":
-        if self.d_model % self.n_head:
+        if self.d_model % self.n_head and self.head_dim is None:
             raise ValueError(
                 f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head})"
             )
-        if self.architecture == "modern" and self.d_model // self.n_head % 2:
-            found = self.d_model // self.n_head
+        if self.architecture == "modern" and self.head_size % 2:
+            found = self.head_size
             raise ValueError(
                 f"d_model / n_head ({found}) must be even: rotary positions turn pairs of elements"
             )

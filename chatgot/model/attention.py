@@ -1,6 +1,8 @@
 """How causal attention is computed, and which way is fast for a shape on this machine.
 
-Letters: B batch, H heads, T time, D head size; N = B x H; R rows of queries in one product.
+Letters: B batch, H query heads, G heads of keys and values, each shared by H / G query heads in
+turn, T time, D head size; N = B x H; R rows of queries in one product.
+Source of the sharing: grouped-query attention, Ainslie et al. 2023, arXiv:2305.13245.
 """
 
 import logging
@@ -87,16 +89,29 @@ class Products(torch.autograd.Function):
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, kernel: str, dropout: float = 0.0) -> Tensor:
     """Let each token look at itself and those before it.
 
-    q, k, v and the result: (B, H, T, D), of one dtype.
+    q and the result: (B, H, T, D); k, v: (B, G, T, D); all of one dtype.
     dropout: share of the attention weights that is dropped; only `sdpa` can do that.
     kernel: `products` is for CPUs; elsewhere `sdpa` is taken.
     """
     if kernel == "sdpa" or dropout or q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, dropout_p=dropout, enable_gqa=q.size(1) != k.size(1)
+        )
     B, H, T, D = q.shape
+    k = repeat_heads(k, H)  # (B, H, T, D)
+    v = repeat_heads(v, H)  # (B, H, T, D)
     q, k, v = (t.reshape(B * H, T, D) for t in (q, k, v))
     y: Tensor = Products.apply(q, k, v)  # type: ignore[no-untyped-call] # untyped in torch
     return y.view(B, H, T, D)
+
+
+def repeat_heads(t: Tensor, H: int) -> Tensor:
+    """Return keys or values (B, G, T, D) once for each query head that shares them, (B, H, T, D).
+
+    The copies of one head are neighbours, as query heads that share it are.
+    """
+    G = t.size(1)
+    return t if G == H else t.repeat_interleave(H // G, dim=1)
 
 
 def pick_attention(
@@ -114,11 +129,14 @@ def pick_attention(
     if cfg.max_seq_length > LONGEST:
         return "sdpa"
     B = min(batch_size, TIMED_SEQUENCES)
-    shape = (B, cfg.n_head, cfg.max_seq_length, cfg.d_model // cfg.n_head)
+    shape = (B, cfg.n_head, cfg.max_seq_length, cfg.head_size)
+    G = cfg.kv_heads
     name = str(dtype).removeprefix("torch.")
-    what = f"attention {'x'.join(map(str, shape))} {name}, {torch.get_num_threads()} threads"
+    grouped = "" if cfg.n_head == G else f", {G} key/value heads"
+    threads = f"{torch.get_num_threads()} threads"
+    what = f"attention {'x'.join(map(str, shape))}{grouped} {name}, {threads}"
     sdpa_s, products_s = remembered(
-        what, lambda: best_times([_layer(kernel, shape, dtype) for kernel in KERNELS])
+        what, lambda: best_times([_layer(kernel, shape, G, dtype) for kernel in KERNELS])
     )
     kernel = "sdpa" if sdpa_s <= products_s else "products"
     logger.info(
@@ -133,19 +151,22 @@ def pick_attention(
     return kernel
 
 
-def _layer(kernel: str, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], None]:
+def _layer(
+    kernel: str, shape: tuple[int, int, int, int], G: int, dtype: torch.dtype
+) -> Callable[[], None]:
     """Return a function that runs one layer's attention on the CPU, forward and backward.
 
     shape: (B, H, T, D).
     """
     B, H, T, D = shape
+    sizes = (H * D, G * D, G * D)
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(B, T, 3 * H * D, generator=generator).to(dtype).requires_grad_()
+    qkv = torch.randn(B, T, sum(sizes), generator=generator).to(dtype).requires_grad_()
     dy = torch.ones(B, T, H * D, dtype=dtype)
 
     def forward_backward() -> None:
         # laid out in memory as the model's are
-        q, k, v = (t.view(B, T, H, D).transpose(1, 2) for t in qkv.chunk(3, dim=-1))
+        q, k, v = (t.view(B, T, -1, D).transpose(1, 2) for t in qkv.split_with_sizes(sizes, dim=-1))
         y = causal_attention(q, k, v, kernel).transpose(1, 2).reshape(B, T, H * D)
         torch.autograd.grad(y, qkv, dy)
 

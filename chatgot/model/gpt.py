@@ -1,9 +1,10 @@
 """The GPT: shapes, maths, initialisation; one layer loop for both architectures.
 
-Letters: B batch, T time (tokens), C `d_model`, H `n_head`, D head size, V vocabulary.
+Letters: B batch, T time (tokens), C `d_model`, H `n_head`, G heads of keys and values, D head size,
+V vocabulary.
 Sources: `gpt`: GPT-2, Radford et al. 2019. `modern`: Qwen3, arXiv:2505.09388, with RMSNorm
-(arXiv:1910.07467), rotary positions (arXiv:2104.09864), SwiGLU (arXiv:2002.05202) and normalised
-queries and keys (arXiv:2010.04245).
+(arXiv:1910.07467), rotary positions (arXiv:2104.09864), SwiGLU (arXiv:2002.05202), normalised
+queries and keys (arXiv:2010.04245) and grouped-query attention (arXiv:2305.13245).
 """
 
 import math
@@ -20,14 +21,11 @@ from chatgot.config import ModelConfig
 from chatgot.model.attention import causal_attention
 from chatgot.model.dropout import drop, keep_mask
 
-# Of the slowest rotation's wave length, in tokens; arXiv:2104.09864, section 3.2.2.
-ROTARY_BASE = 10_000.0
-
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (T, 1, D)
 
 
 class KeyValueCache:
-    """Keys and values of the tokens that one block has processed; each tensor (B, H, T, D)."""
+    """Keys and values of the tokens that one block has processed; each tensor (B, G, T, D)."""
 
     def __init__(self) -> None:
         self.k: Tensor | None = None
@@ -39,10 +37,10 @@ class KeyValueCache:
         return 0 if self.k is None else self.k.size(2)
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append new keys and values, (B, H, T_new, D); return all of them."""
+        """Append new keys and values, (B, G, T_new, D); return all of them."""
         if self.k is not None and self.v is not None:
-            k = torch.cat((self.k, k), dim=2)  # (B, H, T_past + T_new, D)
-            v = torch.cat((self.v, v), dim=2)  # (B, H, T_past + T_new, D)
+            k = torch.cat((self.k, k), dim=2)  # (B, G, T_past + T_new, D)
+            v = torch.cat((self.v, v), dim=2)  # (B, G, T_past + T_new, D)
         self.k = k
         self.v = v
         return k, v
@@ -55,9 +53,12 @@ def make_norm(cfg: ModelConfig, size: int) -> nn.Module:
     return nn.LayerNorm(size, eps=cfg.layer_norm_eps, bias=cfg.bias)
 
 
-def rotation(past: int, T: int, head_size: int, device: torch.device) -> Rotation:
-    """Return the rotation of T tokens after `past` others: angles grow with the position."""
-    wave = ROTARY_BASE ** (torch.arange(0, head_size, 2, device=device) / head_size)  # (D / 2,)
+def rotation(past: int, T: int, head_size: int, base: float, device: torch.device) -> Rotation:
+    """Return the rotation of T tokens after `past` others: angles grow with the position.
+
+    base: of the wavelengths, `rope_base`. Source: arXiv:2104.09864, section 3.2.2.
+    """
+    wave = base ** (torch.arange(0, head_size, 2, device=device) / head_size)  # (D / 2,)
     angle = torch.arange(past, past + T, device=device)[:, None] / wave  # (T, D / 2)
     # element i turns with element i + D / 2
     angle = torch.cat((angle, angle), dim=-1)[:, None]  # (T, 1, D)
@@ -65,44 +66,53 @@ def rotation(past: int, T: int, head_size: int, device: torch.device) -> Rotatio
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """Turn each pair (i, i + D / 2) of queries or keys (B, T, H, D) by its angle."""
+    """Turn each pair (i, i + D / 2) of queries (B, T, H, D) or keys (B, T, G, D) by its angle."""
     cosines, sines = by
-    lower, upper = x.chunk(2, dim=-1)  # 2 x (B, T, H, D / 2)
+    lower, upper = x.chunk(2, dim=-1)  # 2 x (B, T, heads, D / 2)
     return x * cosines + torch.cat((-upper, lower), dim=-1) * sines
 
 
 class Attention(nn.Module):
-    """Causal self-attention; `modern` normalises queries and keys and rotates them by position."""
+    """Causal self-attention; `modern` normalises queries and keys and rotates them by position.
+
+    sizes: the rows of queries, keys and values in `qkv`: (H x D, G x D, G x D).
+    """
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         modern = cfg.architecture == "modern"
+        normalised = modern and cfg.qk_norm
         bias = cfg.bias and not modern
-        head_size = cfg.d_model // cfg.n_head
-        self.n_head = cfg.n_head
+        width = cfg.n_head * cfg.head_size
+        kv_width = cfg.kv_heads * cfg.head_size
+        self.head_size = cfg.head_size
+        self.sizes = (width, kv_width, kv_width)
         self.dropout = cfg.attention_dropout
         self.kernel = "sdpa"  # set by GPT.use_attention
-        self.qkv = nn.Linear(cfg.d_model, 3 * cfg.d_model, bias=bias)
-        self.q_norm = make_norm(cfg, head_size) if modern else None
-        self.k_norm = make_norm(cfg, head_size) if modern else None
-        self.proj = nn.Linear(cfg.d_model, cfg.d_model, bias=bias)
+        self.qkv = nn.Linear(cfg.d_model, sum(self.sizes), bias=bias)
+        self.q_norm = make_norm(cfg, cfg.head_size) if normalised else None
+        self.k_norm = make_norm(cfg, cfg.head_size) if normalised else None
+        self.proj = nn.Linear(width, cfg.d_model, bias=bias)
 
     def forward(self, x: Tensor, rotated: Rotation | None, cache: KeyValueCache | None) -> Tensor:
         """Return (B, T, C) from x (B, T, C); with a cache, x is what follows the cached tokens."""
         B, T, _ = x.shape
-        heads = (t.view(B, T, self.n_head, -1) for t in self.qkv(x).chunk(3, dim=-1))
-        q, k, v = heads  # 3 x (B, T, H, D)
+        parts = self.qkv(x).split(self.sizes, dim=-1)
+        q, k, v = (
+            t.view(B, T, -1, self.head_size) for t in parts
+        )  # (B, T, H, D), 2 x (B, T, G, D)
         if rotated is not None:
             q = self._normalise_and_rotate(q, self.q_norm, rotated)
             k = self._normalise_and_rotate(k, self.k_norm, rotated)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # 3 x (B, H, T, D)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, T, D), 2 x (B, G, T, D)
         past = 0 if cache is None else cache.length
         if cache is not None:
-            k, v = cache.extend(k, v)  # 2 x (B, H, T_past + T, D)
+            k, v = cache.extend(k, v)  # 2 x (B, G, T_past + T, D)
         if past:
             assert T == 1, "a filled cache takes one token at a time"
             # without a mask: the one token may look at all before it
-            y = F.scaled_dot_product_attention(q, k, v)  # (B, H, 1, D)
+            grouped = q.size(1) != k.size(1)
+            y = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)  # (B, H, 1, D)
         else:
             dropout = self.dropout if self.training else 0.0
             y = causal_attention(q, k, v, self.kernel, dropout)  # (B, H, T, D)
@@ -111,7 +121,7 @@ class Attention(nn.Module):
 
     @staticmethod
     def _normalise_and_rotate(t: Tensor, norm: nn.Module | None, rotated: Rotation) -> Tensor:
-        """Return queries or keys (B, T, H, D) in their own dtype, computed in fp32."""
+        """Return queries (B, T, H, D) or keys (B, T, G, D) in their own dtype, computed in fp32."""
         normal = t.float()
         if norm is not None:
             normal = norm(normal)
@@ -283,7 +293,7 @@ class GPT(nn.Module):
         """
         if self.cfg.architecture != "modern":
             return None
-        return rotation(past, T, self.cfg.d_model // self.cfg.n_head, device)
+        return rotation(past, T, self.cfg.head_size, self.cfg.rope_base, device)
 
     def _keep_mask(self, h: Tensor, *count: int) -> Tensor | None:
         """Draw which elements stay, (*count, *h.shape); None: nothing is dropped."""
@@ -299,12 +309,13 @@ class GPT(nn.Module):
         """Return the floating-point operations of forward and backward for one token.
 
         6 for each weight of a matrix product (head included, embeddings not) and, for causal
-        attention, 6 x n_layers x d_model x T.
+        attention, 6 x n_layers x n_head x head size x T.
         Source: Kaplan et al. 2020, arXiv:2001.08361, table 1, halved for causality.
         """
         in_blocks = sum(p.numel() for p in self.layers.parameters() if p.dim() >= 2)
         matrices = in_blocks + self.head.weight.numel()
-        attention = self.cfg.n_layers * self.cfg.d_model * self.cfg.max_seq_length
+        width = self.cfg.n_head * self.cfg.head_size
+        attention = self.cfg.n_layers * width * self.cfg.max_seq_length
         return 6 * matrices + 6 * attention
 
 

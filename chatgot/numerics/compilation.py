@@ -54,8 +54,15 @@ class Work:
         """Return the name under which a measurement is remembered: all that decides its speed."""
         cfg = self.config.model
         kernel = self.model.blocks[0].attention.kernel
+        heads = f"{cfg.n_head} heads"
+        if cfg.head_size * cfg.n_head != cfg.d_model:
+            heads += f" of {cfg.head_size}"
+        if cfg.kv_heads != cfg.n_head:
+            heads += f", {cfg.kv_heads} key/value heads"
+        if not cfg.qk_norm:
+            heads += ", not normalised"
         shape = (
-            f"{self.micro_batch_size}x{cfg.max_seq_length}x{cfg.d_model}, {cfg.n_head} heads, "
+            f"{self.micro_batch_size}x{cfg.max_seq_length}x{cfg.d_model}, {heads}, "
             f"{cfg.d_hid} hidden, bias {cfg.bias}"
         )
         rates = f"dropout {cfg.dropout > 0} {cfg.attention_dropout > 0}"

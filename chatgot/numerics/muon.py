@@ -5,7 +5,8 @@ Source: Muon, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ class Muon(torch.optim.Muon):
 
     `orthogonal` makes do with three iterations where torch's has five. Matrices of one shape are
     orthogonalised together, in batched products. A matrix that stacks several (queries, keys and
-    values, say) is taken apart before that: `pieces` in its group says into how many.
+    values, say) is taken apart before that: `pieces` in its group says into how many of equal
+    height, or lists the rows of each.
 
     dtype: of the products. torch's own class computes all of them in bf16, which is a hundred times
     slower than fp32 on CPUs without bf16 instructions.
@@ -74,15 +76,28 @@ class Muon(torch.optim.Muon):
 
     def _update(self, pairs: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
         """Decay parameters of one shape and add the orthogonalised momentum, given with each."""
-        rows, columns = pairs[0][0].shape
-        R = rows // group["pieces"]
-        stack = torch.stack([momentum for _, momentum in pairs]).view(-1, R, columns)  # (n, R, C)
-        updates = orthogonal(stack.to(self.dtype), group["ns_coefficients"], group["eps"])
-        updates = updates.reshape(len(pairs), rows, columns)
-        factor = max(1.0, R / columns) ** 0.5  # of the learning rate, as torch's "original"
-        for (p, _), update in zip(pairs, updates, strict=True):
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(update, alpha=-group["lr"] * factor)
+        height, C = pairs[0][0].shape
+        stack = torch.stack([momentum for _, momentum in pairs])  # (parameters, height, C)
+        for rows, R in _runs(group["pieces"], height):
+            x = stack[:, rows].reshape(-1, R, C).to(self.dtype)  # (n, R, C)
+            updates = orthogonal(x, group["ns_coefficients"], group["eps"])  # (n, R, C)
+            factor = max(1.0, R / C) ** 0.5  # of the learning rate, as torch's "original"
+            for (p, _), update in zip(pairs, updates.reshape(len(pairs), -1, C), strict=True):
+                p[rows].mul_(1 - group["lr"] * group["weight_decay"])
+                p[rows].add_(update, alpha=-group["lr"] * factor)
+
+
+def _runs(pieces: int | Sequence[int], height: int) -> Iterator[tuple[slice, int]]:
+    """Yield the neighbouring pieces of equal height: the rows of all of them, and of one, R."""
+    if isinstance(pieces, int):
+        yield slice(0, height), height // pieces
+        return
+    assert sum(pieces) == height
+    begin = 0
+    for R, equal_ones in groupby(pieces):
+        end = begin + sum(equal_ones)
+        yield slice(begin, end), R
+        begin = end
 
 
 def orthogonal(x: Tensor, iterations: Sequence[tuple[float, float, float]], eps: float) -> Tensor:

@@ -9,10 +9,13 @@ from torch.optim import AdamW, Optimizer
 
 from chatgot.config import TrainingConfig
 from chatgot.machine.device import DTYPES
+from chatgot.model.gpt import Attention
 from chatgot.numerics.muon import Muon, MuonWithAdamW
 
 # Matrices that are several stacked ones, and of how many: Muon takes them apart.
 PIECES = {"qkv.weight": 3, "gate_up.weight": 2}
+# How many pieces of equal height a matrix has, or the rows of each.
+Pieces = int | tuple[int, ...]
 
 # What an optimizer's `param_groups` holds: parameters and their settings.
 Group = dict[str, Any]
@@ -33,9 +36,9 @@ def build_optimizer(
     if training.optimizer == "adamw":
         return _build_adamw(list(named.values()), training)
     hidden = {n: p for n, p in named.items() if n.startswith("layers.") and p.dim() == 2}
-    by_pieces: dict[int, list[Tensor]] = {1: [], 2: [], 3: []}
+    by_pieces: dict[Pieces, list[Tensor]] = {1: [], 2: [], 3: []}
     for name, p in hidden.items():
-        by_pieces[_pieces(name)].append(p)
+        by_pieces.setdefault(_pieces(name, model), []).append(p)
     muon = Muon(
         [{"params": params, "pieces": pieces} for pieces, params in by_pieces.items() if params],
         DTYPES[muon_precision],
@@ -63,8 +66,11 @@ def _build_adamw(parameters: list[nn.Parameter], training: TrainingConfig) -> Ad
     )
 
 
-def _pieces(name: str) -> int:
-    """Return of how many matrices the parameter of this name is made."""
+def _pieces(name: str, model: nn.Module) -> Pieces:
+    """Return of how many matrices the parameter of this name is made, or the rows of each."""
+    owner = model.get_submodule(name.rsplit(".", 2)[0])
+    if isinstance(owner, Attention) and name.endswith("qkv.weight") and len(set(owner.sizes)) > 1:
+        return owner.sizes
     return next((count for suffix, count in PIECES.items() if name.endswith(suffix)), 1)
 
 

@@ -171,6 +171,19 @@ def test_training_runs_compiled_blocks_evaluation_and_samples_eager_ones(compile
     assert compiler.ran == 4  # two micro-batches, two blocks
 
 
+def test_a_measurement_is_remembered_under_all_that_decides_its_speed():
+    def name(**model) -> str:
+        training = parts.run(model={"architecture": "modern", **model})
+        return compilation.Work(
+            training.config, training.model, parts.CPU, "fp32", 4, steps_left=1, seconds_left=1
+        ).name
+
+    others = ({"n_kv_head": 1}, {"head_dim": 4}, {"qk_norm": False}, {"n_head": 1})
+    assert len({name(), *(name(**keys) for keys in others)}) == 5
+    assert name(n_kv_head=2, head_dim=8) == name()
+    assert name(rope_base=500.0) == name()
+
+
 def test_choosing_leaves_generators_gradients_and_mode_alone(compiler):
     eager, compiled = run(compile=False), run(compile=True)
     assert all(p.grad is None for p in compiled.model.parameters())

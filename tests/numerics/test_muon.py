@@ -36,7 +36,7 @@ def give_gradients(parameters: list[nn.Parameter], seed: int) -> None:
         p.grad = torch.randn(p.shape, generator=generator)
 
 
-def ours(parameters: list[nn.Parameter], dtype=torch.float32, pieces: int = 1, **settings) -> Muon:
+def ours(parameters: list[nn.Parameter], dtype=torch.float32, pieces=1, **settings) -> Muon:
     optimizer = Muon([{"params": parameters, "pieces": pieces}], dtype, **{**SETTINGS, **settings})
     allocate_state(optimizer)
     return optimizer
@@ -135,6 +135,27 @@ def test_a_stack_of_matrices_is_updated_as_the_matrices_by_themselves(pieces, sh
     assert stack[0].shape == (pieces * shape[0], shape[1])
 
 
+@pytest.mark.parametrize("rows", [(16, 8, 8), (8, 16, 16), (4, 8, 4), (24, 2, 2)])
+def test_pieces_of_unequal_height_are_updated_as_by_themselves(rows):
+    """Each has its own orthogonal matrix and its own factor of the learning rate."""
+    stacks = matrices([(sum(rows), 8)] * 2)
+    by_themselves = matrices([(n, 8) for n in rows] * 2)
+    with torch.no_grad():
+        for stack, pieces in zip(stacks, (by_themselves[:3], by_themselves[3:]), strict=True):
+            stack.copy_(torch.cat(pieces))
+    together = ours(stacks, pieces=rows)
+    apart = ours(by_themselves)
+    for step in range(3):
+        give_gradients(by_themselves, step)
+        stacks[0].grad = torch.cat([piece.grad for piece in by_themselves[:3]])
+        stacks[1].grad = torch.cat([piece.grad for piece in by_themselves[3:]])
+        together.step()
+        apart.step()
+    expected = [torch.cat(by_themselves[:3]), torch.cat(by_themselves[3:])]
+    for stack, pieces in zip(stacks, expected, strict=True):
+        assert torch.allclose(stack, pieces, rtol=1e-5, atol=1e-6)
+
+
 def test_nesterov_looks_ahead_of_the_momentum():
     (p,) = matrices([(8, 8)])
     plain = matrices([(8, 8)])
@@ -221,6 +242,22 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(architecture, ml
     assert ("head.weight" in rest) is not tied
 
 
+@pytest.mark.parametrize(
+    ("keys", "pieces"),
+    [
+        ({"n_kv_head": 1}, (16, 8, 8)),
+        ({"n_kv_head": 1, "head_dim": 4}, (8, 4, 4)),
+        ({"head_dim": 4}, 3),
+    ],
+)
+def test_grouped_heads_are_taken_apart_by_their_rows(keys, pieces):
+    training = run(architecture="modern", model=keys)
+    qkv = training.model.layers[0].attention.qkv.weight
+    (group,) = [g for g in training.optimizer.param_groups if any(p is qkv for p in g["params"])]
+    assert group["pieces"] == pieces
+    assert step(training)
+
+
 def test_all_settings_reach_the_half_they_belong_to():
     keys = {
         "muon_momentum": 0.7,
@@ -289,9 +326,17 @@ def test_a_state_that_went_through_a_dictionary_goes_on_with_the_same_updates():
     assert {int(values["step"]) for values in a.optimizer.state.values()} == {3}
 
 
-@pytest.mark.parametrize("architecture", ["gpt", "modern"])
-def test_a_resumed_run_equals_the_straight_one(architecture, tmp_path):
-    keys = {"architecture": architecture, "model": {"dropout": 0.2}}
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"architecture": "gpt"},
+        {"architecture": "modern"},
+        {"architecture": "modern", "n_kv_head": 1},
+    ],
+    ids=["gpt", "modern", "grouped"],
+)
+def test_a_resumed_run_equals_the_straight_one(model, tmp_path):
+    keys = {"model": {"dropout": 0.2, **model}}
     straight = run(**keys)
     for _ in range(2):
         assert step(straight)
