@@ -15,11 +15,18 @@ from chatgot.model.gpt import GPT, KeyValueCache, evaluating
 
 
 def generate(
-    model: GPT, ids: list[int], sampling: SamplingConfig, generator: torch.Generator
+    model: GPT,
+    ids: list[int],
+    sampling: SamplingConfig,
+    generator: torch.Generator,
+    *,
+    end_of_text: int | None = None,
 ) -> Iterator[int]:
     """Yield up to `max_new_tokens` ids that continue `ids` (at least one).
 
     Draws from `generator` (a CPU one) alone. When the context is full, its older half is forgotten.
+
+    end_of_text: the id that ends the text when it is drawn; it is not yielded. None: no id does.
     """
     T = model.cfg.max_seq_length
     device = next(model.parameters()).device
@@ -36,6 +43,8 @@ def generate(
                 x = torch.tensor([context[-1:]], device=device)  # (1, 1)
             logits, _ = model(x, caches=caches)  # (1, T, V)
             token = pick_token(logits[0, -1].float().cpu(), sampling, generator)
+        if token == end_of_text:
+            return
         context.append(token)
         yield token
 
@@ -59,13 +68,21 @@ def pick_token(logits: Tensor, sampling: SamplingConfig, generator: torch.Genera
 
 
 def continue_text(
-    model: GPT, vocabulary: Vocabulary, prompt: str, sampling: SamplingConfig, *seed: int
+    model: GPT,
+    vocabulary: Vocabulary,
+    prompt: str,
+    sampling: SamplingConfig,
+    *seed: int,
+    end_of_text: int | None = None,
 ) -> Iterator[str]:
     """Yield the characters that follow `prompt`; the same `seed` numbers give the same text.
 
     The prompt's characters must be in the vocabulary (`Vocabulary.replace_unknown`).
+
+    end_of_text: as in `generate`.
     """
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
     generator = torch.Generator().manual_seed(state)
-    for token in generate(model, vocabulary.encode(prompt), sampling, generator):
+    ids = vocabulary.encode(prompt)
+    for token in generate(model, ids, sampling, generator, end_of_text=end_of_text):
         yield vocabulary.decode([token])
