@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from chatgot.config import ModelConfig
+from chatgot.logs.events import event
 from chatgot.machine.measured import best_times, remembered
 
 logger = logging.getLogger(__name__)
@@ -147,6 +148,12 @@ def pick_attention(
         1000 * sdpa_s,
         1000 * products_s,
         name,
+        extra=event(
+            "choice",
+            what="attention",
+            chosen=kernel,
+            measured={"sdpa_s": sdpa_s, "products_s": products_s},
+        ),
     )
     return kernel
 

@@ -18,6 +18,7 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from chatgot.config import Config
+from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
 from chatgot.machine.device import preserved_generators
 from chatgot.machine.measured import best_time, best_times, remembered, synchronise
@@ -108,7 +109,7 @@ def choose_compile(work: Work, stored: bool | None) -> bool:
     except CompileFailed as error:
         work.model.training_block = Block.__call__
         exact = "; not bit-exact from here" if stored else ""
-        logger.warning("compile: off, it does not work here: %s%s", error, exact)
+        _log_off(f"it does not work here: {error}{exact}", logging.WARNING)
         return False
     finally:
         work.model.train(was_training)
@@ -119,15 +120,20 @@ def _compile_as_asked(work: Work, stored: bool | None) -> bool:
     settings = work.config.training
     if settings.dynamic_batch_size.enabled:
         level = logging.WARNING if settings.compile is True else logging.INFO
-        logger.log(level, "compile: off, each micro-batch size would be compiled anew")
+        _log_off("each micro-batch size would be compiled anew", level)
         return False
     if settings.compile is True or stored:
-        _compile(work, "as in the checkpoint" if stored else "as asked")
+        reason = "as in the checkpoint" if stored else "as asked"
+        _compile(work, reason, event("compile", on=True, reason=reason))
         return True
     if settings.gradient_checkpointing:
-        logger.info("compile: off, gradient checkpointing is not bit-equal under it")
+        _log_off("gradient checkpointing is not bit-equal under it")
         return False
     return _compile_if_it_pays(work)
+
+
+def _log_off(reason: str, level: int = logging.INFO) -> None:
+    logger.log(level, "compile: off, %s", reason, extra=event("compile", on=False, reason=reason))
 
 
 def _compile_if_it_pays(work: Work) -> bool:
@@ -137,7 +143,7 @@ def _compile_if_it_pays(work: Work) -> bool:
     (eager_s,) = remembered(f"eager block {work.name}", lambda: [best_time(work.run_block)])
     in_blocks_s = min(blocks * eager_s, work.seconds_left)
     if in_blocks_s * MOST_GAIN < USUAL_COMPILE_S:
-        logger.info("compile: off, only about %s are left in the blocks", human_time(in_blocks_s))
+        _log_off(f"only about {human_time(in_blocks_s)} are left in the blocks")
         return False
     times = remembered(f"compiled block {work.name}", partial(_measure_compiled, work))
     compile_s, eager_s, compiled_s = times
@@ -152,6 +158,12 @@ def _compile_if_it_pays(work: Work) -> bool:
         human_time(max(saved_s, 0)),
         human_time(in_blocks_s),
         human_time(compile_s),
+        extra=event(
+            "compile",
+            on=pays,
+            reason="it saves more time than it takes" if pays else "it takes more than it saves",
+            measured={"eager_s": eager_s, "compiled_s": compiled_s, "compile_s": compile_s},
+        ),
     )
     if pays and work.model.training_block is Block.__call__:
         _compile(work, "measured before")
@@ -173,9 +185,10 @@ def _measure_compiled(work: Work) -> list[float]:
     return [compile_s, eager_s, compiled_s]
 
 
-def _compile(work: Work, reason: str) -> float:
+def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) -> float:
     """Let the model run compiled blocks, and run one; return the seconds that took.
 
+    extra: the event, unless another line of the log says whether the blocks stay compiled.
     Raises: CompileFailed.
     """
     # /tmp, the default, is emptied
@@ -193,5 +206,5 @@ def _compile(work: Work, reason: str) -> float:
         message = lines[0] if lines else type(error).__name__
         raise CompileFailed(message[:300]) from error
     seconds = time.perf_counter() - start_s
-    logger.info("compile: blocks compiled in %.1f s, %s", seconds, reason)
+    logger.info("compile: blocks compiled in %.1f s, %s", seconds, reason, extra=extra)
     return seconds

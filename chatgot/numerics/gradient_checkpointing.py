@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
+from chatgot.logs.events import event
 from chatgot.machine.device import preserved_generators, seed_generators
 from chatgot.model.gpt import GPT
 
@@ -32,20 +33,28 @@ def enable_gradient_checkpointing(model: nn.Module, every: int = 1) -> bool:
     if every < 1:
         raise ValueError(f"every must be at least 1, found {every}")
     if not isinstance(model, GPT):
-        logger.warning(
-            "gradient checkpointing stays off: %s has no layer loop that could recompute",
-            type(model).__name__,
-        )
+        _warn_off(f"{type(model).__name__} has no layer loop that could recompute")
         return False
     difference = recomputation_differs(model, every)
     if difference:
-        logger.warning("gradient checkpointing stays off: %s", difference)
+        _warn_off(difference)
         return False
     model.recompute_every = every
+    reason = "proven on a small batch to change no bit of loss and gradients"
     logger.info(
-        "gradient checkpointing: proven on a small batch to change no bit of loss and gradients"
+        "gradient checkpointing: %s",
+        reason,
+        extra=event("gradient_checkpointing", on=True, reason=reason, every=every),
     )
     return True
+
+
+def _warn_off(reason: str) -> None:
+    logger.warning(
+        "gradient checkpointing stays off: %s",
+        reason,
+        extra=event("gradient_checkpointing", on=False, reason=reason),
+    )
 
 
 def disable_gradient_checkpointing(model: nn.Module) -> bool:

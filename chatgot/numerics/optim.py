@@ -22,7 +22,7 @@ Group = dict[str, Any]
 
 
 def build_optimizer(
-    model: nn.Module, training: TrainingConfig, muon_precision: str = "fp32"
+    model: nn.Module, settings: TrainingConfig, muon_precision: str = "fp32"
 ) -> Optimizer:
     """Make AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
@@ -33,8 +33,8 @@ def build_optimizer(
     appendix B.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if training.optimizer == "adamw":
-        return _build_adamw(list(named.values()), training)
+    if settings.optimizer == "adamw":
+        return _build_adamw(list(named.values()), settings)
     hidden = {n: p for n, p in named.items() if n.startswith("layers.") and p.dim() == 2}
     by_pieces: dict[Pieces, list[Tensor]] = {1: [], 2: [], 3: []}
     for name, p in hidden.items():
@@ -42,26 +42,26 @@ def build_optimizer(
     muon = Muon(
         [{"params": params, "pieces": pieces} for pieces, params in by_pieces.items() if params],
         DTYPES[muon_precision],
-        lr=training.muon_learning_rate,
-        momentum=training.muon_momentum,
-        weight_decay=training.weight_decay,
+        lr=settings.muon_learning_rate,
+        momentum=settings.muon_momentum,
+        weight_decay=settings.weight_decay,
     )
     rest = [p for name, p in named.items() if name not in hidden]
-    return MuonWithAdamW(muon, _build_adamw(rest, training))
+    return MuonWithAdamW(muon, _build_adamw(rest, settings))
 
 
-def _build_adamw(parameters: list[nn.Parameter], training: TrainingConfig) -> AdamW:
+def _build_adamw(parameters: list[nn.Parameter], settings: TrainingConfig) -> AdamW:
     matrices = [p for p in parameters if p.dim() >= 2]
     vectors = [p for p in parameters if p.dim() < 2]
     groups: list[Group] = [
-        {"params": matrices, "weight_decay": training.weight_decay},
+        {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     return AdamW(
         [group for group in groups if group["params"]],
-        lr=training.learning_rate,
-        betas=training.betas,
-        eps=training.adam_eps,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.adam_eps,
         fused=parameters[0].device.type in ("cpu", "cuda", "mps"),
     )
 
@@ -99,14 +99,14 @@ def allocate_state(optimizer: Optimizer) -> None:
                 optimizer.state[p][name] = torch.zeros_like(p)
 
 
-def set_lr(optimizer: Optimizer, lr: float, training: TrainingConfig) -> None:
+def set_lr(optimizer: Optimizer, lr: float, settings: TrainingConfig) -> None:
     """Set the learning rate: AdamW's is `lr`, Muon's follows in the ratio of their peaks."""
-    muon_lr = lr * training.muon_learning_rate / training.learning_rate
+    muon_lr = lr * settings.muon_learning_rate / settings.learning_rate
     for group in optimizer.param_groups:
         group["lr"] = muon_lr if is_muon(group) else lr
 
 
-def lr_at(step: int, training: TrainingConfig, decay_steps: int) -> float:
+def lr_at(step: int, settings: TrainingConfig, decay_steps: int) -> float:
     """Return the learning rate of one optimizer step.
 
     Linear warmup, then decay to `min_learning_rate`.
@@ -116,14 +116,14 @@ def lr_at(step: int, training: TrainingConfig, decay_steps: int) -> float:
         `min_learning_rate`.
     Source: cosine annealing, Loshchilov & Hutter, arXiv:1608.03983.
     """
-    warmup = min(training.warmup_steps, decay_steps)
+    warmup = min(settings.warmup_steps, decay_steps)
     if step < warmup:
-        return training.learning_rate * (step + 1) / warmup
+        return settings.learning_rate * (step + 1) / warmup
     if step >= decay_steps:
-        return training.min_learning_rate
+        return settings.min_learning_rate
     done = (step - warmup) / (decay_steps - warmup)  # 0 to 1
-    left = 0.5 * (1 + math.cos(math.pi * done)) if training.lr_schedule == "cosine" else 1 - done
-    return training.min_learning_rate + left * (training.learning_rate - training.min_learning_rate)
+    left = 0.5 * (1 + math.cos(math.pi * done)) if settings.lr_schedule == "cosine" else 1 - done
+    return settings.min_learning_rate + left * (settings.learning_rate - settings.min_learning_rate)
 
 
 def steps_of_epochs(epochs: int, windows_per_epoch: int, sequences_per_step: int) -> int:
@@ -131,26 +131,26 @@ def steps_of_epochs(epochs: int, windows_per_epoch: int, sequences_per_step: int
     return math.ceil(epochs * windows_per_epoch / sequences_per_step)
 
 
-def schedule_horizon(training: TrainingConfig, windows_per_epoch: int) -> int:
+def schedule_horizon(settings: TrainingConfig, windows_per_epoch: int) -> int:
     """Return the step at which the learning rate reaches its minimum."""
-    if training.lr_decay_steps is not None:
-        return training.lr_decay_steps
-    if training.max_steps is not None:
-        return training.max_steps
-    assert training.epochs is not None  # the configuration makes sure
-    return steps_of_epochs(training.epochs, windows_per_epoch, training.sequences_per_step)
+    if settings.lr_decay_steps is not None:
+        return settings.lr_decay_steps
+    if settings.max_steps is not None:
+        return settings.max_steps
+    assert settings.epochs is not None  # the configuration makes sure
+    return steps_of_epochs(settings.epochs, windows_per_epoch, settings.sequences_per_step)
 
 
-def last_step(training: TrainingConfig, windows_per_epoch: int) -> int | None:
+def last_step(settings: TrainingConfig, windows_per_epoch: int) -> int | None:
     """Return the step at which `epochs` or `max_steps` ends the run, whichever comes first.
 
     None: only time ends it.
     """
     ends = []
-    if training.max_steps is not None:
-        ends.append(training.max_steps)
-    if training.epochs is not None:
+    if settings.max_steps is not None:
+        ends.append(settings.max_steps)
+    if settings.epochs is not None:
         ends.append(
-            steps_of_epochs(training.epochs, windows_per_epoch, training.sequences_per_step)
+            steps_of_epochs(settings.epochs, windows_per_epoch, settings.sequences_per_step)
         )
     return min(ends, default=None)

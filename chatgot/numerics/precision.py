@@ -3,17 +3,21 @@
 import logging
 import math
 from contextlib import AbstractContextManager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from chatgot.config import Config
 from chatgot.data.windows import Batch
+from chatgot.logs.events import event
 from chatgot.machine.device import DTYPES, preserved_generators
 from chatgot.machine.measured import bf16_gain
 from chatgot.machine.memory import is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 # Against fp32: of the loss, relative; of the angle between the gradients.
 MAX_LOSS_DIFFERENCE = 0.01
@@ -67,6 +71,12 @@ def _compare_with_fp32(model: nn.Module, batch: Batch, precision: str) -> str | 
             precision,
             100 * difference,
             cosine,
+            extra=event(
+                "choice",
+                what="precision",
+                chosen=precision,
+                measured={"loss_difference": difference, "gradient_cosine": cosine},
+            ),
         )
         return None
     return f"loss {loss:g}, in fp32 {fp32_loss:g}; cosine of the gradients {cosine:.4f}"
@@ -95,7 +105,7 @@ def _cosine(a: list[Tensor], b: list[Tensor]) -> float:
     return dot(a, b) / math.sqrt(max(dot(a, a) * dot(b, b), 1e-300))
 
 
-def next_lower(precision: str, device: torch.device) -> str:
+def next_lower(precision: str, device: torch.device) -> Precision:
     """Return the rung below: fp16 -> bf16 (where the device has it) -> fp32."""
     if precision != "fp16":
         return "fp32"
@@ -103,18 +113,18 @@ def next_lower(precision: str, device: torch.device) -> str:
     return "bf16" if has_bf16 else "fp32"
 
 
-def pick_precision(config: Config, device: torch.device) -> str:
+def pick_precision(config: Config, device: torch.device) -> Precision:
     """Return fp32, bf16 or fp16: what the two precision keys mean on this machine."""
-    training = config.training
-    if not training.mixed_precision:
+    settings = config.training
+    if not settings.mixed_precision:
         return "fp32"
-    if training.precision_dtype != "auto":
-        if training.precision_dtype == "fp16" and device.type == "cpu":
+    if settings.precision_dtype != "auto":
+        if settings.precision_dtype == "fp16" and device.type == "cpu":
             logger.warning(
                 "precision_dtype fp16 on a CPU is about 1000 times slower than fp32; "
                 "bf16 is the CPU's fast type"
             )
-        return training.precision_dtype
+        return settings.precision_dtype
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "mps":
@@ -126,9 +136,16 @@ def pick_precision(config: Config, device: torch.device) -> str:
             "mixed precision is off: bf16 runs at %.2g x the speed of fp32 on this CPU, "
             "so fp32 is used",
             gain,
+            extra=_choice("fp32", gain),
         )
         return "fp32"
     logger.info(
-        "mixed precision: bf16 matrix products run at %.1f x the speed of fp32 on this CPU", gain
+        "mixed precision: bf16 matrix products run at %.1f x the speed of fp32 on this CPU",
+        gain,
+        extra=_choice("bf16", gain),
     )
     return "bf16"
+
+
+def _choice(precision: Precision, bf16_gain: float) -> dict[str, object]:
+    return event("choice", what="precision", chosen=precision, measured={"bf16_gain": bf16_gain})

@@ -201,6 +201,13 @@ def test_auto_measures_both_once_and_remembers_it(machine, monkeypatch, caplog):
     assert pick() == "sdpa"
     assert measured == ["sdpa", "products"]
     assert list(json.loads(machine.read_bytes()).values()) == [[1e-3, 2e-3]]
+    assert caplog.records[0].event == {
+        "step": None,
+        "kind": "choice",
+        "what": "attention",
+        "chosen": "sdpa",
+        "measured": {"sdpa_s": 1e-3, "products_s": 2e-3},
+    }
     assert pick() == "sdpa"
     assert measured == ["sdpa", "products"]
     assert caplog.messages == 2 * [

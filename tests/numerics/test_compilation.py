@@ -184,6 +184,13 @@ def test_a_measurement_is_remembered_under_all_that_decides_its_speed():
     assert name(rope_base=500.0) == name()
 
 
+def test_compiling_as_asked_and_as_in_the_checkpoint_are_events(compiler, caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    path = parts.checkpoint_file(tmp_path, run(compile=True))
+    resumed_from(path, compile=True)
+    assert compile_events(caplog) == [(True, "as asked"), (True, "as in the checkpoint")]
+
+
 def test_choosing_leaves_generators_gradients_and_mode_alone(compiler):
     eager, compiled = run(compile=False), run(compile=True)
     assert all(p.grad is None for p in compiled.model.parameters())
@@ -193,6 +200,12 @@ def test_choosing_leaves_generators_gradients_and_mode_alone(compiler):
     assert parts.same(
         eager.model.state_dict(), compiled.model.state_dict()
     )  # the stand-in changes no bit
+
+
+def compile_events(caplog) -> list[tuple[bool, str]]:
+    """Return what the events of the log say of compilation: whether it is on, and the reason."""
+    events = [record.event for record in caplog.records if hasattr(record, "event")]
+    return [(e["on"], e["reason"]) for e in events if e["kind"] == "compile"]
 
 
 def test_false_is_eager_without_a_word(compiler, caplog):
@@ -234,6 +247,7 @@ def test_auto_weighs_the_time_saved_in_what_is_left_against_the_time_compiling_t
     assert is_compiled(run(compile="auto", **{"max_steps": LONG, **limits})) is on
     assert compiler.compiled == on
     assert f"compile: {word}" in caplog.text
+    assert [now for now, _ in compile_events(caplog)] == [on]
 
 
 def test_what_is_left_of_a_resumed_run_counts_and_not_the_whole(compiler, machine):
@@ -256,14 +270,19 @@ def test_auto_measures_once_and_keeps_what_it_measured_with(compiler, machine):
 
 @pytest.mark.parametrize(("compiled_s", "pays"), [(0.5e-3, True), (1e-3, False)])
 def test_what_was_compiled_to_measure_it_stays_where_it_pays_and_goes_where_not(
-    compiled_s, pays, compiler, monkeypatch
+    compiled_s, pays, compiler, monkeypatch, caplog
 ):
     times = [1e-3, [1e-3, compiled_s]]
     monkeypatch.setattr(compilation, "best_time", lambda do: times.pop(0))
     monkeypatch.setattr(
         compilation, "best_times", lambda ways: [way() for way in ways] and times.pop(0)
     )
+    caplog.set_level(logging.INFO)
     assert is_compiled(run(compile="auto", max_steps=10**9)) is pays
+    (record,) = [r for r in caplog.records if getattr(r, "event", {}).get("kind") == "compile"]
+    assert record.event["on"] is pays
+    assert record.event["measured"]["eager_s"] == 1e-3
+    assert record.event["measured"]["compiled_s"] == compiled_s
     assert not times
     assert compiler.compiled == 1
 
@@ -280,6 +299,7 @@ def test_auto_is_off_beside_what_does_not_go_with_it(compiler, keys, why, caplog
     assert not is_compiled(run(compile="auto", max_steps=10**9, **keys))
     assert compiler.compiled == 0
     assert f"compile: off, {why}" in caplog.messages
+    assert compile_events(caplog) == [(False, why)]
 
 
 # Resumed
@@ -322,6 +342,7 @@ def test_whatever_fails_in_the_compiler_is_one_warning_and_blocks_run_eager(
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert warning.message.startswith("compile: off, it does not work here: ")
     assert "\n" not in warning.message
+    assert [on for on, _ in compile_events(caplog)] == [False]
     assert not is_compiled(training)
     for either in (training, plain):
         assert step(either)
@@ -334,7 +355,9 @@ def test_a_compiled_run_that_is_resumed_without_a_compiler_goes_on_eager_and_say
     path = parts.checkpoint_file(tmp_path, run(compile=True))
     compiler.error = RuntimeError("no C++ compiler")
     assert not is_compiled(resumed_from(path, compile=True))
-    assert "compile: off, it does not work here: no C++ compiler" in caplog.text
+    reason = "it does not work here: no C++ compiler; not bit-exact from here"
+    assert compile_events(caplog)[-1] == (False, reason)
+    assert f"compile: off, {reason}" in caplog.messages
 
 
 def test_memory_that_runs_out_while_a_block_runs_is_no_broken_compiler(compiler):

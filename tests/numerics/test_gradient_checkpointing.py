@@ -111,6 +111,18 @@ def test_the_configuration_switches_it_on(setting):
     )
 
 
+def test_switching_it_on_is_an_event(caplog):
+    caplog.set_level("INFO")
+    training = run()
+    caplog.clear()
+    assert enable_gradient_checkpointing(training.model, every=2)
+    (record,) = caplog.records
+    assert record.event["kind"] == "gradient_checkpointing"
+    assert record.event["on"] is True
+    assert record.event["every"] == 2
+    assert record.event["reason"].startswith("proven")
+
+
 def test_nothing_is_recomputed_in_evaluation():
     training = run()
     enable_gradient_checkpointing(training.model)
@@ -143,6 +155,8 @@ def test_a_model_without_layers_is_left_as_it_is_with_one_warning(net, caplog):
     assert enable_gradient_checkpointing(net) is False
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert type(net).__name__ in caplog.text
+    assert caplog.records[0].event["kind"] == "gradient_checkpointing"
+    assert caplog.records[0].event["on"] is False
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert disable_gradient_checkpointing(net) is False
 
@@ -234,6 +248,9 @@ def test_a_block_whose_recomputation_differs_is_refused_with_one_warning_and_tra
     assert calls == [2]  # the proof did recompute it
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "gradient checkpointing stays off" in caplog.text
+    event = caplog.records[0].event
+    assert event["on"] is False
+    assert event["reason"] in caplog.text
     assert passes(training) == [1, 1, 1, 1]
 
 
