@@ -1,1 +1,1 @@
-"""What does the model compute: shapes and maths?"""
+"""What the model computes: shapes and maths."""

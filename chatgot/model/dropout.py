@@ -1,7 +1,8 @@
-"""Dropout that costs little: one comparison of random bits per element, drawn from torch's global generator.
+"""Dropout that costs little: one comparison of random bits per element.
 
-torch.nn.functional.dropout draws a Bernoulli number for each element, on a CPU one after the other; here each draw of
-64 bits decides four elements. Source: dropout, Srivastava et al. 2014, JMLR 15.
+The bits come from torch's global generator. torch.nn.functional.dropout draws a Bernoulli number
+for each element, on a CPU one after the other; here each draw of 64 bits decides four elements.
+Source: dropout, Srivastava et al. 2014, JMLR 15.
 """
 
 from collections.abc import Sequence
@@ -17,19 +18,22 @@ def _dropped_levels(rate: float) -> int:
 
 
 def keep_mask(shape: Sequence[int], rate: float, device: torch.device) -> Tensor:
-    """Return which elements stay, bool of `shape`: each is dropped with probability `rate`, independently.
+    """Return which elements stay, bool of `shape`: each is dropped with probability `rate`.
 
-    The draws come from the device's global generator, so that a recomputation under `preserve_rng_state` repeats them.
+    Elements are independent. The draws come from the device's global generator, so that a
+    recomputation under `preserve_rng_state` repeats them.
     """
-    if (
-        device.type != "cpu"
-    ):  # there, drawing a number for each element is fast, and MPS has no draws of 64 bits
-        return torch.rand(torch.Size(shape), device=device) >= _dropped_levels(rate) / LEVELS
+    levels = _dropped_levels(rate)
+    if device.type != "cpu":
+        # one number per element is fast there, and MPS cannot draw 64 bits
+        return torch.rand(torch.Size(shape), device=device) >= levels / LEVELS
     n = torch.Size(shape).numel()
     draws = torch.empty((n + 3) // 4, dtype=torch.int64, device=device).random_(-(1 << 63), None)
-    return (draws.view(torch.int16)[:n] >= _dropped_levels(rate) - LEVELS // 2).view(shape)
+    return (draws.view(torch.int16)[:n] >= levels - LEVELS // 2).view(shape)
 
 
 def drop(x: Tensor, keep: Tensor | None, rate: float) -> Tensor:
-    """Return x with the elements that are not kept set to 0 and the others scaled up, so that the mean stays."""
-    return x if keep is None else x * keep * (1 / (1 - _dropped_levels(rate) / LEVELS))
+    """Return x with dropped elements set to 0 and the others scaled up, so that the mean stays."""
+    if keep is None:
+        return x
+    return x * keep * (1 / (1 - _dropped_levels(rate) / LEVELS))

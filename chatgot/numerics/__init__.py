@@ -1,1 +1,1 @@
-"""How do a step's numbers come about, and how are they proven?"""
+"""How a step's numbers come about, and how they are proven."""

@@ -1,7 +1,8 @@
 """torch.compile for the blocks in training: where it is measured to save more time than it takes.
 
-Only the blocks are compiled, once for all of them: embeddings, head and loss are little work, dropout draws its masks
-outside, evaluation and samples run eager. The compiled function is no module, so checkpoints know nothing of it.
+Only the blocks are compiled, once for all of them: embeddings, head and loss are little work,
+dropout draws its masks outside, evaluation and samples run eager. The compiled function is no
+module, so checkpoints know nothing of it.
 """
 
 import logging
@@ -14,8 +15,10 @@ from functools import partial
 
 import torch
 from platformdirs import user_cache_path
+from torch import Tensor
 
 from chatgot.config import Config
+from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
 from chatgot.machine.device import preserved_generators
 from chatgot.machine.measured import best_time, best_times, remembered, synchronise
@@ -25,10 +28,10 @@ from chatgot.numerics.precision import autocast
 
 logger = logging.getLogger(__name__)
 
-MOST_GAIN = (
-    0.25  # share of a block's time that compiling saves at most: 5 to 20 % were measured on CPUs
-)
-USUAL_COMPILE_S = 20.0  # before it has been measured here: what is not worth this is not tried
+# Share of a block's time that compiling saves at most: 5 to 20 % were measured on CPUs.
+MOST_GAIN = 0.25
+# Seconds of compiling to reckon with before it has been measured on this machine.
+USUAL_COMPILE_S = 20.0
 
 
 class CompileFailed(Exception):
@@ -37,7 +40,7 @@ class CompileFailed(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """What one block computes in one micro-batch, and how much of it is left."""
+    """What one block computes in one micro-batch, and how much of it is left in the run."""
 
     config: Config
     model: GPT
@@ -49,35 +52,38 @@ class Work:
 
     @property
     def name(self) -> str:
-        """Return what a measurement of it is remembered under: all that decides its speed."""
-        cfg, size = self.config.model, self.micro_batch_size
-        kernel = self.model.layers[0].attention.kernel
-        shape = f"{size}x{cfg.max_seq_length}x{cfg.d_model}, {cfg.n_head} heads, {cfg.d_hid} hidden, bias {cfg.bias}"
-        rates = f"dropout {cfg.dropout > 0} {cfg.attention_dropout > 0}"
-        where = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else self.device.type
+        """Return the name under which a measurement is remembered: all that decides its speed."""
+        cfg = self.config.model
+        kernel = self.model.blocks[0].attention.kernel
+        heads = f"{cfg.n_head} heads"
+        if cfg.head_size * cfg.n_head != cfg.d_model:
+            heads += f" of {cfg.head_size}"
+        if cfg.kv_heads != cfg.n_head:
+            heads += f", {cfg.kv_heads} key/value heads"
+        if not cfg.qk_norm:
+            heads += ", not normalised"
+        shape = (
+            f"{self.micro_batch_size}x{cfg.max_seq_length}x{cfg.d_model}, {heads}, "
+            f"{cfg.d_hid} hidden, bias {cfg.bias}"
         )
+        rates = f"dropout {cfg.dropout > 0} {cfg.attention_dropout > 0}"
+        where = self.device.type
+        if where == "cuda":
+            where = torch.cuda.get_device_name(self.device)
         how = f"{self.precision}, {kernel}, {torch.get_num_threads()} threads"
         return f"{cfg.architecture} {shape}, {rates}, {where}, {how}"
 
     def run_block(self) -> None:
-        """Run forward and backward of the first block as a micro-batch does; leaves no gradient."""
-        cfg, block = self.config.model, self.model.layers[0]
-        x = torch.ones(
-            self.micro_batch_size,
-            cfg.max_seq_length,
-            cfg.d_model,
-            device=self.device,
-            requires_grad=True,
-        )
+        """Run forward and backward of the first block as a micro-batch does; leave no gradient."""
+        cfg = self.config.model
+        block = self.model.blocks[0]
+        shape = (self.micro_batch_size, cfg.max_seq_length, cfg.d_model)
+        x = torch.ones(shape, device=self.device, requires_grad=True)
         try:
             with autocast(self.device, self.precision):
-                y = self.model.run_block(
-                    block, x, self.model.rotation(0, cfg.max_seq_length, self.device)
-                )
-                y.float().sum().backward()
+                rotated = self.model.rotation(0, cfg.max_seq_length, self.device)
+                y = self.model.run_block(block, x, rotated)
+                y.float().sum().backward()  # type: ignore[no-untyped-call] # untyped in torch
             synchronise(self.device)
         finally:
             for parameter in block.parameters():
@@ -85,10 +91,12 @@ class Work:
 
 
 def choose_compile(work: Work, stored: bool | None) -> bool:
-    """Compile the blocks if that was asked for, or pays; log the reason; return whether they are compiled now.
+    """Compile the blocks if that is asked for, or pays; return whether they are compiled now.
 
-    stored: what a checkpoint says that its run did, None for a fresh run or when the user asks for another.
-    Whatever fails in the compiler (there may be none) is one warning, and the blocks run eager.
+    Logs the reason. Whatever fails in the compiler (there may be none) is one warning, and the
+    blocks run eager.
+
+    stored: what a checkpoint says its run did; None: a fresh run, or the user asks for a change.
     """
     asked = work.config.training.compile
     if asked is False or stored is False:
@@ -97,56 +105,66 @@ def choose_compile(work: Work, stored: bool | None) -> bool:
     work.model.train()
     try:
         with preserved_generators(work.device):
-            if work.config.training.dynamic_batch_size.enabled:
-                level = logging.WARNING if asked is True else logging.INFO
-                logger.log(level, "compile: off, each micro-batch size would be compiled anew")
-                return False
-            if asked is True or stored:
-                _compile(work, "as in the checkpoint" if stored else "as asked")
-                return True
-            if work.config.training.gradient_checkpointing:
-                logger.info("compile: off, gradient checkpointing is not bit-equal under it")
-                return False
-            return _compile_if_it_pays(work)
+            return _compile_as_asked(work, stored)
     except CompileFailed as error:
         work.model.training_block = Block.__call__
         exact = "; not bit-exact from here" if stored else ""
-        logger.warning("compile: off, it does not work here: %s%s", error, exact)
+        _log_off(f"it does not work here: {error}{exact}", logging.WARNING)
         return False
     finally:
         work.model.train(was_training)
 
 
+def _compile_as_asked(work: Work, stored: bool | None) -> bool:
+    """Compile for `true` or a stored mode, weigh it for `auto`. Raises: CompileFailed."""
+    settings = work.config.training
+    if settings.dynamic_batch_size.enabled:
+        level = logging.WARNING if settings.compile is True else logging.INFO
+        _log_off("each micro-batch size would be compiled anew", level)
+        return False
+    if settings.compile is True or stored:
+        reason = "as in the checkpoint" if stored else "as asked"
+        _compile(work, reason, event("compile", on=True, reason=reason))
+        return True
+    if settings.gradient_checkpointing:
+        _log_off("gradient checkpointing is not bit-equal under it")
+        return False
+    return _compile_if_it_pays(work)
+
+
+def _log_off(reason: str, level: int = logging.INFO) -> None:
+    logger.log(level, "compile: off, %s", reason, extra=event("compile", on=False, reason=reason))
+
+
 def _compile_if_it_pays(work: Work) -> bool:
-    """Compare the time that the compiled blocks would save in the rest of the run with the time compiling takes."""
+    """Compare the time that compiled blocks would save in the rest of the run with compiling's."""
     micro_batches = math.ceil(work.config.training.sequences_per_step / work.micro_batch_size)
     blocks = work.steps_left * micro_batches * work.config.model.n_layers
     (eager_s,) = remembered(f"eager block {work.name}", lambda: [best_time(work.run_block)])
     in_blocks_s = min(blocks * eager_s, work.seconds_left)
     if in_blocks_s * MOST_GAIN < USUAL_COMPILE_S:
-        logger.info("compile: off, only about %s are left in the blocks", human_time(in_blocks_s))
+        _log_off(f"only about {human_time(in_blocks_s)} are left in the blocks")
         return False
-
-    def measure() -> list[float]:
-        compile_s, compiled = _compile(work, "to measure it"), work.model.training_block
-
-        def run(block: Callable) -> None:
-            work.model.training_block = block
-            work.run_block()
-
-        return [
-            compile_s,
-            *best_times([partial(run, Block.__call__), partial(run, compiled)]),
-        ]  # it stays compiled
-
-    compile_s, eager_s, compiled_s = remembered(f"compiled block {work.name}", measure)
+    times = remembered(f"compiled block {work.name}", partial(_measure_compiled, work))
+    compile_s, eager_s, compiled_s = times
     saved_s = in_blocks_s * (1 - compiled_s / eager_s)
     pays = saved_s > compile_s
     logger.info(
-        "compile: %s; a block takes %.2f ms eager and %.2f ms compiled, so %s of %s would be saved, compiling takes %s",
-        "on" if pays else "off", 1000 * eager_s, 1000 * compiled_s,
-        human_time(max(saved_s, 0)), human_time(in_blocks_s), human_time(compile_s),
-    )  # fmt: skip
+        "compile: %s; a block takes %.2f ms eager and %.2f ms compiled, "
+        "so %s of %s would be saved, compiling takes %s",
+        "on" if pays else "off",
+        1000 * eager_s,
+        1000 * compiled_s,
+        human_time(max(saved_s, 0)),
+        human_time(in_blocks_s),
+        human_time(compile_s),
+        extra=event(
+            "compile",
+            on=pays,
+            reason="it saves more time than it takes" if pays else "it takes more than it saves",
+            measured={"eager_s": eager_s, "compiled_s": compiled_s, "compile_s": compile_s},
+        ),
+    )
     if pays and work.model.training_block is Block.__call__:
         _compile(work, "measured before")
     if not pays:
@@ -154,27 +172,39 @@ def _compile_if_it_pays(work: Work) -> bool:
     return pays
 
 
-def _compile(work: Work, why: str) -> float:
-    """Let the model run compiled blocks, and run one; return the seconds that took. Raises: CompileFailed."""
-    os.environ.setdefault(
-        "TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("chatgot") / "compiled")
-    )  # /tmp is emptied
-    os.environ.setdefault(
-        "TORCHINDUCTOR_COMPILE_THREADS", "1"
-    )  # no pool of processes: one function is compiled
-    begun = time.perf_counter()
+def _measure_compiled(work: Work) -> list[float]:
+    """Return the seconds of compiling, of an eager and of a compiled block; it stays compiled."""
+    compile_s = _compile(work, "to measure it")
+    compiled = work.model.training_block
+
+    def run(block: Callable[..., Tensor]) -> None:
+        work.model.training_block = block
+        work.run_block()
+
+    eager_s, compiled_s = best_times([partial(run, Block.__call__), partial(run, compiled)])
+    return [compile_s, eager_s, compiled_s]
+
+
+def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) -> float:
+    """Let the model run compiled blocks, and run one; return the seconds that took.
+
+    extra: the event, unless another line of the log says whether the blocks stay compiled.
+    Raises: CompileFailed.
+    """
+    # /tmp, the default, is emptied
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("chatgot") / "compiled"))
+    # no pool of processes: one function is compiled
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    start_s = time.perf_counter()
     work.model.training_block = torch.compile(Block.forward, dynamic=False)
     try:
         work.run_block()
-    except (
-        Exception
-    ) as error:  # whatever is missing or broken in the compiler, training can do without it
+    except Exception as error:  # whatever is missing or broken, training can do without it
         if is_out_of_memory(error):
             raise
-        first = next(
-            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
-        raise CompileFailed(first[:300]) from error
-    seconds = time.perf_counter() - begun
-    logger.info("compile: blocks compiled in %.1f s, %s", seconds, why)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        message = lines[0] if lines else type(error).__name__
+        raise CompileFailed(message[:300]) from error
+    seconds = time.perf_counter() - start_s
+    logger.info("compile: blocks compiled in %.1f s, %s", seconds, reason, extra=extra)
     return seconds

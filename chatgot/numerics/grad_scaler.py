@@ -1,4 +1,4 @@
-"""SafeGradScaler: no non-finite loss or gradient reaches the weights, in any precision, scaled or not."""
+"""SafeGradScaler: no non-finite loss or gradient reaches the weights, in any precision."""
 
 import logging
 import math
@@ -17,71 +17,77 @@ logger = logging.getLogger(__name__)
 
 
 class SafeGradScaler(GradScaler):
-    """A GradScaler that also watches: every loss given to `scale`, every gradient norm, enabled or not.
+    """A GradScaler that also watches every loss and gradient norm, enabled or not.
 
-    One verdict holds for all optimizers of a step: a single bad micro-batch or norm drops the whole step. (An optimizer
-    that was never seen before the verdict is judged by itself, once; from then on it is known.) Flag and norm stay on
-    the device until `read`, once a step; on the healthy path nothing else is synchronised.
+    One verdict holds for all optimizers of a step: a single bad micro-batch or norm drops the whole
+    step. (An optimizer that first appears after the verdict is judged by itself, once; from then on
+    it is known.) Flag and norm stay on the device until `read`, once a step; on the healthy path
+    nothing else is synchronised.
 
-    nan_counter: bad steps in a row. An infinite norm over a finite loss while the scale is above its floor is an fp16
-    scale finding its height: it is skipped and not counted.
-    fallback_triggered: `max_nan_before_fallback` bad steps in a row, or one with the scale at `min_loss_scale`.
+    nan_counter: bad steps in a row. An infinite norm over a finite loss while the scale is above
+        its floor is an fp16 scale finding its height: that step is skipped and not counted.
+    fallback_triggered: `max_nan_before_fallback` bad steps in a row, or one with the scale at
+        `min_loss_scale`.
     warning_logged: the fallback has been said, once.
     Source: loss scaling, Micikevicius et al., arXiv:1710.03740.
     """
 
-    def __init__(
-        self, device: str = "cuda", init_scale: float = 2.0**16, growth_factor: float = 2.0,
-        backoff_factor: float = 0.5, growth_interval: int = 2000, enabled: bool = True,
-        *, max_nan_before_fallback: int = 3, min_loss_scale: float = 1.0,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            device, init_scale, growth_factor, backoff_factor, growth_interval, enabled
-        )
-        if (
-            not self.is_enabled()
-        ):  # it then has no state of its own; here it has, and may be switched on later
-            enabled_twin = GradScaler(
-                "cpu", init_scale, growth_factor, backoff_factor, growth_interval
-            )
+    def __init__(  # noqa: PLR0913 - GradScaler's own arguments, as its drop-in must have them
+        self,
+        device: str = "cuda",
+        init_scale: float = 2.0**16,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+        enabled: bool = True,
+        *,
+        max_nan_before_fallback: int = 3,
+        min_loss_scale: float = 1.0,
+    ) -> None:
+        factors = (init_scale, growth_factor, backoff_factor, growth_interval)
+        super().__init__(device, *factors, enabled)
+        if not self.is_enabled():
+            # A disabled GradScaler has no state; this one has, since it may be switched on later.
+            enabled_twin = GradScaler("cpu", *factors)
             self.__dict__ |= enabled_twin.__dict__ | {"_device": device, "_enabled": False}
-        self.max_nan_before_fallback, self.min_loss_scale = max_nan_before_fallback, min_loss_scale
+        self.max_nan_before_fallback = max_nan_before_fallback
+        self.min_loss_scale = min_loss_scale
         self.nan_counter = 0
         self.fallback_triggered = False
         self.warning_logged = False
-        self._known: list[ref[Optimizer]] = []
         self.last_norm = math.nan  # gradient norm of the last step
-        self.describe: Callable[[], str] | None = (
-            None  # what the warning adds: where the numbers went wrong
-        )
+        # what the warning adds: where the numbers went wrong
+        self.describe: Callable[[], str] | None = None
+        self._known: list[ref[Optimizer]] = []
         self.begin()
 
     def begin(self) -> None:
-        """Forget what was seen of the step in hand: it is done, or begins anew."""
+        """Forget the step in hand: it is done, or starts again."""
         self.healthy: bool | None = None  # the verdict, once it has been read
         self.calibrating = False  # the step was dropped only for a scale that is still too high
         self._losses_finite: Tensor | None = None  # () bool on the device
         self._norms: dict[int, Tensor] = {}  # gradient norm () of each unscaled optimizer
         self._stepped: set[int] = set()
-        self._implicit: set[int] = (
-            set()
-        )  # unscaled for the verdict's sake, before the caller has asked for it
+        # unscaled for the verdict, before the caller has asked for it
+        self._implicit: set[int] = set()
         self._per_optimizer_states.clear()
 
     def scale(self, outputs: Tensor | Iterable[Tensor]) -> Any:
-        """Return the loss, or losses, times the scale (unchanged when disabled); note whether they are finite."""
+        """Return the loss, or losses in their structure, times the scale (1 when disabled).
+
+        Notes whether they are finite.
+        """
         if not isinstance(outputs, (Tensor, list, tuple)):
             outputs = list(outputs)
         for output in _flat(outputs):
             finite = torch.isfinite(output.detach()).all()
-            before = self._losses_finite
-            self._losses_finite = (
-                finite if before is None else before.to(finite.device).logical_and(finite)
-            )
+            if self._losses_finite is not None:
+                finite = self._losses_finite.to(finite.device).logical_and(finite)
+            self._losses_finite = finite
         return super().scale(outputs)
 
     def unscale_(self, optimizer: Optimizer) -> None:
-        """Divide the optimizer's gradients by the scale (nothing to do when disabled) and take their norm."""
+        """Divide the optimizer's gradients by the scale (1 when disabled) and take their norm."""
         if id(optimizer) in self._implicit:
             self._implicit.remove(id(optimizer))
             return
@@ -89,51 +95,50 @@ class SafeGradScaler(GradScaler):
             raise RuntimeError(
                 "unscale_() has already been called on this optimizer since the last update()"
             )
-        if all(known() is not optimizer for known in self._known):
-            self._known = [known for known in self._known if known() is not None] + [ref(optimizer)]
+        known = self._known_optimizers()
+        if all(other is not optimizer for other in known):
+            self._known = [ref(other) for other in (*known, optimizer)]
         if self.is_enabled() and self._scale is None:
             self._lazy_init_scale_growth_tracker(_device_of(optimizer))
         super().unscale_(optimizer)
-        gradients = [
-            p.grad
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
-        self._norms[id(optimizer)] = get_total_norm(
-            [g.coalesce().values() if g.is_sparse else g for g in gradients]
-        )
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+        self._norms[id(optimizer)] = get_total_norm(dense)
+
+    def _known_optimizers(self) -> list[Optimizer]:
+        """Return the optimizers that it has unscaled and that still exist."""
+        optimizers = (known() for known in self._known)
+        return [optimizer for optimizer in optimizers if optimizer is not None]
 
     def gradient_norm(self) -> Tensor:
-        """Return the 2-norm () over the gradients of all optimizers unscaled so far, on the device."""
+        """Return the 2-norm () over the gradients of all optimizers unscaled so far."""
         norms = list(self._norms.values())
         return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
     def read(self, *more: Tensor) -> list[float]:
-        """Decide on the step: return the gradient norm and `more` as numbers, read in the step's one synchronisation.
+        """Decide on the step; return the gradient norm and `more` as numbers.
+
+        This is the step's one synchronisation with the device.
 
         more: tensors () on the same device that must be finite too, such as the step's loss.
         """
         norm = self.gradient_norm()
-        finite = (
-            torch.ones((), device=norm.device)
-            if self._losses_finite is None
-            else self._losses_finite
-        )
-        flag, norm_value, *values = torch.stack(
-            [t.float().to(norm.device) for t in (finite, norm, *more)]
-        ).tolist()
+        finite = self._losses_finite
+        if finite is None:
+            finite = torch.ones((), device=norm.device)
+        numbers = torch.stack([t.float().to(norm.device) for t in (finite, norm, *more)])
+        flag, norm_value, *values = numbers.tolist()
         self.last_norm = norm_value
         losses_finite = bool(flag) and all(map(math.isfinite, values))
         self.healthy = losses_finite and math.isfinite(norm_value)
         if not self.healthy:
-            self.calibrating = (
-                losses_finite and self.is_enabled() and self.get_scale() > self.min_loss_scale
-            )
+            above_floor = self.is_enabled() and self.get_scale() > self.min_loss_scale
+            self.calibrating = losses_finite and above_floor
         return [norm_value, *values]
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> float | None:
-        """Update the weights if the step is healthy, else leave them and the optimizer's state as they are."""
+        """Update the weights if the step is healthy, else leave them and the optimizer alone."""
         if args or "closure" in kwargs:
             raise RuntimeError(
                 "a closure cannot be used: the loss is judged before the optimizer's step"
@@ -141,7 +146,7 @@ class SafeGradScaler(GradScaler):
         if id(optimizer) in self._stepped:
             raise RuntimeError("step() has already been called since the last update()")
         late = self.healthy is not None and id(optimizer) not in self._norms
-        waiting = [known() for known in self._known if self.healthy is None and known() is not None]
+        waiting = self._known_optimizers() if self.healthy is None else []
         for other in {id(o): o for o in (*waiting, optimizer)}.values():
             if id(other) not in self._norms:
                 self.unscale_(other)
@@ -154,66 +159,81 @@ class SafeGradScaler(GradScaler):
         return optimizer.step(*args, **kwargs) if self.healthy else None
 
     def update(self, new_scale: float | Tensor | None = None) -> None:
-        """End the step: count it, grow or shrink the scale, trigger the fallback when there is no other way."""
-        at_floor = False
+        """End the step: count it, grow or shrink the scale, trigger the fallback if it must be."""
         if self.healthy is None and self._norms:
             self.read()  # gradients were unscaled and looked at, and left alone
+        at_floor = False
         if self.healthy:
             self.nan_counter = 0
         elif self.healthy is False and not self.calibrating:
             self.nan_counter += 1
             at_floor = self.is_enabled() and self.get_scale() <= self.min_loss_scale
-        if self.is_enabled() and self._norms:
-            for state in self._per_optimizer_states.values():
-                for found_inf in state["found_inf_per_device"].values():
-                    found_inf.fill_(
-                        float(not self.healthy)
-                    )  # also a bad loss, or a norm that overflows, shrinks it
         if self.is_enabled() and (self._norms or new_scale is not None or self.healthy is not None):
-            super().update(new_scale)
-            if self.healthy is False:
-                self._scale.clamp_(min=self.min_loss_scale)
+            self._update_scale(new_scale)
         if self.nan_counter >= self.max_nan_before_fallback or at_floor:
             self.fallback_triggered = True
-            if not self.warning_logged:
-                self.warning_logged = True
-                seen = f"; {self.describe()}" if self.describe else ""
-                logger.warning(
-                    "%d steps in a row had a non-finite loss or gradient, gradient norm %g, loss scale %g%s",
-                    self.nan_counter, self.last_norm, self.get_scale(), seen,
-                )  # fmt: skip
+            self._warn_once()
         self.begin()
 
+    def _update_scale(self, new_scale: float | Tensor | None) -> None:
+        """Grow the scale after a healthy step, shrink it after any other, down to its floor."""
+        for state in self._per_optimizer_states.values() if self._norms else ():
+            for found_inf in state["found_inf_per_device"].values():
+                # a bad loss, or a norm that overflows, shrinks it too
+                found_inf.fill_(0.0 if self.healthy else 1.0)
+        super().update(new_scale)
+        if self.healthy is False:
+            assert self._scale is not None
+            self._scale.clamp_(min=self.min_loss_scale)
+
+    def _warn_once(self) -> None:
+        if self.warning_logged:
+            return
+        self.warning_logged = True
+        logger.warning(
+            "%d steps in a row had a non-finite loss or gradient, "
+            "gradient norm %g, loss scale %g%s",
+            self.nan_counter,
+            self.last_norm,
+            self.get_scale(),
+            f"; {self.describe()}" if self.describe else "",
+        )
+
     def set_rung(self, enabled: bool) -> None:
-        """Go on in another precision, with loss scaling or without: the count begins anew."""
+        """Go on in another precision, with loss scaling or without: the count starts anew."""
         self._enabled = enabled
-        self.nan_counter, self.fallback_triggered, self.warning_logged = 0, False, False
+        self.nan_counter = 0
+        self.fallback_triggered = False
+        self.warning_logged = False
         self.begin()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state, disabled or not; plain numbers."""
+        scale = self._init_scale if self._scale is None else self._scale.item()
+        tracker = self._growth_tracker
         return {
-            "scale": self._init_scale if self._scale is None else self._scale.item(),
+            "scale": scale,
             "growth_factor": self._growth_factor,
             "backoff_factor": self._backoff_factor,
             "growth_interval": self._growth_interval,
-            "_growth_tracker": self._init_growth_tracker
-            if self._growth_tracker is None
-            else self._growth_tracker.item(),
+            "_growth_tracker": self._init_growth_tracker if tracker is None else tracker.item(),
             "nan_counter": self.nan_counter,
             "fallback_triggered": self.fallback_triggered,
             "warning_logged": self.warning_logged,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, enabled or disabled; GradScaler's own is taken too, which is empty for a disabled one."""
+        """Load a state, enabled or disabled.
+
+        GradScaler's own is taken too, which is empty for a disabled one.
+        """
         if state_dict:
-            enabled, self._enabled = (
-                self._enabled,
-                True,
-            )  # GradScaler loads nothing into a disabled one
-            super().load_state_dict(state_dict)
-            self._enabled = enabled
+            enabled = self._enabled
+            self._enabled = True  # GradScaler loads nothing into a disabled one
+            try:
+                super().load_state_dict(state_dict)
+            finally:
+                self._enabled = enabled
         self.nan_counter = state_dict.get("nan_counter", 0)
         self.fallback_triggered = state_dict.get("fallback_triggered", False)
         self.warning_logged = state_dict.get("warning_logged", False)
@@ -230,4 +250,5 @@ def _flat(outputs: Any) -> Iterator[Tensor]:
 
 
 def _device_of(optimizer: Optimizer) -> torch.device:
-    return optimizer.param_groups[0]["params"][0].device
+    device: torch.device = optimizer.param_groups[0]["params"][0].device
+    return device

@@ -1,98 +1,147 @@
 """Muon for the hidden matrices, AdamW for the rest, behind one optimizer's interface.
 
+Letters: n matrices of one shape, R rows, C columns.
 Source: Muon, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+from torch.optim.optimizer import ParamsT
 
 from chatgot.machine.measured import bf16_gain
 
-# Of x, (x x^T) x and (x x^T)^2 x, iteration by iteration: each leaves the smallest greatest distance from 1 for the
-# singular values that the one before it can leave, beginning with 0.01 to 1; after the third they lie in 0.73 to 1.27.
+# Coefficients of x, (x x^T) x and (x x^T)^2 x, one row for each iteration. Each row is the minimax
+# for the interval of singular values that the last iteration leaves, beginning with 0.01 to 1;
+# after the third they lie in 0.73 to 1.27.
 ITERATIONS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 
 
 class Muon(torch.optim.Muon):
     """torch.optim.Muon with its update computed so that it is fast on a CPU.
 
-    `orthogonal` makes do with three iterations where torch's has five. Matrices of one shape are orthogonalised
-    together, in batched products; a matrix that stacks several (queries, keys and values, say) is taken apart first:
-    `pieces` in its group says into how many. In torch's own class every product is a bf16 one, which CPUs without bf16
-    instructions compute a hundred times slower than fp32: here they are fp32 then (`dtype`).
+    `orthogonal` makes do with three iterations where torch's has five. Matrices of one shape are
+    orthogonalised together, in batched products. A matrix that stacks several (queries, keys and
+    values, say) is taken apart before that: `pieces` in its group says into how many of equal
+    height, or lists the rows of each.
+
+    dtype: of the products. torch's own class computes all of them in bf16, which is a hundred times
+    slower than fp32 on CPUs without bf16 instructions.
     """
 
-    def __init__(self, params: Any, dtype: torch.dtype, **settings: Any) -> None:
-        super().__init__(params, ns_coefficients=ITERATIONS, ns_steps=len(ITERATIONS), **settings)
+    def __init__(
+        self,
+        params: ParamsT,
+        dtype: torch.dtype,
+        *,
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        nesterov: bool = True,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_coefficients=ITERATIONS,  # type: ignore[arg-type] # torch repeats one row
+            ns_steps=len(ITERATIONS),
+        )
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Update the weights by the momentum of their gradients, made orthogonal; `closure` is not supported."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # takes no closure
+        """Update the weights by the momentum of their gradients, made orthogonal."""
         assert closure is None
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            by_shape = defaultdict(list)
-            for p in parameters:
-                buffer = self.state[p]["momentum_buffer"]
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
-                by_shape[p.shape].append((p, update))
-            for (rows, columns), pairs in by_shape.items():
-                one = (-1, rows // group["pieces"], columns)  # of a stack of matrices
-                stack = torch.stack([update for _, update in pairs]).view(one)
-                updates = orthogonal(stack.to(self.dtype), group["ns_coefficients"], group["eps"])
-                factor = (
-                    max(1.0, one[1] / columns) ** 0.5
-                )  # of the learning rate, as torch's "original"
-                for (p, _), update in zip(
-                    pairs, updates.reshape(len(pairs), rows, columns), strict=True
-                ):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update, alpha=-group["lr"] * factor)
+            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape[p.shape].append((p, self._momentum(p, group)))
+            for pairs in by_shape.values():
+                self._update(pairs, group)
+
+    def _momentum(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        """Add the gradient to its momentum; return what to make orthogonal, (R, C)."""
+        assert p.grad is not None
+        buffer: Tensor = self.state[p]["momentum_buffer"]
+        buffer.lerp_(p.grad, 1 - group["momentum"])
+        return p.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+
+    def _update(self, pairs: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
+        """Decay parameters of one shape and add the orthogonalised momentum, given with each."""
+        height, C = pairs[0][0].shape
+        stack = torch.stack([momentum for _, momentum in pairs])  # (parameters, height, C)
+        for rows, R in _runs(group["pieces"], height):
+            x = stack[:, rows].reshape(-1, R, C).to(self.dtype)  # (n, R, C)
+            updates = orthogonal(x, group["ns_coefficients"], group["eps"])  # (n, R, C)
+            factor = max(1.0, R / C) ** 0.5  # of the learning rate, as torch's "original"
+            for (p, _), update in zip(pairs, updates.reshape(len(pairs), -1, C), strict=True):
+                p[rows].mul_(1 - group["lr"] * group["weight_decay"])
+                p[rows].add_(update, alpha=-group["lr"] * factor)
+
+
+def _runs(pieces: int | Sequence[int], height: int) -> Iterator[tuple[slice, int]]:
+    """Yield the neighbouring pieces of equal height: the rows of all of them, and of one, R."""
+    if isinstance(pieces, int):
+        yield slice(0, height), height // pieces
+        return
+    assert sum(pieces) == height
+    begin = 0
+    for R, equal_ones in groupby(pieces):
+        end = begin + sum(equal_ones)
+        yield slice(begin, end), R
+        begin = end
 
 
 def orthogonal(x: Tensor, iterations: Sequence[tuple[float, float, float]], eps: float) -> Tensor:
     """Return the nearest orthogonal matrices, roughly; x is (n, R, C).
 
-    Singular values from 0.01 of the first estimate on end between 0.7 and 1.3, in bf16 the greatest up to 1.6.
+    Singular values that the first division leaves at 0.01 or more end between 0.7 and 1.3; in bf16
+    the greatest may reach 1.6.
 
-    A matrix is first divided by the fourth root of the sum of its singular values' fourth powers, which the first
-    product gives: that is never below the greatest of them, and much nearer to it than the Frobenius norm.
-    Source: quintic Newton-Schulz iteration, Jordan et al. 2024; its coefficients: Amsel et al., arXiv:2505.16932.
+    That division is by the fourth root of the sum of the singular values' fourth powers, which the
+    first product gives: it is never below the greatest of them, and much nearer to it than the
+    Frobenius norm.
+    Source: quintic Newton-Schulz iteration, Jordan et al. 2024; its coefficients: Amsel et al.,
+    arXiv:2505.16932.
     """
     tall = x.size(1) > x.size(2)
-    x = x.transpose(1, 2) if tall else x
+    if tall:
+        x = x.transpose(1, 2)  # from here on R <= C
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for i, (a, b, c) in enumerate(iterations):
         gram = torch.bmm(x, x.transpose(1, 2))  # (n, R, R)
         if i == 0:
             size = gram.norm(dim=(1, 2), keepdim=True).clamp(min=eps)  # (n, 1, 1)
-            x, gram = x / size.sqrt(), gram / size
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+            x = x / size.sqrt()
+            gram = gram / size
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # (n, R, R)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.transpose(1, 2) if tall else x
 
 
 class MuonWithAdamW(Optimizer):
-    """One optimizer over two: the groups of `muon` first, then those of `adamw`; they share groups and state."""
+    """One optimizer over two: the groups of `muon`, then those of `adamw`; all share one state."""
 
     def __init__(self, muon: Muon, adamw: AdamW) -> None:
-        self.muon, self.adamw = muon, adamw
+        self.muon = muon
+        self.adamw = adamw
         super().__init__([*muon.param_groups, *adamw.param_groups], {})
         self._share()
 
     def _share(self) -> None:
         count = len(self.muon.param_groups)
-        self.muon.param_groups, self.adamw.param_groups = (
-            self.param_groups[:count],
-            self.param_groups[count:],
-        )
-        self.muon.state = self.adamw.state = self.state
+        self.muon.param_groups = self.param_groups[:count]
+        self.adamw.param_groups = self.param_groups[count:]
+        self.muon.state = self.state
+        self.adamw.state = self.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state that `state_dict` has returned."""
@@ -100,8 +149,11 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Update all weights; the `step` of all of Muon's is counted before the first of them is changed."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # takes no closure
+        """Update all weights.
+
+        Every `step` counter of Muon's half is raised before the first of its weights changes.
+        """
         assert closure is None
         for group in self.muon.param_groups:
             for p in group["params"]:
@@ -112,7 +164,8 @@ class MuonWithAdamW(Optimizer):
 
 def pick_muon_precision(model: nn.Module, device: torch.device) -> str:
     """Return bf16 or fp32, for Muon's products: bf16 where this machine is fast at it."""
-    rows, columns = max(
-        (p.shape for p in model.parameters() if p.dim() == 2), key=lambda shape: shape.numel()
-    )
-    return "fp32" if device.type == "cpu" and bf16_gain(columns, rows) < 1 else "bf16"
+    if device.type != "cpu":
+        return "bf16"
+    shapes = (p.shape for p in model.parameters() if p.dim() == 2)
+    rows, columns = max(shapes, key=lambda shape: shape.numel())
+    return "fp32" if bf16_gain(columns, rows) < 1 else "bf16"

@@ -1,19 +1,24 @@
 """Parameter groups, the optimizer, and the learning rate of each step."""
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from chatgot.config import TrainingConfig
 from chatgot.machine.device import DTYPES
+from chatgot.model.gpt import Attention
 from chatgot.numerics.muon import Muon, MuonWithAdamW
 
-PIECES = {
-    "qkv.weight": 3,
-    "gate_up.weight": 2,
-}  # matrices that are several, stacked: Muon takes them apart
+# Matrices that are several stacked ones, and of how many: Muon takes them apart.
+PIECES = {"qkv.weight": 3, "gate_up.weight": 2}
+# How many pieces of equal height a matrix has, or the rows of each.
+Pieces = int | tuple[int, ...]
+
+# What an optimizer's `param_groups` holds: parameters and their settings.
+Group = dict[str, Any]
 
 
 def build_optimizer(
@@ -21,73 +26,94 @@ def build_optimizer(
 ) -> Optimizer:
     """Make AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
-    muon_precision: fp32 or bf16, of the products that Muon's updates are computed by.
     AdamW's decay is on matrices (Linear and Embedding weights) only, Muon's on all that it has.
-    Source: Loshchilov & Hutter, arXiv:1711.05101; decay on matrices only: GPT-3, arXiv:2005.14165, appendix B.
+
+    muon_precision: fp32 or bf16, of the products that compute Muon's updates.
+    Source: Loshchilov & Hutter, arXiv:1711.05101; decay on matrices only: GPT-3, arXiv:2005.14165,
+    appendix B.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    device = next(iter(named.values())).device
-    hidden = [name for name, p in named.items() if name.startswith("layers.") and p.dim() == 2]
-    by_muon = {name: named[name] for name in (hidden if settings.optimizer == "muon" else ())}
-    rest = [p for name, p in named.items() if name not in by_muon]
-    groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    fused = device.type in ("cpu", "cuda", "mps")
-    adamw = AdamW(
-        groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.adam_eps, fused=fused
-    )
     if settings.optimizer == "adamw":
-        return adamw
-    muon_groups = []
-    for pieces in (1, 2, 3):
-        of_group = [p for name, p in by_muon.items() if pieces == _pieces(name)]
-        muon_groups += [{"params": of_group, "pieces": pieces}] if of_group else []
+        return _build_adamw(list(named.values()), settings)
+    hidden = {n: p for n, p in named.items() if n.startswith("layers.") and p.dim() == 2}
+    by_pieces: dict[Pieces, list[Tensor]] = {1: [], 2: [], 3: []}
+    for name, p in hidden.items():
+        by_pieces.setdefault(_pieces(name, model), []).append(p)
     muon = Muon(
-        muon_groups, DTYPES[muon_precision], lr=settings.muon_learning_rate, momentum=settings.muon_momentum,
+        [{"params": params, "pieces": pieces} for pieces, params in by_pieces.items() if params],
+        DTYPES[muon_precision],
+        lr=settings.muon_learning_rate,
+        momentum=settings.muon_momentum,
         weight_decay=settings.weight_decay,
-    )  # fmt: skip
-    return MuonWithAdamW(muon, adamw)
+    )
+    rest = [p for name, p in named.items() if name not in hidden]
+    return MuonWithAdamW(muon, _build_adamw(rest, settings))
 
 
-def _pieces(name: str) -> int:
+def _build_adamw(parameters: list[nn.Parameter], settings: TrainingConfig) -> AdamW:
+    matrices = [p for p in parameters if p.dim() >= 2]
+    vectors = [p for p in parameters if p.dim() < 2]
+    groups: list[Group] = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.adam_eps,
+        fused=parameters[0].device.type in ("cpu", "cuda", "mps"),
+    )
+
+
+def _pieces(name: str, model: nn.Module) -> Pieces:
+    """Return of how many matrices the parameter of this name is made, or the rows of each."""
+    owner = model.get_submodule(name.rsplit(".", 2)[0])
+    if isinstance(owner, Attention) and name.endswith("qkv.weight") and len(set(owner.sizes)) > 1:
+        return owner.sizes
     return next((count for suffix, count in PIECES.items() if name.endswith(suffix)), 1)
 
 
-def state_names(group: dict) -> tuple[str, ...]:
-    """Return the names of the tensors, shaped as the parameter, that an optimizer keeps for those of a group."""
+def is_muon(group: Group) -> bool:
+    """Return whether a group's weights are Muon's."""
+    return "momentum" in group
+
+
+def state_names(group: Group) -> tuple[str, ...]:
+    """Return the names of the tensors, shaped as the parameter, that a group's optimizer keeps."""
     return ("momentum_buffer",) if is_muon(group) else ("exp_avg", "exp_avg_sq")
 
 
 def allocate_state(optimizer: Optimizer) -> None:
-    """Make the state that the optimizer would make in its first step: then no later step asks for memory for it."""
+    """Make the state that the optimizer would make in its first step.
+
+    After that no step asks for memory for it.
+    """
     for group in optimizer.param_groups:
         for p in group["params"]:
-            if not optimizer.state[p]:
-                device = p.device if group.get("fused") else "cpu"
-                optimizer.state[p] |= {"step": torch.zeros((), dtype=torch.float32, device=device)}
-                optimizer.state[p] |= {name: torch.zeros_like(p) for name in state_names(group)}
+            if optimizer.state[p]:
+                continue
+            device = p.device if group.get("fused") else "cpu"
+            optimizer.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=device)
+            for name in state_names(group):
+                optimizer.state[p][name] = torch.zeros_like(p)
 
 
 def set_lr(optimizer: Optimizer, lr: float, settings: TrainingConfig) -> None:
-    """Set the learning rate: AdamW's is `lr`, Muon's stands to it as their peaks do."""
+    """Set the learning rate: AdamW's is `lr`, Muon's follows in the ratio of their peaks."""
     muon_lr = lr * settings.muon_learning_rate / settings.learning_rate
     for group in optimizer.param_groups:
         group["lr"] = muon_lr if is_muon(group) else lr
 
 
-def is_muon(group: dict) -> bool:
-    """Return whether a group's weights are Muon's."""
-    return "momentum" in group
-
-
 def lr_at(step: int, settings: TrainingConfig, decay_steps: int) -> float:
-    """Return the learning rate of one optimizer step: linear warmup, then decay to `min_learning_rate`.
+    """Return the learning rate of one optimizer step.
+
+    Linear warmup, then decay to `min_learning_rate`.
 
     step: optimizer steps already done, from 0, so the first update already has lr > 0.
-    decay_steps: the step at which the decay ends (`schedule_horizon`); later steps keep `min_learning_rate`.
+    decay_steps: the step at which the decay ends (`schedule_horizon`); later steps keep
+        `min_learning_rate`.
     Source: cosine annealing, Loshchilov & Hutter, arXiv:1608.03983.
     """
     warmup = min(settings.warmup_steps, decay_steps)
@@ -116,7 +142,10 @@ def schedule_horizon(settings: TrainingConfig, windows_per_epoch: int) -> int:
 
 
 def last_step(settings: TrainingConfig, windows_per_epoch: int) -> int | None:
-    """Return the step at which `epochs` or `max_steps` ends the run, whichever is first; None: only time ends it."""
+    """Return the step at which `epochs` or `max_steps` ends the run, whichever comes first.
+
+    None: only time ends it.
+    """
     ends = []
     if settings.max_steps is not None:
         ends.append(settings.max_steps)

@@ -1,1 +1,1 @@
-"""How does a prompt become text?"""
+"""How a prompt becomes text."""

@@ -1,4 +1,7 @@
-"""Prompt -> stream of text, one token at a time, with a key/value cache."""
+"""Prompt -> stream of text, one token at a time, with a key/value cache.
+
+Letters: T tokens, V vocabulary.
+"""
 
 from collections.abc import Iterator
 
@@ -12,18 +15,27 @@ from chatgot.model.gpt import GPT, KeyValueCache, evaluating
 
 
 def generate(
-    model: GPT, ids: list[int], sampling: SamplingConfig, generator: torch.Generator
+    model: GPT,
+    ids: list[int],
+    sampling: SamplingConfig,
+    generator: torch.Generator,
+    *,
+    end_of_text: int | None = None,
 ) -> Iterator[int]:
     """Yield up to `max_new_tokens` ids that continue `ids` (at least one).
 
-    Draws from `generator` (a CPU one) alone. When the context is full the older half of it is forgotten.
+    Draws from `generator` (a CPU one) alone. When the context is full, its older half is forgotten.
+
+    end_of_text: the id that ends the text when it is drawn; it is not yielded. None: no id does.
     """
     T = model.cfg.max_seq_length
     device = next(model.parameters()).device
-    context, caches = ids[-T:], None
+    context = ids[-T:]
+    caches: list[KeyValueCache] | None = None
     for _ in range(sampling.max_new_tokens):
         with evaluating(model):
             if caches is None or caches[0].length >= T:
+                # read from the start, or again once the older half is forgotten
                 context = context[-T:] if caches is None else context[-(T // 2 + 1) :]
                 caches = [KeyValueCache() for _ in range(model.cfg.n_layers)]
                 x = torch.tensor([context], device=device)  # (1, T)
@@ -31,36 +43,46 @@ def generate(
                 x = torch.tensor([context[-1:]], device=device)  # (1, 1)
             logits, _ = model(x, caches=caches)  # (1, T, V)
             token = pick_token(logits[0, -1].float().cpu(), sampling, generator)
+        if token == end_of_text:
+            return
         context.append(token)
         yield token
 
 
 def pick_token(logits: Tensor, sampling: SamplingConfig, generator: torch.Generator) -> int:
-    """Draw one id from logits (V,) by temperature, top_k and top_p; temperature 0 takes the likeliest."""
+    """Draw one id from logits (V,) by temperature, top_k and top_p; temperature 0 is greedy."""
     if sampling.temperature == 0:
         return int(logits.argmax())
     logits = (logits - logits.max()) / sampling.temperature  # at most 0: no temperature is too low
     if sampling.top_k is not None:
-        kept = logits.topk(min(sampling.top_k, len(logits))).indices
-        logits = torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
+        likeliest = logits.topk(min(sampling.top_k, len(logits))).indices
+        excluded = torch.full_like(logits, -torch.inf)
+        logits = excluded.index_copy(0, likeliest, logits[likeliest])
     probabilities = logits.softmax(dim=-1)
     if sampling.top_p is not None:  # nucleus sampling, Holtzman et al., arXiv:1904.09751
         ordered, order = probabilities.sort(descending=True)
-        outside = (
-            ordered.cumsum(dim=-1) - ordered >= sampling.top_p
-        )  # the likeliest token always stays
+        more_likely = ordered.cumsum(dim=-1) - ordered  # 0 for the likeliest, which always stays
+        outside = more_likely >= sampling.top_p
         probabilities = probabilities.index_fill(0, order[outside], 0.0)
     return int(torch.multinomial(probabilities, 1, generator=generator))
 
 
 def continue_text(
-    model: GPT, vocabulary: Vocabulary, prompt: str, sampling: SamplingConfig, *seed: int
+    model: GPT,
+    vocabulary: Vocabulary,
+    prompt: str,
+    sampling: SamplingConfig,
+    *seed: int,
+    end_of_text: int | None = None,
 ) -> Iterator[str]:
     """Yield the characters that follow `prompt`; the same `seed` numbers give the same text.
 
     The prompt's characters must be in the vocabulary (`Vocabulary.replace_unknown`).
+
+    end_of_text: as in `generate`.
     """
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
     generator = torch.Generator().manual_seed(state)
-    for token in generate(model, vocabulary.encode(prompt), sampling, generator):
+    ids = vocabulary.encode(prompt)
+    for token in generate(model, ids, sampling, generator, end_of_text=end_of_text):
         yield vocabulary.decode([token])

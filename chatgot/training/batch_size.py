@@ -33,7 +33,7 @@ from chatgot.machine.memory import (
 )
 from chatgot.model.gpt import without_dropout
 from chatgot.numerics.accumulation import add_gradients
-from chatgot.numerics.precision import PROOF_SCALE
+from chatgot.numerics.precision import PROOF_SCALE, autocast
 from chatgot.run.assembly import Run
 from chatgot.run.modes import give_up_gradient_checkpointing
 from chatgot.run.run_state import RejectedSize, SizeChange
@@ -375,15 +375,9 @@ def attempt(run: Run, sequences: int, size: int) -> Trial | str:
     start = time.perf_counter()
     out_of_memory = False
     try:
-        add_gradients(
-            model,
-            run.train_windows,
-            starts,
-            size,
-            (run.config.seed, position),
-            state.modes.precision,
-            lambda loss: loss * scale,
-        )
+        key = (run.config.seed, position)
+        with autocast(run.device, state.modes.precision):
+            add_gradients(model, run.train_windows, starts, size, key, lambda loss: loss * scale)
         synchronise(run.device)
         gradients = [p.grad for p in model.parameters()]
         return Trial(gradients, time.perf_counter() - start)

@@ -16,6 +16,7 @@ from chatgot.logs.events import event
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.numerics.accumulation import add_gradients
 from chatgot.numerics.optim import lr_at, set_lr
+from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
 from chatgot.run.modes import give_up_gradient_checkpointing
 from chatgot.run.run_state import BadStep
@@ -60,15 +61,11 @@ def _attempt(run: Run) -> Tensor | None:
     out_of_memory = False
     try:
         starts = windows.starts(position, run.config.training.sequences_per_step)
-        return add_gradients(
-            run.model,
-            windows,
-            starts,
-            state.micro_batch.size,
-            (run.config.seed, position),
-            state.modes.precision,
-            run.scaler.scale,
-        )
+        key = (run.config.seed, position)
+        with autocast(run.device, state.modes.precision):
+            return add_gradients(
+                run.model, windows, starts, state.micro_batch.size, key, run.scaler.scale
+            )
     except CheckpointError as error:
         give_up_gradient_checkpointing(run.model, state, error)
     except (RuntimeError, MemoryError) as error:

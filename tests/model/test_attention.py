@@ -51,6 +51,29 @@ def test_output_and_gradients_equal_sdpa(T, head_size):
         assert (found - expected).abs().max() <= FP32_TOLERANCE * max(1.0, expected.abs().max())
 
 
+@pytest.mark.parametrize("kernel", ["sdpa", "products"])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_neighbouring_query_heads_share_keys_and_values(groups, kernel):
+    """The reference is written out head by head, in float64."""
+    H, T, D = 6, 150, 4
+    q, _, _, dy = drawn((2, H, T, D), seed=1)
+    _, k, v, _ = drawn((2, groups, T, D), seed=2)
+    found = results(kernel, q, k, v, dy)
+    exact = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    above = torch.ones(T, T, dtype=torch.bool).triu(1)
+    by_head = []
+    for head in range(H):
+        own_q = exact[0][:, head]
+        own_k, own_v = (t[:, head // (H // groups)] for t in exact[1:])
+        scores = own_q @ own_k.transpose(1, 2) / D**0.5
+        by_head.append(scores.masked_fill(above, -torch.inf).softmax(-1) @ own_v)
+    y = torch.stack(by_head, dim=1)
+    expected = [y, *torch.autograd.grad(y, exact, dy.double())]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert error(ours, theirs) < FP32_TOLERANCE
+
+
 def test_gradients_equal_finite_differences(monkeypatch):
     monkeypatch.setattr(attention, "ROWS", 4)
     q, k, v, _ = (t.squeeze(0) for t in drawn((1, 2, 9, 3), dtype=torch.float64))
@@ -178,6 +201,13 @@ def test_auto_measures_both_once_and_remembers_it(machine, monkeypatch, caplog):
     assert pick() == "sdpa"
     assert measured == ["sdpa", "products"]
     assert list(json.loads(machine.read_bytes()).values()) == [[1e-3, 2e-3]]
+    assert caplog.records[0].event == {
+        "step": None,
+        "kind": "choice",
+        "what": "attention",
+        "chosen": "sdpa",
+        "measured": {"sdpa_s": 1e-3, "products_s": 2e-3},
+    }
     assert pick() == "sdpa"
     assert measured == ["sdpa", "products"]
     assert caplog.messages == 2 * [
@@ -187,14 +217,20 @@ def test_auto_measures_both_once_and_remembers_it(machine, monkeypatch, caplog):
     pick(batch_size=2)
     pick(n_head=4)
     assert len(measured) == 8
+    pick(architecture="modern")  # the same shape
+    assert len(measured) == 8
+    pick(architecture="modern", n_kv_head=1)
+    pick(architecture="modern", head_dim=4)
+    assert len(measured) == 12
     pick(batch_size=attention.TIMED_SEQUENCES + 1)
     pick(batch_size=1000)
-    assert len(measured) == 10
+    assert len(measured) == 14
 
 
-def test_a_real_measurement_finds_two_times_and_leaves_the_global_generator_alone(machine):
+@pytest.mark.parametrize("keys", [{}, {"architecture": "modern", "n_kv_head": 1, "head_dim": 6}])
+def test_a_real_measurement_finds_two_times_and_leaves_the_global_generator_alone(keys, machine):
     before = torch.get_rng_state()
-    assert pick() in attention.KERNELS
+    assert pick(**keys) in attention.KERNELS
     (times,) = json.loads(machine.read_bytes()).values()
     assert len(times) == 2
     assert all(0 < seconds < 1 for seconds in times)

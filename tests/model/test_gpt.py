@@ -145,13 +145,18 @@ def test_the_model_maths_equal_a_plain_transcription_of_the_block():
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()  # fp32 against fp64
 
 
-@pytest.mark.parametrize("architecture", ["gpt", "modern"])
-def test_flops_per_token_equal_those_that_torch_counts_with_causal_attention_counted_half(
-    architecture,
-):
-    net = model(
-        architecture=architecture, n_layers=3, d_model=32, n_head=4, d_hid=40, max_seq_length=16
-    )
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"architecture": "gpt"},
+        {"architecture": "modern"},
+        {"architecture": "modern", "n_kv_head": 2, "head_dim": 10},
+    ],
+    ids=["gpt", "modern", "grouped"],
+)
+def test_flops_per_token_are_those_that_torch_counts(keys):
+    """Torch counts attention to all tokens; a causal one needs half of it."""
+    net = model(n_layers=3, d_model=32, n_head=4, d_hid=40, max_seq_length=16, **keys)
     x = ids(B=2, T=16)
     with (
         FlopCounterMode(display=False) as counter,
@@ -161,7 +166,7 @@ def test_flops_per_token_equal_those_that_torch_counts_with_causal_attention_cou
     by_operation = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
     attention = by_operation.pop("aten.bmm")
     assert (
-        attention == 12 * 3 * 32 * 16 * x.numel()
+        attention == 12 * 3 * 4 * keys.get("head_dim", 8) * 16 * x.numel()
     )  # all pairs of tokens: twice what causal attention needs
     counted = (sum(by_operation.values()) + attention / 2) / x.numel()
     assert net.flops_per_token() == counted  # exactly: both count products of matrices alone
@@ -174,10 +179,32 @@ def modern(**keys) -> GPT:
     return model(architecture="modern", **{"init_range": 0.3, **keys})
 
 
+HEADS = {
+    "as many keys as queries": {},
+    "two heads of keys": {"n_kv_head": 2},
+    "one head of keys": {"n_kv_head": 1},
+    "wide heads": {"head_dim": 12},
+    "narrow heads": {"head_dim": 2},
+    "another base": {"rope_base": 50.0},
+    "no norms": {"qk_norm": False},
+    "all together": {"n_kv_head": 2, "head_dim": 6, "rope_base": 50.0, "qk_norm": False},
+}
+heads = pytest.mark.parametrize("keys", HEADS.values(), ids=HEADS.keys())
+
+
+@heads
 @pytest.mark.parametrize("kernel", ["sdpa", "products"])
-def test_modern_maths_equal_a_plain_transcription_of_qwen3(kernel):
-    """Source: Qwen3, arXiv:2505.09388, and the layout of its weights as published: halves of a head are rotated."""
-    net, x, H, D = modern(d_model=32, n_head=4), ids(), 4, 8
+def test_modern_maths_equal_a_plain_transcription_of_qwen3(kernel, keys):
+    """Each head is normalised, then its halves are rotated; H / G query heads share one of keys.
+
+    Source: Qwen3, arXiv:2505.09388, and the layout of its weights as published.
+    """
+    net = modern(d_model=32, n_head=4, **keys)
+    x = ids()
+    H = 4
+    G = keys.get("n_kv_head", 4)
+    D = keys.get("head_dim", 8)
+    base = keys.get("rope_base", 10000)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -194,23 +221,29 @@ def test_modern_maths_equal_a_plain_transcription_of_qwen3(kernel):
     def rotate_half(value):
         return torch.cat((-value[..., D // 2 :], value[..., : D // 2]), dim=-1)
 
-    inverse = 1 / 10000 ** (torch.arange(0, D, 2).double() / D)
+    def qk_norm(value, name):
+        return rms_norm(value, w[name]) if keys.get("qk_norm", True) else value
+
+    inverse = 1 / base ** (torch.arange(0, D, 2).double() / D)
     angles = torch.outer(torch.arange(8).double(), inverse)
     angles = torch.cat((angles, angles), dim=-1)
     hidden = w["token_embedding.weight"][x]
     for i in range(2):
         layer = f"layers.{i}."
         normed = rms_norm(hidden, w[layer + "norm_attention.weight"])
-        w_q, w_k, w_v = w[layer + "attention.qkv.weight"].split(32)
-        out = torch.zeros(2, 8, 32, dtype=torch.float64)
+        w_q, w_k, w_v = w[layer + "attention.qkv.weight"].split([H * D, G * D, G * D])
+        out = torch.zeros(2, 8, H * D, dtype=torch.float64)
         for head in range(H):
             part = slice(head * D, (head + 1) * D)
-            q = rms_norm(normed @ w_q[part].T, w[layer + "attention.q_norm.weight"])
-            k = rms_norm(normed @ w_k[part].T, w[layer + "attention.k_norm.weight"])
+            kv_head = head * G // H
+            kv_part = slice(kv_head * D, (kv_head + 1) * D)
+            q = qk_norm(normed @ w_q[part].T, layer + "attention.q_norm.weight")
+            k = qk_norm(normed @ w_k[kv_part].T, layer + "attention.k_norm.weight")
+            v = normed @ w_v[kv_part].T
             q, k = (t * angles.cos() + rotate_half(t) * angles.sin() for t in (q, k))
             for t in range(8):
                 weights = ((k[:, : t + 1] @ q[:, t, :, None])[..., 0] / math.sqrt(D)).softmax(-1)
-                out[:, t, part] = (weights[..., None] * (normed @ w_v[part].T)[:, : t + 1]).sum(1)
+                out[:, t, part] = (weights[..., None] * v[:, : t + 1]).sum(1)
         hidden = hidden + out @ w[layer + "attention.proj.weight"].T
         normed = rms_norm(hidden, w[layer + "norm_mlp.weight"])
         gate, up = w[layer + "mlp.gate_up.weight"].split(24)
@@ -232,6 +265,30 @@ def test_a_modern_model_has_no_bias_and_no_learned_positions_and_the_size_of_the
     assert net.parameter_count() == matrices + L * (2 * C + 2 * D) + C
 
 
+@heads
+def test_the_size_follows_the_heads(keys):
+    C, L, hidden, H = 32, 2, 24, 4
+    G = keys.get("n_kv_head", H)
+    D = keys.get("head_dim", C // H)
+    net = modern(d_model=C, n_head=H, **keys)
+    attention = C * (H + 2 * G) * D + H * D * C
+    norms = 2 * C + (2 * D if keys.get("qk_norm", True) else 0)
+    assert net.parameter_count() == L * (attention + 3 * C * hidden + norms) + V * C + C
+    assert net.layers[0].attention.qkv.weight.shape == ((H + 2 * G) * D, C)
+    assert net.layers[0].attention.proj.weight.shape == (C, H * D)
+
+
+def test_without_qk_norm_there_are_no_weights_of_it():
+    names = [name for name, _ in modern(qk_norm=False).named_parameters()]
+    assert not [name for name in names if "q_norm" in name or "k_norm" in name]
+
+
+def test_the_defaults_of_the_heads_are_those_values_spelled_out():
+    plain = modern().state_dict()
+    spelled = modern(n_kv_head=2, head_dim=8, rope_base=10_000.0, qk_norm=True).state_dict()
+    assert parts.same(dict(plain), dict(spelled))
+
+
 @pytest.mark.parametrize(("d_model", "hidden"), [(16, 32), (192, 512), (768, 2048)])
 def test_without_d_hid_a_modern_model_has_about_as_many_weights_as_with_gelu(d_model, hidden):
     with torch.device("meta"):
@@ -243,23 +300,23 @@ def test_rotated_queries_and_keys_know_their_distance_alone():
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(1, 1, 1, 16, generator=generator) for _ in range(2))
 
+    def turn(position: int):
+        return rotation(position, 1, 16, 10_000.0, parts.CPU)
+
     def score(i: int, j: int) -> float:
-        return (
-            (rotate(q, rotation(i, 1, 16, parts.CPU)) * rotate(k, rotation(j, 1, 16, parts.CPU)))
-            .sum()
-            .item()
-        )
+        return (rotate(q, turn(i)) * rotate(k, turn(j))).sum().item()
 
     for distance in (0, 1, 7):
         scores = [score(start + distance, start) for start in (0, 1, 5, 100, 500)]
         assert scores == pytest.approx(scores[:1] * 5, abs=1e-4)  # fp32 angles of some hundreds
     assert abs(score(3, 0) - score(0, 3)) > 1e-2
     assert abs(score(3, 0) - score(5, 0)) > 1e-2
-    assert torch.equal(rotate(q, rotation(0, 1, 16, parts.CPU)), q)  # the first token is not turned
+    assert torch.equal(rotate(q, turn(0)), q)  # the first token is not turned
 
 
 def test_the_rotation_of_later_tokens_is_that_of_the_whole_sequence():
-    whole, later = rotation(0, 8, 8, parts.CPU), rotation(5, 3, 8, parts.CPU)
+    whole = rotation(0, 8, 8, 500.0, parts.CPU)
+    later = rotation(5, 3, 8, 500.0, parts.CPU)
     for a, b in zip(whole, later, strict=True):
         assert a.shape == (8, 1, 8)
         assert torch.equal(a[5:], b)
@@ -434,9 +491,14 @@ def test_the_two_dropouts_act_in_their_own_places():
 # The key/value cache
 
 
-@pytest.mark.parametrize("architecture", ["gpt", "modern"])
-def test_a_filled_cache_gives_the_logits_of_the_whole_sequence(architecture):
-    net, x = model(architecture=architecture, init_range=0.3), ids()
+@pytest.mark.parametrize(
+    "keys",
+    [{"architecture": "gpt"}, *({"architecture": "modern", **keys} for keys in HEADS.values())],
+    ids=["gpt", *HEADS],
+)
+def test_a_filled_cache_gives_the_logits_of_the_whole_sequence(keys):
+    net = model(init_range=0.3, d_model=32, n_head=4, **keys)
+    x = ids()
     with evaluating(net):
         whole = net(x)[0]
         caches = [KeyValueCache() for _ in range(2)]
@@ -444,6 +506,7 @@ def test_a_filled_cache_gives_the_logits_of_the_whole_sequence(architecture):
             net(x[:, t : t + 1], caches=caches)[0] for t in range(3, 8)
         ]
     assert [cache.length for cache in caches] == [8, 8]
+    assert caches[0].k.shape == (2, keys.get("n_kv_head", 4), 8, keys.get("head_dim", 8))
     assert torch.allclose(
         torch.cat(found, dim=1), whole, atol=1e-5
     )  # other shapes sum in another order

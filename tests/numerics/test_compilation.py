@@ -23,8 +23,12 @@ LONG = 1_000_000  # steps: 4,000 s in blocks that take 1 ms, two micro-batches t
 
 
 def step(run: Run) -> bool:
-    loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
-    return apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
+    loss = accumulate_gradients(
+        run.model, run.train_windows, run.state, run.config, run.scaler
+    )
+    return apply_gradients(
+        loss, run.model, run.optimizer, run.state, run.config, run.scaler
+    )
 
 
 def fresh_run(stored=None, architecture: str = "gpt", **keys) -> Run:
@@ -36,7 +40,9 @@ def is_compiled(run: Run) -> bool:
     return run.state.modes.compiled
 
 
-def resumed_from(path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys) -> Run:
+def resumed_from(
+    path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys
+) -> Run:
     """Go the way of the script from a file to a run that can go on."""
     config = parts.config(model={"architecture": architecture, "dropout": 0.2}, training=keys)
     point = find_checkpoint(str(path), config, "tiny", set_now)
@@ -68,7 +74,9 @@ def test_compiled_blocks_give_the_same_loss_and_gradients_with_dropout_and_resum
         run = fresh_run(architecture=architecture, compile=mode)
         assert is_compiled(run) is mode
         names = list(run.model.state_dict())
-        loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
+        loss = accumulate_gradients(
+            run.model, run.train_windows, run.state, run.config, run.scaler
+        )
         found[mode] = [loss, *(p.grad.clone() for p in run.model.parameters())]
         run.optimizer.zero_grad()
     assert names == list(fresh_run(architecture=architecture).model.state_dict())  # no _orig_mod
@@ -163,6 +171,26 @@ def test_training_runs_compiled_blocks_evaluation_and_samples_eager_ones(compile
     assert compiler.ran == 4  # two micro-batches, two blocks
 
 
+def test_a_measurement_is_remembered_under_all_that_decides_its_speed():
+    def name(**model) -> str:
+        run = parts.run(model={"architecture": "modern", **model})
+        return compilation.Work(
+            run.config, run.model, parts.CPU, "fp32", 4, steps_left=1, seconds_left=1
+        ).name
+
+    others = ({"n_kv_head": 1}, {"head_dim": 4}, {"qk_norm": False}, {"n_head": 1})
+    assert len({name(), *(name(**keys) for keys in others)}) == 5
+    assert name(n_kv_head=2, head_dim=8) == name()
+    assert name(rope_base=500.0) == name()
+
+
+def test_compiling_as_asked_and_as_in_the_checkpoint_are_events(compiler, caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    path = parts.checkpoint_file(tmp_path, fresh_run(compile=True))
+    resumed_from(path, compile=True)
+    assert compile_events(caplog) == [(True, "as asked"), (True, "as in the checkpoint")]
+
+
 def test_choosing_leaves_generators_gradients_and_mode_alone(compiler):
     eager, compiled = fresh_run(compile=False), fresh_run(compile=True)
     assert all(p.grad is None for p in compiled.model.parameters())
@@ -172,6 +200,12 @@ def test_choosing_leaves_generators_gradients_and_mode_alone(compiler):
     assert parts.same(
         eager.model.state_dict(), compiled.model.state_dict()
     )  # the stand-in changes no bit
+
+
+def compile_events(caplog) -> list[tuple[bool, str]]:
+    """Return what the events of the log say of compilation: whether it is on, and the reason."""
+    events = [record.event for record in caplog.records if hasattr(record, "event")]
+    return [(e["on"], e["reason"]) for e in events if e["kind"] == "compile"]
 
 
 def test_false_is_eager_without_a_word(compiler, caplog):
@@ -213,6 +247,7 @@ def test_auto_weighs_the_time_saved_in_what_is_left_against_the_time_compiling_t
     assert is_compiled(fresh_run(compile="auto", **{"max_steps": LONG, **limits})) is on
     assert compiler.compiled == on
     assert f"compile: {word}" in caplog.text
+    assert [now for now, _ in compile_events(caplog)] == [on]
 
 
 def test_what_is_left_of_a_resumed_run_counts_and_not_the_whole(compiler, machine):
@@ -235,14 +270,19 @@ def test_auto_measures_once_and_keeps_what_it_measured_with(compiler, machine):
 
 @pytest.mark.parametrize(("compiled_s", "pays"), [(0.5e-3, True), (1e-3, False)])
 def test_what_was_compiled_to_measure_it_stays_where_it_pays_and_goes_where_not(
-    compiled_s, pays, compiler, monkeypatch
+    compiled_s, pays, compiler, monkeypatch, caplog
 ):
     times = [1e-3, [1e-3, compiled_s]]
     monkeypatch.setattr(compilation, "best_time", lambda do: times.pop(0))
     monkeypatch.setattr(
         compilation, "best_times", lambda ways: [way() for way in ways] and times.pop(0)
     )
+    caplog.set_level(logging.INFO)
     assert is_compiled(fresh_run(compile="auto", max_steps=10**9)) is pays
+    (record,) = [r for r in caplog.records if getattr(r, "event", {}).get("kind") == "compile"]
+    assert record.event["on"] is pays
+    assert record.event["measured"]["eager_s"] == 1e-3
+    assert record.event["measured"]["compiled_s"] == compiled_s
     assert not times
     assert compiler.compiled == 1
 
@@ -259,6 +299,7 @@ def test_auto_is_off_beside_what_does_not_go_with_it(compiler, keys, why, caplog
     assert not is_compiled(fresh_run(compile="auto", max_steps=10**9, **keys))
     assert compiler.compiled == 0
     assert f"compile: off, {why}" in caplog.messages
+    assert compile_events(caplog) == [(False, why)]
 
 
 # Resumed
@@ -301,6 +342,7 @@ def test_whatever_fails_in_the_compiler_is_one_warning_and_blocks_run_eager(
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert warning.message.startswith("compile: off, it does not work here: ")
     assert "\n" not in warning.message
+    assert [on for on, _ in compile_events(caplog)] == [False]
     assert not is_compiled(run)
     for either in (run, plain):
         assert step(either)
@@ -313,7 +355,9 @@ def test_a_compiled_run_that_is_resumed_without_a_compiler_goes_on_eager_and_say
     path = parts.checkpoint_file(tmp_path, fresh_run(compile=True))
     compiler.error = RuntimeError("no C++ compiler")
     assert not is_compiled(resumed_from(path, compile=True))
-    assert "compile: off, it does not work here: no C++ compiler" in caplog.text
+    reason = "it does not work here: no C++ compiler; not bit-exact from here"
+    assert compile_events(caplog)[-1] == (False, reason)
+    assert f"compile: off, {reason}" in caplog.messages
 
 
 def test_memory_that_runs_out_while_a_block_runs_is_no_broken_compiler(compiler):

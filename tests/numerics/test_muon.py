@@ -36,7 +36,7 @@ def give_gradients(parameters: list[nn.Parameter], seed: int) -> None:
         p.grad = torch.randn(p.shape, generator=generator)
 
 
-def ours(parameters: list[nn.Parameter], dtype=torch.float32, pieces: int = 1, **settings) -> Muon:
+def ours(parameters: list[nn.Parameter], dtype=torch.float32, pieces=1, **settings) -> Muon:
     optimizer = Muon([{"params": parameters, "pieces": pieces}], dtype, **{**SETTINGS, **settings})
     allocate_state(optimizer)
     return optimizer
@@ -135,6 +135,27 @@ def test_a_stack_of_matrices_is_updated_as_the_matrices_by_themselves(pieces, sh
     assert stack[0].shape == (pieces * shape[0], shape[1])
 
 
+@pytest.mark.parametrize("rows", [(16, 8, 8), (8, 16, 16), (4, 8, 4), (24, 2, 2)])
+def test_pieces_of_unequal_height_are_updated_as_by_themselves(rows):
+    """Each has its own orthogonal matrix and its own factor of the learning rate."""
+    stacks = matrices([(sum(rows), 8)] * 2)
+    by_themselves = matrices([(n, 8) for n in rows] * 2)
+    with torch.no_grad():
+        for stack, pieces in zip(stacks, (by_themselves[:3], by_themselves[3:]), strict=True):
+            stack.copy_(torch.cat(pieces))
+    together = ours(stacks, pieces=rows)
+    apart = ours(by_themselves)
+    for step in range(3):
+        give_gradients(by_themselves, step)
+        stacks[0].grad = torch.cat([piece.grad for piece in by_themselves[:3]])
+        stacks[1].grad = torch.cat([piece.grad for piece in by_themselves[3:]])
+        together.step()
+        apart.step()
+    expected = [torch.cat(by_themselves[:3]), torch.cat(by_themselves[3:])]
+    for stack, pieces in zip(stacks, expected, strict=True):
+        assert torch.allclose(stack, pieces, rtol=1e-5, atol=1e-6)
+
+
 def test_nesterov_looks_ahead_of_the_momentum():
     (p,) = matrices([(8, 8)])
     plain = matrices([(8, 8)])
@@ -185,12 +206,18 @@ def fresh_run(stored=None, architecture: str = "gpt", **keys) -> Run:
 
 
 def step(run: Run) -> bool:
-    loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
-    return apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
+    loss = accumulate_gradients(
+        run.model, run.train_windows, run.state, run.config, run.scaler
+    )
+    return apply_gradients(
+        loss, run.model, run.optimizer, run.state, run.config, run.scaler
+    )
 
 
 def state(run: Run) -> dict:
-    return parts.copied({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()})
+    return parts.copied(
+        {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -213,6 +240,22 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(architecture, ml
     assert pieces == {f"layers.{i}.{kind}.weight": n for i in range(2) for kind, n in kinds.items()}
     assert {"token_embedding.weight", "norm.weight", "layers.1.norm_mlp.weight"} <= rest
     assert ("head.weight" in rest) is not tied
+
+
+@pytest.mark.parametrize(
+    ("keys", "pieces"),
+    [
+        ({"n_kv_head": 1}, (16, 8, 8)),
+        ({"n_kv_head": 1, "head_dim": 4}, (8, 4, 4)),
+        ({"head_dim": 4}, 3),
+    ],
+)
+def test_grouped_heads_are_taken_apart_by_their_rows(keys, pieces):
+    run = fresh_run(architecture="modern", model=keys)
+    qkv = run.model.layers[0].attention.qkv.weight
+    (group,) = [g for g in run.optimizer.param_groups if any(p is qkv for p in g["params"])]
+    assert group["pieces"] == pieces
+    assert step(run)
 
 
 def test_all_settings_reach_the_half_they_belong_to():
@@ -253,7 +296,9 @@ def test_both_learning_rates_follow_the_schedule():
 
 def test_a_learning_rate_of_nothing_for_either_half_leaves_that_half_alone():
     run = fresh_run(weight_decay=0.0)
-    half = {id(p): is_muon(group) for group in run.optimizer.param_groups for p in group["params"]}
+    half = {
+        id(p): is_muon(group) for group in run.optimizer.param_groups for p in group["params"]
+    }
     for frozen in (True, False):
         for group in run.optimizer.param_groups:
             group["lr"] = 0.0 if is_muon(group) is frozen else 0.01
@@ -281,9 +326,17 @@ def test_a_state_that_went_through_a_dictionary_goes_on_with_the_same_updates():
     assert {int(values["step"]) for values in a.optimizer.state.values()} == {3}
 
 
-@pytest.mark.parametrize("architecture", ["gpt", "modern"])
-def test_a_resumed_run_equals_the_straight_one(architecture, tmp_path):
-    keys = {"architecture": architecture, "model": {"dropout": 0.2}}
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"architecture": "gpt"},
+        {"architecture": "modern"},
+        {"architecture": "modern", "n_kv_head": 1},
+    ],
+    ids=["gpt", "modern", "grouped"],
+)
+def test_a_resumed_run_equals_the_straight_one(model, tmp_path):
+    keys = {"model": {"dropout": 0.2, **model}}
     straight = fresh_run(**keys)
     for _ in range(2):
         assert step(straight)
@@ -318,11 +371,7 @@ def test_one_bad_gradient_leaves_both_halves_untouched_and_is_one_skipped_step(n
     handle.remove()
     assert fired
     assert parts.same(state(run), before)
-    assert (
-        run.state.progress.skipped_steps,
-        run.scaler.nan_counter,
-        run.state.progress.global_step,
-    ) == (
+    assert (run.state.progress.skipped_steps, run.scaler.nan_counter, run.state.progress.global_step) == (
         1,
         1,
         2,
@@ -370,9 +419,7 @@ def test_products_are_fp32_where_bf16_is_slow_here(gain, dtype, monkeypatch):
     assert run.optimizer.muon.dtype == dtype == DTYPES[run.state.modes.muon_precision]
     assert pick_muon_precision(run.model, torch.device("cuda")) == "bf16"
     monkeypatch.setattr(muon_module, "bf16_gain", lambda *shape: 1 / gain)
-    assert (
-        fresh_run(stored=run.checkpoint()).optimizer.muon.dtype == dtype
-    )  # a resumed run keeps it
+    assert fresh_run(stored=run.checkpoint()).optimizer.muon.dtype == dtype  # a resumed run keeps it
 
 
 def test_adamw_alone_has_no_muon():

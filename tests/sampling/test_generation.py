@@ -123,6 +123,58 @@ def test_the_number_of_tokens_is_the_one_asked_for(net):
     assert [len(tokens(net, [1], max_new_tokens=n)) for n in (1, 2, 20)] == [1, 2, 20]
 
 
+# The end of a text
+
+
+def until(net: GPT, end_of_text: int | None, prompt: list[int], n: int = 12) -> list[int]:
+    """Return a text of at most n tokens, drawn with always the same seed."""
+    generator = torch.Generator().manual_seed(3)
+    keys = sampling(temperature=1.0, max_new_tokens=n)
+    return list(generate(net, prompt, keys, generator, end_of_text=end_of_text))
+
+
+@pytest.mark.parametrize("place", [0, 1, 5, 11])
+def test_the_end_of_text_token_ends_the_text_and_is_not_yielded(net, place):
+    """Also as the first token, as the last that was asked for, and beyond the context."""
+    whole = until(net, None, [1, 2])
+    end = whole[place]
+    assert until(net, end, [1, 2]) == whole[: whole.index(end)]
+
+
+def test_an_end_of_text_token_in_the_prompt_ends_nothing(net):
+    lengths = set()
+    for end in range(V):
+        whole = until(net, None, [end, 1, 2])
+        expected = whole[: whole.index(end)] if end in whole else whole
+        assert until(net, end, [end, 1, 2]) == expected
+        lengths.add(len(expected))
+    assert 12 in lengths  # the whole text, though its prompt has the token
+
+
+def test_without_an_end_of_text_token_every_token_is_yielded(net):
+    found = until(net, None, [1, 2], n=200)
+    assert len(found) == 200
+    assert 0 in found
+
+
+def test_text_ends_at_the_end_of_text_token(net):
+    whole = text(net, 7, max_new_tokens=50)
+    end = whole[20]
+    stream = continue_text(
+        net,
+        Vocabulary(ALPHABET),
+        "abc",
+        sampling(temperature=1.0, max_new_tokens=50),
+        7,
+        end_of_text=ALPHABET.index(end),
+    )
+    assert "".join(stream) == whole[: whole.index(end)]
+    assert net.training
+
+
+# Text
+
+
 ALPHABET = "".join(map(chr, range(97, 97 + V)))
 
 
