@@ -7,7 +7,6 @@ of everything before it, so that a single flipped bit anywhere is noticed before
 import errno
 import io
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +17,14 @@ from typing import Any, BinaryIO
 import torch
 
 from chatgot.atomic_file import atomic_file
-from chatgot.checkpointing.run_lock import RUN_ID
+from chatgot.checkpointing.names import NAME as NAME
+from chatgot.checkpointing.names import RUN_ID
 from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, odd_entries
 from chatgot.errors import CheckpointRejected
 
 FORMAT_VERSION = 4
 DIGEST = 64  # bytes of a SHA-256 in hex
-NAME = re.compile(RUN_ID.pattern + r"_step_(?P<step>0|[1-9]\d{0,17})\.pt", re.ASCII)
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DTYPES = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)
 SCHEMA: dict[str, type | tuple[type, ...]] = {

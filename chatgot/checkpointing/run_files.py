@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from chatgot.atomic_file import atomic_file, fsync_folder
-from chatgot.checkpointing.checkpoint_file import DIGEST, NAME, is_whole
+from chatgot.checkpointing.checkpoint_file import DIGEST, is_whole
+from chatgot.checkpointing.names import NAME
 from chatgot.errors import StorageError
 
 logger = logging.getLogger(__name__)
