@@ -1,7 +1,8 @@
-"""What is fast here is measured once and remembered; how many threads, and the peak that MFU is taken against."""
+"""What is fast here is measured once and kept: threads, and the peak that MFU is taken against."""
 
 import json
 import logging
+import pwd
 
 import parts
 import pytest
@@ -10,8 +11,10 @@ import torch
 from chatgot.machine import measured as machine_module
 from chatgot.machine.measured import (
     best_time,
+    cache_folder,
     cpu_name,
     fast_threads,
+    machine_file,
     peak_for_mfu,
     product_peak,
     remembered,
@@ -59,6 +62,37 @@ def test_a_folder_that_cannot_be_written_is_one_warning_and_the_numbers_are_used
     assert remembered("a", lambda: [1.0]) == [1.0]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(machine) in caplog.text
+
+
+@pytest.fixture
+def without_home(monkeypatch):
+    """A container's user: no HOME, and nobody in the list of users."""
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    machine_module._warn_once.cache_clear()
+    yield
+    machine_module._warn_once.cache_clear()
+
+
+@pytest.mark.usefixtures("without_home")
+def test_a_user_without_a_home_is_warned_once_and_measures_anew(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert remembered("a", lambda: [1.0]) == [1.0]
+    assert remembered("a", lambda: [2.0]) == [2.0]
+    assert cache_folder() is None
+    assert machine_file() is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "home" in caplog.text
+    assert list(tmp_path.iterdir()) == []  # no folder named ~ either
+
+
+def test_the_cache_folder_is_where_the_measurements_are(machine):
+    assert cache_folder() == machine.parent
 
 
 def test_the_best_time_leaves_the_first_call_out(monkeypatch):
