@@ -19,12 +19,14 @@ import parts
 import pytest
 import torch
 
+from chatgot.checkpointing import checkpoint_file
 from chatgot.checkpointing.checkpoint_file import (
     SCHEMA,
     damage,
     is_whole,
     load_checkpoint,
     load_weights,
+    read_outline,
     save_checkpoint,
 )
 from chatgot.errors import CheckpointRejected
@@ -175,6 +177,41 @@ print(wrong)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]", done.stdout
     assert is_whole(path)
+
+
+# The outline
+
+
+def test_the_outline_is_the_plain_values_without_what_holds_tensors(whole, content, tmp_path):
+    path = tmp_path / "any.pt"
+    path.write_bytes(whole)
+    outline = read_outline(path)
+    assert content.keys() - outline.keys() == {"model_state_dict", "optimizer_state_dict", "rng"}
+    loaded = load_checkpoint(path)
+    assert all(parts.same(outline[key], loaded[key]) for key in outline)
+
+
+def test_the_outline_of_a_file_verified_before_is_read_without_its_bytes(
+    whole, tmp_path, monkeypatch
+):
+    path = tmp_path / "any.pt"
+    path.write_bytes(whole)
+    verified = []
+    monkeypatch.setattr(checkpoint_file, "damage", lambda file: verified.append(file))
+    assert read_outline(path) == read_outline(path)
+    assert is_whole(path)
+    assert len(verified) == 1
+
+
+def test_a_damaged_or_foreign_file_has_no_outline(whole, content, tmp_path):
+    path = tmp_path / "any.pt"
+    path.write_bytes(whole[:-70] + b"x" + whole[-69:])
+    refused(path, "damaged", load=read_outline)
+    torch.save(content, path)
+    refused(path, "not written by ChatGoT", load=read_outline)
+    refused(tmp_path / "missing.pt", load=read_outline)
+    (tmp_path / f"{parts.RUN_ID}_step_2.pt").write_bytes(whole)
+    refused(tmp_path / f"{parts.RUN_ID}_step_2.pt", "renamed", load=read_outline)
 
 
 # Damage
