@@ -1,11 +1,14 @@
-"""The log: a file for each run, and the console; set up when called, and either may fail without harm to the run.
+"""The log: the console and a file for each run. Either may fail without harm to the run.
 
-One record is one physical line: newlines and control characters in a message are escaped visibly, so that no text can
-forge a record or steer the terminal. Samples (`extra={"block": True}`) and tracebacks have further lines, indented.
+Nothing is set up at import, only by `setup_console` and `setup_logging`.
+One record is one physical line: newlines and control characters in a message are escaped visibly,
+so that no text can forge a record or steer the terminal. Samples (`extra={"block": True}`) and
+tracebacks have further lines, which are indented.
 """
 
 import copy
 import faulthandler
+import io
 import logging
 import os
 import re
@@ -18,53 +21,54 @@ from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 from colorlog import ColoredFormatter
 from tqdm import tqdm
 
 from chatgot.errors import StorageError
 
-FORMAT, DATE_FORMAT = "%(asctime)s - %(levelname)s - %(message)s", "%Y-%m-%d %H:%M:%S"
-FURTHER_LINE, LINK = "\n    ", "training.log"
-# C0 but for the tab, DEL, C1, line and paragraph separators, what turns the direction of text, marks and tags that
-# nobody sees, lone surrogates
+FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
+DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
+FURTHER_LINE = "\n    "
+LINK = "training.log"  # in the run's folder; it leads to the log
+# C0 but for the tab, DEL, C1, line and paragraph separators, what turns the direction of text,
+# marks and tags that nobody sees, lone surrogates
 UNSAFE = re.compile(
-    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    "\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
 )
 
 logger = logging.getLogger("chatgot")
+LOGGERS = (logger, logging.getLogger("py.warnings"))  # whose records are logged
 
 
 def escape_controls(text: str, newline: str = r"\n") -> str:
-    """Show control characters as escapes (`\\x1b`, `\\u202e`); each line feed becomes `newline`."""
-    lines = (
-        UNSAFE.sub(lambda c: c[0].encode("unicode_escape").decode("ascii"), line)
-        for line in text.split("\n")
-    )
-    return newline.join(lines)
+    r"""Show control characters as escapes (`\x1b`, `\u202e`); each line feed becomes `newline`."""
+    return newline.join(UNSAFE.sub(_escape, line) for line in text.split("\n"))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 class OneLine(logging.Formatter):
     """Format a copy of the record, so that nothing of one output (colours) reaches the other."""
 
     def format(self, record: logging.LogRecord) -> str:
-        record = copy.copy(record)
         newline = FURTHER_LINE if getattr(record, "block", False) else r"\n"
         text = escape_controls(record.getMessage().removesuffix("\n"), newline)
-        traceback = (
-            logging.Formatter.formatException(self, record.exc_info) if record.exc_info else None
-        )
-        for lines in filter(None, (traceback, record.stack_info)):
-            text += FURTHER_LINE + escape_controls(lines, FURTHER_LINE)
-        record.msg, record.args, record.exc_info, record.exc_text, record.stack_info = (
-            text,
-            None,
-            None,
-            None,
-            None,
-        )
-        return super().format(record)
+        if record.exc_info:
+            traceback = logging.Formatter.formatException(self, record.exc_info)
+            text += FURTHER_LINE + escape_controls(traceback, FURTHER_LINE)
+        if record.stack_info:
+            text += FURTHER_LINE + escape_controls(record.stack_info, FURTHER_LINE)
+        safe = copy.copy(record)
+        safe.msg = text
+        safe.args = None
+        safe.exc_info = None
+        safe.exc_text = None
+        safe.stack_info = None
+        return super().format(safe)
 
 
 class ColouredOneLine(OneLine, ColoredFormatter):
@@ -72,30 +76,44 @@ class ColouredOneLine(OneLine, ColoredFormatter):
 
 
 class Steady(logging.Handler):
-    """A handler whose failure never reaches the caller; its first one is reported on the other handlers."""
+    """A handler whose failure never reaches the caller: the other handlers get one warning."""
 
-    reported = False
+    has_warned = False
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        error, lost = (
-            sys.exc_info()[1],
-            f"the record {str(record.msg)[:200]!r} of {record.filename}:{record.lineno} was lost",
+    @property
+    def target(self) -> str:
+        """What this handler writes to, as a warning names it."""
+        return "console"
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's name
+        error = sys.exc_info()[1]
+        place = f"{record.filename}:{record.lineno}"
+        self.warn_other_handlers(
+            f"{type(error).__name__}: {error}; the record {str(record.msg)[:200]!r} of {place} "
+            "was lost, later losses are not reported"
         )
-        self.report(f"{type(error).__name__}: {error}; {lost}, later losses are not reported")
 
-    def report(self, problem: str) -> None:
-        text = f"{getattr(self, 'baseFilename', 'console')}: {problem}"
-        warning = logger.makeRecord(logger.name, logging.WARNING, __file__, 0, text, None, None)
-        others = (
-            [] if self.reported else [handler for handler in logger.handlers if handler is not self]
-        )
-        self.reported = True
-        for other in others:
-            other.handle(warning)
+    def warn_other_handlers(self, problem: str) -> None:
+        """Log a problem of this handler on the other ones, once."""
+        if self.has_warned:
+            return
+        self.has_warned = True
+        text = f"{self.target}: {problem}"
+        warning = logger.makeRecord(logger.name, logging.WARNING, __file__, 0, text, (), None)
+        for handler in logger.handlers:
+            if handler is not self:
+                handler.handle(warning)
+
+    def share_lock(self) -> None:
+        """Take the lock of the handlers in use, since a warning goes from one to another."""
+        for handler in logger.handlers:
+            if isinstance(handler, Steady):
+                self.lock = handler.lock
+                return
 
 
 class Console(Steady):
-    """Write to stderr, above tqdm's bar; a character that it cannot show becomes a backslash escape."""
+    """Write to stderr, above tqdm's bar; a character it cannot show becomes a backslash escape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,11 +135,10 @@ class Console(Steady):
             self.handleError(record)
 
     def close(self) -> None:
-        """Leave the interpreter nothing to flush at its end: where that fails, the exit code becomes 120."""
+        """Flush here: the interpreter would, at its end, and where that fails it exits with 120."""
         super().close()
-        with suppress(
-            OSError, ValueError, AttributeError
-        ):  # stderr is closed, or was before the start
+        # stderr is closed, or was before the start
+        with suppress(OSError, ValueError, AttributeError):
             try:
                 sys.stderr.flush()
             except OSError:
@@ -134,65 +151,96 @@ class LogFile(Steady, RotatingFileHandler):
     run_dir: Path | None = None  # where link_log put the link
     header: tuple[logging.LogRecord, ...] = ()  # what each new part begins with
 
-    def _open(self) -> TextIO:
+    @property
+    def target(self) -> str:
+        return self.baseFilename
+
+    def _open(self) -> io.TextIOWrapper:
         stream = super()._open()
         if self.header and stream.tell() == 0:
             stream.writelines(self.format(record) + self.terminator for record in self.header)
         return stream
 
-    def shouldRollover(self, record: logging.LogRecord) -> bool:
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802 logging's name
         path = Path(self.baseFilename)
-        if self.stream and not (
-            path.exists() and os.path.samestat(path.stat(), os.fstat(self.stream.fileno()))
-        ):
-            self.close()
-        return (
-            super().shouldRollover(record) and self.stream.tell() > 0
-        )  # an empty part is not worth a name
+        if self.stream:
+            opened = os.fstat(self.stream.fileno())
+            if not (path.exists() and os.path.samestat(path.stat(), opened)):
+                self.close()
+        is_full = super().shouldRollover(record)  # this opens the file where it is closed
+        # an empty part is not worth a name
+        return bool(is_full) and self.stream is not None and self.stream.tell() > 0
 
-    def doRollover(self) -> None:
+    def doRollover(self) -> None:  # noqa: N802 logging's name
         try:
             self.close()
             super().doRollover()
         except OSError as error:
             self.maxBytes = 0  # each further try would push the oldest part out
-            self.report(f"cannot be rotated and grows on: {error}")
-        run_dir, self.run_dir = self.run_dir, None  # it stays None when the link fails
+            self.warn_other_handlers(f"cannot be rotated and grows on: {error}")
+        run_dir = self.run_dir
+        self.run_dir = None  # it stays None when the link fails
         if run_dir is not None:
             link_log(Path(self.baseFilename), run_dir)
 
     def close(self) -> None:
-        with suppress(
-            OSError
-        ):  # a full disk; the file is closed all the same, and the next record opens it again
+        # a full disk: the file is closed all the same, and the next record opens it again
+        with suppress(OSError):
             super().close()
 
 
 class Early(Steady):
-    """Keeps the records from before there is a file, for the file."""
+    """Keep records until there is a place for them: the log, and then the run's events.
 
-    def __init__(self) -> None:
+    in_file: whether the log has them already.
+    """
+
+    MOST = 1000  # records: a program that never opens a run's events shall not keep all it logs
+
+    def __init__(self, records: Iterable[logging.LogRecord] = (), in_file: bool = False) -> None:
         super().__init__()
-        self.records: list[logging.LogRecord] = []
+        self.setFormatter(OneLine(FORMAT, DATE_FORMAT))
+        self.records = list(records)
+        self.in_file = in_file
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
+        if not self.in_file or len(self.records) < self.MOST:
+            self.records.append(record)
+
+
+def take_early_records() -> list[logging.LogRecord]:
+    """Return the records that were kept for the run's events, and keep no more of them.
+
+    The log gets those that it does not have yet all the same, once it is set up.
+    """
+    records = []
+    for handler in [handler for handler in logger.handlers if isinstance(handler, Early)]:
+        records += handler.records
+        if handler.in_file:
+            _remove(handler)
+    return records
+
+
+def _remove(handler: logging.Handler) -> None:
+    for target in LOGGERS:
+        target.removeHandler(handler)
+    handler.close()
 
 
 def _install(*handlers: Steady) -> None:
-    for target in (logger, logging.getLogger("py.warnings")):
+    """Log to these handlers in place of those of the call before."""
+    for target in LOGGERS:
         for old in [handler for handler in target.handlers if isinstance(handler, Steady)]:
-            target.removeHandler(old)
-            old.close()
+            _remove(old)
         for handler in handlers:
-            handler.lock = handlers[
-                0
-            ].lock  # one for all: a report goes from one handler to another
+            # one lock for all: a warning goes from one handler to another
+            handler.lock = handlers[0].lock
             target.addHandler(handler)
         target.propagate = False
     logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    sys.excepthook, threading.excepthook = _log_uncaught, _log_uncaught_in_thread
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
 
 
 def _log_uncaught(
@@ -208,24 +256,29 @@ def _log_uncaught(
 def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_type is not SystemExit:
         name = args.thread.name if args.thread else "a thread"
-        info = (args.exc_type, args.exc_value, args.exc_traceback)
-        logger.critical("an exception that nobody caught in %s:", name, exc_info=info)
+        logger.critical("an exception that nobody caught in %s:", name, exc_info=args.exc_value)
 
 
 def setup_console() -> None:
-    """Log to the console until there is a file, which then gets these records too; closed streams lead nowhere."""
+    """Log to the console until there is a file, which then gets these records too.
+
+    Standard streams that were closed before the start lead nowhere from now on.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if (
-            getattr(sys, name) is None
-        ):  # the next file opened would get its number, and with it what C code prints
+        # the next file opened would get its number, and with it what C code prints
+        if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     _install(Console(), Early())
 
 
 def setup_logging(
-    config_name: str | None = None, timestamp: str | None = None, logs_dir: Path = Path("logs"),
-    *, max_bytes: int = 10_000_000, backups: int = 5,
-) -> Path:  # fmt: skip
+    config_name: str | None = None,
+    timestamp: str | None = None,
+    logs_dir: Path = Path("logs"),
+    *,
+    max_bytes: int = 10_000_000,
+    backups: int = 5,
+) -> Path:
     """Log to the console and to `logs_dir`/train_{config_name}_{timestamp}.log; return that path.
 
     Called again, it replaces the handlers of the call before. Python's warnings are logged too.
@@ -245,10 +298,10 @@ def setup_logging(
     early = [
         record
         for handler in logger.handlers
-        if isinstance(handler, Early)
+        if isinstance(handler, Early) and not handler.in_file
         for record in handler.records
     ]
-    _install(Console(), file)
+    _install(Console(), file, Early(early, in_file=True))
     for record in early:
         file.handle(record)
     return path
@@ -262,35 +315,23 @@ def log_header(lines: Iterable[str]) -> None:
     ]
     for handler in logger.handlers:
         if isinstance(handler, LogFile):
-            handler.header = tuple(
-                records
-            )  # before they are logged: that may begin a new part already
+            # before they are logged: that may begin a new part already
+            handler.header = tuple(records)
     for record in records:
         logger.handle(record)
 
 
 def link_log(log_path: Path, run_dir: Path) -> None:
-    """Make `run_dir`/training.log a relative link to the log, and training.log.1 ... to its older parts.
+    """Make `run_dir`/training.log a relative link to the log, training.log.1 ... to older parts.
 
     Renewed after each rotation. Where links cannot be made, a copy as of then.
     Best effort: a failure is one warning, and the end of it.
     """
     try:
         name = re.compile(re.escape(log_path.name) + r"(\.\d+)?")
-        for part in [path for path in log_path.parent.iterdir() if name.fullmatch(path.name)]:
-            link = run_dir / (LINK + part.name.removeprefix(log_path.name))
-            temporary = run_dir / f".{link.name}.tmp"
-            temporary.unlink(missing_ok=True)
-            try:
-                temporary.symlink_to(
-                    os.path.relpath(part.parent.resolve() / part.name, run_dir.resolve())
-                )
-            except (
-                OSError,
-                ValueError,
-            ):  # Windows without the right to make links, or the log on another drive
-                shutil.copyfile(part, temporary)
-            temporary.replace(link)
+        parts = [path for path in log_path.parent.iterdir() if name.fullmatch(path.name)]
+        for part in parts:
+            _link(part, run_dir / (LINK + part.name.removeprefix(log_path.name)))
     except OSError as error:
         logger.warning("%s cannot be linked to the log: %s", run_dir / LINK, error)
         return
@@ -299,9 +340,21 @@ def link_log(log_path: Path, run_dir: Path) -> None:
             handler.run_dir = run_dir.absolute()
 
 
+def _link(part: Path, link: Path) -> None:
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        target = os.path.relpath(part.parent.resolve() / part.name, link.parent.resolve())
+        temporary.symlink_to(target)
+    except (OSError, ValueError):
+        # Windows without the right to make links, or the log on another drive
+        shutil.copyfile(part, temporary)
+    temporary.replace(link)
+
+
 @contextmanager
 def crash_trace(path: Path) -> Iterator[None]:
-    """Let a crash of the interpreter itself (a segmentation fault, say) leave its traceback in `path`.
+    """Let a crash of the interpreter itself (a segmentation fault) leave a traceback in `path`.
 
     Without a crash no file stays. Best effort: where it cannot be made there is no trace.
     """

@@ -13,6 +13,7 @@ import parts
 import pytest
 import torch
 
+from chatgot.checkpointing import saver as saver_module
 from chatgot.checkpointing.checkpoint_file import is_whole, save_checkpoint
 from chatgot.checkpointing.run_files import (
     checkpoint_path,
@@ -22,8 +23,7 @@ from chatgot.checkpointing.run_files import (
     set_aside,
     superseded_by,
 )
-from chatgot.checkpointing.run_files import run_files as checkpointing
-from chatgot.checkpointing.saver import Saver
+from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.errors import CheckpointRejected, StorageError
 from chatgot.run.resuming import find_latest
 
@@ -409,7 +409,12 @@ def to_save(step: int = 1) -> dict:
 def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(
     tmp_path, caplog, monkeypatch
 ):
-    path, content, saver, settings = tmp_path / "a.pt", to_save(), Saver(0), parts.config().training
+    path, content, saver, settings = (
+        tmp_path / "a.pt",
+        to_save(),
+        CheckpointWriter(0),
+        parts.config().training,
+    )
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", disk_full)
         assert not saver.save(path, content, settings)
@@ -425,19 +430,21 @@ def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(
 def test_the_last_chance_to_save_is_not_let_pass_with_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(StorageError, match="the save failed"):
-        Saver(0).save(tmp_path / "a.pt", to_save(), parts.config().training, last_chance=True)
+        CheckpointWriter(0).save(
+            tmp_path / "a.pt", to_save(), parts.config().training, last_chance=True
+        )
 
 
 def test_a_defect_of_ours_is_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(AttributeError):
-        Saver(0).save(
+        CheckpointWriter(0).save(
             tmp_path / "a.pt", to_save() | {"no pickle": lambda: None}, parts.config().training
         )
 
 
 def test_a_state_that_could_not_be_loaded_again_is_never_given_a_checkpoints_name(tmp_path):
     with pytest.raises(RuntimeError, match="could not be loaded again"):
-        Saver(0).save(
+        CheckpointWriter(0).save(
             tmp_path / "a.pt", to_save() | {"loss": np.float64(1.0)}, parts.config().training
         )
     assert not list(tmp_path.iterdir())
@@ -449,9 +456,24 @@ def test_each_save_says_size_time_and_how_long_the_run_was_without_one(
     caplog.set_level("INFO")
     clock = iter([0.0, 120.0, 120.25, 121.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    Saver(0).save(tmp_path / "a.pt", to_save(), parts.config().training)
+    CheckpointWriter(0).save(tmp_path / "a.pt", to_save(), parts.config().training)
     size = (tmp_path / "a.pt").stat().st_size / 1e6
     assert f"({size:.1f} MB in 0.25 s, after 120 s without)" in caplog.text
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_a_save_is_an_event_with_path_size_time_and_whether_it_is_the_best(tmp_path, caplog, best):
+    caplog.set_level("INFO")
+    path, settings = tmp_path / "a.pt", parts.config().training
+    writer = CheckpointWriter(0)
+    writer.save(path, to_save(), settings, best=best)
+    writer.save(path, to_save(), settings)  # left as it is: no event
+    (fields,) = [record.event for record in caplog.records if hasattr(record, "event")]
+    seconds = fields.pop("seconds")
+    assert 0 < seconds < 10
+    megabytes = round(path.stat().st_size / 1e6, 3)
+    named = {"kind": "save", "step": 1, "path": str(path), "megabytes": megabytes, "best": best}
+    assert fields == named
 
 
 @pytest.mark.parametrize(
@@ -484,14 +506,14 @@ def test_a_save_that_costs_more_than_1_percent_names_once_the_interval_that_woul
 ):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    saver, config = Saver(0), parts.config(training=settings).training
-    real = checkpointing.save_checkpoint
+    saver, config = CheckpointWriter(0), parts.config(training=settings).training
+    real = saver_module.save_checkpoint
 
     def slow(path, content, **keywords):
         clock[0] += cost
         return real(path, content, **keywords)
 
-    monkeypatch.setattr(checkpointing, "save_checkpoint", slow)
+    monkeypatch.setattr(saver_module, "save_checkpoint", slow)
     for i in (1, 2):
         clock[0] += 100.0
         saver.save(tmp_path / f"{i}.pt", to_save(i * step), config)
