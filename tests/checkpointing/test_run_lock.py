@@ -59,7 +59,7 @@ def holder(tmp_path):
     process.stdout.close()
 
 
-def test_a_run_that_another_process_trains_is_refused_until_kill_9_releases_it(tmp_path, holder):
+def test_a_run_in_training_is_refused_until_kill_9_releases_it(tmp_path, holder):
     process, run_id = holder
     with pytest.raises(StorageError, match=run_id) as refused:
         lock_old_run(tmp_path, run_id)
@@ -70,7 +70,7 @@ def test_a_run_that_another_process_trains_is_refused_until_kill_9_releases_it(t
     lock_old_run(tmp_path, run_id).release()
 
 
-def test_a_second_process_is_refused_while_this_one_holds_the_lock_and_not_afterwards(tmp_path):
+def test_a_second_process_is_refused_as_long_as_this_one_holds_the_lock(tmp_path):
     lock = lock_new_run(tmp_path, "tiny")
     refused = python(TRY, tmp_path, lock.run_id)
     assert (refused.returncode, refused.stderr) == (5, "")
@@ -88,7 +88,8 @@ def test_the_same_process_does_not_get_the_lock_twice(tmp_path):
 
 
 def test_runs_started_in_the_same_second_have_different_ids_a_second_apart(tmp_path, monkeypatch):
-    clock, strftime = [1_700_000_000.0], time.strftime
+    clock = [1_700_000_000.0]
+    strftime = time.strftime
     monkeypatch.setattr(time, "strftime", lambda pattern: strftime(pattern, time.gmtime(clock[0])))
     monkeypatch.setattr(time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
     with parts.at_once():
@@ -165,9 +166,7 @@ def test_a_folder_that_is_not_there_is_a_storage_error_that_names_it(tmp_path, t
 @pytest.mark.parametrize(
     "take", [lambda folder: lock_new_run(folder, "tiny"), lambda f: lock_old_run(f, "tiny_1")]
 )
-def test_a_file_system_without_locks_is_a_storage_error_at_once_and_blames_no_process(
-    tmp_path, take, monkeypatch
-):
+def test_a_file_system_without_locks_is_refused_and_blames_no_process(tmp_path, take, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
@@ -347,11 +346,16 @@ def test_a_new_run_is_later_than_the_newest_of_its_name(
 @pytest.mark.parametrize(
     "name",
     [
-        "other_20260101-000000_step_1.pt", ".other_20260101-000000.lock", "tiny_20260101-000000.pt",
-        "tiny_x_20260101-000000_step_1.pt", "tiny_20269999-000000_step_1.pt", "notes.txt",
-        "tiny_20260101-000000.lock", ".tiny_20260101-000000.lock.bak",
+        "other_20260101-000000_step_1.pt",
+        ".other_20260101-000000.lock",
+        "tiny_20260101-000000.pt",
+        "tiny_x_20260101-000000_step_1.pt",
+        "tiny_20269999-000000_step_1.pt",
+        "notes.txt",
+        "tiny_20260101-000000.lock",
+        ".tiny_20260101-000000.lock.bak",
     ],
-)  # fmt: skip
+)
 def test_names_that_are_no_run_of_this_configuration_move_nothing(
     tmp_path, monkeypatch, caplog, name
 ):

@@ -56,7 +56,7 @@ def test_a_measurement_that_fails_is_not_remembered(machine):
     assert not machine.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_warning_and_the_numbers_are_used(machine, caplog):
+def test_a_folder_that_cannot_be_written_is_one_warning(machine, caplog):
     machine.parent.parent.mkdir(parents=True)
     machine.parent.write_bytes(b"a file in the folder's place")
     assert remembered("a", lambda: [1.0]) == [1.0]

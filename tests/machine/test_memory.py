@@ -111,18 +111,27 @@ def groups(folder: Path, own: str, files: dict[str, str]) -> list[tuple[int, int
 def test_each_group_above_limits_the_process_less_its_cached_files(tmp_path):
     stat = "anon 5\ninactive_file 100\nactive_file 7\n"
     files = {
-        "a/b/memory.max": "2000\n", "a/b/memory.current": "500\n", "a/b/memory.stat": stat,
-        "a/memory.max": "1000\n", "a/memory.current": "900\n", "a/memory.stat": stat,
-        "memory.max": "max\n", "memory.current": "9\n", "memory.stat": stat,
-    }  # fmt: skip
+        "a/b/memory.max": "2000\n",
+        "a/b/memory.current": "500\n",
+        "a/b/memory.stat": stat,
+        "a/memory.max": "1000\n",
+        "a/memory.current": "900\n",
+        "a/memory.stat": stat,
+        "memory.max": "max\n",
+        "memory.current": "9\n",
+        "memory.stat": stat,
+    }
     assert groups(tmp_path, "0::/a/b\n", files) == [(400, 2000), (800, 1000)]
 
 
 def test_version_1_is_read_too_and_a_containers_own_group_is_the_top(
     tmp_path,
 ):
-    files = {"memory/memory.limit_in_bytes": "3000\n", "memory/memory.usage_in_bytes": "50\n",
-             "memory/memory.stat": "cache 1\ninactive_file 60\n"}  # fmt: skip
+    files = {
+        "memory/memory.limit_in_bytes": "3000\n",
+        "memory/memory.usage_in_bytes": "50\n",
+        "memory/memory.stat": "cache 1\ninactive_file 60\n",
+    }
     assert groups(tmp_path, "4:memory:/docker/123\n3:cpu:/x\n0::/\n", files) == [(0, 3000)]
 
 
