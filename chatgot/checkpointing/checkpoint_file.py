@@ -1,51 +1,71 @@
 """One checkpoint file: written whole or not at all, and trusted only after it has been verified.
 
-A checkpoint is a `torch.save` zip that `torch.load(weights_only=True)` reads. The zip's comment holds the SHA-256 (hex)
-of everything before it, so that a single flipped bit anywhere is noticed before anything is read from the file.
+A checkpoint is a `torch.save` zip that `torch.load(weights_only=True)` reads. The zip's comment is
+the SHA-256 (hex) of everything before it, so that a single flipped bit anywhere is noticed before
+anything is read from the file.
 """
 
 import errno
 import io
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
 
 from chatgot.atomic_file import atomic_file
-from chatgot.checkpointing.run_lock import RUN_ID
+from chatgot.checkpointing.names import NAME as NAME
+from chatgot.checkpointing.names import RUN_ID
 from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, odd_entries
 from chatgot.errors import CheckpointRejected
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 FORMAT_VERSION = 4
 DIGEST = 64  # bytes of a SHA-256 in hex
-NAME = re.compile(RUN_ID.pattern + r"_step_(?P<step>0|[1-9]\d{0,17})\.pt", re.ASCII)
+READ_SIZE = 1 << 20  # bytes that are hashed at a time
+ZIP_START = b"PK\x03\x04"
+ZIP_END = b"PK\x05\x06"
+NAMES_SHOWN = 6  # of what is wrong, in one message
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DTYPES = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)
 SCHEMA: dict[str, type | tuple[type, ...]] = {
-    "format_version": int, "run_id": str, "epoch": int, "global_step": int, "loss": (float, type(None)),
-    "model_state_dict": dict, "optimizer_state_dict": dict, "scaler_state_dict": dict, "state": dict, "rng": dict,
-    "config": dict, "vocabulary": str, "data_sha256": str, "versions": dict,
-}  # fmt: skip
+    "format_version": int,
+    "run_id": str,
+    "epoch": int,
+    "global_step": int,
+    "loss": (float, type(None)),
+    "model_state_dict": dict,
+    "optimizer_state_dict": dict,
+    "scaler_state_dict": dict,
+    "state": dict,
+    "rng": dict,
+    "config": dict,
+    "vocabulary": str,
+    "data_sha256": str,
+    "versions": dict,
+}
 
 
 class _HashingWriter(io.RawIOBase):
-    """Passes bytes on and hashes them, holding back the zip's last record so that it can be given a comment."""
+    """Passes bytes on and hashes them; holds back the zip's last record, to give it a comment."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest, self.tail = file, sha256(), b""
+        self.file = file
+        self.digest = sha256()
+        self.tail = b""
         self.error: OSError | None = None  # torch raises one of its own over it
 
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Any) -> int:
+    def write(self, data: "ReadableBuffer") -> int:
         view = memoryview(data).cast("B")
         if len(view) >= END_OF_ZIP:
             self._pass_on(self.tail)
@@ -58,6 +78,7 @@ class _HashingWriter(io.RawIOBase):
         return len(view)
 
     def finish(self) -> None:
+        """Write the zip's last record, whose end is the comment's length, and the comment."""
         self._pass_on(self.tail[:-2] + DIGEST.to_bytes(2, "little"))
         self.file.write(self.digest.hexdigest().encode())
         self.file.flush()
@@ -74,8 +95,9 @@ class _HashingWriter(io.RawIOBase):
 def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = False) -> bool:
     """Write one checkpoint: temporary file, hash, fsync, verification, rename, fsync of the folder.
 
-    A file that has this name already is replaced only when it is damaged, or with `replace`; else a whole one stays,
-    and False is returned.
+    A file that has this name already is replaced only when it is damaged, or with `replace`;
+    otherwise it stays, and False is returned.
+
     Raises: OSError with an errno when the disk refuses; then no file has changed.
     """
     if not replace and is_whole(path):
@@ -83,23 +105,23 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = Fals
 
     def verify(temporary: Path) -> None:
         with temporary.open("rb") as file:
-            if why := damage(file):
-                raise OSError(errno.EIO, f"the file read back is {why}", str(temporary))
+            problem = damage(file)
+            if problem is not None:
+                raise OSError(errno.EIO, f"the file read back is {problem}", str(temporary))
             try:
                 outline = _outline(file, path)
             except CheckpointRejected as error:
                 raise RuntimeError(
                     f"what was to be saved could not be loaded again: {error}"
                 ) from error
-            _verified.add(
-                _identity(path.name, os.fstat(file.fileno()))
-            )  # renaming changes none of it
+            # renaming the file changes none of its identity
+            _remember_verified(path, file)
         assert all(outline[key] == checkpoint[key] for key in ("run_id", "global_step"))
 
     with atomic_file(path, verify) as file:
         writer = _HashingWriter(file)
         try:
-            torch.save(checkpoint, writer)
+            torch.save(checkpoint, cast("IO[bytes]", writer))
         except RuntimeError as error:
             raise writer.error or error from None
         writer.finish()
@@ -107,63 +129,105 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = Fals
 
 
 def damage(file: BinaryIO) -> str | None:
-    """Return what is wrong with a checkpoint's bytes, or None when they are whole.
+    """Return what is wrong with a checkpoint's bytes; None: they are whole.
 
-    Looks at the hash first and at the zip's entries second; reads nothing that the file could have been made to mean.
+    Looks at the hash first and at the zip's entries second, and unpickles nothing.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if size < END_OF_ZIP + DIGEST or file.read(4) != b"PK\x03\x04":
+    if size < END_OF_ZIP + DIGEST or file.read(len(ZIP_START)) != ZIP_START:
         return f"not a checkpoint: {size} bytes, no zip file"
     body = size - DIGEST
     file.seek(body - END_OF_ZIP)
-    end, stored = file.read(END_OF_ZIP), file.read(DIGEST)
-    file.seek(0)
-    digest, left = sha256(), body
-    while left and (block := file.read(min(left, 1 << 20))):
-        digest.update(block)
-        left -= len(block)
-    if digest.hexdigest().encode() != stored:
+    end = file.read(END_OF_ZIP)
+    stored = file.read(DIGEST)
+    if _digest(file, body) != stored:
         return "damaged: its SHA-256 does not match (truncated, altered, or not written by ChatGoT)"
-    if not end.startswith(b"PK\x05\x06") or not end.endswith(DIGEST.to_bytes(2, "little")):
+    if not end.startswith(ZIP_END) or not end.endswith(DIGEST.to_bytes(2, "little")):
         return "damaged: it does not end in the record that ChatGoT writes"
     return odd_entries(file)
 
 
-def is_whole(path: Path) -> bool:
-    """Return whether `path` is a regular file that a finished save has written under this name.
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """Return the SHA-256 (hex) of the first `size` bytes of a file."""
+    digest = sha256()
+    left = size
+    file.seek(0)
+    while left:
+        block = file.read(min(left, READ_SIZE))
+        if not block:
+            break
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest().encode()
 
-    Its bytes are verified once, and again when inode, size or time have changed. Tensors are not read: whether they
-    fit a model is for who loads them.
+
+def is_whole(path: Path) -> bool:
+    """Return whether `path` is a regular file that a finished save wrote under this name.
+
+    Its bytes are verified once, and again when inode, size or time have changed. Whether its
+    tensors fit a model is not asked here: their values are not read.
     """
     try:
-        about = path.lstat()
-        if not stat.S_ISREG(about.st_mode):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
             return False
-        if _identity(path.name, about) in _verified:
+        if _identity(path.name, status) in _verified:
             return True
         with _reading(path) as file:
             if damage(file) is not None:
                 return False
             _outline(file, path)
-            _verified.add(_identity(path.name, os.fstat(file.fileno())))
+            _remember_verified(path, file)
         return True
     except (OSError, CheckpointRejected):
         return False
 
 
-def _identity(name: str, about: os.stat_result) -> tuple[str, int, int, int, int]:
-    return name, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+def read_outline(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's plain values (`run_id`, `global_step`, `config`), without its tensors.
+
+    The bytes are verified first, once as in `is_whole`; no tensor is read, so that this is cheap.
+    What holds a tensor anywhere inside is left out.
+
+    Raises: CheckpointRejected naming file and reason.
+    """
+    with _reading(path) as file:
+        if _identity(path.name, os.fstat(file.fileno())) not in _verified:
+            _refuse_damage(file, path)
+        outline = _outline(file, path)
+        _remember_verified(path, file)
+    return {key: value for key, value in outline.items() if not _holds_tensors(value)}
 
 
-_verified: set[tuple[str, int, int, int, int]] = (
-    set()
-)  # a cache of `is_whole`: emptied, it costs time and nothing else
+def _holds_tensors(value: object) -> bool:
+    return next(all_tensors(value), None) is not None
+
+
+def _refuse_damage(file: BinaryIO, path: Path) -> None:
+    problem = damage(file)
+    if problem is not None:
+        raise CheckpointRejected(f"{path}: {problem}")
+
+
+def _identity(name: str, status: os.stat_result) -> tuple[str, int, int, int, int]:
+    return name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _remember_verified(path: Path, file: BinaryIO) -> None:
+    _verified.add(_identity(path.name, os.fstat(file.fileno())))
+
+
+# a cache of `is_whole`: emptied, it costs time and nothing else
+_verified: set[tuple[str, int, int, int, int]] = set()
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for as long as it is read; what the disk refuses is said of the file. Raises: CheckpointRejected."""
+    """Open a file for as long as it is read.
+
+    Raises: CheckpointRejected naming the file, also for what the disk refuses while it is read.
+    """
     try:
         with _open_regular(path) as file:
             yield file
@@ -172,7 +236,10 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    """Open a file without following a link and without waiting for a pipe. Raises: CheckpointRejected."""
+    """Open a file without following a link and without waiting for a pipe.
+
+    Raises: CheckpointRejected.
+    """
     flags = (
         os.O_RDONLY
         | getattr(os, "O_NOFOLLOW", 0)
@@ -199,58 +266,63 @@ def _open_regular(path: Path) -> BinaryIO:
 
 
 def _near(path: Path) -> str:
-    """Return a hint at the checkpoints that stand in the folder of a path that does not exist."""
+    """Return a hint at the checkpoints in the folder of a path that does not exist."""
     try:
-        found = [
-            (int(match["step"]), p.name)
-            for p in path.parent.iterdir()
-            if (match := NAME.fullmatch(p.name))
-        ]
+        names = [file.name for file in path.parent.iterdir()]
     except OSError:
         return ""
-    return (
-        f"; in that folder: {max(found)[1]}" if found else "; no checkpoint stands in that folder"
-    )
+    matches = [match for match in map(NAME.fullmatch, names) if match]
+    if not matches:
+        return "; there is no checkpoint in that folder"
+    newest = max(matches, key=lambda match: (int(match["step"]), match.string))
+    return f"; in that folder: {newest.string}"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint for an exact resume: bytes verified first, then the schema; executes nothing from the file.
+    """Read a checkpoint for an exact resume: bytes verified first, then the schema.
 
-    All of it through one descriptor: what was verified is what is loaded. Raises: CheckpointRejected naming file and
-    reason.
+    All of it through one descriptor: what was verified is what is loaded. Nothing from the file is
+    executed.
+
+    Raises: CheckpointRejected naming file and reason.
     """
     with _reading(path) as file:
-        if why := damage(file):
-            raise CheckpointRejected(f"{path}: {why}")
+        _refuse_damage(file, path)
         _outline(file, path)
-        checkpoint = _read(file, path)
-        _verified.add(_identity(path.name, os.fstat(file.fileno())))
-    if empty := [name for name, tensor in all_tensors(checkpoint) if tensor.device.type != "cpu"]:
-        raise CheckpointRejected(f"{path}: no plain tensors: {', '.join(empty[:6])}")
-    if bad := not_finite(checkpoint):
-        raise CheckpointRejected(f"{path}: NaN or infinity in {', '.join(bad[:6])}")
+        checkpoint: dict[str, Any] = _read(file, path)
+        _remember_verified(path, file)
+    tensors = all_tensors(checkpoint)
+    without_values = [name for name, tensor in tensors if tensor.device.type != "cpu"]
+    if without_values:
+        raise CheckpointRejected(f"{path}: no plain tensors: {_some(without_values)}")
+    spoilt = not_finite(checkpoint)
+    if spoilt:
+        raise CheckpointRejected(f"{path}: NaN or infinity in {_some(spoilt)}")
     return checkpoint
 
 
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN])
+
+
 def _outline(file: BinaryIO, path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds, its tensors without their values, after holding it against schema and name.
+    """Return a checkpoint's content, its tensors without values, after checking schema and name.
 
     Costs milliseconds and no memory, whatever sizes the file declares. Raises: CheckpointRejected.
     """
-    outline = _read(file, path, "meta")
-    _check_schema(outline, path)
-    match = NAME.fullmatch(path.name)
-    inside = f"{outline['run_id']}_step_{outline['global_step']}.pt"
-    if match and path.name != inside:
+    outline = _check_schema(_read(file, path, "meta"), path)
+    own_name = f"{outline['run_id']}_step_{outline['global_step']}.pt"
+    if NAME.fullmatch(path.name) and path.name != own_name:
         raise CheckpointRejected(
-            f"{path}: the file was renamed: inside it is {inside}; give it its own name again"
+            f"{path}: the file was renamed: inside it is {own_name}; give it its own name again"
         )
     try:
         tensors = list(all_tensors(outline))
     except ValueError as error:
         raise CheckpointRejected(f"{path}: {error}") from error
-    if odd := [name for name, tensor in tensors if not _is_plain(tensor)]:
-        raise CheckpointRejected(f"{path}: no plain tensors: {', '.join(odd[:6])}")
+    odd = [name for name, tensor in tensors if not _is_plain(tensor)]
+    if odd:
+        raise CheckpointRejected(f"{path}: no plain tensors: {_some(odd)}")
     # twice: tied weights are two tensors over the same bytes
     if sum(tensor.nbytes for _, tensor in tensors) > 2 * os.fstat(file.fileno()).st_size:
         raise CheckpointRejected(f"{path}: declares tensors that are larger than the file")
@@ -262,28 +334,31 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _read(file: BinaryIO, path: Path, device: str = "cpu") -> Any:
+    """Unpickle tensors and plain values. Raises: CheckpointRejected for anything else."""
     file.seek(0)
     try:
         return torch.load(file, map_location=device, weights_only=True)
-    except (
-        Exception
-    ) as error:  # on crafted bytes the unpickler raises anything; none of it was executed
+    except Exception as error:  # on crafted bytes the unpickler raises anything; it executed none
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise CheckpointRejected(
             f"{path}: cannot be read as tensors and plain values: {reason}"
         ) from error
 
 
-def _check_schema(checkpoint: Any, path: Path) -> None:
+def _check_schema(checkpoint: object, path: Path) -> dict[str, Any]:
+    """Return a checkpoint's content when each key of SCHEMA is there, and no other.
+
+    Raises: CheckpointRejected.
+    """
     if not isinstance(checkpoint, dict):
         raise CheckpointRejected(
             f"{path}: holds a {type(checkpoint).__name__}, expected a ChatGoT checkpoint"
         )
     version = checkpoint.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
-        found = version if isinstance(version, int | str | None) else "unreadable"
+        shown = version if isinstance(version, int | str | None) else "unreadable"
         raise CheckpointRejected(
-            f"{path}: format version {found}, this ChatGoT reads version {FORMAT_VERSION}"
+            f"{path}: format version {shown}, this ChatGoT reads version {FORMAT_VERSION}"
         )
     wrong = [
         key
@@ -291,31 +366,56 @@ def _check_schema(checkpoint: Any, path: Path) -> None:
         if key not in checkpoint or not isinstance(checkpoint[key], kind)
     ]
     wrong += [str(key) for key in checkpoint if key not in SCHEMA]
-    if not wrong and not RUN_ID.fullmatch(checkpoint["run_id"]):
-        wrong = ["run_id"]
+    if not wrong:
+        wrong = _odd_values(checkpoint)
     if wrong:
         raise CheckpointRejected(f"{path}: missing, or not what it should be: {', '.join(wrong)}")
+    return checkpoint
+
+
+def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
+    """Return the keys whose values have the right type and yet are none that a run saves.
+
+    Run id and step become parts of a path.
+    """
+    is_right = {
+        "run_id": RUN_ID.fullmatch(checkpoint["run_id"]) is not None,
+        "global_step": checkpoint["global_step"] >= 0,
+    }
+    return [key for key in is_right if not is_right[key]]
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     """Read weights for a new run from any torch.save zip: (named tensors, vocabulary or None).
 
-    Files without ChatGoT's hash are read after the zip's own checksums pass. Raises: CheckpointRejected.
+    Files without ChatGoT's hash are read after the zip's own checksums pass.
+
+    Raises: CheckpointRejected.
     """
     with _reading(path) as file:
-        if file.read(4) != b"PK\x03\x04":
+        if file.read(len(ZIP_START)) != ZIP_START:
             raise CheckpointRejected(f"{path}: not a torch.save zip file")
-        if damage(file) is not None and (why := odd_entries(file, checksums=True)):
-            raise CheckpointRejected(f"{path}: {why}")
+        if damage(file) is not None:
+            problem = odd_entries(file, checksums=True)
+            if problem is not None:
+                raise CheckpointRejected(f"{path}: {problem}")
         content = _read(file, path)
-    state = content.get("model_state_dict", content) if isinstance(content, dict) else {}
-    state = state if isinstance(state, dict) else {}
-    named = {name: tensor for name, tensor in state.items() if isinstance(name, str)}
-    weights = {
-        name: tensor
-        for name, tensor in named.items()
-        if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" and _is_plain(tensor)
-    }
+    if not isinstance(content, dict):
+        raise CheckpointRejected(f"{path}: holds no named weights")
+    state = content.get("model_state_dict", content)
+    weights = _plain_weights(state) if isinstance(state, dict) else {}
     if not weights:
         raise CheckpointRejected(f"{path}: holds no named weights")
     return weights, content.get("vocabulary")
+
+
+def _plain_weights(state: dict[Any, Any]) -> dict[str, torch.Tensor]:
+    """Return those of a state's values that are plain tensors with a name."""
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if isinstance(name, str)
+        and isinstance(tensor, torch.Tensor)
+        and tensor.device.type == "cpu"
+        and _is_plain(tensor)
+    }

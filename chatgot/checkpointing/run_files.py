@@ -1,4 +1,4 @@
-"""The checkpoints of a run: their names, the newest one that is whole, saving one more, which ones are kept."""
+"""The checkpoints of a run: the newest one that is whole, which ones stay, which are set aside."""
 
 import logging
 import os
@@ -9,10 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from chatgot.atomic_file import atomic_file, fsync_folder
-from chatgot.checkpointing.checkpoint_file import DIGEST, NAME, is_whole
+from chatgot.checkpointing.checkpoint_file import DIGEST, is_whole
+from chatgot.checkpointing.names import NAME
 from chatgot.errors import StorageError
 
 logger = logging.getLogger(__name__)
+
+REWIND_FILES = 2  # the newest files that a rewind goes back to stay: one, and the one before it
+MAX_SET_ASIDE = 1000  # of one name
 
 
 def checkpoint_path(checkpoint_dir: Path, run_id: str, step: int) -> Path:
@@ -20,15 +24,17 @@ def checkpoint_path(checkpoint_dir: Path, run_id: str, step: int) -> Path:
 
 
 def probe_folder(folder: Path) -> None:
-    """Make `folder` with its parents and write one file into it. Raises: StorageError naming what is in the way."""
+    """Make `folder` with its parents and write one file into it.
+
+    Raises: StorageError naming what is in the way.
+    """
     probe = folder / f".probe.{os.getpid()}.tmp"
     try:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing:
-            fsync_folder(
-                path.parent
-            )  # else a power cut could take the folder with all that is in it
+            # else a power cut could take the folder with all that is in it
+            fsync_folder(path.parent)
         try:
             with atomic_file(probe) as file:
                 file.write(b"\0")
@@ -41,20 +47,25 @@ def probe_folder(folder: Path) -> None:
 
 
 def run_files(checkpoint_dir: Path, config_name: str) -> dict[str, dict[int, Path]]:
-    """Return the checkpoints of a configuration by their names alone: {timestamp: {step: path}}."""
+    """Return a configuration's checkpoints, by their names alone: {timestamp: {step: path}}."""
     runs: dict[str, dict[int, Path]] = {}
     with os.scandir(checkpoint_dir) as entries:
         for entry in entries:
             match = NAME.fullmatch(entry.name)
             if match and match["config"] == config_name and entry.is_file(follow_symlinks=False):
-                runs.setdefault(match["timestamp"], {})[int(match["step"])] = (
-                    checkpoint_dir / entry.name
-                )
+                files = runs.setdefault(match["timestamp"], {})
+                files[int(match["step"])] = checkpoint_dir / entry.name
     return runs
 
 
+def files_of_run(checkpoint_dir: Path, run_id: str) -> dict[int, Path]:
+    """Return one run's checkpoints, by their names alone: {step: path}. Raises: OSError."""
+    config_name, _, timestamp = run_id.rpartition("_")
+    return run_files(checkpoint_dir, config_name).get(timestamp, {})
+
+
 def older_files(path: Path) -> Iterator[Path]:
-    """Yield the files of a checkpoint's run that are older than it, the newest one first, by their names alone."""
+    """Yield the same run's checkpoints of lower steps, newest first, by their names alone."""
     match = NAME.fullmatch(path.name)
     if match is None:
         return
@@ -62,73 +73,72 @@ def older_files(path: Path) -> Iterator[Path]:
         files = run_files(path.parent, match["config"]).get(match["timestamp"], {})
     except OSError:
         return
-    yield from (files[step] for step in sorted(files, reverse=True) if step < int(match["step"]))
+    for step in sorted(files, reverse=True):
+        if step < int(match["step"]):
+            yield files[step]
 
 
 def newest_whole(checkpoint_dir: Path, run_id: str) -> Path | None:
-    """Return the newest whole checkpoint of a run; None where there is none or the folder is gone."""
-    config_name, _, timestamp = run_id.rpartition("_")
+    """Return the newest whole checkpoint of a run; None: there is none, or the folder is gone."""
     try:
-        files = run_files(checkpoint_dir, config_name).get(timestamp, {})
+        files = files_of_run(checkpoint_dir, run_id)
     except OSError:
         return None
-    return next(
-        (files[step] for step in sorted(files, reverse=True) if is_whole(files[step])), None
-    )
+    newest_first = (files[step] for step in sorted(files, reverse=True))
+    return next(filter(is_whole, newest_first), None)
 
 
 def sweep_temporaries(checkpoint_dir: Path, run_id: str) -> None:
-    """Remove what killed saves of this run left behind; the caller holds the run's lock, so no save is going on."""
+    """Remove what killed saves of this run left; the caller has the run's lock, so none goes on."""
     pattern = re.compile(re.escape(f".{run_id}_step_") + r"\d+\.pt\.\d+\.tmp", re.ASCII)
     with os.scandir(checkpoint_dir) as entries:
-        left = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
-    for path in left:
+        leftovers = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
+    for path in leftovers:
         with suppress(OSError):
             path.unlink()
 
 
 def files_after(checkpoint_dir: Path, run_id: str, global_step: int) -> list[Path]:
     """Return this run's checkpoints of later steps, by their names alone."""
-    config_name, _, timestamp = run_id.rpartition("_")
-    files = run_files(checkpoint_dir, config_name).get(timestamp, {})
+    files = files_of_run(checkpoint_dir, run_id)
     return [files[step] for step in sorted(files) if step > global_step]
 
 
 def superseded_by(
     checkpoint_dir: Path, run_id: str, global_step: int, resumed_from: Path
 ) -> list[Path]:
-    """Return the checkpoints that a run resumed from an older one leaves behind: those of later steps.
+    """Return the checkpoints that a run resumed from an older one leaves behind.
 
-    So is another file of that very step, where the run goes on from a copy that lies elsewhere and is not the same.
+    They are those of later steps, and the file of this very step where the run goes on from another
+    folder's file of it that is not the same.
     """
-    later, own = (
-        files_after(checkpoint_dir, run_id, global_step),
-        checkpoint_path(checkpoint_dir, run_id, global_step),
-    )
+    later = files_after(checkpoint_dir, run_id, global_step)
+    own = checkpoint_path(checkpoint_dir, run_id, global_step)
     with suppress(OSError):
         if own.is_file() and not (is_whole(own) and _digest(own) == _digest(resumed_from)):
             return [own, *later]
     return later
 
 
-def set_aside(aside: list[Path]) -> None:
+def set_aside(paths: list[Path]) -> None:
     """Rename checkpoints to NAME.pt.superseded. Raises: StorageError when the folder refuses."""
     try:
-        for path in filter(Path.is_file, aside):
-            names = (
-                f"{path.name}.superseded{number}"
-                for number in ("", *(f".{n}" for n in range(2, 1000)))
-            )
-            path.replace(
-                next(path.with_name(name) for name in names if not path.with_name(name).exists())
-            )
+        for path in filter(Path.is_file, paths):
+            path.replace(_free_name(path))
     except OSError as error:
         raise StorageError(
-            f"{aside[0].parent}: checkpoints cannot be set aside: {error.strerror}"
+            f"{paths[0].parent}: checkpoints cannot be set aside: {error.strerror}"
         ) from error
-    if aside:
-        names = ", ".join(path.name for path in aside)
+    if paths:
+        names = ", ".join(path.name for path in paths)
         logger.info("left behind, set aside as .superseded: %s", names)
+
+
+def _free_name(path: Path) -> Path:
+    """Return the first name for a superseded file that nothing has: what was set aside stays."""
+    names = [f"{path.name}.superseded"]
+    names += [f"{path.name}.superseded.{number}" for number in range(2, MAX_SET_ASIDE)]
+    return next(path.with_name(name) for name in names if not path.with_name(name).exists())
 
 
 def _digest(path: Path) -> bytes:
@@ -138,14 +148,19 @@ def _digest(path: Path) -> bytes:
 
 
 def cleanup_old_checkpoints(
-    checkpoint_dir: Path, config_name: str, timestamp: str, max_to_keep: int = 5, keep: Collection[int] = (),
+    checkpoint_dir: Path,
+    config_name: str,
+    timestamp: str,
+    max_to_keep: int = 5,
+    keep: Collection[int] = (),
     every: int | None = None,
-) -> list[Path]:  # fmt: skip
-    """Remove all but the newest `max_to_keep` whole checkpoints of one run; return the removed paths.
+) -> list[Path]:
+    """Remove all but the newest `max_to_keep` whole checkpoints of one run; return what is removed.
 
-    keep: steps whose files stay beyond that (the best evaluation); every: so do the two newest files of its multiples,
-    which a rewind goes back to. Only whole regular files of this run count and go;
-    damaged ones, links, other runs' and unknown files stay untouched. A file that cannot be removed: one warning.
+    keep: steps whose files stay beyond that (the best evaluation). every: the two newest files of
+    its multiples, which a rewind goes back to, stay too. Only whole regular files of this run count
+    and go: damaged ones, links, other runs' and unknown files stay untouched. A file that cannot be
+    removed is one warning.
     """
     if max_to_keep < 1:
         raise ValueError(f"max_to_keep must be at least 1, found {max_to_keep}")
@@ -156,10 +171,12 @@ def cleanup_old_checkpoints(
             "%s cannot be listed (%s): old checkpoints stay", checkpoint_dir, error.strerror
         )
         return []
-    whole = [step for step in sorted(files, reverse=True) if is_whole(files[step])]
-    removed, rewind_to = [], [step for step in whole if every and step % every == 0][:2]
-    for step in whole[max_to_keep:]:
-        if step in keep or step in rewind_to:
+    whole_steps = [step for step in sorted(files, reverse=True) if is_whole(files[step])]
+    rewind_steps = [step for step in whole_steps if every and step % every == 0]
+    stays = {*keep, *rewind_steps[:REWIND_FILES]}
+    removed = []
+    for step in whole_steps[max_to_keep:]:
+        if step in stays:
             continue
         try:
             files[step].unlink()
@@ -170,10 +187,12 @@ def cleanup_old_checkpoints(
 
 
 def open_to_others(folder: Path) -> str | None:
-    """Return why other users of the machine may put files into a folder and take them away; None: they may not."""
+    """Return why other users may add and remove files in a folder; None: they may not."""
     if os.name == "nt":
         return None
-    about = folder.stat()
-    if about.st_mode & stat.S_IWOTH and not about.st_mode & stat.S_ISVTX:
+    status = folder.stat()
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         return "every user may write there"
-    return "it belongs to another user" if about.st_uid not in (0, os.getuid()) else None
+    if status.st_uid not in (0, os.getuid()):
+        return "it belongs to another user"
+    return None

@@ -1,88 +1,194 @@
-"""One process per run: a run id is taken by a lock that the kernel releases when the process dies."""
+"""One process per run: a run's id is taken by a lock that the kernel releases with the process."""
 
 import errno
+import logging
 import os
-import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
+from filelock import lock_descriptor, unlock_descriptor
+
+from chatgot.checkpointing.names import RUN_ID as RUN_ID
+from chatgot.checkpointing.names import TIMESTAMP, lock_path, newest_timestamp, second_after
 from chatgot.errors import StorageError
 
-TIMESTAMP = "%Y%m%d-%H%M%S"
-RUN_ID = re.compile(r"(?P<config>[^/\\\0]+)_(?P<timestamp>\d{8}-\d{6})", re.ASCII)
+logger = logging.getLogger(__name__)
+
+NEXT_TRY_S = 0.05  # between two looks at the clock while this second's id is taken
+# A link is never followed, a pipe in the lock's place never waited for; Windows has neither flag.
+SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+# The umask takes off what others may not: in a group's folder the next user opens it too.
+FOR_EVERYONE = 0o666
 
 
 class RunLock:
-    """Holds `checkpoints/.{run_id}.lock` as long as the object lives; no child process inherits it."""
+    """Holds `.{run_id}.lock` until it is released or the process dies; no child inherits it.
+
+    The file stays in place: it keeps the id taken. filelock's `lock_descriptor` is used rather than
+    its `FileLock`, since that one falls back to a lock that outlives a killed process where the
+    file system has none, and removes the file on Windows.
+    """
 
     def __init__(self, run_id: str, descriptor: int) -> None:
-        self.run_id, self._descriptor = run_id, descriptor
+        self.run_id = run_id
+        self._descriptor = descriptor
 
     @property
     def timestamp(self) -> str:
-        return RUN_ID.fullmatch(self.run_id)["timestamp"]
+        return self.run_id.rpartition("_")[2]
 
     def release(self) -> None:
+        # unlocked first: a forked child that still has the descriptor does not keep the lock
+        with suppress(OSError):
+            unlock_descriptor(self._descriptor)
         os.close(self._descriptor)
 
 
 def lock_new_run(checkpoint_dir: Path, config_name: str) -> RunLock:
-    """Take the run id of this second; where it is taken already, the next second's. Raises: StorageError."""
+    """Take a new run's id, and with it the lock.
+
+    The timestamp is this second's; where that one is taken, the next second's. It is later than
+    every other run of that name, whatever the clock says, since `latest` goes by the names; one
+    log line says so when the clock is behind.
+
+    Raises: StorageError.
+    """
     while True:
-        run_id = f"{config_name}_{time.strftime(TIMESTAMP)}"
+        clock = time.strftime(TIMESTAMP)
+        newest = _newest_timestamp(checkpoint_dir, config_name)
+        if newest == clock:
+            time.sleep(NEXT_TRY_S)
+            continue
+        timestamp = clock if newest is None or newest < clock else _second_after(newest)
+        run_id = f"{config_name}_{timestamp}"
+        path = lock_path(checkpoint_dir, run_id)
         try:
-            descriptor = _open_lock(checkpoint_dir, run_id, os.O_EXCL)
+            descriptor = _create(path)
         except FileExistsError:
-            time.sleep(0.05)
+            time.sleep(NEXT_TRY_S)
             continue
         try:
-            if _try_lock(descriptor):
-                return RunLock(run_id, descriptor)
+            is_held = _try_lock(descriptor, path)
         except StorageError:
-            (checkpoint_dir / f".{run_id}.lock").unlink()
+            path.unlink()
             raise
+        if not is_held:
+            continue
+        if timestamp != clock:
+            logger.warning(
+                "the clock says %s, but a run of %s began at %s: this one is named %s",
+                clock,
+                config_name,
+                newest,
+                timestamp,
+            )
+        return RunLock(run_id, descriptor)
 
 
 def lock_old_run(checkpoint_dir: Path, run_id: str) -> RunLock:
-    """Take the lock of a run that is to be resumed. Raises: StorageError when a process holds it."""
-    descriptor = _open_lock(checkpoint_dir, run_id, 0)
-    if not _try_lock(descriptor):
+    """Take the lock of a run that is to be resumed.
+
+    Raises: StorageError when another process trains it, or the lock cannot be opened.
+    """
+    path = lock_path(checkpoint_dir, run_id)
+    descriptor = _open_or_create(path)
+    if not _try_lock(descriptor, path):
         raise StorageError(
             f"run {run_id} is still being trained by another process: wait for it, or stop it first"
         )
     return RunLock(run_id, descriptor)
 
 
-def _open_lock(checkpoint_dir: Path, run_id: str, exclusive: int) -> int:
-    path = checkpoint_dir / f".{run_id}.lock"
+def _newest_timestamp(checkpoint_dir: Path, config_name: str) -> str | None:
     try:
-        return os.open(
-            path, os.O_RDWR | os.O_CREAT | exclusive | getattr(os, "O_NOFOLLOW", 0), 0o600
-        )
+        return newest_timestamp(checkpoint_dir, config_name)
+    except OSError as error:
+        raise StorageError(
+            f"{checkpoint_dir}: cannot be listed: {error.strerror}; "
+            "set paths.checkpoints to a writable folder"
+        ) from error
+
+
+def _second_after(timestamp: str) -> str:
+    try:
+        return second_after(timestamp)
+    except OverflowError:
+        raise StorageError(
+            f"a run began at {timestamp}, the last second that a name can hold: "
+            "rename its files, or this configuration"
+        ) from None
+
+
+def _create(path: Path) -> int:
+    """Create the lock file, not inheritable. Raises: FileExistsError, StorageError."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY, FOR_EVERYONE)
     except FileExistsError:
         raise
     except OSError as error:
         raise StorageError(
-            f"{path}: the lock cannot be made: {error.strerror}; set paths.checkpoints to a writable folder"
+            f"{path}: the lock cannot be made: {error.strerror}; "
+            "set paths.checkpoints to a writable folder"
         ) from error
 
 
-def _try_lock(descriptor: int) -> bool:
-    """Return whether the lock is taken now; if not, the descriptor is closed. Raises: StorageError."""
+def _open_or_create(path: Path) -> int:
+    """Open the lock file; a run from another folder has none yet. Raises: StorageError."""
+    while True:
+        if path.is_symlink():
+            raise StorageError(f"{path}: is a link, expected a lock file: remove it")
+        try:
+            return _open(path)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                return _create(path)
+        except PermissionError as error:
+            raise _belongs_to_another(path, error) from error
+        except OSError as error:
+            raise StorageError(f"{path}: the lock cannot be opened: {error.strerror}") from error
+
+
+def _open(path: Path) -> int:
+    # without O_CREAT: in a shared sticky folder Linux refuses it for another user's file
     try:
-        if os.name == "nt":
-            import msvcrt  # exists on Windows alone
+        return os.open(path, os.O_RDWR | SAFELY)
+    except PermissionError:
+        # another user's file that may only be read: local file systems lock it all the same
+        return os.open(path, os.O_RDONLY | SAFELY)
 
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl  # exists on Unix alone
 
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _try_lock(descriptor: int, path: Path) -> bool:
+    """Return whether the lock is held now; if it is not, close the descriptor.
+
+    Raises: StorageError.
+    """
+    try:
+        is_held = lock_descriptor(descriptor, blocking=False)
     except OSError as error:
         os.close(descriptor)
-        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
-            return False  # a process holds it
+        if error.errno == errno.EBADF:  # NFS locks only what may be written
+            raise _belongs_to_another(path, error) from error
         raise StorageError(
-            f"this file system has no locks ({error.strerror}): set paths.checkpoints and paths.logs to another one"
+            f"this file system has no locks ({error.strerror}): "
+            "set paths.checkpoints and paths.logs to another one"
         ) from error
-    return True
+    if not is_held:
+        os.close(descriptor)
+    return is_held
+
+
+def _belongs_to_another(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path}: the lock belongs to {_owner(path)} and cannot be opened: {error.strerror}; "
+        "its owner can share it with: chmod a+rw"
+    )
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except KeyError:
+        return f"user {path.stat().st_uid}"
+    except (OSError, NotImplementedError):
+        return "somebody else"

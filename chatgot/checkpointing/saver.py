@@ -9,25 +9,26 @@ from typing import Any
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
 from chatgot.config import TrainingConfig
 from chatgot.errors import StorageError
+from chatgot.logs.events import event
 from chatgot.machine.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
-
 MAX_FAILED_SAVES = 3  # in a row; then the run ends rather than go on without a safety net
-
-
-SAVING_SHARE = (
-    0.01  # of the time; where saving costs more, the log says once which interval would be cheaper
-)
+SAVING_SHARE = 0.01  # of the time; above it, the log says once which interval would be cheaper
 
 
 class CheckpointWriter:
-    """Saves the checkpoints of one run: counts the failures in a row, and says what saving costs."""
+    """Writes the checkpoints of one run: counts the failures in a row, and says what saving costs.
+
+    step: the step that this process begins with.
+    """
 
     def __init__(self, step: int) -> None:
         self.failures = 0
-        self._last_s, self._last_step, self._first_step = time.monotonic(), step, step
+        self._first_step = step
+        self._last_step = step
+        self._last_s = time.monotonic()
         self._said_the_cost = False
 
     def save(
@@ -36,70 +37,93 @@ class CheckpointWriter:
         checkpoint: dict[str, Any],
         settings: TrainingConfig,
         last_chance: bool = False,
+        *,
+        best: bool = False,
     ) -> bool:
-        """Save one checkpoint, or warn that it failed, for this time; return whether it is there now.
+        """Save one checkpoint; return whether it is there now. A failure is a warning at first.
 
-        Raises: StorageError at the third failure in a row, at the first one when there will be no other try.
+        last_chance: no other save will come. best: the event says that these weights are the best.
+
+        Raises: StorageError at the third failure in a row, with `last_chance` at the first.
         """
-        begun = time.monotonic()
-        since = begun - self._last_s  # seconds of training without a save
+        step = checkpoint["global_step"]
+        start_s = time.monotonic()
+        since_last_s = start_s - self._last_s
         try:
-            # the file that this process began with may be replaced: what was evaluated late is added to it
-            written = save_checkpoint(
-                path, checkpoint, replace=checkpoint["global_step"] == self._first_step
-            )
+            # the file that this process began with may be replaced, by one with a late evaluation
+            is_written = save_checkpoint(path, checkpoint, replace=step == self._first_step)
         except (OSError, RuntimeError, MemoryError) as error:
             if not isinstance(error, OSError) and not is_out_of_memory(error):
                 raise
-            self.failures += 1
-            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            if last_chance or self.failures >= MAX_FAILED_SAVES:
-                count = (
-                    f"{self.failures} saves in a row failed"
-                    if self.failures > 1
-                    else "the save failed"
-                )
-                raise StorageError(
-                    f"{path}: not saved: {why} ({count}); make room, then resume"
-                ) from error
-            logger.warning(
-                "%s: not saved: %s; training goes on, the next save comes as planned", path, why
-            )
+            self._count_failure(path, error, last_chance)
             return False
-        cost = time.monotonic() - begun
-        if written:
-            size = path.stat().st_size / 1e6
+        cost_s = time.monotonic() - start_s
+        if is_written:
+            megabytes = path.stat().st_size / 1e6
             logger.info(
-                "saved %s (%.1f MB in %.2f s, after %.0f s without)", path, size, cost, since
+                "saved %s (%.1f MB in %.2f s, after %.0f s without)",
+                path,
+                megabytes,
+                cost_s,
+                since_last_s,
+                extra=event(
+                    "save",
+                    step,
+                    path=str(path),
+                    megabytes=round(megabytes, 3),
+                    seconds=round(cost_s, 3),
+                    best=best,
+                ),
             )
-            self._say_the_cost(cost, since, checkpoint["global_step"] - self._last_step, settings)
+            self._say_the_cost(cost_s, since_last_s, step - self._last_step, settings)
         else:
             logger.info("%s is there already and whole: left as it is", path)
         self.failures = 0
-        self._last_s, self._last_step = time.monotonic(), checkpoint["global_step"]
+        self._last_s = time.monotonic()
+        self._last_step = step
         return True
 
+    def _count_failure(self, path: Path, error: Exception, last_chance: bool) -> None:
+        """Warn of a failed save. Raises: StorageError when the run shall not go on without one."""
+        self.failures += 1
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if last_chance or self.failures >= MAX_FAILED_SAVES:
+            count = "the save failed"
+            if self.failures > 1:
+                count = f"{self.failures} saves in a row failed"
+            raise StorageError(
+                f"{path}: not saved: {reason} ({count}); make room, then resume"
+            ) from error
+        logger.warning(
+            "%s: not saved: %s; training goes on, the next save comes as planned", path, reason
+        )
+
     def _say_the_cost(
-        self, cost: float, since: float, steps: int, settings: TrainingConfig
+        self, cost_s: float, since_last_s: float, steps: int, settings: TrainingConfig
     ) -> None:
-        if self._said_the_cost or steps < 1 or cost <= SAVING_SHARE * since:
+        """Warn once when saves take too much of the time, with the intervals that would not."""
+        if self._said_the_cost or steps < 1 or cost_s <= SAVING_SHARE * since_last_s:
             return
-        needed_s = cost / SAVING_SHARE
-        needed = {"save_checkpoint_steps": _round_up(needed_s / (since / steps))}
+        needed_s = cost_s / SAVING_SHARE
+        needed = {"save_checkpoint_steps": _round_up(needed_s / (since_last_s / steps))}
         if settings.checkpoint_interval_minutes is not None:
             needed["checkpoint_interval_minutes"] = math.ceil(needed_s / 60)
-        short = {key: n for key, n in needed.items() if (getattr(settings, key) or math.inf) < n}
-        if short:  # else this save came early, as the last one and the best one may
+        too_short = {
+            key: value
+            for key, value in needed.items()
+            if (getattr(settings, key) or math.inf) < value
+        }
+        # else this save came early, as the last one and the best one may
+        if too_short:
             self._said_the_cost = True
-            advice = ", ".join(f"training.{key}={n}" for key, n in short.items())
             logger.warning(
                 "saving takes %.1f %% of the time; %s would bring it under 1 %%",
-                100 * cost / since,
-                advice,
+                100 * cost_s / since_last_s,
+                ", ".join(f"training.{key}={value}" for key, value in too_short.items()),
             )
 
 
 def _round_up(steps: float) -> int:
     """Return at least `steps`, with two significant digits."""
-    digit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
+    digit = int(10 ** max(0, math.floor(math.log10(steps)) - 1))
     return math.ceil(steps / digit) * digit

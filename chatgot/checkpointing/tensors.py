@@ -1,6 +1,6 @@
 """The tensors of a nested state: their names, whether they are finite, whether they fit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,55 +8,74 @@ import torch
 
 from chatgot.errors import CheckpointRejected
 
-MAX_DEPTH, MAX_VALUES = (
-    20,
-    1_000_000,
-)  # a checkpoint has 5 and some thousands; a crafted one may have no end
+# a checkpoint is 5 deep and has some thousands of values; a crafted one may have no end
+MAX_DEPTH = 20
+MAX_VALUES = 1_000_000
 
 
-def all_tensors(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of a nested state with its dotted name. Raises: ValueError where it has no end."""
-    pending, seen = [("", state, 0)], 0
+def all_tensors(state: object) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor of a nested state with its dotted name.
+
+    Raises: ValueError for a state that holds itself, or more than any checkpoint.
+    """
+    pending: list[tuple[str, object, int]] = [("", state, 0)]
+    count = 0
     while pending:
         name, value, depth = pending.pop()
-        seen += 1
-        if depth > MAX_DEPTH or seen > MAX_VALUES:
+        count += 1
+        if depth > MAX_DEPTH or count > MAX_VALUES:
             raise ValueError("holds more than any checkpoint, or itself")
         if isinstance(value, torch.Tensor):
             yield name, value
-        elif isinstance(value, (dict, list, tuple)):
-            inner = value.items() if isinstance(value, dict) else enumerate(value)
-            pending += [
-                (f"{name}.{key}" if name else str(key), child, depth + 1) for key, child in inner
-            ][::-1]
+            continue
+        children = [
+            (f"{name}.{key}" if name else str(key), child, depth + 1)
+            for key, child in _items(value)
+        ]
+        # the last one is popped first
+        pending += reversed(children)
+
+
+def _items(value: object) -> Iterable[tuple[object, object]]:
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, (list, tuple)) else ()
 
 
 def not_finite(state: dict[str, Any]) -> list[str]:
     """Return the names of the tensors of a nested state that hold NaN or infinity."""
-    tensors = ((name, tensor) for name, tensor in all_tensors(state) if tensor.is_floating_point())
-    return [name for name, tensor in tensors if not is_finite(tensor)]
+    return [
+        name
+        for name, tensor in all_tensors(state)
+        if tensor.is_floating_point() and not is_finite(tensor)
+    ]
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Return whether every element is finite; a finite sum says so in a tenth of the time that asking each takes."""
+    """Return whether every element is finite.
+
+    A finite sum proves it in a tenth of the time that looking at each element takes.
+    """
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def check_tensors(path: Path, found: dict[str, Any], expected: dict[str, torch.Tensor]) -> None:
-    """Hold stored weights against the model's: names, shapes, dtypes, finiteness. Raises: CheckpointRejected."""
-    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is not in this model" for name in found.keys() - expected.keys()]
-    for name in expected.keys() & found.keys():
-        problems += tensor_problems(name, found[name], expected[name].shape, expected[name].dtype)
+def check_tensors(path: Path, stored: dict[str, Any], expected: dict[str, torch.Tensor]) -> None:
+    """Hold stored weights against the model's: names, shapes, dtypes, finiteness.
+
+    Raises: CheckpointRejected.
+    """
+    problems = [f"{name} is missing" for name in expected.keys() - stored.keys()]
+    problems += [f"{name} is not in this model" for name in stored.keys() - expected.keys()]
+    for name in expected.keys() & stored.keys():
+        problems += tensor_problems(name, stored[name], expected[name].shape, expected[name].dtype)
     refuse(path, "the weights do not fit this model", problems)
 
 
-def tensor_problems(name: str, tensor: Any, shape: torch.Size, dtype: torch.dtype) -> list[str]:
-    if (
-        not isinstance(tensor, torch.Tensor)
-        or tensor.layout != torch.strided
-        or tensor.device.type != "cpu"
-    ):
+def tensor_problems(name: str, tensor: object, shape: torch.Size, dtype: torch.dtype) -> list[str]:
+    """Return what is wrong with a stored tensor; empty: nothing."""
+    if not isinstance(tensor, torch.Tensor):
+        return [f"{name} is no plain tensor"]
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
         return [f"{name} is no plain tensor"]
     if tensor.shape != shape:
         return [f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"]
@@ -66,6 +85,12 @@ def tensor_problems(name: str, tensor: Any, shape: torch.Size, dtype: torch.dtyp
 
 
 def refuse(path: Path, what: str, problems: list[str], shown: int = 6) -> None:
-    if problems:
-        more = f" and {len(problems) - shown} more" if len(problems) > shown else ""
-        raise CheckpointRejected(f"{path}: {what}: {'; '.join(sorted(problems)[:shown])}{more}")
+    """Reject a checkpoint when there are problems; name at most `shown` of them.
+
+    Raises: CheckpointRejected.
+    """
+    if not problems:
+        return
+    named = "; ".join(sorted(problems)[:shown])
+    more = f" and {len(problems) - shown} more" if len(problems) > shown else ""
+    raise CheckpointRejected(f"{path}: {what}: {named}{more}")

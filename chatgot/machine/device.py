@@ -1,4 +1,4 @@
-"""Which device, dtype and threads."""
+"""Which device, how many threads, and the state of torch's generators."""
 
 import logging
 import os
@@ -18,31 +18,41 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device that the configuration names; `auto` takes cuda, then mps, then cpu. Raises: ConfigError."""
+    """Return the device that the configuration names; `auto` takes cuda, then mps, then cpu.
+
+    Raises: ConfigError when this machine has no such device.
+    """
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        name = next(kind for kind, found in available.items() if found)
+        name = next(kind for kind, is_there in available.items() if is_there)
     if not available[name]:
-        found = ", ".join(kind for kind in available if available[kind])
+        kinds = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise ConfigError(
-            f"device: {name} is not available here; found {found}; set device to one of them or to auto"
+            f"device: {name} is not available here; found {kinds}; "
+            "set device to one of them or to auto"
         )
     return torch.device(name)
 
 
 def set_threads(threads: int | None) -> int:
-    """Use `threads` CPU threads, or torch's own choice (OMP_NUM_THREADS, else one per core); return the number."""
+    """Use `threads` CPU threads, or torch's own choice; return the number.
+
+    torch chooses OMP_NUM_THREADS, else one per core.
+    """
     if threads is not None and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     return torch.get_num_threads()
 
 
 def seed_generators(device: torch.device, *key: int) -> None:
-    """Set torch's global generators by a pure function of `key`, here (seed, position, first sequence)."""
+    """Seed torch's global generators with a pure function of `key`.
+
+    A micro-batch's key is (seed, position, index of its first sequence).
+    """
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -54,31 +64,50 @@ def seed_generators(device: torch.device, *key: int) -> None:
 @contextmanager
 def preserved_generators(device: torch.device) -> Iterator[None]:
     """Put torch's global generators back as they were, whatever happens inside."""
-    kinds = {"cuda": torch.cuda, "mps": torch.mps}
-    own = kinds.get(device.type)
-    before, own_before = torch.get_rng_state(), own.get_rng_state() if own else None
+    cpu_state = torch.get_rng_state()
+    device_state = _device_rng_state(device)
     try:
         yield
     finally:
-        torch.set_rng_state(before)
-        if own:
-            own.set_rng_state(own_before)
+        torch.set_rng_state(cpu_state)
+        if device_state is not None:
+            _set_device_rng_state(device, device_state)
+
+
+def _device_rng_state(device: torch.device) -> torch.Tensor | None:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state()
+    if device.type == "mps":
+        return torch.mps.get_rng_state()
+    return None
+
+
+def _set_device_rng_state(device: torch.device, state: torch.Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
 
 
 def describe(device: torch.device) -> str:
-    """Return one line on the machine for the log's header."""
+    """Describe the machine in one line for the log's header."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     cores = os.cpu_count()
-    return f"{device.type} ({name}), {cores} cores, {torch.get_num_threads()} threads, {platform.platform()}"
+    threads = torch.get_num_threads()
+    return f"{device.type} ({name}), {cores} cores, {threads} threads, {platform.platform()}"
 
 
 def versions() -> dict[str, str]:
-    """Return what a checkpoint and the log's header name: versions, and the settings that decide how torch computes."""
+    """Return versions, and the settings that decide how torch computes.
+
+    Plain strings: checkpoints and the log's header hold them.
+    """
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        "cpu": torch.backends.cpu.get_cpu_capability(),  # which instructions; others add in another order
+        # the instructions in use: others add in another order
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "onednn": str(torch.backends.mkldnn.enabled),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),

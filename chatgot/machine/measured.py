@@ -1,4 +1,4 @@
-"""What is fast on this machine: measured once, remembered in machine.json in the user's cache folder."""
+"""What is fast on this machine: measured once, kept in machine.json in the user's cache folder."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -18,18 +18,35 @@ logger = logging.getLogger(__name__)
 
 PEAK_SIZE = 2048  # rows and columns of the products that the peak is measured with
 THREAD_ROUNDS = 30  # some tenths of a second: longer than another program's short work
-FEWER_THREADS_GAIN = 1.1  # half the threads must be so much faster to be taken: timings are noisy
+FEWER_THREADS_GAIN = 1.1  # half the threads must be this much faster: timings are noisy
 
 
-def machine_file() -> Path:
-    """Return where what is measured is remembered; it may be deleted at any time."""
-    return user_cache_path("chatgot") / "machine.json"
+def cache_folder() -> Path | None:
+    """Return this program's folder in the user's cache; None, with one warning: there is no such.
+
+    In a container the user may have no home: no HOME is set, and no list of users has them.
+    """
+    try:
+        return user_cache_path("chatgot")
+    except (OSError, RuntimeError) as error:
+        _warn_once(f"no folder for this machine's measurements: {error}; they are made in each run")
+        return None
+
+
+def machine_file() -> Path | None:
+    """Return the file that keeps the measurements; it may be deleted at any time.
+
+    None: this user has no cache folder.
+    """
+    folder = cache_folder()
+    return None if folder is None else folder / "machine.json"
 
 
 def remembered(what: str, measure: Callable[[], list[float]]) -> list[float]:
-    """Return what `measure` has found for `what` on this CPU with this torch, now or in an earlier run.
+    """Return what `measure` gave for `what` on this CPU with this torch, now or in an older run.
 
-    what: names quantity, shape and dtype. A choice made from these numbers is the same in each fresh run.
+    what: names quantity, shape and dtype. A choice that is made from these numbers is the same in
+    each fresh run.
     """
     key = f"{what} | {cpu_name()} | torch {torch.__version__}"
     path = machine_file()
@@ -37,20 +54,14 @@ def remembered(what: str, measure: Callable[[], list[float]]) -> list[float]:
     if isinstance(known, list) and known and all(type(number) is float for number in known):
         return known
     numbers = [float(number) for number in measure()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(json.dumps(_read(path) | {key: numbers}, indent=1).encode())
-    except OSError as error:
-        logger.warning(
-            "%s cannot be written (%s): this machine's measurements are made again next time",
-            path,
-            error.strerror,
-        )
+    if path is not None:
+        _write(path, _read(path) | {key: numbers})
     return numbers
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path | None) -> dict[str, object]:
+    if path is None:
+        return {}
     with suppress(OSError, ValueError):
         content = json.loads(path.read_bytes())
         if isinstance(content, dict):
@@ -58,35 +69,58 @@ def _read(path: Path) -> dict:
     return {}
 
 
+def _write(path: Path, measurements: dict[str, object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(json.dumps(measurements, indent=1).encode())
+    except OSError as error:
+        _warn_once(
+            f"{path} cannot be written ({error.strerror}): "
+            "this machine's measurements are made again next time"
+        )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Log a warning, each one once in a process."""
+    logger.warning("%s", message)
+
+
 def cpu_name() -> str:
     """Return the CPU's model and the instructions that torch uses of it."""
+    return f"{_cpu_model()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _cpu_model() -> str:
     with suppress(OSError):
-        for line in (
-            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        ):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines():
             if line.startswith("model name"):
-                return line.split(":", 1)[1].strip() + " " + torch.backends.cpu.get_cpu_capability()
-    return f"{platform.processor() or platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def synchronise(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
-    if device.type != "cpu":
-        {"cuda": torch.cuda, "mps": torch.mps}[device.type].synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def best_times(ways: Sequence[Callable[[], object]], rounds: int = 3) -> list[float]:
     """Return the seconds of the fastest of `rounds` calls of each way, after one that warms up.
 
-    They take turns: what else this machine does in between meets all of them.
+    The ways take turns, so that other work on this machine slows all of them down.
     """
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds + 1):
-        for way, of_way in zip(ways, times, strict=True):
-            begun = time.perf_counter()
+        for way, times_of_way in zip(ways, times, strict=True):
+            start = time.perf_counter()
             way()
-            of_way.append(time.perf_counter() - begun)
-    return [min(of_way[1:]) for of_way in times]
+            times_of_way.append(time.perf_counter() - start)
+    return [min(times_of_way[1:]) for times_of_way in times]
 
 
 def best_time(do: Callable[[], object], repeats: int = 3) -> float:
@@ -95,24 +129,32 @@ def best_time(do: Callable[[], object], repeats: int = 3) -> float:
 
 
 def bf16_gain(d_model: int, d_hid: int, rows: int = 128) -> float:
-    """Return the speed of a bf16 product (rows, d_model) x (d_model, d_hid) relative to fp32, once per machine."""
+    """Return how many times faster bf16 is than fp32, measured once per machine.
+
+    The product is (rows, d_model) x (d_model, d_hid).
+    """
 
     def measure() -> list[float]:
         generator = torch.Generator().manual_seed(0)
         a = torch.randn(rows, d_model, generator=generator)
         b = torch.randn(d_model, d_hid, generator=generator)
-        in_bf16 = a.bfloat16(), b.bfloat16()
-        return [best_time(lambda: torch.mm(a, b)) / best_time(lambda: torch.mm(*in_bf16))]
+        a_bf16 = a.bfloat16()
+        b_bf16 = b.bfloat16()
+        fp32_s = best_time(lambda: torch.mm(a, b))
+        bf16_s = best_time(lambda: torch.mm(a_bf16, b_bf16))
+        return [fp32_s / bf16_s]
 
     return remembered(f"bf16_gain {rows}x{d_model}x{d_hid}", measure)[0]
 
 
 def fast_threads(d_model: int, rows: int = 512) -> int:
-    """Return torch's own number of threads, or half of it where products are clearly faster so, once per machine.
+    """Return torch's own number of threads, or half of it where that makes products clearly faster.
 
-    Cores with two hardware threads each share their arithmetic between them; a second one may be in the way.
+    Measured once per machine. The two hardware threads of a core share its arithmetic: the second
+    one may be in the way.
     """
     most = torch.get_num_threads()
+    half = most // 2
     if most < 2:
         return most
 
@@ -126,30 +168,28 @@ def fast_threads(d_model: int, rows: int = 512) -> int:
                 torch.mm(a, b)
 
         try:
-            return best_times(
-                [partial(products, most), partial(products, most // 2)], THREAD_ROUNDS
-            )
+            return best_times([partial(products, most), partial(products, half)], THREAD_ROUNDS)
         finally:
             torch.set_num_threads(most)
 
     all_s, half_s = remembered(f"threads {most} {rows}x{d_model}x{4 * d_model}", measure)
     if all_s <= FEWER_THREADS_GAIN * half_s:
         return most
-    logger.info(
-        "threads: %d, half of %d, with which products take %.2g x the time",
-        most // 2,
-        most,
-        all_s / half_s,
-    )
-    return most // 2
+    gain = all_s / half_s
+    logger.info("threads: %d; with all %d, products take %.2g times as long", half, most, gain)
+    return half
 
 
 def product_peak(
     device: torch.device, dtype: torch.dtype, repeats: int = 5, size: int = PEAK_SIZE
 ) -> float:
-    """Return the FLOP/s of the fastest of `repeats` matrix products of size^3. Not remembered: machines are shared."""
+    """Return the FLOP/s of the fastest of `repeats` matrix products of size^3.
+
+    It is not kept: what a shared machine gives changes.
+    """
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(size, size, generator=generator).to(device, dtype) for _ in range(2))
+    a = torch.randn(size, size, generator=generator).to(device, dtype)
+    b = torch.randn(size, size, generator=generator).to(device, dtype)
 
     def product() -> None:
         torch.mm(a, b)
@@ -161,11 +201,8 @@ def product_peak(
 def peak_for_mfu(device: torch.device) -> tuple[float, str]:
     """Return the measured peak that MFU is taken against, in FLOP/s, and its dtype.
 
-    bf16, but fp32 where bf16 products are slower than those: there the large ones would take minutes.
+    It is that of bf16, but of fp32 where bf16 is slower: large bf16 products would take minutes.
     """
-    slow = device.type == "cpu" and bf16_gain(512, 512) < 1
-    return (
-        (product_peak(device, torch.float32), "fp32")
-        if slow
-        else (product_peak(device, torch.bfloat16), "bf16")
-    )
+    if device.type == "cpu" and bf16_gain(512, 512) < 1:
+        return product_peak(device, torch.float32), "fp32"
+    return product_peak(device, torch.bfloat16), "bf16"

@@ -1,30 +1,40 @@
-"""How much memory is used and left on the device, what an out-of-memory error is, and what then can be done."""
+"""How much memory is used and left, which errors mean a lack of it, and what helps."""
 
 import ctypes
 import gc
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 MIB = 1 << 20
 
-ALLOCATOR_WORDS = (  # of errors that torch raises as plain RuntimeError
+# parts of errors that torch raises as plain RuntimeError
+ALLOCATOR_WORDS = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "MPS backend out of memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-BARE_MESSAGES = (  # whole messages: C++'s own, and what oneDNN makes of it
+# whole messages: C++'s own, and what oneDNN makes of it
+BARE_MESSAGES = (
     "std::bad_alloc",
     "could not create a primitive",
     "could not create a memory object",
     "could not execute a primitive",
 )
+# the files of a control group that hold its limit and its use: version 1, version 2
+GROUP_FILES_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+GROUP_FILES_2 = ("memory.max", "memory.current")
+# parameters of mallopt(3), and the largest value that they take
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+M_ARENA_MAX = -8
+LARGEST_VALUE = 2**31 - 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -32,38 +42,40 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
-    known = text in BARE_MESSAGES or any(word in text for word in ALLOCATOR_WORDS)
-    return type(error) in (RuntimeError, torch.AcceleratorError) and known
+    is_known = text in BARE_MESSAGES or any(words in text for words in ALLOCATOR_WORDS)
+    return type(error) in (RuntimeError, torch.AcceleratorError) and is_known
 
 
 def peak_memory_mib() -> float:
-    """Return the largest resident memory of this process so far, in MiB; 0 where the system does not tell."""
+    """Return the largest resident memory of this process so far, in MiB."""
     if sys.platform == "win32":
-        return 0.0
-    import resource  # exists on Unix alone
+        return psutil.Process().memory_info().peak_wset / MIB
+    import resource  # exists on Unix alone; psutil knows no peak there
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    # macOS counts bytes, all others KiB
+    return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
 def used_memory(device: torch.device) -> int:
-    """Return the bytes that this process holds on the device, freed ones that it keeps for reuse included.
+    """Return the bytes that this process holds on the device, with freed ones that it keeps.
 
-    On a CPU its resident set; 0 where the system does not tell.
+    On a CPU it is the resident memory; its peak where the system does not tell.
     """
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with suppress(psutil.Error, OSError):
+        return psutil.Process().memory_info().rss
     return int(peak_memory_mib() * MIB)
 
 
 def memory_limits(device: torch.device) -> list[tuple[int, int]]:
-    """Return (bytes this process may still take, bytes it could have in all) for each limit, the tightest first.
+    """Return (bytes that are left, bytes that this process could have in all), tightest first.
 
-    On a CPU what the machine can give without swapping, its control groups and RLIMIT_AS. Empty: the system tells none.
+    On a CPU there is one pair for what the machine can give without swapping, one for each control
+    group with a limit, and one for RLIMIT_AS. Empty: the system tells nothing.
     """
     if device.type == "cuda":
         return [torch.cuda.mem_get_info(device)]
@@ -74,36 +86,38 @@ def memory_limits(device: torch.device) -> list[tuple[int, int]]:
 
 
 def too_full(device: torch.device, headroom: float, more: float) -> str:
-    """Return why `more` bytes would leave too little memory free; empty: they would not, or nobody tells."""
+    """Return why `more` bytes would leave too little memory; empty: there is room, or nobody knows.
+
+    headroom: the share of each limit that has to stay free.
+    """
     for free, total in memory_limits(device):
         if free - more < headroom * total:
-            left, limit = max(0.0, free - more) / MIB, total / MIB
+            left = max(0.0, free - more) / MIB
             return (
-                f"it would leave {left:,.0f} of {limit:,.0f} MiB, memory_headroom is {headroom:.0%}"
+                f"it would leave {left:,.0f} of {total / MIB:,.0f} MiB, "
+                f"memory_headroom is {headroom:.0%}"
             )
     return ""
 
 
 def _cpu_limits() -> Iterator[tuple[int, int]]:
-    """Yield (free, total) for each limit that this process stands under."""
+    """Yield (free, total) for each limit on this process."""
     used = used_memory(torch.device("cpu"))
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = (
-            next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
-        )
+    with suppress(psutil.Error, OSError):
+        free = psutil.virtual_memory().available
         yield free, free + used
     for held, limit in _control_groups():
         yield max(0, limit - held), limit
-    with suppress(OSError, ValueError):
-        if limit := _address_space():
-            held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-            yield max(0, limit - held), limit
+    address_space = _address_space()
+    if address_space is not None:
+        with suppress(psutil.Error, OSError):
+            mapped = psutil.Process().memory_info().vms
+            yield max(0, address_space - mapped), address_space
 
 
 def _address_space() -> int | None:
-    """Return RLIMIT_AS in bytes; None: there is no such limit."""
-    if sys.platform == "win32":
+    """Return RLIMIT_AS in bytes; None: there is no such limit. Only Linux obeys it."""
+    if sys.platform != "linux":
         return None
     import resource  # exists on Unix alone
 
@@ -113,35 +127,45 @@ def _address_space() -> int | None:
 
 def _control_groups(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> Iterator[tuple]:
-    """Yield (held, limit) in bytes of each control group above this process that limits memory, version 1 and 2.
+) -> Iterator[tuple[int, int]]:
+    """Yield (held, limit) in bytes of each control group above this process that limits memory.
 
-    Pages of files count as held there though they are given up when memory is needed: they are taken off.
+    Knows version 1 and 2. The groups count cached pages of files as held, though the kernel gives
+    them up when memory is needed: they are taken off.
     """
-    with suppress(OSError, ValueError):
-        for line in own.read_text().splitlines():
-            number, controllers, path = line.split(":", 2)
-            if number != "0" and "memory" not in controllers.split(","):
-                continue
-            version_2 = number == "0"
-            top = root if version_2 else root / "memory"
-            names = ("memory.max", "memory.current") if version_2 else (
-                "memory.limit_in_bytes", "memory.usage_in_bytes"
-            )  # fmt: skip
-            folder = top / path.lstrip("/")
-            folder = folder if folder.is_dir() else top  # in a container its own group is the top
-            for group in (folder, *folder.parents):
-                if not group.is_relative_to(top):
-                    break
-                with suppress(OSError, ValueError, StopIteration):
-                    limit, held = (
-                        int((group / name).read_text()) for name in names
-                    )  # "max" is no number: no limit
-                    lines = (group / "memory.stat").read_text().splitlines()
-                    files = next(
-                        int(line.split()[1]) for line in lines if line.startswith("inactive_file ")
-                    )
-                    yield max(0, held - files), limit
+    try:
+        lines = own.read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0":
+            yield from _limits_above(root, path, GROUP_FILES_2)
+        elif "memory" in controllers.split(","):
+            yield from _limits_above(root / "memory", path, GROUP_FILES_1)
+
+
+def _limits_above(top: Path, path: str, names: tuple[str, str]) -> Iterator[tuple[int, int]]:
+    """Yield (held, limit) of the control group at `path` and of those above it, up to `top`."""
+    folder = top / path.lstrip("/")
+    if not folder.is_dir():
+        folder = top  # in a container the process's own group is the top
+    for group in (folder, *folder.parents):
+        if not group.is_relative_to(top):
+            break
+        # no limit is "max", which is no number
+        with suppress(OSError, ValueError):
+            limit = int((group / names[0]).read_text())
+            held = int((group / names[1]).read_text())
+            yield max(0, held - _cached_files(group)), limit
+
+
+def _cached_files(group: Path) -> int:
+    """Return the bytes of files that a control group's processes read and no longer use."""
+    lines = (group / "memory.stat").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("inactive_file "))
+    return int(line.split()[1])
 
 
 def release_memory(device: torch.device) -> None:
@@ -151,18 +175,20 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-    elif sys.platform == "linux" and (
-        trim := getattr(ctypes.CDLL(None), "malloc_trim", None)
-    ):  # glibc has it
-        trim(0)
+    elif sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+        if trim is not None:
+            trim(0)
 
 
 def reuse_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next tensors of that size; return whether that is possible here.
+    """Let glibc keep freed memory for the next tensors; return whether that is possible here.
 
-    Else it hands large blocks back to the kernel and asks for them again in the same step, in pieces that fit less and
-    less well: with gradient checkpointing a fifth more memory. Not under RLIMIT_AS: what is kept cannot be given back
-    there, and after a lack of memory oneDNN finds no room for its code; large blocks are mapped one by one instead.
+    Otherwise it hands large blocks back to the kernel and asks for them again in the same step, in
+    pieces that fit less and less well: with gradient checkpointing that takes a fifth more memory.
+    Not under RLIMIT_AS: what is kept cannot be given back there, and after a lack of memory oneDNN
+    finds no room for its code; large blocks are mapped one by one instead.
+
     Source: mallopt(3), M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX.
     """
     if sys.platform != "linux":
@@ -171,11 +197,8 @@ def reuse_freed_memory() -> bool:
     if mallopt is None:
         return False
     if _address_space() is not None:
-        for parameter, value in (
-            (-3, 1 << 16),
-            (-8, 1),
-        ):  # an arena for each thread would reserve 64 MiB
-            mallopt(parameter, value)
+        mallopt(M_MMAP_THRESHOLD, 1 << 16)
+        mallopt(M_ARENA_MAX, 1)  # an arena for each thread would reserve 64 MiB
         return False
-    largest = 2**31 - 1
-    return all(mallopt(parameter, largest) for parameter in (-1, -3))
+    parameters = (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD)
+    return all(mallopt(parameter, LARGEST_VALUE) for parameter in parameters)

@@ -30,8 +30,13 @@ from chatgot.numerics.gradient_checkpointing import (
     enable_gradient_checkpointing,
 )
 from chatgot.numerics.optim import last_step
-from chatgot.numerics.precision import autocast, pick_precision, prove_mixed_precision
-from chatgot.run.run_state import Modes, Precision, RunState
+from chatgot.numerics.precision import (
+    Precision,
+    autocast,
+    pick_precision,
+    prove_mixed_precision,
+)
+from chatgot.run.run_state import Modes, RunState
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from torch.optim import Optimizer
 from chatgot.config import MAX_THREADS
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import allocate_state
+from chatgot.numerics.precision import Precision
 
 LARGEST_COUNT = 1 << 62
 LARGEST_MICRO_BATCH = 1 << 30  # sequences; what every machine refuses anyway
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Step = Annotated[int, Field(ge=-1, le=LARGEST_COUNT)]  # -1: never yet
 Sequences = Annotated[int, Field(ge=1, le=LARGEST_MICRO_BATCH)]

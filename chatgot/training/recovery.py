@@ -18,12 +18,12 @@ from chatgot.numerics.gradient_checkpointing import (
     disable_gradient_checkpointing,
     recomputation_differs,
 )
-from chatgot.numerics.precision import autocast, next_lower, prove_mixed_precision
+from chatgot.numerics.precision import Precision, autocast, next_lower, prove_mixed_precision
 from chatgot.run.assembly import Run
 from chatgot.run.fits import read_checkpoint
 from chatgot.run.modes import change_precision
 from chatgot.run.resuming import check_state
-from chatgot.run.run_state import Precision, RunState, after_rewind, overwrite, restore_state
+from chatgot.run.run_state import RunState, after_rewind, overwrite, restore_state
 
 logger = logging.getLogger(__name__)
 

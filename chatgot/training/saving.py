@@ -64,7 +64,7 @@ class Saver:
         path = checkpoint_path(run.checkpoint_dir, run.state.run_id, step)
         settings = run.config.training
         last_chance = last_chance or run.ended()
-        if not self._writer.save(path, run.checkpoint(), settings, last_chance):
+        if not self._writer.save(path, run.checkpoint(), settings, last_chance, best=best):
             undo()
             return False
         config_name, _, timestamp = run.state.run_id.rpartition("_")

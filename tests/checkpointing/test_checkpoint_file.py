@@ -1,4 +1,4 @@
-"""A checkpoint file is read whole and unaltered or refused; nothing that stands in it is ever executed."""
+"""A checkpoint file is read whole and unaltered or refused; nothing in it is ever executed."""
 
 import contextlib
 import hashlib
@@ -19,12 +19,14 @@ import parts
 import pytest
 import torch
 
+from chatgot.checkpointing import checkpoint_file
 from chatgot.checkpointing.checkpoint_file import (
     SCHEMA,
     damage,
     is_whole,
     load_checkpoint,
     load_weights,
+    read_outline,
     save_checkpoint,
 )
 from chatgot.errors import CheckpointRejected
@@ -36,13 +38,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     """What a run of two steps saves."""
-    run = parts.run()
-    for p in run.model.parameters():
+    state = parts.run()
+    for p in state.model.parameters():
         p.grad = torch.full_like(p, 1e-3)
-    run.optimizer.step()
-    run.state.progress.global_step = run.state.progress.position = 1
-    run.state.progress.train_loss = 2.5
-    return parts.copied(run.checkpoint())
+    state.optimizer.step()
+    state.state.progress.global_step = state.state.progress.position = 1
+    state.state.progress.train_loss = 2.5
+    return parts.copied(state.checkpoint())
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def refused(path: Path, *words: str, load=load_checkpoint) -> str:
 
 
 def rezipped(whole: bytes, change=lambda entries: entries, **keywords) -> bytes:
-    """Return the checkpoint's entries, changed as a list of (name, bytes), in a zip with a right SHA-256."""
+    """Return the entries, changed as a list of (name, bytes), in a zip with a right SHA-256."""
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
     buffer = io.BytesIO()
@@ -93,9 +95,7 @@ def test_what_is_loaded_equals_what_was_saved_in_every_field(tmp_path, content):
             assert parts.same(loaded[key], content[key]), key
 
 
-def test_the_comment_is_the_sha256_of_everything_before_it_and_zipfile_and_torch_read_the_file(
-    whole, tmp_path
-):
+def test_the_zips_comment_is_the_hash_and_zipfile_and_torch_read_the_file(whole, tmp_path):
     assert whole[-64:].decode() == hashlib.sha256(whole[:-64]).hexdigest()
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         assert archive.comment == whole[-64:]
@@ -127,15 +127,14 @@ def test_a_save_leaves_a_whole_file_of_its_name_and_replaces_a_damaged_one(
 
 
 def test_saving_changes_neither_the_content_nor_the_generators(tmp_path, content):
-    before, generator = parts.copied(content), torch.get_rng_state()
+    before = parts.copied(content)
+    generator = torch.get_rng_state()
     save_checkpoint(tmp_path / "any.pt", content)
     assert parts.same(content, before)
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-def test_an_error_at_any_write_of_a_save_is_an_os_error_with_errno_and_leaves_the_folder_as_it_was(
-    tmp_path, whole
-):
+def test_an_error_at_any_write_is_an_os_error_and_changes_no_file(tmp_path, whole):
     path = tmp_path / "checkpoints" / "any.pt"
     path.parent.mkdir()
     path.write_bytes(whole[:-1])  # damaged, so that a save would replace it
@@ -177,11 +176,47 @@ print(wrong)
     assert is_whole(path)
 
 
+# The outline
+
+
+def test_the_outline_is_the_plain_values_without_what_holds_tensors(whole, content, tmp_path):
+    path = tmp_path / "any.pt"
+    path.write_bytes(whole)
+    outline = read_outline(path)
+    assert content.keys() - outline.keys() == {"model_state_dict", "optimizer_state_dict", "rng"}
+    loaded = load_checkpoint(path)
+    assert all(parts.same(outline[key], loaded[key]) for key in outline)
+
+
+def test_the_outline_of_a_file_verified_before_is_read_without_its_bytes(
+    whole, tmp_path, monkeypatch
+):
+    path = tmp_path / "any.pt"
+    path.write_bytes(whole)
+    verified = []
+    monkeypatch.setattr(checkpoint_file, "damage", lambda file: verified.append(file))
+    assert read_outline(path) == read_outline(path)
+    assert is_whole(path)
+    assert len(verified) == 1
+
+
+def test_a_damaged_or_foreign_file_has_no_outline(whole, content, tmp_path):
+    path = tmp_path / "any.pt"
+    path.write_bytes(whole[:-70] + b"x" + whole[-69:])
+    refused(path, "damaged", load=read_outline)
+    torch.save(content, path)
+    refused(path, "not written by ChatGoT", load=read_outline)
+    refused(tmp_path / "missing.pt", load=read_outline)
+    (tmp_path / f"{parts.RUN_ID}_step_2.pt").write_bytes(whole)
+    refused(tmp_path / f"{parts.RUN_ID}_step_2.pt", "renamed", load=read_outline)
+
+
 # Damage
 
 
 def test_a_flip_of_any_bit_is_refused(whole, tmp_path):
-    path, rng = tmp_path / "any.pt", random.Random(0)
+    path = tmp_path / "any.pt"
+    rng = random.Random(0)
     bits = [rng.randrange(8 * len(whole)) for _ in range(300)]
     bits += range(8 * (len(whole) - 86), 8 * len(whole), 5)  # the zip's last record and the comment
     for bit in bits:
@@ -230,7 +265,7 @@ def test_bytes_after_the_end_are_refused(whole, tmp_path, extra):
     refused(tmp_path / "any.pt")
 
 
-def test_a_longer_comment_is_trailing_data_and_refused_though_its_hash_is_right(whole, tmp_path):
+def test_a_longer_comment_is_refused_though_its_hash_is_right(whole, tmp_path):
     end = len(whole) - 64
     body = whole[: end - 2] + struct.pack("<H", 74) + b"0123456789"
     (tmp_path / "any.pt").write_bytes(body + hashlib.sha256(body).hexdigest().encode())
@@ -239,7 +274,7 @@ def test_a_longer_comment_is_trailing_data_and_refused_though_its_hash_is_right(
     refused(tmp_path / "any.pt")
 
 
-def test_a_file_without_the_hash_is_refused_for_resume_and_read_for_new_runs(content, tmp_path):
+def test_a_file_without_the_hash_is_read_for_new_runs_only(content, tmp_path):
     path = tmp_path / "foreign.pt"
     torch.save(content, path)
     refused(path, "not written by ChatGoT")
@@ -265,12 +300,16 @@ def test_a_file_under_another_files_name_is_refused(whole, tmp_path, name):
     "kind", ["link", "dangling", "loop", "fifo", "folder", "missing", "device", "memory"]
 )
 def test_what_is_no_regular_file_is_refused_at_once(whole, tmp_path, kind, load):
-    path, target = tmp_path / "any.pt", tmp_path / "target.pt"
+    path = tmp_path / "any.pt"
+    target = tmp_path / "target.pt"
     target.write_bytes(whole)
     make = {
-        "link": lambda: path.symlink_to(target), "dangling": lambda: path.symlink_to(tmp_path / "nothing"),
-        "loop": lambda: path.symlink_to(path), "fifo": lambda: os.mkfifo(path), "folder": path.mkdir,
-    }  # fmt: skip
+        "link": lambda: path.symlink_to(target),
+        "dangling": lambda: path.symlink_to(tmp_path / "nothing"),
+        "loop": lambda: path.symlink_to(path),
+        "fifo": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }
     make.get(kind, lambda: None)()
     path = {"device": Path("/dev/zero"), "memory": Path("/proc/self/mem")}.get(kind, path)
     with parts.at_once():
@@ -326,7 +365,8 @@ def armed(kind: str, content: dict[str, Any], sentinel: Path) -> bytes:
 def test_a_pickle_that_executes_is_refused_and_never_executed(
     content, tmp_path, kind, forced, monkeypatch
 ):
-    sentinel, path = tmp_path / "sentinel", tmp_path / "any.pt"
+    sentinel = tmp_path / "sentinel"
+    path = tmp_path / "any.pt"
     path.write_bytes(armed(kind, content, sentinel))
     if forced:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
@@ -339,28 +379,49 @@ def test_a_pickle_that_executes_is_refused_and_never_executed(
         assert sentinel.exists()
 
 
-GLOBALS = [b"os\nsystem", b"builtins\neval", b"torch.jit._serialization\nload", b"chatgot.errors\nConfigError",
-           b"pathlib\nPosixPath", b"torch._utils\n_rebuild_tensor_v2", b"no_such_module\nname"]  # fmt: skip
+GLOBALS = [
+    b"os\nsystem",
+    b"builtins\neval",
+    b"torch.jit._serialization\nload",
+    b"chatgot.errors\nConfigError",
+    b"pathlib\nPosixPath",
+    b"torch._utils\n_rebuild_tensor_v2",
+    b"no_such_module\nname",
+]
 PICKLES = {
-    "empty": b"", "a stop alone": b".", "a stop on an empty mark": b"(.", "nothing popped": b"0.",
-    "no stop": b"\x80\x02}", "unknown opcode": b"\x80\x02\xff.",
-    "missing memo": b"\x80\x02h\x07.", "a number": b"\x80\x02K\x01.", "a list": b"\x80\x02].",
-    "a cut string": b"\x80\x02X\xff\xff\xff\x7fabc.", "bad utf-8": b"\x80\x02X\x02\x00\x00\x00\xff\xfe.",
-    "a cut int": b"\x80\x02J\x01.", "a tuple of nothing": b"\x80\x02\x87.",
-    "a persistent id of a number": b"\x80\x02K\x01Q.", "a persistent id of a tuple": b"\x80\x02)Q.",
+    "empty": b"",
+    "a stop alone": b".",
+    "a stop on an empty mark": b"(.",
+    "nothing popped": b"0.",
+    "no stop": b"\x80\x02}",
+    "unknown opcode": b"\x80\x02\xff.",
+    "missing memo": b"\x80\x02h\x07.",
+    "a number": b"\x80\x02K\x01.",
+    "a list": b"\x80\x02].",
+    "a cut string": b"\x80\x02X\xff\xff\xff\x7fabc.",
+    "bad utf-8": b"\x80\x02X\x02\x00\x00\x00\xff\xfe.",
+    "a cut int": b"\x80\x02J\x01.",
+    "a tuple of nothing": b"\x80\x02\x87.",
+    "a persistent id of a number": b"\x80\x02K\x01Q.",
+    "a persistent id of a tuple": b"\x80\x02)Q.",
     "setitems on a number": b"\x80\x02K\x01(K\x01K\x02u.",
-    "append to a number": b"\x80\x02K\x01K\x02a.", "reduce of a number": b"\x80\x02K\x01)R.",
-    "build of a number": b"\x80\x02K\x01}b.", "deep lists": b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".",
-    "unhashable key": b"\x80\x02}]K\x01s.", "huge long": b"\x80\x02\x8a\x01.", "text int": b"Ix\n.",
+    "append to a number": b"\x80\x02K\x01K\x02a.",
+    "reduce of a number": b"\x80\x02K\x01)R.",
+    "build of a number": b"\x80\x02K\x01}b.",
+    "deep lists": b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".",
+    "unhashable key": b"\x80\x02}]K\x01s.",
+    "huge long": b"\x80\x02\x8a\x01.",
+    "text int": b"Ix\n.",
     **{f"global {name!r}": b"c" + name + b"\n." for name in GLOBALS},
-    **{f"call of {name!r}": b"c" + name + b"\n(X\x04\x00\x00\x00trueX\x01\x00\x00\x00xtR." for name in GLOBALS},
-}  # fmt: skip
+    **{
+        f"call of {name!r}": b"c" + name + b"\n(X\x04\x00\x00\x00trueX\x01\x00\x00\x00xtR."
+        for name in GLOBALS
+    },
+}
 
 
 @pytest.mark.parametrize("kind", PICKLES)
-def test_a_crafted_pickle_with_the_right_hash_is_refused_as_a_checkpoint_not_a_defect_of_ours(
-    whole, tmp_path, kind
-):
+def test_a_crafted_pickle_with_the_right_hash_is_a_rejection_not_a_crash(whole, tmp_path, kind):
     path = tmp_path / "any.pt"
     path.write_bytes(
         rezipped(
@@ -377,10 +438,10 @@ def test_a_crafted_pickle_with_the_right_hash_is_refused_as_a_checkpoint_not_a_d
     refused(path, load=load_weights)
 
 
-def test_random_changes_of_the_pickle_with_the_right_hash_give_a_refusal_or_a_checkpoint(
-    whole, tmp_path
-):
-    path, rng, outcomes = tmp_path / "any.pt", random.Random(1), []
+def test_a_changed_pickle_with_the_right_hash_is_refused_or_a_checkpoint(whole, tmp_path):
+    path = tmp_path / "any.pt"
+    rng = random.Random(1)
+    outcomes = []
 
     def change(entries):
         changed = []
@@ -427,9 +488,20 @@ def rooted(root: str):
         rooted(".."),
         rooted(""),
     ],
-    ids=["extra", "climbing", "other root", "absolute", "digits", "two roots", "folder", "backslash", "no pickle", "..",
-         "no root"],
-)  # fmt: skip
+    ids=[
+        "extra",
+        "climbing",
+        "other root",
+        "absolute",
+        "digits",
+        "two roots",
+        "folder",
+        "backslash",
+        "no pickle",
+        "..",
+        "no root",
+    ],
+)
 def test_a_zip_with_an_entry_that_no_checkpoint_has_is_refused(whole, tmp_path, change):
     path = tmp_path / "any.pt"
     path.write_bytes(rezipped(whole, change))
@@ -459,7 +531,7 @@ def test_a_compressed_zip_is_refused(whole, tmp_path, method):
     refused(path, load=load_weights)
 
 
-def test_a_zip_that_unpacks_to_more_than_it_holds_is_refused_in_little_memory(whole, tmp_path):
+def test_a_zip_that_unpacks_to_more_than_it_holds_is_refused(whole, tmp_path):
     def bomb(entries):
         return [*entries, ("archive/data/7777", bytes(50_000_000))]
 
@@ -518,10 +590,10 @@ def test_a_tensor_that_no_run_saves_is_refused_before_any_of_it_is_copied(
 
 
 def test_tied_weights_larger_than_everything_else_are_saved_and_loaded(tmp_path):
-    run = parts.run(model={"d_model": 2048, "n_layers": 1, "n_head": 1, "d_hid": 1})
-    path = parts.checkpoint_file(tmp_path, run)
+    state = parts.run(model={"d_model": 2048, "n_layers": 1, "n_head": 1, "d_hid": 1})
+    path = parts.checkpoint_file(tmp_path, state)
     weights = load_checkpoint(path)["model_state_dict"]
-    assert torch.equal(weights["head.weight"], run.model.head.weight)
+    assert torch.equal(weights["head.weight"], state.model.head.weight)
     assert weights["head.weight"].data_ptr() == weights["token_embedding.weight"].data_ptr()
 
 
@@ -529,14 +601,15 @@ def test_tied_weights_larger_than_everything_else_are_saved_and_loaded(tmp_path)
     ("what", "word"),
     [(b"K\x08t", "does not match expected size"), (b"K\x08\x85", "larger than the file")],
 )
-def test_a_storage_or_tensor_declared_larger_than_the_file_is_refused_without_the_memory(
-    content, tmp_path, what, word
-):
+def test_a_tensor_declared_larger_than_the_file_takes_no_memory(content, tmp_path, what, word):
     path = tmp_path / "any.pt"
     parts.forge(path, tampered(content, torch.zeros(8)))
 
     def declare(entries):
-        """Let the pickle say 10^9 where it says 8, for the storage's size (which ends a tuple) or the tensor's."""
+        """Let the pickle say 10^9 where it says 8.
+
+        That is the storage's size (which ends a tuple) or the tensor's.
+        """
         pickled = dict(entries)
         (name,) = (name for name in pickled if name.endswith("data.pkl"))
         data = pickled[name]
@@ -551,15 +624,10 @@ def test_a_storage_or_tensor_declared_larger_than_the_file_is_refused_without_th
     assert peak_memory_mib() - before < 100
 
 
-def test_a_zip_that_lists_a_million_entries_is_refused_in_little_time_and_memory(tmp_path):
-    count, entry = (
-        1_000_000,
-        b"PK\x01\x02"
-        + bytes(24)
-        + (20).to_bytes(2, "little")
-        + bytes(16)
-        + b"archive/data/1234567",
-    )
+def test_a_zip_of_a_million_entries_is_refused_in_little_time_and_memory(tmp_path):
+    count = 1_000_000
+    entry = b"PK\x01\x02" + bytes(24) + (20).to_bytes(2, "little") + bytes(16)
+    entry += b"archive/data/1234567"
     listing = entry * count
     record = struct.pack(
         "<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(listing), 4
@@ -568,7 +636,8 @@ def test_a_zip_that_lists_a_million_entries_is_refused_in_little_time_and_memory
     end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
     path = tmp_path / "any.pt"
     path.write_bytes(parts.with_digest(b"PK\x03\x04" + listing + record + locator + end))
-    start, before = time.perf_counter(), peak_memory_mib()
+    start = time.perf_counter()
+    before = peak_memory_mib()
     refused(path, "more entries than any checkpoint has")
     refused(path, "more entries than any checkpoint has", load=load_weights)
     assert time.perf_counter() - start < 2
@@ -656,9 +725,13 @@ def test_plain_named_weights_are_read(tmp_path):
 
 def test_of_a_foreign_file_only_plain_named_tensors_are_weights(tmp_path):
     weights = {
-        "a": torch.arange(3.0), 7: torch.ones(1), "meta": torch.empty(2, device="meta"), "b": torch.eye(2).to_sparse(),
-        "float8": torch.zeros(2).to(torch.float8_e4m3fn), "complex": torch.zeros(2, dtype=torch.complex64),
-    }  # fmt: skip
+        "a": torch.arange(3.0),
+        7: torch.ones(1),
+        "meta": torch.empty(2, device="meta"),
+        "b": torch.eye(2).to_sparse(),
+        "float8": torch.zeros(2).to(torch.float8_e4m3fn),
+        "complex": torch.zeros(2, dtype=torch.complex64),
+    }
     torch.save(weights, tmp_path / "foreign.pt")
     found, _ = load_weights(tmp_path / "foreign.pt")
     assert list(found) == ["a"]
@@ -682,7 +755,9 @@ def test_a_disk_that_cannot_be_read_is_a_rejection(whole, tmp_path, monkeypatch)
 
 def test_no_flip_of_a_bit_in_a_foreign_file_gives_other_weights(tmp_path):
     weights = {"a": torch.arange(64.0), "b": torch.ones(3)}
-    path, accepted, given_up = tmp_path / "foreign.pt", [], 0
+    path = tmp_path / "foreign.pt"
+    accepted = []
+    given_up = 0
     torch.save(weights, path)
     plain = path.read_bytes()
     rng = random.Random(2)

@@ -1,4 +1,4 @@
-"""Which checkpoints are found, kept and set aside: by content, not by name; nothing of others' is touched."""
+"""Checkpoints are found, kept and set aside by content, not by name; others' stay untouched."""
 
 import os
 import re
@@ -13,6 +13,7 @@ import parts
 import pytest
 import torch
 
+from chatgot.checkpointing import saver as saver_module
 from chatgot.checkpointing.checkpoint_file import is_whole, save_checkpoint
 from chatgot.checkpointing.run_files import (
     checkpoint_path,
@@ -22,12 +23,13 @@ from chatgot.checkpointing.run_files import (
     set_aside,
     superseded_by,
 )
-from chatgot.checkpointing import run_files as checkpointing
 from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.errors import CheckpointRejected, StorageError
 from chatgot.run.resuming import find_latest
 
-OLDER, RUN, NEWER = "20250101-000000", "20250102-030405", "20260101-000000"
+OLDER = "20250101-000000"
+RUN = "20250102-030405"
+NEWER = "20260101-000000"
 
 
 @lru_cache(maxsize=4096)
@@ -116,7 +118,7 @@ def test_keeping_none_is_refused_and_removes_nothing(tmp_path, keep):
     assert steps_of(tmp_path) == [1, 2]
 
 
-def test_the_two_newest_files_that_a_rewind_goes_back_to_stay_beyond_the_newest_n(tmp_path):
+def test_the_two_newest_files_for_a_rewind_stay_beyond_the_newest_n(tmp_path):
     put(tmp_path, 3, 4, 8, 12, 13, 14, 15)
     removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN, max_to_keep=2, every=4)
     assert sorted(int(path.stem.rpartition("_")[2]) for path in removed) == [3, 4, 13]
@@ -142,17 +144,29 @@ def test_only_whole_files_count_and_damaged_ones_stay_untouched(tmp_path, damage
 
 
 FOREIGN = [
-    "tiny_20250102-030405_step_1.pt.bak", "tiny_20250102-030405_step_٣.pt", "tiny_20250102-030405_step_-1.pt",
-    "tiny_20250102-030405_step_1e3.pt", "tiny_20250102-030405_step_01.pt", "tiny_20250102-030405_step_.pt",
-    "tiny_20250102-030405_step_1.pt\n", " tiny_20250102-030405_step_1.pt", "tiny_20250102-030405_step_1.PT",
-    "tiny_20250102-030405_step_3.pt.superseded", ".tiny_20250102-030405_step_3.pt.99.tmp", "tiny_20250102-030405.pt",
-    "tiny2_20250102-030405_step_1.pt", "xtiny_20250102-030405_step_1.pt", "tiny_x_20250102-030405_step_1.pt",
-    "tiny_20250102-030406_step_1.pt", "tiny_20240102-030405_step_1.pt", "notes.txt",
+    "tiny_20250102-030405_step_1.pt.bak",
+    "tiny_20250102-030405_step_٣.pt",
+    "tiny_20250102-030405_step_-1.pt",
+    "tiny_20250102-030405_step_1e3.pt",
+    "tiny_20250102-030405_step_01.pt",
+    "tiny_20250102-030405_step_.pt",
+    "tiny_20250102-030405_step_1.pt\n",
+    " tiny_20250102-030405_step_1.pt",
+    "tiny_20250102-030405_step_1.PT",
+    "tiny_20250102-030405_step_3.pt.superseded",
+    ".tiny_20250102-030405_step_3.pt.99.tmp",
+    "tiny_20250102-030405.pt",
+    "tiny2_20250102-030405_step_1.pt",
+    "xtiny_20250102-030405_step_1.pt",
+    "tiny_x_20250102-030405_step_1.pt",
+    "tiny_20250102-030406_step_1.pt",
+    "tiny_20240102-030405_step_1.pt",
+    "notes.txt",
     "tiny_20250102-030405_step_1000000000000000000000000.pt",
-]  # fmt: skip
+]
 
 
-def test_everything_that_is_not_a_regular_whole_file_of_this_run_is_left_byte_for_byte(
+def test_all_but_regular_whole_files_of_this_run_stays_byte_for_byte(
     tmp_path, tmp_path_factory, whole
 ):
     outside = tmp_path_factory.mktemp("outside") / "precious.pt"
@@ -190,11 +204,10 @@ def test_a_configurations_name_is_no_pattern(tmp_path, config):
     ]
 
 
-def test_one_file_that_cannot_be_removed_is_warned_of_and_does_not_stop_the_others(
-    tmp_path, monkeypatch, caplog
-):
+def test_a_file_that_cannot_be_removed_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
     files = put(tmp_path, 1, 2, 3, 4)
-    real, fired = os.unlink, []
+    real = os.unlink
+    fired = []
 
     def unlink(path, *args, **keywords):
         if Path(path) == files[2]:
@@ -249,9 +262,7 @@ def found(folder: Path) -> Path:
     return path
 
 
-def test_a_file_that_verifies_only_under_another_name_is_passed_over_and_does_not_count(
-    tmp_path, caplog
-):
+def test_a_file_under_another_name_is_passed_over_and_does_not_count(tmp_path, caplog):
     files = put(tmp_path, 1, 2, 3)
     older_under_a_newer_name, of_another_run = (
         tmp_path / f"tiny_{RUN}_step_{step}.pt" for step in (8, 9)
@@ -264,14 +275,10 @@ def test_a_file_that_verifies_only_under_another_name_is_passed_over_and_does_no
     assert steps_of(tmp_path) == [2, 3, 8, 9]
 
 
-def test_a_file_with_a_non_finite_weight_is_passed_over_though_its_hash_is_right(tmp_path, caplog):
+def test_a_file_with_a_non_finite_weight_is_passed_over(tmp_path, caplog):
     files = put(tmp_path, 1)
     run = parts.run()
-    run.state.run_id, run.state.progress.global_step, run.state.progress.position = (
-        f"tiny_{RUN}",
-        2,
-        2,
-    )
+    run.state.run_id, run.state.progress.global_step, run.state.progress.position = f"tiny_{RUN}", 2, 2
     run.model.head.weight.data[0, 0] = torch.nan
     assert is_whole(parts.checkpoint_file(tmp_path, run))
     assert found(tmp_path) == files[1]
@@ -288,7 +295,7 @@ def test_latest_is_the_greatest_step_of_the_newest_run_as_numbers(tmp_path, whol
     assert newest_whole(tmp_path, f"tiny_{RUN}") == files[100]
 
 
-def test_latest_walks_back_over_damaged_files_and_names_them_and_what_it_costs(tmp_path, caplog):
+def test_latest_names_the_damaged_files_it_passes_and_what_that_costs(tmp_path, caplog):
     files = put(tmp_path, 10, 20, 30, 40)
     damage(files[40])
     files[30].write_bytes(b"")
@@ -308,9 +315,7 @@ def test_latest_passes_over_links_folders_and_pipes_of_a_checkpoints_name(tmp_pa
     assert found(tmp_path) == files[3]
 
 
-def test_a_newest_run_with_only_damaged_files_is_refused_and_the_next_older_runs_best_is_named(
-    tmp_path, whole
-):
+def test_a_run_of_damaged_files_is_refused_with_the_older_runs_best(tmp_path, whole):
     older = put(tmp_path, 7, 8, timestamp=OLDER)
     damage(older[8])
     for path in put(tmp_path, 1, 2).values():
@@ -362,7 +367,7 @@ def test_nothing_newer_nothing_said(tmp_path, caplog):
     assert caplog.records == []
 
 
-def test_a_file_set_aside_a_second_time_does_not_destroy_the_one_set_aside_before(tmp_path):
+def test_a_file_set_aside_does_not_destroy_the_one_set_aside_before(tmp_path):
     files = put(tmp_path, 1, 2)
     first = files[2].read_bytes()
     set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 1, files[1]))
@@ -374,9 +379,7 @@ def test_a_file_set_aside_a_second_time_does_not_destroy_the_one_set_aside_befor
 
 
 @pytest.mark.parametrize("alike", [True, False, "damaged"])
-def test_another_file_of_the_step_resumed_from_elsewhere_is_set_aside_and_a_copy_of_it_is_not(
-    tmp_path, alike
-):
+def test_another_file_of_the_resumed_step_is_set_aside_and_a_copy_is_not(tmp_path, alike):
     files = put(tmp_path, 1, 2)
     elsewhere = tmp_path / "elsewhere.pt"
     elsewhere.write_bytes(content_of(f"tiny_{RUN}", 2, loss=2.0 if alike else 3.0))
@@ -413,12 +416,10 @@ def to_save(step: int = 1) -> dict:
 def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(
     tmp_path, caplog, monkeypatch
 ):
-    path, content, saver, settings = (
-        tmp_path / "a.pt",
-        to_save(),
-        CheckpointWriter(0),
-        parts.config().training,
-    )
+    path = tmp_path / "a.pt"
+    content = to_save()
+    saver = CheckpointWriter(0)
+    settings = parts.config().training
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", disk_full)
         assert not saver.save(path, content, settings)
@@ -446,7 +447,7 @@ def test_a_defect_of_ours_is_not_taken_for_a_full_disk(tmp_path):
         )
 
 
-def test_a_state_that_could_not_be_loaded_again_is_never_given_a_checkpoints_name(tmp_path):
+def test_a_state_that_could_not_be_loaded_again_is_never_saved(tmp_path):
     with pytest.raises(RuntimeError, match="could not be loaded again"):
         CheckpointWriter(0).save(
             tmp_path / "a.pt", to_save() | {"loss": np.float64(1.0)}, parts.config().training
@@ -465,6 +466,22 @@ def test_each_save_says_size_time_and_how_long_the_run_was_without_one(
     assert f"({size:.1f} MB in 0.25 s, after 120 s without)" in caplog.text
 
 
+@pytest.mark.parametrize("best", [True, False])
+def test_a_save_is_an_event_with_path_size_time_and_whether_it_is_the_best(tmp_path, caplog, best):
+    caplog.set_level("INFO")
+    path = tmp_path / "a.pt"
+    settings = parts.config().training
+    writer = CheckpointWriter(0)
+    writer.save(path, to_save(), settings, best=best)
+    writer.save(path, to_save(), settings)  # left as it is: no event
+    (fields,) = [record.event for record in caplog.records if hasattr(record, "event")]
+    seconds = fields.pop("seconds")
+    assert 0 < seconds < 10
+    megabytes = round(path.stat().st_size / 1e6, 3)
+    named = {"kind": "save", "step": 1, "path": str(path), "megabytes": megabytes, "best": best}
+    assert fields == named
+
+
 @pytest.mark.parametrize(
     ("cost", "step", "settings", "advice"),
     [
@@ -473,7 +490,8 @@ def test_each_save_says_size_time_and_how_long_the_run_was_without_one(
             2.0,
             50,
             {"save_checkpoint_steps": 50},
-            "takes 2.0 % of the time; training.save_checkpoint_steps=100, training.checkpoint_interval_minutes=4 would",
+            "takes 2.0 % of the time; training.save_checkpoint_steps=100, "
+            "training.checkpoint_interval_minutes=4 would",
         ),
         (
             2.0,
@@ -490,19 +508,20 @@ def test_each_save_says_size_time_and_how_long_the_run_was_without_one(
         ),
     ],
 )
-def test_a_save_that_costs_more_than_1_percent_names_once_the_interval_that_would_not(
+def test_a_save_above_1_percent_names_once_the_interval_that_would_not(
     tmp_path, caplog, monkeypatch, cost, step, settings, advice
 ):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    saver, config = CheckpointWriter(0), parts.config(training=settings).training
-    real = checkpointing.save_checkpoint
+    saver = CheckpointWriter(0)
+    config = parts.config(training=settings).training
+    real = saver_module.save_checkpoint
 
     def slow(path, content, **keywords):
         clock[0] += cost
         return real(path, content, **keywords)
 
-    monkeypatch.setattr(checkpointing, "save_checkpoint", slow)
+    monkeypatch.setattr(saver_module, "save_checkpoint", slow)
     for i in (1, 2):
         clock[0] += 100.0
         saver.save(tmp_path / f"{i}.pt", to_save(i * step), config)
@@ -511,7 +530,7 @@ def test_a_save_that_costs_more_than_1_percent_names_once_the_interval_that_woul
     assert advice is None or advice in said[0]
 
 
-def test_the_probe_makes_a_missing_folder_with_its_parents_and_leaves_nothing_in_it(tmp_path):
+def test_the_probe_makes_a_missing_folder_and_leaves_nothing_in_it(tmp_path):
     probe_folder(tmp_path / "a" / "b")
     probe_folder(tmp_path / "a" / "b")
     assert tree(tmp_path / "a" / "b") == {}

@@ -1,12 +1,15 @@
-"""One process per run: the kernel holds the lock and releases it with the process, however that ends."""
+"""One process per run: the kernel holds the lock and releases it with the process."""
 
+import calendar
 import errno
 import fcntl
 import os
+import pwd
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -56,7 +59,7 @@ def holder(tmp_path):
     process.stdout.close()
 
 
-def test_a_run_that_another_process_trains_is_refused_until_kill_9_releases_it(tmp_path, holder):
+def test_a_run_in_training_is_refused_until_kill_9_releases_it(tmp_path, holder):
     process, run_id = holder
     with pytest.raises(StorageError, match=run_id) as refused:
         lock_old_run(tmp_path, run_id)
@@ -67,7 +70,7 @@ def test_a_run_that_another_process_trains_is_refused_until_kill_9_releases_it(t
     lock_old_run(tmp_path, run_id).release()
 
 
-def test_a_second_process_is_refused_while_this_one_holds_the_lock_and_not_afterwards(tmp_path):
+def test_a_second_process_is_refused_as_long_as_this_one_holds_the_lock(tmp_path):
     lock = lock_new_run(tmp_path, "tiny")
     refused = python(TRY, tmp_path, lock.run_id)
     assert (refused.returncode, refused.stderr) == (5, "")
@@ -85,7 +88,8 @@ def test_the_same_process_does_not_get_the_lock_twice(tmp_path):
 
 
 def test_runs_started_in_the_same_second_have_different_ids_a_second_apart(tmp_path, monkeypatch):
-    clock, strftime = [1_700_000_000.0], time.strftime
+    clock = [1_700_000_000.0]
+    strftime = time.strftime
     monkeypatch.setattr(time, "strftime", lambda pattern: strftime(pattern, time.gmtime(clock[0])))
     monkeypatch.setattr(time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
     with parts.at_once():
@@ -162,9 +166,7 @@ def test_a_folder_that_is_not_there_is_a_storage_error_that_names_it(tmp_path, t
 @pytest.mark.parametrize(
     "take", [lambda folder: lock_new_run(folder, "tiny"), lambda f: lock_old_run(f, "tiny_1")]
 )
-def test_a_file_system_without_locks_is_a_storage_error_at_once_and_blames_no_process(
-    tmp_path, take, monkeypatch
-):
+def test_a_file_system_without_locks_is_refused_and_blames_no_process(tmp_path, take, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
@@ -178,5 +180,203 @@ def test_a_lock_names_its_run(tmp_path):
     lock = lock_old_run(tmp_path, "tiny_20250102-030405")
     assert isinstance(lock, RunLock)
     assert (lock.run_id, lock.timestamp) == ("tiny_20250102-030405", "20250102-030405")
-    assert os.stat(tmp_path / ".tiny_20250102-030405.lock").st_mode & 0o777 == 0o600  # noqa: PTH116
     lock.release()
+
+
+def test_the_lock_file_stays_in_place_after_release(tmp_path):
+    new = lock_new_run(tmp_path, "tiny")
+    new.release()
+    lock_old_run(tmp_path, new.run_id).release()
+    assert [path.name for path in tmp_path.iterdir()] == [f".{new.run_id}.lock"]
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path):
+    """The child has the descriptor, as any child of a fork without exec has."""
+    lock = lock_new_run(tmp_path, "tiny")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(read, 1)
+        os._exit(0)
+    try:
+        lock.release()
+        lock_old_run(tmp_path, lock.run_id).release()
+    finally:
+        os.write(write, b"x")
+        os.waitpid(child, 0)
+        os.close(read)
+        os.close(write)
+
+
+# Several users
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+@pytest.mark.parametrize(
+    "take", [lambda folder: lock_new_run(folder, "tiny"), lambda f: lock_old_run(f, "tiny_1")]
+)
+def test_the_lock_files_mode_follows_the_umask(tmp_path, umask, mode, take):
+    before = os.umask(umask)
+    try:
+        take(tmp_path).release()
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == mode
+
+
+AS_ANOTHER_USER = """
+import os, pwd, sys
+from pathlib import Path
+from chatgot.errors import StorageError
+from chatgot.checkpointing.run_lock import lock_old_run
+if os.getuid() == 0:
+    os.chdir(sys.argv[1])
+    os.setgroups([])
+    os.setgid(54400)
+    os.setuid(54322)
+try:
+    lock_old_run(Path(sys.argv[1]), sys.argv[2]).release()
+except StorageError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.fixture
+def shared_folder():
+    """A folder that every user reaches; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o2775)
+        if os.getuid() == 0:
+            os.chown(folder, 54321, 54400)
+        yield folder
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become two users")
+@pytest.mark.parametrize("mode", [0o664, 0o644])
+def test_a_second_user_of_a_groups_folder_resumes_the_run(shared_folder, mode):
+    lock = lock_new_run(shared_folder, "tiny")
+    path = shared_folder / f".{lock.run_id}.lock"
+    os.chown(path, 54321, 54400)
+    path.chmod(mode)
+    refused = python(AS_ANOTHER_USER, shared_folder, lock.run_id)
+    assert refused.returncode == 5
+    assert "still being trained" in refused.stdout
+    lock.release()
+    done = python(AS_ANOTHER_USER, shared_folder, lock.run_id)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_lock_that_cannot_be_opened_is_refused_with_its_owner(shared_folder):
+    lock = lock_new_run(shared_folder, "tiny")
+    lock.release()
+    path = shared_folder / f".{lock.run_id}.lock"
+    path.chmod(0)
+    owner = path.owner()
+    refused = python(AS_ANOTHER_USER, shared_folder, lock.run_id)
+    assert refused.returncode == 5, refused.stderr
+    assert f"belongs to {owner}" in refused.stdout
+    assert "writable folder" not in refused.stdout
+    assert len(refused.stdout.splitlines()) == 1
+
+
+def test_an_owner_without_a_name_is_given_by_number(tmp_path, monkeypatch):
+    path = tmp_path / ".tiny_20250102-030405.lock"
+    path.touch()
+
+    def refuse(*args, **keywords):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def no_name(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(pwd, "getpwuid", no_name)
+    with pytest.raises(StorageError, match=f"belongs to user {os.getuid()} and"):
+        lock_old_run(tmp_path, "tiny_20250102-030405")
+
+
+def test_a_lock_that_nfs_will_not_take_unwritten_names_its_owner(tmp_path, monkeypatch):
+    """NFS locks only what is open for writing, and says EBADF."""
+
+    def refuse(*args):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match="the lock belongs to"):
+        lock_old_run(tmp_path, "tiny_20250102-030405")
+
+
+# A clock that is behind
+
+
+def at_the_time(monkeypatch, timestamp: str) -> None:
+    """Set the clock; each sleep moves it on."""
+    clock = [calendar.timegm(time.strptime(timestamp, "%Y%m%d-%H%M%S"))]
+    strftime = time.strftime
+    monkeypatch.setattr(time, "strftime", lambda pattern: strftime(pattern, time.gmtime(clock[0])))
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+
+
+@pytest.mark.parametrize(
+    ("newest", "timestamp"),
+    [
+        ("20250102-030405", "20250102-030406"),
+        ("20250102-235959", "20250103-000000"),
+        ("20241231-235959", None),
+        ("91231231-235959", "91240101-000000"),
+    ],
+)
+@pytest.mark.parametrize("name", ["tiny_{}_step_7.pt", ".tiny_{}.lock"])
+def test_a_new_run_is_later_than_the_newest_of_its_name(
+    tmp_path, monkeypatch, caplog, newest, timestamp, name
+):
+    (tmp_path / name.format(newest)).touch()
+    at_the_time(monkeypatch, "20250101-000000")
+    lock = lock_new_run(tmp_path, "tiny")
+    lock.release()
+    assert lock.timestamp == (timestamp or "20250101-000000")
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (timestamp is not None)
+    assert timestamp is None or (newest in messages[0] and timestamp in messages[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "other_20260101-000000_step_1.pt",
+        ".other_20260101-000000.lock",
+        "tiny_20260101-000000.pt",
+        "tiny_x_20260101-000000_step_1.pt",
+        "tiny_20269999-000000_step_1.pt",
+        "notes.txt",
+        "tiny_20260101-000000.lock",
+        ".tiny_20260101-000000.lock.bak",
+    ],
+)
+def test_names_that_are_no_run_of_this_configuration_move_nothing(
+    tmp_path, monkeypatch, caplog, name
+):
+    (tmp_path / name).touch()
+    at_the_time(monkeypatch, "20250101-000000")
+    lock = lock_new_run(tmp_path, "tiny")
+    lock.release()
+    assert lock.timestamp == "20250101-000000"
+    assert caplog.records == []
+
+
+def test_runs_begun_behind_a_later_one_are_seconds_apart(tmp_path, monkeypatch):
+    (tmp_path / ".tiny_20250102-030405.lock").touch()
+    at_the_time(monkeypatch, "20250101-000000")
+    locks = [lock_new_run(tmp_path, "tiny") for _ in range(3)]
+    assert [lock.timestamp[-2:] for lock in locks] == ["06", "07", "08"]
+    for lock in locks:
+        lock.release()
+
+
+def test_a_new_run_after_the_last_second_of_all_is_a_storage_error(tmp_path):
+    (tmp_path / ".tiny_99991231-235959.lock").touch()
+    with pytest.raises(StorageError, match="99991231-235959"):
+        lock_new_run(tmp_path, "tiny")

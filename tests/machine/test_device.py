@@ -1,4 +1,4 @@
-"""Device, precision and threads: what was asked for, what this machine has, what was measured here once."""
+"""Device, precision and threads: as asked for, as this machine has them, as once measured."""
 
 import json
 import logging
@@ -18,8 +18,9 @@ from chatgot.numerics.precision import pick_precision
 # The device
 
 
-def test_auto_takes_what_is_there_and_a_device_that_is_not_there_is_refused_with_those_that_are():
-    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+def test_auto_takes_what_is_there_and_a_missing_device_is_refused():
+    has_cuda = torch.cuda.is_available()
+    has_mps = torch.backends.mps.is_available()
     assert pick_device("auto").type == ("cuda" if has_cuda else "mps" if has_mps else "cpu")
     assert pick_device("cpu") == parts.CPU
     for name, found in (("cuda", has_cuda), ("mps", has_mps)):
@@ -62,19 +63,25 @@ def test_the_number_of_threads_is_set_and_returned_and_none_leaves_it():
 
 
 def stored_with(threads: int) -> dict:
-    run = parts.run()
-    run.state.modes.threads = threads
-    return run.checkpoint()
+    state = parts.run()
+    state.state.modes.threads = threads
+    return state.checkpoint()
 
 
 @pytest.mark.usefixtures("threads_as_before")
 @pytest.mark.parametrize(
     ("key", "variable", "stored", "expected"),
     [
-        (3, None, None, 3), (3, "2", None, 3), (None, "2", None, 2), (None, "1", None, 1),
-        (3, None, 2, 2), (None, "3", 2, 2), (None, None, 2, 2), (2, "3", 2, 2),
+        (3, None, None, 3),
+        (3, "2", None, 3),
+        (None, "2", None, 2),
+        (None, "1", None, 1),
+        (3, None, 2, 2),
+        (None, "3", 2, 2),
+        (None, None, 2, 2),
+        (2, "3", 2, 2),
     ],
-)  # fmt: skip
+)
 def test_the_key_wins_over_the_variable_and_the_checkpoint_over_both(
     key, variable, stored, expected, monkeypatch, caplog
 ):
@@ -83,8 +90,8 @@ def test_the_key_wins_over_the_variable_and_the_checkpoint_over_both(
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     content = stored_with(stored) if stored else None
     caplog.clear()
-    run = parts.run(content, training={"threads": key})
-    assert run.state.modes.threads == torch.get_num_threads() == expected
+    state = parts.run(content, training={"threads": key})
+    assert state.state.modes.threads == torch.get_num_threads() == expected
     wanted = key or (variable and int(variable))
     assert ("threads as in the checkpoint" in caplog.text) is (
         stored is not None and wanted not in (None, stored)
@@ -94,7 +101,7 @@ def test_the_key_wins_over_the_variable_and_the_checkpoint_over_both(
 # Randomness
 
 
-def test_the_seed_of_the_generators_depends_on_every_number_of_the_key_and_nothing_else():
+def test_the_generators_seed_depends_on_each_number_of_the_key_alone():
     draws = {}
     for seed in (0, 5, 2**63 - 1):
         for position in (0, 1, 70_000):
@@ -141,7 +148,8 @@ def test_the_speed_of_bf16_is_measured_once_per_machine_shape_and_version(machin
 
 
 def test_measurements_of_other_shapes_are_kept_beside_each_other(machine):
-    first, second = bf16_gain(16, 24), bf16_gain(8, 24)
+    first = bf16_gain(16, 24)
+    second = bf16_gain(8, 24)
     assert sorted(json.loads(machine.read_bytes()).values()) == sorted([[first], [second]])
     assert (bf16_gain(16, 24), bf16_gain(8, 24)) == (first, second)
 
@@ -149,7 +157,7 @@ def test_measurements_of_other_shapes_are_kept_beside_each_other(machine):
 @pytest.mark.parametrize(
     ("gain", "precision"), [(0.01, "fp32"), (0.99, "fp32"), (1.5, "bf16"), (30.0, "bf16")]
 )
-def test_auto_on_a_cpu_is_bf16_where_it_was_measured_fast_and_says_so_in_one_line(
+def test_auto_on_a_cpu_is_bf16_where_that_is_fast_and_says_so_once(
     machine, gain, precision, caplog
 ):
     caplog.set_level(logging.INFO)
@@ -197,9 +205,7 @@ def test_without_mixed_precision_it_is_fp32_and_nothing_is_measured(machine):
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_a_precision_asked_for_by_name_is_taken_unmeasured_and_fp16_on_a_cpu_warned_of_once(
-    machine, dtype, caplog
-):
+def test_a_named_precision_is_taken_unmeasured_and_fp16_on_a_cpu_warns(machine, dtype, caplog):
     assert pick_precision(mixed(precision_dtype=dtype), parts.CPU) == dtype
     assert not machine.exists()
     assert [("1000 times" in record.message) for record in caplog.records] == [True] * (

@@ -1,7 +1,8 @@
-"""What is fast here is measured once and remembered; how many threads, and the peak that MFU is taken against."""
+"""What is fast here is measured once and kept: threads, and the peak that MFU is taken against."""
 
 import json
 import logging
+import pwd
 
 import parts
 import pytest
@@ -10,8 +11,10 @@ import torch
 from chatgot.machine import measured as machine_module
 from chatgot.machine.measured import (
     best_time,
+    cache_folder,
     cpu_name,
     fast_threads,
+    machine_file,
     peak_for_mfu,
     product_peak,
     remembered,
@@ -53,12 +56,43 @@ def test_a_measurement_that_fails_is_not_remembered(machine):
     assert not machine.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_warning_and_the_numbers_are_used(machine, caplog):
+def test_a_folder_that_cannot_be_written_is_one_warning(machine, caplog):
     machine.parent.parent.mkdir(parents=True)
     machine.parent.write_bytes(b"a file in the folder's place")
     assert remembered("a", lambda: [1.0]) == [1.0]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(machine) in caplog.text
+
+
+@pytest.fixture
+def without_home(monkeypatch):
+    """A container's user: no HOME, and nobody in the list of users."""
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    machine_module._warn_once.cache_clear()
+    yield
+    machine_module._warn_once.cache_clear()
+
+
+@pytest.mark.usefixtures("without_home")
+def test_a_user_without_a_home_is_warned_once_and_measures_anew(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert remembered("a", lambda: [1.0]) == [1.0]
+    assert remembered("a", lambda: [2.0]) == [2.0]
+    assert cache_folder() is None
+    assert machine_file() is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "home" in caplog.text
+    assert list(tmp_path.iterdir()) == []  # no folder named ~ either
+
+
+def test_the_cache_folder_is_where_the_measurements_are(machine):
+    assert cache_folder() == machine.parent
 
 
 def test_the_best_time_leaves_the_first_call_out(monkeypatch):
@@ -166,28 +200,28 @@ def test_a_tiny_model_is_not_worth_a_measurement_and_a_larger_one_is(monkeypatch
 
 
 def test_mfu_is_speed_times_operations_over_the_peak_in_line_and_curves_alike():
-    run = parts.run()
-    run.state.progress.train_loss, run.state.progress.lr, run.state.progress.grad_norm = (
+    state = parts.run()
+    state.state.progress.train_loss, state.state.progress.lr, state.state.progress.grad_norm = (
         1.0,
         1e-3,
         1.0,
     )
-    run.state.progress.tokens_per_s = 500.0
-    run.peak_flops = 4 * 500.0 * run.model.flops_per_token()
-    assert share_of_peak(run) == pytest.approx(0.25)
-    assert " | MFU 25% | " in step_line(run)
-    assert curves(run)["perf/mfu"] == pytest.approx(0.25)
+    state.state.progress.tokens_per_s = 500.0
+    state.peak_flops = 4 * 500.0 * state.model.flops_per_token()
+    assert share_of_peak(state) == pytest.approx(0.25)
+    assert " | MFU 25% | " in step_line(state)
+    assert curves(state)["perf/mfu"] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("peak", "speed"), [(0.0, 500.0), (1e9, None)])
 def test_mfu_is_left_out_where_peak_or_speed_is_not_known(peak, speed):
-    run = parts.run()
-    run.state.progress.train_loss, run.state.progress.lr, run.state.progress.grad_norm = (
+    state = parts.run()
+    state.state.progress.train_loss, state.state.progress.lr, state.state.progress.grad_norm = (
         1.0,
         1e-3,
         1.0,
     )
-    run.peak_flops, run.state.progress.tokens_per_s = peak, speed
-    assert share_of_peak(run) is None
-    assert "MFU" not in step_line(run)
-    assert "perf/mfu" not in curves(run)
+    state.peak_flops, state.state.progress.tokens_per_s = peak, speed
+    assert share_of_peak(state) is None
+    assert "MFU" not in step_line(state)
+    assert "perf/mfu" not in curves(state)

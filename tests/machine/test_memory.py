@@ -1,10 +1,13 @@
 """Memory: what is used and left, which errors mean that there is none, what is given back."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from chatgot.machine import memory
 from chatgot.machine.memory import _control_groups, is_out_of_memory, peak_memory_mib
 
 ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
 
 
 def real_failure() -> Exception:
@@ -45,13 +49,18 @@ def test_a_failed_allocation_in_numpy_is_out_of_memory():
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("out of memory"), RuntimeError("the prompt says: out of memory"), OSError(12, "out of memory"),
-        RuntimeError("mat1 and mat2 shapes cannot be multiplied"), SystemExit(6), RecursionError("out of memory"),
-        RuntimeError("the text says std::bad_alloc"), RuntimeError("it could not create a primitive"),
+        ValueError("out of memory"),
+        RuntimeError("the prompt says: out of memory"),
+        OSError(12, "out of memory"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        SystemExit(6),
+        RecursionError("out of memory"),
+        RuntimeError("the text says std::bad_alloc"),
+        RuntimeError("it could not create a primitive"),
         ValueError("DefaultCPUAllocator: can't allocate memory"),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_an_error_that_merely_speaks_of_memory_is_not(error):
     assert not is_out_of_memory(error)
 
@@ -99,26 +108,91 @@ def groups(folder: Path, own: str, files: dict[str, str]) -> list[tuple[int, int
     return list(_control_groups(folder / "cgroup", folder / "own"))
 
 
-def test_each_control_group_above_the_process_limits_it_and_pages_of_files_do_not_count(tmp_path):
+def test_each_group_above_limits_the_process_less_its_cached_files(tmp_path):
     stat = "anon 5\ninactive_file 100\nactive_file 7\n"
     files = {
-        "a/b/memory.max": "2000\n", "a/b/memory.current": "500\n", "a/b/memory.stat": stat,
-        "a/memory.max": "1000\n", "a/memory.current": "900\n", "a/memory.stat": stat,
-        "memory.max": "max\n", "memory.current": "9\n", "memory.stat": stat,
-    }  # fmt: skip
+        "a/b/memory.max": "2000\n",
+        "a/b/memory.current": "500\n",
+        "a/b/memory.stat": stat,
+        "a/memory.max": "1000\n",
+        "a/memory.current": "900\n",
+        "a/memory.stat": stat,
+        "memory.max": "max\n",
+        "memory.current": "9\n",
+        "memory.stat": stat,
+    }
     assert groups(tmp_path, "0::/a/b\n", files) == [(400, 2000), (800, 1000)]
 
 
-def test_control_groups_of_version_1_are_read_too_and_in_a_container_its_own_group_is_the_top(
+def test_version_1_is_read_too_and_a_containers_own_group_is_the_top(
     tmp_path,
 ):
-    files = {"memory/memory.limit_in_bytes": "3000\n", "memory/memory.usage_in_bytes": "50\n",
-             "memory/memory.stat": "cache 1\ninactive_file 60\n"}  # fmt: skip
+    files = {
+        "memory/memory.limit_in_bytes": "3000\n",
+        "memory/memory.usage_in_bytes": "50\n",
+        "memory/memory.stat": "cache 1\ninactive_file 60\n",
+    }
     assert groups(tmp_path, "4:memory:/docker/123\n3:cpu:/x\n0::/\n", files) == [(0, 3000)]
 
 
 def test_a_machine_without_control_groups_has_no_such_limit(tmp_path):
     assert list(_control_groups(tmp_path / "none", tmp_path / "nothing")) == []
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux alone has MemAvailable")
+def test_what_the_machine_can_give_is_the_kernels_memavailable(monkeypatch):
+    monkeypatch.setattr(memory, "_control_groups", list)
+    monkeypatch.setattr(memory, "_address_space", lambda: None)
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    (kernels,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    ((free, total),) = memory.memory_limits(CPU)
+    assert free == pytest.approx(kernels, abs=256 << 20)  # others take and free in between
+    assert total - free == pytest.approx(memory.used_memory(CPU), abs=64 << 20)
+
+
+def test_of_a_limited_address_space_what_is_mapped_is_taken(monkeypatch):
+    monkeypatch.setattr(memory, "_control_groups", list)
+    monkeypatch.setattr(memory, "_address_space", lambda: 1000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5000))
+    monkeypatch.setattr(psutil, "Process", lambda: with_memory(rss=200, vms=900))
+    assert memory.memory_limits(CPU) == [(100, 1000), (5000, 5200)]
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_macos_and_windows_tell_what_is_left(monkeypatch, platform):
+    """Neither has control groups, and neither obeys RLIMIT_AS."""
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (500, 500))
+    monkeypatch.setattr(memory, "_control_groups", list)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=300))
+    monkeypatch.setattr(psutil, "Process", lambda: with_memory(rss=200, vms=9999))
+    assert memory.memory_limits(CPU) == [(300, 500)]
+
+
+def test_the_peak_on_windows_is_that_of_the_working_set(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(psutil, "Process", lambda: with_memory(peak_wset=3 << 20))
+    assert peak_memory_mib() == 3
+
+
+def test_a_system_that_tells_nothing_sets_no_limit(monkeypatch):
+    def refuse():
+        raise FileNotFoundError("/proc")
+
+    def no_process():
+        raise psutil.NoSuchProcess(1)
+
+    monkeypatch.setattr(memory, "_control_groups", list)
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    monkeypatch.setattr(psutil, "Process", no_process)
+    monkeypatch.setattr(memory, "_address_space", lambda: 1 << 40)
+    assert memory.memory_limits(CPU) == []
+    assert memory.used_memory(CPU) == int(peak_memory_mib() * (1 << 20))
+
+
+def with_memory(**fields: int) -> SimpleNamespace:
+    """Return a process as psutil shows one."""
+    return SimpleNamespace(memory_info=lambda: SimpleNamespace(**fields))
 
 
 LIMITED = """
@@ -134,7 +208,7 @@ print(used_memory(cpu), *memory_limits(cpu)[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS limits what Linux gives")
-def test_what_is_left_is_the_smallest_of_the_limits_and_shrinks_by_what_is_taken():
+def test_the_smallest_limit_is_what_is_left_and_shrinks_by_what_is_taken():
     done = subprocess.run(
         [sys.executable, "-c", LIMITED], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -151,18 +225,17 @@ def test_what_is_left_is_the_smallest_of_the_limits_and_shrinks_by_what_is_taken
 def test_too_full_says_what_would_be_left(monkeypatch):
     limits = [(300 << 20, 1000 << 20)]
     monkeypatch.setattr(memory, "memory_limits", lambda device: limits)
-    cpu = torch.device("cpu")
-    assert memory.too_full(cpu, 0.1, 200 << 20) == ""
+    assert memory.too_full(CPU, 0.1, 200 << 20) == ""
     assert (
-        memory.too_full(cpu, 0.1, 201 << 20)
+        memory.too_full(CPU, 0.1, 201 << 20)
         == "it would leave 99 of 1,000 MiB, memory_headroom is 10%"
     )
     limits.append((1000 << 20, 20_000 << 20))  # more is left there, and yet a smaller share
     assert (
-        memory.too_full(cpu, 0.1, 0) == "it would leave 1,000 of 20,000 MiB, memory_headroom is 10%"
+        memory.too_full(CPU, 0.1, 0) == "it would leave 1,000 of 20,000 MiB, memory_headroom is 10%"
     )
     limits.clear()
-    assert memory.too_full(cpu, 0.1, 1 << 60) == ""
+    assert memory.too_full(CPU, 0.1, 1 << 60) == ""
 
 
 RELEASED = """

@@ -1,0 +1,56 @@
+"""What a run and its files are called."""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+# local time, to the second; of two runs of one name the greater timestamp began later
+TIMESTAMP = "%Y%m%d-%H%M%S"
+RUN_ID = re.compile(r"(?P<config>[^/\\\0]+)_(?P<timestamp>\d{8}-\d{6})", re.ASCII)
+# steps are written without padding; 18 digits fit an int64
+NAME = re.compile(RUN_ID.pattern + r"_step_(?P<step>0|[1-9]\d{0,17})\.pt", re.ASCII)
+LOCK_NAME = re.compile(r"\." + RUN_ID.pattern + r"\.lock", re.ASCII)
+
+
+def lock_path(folder: Path, run_id: str) -> Path:
+    return folder / f".{run_id}.lock"
+
+
+def newest_timestamp(checkpoint_dir: Path, config_name: str) -> str | None:
+    """Return the greatest timestamp among a configuration's runs; None: there is no run.
+
+    Looks at the names of checkpoints and lock files alone. Raises: OSError.
+    """
+    timestamps = set(_timestamps(checkpoint_dir, config_name))
+    return max(filter(_is_time, timestamps), default=None)
+
+
+def second_after(timestamp: str) -> str:
+    """Return the timestamp of the next second.
+
+    Raises: OverflowError after the last second of the year 9999.
+    """
+    moment = _read(timestamp) + timedelta(seconds=1)
+    return moment.isoformat().replace("-", "").replace(":", "").replace("T", "-")
+
+
+def _timestamps(checkpoint_dir: Path, config_name: str) -> Iterator[str]:
+    for path in checkpoint_dir.iterdir():
+        match = NAME.fullmatch(path.name) or LOCK_NAME.fullmatch(path.name)
+        if match and match["config"] == config_name:
+            yield match["timestamp"]
+
+
+def _is_time(timestamp: str) -> bool:
+    """Return whether a clock can have shown this: a name may say 20259999-999999."""
+    try:
+        _read(timestamp)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(timestamp: str) -> datetime:
+    """Return the moment that a timestamp names. Raises: ValueError."""
+    return datetime.fromisoformat(timestamp.replace("-", "T"))
