@@ -6,7 +6,7 @@ import re
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatgot.data.encoding import Undecodable, decoded_chunks, detect_encoding
@@ -347,6 +347,8 @@ DECODED = ["utf-8", "utf-16-le", "utf-32-be", "cp932", "gb18030", "euc_jis_2004"
     st.integers(1, 20),
     st.sampled_from([*DECODED, "utf-8-sig"]),
 )
+@example(codecs.BOM_UTF8, 1, "utf-8-sig")
+@example(codecs.BOM_UTF8 + b"a\xff", 2, "utf-8-sig")
 def test_decoding_in_chunks_equals_decoding_at_once_also_in_where_it_fails(
     tmp_path_factory, content, size, encoding
 ):
@@ -356,9 +358,9 @@ def test_decoding_in_chunks_equals_decoding_at_once_also_in_where_it_fails(
 
 
 def decode_at_once(content: bytes, encoding: str) -> str | int:
-    """Return the text, or the place of the first byte that does not decode."""
+    """Return the text, with its byte order mark, or the place of the first byte that is broken."""
     try:
-        return content.decode(encoding)
+        return content.decode("utf-8" if encoding == "utf-8-sig" else encoding)
     except UnicodeDecodeError as error:
         return error.start
 
