@@ -1,16 +1,16 @@
-"""Mend logs of any program: mixed encodings, mojibake, escape sequences, progress bars, NULs -> clean UTF-8.
+"""Mend logs of any program: mixed encodings, mojibake, escape sequences, progress bars, NULs.
 
     python scripts/fix_log_encoding.py logs/train.log
 
-Writes {name}_fixed{ext} beside each log, whole or not at all; what cannot be decoded stays as a visible escape.
+Writes {name}_fixed{ext} next to each log, in clean UTF-8, whole or not at all; what cannot be
+decoded stays as a visible escape.
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # runs from any folder, with this checkout's chatgot
+# Runs from any folder, with this checkout's chatgot
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
 import glob
@@ -22,36 +22,47 @@ import tempfile
 import traceback
 from dataclasses import asdict
 from functools import partial
+from typing import TYPE_CHECKING
 
 from chatgot.errors import ConfigError, StorageError, UserError
-from chatgot.log_fixer.files import FixReport, fix_log_file
-from chatgot.logs.logging_setup import escape_controls
 from chatgot.stdout import silence_stdout, write_to_stdout
 from chatgot.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from chatgot.log_fixer.files import FixReport
 
 STOP = StopRequest()
 NEWLINES = {"keep": None, "lf": "\n"}
 
-LOG_NAME = re.compile(
-    r".*\.(log|txt|out|err)(\.\d+)?"
-)  # what is taken from a folder; .log.1: a rotated one
-WOULD_CHANGE, CRASH, CRASH_OF_CHECK = 1, 1, 2
+# Which files are taken from a folder; .log.1 is a rotated log
+LOG_NAME = re.compile(r".*\.(log|txt|out|err)(\.\d+)?")
+WOULD_CHANGE = 1
+CRASH = 1
+CRASH_OF_CHECK = 2
+
+COPY_BYTES = 1 << 20
+
+DESCRIPTION = (
+    "Mend logs of any program: mixed encodings, mojibake, escape sequences, progress bars, NULs."
+)
+EXAMPLES = """examples:
+  python scripts/fix_log_encoding.py logs/train.log                 writes logs/train_fixed.log
+  python scripts/fix_log_encoding.py --in-place "logs/*.log"        keeps each as {name}.bak
+  python scripts/fix_log_encoding.py --check --recursive logs       exit code 1 if there are changes
+  program 2>&1 | python scripts/fix_log_encoding.py - > clean.log
+  python scripts/fix_log_encoding.py old.log --output new.log --newline lf --report json
+
+exit codes: 0 done, 1 --check found something to change (or a crash), 2 command line or input (or a
+crash of --check), 5 output cannot be written; of several logs all are tried, and the highest code
+counts"""
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        description="Mend logs of any program: mixed encodings, mojibake, escape sequences, progress bars, NULs.",
+        description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""examples:
-  python scripts/fix_log_encoding.py logs/train.log                 writes logs/train_fixed.log
-  python scripts/fix_log_encoding.py --in-place "logs/*.log"        keeps each as {name}.bak
-  python scripts/fix_log_encoding.py --check --recursive logs       exit code 1 where something would change
-  program 2>&1 | python scripts/fix_log_encoding.py - > clean.log
-  python scripts/fix_log_encoding.py old.log --output new.log --newline lf --report json
-
-exit codes: 0 done, 1 --check found something to change (or a crash), 2 command line or input (or a crash of --check),
-5 output cannot be written; of several logs all are tried, and the highest code counts""",
+        epilog=EXAMPLES,
     )
     parser.add_argument(
         "inputs",
@@ -91,33 +102,45 @@ exit codes: 0 done, 1 --check found something to change (or a crash), 2 command 
 
 
 def expand(text: str, recursive: bool) -> tuple[list[Path], list[UserError]]:
-    """Return the files that one input names (the matches of a pattern, the logs of a folder), and what went wrong."""
-    paths = [Path(text)]
+    """Return the files that one input names, and what went wrong.
+
+    An input is a file, a pattern (its matches) or a folder (its logs, with --recursive).
+    """
+    inputs = [Path(text)]
     if not os.path.lexists(text) and glob.has_magic(text):
-        paths = [Path(name) for name in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 the pattern may be absolute
-        if not paths:
+        matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 it may be absolute
+        if not matches:
             return [], [ConfigError(f"{text}: no file matches this pattern")]
-    found, unreadable = [], []
-    # os.path, here and below: Path.is_dir and its like raise for a name that is too long or may not be looked at
-    for path in paths:
+        inputs = [Path(name) for name in matches]
+    paths: list[Path] = []
+    errors: list[UserError] = []
+    for path in inputs:
+        # os.path: Path.is_dir raises for a name that is too long or may not be looked at
         if recursive and os.path.isdir(path):  # noqa: PTH112
-            walk = os.walk(path, onerror=unreadable.append)
-            names = [
-                Path(folder, name)
-                for folder, _, files in walk
-                for name in files
-                if LOG_NAME.fullmatch(name)
-            ]
-            found += sorted(name for name in names if os.path.isfile(name))  # noqa: PTH113
+            logs, unreadable = logs_below(path)
+            paths += logs
+            errors += unreadable
         else:
-            found.append(path)
-    return found, [
-        ConfigError(f"{e.filename}: cannot be read: {e.strerror or e}") for e in unreadable
+            paths.append(path)
+    return paths, errors
+
+
+def logs_below(folder: Path) -> tuple[list[Path], list[UserError]]:
+    """Return the logs below a folder, sorted, and an error for each folder that cannot be read."""
+    unreadable: list[OSError] = []
+    paths = []
+    for parent, _, names in os.walk(folder, onerror=unreadable.append):
+        paths += [Path(parent, name) for name in names if LOG_NAME.fullmatch(name)]
+    logs = sorted(path for path in paths if os.path.isfile(path))  # noqa: PTH113 as in `expand`
+    errors: list[UserError] = [
+        ConfigError(f"{error.filename}: cannot be read: {error.strerror or error}")
+        for error in unreadable
     ]
+    return logs, errors
 
 
 def identity(path: Path) -> str:
-    """Return what two names of one file have in common; for what no file can be called, the name."""
+    """Return what two names of one file have in common; the name where no file can have it."""
     try:
         return os.path.realpath(path)
     except (OSError, ValueError):
@@ -125,18 +148,20 @@ def identity(path: Path) -> str:
 
 
 def is_mended_copy(path: Path, args: argparse.Namespace) -> bool:
-    """Tell whether a file is what an earlier run wrote beside a log: it needs no `_fixed_fixed` of its own."""
+    """Tell whether an earlier run wrote this file next to a log: it needs no `_fixed_fixed`."""
     if args.check or args.in_place or args.output or not path.stem.endswith("_fixed"):
         return False
-    return os.path.exists(path.with_name(path.stem.removesuffix("_fixed") + path.suffix))  # noqa: PTH110
+    original = path.with_name(path.stem.removesuffix("_fixed") + path.suffix)
+    return os.path.exists(original)  # noqa: PTH110 as in `expand`
 
 
 def fix_files(args: argparse.Namespace) -> int:
     """Mend every log, whatever happens to the others; return the highest exit code."""
-    exit_code, paths = 0, {}
+    exit_code = 0
+    paths: dict[str, Path] = {}
     for text in args.inputs:
-        found, errors = expand(text, args.recursive)
-        paths |= {identity(path): path for path in found}
+        named, errors = expand(text, args.recursive)
+        paths |= {identity(path): path for path in named}
         exit_code = max([exit_code, *map(say_error, errors)])
     if args.output and len(paths) > 1:
         raise ConfigError(f"--output {args.output}: takes one log, {len(paths)} were named")
@@ -144,7 +169,8 @@ def fix_files(args: argparse.Namespace) -> int:
         try:
             if is_mended_copy(path, args):
                 say(
-                    f"{path}: is the mended copy of a log beside it; left alone (--in-place or --output mends it, too)"
+                    f"{path}: is the mended copy of a log beside it; left alone "
+                    "(--in-place or --output mends it, too)"
                 )
                 continue
             exit_code = max(exit_code, fix_file(path, args))
@@ -155,68 +181,82 @@ def fix_files(args: argparse.Namespace) -> int:
 
 def fix_file(path: Path, args: argparse.Namespace) -> int:
     """Mend or check one log and report; return the exit code."""
-    report = fix_log_file(
-        path,
-        args.output,
-        not args.keep_ansi,
-        in_place=args.in_place,
-        check=args.check,
-        newline=NEWLINES[args.newline],
-        force=args.force,
-    )
+    report = mend(path, args.output, args)
     print_report(report, args)
     return WOULD_CHANGE if args.check and report.changed else 0
 
 
 def fix_stdin(args: argparse.Namespace) -> int:
-    """Mend a pipe: stdin, kept in a temporary file because it is looked at twice, to stdout or --output."""
+    """Mend a pipe: stdin to stdout or --output. It is kept in a file, since it is read twice."""
     with tempfile.TemporaryDirectory(prefix="chatgot_fix_log_") as folder:
         spool = Path(folder) / "stdin"
         try:
             with spool.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         except OSError as error:
-            raise StorageError(
-                f"stdin cannot be kept in {folder}: {error.strerror or error}"
-            ) from error
-        options = {"newline": NEWLINES[args.newline], "force": args.force}
+            message = f"stdin cannot be kept in {folder}: {error.strerror or error}"
+            raise StorageError(message) from error
         mended = Path(folder) / "mended"
         try:
-            report = fix_log_file(
-                spool, args.output or mended, not args.keep_ansi, check=args.check, **options
-            )
+            report = mend(spool, args.output or mended, args)
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(spool), "-")) from error
-        report.path, report.output = "-", str(args.output) if args.output else None
+        report.path = "-"
+        report.output = str(args.output) if args.output else None
         if not args.check and not args.output:
             with mended.open("rb") as file:
-                write_to_stdout(iter(partial(file.read, 1 << 20), b""))
+                write_to_stdout(iter(partial(file.read, COPY_BYTES), b""))
     print_report(report, args)
     return WOULD_CHANGE if args.check and report.changed else 0
 
 
-def print_report(report: FixReport, args: argparse.Namespace) -> None:
+def mend(path: Path, output: Path | None, args: argparse.Namespace) -> "FixReport":
+    """Mend or check one log as the command line says."""
+    # It imports chardet and ftfy: a usage error does not wait for those
+    from chatgot.log_fixer.files import fix_log_file
+
+    return fix_log_file(
+        path,
+        output,
+        not args.keep_ansi,
+        in_place=args.in_place,
+        check=args.check,
+        newline=NEWLINES[args.newline],
+        force=args.force,
+    )
+
+
+def print_report(report: "FixReport", args: argparse.Namespace) -> None:
     """Print what was done with one log: to stdout, unless the mended text itself goes there."""
+    to_stderr = args.inputs == ["-"]
     if args.report == "json":
-        say(json.dumps(asdict(report)), to_stderr=args.inputs == ["-"])
+        say(json.dumps(asdict(report)), to_stderr)
         return
-    became = report.output or ("would change" if args.check and report.changed else "unchanged")
-    if report.path == "-":
-        became = report.output or "stdout"
+    if report.output:
+        became = report.output
+    elif report.path == "-":
+        became = "stdout"
+    elif args.check and report.changed:
+        became = "would change"
+    else:
+        became = "unchanged"
     backup = f" (before: {report.backup})" if report.backup else ""
-    say(f"{report.path} -> {became}{backup}: {report.summary()}", to_stderr=args.inputs == ["-"])
+    say(f"{report.path} -> {became}{backup}: {report.summary()}", to_stderr)
 
 
 def say(line: str, to_stderr: bool = False) -> None:
-    """Print one line, also where it names a file in characters that the console lacks. Raises: StorageError."""
+    """Print one line, also where it names a file in characters that the console lacks.
+
+    Raises: StorageError.
+    """
+    # It imports colorlog and tqdm: a usage error does not wait for those
+    from chatgot.logs.logging_setup import escape_controls
+
     stream = sys.stderr if to_stderr else sys.stdout
     encoding = stream.encoding or "utf-8"
+    printable = escape_controls(line).encode(encoding, "backslashreplace").decode(encoding)
     try:
-        print(
-            escape_controls(line).encode(encoding, "backslashreplace").decode(encoding),
-            file=stream,
-            flush=True,
-        )
+        print(printable, file=stream, flush=True)
     except BrokenPipeError:
         if not to_stderr:
             silence_stdout()
@@ -232,7 +272,10 @@ def say_error(error: UserError) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return its exit code. A user's mistake is one line, a defect of ours a traceback."""
+    """Run the command; return its exit code.
+
+    A user's mistake is one line, a defect of ours a traceback.
+    """
     args = parse_arguments(argv)
     try:
         return fix_stdin(args) if args.inputs == ["-"] else fix_files(args)

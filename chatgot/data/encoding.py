@@ -1,7 +1,8 @@
-"""Which encoding a text file is in, and its characters in that encoding: exactly, or not at all.
+"""Find the encoding of a text file and decode the file in it: exactly, or not at all.
 
-UTF-8 comes first, checked over the whole file; a guess is made only about what is not UTF-8, and has to decode every
-byte. No byte is ever replaced or dropped: what cannot be decoded is refused with its offset in the file.
+UTF-8 is tried first, on the whole file. Only what is not UTF-8 is guessed, and a guess has to
+decode every byte. No byte is ever replaced or dropped: what cannot be decoded is refused, with its
+offset in the file.
 """
 
 import codecs
@@ -19,10 +20,11 @@ from chatgot.errors import ConfigError
 
 CHUNK_BYTES = 1 << 22
 HEAD_BYTES = 1 << 16  # enough to see the structure of UTF-16 and UTF-32
-SAMPLE_BYTES = 1 << 20  # of the lines that are not UTF-8, what chardet sees
+SAMPLE_BYTES = 1 << 20  # how much of the lines that are not UTF-8 chardet gets to see
 MIN_CONFIDENCE = 0.15  # below it chardet names exotic encodings for plain cp1252 (measured: 0.04)
 
-BYTE_ORDER_MARKS = (  # UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
+# UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -36,19 +38,16 @@ UTF8_SEQUENCE = re.compile(
 ASCII = bytes(range(0x80))
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r\f"})
 C1_CONTROL = re.compile("[\x80-\x9f]")  # no text has them: they show that a guess is wrong
-NO_TEXT = (
-    "Cc",
-    "Cn",
-    "Co",
-    "Cs",
-)  # Unicode's categories of control, unassigned, private characters, surrogates
+# Unicode's categories of control, unassigned and private characters, and of surrogates
+NO_TEXT = ("Cc", "Cn", "Co", "Cs")
 BLANKS = "\t\n\r\f"  # the control characters that text has
 ASCII_LETTERS = range(0x40, 0x7F)
-SEPARATORS = " \n\r\u3000\u3001\u3002\uff0c"  # blanks, line ends, and the commas and full stops of Chinese and Japanese
+# Blanks, line ends, and the commas and full stops of Chinese and Japanese
+SEPARATORS = " \n\r\u3000\u3001\u3002\uff0c"
 
 
 class Undecodable(ConfigError):
-    """A text that is not in the encoding it is read in; `offset` is the place in the file, in bytes."""
+    """A text that is not in the encoding it is read in; `offset`: in bytes from the start."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -57,7 +56,10 @@ class Undecodable(ConfigError):
 
 @contextmanager
 def open_text(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading its bytes. Raises: ConfigError when that fails, at once or in the middle."""
+    """Open a file to read its bytes.
+
+    Raises: ConfigError when the file cannot be opened, or when reading it fails later in the block.
+    """
     try:
         with path.open("rb") as file:
             yield file
@@ -66,11 +68,12 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
 
 
 def decoded_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
-    """Yield a file's characters, newlines and byte order mark as they are.
+    """Yield a file's characters; newlines and the byte order mark stay as they are.
 
     Raises: Undecodable at the first byte that is not in this encoding; ConfigError.
     """
-    decoder = codecs.getincrementaldecoder("utf-8" if encoding == "utf-8-sig" else encoding)()
+    codec = "utf-8" if encoding == "utf-8-sig" else encoding
+    decoder = codecs.getincrementaldecoder(codec)()
     end = 0  # bytes read
     with open_text(path) as file:
         try:
@@ -79,12 +82,12 @@ def decoded_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) ->
                 yield decoder.decode(chunk)
             yield decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
-            offset = (
-                end - len(error.object) + error.start
-            )  # its object: what was kept of the last chunk, then this one
+            # error.object: what the decoder kept of the last chunk, then this chunk
+            offset = end - len(error.object) + error.start
             message = (
-                f"{path}: not {encoding} at byte offset {offset}: byte 0x{error.object[error.start]:02X}, "
-                f"{error.reason}; mend the file there, or convert it to UTF-8 from the encoding it was written in"
+                f"{path}: not {encoding} at byte offset {offset}: "
+                f"byte 0x{error.object[error.start]:02X}, {error.reason}; mend the file there, "
+                "or convert it to UTF-8 from the encoding it was written in"
             )
             raise Undecodable(message, offset) from error
 
@@ -92,18 +95,20 @@ def decoded_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) ->
 def detect_encoding(path: Path) -> str:
     """Return the Python codec that decodes a file: "utf-8" wherever that is possible.
 
-    Order: byte order mark; UTF-16 or UTF-32 by structure; UTF-8; chardet's answer about the lines that are not UTF-8,
-    if it is sure enough and decodes the whole file; cp1252. After a mark or a structure the rest of the file is not
-    looked at: `decoded_chunks` does.
+    Order: byte order mark; UTF-16 or UTF-32 by structure; UTF-8; chardet's answer about the lines
+    that are not UTF-8, if it is sure enough and decodes the whole file; cp1252. After a mark or a
+    structure the rest of the file is not looked at: `decoded_chunks` does that.
 
-    Raises: Undecodable for UTF-8 with broken bytes, for what is no text, for what no encoding decodes; ConfigError.
+    Raises: Undecodable for UTF-8 with broken bytes, for what is no text, and for what no encoding
+    decodes; ConfigError.
     """
     with open_text(path) as file:
         head = file.read(HEAD_BYTES)
     for mark, encoding in BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return encoding
-    if b"\0" in head and (wide := wide_encoding(head)):
+    wide = wide_encoding(head) if b"\0" in head else None
+    if wide:
         return wide
     not_utf8 = _first_fault(path, "utf-8")
     if not_utf8 is None:
@@ -112,56 +117,78 @@ def detect_encoding(path: Path) -> str:
     if is_mostly_utf8(sequences, stray):
         raise not_utf8
     _refuse_control_bytes(path)
-    guess = chardet.detect(
-        sample, max_bytes=SAMPLE_BYTES, compat_names=False
-    )  # False: the names of Python's codecs
-    if (
-        guess["encoding"]
-        and guess["confidence"] >= MIN_CONFIDENCE
-        and _is_text_in(path, guess["encoding"])
-    ):
-        return guess["encoding"]
-    fault = _first_fault(path, "cp1252")
-    if fault is None:
+    return _guess_encoding(path, sample, not_utf8)
+
+
+def _guess_encoding(path: Path, sample: bytes, not_utf8: Undecodable) -> str:
+    """Return chardet's guess about the sample if it fits the whole file, else cp1252 if that does.
+
+    Raises: Undecodable, with both places, when neither fits.
+    """
+    # compat_names=False: the names of Python's codecs
+    guess = chardet.detect(sample, max_bytes=SAMPLE_BYTES, compat_names=False)
+    encoding = guess["encoding"]
+    if encoding and guess["confidence"] >= MIN_CONFIDENCE and _is_text_in(path, encoding):
+        return encoding
+    not_cp1252 = _first_fault(path, "cp1252")
+    if not_cp1252 is None:
         return "cp1252"
     message = (
-        f"{path}: no encoding decodes it exactly: not UTF-8 at byte offset {not_utf8.offset}, not cp1252 at byte "
-        f"offset {fault.offset}; convert it to UTF-8 from the encoding it was written in"
+        f"{path}: no encoding decodes it exactly: not UTF-8 at byte offset {not_utf8.offset}, "
+        f"not cp1252 at byte offset {not_cp1252.offset}; "
+        "convert it to UTF-8 from the encoding it was written in"
     )
-    raise Undecodable(message, fault.offset)
+    raise Undecodable(message, not_cp1252.offset)
 
 
 def wide_encoding(head: bytes) -> str | None:
-    """Recognise UTF-16 and UTF-32 without a mark, in any script; text with a few NULs in it is not taken for them.
+    """Recognise UTF-16 and UTF-32 without a mark, in any script, but no 8-bit text with NULs.
 
-    In a wrong width or byte order a text reads as control, private and unassigned characters, or as ideographs of many
-    blocks. UTF-32 has a zero in every fourth byte. Most UTF-16 consists of alphabets, all below U+2100; what does not
-    must have separators, must not be UTF-8, and must not be made of pairs of ASCII letters.
+    Read in a wrong width or byte order, a text consists of control, private and unassigned
+    characters, or of ideographs from many blocks. UTF-32 has a zero in every fourth byte. Most
+    UTF-16 consists of alphabets, all below U+2100; other UTF-16 must have separators, must not be
+    UTF-8, and must not consist of pairs of ASCII letters.
     """
     readings = []
     for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
+        decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
         try:
-            counts = Counter(codecs.getincrementaldecoder(encoding)("surrogatepass").decode(head))
+            counts = Counter(decoder.decode(head))
         except UnicodeDecodeError:
             continue
-        total = counts.total()
-        no_text = sum(
-            n for c, n in counts.items() if unicodedata.category(c) in NO_TEXT and c not in BLANKS
-        )
-        alphabetic = sum(n for c, n in counts.items() if c < "\u2100")
-        separators = sum(counts[c] for c in SEPARATORS)
-        ascii_pairs = sum(
-            n for c, n in counts.items() if ord(c) >> 8 in ASCII_LETTERS and ord(c) & 0xFF < 0x80
-        )
-        ideographic = (
-            separators > total / 100
-            and ascii_pairs < total / 2
-            and not is_mostly_utf8(*utf8_evidence(head))
-        )
-        likely = encoding.startswith("utf-32") or alphabetic > 0.8 * total or ideographic
-        if total and likely and no_text <= total / 50:
-            readings.append((len({ord(c) >> 8 for c in counts}), encoding))
+        if _reads_as_text(counts, encoding, head):
+            blocks = len({ord(c) >> 8 for c in counts})
+            readings.append((blocks, encoding))
     return min(readings)[1] if readings else None
+
+
+def _reads_as_text(counts: Counter[str], encoding: str, head: bytes) -> bool:
+    """Tell whether the characters that `head` has in this wide encoding may be those of a text."""
+    total = counts.total()
+    if total == 0:
+        return False
+    no_text = sum(
+        n for c, n in counts.items() if unicodedata.category(c) in NO_TEXT and c not in BLANKS
+    )
+    if no_text > total / 50:
+        return False
+    if encoding.startswith("utf-32"):
+        return True
+    alphabetic = sum(n for c, n in counts.items() if c < "\u2100")
+    if alphabetic > 0.8 * total:
+        return True
+    separators = sum(counts[c] for c in SEPARATORS)
+    ascii_pairs = sum(n for c, n in counts.items() if _is_ascii_pair(c))
+    return (
+        separators > total / 100
+        and ascii_pairs < total / 2
+        and not is_mostly_utf8(*utf8_evidence(head))
+    )
+
+
+def _is_ascii_pair(character: str) -> bool:
+    high, low = divmod(ord(character), 0x100)
+    return high in ASCII_LETTERS and low < 0x80
 
 
 def utf8_evidence(text: bytes) -> tuple[int, int]:
@@ -196,15 +223,17 @@ def _evidence(path: Path) -> tuple[int, int, bytes]:
 
     It stops at SAMPLE_BYTES of such lines.
     """
-    sequences = stray = 0
+    sequences = 0
+    stray = 0
     sample = bytearray()
     with open_text(path) as file:
         while len(sample) < SAMPLE_BYTES and (line := file.readline(HEAD_BYTES)):
             if line.isascii():
                 continue
-            found, others = utf8_evidence(line)
-            sequences, stray = sequences + found, stray + others
-            if others:
+            line_sequences, line_stray = utf8_evidence(line)
+            sequences += line_sequences
+            stray += line_stray
+            if line_stray:
                 sample += line
     return sequences, stray, bytes(sample)
 
@@ -218,8 +247,9 @@ def _refuse_control_bytes(path: Path) -> None:
                 place = next(i for i, byte in enumerate(chunk) if byte in CONTROL_BYTES)
                 offset = start + place
                 message = (
-                    f"{path}: does not look like text: control byte 0x{chunk[place]:02X} at byte offset "
-                    f"{offset}, and it is neither UTF-8 nor UTF-16; expected a text file"
+                    f"{path}: does not look like text: control byte 0x{chunk[place]:02X} "
+                    f"at byte offset {offset}, and it is neither UTF-8 nor UTF-16; "
+                    "expected a text file"
                 )
                 raise Undecodable(message, offset)
             start += len(chunk)

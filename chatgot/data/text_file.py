@@ -9,7 +9,6 @@ from io import IncrementalNewlineDecoder
 from pathlib import Path
 
 from chatgot.data.encoding import CHUNK_BYTES, decoded_chunks
-from chatgot.data.encoding import detect_encoding as detect_encoding
 from chatgot.errors import ConfigError
 
 
@@ -21,19 +20,26 @@ def file_sha256(path: Path) -> str:
 def check_text_file(path: Path) -> int:
     """Return the size of a text file, in bytes.
 
-    Raises: ConfigError for what is missing, no regular file, not readable or empty; a FIFO's writer is not waited for.
+    Raises: ConfigError for a file that is missing, not regular, not readable or empty. It does not
+    wait for a FIFO's writer.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            message = f"{path}: expected a text file, found {_kind(status.st_mode)}; set data.path to a text file"
+            message = (
+                f"{path}: expected a text file, found {_kind(status.st_mode)}; "
+                "set data.path to a text file"
+            )
             raise ConfigError(message)
         os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
     except FileNotFoundError as error:
-        message = f"{path}: no such file{_nearest(path)}; set data.path to a text file"
+        message = f"{path}: no such file{_hint(path)}; set data.path to a text file"
         raise ConfigError(message) from error
     except OSError as error:
-        message = f"{path}: cannot be read: {error.strerror or error}; set data.path to a readable text file"
+        message = (
+            f"{path}: cannot be read: {error.strerror or error}; "
+            "set data.path to a readable text file"
+        )
         raise ConfigError(message) from error
     if status.st_size == 0:
         raise ConfigError(f"{path}: is empty; set data.path to a file with text in it")
@@ -45,7 +51,8 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def _nearest(path: Path) -> str:
+def _hint(path: Path) -> str:
+    """Return what may help to find a missing file: the nearest name, or a missing folder."""
     try:
         names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
     except OSError:
@@ -55,18 +62,23 @@ def _nearest(path: Path) -> str:
 
 
 def text_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
-    """Yield a file's text piece by piece, every end of line as "\\n", without a byte order mark.
+    r"""Yield a file's text piece by piece, every line end as "\n", without a byte order mark.
 
-    Memory does not grow with the file, nor with its lines. Raises: ConfigError at the first byte that does not decode.
+    Memory grows neither with the file nor with its lines.
+
+    Raises: ConfigError at the first byte that does not decode.
     """
-    newlines = IncrementalNewlineDecoder(
-        None, translate=True
-    )  # keeps a carriage return until it sees what follows
+    # It keeps a carriage return until it sees what follows
+    newlines = IncrementalNewlineDecoder(None, translate=True)
     at_start = True
-    for characters in decoded_chunks(path, encoding, chunk_bytes):
-        if at_start and characters:
-            characters, at_start = characters.removeprefix("\ufeff"), False
-        if text := newlines.decode(characters):
+    for chunk in decoded_chunks(path, encoding, chunk_bytes):
+        characters = chunk
+        if at_start and chunk:
+            characters = chunk.removeprefix("\ufeff")
+            at_start = False
+        text = newlines.decode(characters)
+        if text:
             yield text
-    if text := newlines.decode("", final=True):
+    text = newlines.decode("", final=True)
+    if text:
         yield text

@@ -21,10 +21,9 @@ class Vocabulary:
         return "".join(self.characters[i] for i in ids)
 
     def replace_unknown(self, text: str) -> tuple[str, str]:
-        """Return `text` with each character outside the vocabulary replaced visibly, and those characters."""
+        """Replace what is outside the vocabulary visibly; return the text and those characters."""
         known = set(self.characters)
         unknown = "".join(sorted(set(text) - known))
         substitute = next((mark for mark in "?_*#. " if mark in known), self.characters[0])
-        return "".join(
-            character if character in known else substitute for character in text
-        ), unknown
+        replaced = "".join(character if character in known else substitute for character in text)
+        return replaced, unknown

@@ -1,18 +1,23 @@
-"""Bytes of a log -> its text, piece by piece, where the encoding may change in the middle. Nothing is dropped.
+"""Bytes of a log -> its text, piece by piece, where the encoding may change in the middle.
 
-A log that several programs appended to holds UTF-8, UTF-16 (PowerShell's `>>` writes it into any file) and lines of old
-code pages side by side. `log_pieces` cuts out the stretches of UTF-16; what is between
-two of them is a segment of 8-bit lines. A line (also a part of one, up to a carriage return) is read as strict UTF-8 if
-it can be, else as a drawing in cp437 or cp850 where that is plain, else as broken UTF-8 where most of it is UTF-8, else
-in the one encoding on which all such lines of the segment are judged together. The outcome does not depend on how many
-bytes are read at once, and memory not on the length of the file or of its lines.
+Nothing is dropped. A log that several programs appended to holds UTF-8, UTF-16 (PowerShell's `>>`
+writes it into any file) and lines in old code pages. `pieces` cuts out the stretches of UTF-16;
+between two of them is a segment of 8-bit lines. A line (also a part of one, up to a carriage
+return) is read
+
+1. as strict UTF-8 if it can be;
+2. else as a drawing in cp437 or cp850 where that is plain;
+3. else as broken UTF-8 where most of it is UTF-8;
+4. else in the one encoding on which all such lines of the segment are judged together.
+
+The outcome does not depend on how many bytes are read at once, and memory not on the length of the
+file or of its lines.
 """
 
 import codecs
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from collections.abc import Iterator
 
 import chardet
 
@@ -24,13 +29,22 @@ from chatgot.data.encoding import (
     is_mostly_utf8,
     utf8_evidence,
 )
-from chatgot.log_fixer.pieces import EIGHT_BIT, LINE_BYTES, READ_BYTES, Piece, part_end, pieces
+from chatgot.log_fixer.pieces import (
+    EIGHT_BIT,
+    LINE_BYTES,
+    READ_BYTES,
+    Piece,
+    SeekableFile,
+    part_end,
+    pieces,
+)
 
 BOX_BYTES = bytes.fromhex(
     "b0 b1 b2 b3 b4 b9 ba bb bc bf c0 c1 c2 c3 c4 c5 c8 c9 ca cb cc cd ce d9 da db fe"
 )
-# As cp1252 the lines of a table read ÄÄÄ, ÚÄÄ, ³ ... ³; as cp1251 or koi8-r box bytes are letters: ИНН is C8 CD CD.
-# So few dashes are a drawing only in a run of box bytes with no letter beside it, and corners go with their own dashes.
+# Read as cp1252, the lines of a table are ÄÄÄ, ÚÄÄ, ³ ... ³; in cp1251 and koi8-r box bytes are
+# letters: ИНН is C8 CD CD. So a few dashes are a drawing only in a run of box bytes with no letter
+# next to it, and corners only with their own dashes.
 _BOX = b"[" + re.escape(BOX_BYTES) + b"]"
 _RUN = rb"(?<![\x80-\xffA-Za-z])(?=%s*+(?![\x80-\xffA-Za-z]))%s*?"
 _BAR = rb"[\xb3\xba]"
@@ -38,55 +52,54 @@ _FRAME = (
     rb"\xda[\xc2\xc4]+\xbf|\xc3[\xc4\xc5]+\xb4|\xc0[\xc1\xc4]+\xd9"
     rb"|\xc9[\xcb\xcd]+\xbb|\xcc[\xcd\xce]+\xb9|\xc8[\xca\xcd]+\xbc"
 )
-DRAWING = re.compile(
-    b"|".join(
-        [
-            _RUN % (rb"[\xb0-\xdf\xfe]", rb"[\xb0-\xdf\xfe]") + rb"(?:\xc4{3}|\xcd{3})",
-            _RUN % (_BOX, _BOX) + rb"[\xc0\xc3\xda]\xc4{2}",
-            rb"^[ \t]*(?:\xc9\xcd.*\xcd\xbb|\xc8\xcd.*\xcd\xbc|\xcc\xcd.*\xcd\xb9)[ \t]*[\r\n]*$",  # also with a title
-            rb"^[\xb3\xff \t]*[\xc0\xc3]\xc4{3}|^\xb3   ",  # the lines of `tree`
-            rb"\xdb{4}|[\xb0-\xb2]{4}",
-            rb"^[ \t]*%s[ \t].*[ \t]%s[ \t]*[\r\n]*$" % (_BAR, _BAR),
-            rb"^[ \t]*%s(?:[\t -~]|%s)*%s[ \t]*[\r\n]*$" % (_BAR, _BOX, _BAR),
-            rb"^[ \t]*(?:(?:%s)[ \t]*+)++[\r\n]*$" % _FRAME,
-        ]
-    ),
-    re.DOTALL,
-)
-# Letters in cp850 that are lines or Greek in cp437, beside a letter
+DRAWINGS = [
+    _RUN % (rb"[\xb0-\xdf\xfe]", rb"[\xb0-\xdf\xfe]") + rb"(?:\xc4{3}|\xcd{3})",
+    _RUN % (_BOX, _BOX) + rb"[\xc0\xc3\xda]\xc4{2}",
+    # double lines, also with a title
+    rb"^[ \t]*(?:\xc9\xcd.*\xcd\xbb|\xc8\xcd.*\xcd\xbc|\xcc\xcd.*\xcd\xb9)[ \t]*[\r\n]*$",
+    # what `tree` prints
+    rb"^[\xb3\xff \t]*[\xc0\xc3]\xc4{3}|^\xb3   ",
+    # bars
+    rb"\xdb{4}|[\xb0-\xb2]{4}",
+    # rows of tables
+    rb"^[ \t]*%s[ \t].*[ \t]%s[ \t]*[\r\n]*$" % (_BAR, _BAR),
+    rb"^[ \t]*%s(?:[\t -~]|%s)*%s[ \t]*[\r\n]*$" % (_BAR, _BOX, _BAR),
+    rb"^[ \t]*(?:(?:%s)[ \t]*+)++[\r\n]*$" % _FRAME,
+]
+DRAWING = re.compile(b"|".join(DRAWINGS), re.DOTALL)
+# Letters in cp850 that are lines or Greek in cp437, next to a letter
 _ONLY_CP850 = rb"[\xb5-\xb7\xc6\xc7\xd0-\xd8\xde\xe0\xe2-\xe5\xe7-\xed]"
 CP850_LETTER = re.compile(rb"[A-Za-z]%s|%s[A-Za-z]" % (_ONLY_CP850, _ONLY_CP850))
-# A one-byte introducer with parameters and an end: in cp1252 it would read ›31m. No double-byte code has a digit there.
+# A one-byte introducer with parameters and an end, which cp1252 would read as ›31m. No double-byte
+# encoding has a digit there.
 RAW_C1 = re.compile(
-    rb"\x9b[;?]*+[0-9][0-9;?]*+[A-Za-z]|\x9d[0-9]++;[^\x00-\x08\x0a-\x1f\x7f-\x9f]*+(?:\x07|\x1b\\\\|\x9c)"
+    rb"\x9b[;?]*+[0-9][0-9;?]*+[A-Za-z]"
+    rb"|\x9d[0-9]++;[^\x00-\x08\x0a-\x1f\x7f-\x9f]*+(?:\x07|\x1b\\\\|\x9c)"
 )
-WITHOUT_C1 = (
-    "cp125",
-    "iso8859",
-)  # code pages in which these introducers are rare signs, or themselves
-CUT_OFF = re.compile(
-    rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z"
-)  # UTF-8
-SMUGGLED = re.compile(
-    "[\udc80-\udcff]"
-)  # how Python's `surrogateescape` hands on a byte that it cannot decode
+# Code pages in which these introducers are rare signs, or themselves
+WITHOUT_C1 = ("cp125", "iso8859")
+# A character of UTF-8 that lacks its last bytes, at the end of a line
+CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")
+# How Python's `surrogateescape` hands on a byte that it cannot decode
+SMUGGLED = re.compile("[\udc80-\udcff]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class LogDecoder:
-    """Text of the pieces of one file, in their order, and what was found out about them."""
+    """Text of the pieces of one file, in their order, and what was learnt about them."""
 
     def __init__(
-        self, file: BinaryIO, read_bytes: int = READ_BYTES, line_bytes: int = LINE_BYTES
+        self, file: SeekableFile, read_bytes: int = READ_BYTES, line_bytes: int = LINE_BYTES
     ) -> None:
-        self._file, self._read_bytes, self._line_bytes = file, read_bytes, line_bytes
-        self._judgement: str | None = (
-            None  # the encoding of this segment's lines that are not UTF-8
-        )
-        self.sizes: Counter[str] = (
-            Counter()
-        )  # bytes above ASCII read in each encoding; of UTF-16 every byte
-        self.confidences: dict[str, float] = {}  # of each encoding that was guessed: the highest
+        self._file = file
+        self._read_bytes = read_bytes
+        self._line_bytes = line_bytes
+        # The encoding of this segment's lines that are not UTF-8
+        self._judgement: str | None = None
+        # Bytes above ASCII read in each encoding; of UTF-16 every byte
+        self.sizes: Counter[str] = Counter()
+        # The highest confidence of each encoding that was guessed
+        self.confidences: dict[str, float] = {}
         self.undecodable_bytes = 0
         self.first_undecodable: int | None = None  # offset in the file
 
@@ -94,7 +107,7 @@ class LogDecoder:
         return pieces(self._file, 0, self._read_bytes, self._line_bytes)
 
     def text(self, piece: Piece) -> str:
-        """Return the characters of a piece; a byte that no character stands for becomes `\\x81`."""
+        r"""Return the characters of a piece; a byte that stands for no character becomes `\x81`."""
         if piece.kind != EIGHT_BIT:
             self._judgement = None
             self.sizes[piece.kind] += len(piece.data)
@@ -113,7 +126,8 @@ class LogDecoder:
     def _wide_text(self, piece: Piece) -> str:
         even = len(piece.data) & ~1
         text = piece.data[:even].decode(piece.kind, "surrogatepass")
-        if lone := SURROGATE.search(text):
+        lone = SURROGATE.search(text)
+        if lone:
             place = piece.offset + len(text[: lone.start()].encode("utf-16-le"))
             text, count = SURROGATE.subn(lambda c: rf"\u{ord(c[0]):04x}", text)
             self._count_undecodable(place, 2 * count)
@@ -125,7 +139,8 @@ class LogDecoder:
         return text + rf"\x{piece.data[-1]:02x}"
 
     def _mixed_text(self, piece: Piece) -> str:
-        texts, offset = [], piece.offset
+        texts = []
+        offset = piece.offset
         for line in _lines(piece.data, self._line_bytes):
             if line.isascii():
                 texts.append(line.decode("ascii"))
@@ -138,30 +153,46 @@ class LogDecoder:
         marks = ""
         encoding = _known_encoding(line)
         if encoding is None:
-            if self._judgement is None:
-                self._judgement, confidence = self._judge(piece_offset)
-                self.confidences[self._judgement] = max(
-                    confidence, self.confidences.get(self._judgement, 0.0)
-                )
-            encoding = self._judgement
-            while line.startswith(
-                codecs.BOM_UTF8
-            ):  # it belongs to the file, not to the line's encoding
-                marks, line, offset = marks + "\ufeff", line[3:], offset + 3
+            encoding = self._segment_encoding(piece_offset)
+            # A mark belongs to the file, not to the line's encoding
+            while line.startswith(codecs.BOM_UTF8):
+                marks += "\ufeff"
+                line = line[3:]
+                offset += 3
         self.sizes[encoding] += len(line.translate(None, ASCII))
-        texts, end = [marks], 0
-        for found in RAW_C1.finditer(line) if encoding.startswith(WITHOUT_C1) else ():
-            texts.append(self._decoded(line[end : found.start()], encoding, offset + end))
-            body = found[0].removesuffix(b"\x9c")
-            texts += [chr(body[0]), self._decoded(body[1:], encoding, offset + found.start() + 1)]
-            texts.append("\x9c" * (len(body) < len(found[0])))
-            end = found.end()
-        return "".join([*texts, self._decoded(line[end:], encoding, offset + end)])
+        if encoding.startswith(WITHOUT_C1):
+            return marks + self._decoded_with_introducers(line, encoding, offset)
+        return marks + self._decoded(line, encoding, offset)
+
+    def _segment_encoding(self, piece_offset: int) -> str:
+        """Return the encoding of the segment's unknown lines; judge them at the first such line."""
+        if self._judgement is None:
+            self._judgement, confidence = self._judge(piece_offset)
+            earlier = self.confidences.get(self._judgement, 0.0)
+            self.confidences[self._judgement] = max(confidence, earlier)
+        return self._judgement
+
+    def _decoded_with_introducers(self, line: bytes, encoding: str, offset: int) -> str:
+        """Decode a line whose complete one-byte sequences stay C1 controls."""
+        texts = []
+        end = 0
+        for sequence in RAW_C1.finditer(line):
+            start = sequence.start()
+            texts.append(self._decoded(line[end:start], encoding, offset + end))
+            body = sequence[0].removesuffix(b"\x9c")
+            texts.append(chr(body[0]))
+            texts.append(self._decoded(body[1:], encoding, offset + start + 1))
+            if len(body) < len(sequence[0]):
+                texts.append("\x9c")
+            end = sequence.end()
+        texts.append(self._decoded(line[end:], encoding, offset + end))
+        return "".join(texts)
 
     def _decoded(self, data: bytes, encoding: str, offset: int) -> str:
         text = data.decode(encoding, "surrogateescape")
-        if first := SMUGGLED.search(text):
-            place = offset + len(text[: first.start()].encode(encoding))
+        smuggled = SMUGGLED.search(text)
+        if smuggled:
+            place = offset + len(text[: smuggled.start()].encode(encoding))
             text, count = SMUGGLED.subn(lambda c: rf"\x{ord(c[0]) - 0xDC00:02x}", text)
             self._count_undecodable(place, count)
         return text
@@ -172,9 +203,10 @@ class LogDecoder:
         self.undecodable_bytes += count
 
     def _judge(self, offset: int) -> tuple[str, float]:
-        """Return the encoding of the lines of unknown encoding from `offset` to the segment's end, and how sure it is.
+        """Return the encoding of the segment's unknown lines from `offset` on, and its confidence.
 
-        chardet's answer counts if it is sure enough and decodes them all, without control characters; else cp1252.
+        chardet's answer counts if it is sure enough and decodes them all, without control
+        characters; else it is cp1252.
         """
         sample = bytearray()
         for line in self._unknown_lines(offset):
@@ -184,39 +216,43 @@ class LogDecoder:
         if sample.isascii():
             return "cp1252", 0.0
         guess = chardet.detect(bytes(sample), max_bytes=SAMPLE_BYTES, compat_names=False)
-        encoding, confidence = guess["encoding"], guess["confidence"]
-        if encoding and confidence >= MIN_CONFIDENCE and not encoding.startswith("utf"):
-            decodes = _decodes(encoding)
-            if all(decodes(line) for line in self._unknown_lines(offset)):
-                return encoding, confidence
+        encoding = guess["encoding"]
+        confidence = guess["confidence"]
+        if (
+            encoding
+            and confidence >= MIN_CONFIDENCE
+            and not encoding.startswith("utf")
+            and all(_is_text_in(line, encoding) for line in self._unknown_lines(offset))
+        ):
+            return encoding, confidence
         return "cp1252", confidence if encoding == "cp1252" else 0.0
 
     def _unknown_lines(self, offset: int) -> Iterator[bytes]:
+        """Yield the lines of a segment whose encoding is unknown, without one-byte sequences."""
         for piece in pieces(self._file, offset, self._read_bytes, self._line_bytes):
             if piece.kind != EIGHT_BIT:
                 return
             try:
                 piece.data.decode()
             except UnicodeDecodeError:
-                lines = _lines(piece.data, self._line_bytes)
-                unknown = (
-                    line for line in lines if not line.isascii() and _known_encoding(line) is None
-                )
-                yield from (RAW_C1.sub(b"", line) for line in unknown)
+                for line in _lines(piece.data, self._line_bytes):
+                    if not line.isascii() and _known_encoding(line) is None:
+                        yield RAW_C1.sub(b"", line)
 
 
 def _lines(data: bytes, line_bytes: int) -> Iterator[bytes]:
-    """Yield lines and parts of lines that end with a carriage return; of what is too long, parts."""
+    """Yield lines, and parts of lines: up to a carriage return, and of what is too long."""
     for line in data.splitlines(keepends=True):
-        while len(line) > line_bytes:
-            end = part_end(line, line_bytes)
-            yield line[:end]
-            line = line[end:]
-        yield line
+        rest = line
+        while len(rest) > line_bytes:
+            end = part_end(rest, line_bytes)
+            yield rest[:end]
+            rest = rest[end:]
+        yield rest
 
 
 def _known_encoding(line: bytes) -> str | None:
-    """Return "utf-8", also for a line of it with broken bytes; a code page for a drawing; None for anything else."""
+    """Return "utf-8", also where a few bytes are broken; a code page for a drawing; else None."""
     try:
         line.decode()
         return "utf-8"
@@ -226,15 +262,17 @@ def _known_encoding(line: bytes) -> str | None:
     if DRAWING.search(line) and 2 * len(high.translate(None, BOX_BYTES)) <= len(high):
         return "cp850" if CP850_LETTER.search(line) else "cp437"
     cut_off = CUT_OFF.search(line)
-    sequences, stray = utf8_evidence(line[: cut_off.start()] if cut_off else line)
-    return "utf-8" if sequences and is_mostly_utf8(sequences, stray + bool(cut_off)) else None
+    if cut_off:
+        sequences, stray = utf8_evidence(line[: cut_off.start()])
+        stray += 1
+    else:
+        sequences, stray = utf8_evidence(line)
+    return "utf-8" if sequences and is_mostly_utf8(sequences, stray) else None
 
 
-def _decodes(encoding: str) -> Callable[[bytes], bool]:
-    def decodes(line: bytes) -> bool:
-        try:
-            return not C1_CONTROL.search(line.decode(encoding))
-        except (UnicodeDecodeError, LookupError):
-            return False
-
-    return decodes
+def _is_text_in(line: bytes, encoding: str) -> bool:
+    """Tell whether a line decodes in this encoding, without control characters."""
+    try:
+        return not C1_CONTROL.search(line.decode(encoding))
+    except (UnicodeDecodeError, LookupError):
+        return False

@@ -1,15 +1,17 @@
-"""A broken log -> a clean UTF-8 file beside it or in its place: whole or not at all, nothing lost silently.
+"""A broken log -> a clean UTF-8 file next to it or in its place: whole, or not at all.
 
-`log_decoding` makes text of the bytes, `log_cleaning` cleans it; here are the files.
+Nothing is lost silently. `decoding` makes text of the bytes, `cleaning` cleans it; here are the
+files.
 """
 
 import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +20,7 @@ from chatgot.data.encoding import wide_encoding
 from chatgot.errors import ConfigError, StorageError
 from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
 from chatgot.log_fixer.decoding import LogDecoder
-from chatgot.log_fixer.pieces import EIGHT_BIT, READ_BYTES, Piece, pieces
+from chatgot.log_fixer.pieces import EIGHT_BIT, READ_BYTES, Piece, SeekableFile, pieces
 
 __all__ = [
     "FixReport",
@@ -31,66 +33,78 @@ __all__ = [
 
 HEAD_BYTES = 1 << 16  # in which a file shows that it is no text
 BINARY_MARKS = (
-    b"\x7fELF", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"GIF8", b"\xff\xd8\xff", b"BZh",
-    b"%PDF-", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"SQLite format 3\0",
-    b"\xca\xfe\xba\xbe", b"MZ\x90\0",
-)  # fmt: skip
-# At byte 257 the mark of a tar archive; of a bitmap two reserved fields of zeros and the size of its second header
+    b"\x7fELF",
+    b"\x89PNG\r\n\x1a\n",
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"\x1f\x8b",
+    b"GIF8",
+    b"\xff\xd8\xff",
+    b"BZh",
+    b"%PDF-",
+    b"\xfd7zXZ\0",
+    b"\x28\xb5\x2f\xfd",
+    b"7z\xbc\xaf\x27\x1c",
+    b"SQLite format 3\0",
+    b"\xca\xfe\xba\xbe",
+    b"MZ\x90\0",
+)
+# At byte 257 the mark of a tar archive. Of a bitmap two reserved fields of zeros and the size of
+# its second header.
 BINARY_HEADS = re.compile(
     rb".{257}ustar[\0 ]|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL
 )
-# Bell, backspace, form feed, ESC and the like stand in terminals' output, NULs where a machine lost power
+# Terminal output has bell, backspace, form feed, ESC and the like, and NULs where a machine lost
+# power
 RARE_CONTROLS = bytes({*range(0x01, 0x20), 0x7F} - {*b"\a\b\t\n\v\f\r\x0e\x0f\x1b"})
-MANY_CONTROLS, CONTROL_SHARE = (
-    8,
-    0.02,
-)  # more than both are no text; random bytes have a share of 0.08
+# A head with more control characters than both is no text; random bytes have a share of 0.08
+MANY_CONTROLS = 8
+CONTROL_SHARE = 0.02
 NULS_OF_POWER_CUT = re.compile(rb"\0{8,}")
-MANY_NULS, NUL_SHARE = (
-    64,
-    0.2,
-)  # more than both, outside UTF-16 and long runs, are arrays of numbers
+# More NULs than both, outside UTF-16 and long runs, are arrays of numbers
+MANY_NULS = 64
+NUL_SHARE = 0.2
 
 
 @dataclass
 class FixReport:
-    """What was found in one log, and what became of it."""
+    """What was wrong in one log, and what became of it."""
 
     path: str
     output: str | None = None  # None: nothing was written
     backup: str | None = None
     changed: bool = False  # the output differs from the input
-    encodings: dict[str, int] = field(
-        default_factory=dict
-    )  # bytes above ASCII read in each; of UTF-16 every byte
-    counts: dict[str, int] = field(
-        default_factory=dict
-    )  # what was taken out, mended or shown as an escape
+    # Bytes above ASCII read in each encoding; of UTF-16 every byte
+    encodings: dict[str, int] = field(default_factory=dict)
+    # What was removed, mended or shown as an escape
+    counts: dict[str, int] = field(default_factory=dict)
     undecodable_bytes: int = 0  # kept as visible escapes
     first_undecodable_offset: int | None = None  # in the input, in bytes
 
     def summary(self) -> str:
-        """Return what was found, in words."""
-        found = [f"{count} {name.replace('_', ' ')}" for name, count in self.counts.items()]
+        """Return what was wrong, in words."""
+        faults = []
+        if any(name != "utf-8" for name in self.encodings):
+            faults.append(f"read as {', '.join(self.encodings)}")
+        for name, count in self.counts.items():
+            faults.append(f"{count} {name.replace('_', ' ')}")
         if self.undecodable_bytes:
             place = f"the first at byte offset {self.first_undecodable_offset}"
-            found.append(f"{self.undecodable_bytes} undecodable bytes kept as escapes, {place}")
-        other = [name for name in self.encodings if name != "utf-8"]
-        if other:
-            found.insert(0, f"read as {', '.join(self.encodings)}")
-        return "; ".join(found) or "clean"
+            faults.append(f"{self.undecodable_bytes} undecodable bytes kept as escapes, {place}")
+        return "; ".join(faults) or "clean"
 
 
 def fixed_path(path: Path) -> Path:
-    """Return the default output, `{name}_fixed{ext}` beside the input."""
+    """Return the default output, `{name}_fixed{ext}` next to the input."""
     return path.with_name(f"{path.stem}_fixed{path.suffix}")
 
 
 def detect_encoding(path: str | os.PathLike[str]) -> tuple[str, float]:
     """Return the encoding of most of a log's bytes above ASCII, and how sure that is, from 0 to 1.
 
-    "utf-8" for plain ASCII. The second figure is the share of those bytes times the sureness: 1 for UTF-8 and UTF-16,
-    which are checked, not guessed; what chardet says for an older encoding; 0 for cp1252 where chardet does not know.
+    "utf-8" for plain ASCII. The second figure is the share of those bytes times the confidence: 1
+    for UTF-8 and UTF-16, which are checked, not guessed; chardet's confidence for an older
+    encoding; 0 for cp1252 where chardet does not know.
 
     Raises: ConfigError.
     """
@@ -101,10 +115,11 @@ def detect_encoding(path: str | os.PathLike[str]) -> tuple[str, float]:
     if not decoder.sizes:
         return "utf-8", 1.0
     encoding, size = decoder.sizes.most_common(1)[0]
-    return encoding, size / decoder.sizes.total() * decoder.confidences.get(encoding, 1.0)
+    share = size / decoder.sizes.total()
+    return encoding, share * decoder.confidences.get(encoding, 1.0)
 
 
-def fix_log_file(
+def fix_log_file(  # noqa: PLR0913 each is an option of the command line
     input_path: str | os.PathLike[str],
     output_path: str | os.PathLike[str] | None = None,
     remove_ansi: bool = True,
@@ -114,22 +129,24 @@ def fix_log_file(
     newline: str | None = None,
     force: bool = False,
 ) -> FixReport:
-    """Mend one log of any program; write it to `output_path`, by default `{name}_fixed{ext}`, and say what was found.
+    r"""Mend one log of any program, write it to `output_path`, and say what was wrong.
 
-    in_place: replace the input, after keeping it as `{name}.bak` (`.bak.1` ... where that exists); a clean one is left
-    alone. check: write nothing. newline: "\\n" makes every line end that; None keeps each. force: also what is binary.
-    The output has the permissions of the input. A file at `output_path` is replaced, of a symbolic link its target.
+    output_path: by default `{name}_fixed{ext}` next to the input; a file there is replaced, and a
+    symbolic link there is followed. The output has the permissions of the input. in_place: replace
+    the input, after keeping it as `{name}.bak` (`.bak.1` ... where that exists); a clean log stays
+    as it is. check: write nothing. newline: "\n" makes every line end that; None keeps each. force:
+    mend also a binary file.
 
-    Raises: ConfigError for an input that cannot be read, is no text, changes meanwhile or would be overwritten;
-    StorageError for an output that cannot be written. In both cases nothing has changed.
+    Raises: ConfigError for an input that cannot be read, is no text, changes meanwhile or would be
+    overwritten; StorageError for an output that cannot be written. In both cases nothing has
+    changed.
     """
     path = Path(input_path)
     report = FixReport(str(path))
     with _open_log(path) as file:
         if in_place:
-            path = Path(
-                os.path.realpath(path)
-            )  # of a symbolic link the file is mended, not the link
+            # The file that a symbolic link names is mended, and the link stays
+            path = Path(os.path.realpath(path))
             report.path = str(path)
         output = fixed_path(path) if output_path is None else Path(output_path)
         destination = path if in_place or check else _destination(path, output)
@@ -160,14 +177,15 @@ def fix_log_file(
 
 
 def fix_stream(
-    file: BinaryIO,
+    file: SeekableFile,
     target: BinaryIO | None,
     report: FixReport,
     remove_ansi: bool = True,
     newline: str | None = None,
 ) -> None:
     """Mend a seekable file from its beginning into `target` (None: only look); fill the report."""
-    decoder, cleaner = LogDecoder(file), LogCleaner(remove_ansi, newline)
+    decoder = LogDecoder(file)
+    cleaner = LogCleaner(remove_ansi, newline)
     write = target.write if target else len
     for piece in decoder.pieces():
         if piece.kind == EIGHT_BIT and not cleaner.holds() and is_clean(piece.data, newline):
@@ -176,22 +194,37 @@ def fix_stream(
         else:
             write(cleaner.feed(decoder.text(piece)).encode())
     write(cleaner.end().encode())
-    report.encodings, report.counts = (
-        dict(decoder.sizes),
-        {k: n for k, n in cleaner.counts.items() if n},
-    )
-    report.undecodable_bytes, report.first_undecodable_offset = (
-        decoder.undecodable_bytes,
-        decoder.first_undecodable,
-    )
-    report.changed = bool(
-        report.counts or report.undecodable_bytes or set(report.encodings) - {"utf-8"}
-    )
+    report.encodings = dict(decoder.sizes)
+    report.counts = {name: count for name, count in cleaner.counts.items() if count}
+    report.undecodable_bytes = decoder.undecodable_bytes
+    report.first_undecodable_offset = decoder.first_undecodable
+    other_encodings = set(report.encodings) - {"utf-8"}
+    report.changed = bool(report.counts or report.undecodable_bytes or other_encodings)
+
+
+class _LogFile:
+    """A log that is open for reading; its read errors are not taken for errors of the output."""
+
+    def __init__(self, file: FileIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def seek(self, offset: int, /) -> None:
+        self._file.seek(offset)
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
-def _open_log(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file. Raises: ConfigError, also when reading fails in the middle."""
+def _open_log(path: Path) -> Iterator[_LogFile]:
+    """Open a regular file. Raises: ConfigError, also when reading fails later in the block."""
     try:
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
@@ -204,59 +237,44 @@ def _open_log(path: Path) -> Iterator[BinaryIO]:
             )
         file = path.open("rb", buffering=0)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        raise ConfigError(f"{path}: cannot be read: {_reason(error)}") from error
     with file:
-        yield _Reading(file, path)
+        yield _LogFile(file, path)
 
 
-class _Reading:
-    """A file whose read errors are the input's, so that they are not taken for errors of the output."""
-
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file, self._path = file, path
-        self.fileno: Callable[[], int] = file.fileno
-
-    def seek(self, offset: int) -> None:
-        self._file.seek(offset)
-
-    def read(self, size: int) -> bytes:
-        try:
-            return self._file.read(size)
-        except OSError as error:
-            raise ConfigError(f"{self._path}: cannot be read: {error.strerror or error}") from error
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _destination(path: Path, output: Path) -> Path:
     """Return the file to write or replace: what `output` names, or what that links to.
 
-    Raises: ConfigError for the input itself and for what is no file; StorageError for what cannot be reached.
+    Raises: ConfigError for the input itself and for what is no file; StorageError for what cannot
+    be reached.
     """
     try:
         destination = Path(os.path.realpath(output))
         with suppress(FileNotFoundError):
-            there = output.stat()
-            if stat.S_ISDIR(there.st_mode):
-                raise ConfigError(f"{output}: is a folder; expected the name of a file to write")
-            if os.path.samestat(there, path.stat()):
-                raise ConfigError(
-                    f"{output}: output and input are the same file; use --in-place to replace it"
-                )
-            if not stat.S_ISREG(
-                there.st_mode
-            ):  # a rename would put a file in the place of the device
-                raise ConfigError(
-                    f"{output}: is a pipe or a device; expected the name of a file to write"
-                )
+            _refuse_output(output, path)
     except (OSError, ValueError) as error:
-        raise StorageError(
-            f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        raise StorageError(f"{output}: cannot be written: {_reason(error)}") from error
     return destination
 
 
-def _refuse_changed(file: BinaryIO, before: os.stat_result, path: Path) -> None:
+def _refuse_output(output: Path, path: Path) -> None:
+    """Raise ConfigError for an output that is no file, or that is the input."""
+    status = output.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"{output}: is a folder; expected the name of a file to write")
+    if os.path.samestat(status, path.stat()):
+        raise ConfigError(
+            f"{output}: output and input are the same file; use --in-place to replace it"
+        )
+    if not stat.S_ISREG(status.st_mode):  # a rename would put a file in the place of the device
+        raise ConfigError(f"{output}: is a pipe or a device; expected the name of a file to write")
+
+
+def _refuse_changed(file: _LogFile, before: os.stat_result, path: Path) -> None:
     after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ConfigError(
@@ -264,27 +282,32 @@ def _refuse_changed(file: BinaryIO, before: os.stat_result, path: Path) -> None:
         )
 
 
-def _refuse_binary(file: BinaryIO, path: Path) -> None:
+def _refuse_binary(file: _LogFile, path: Path) -> None:
     file.seek(0)
     head = file.read(HEAD_BYTES)
-    is_binary = head.startswith(BINARY_MARKS) or bool(BINARY_HEADS.match(head))
-    if not is_binary:
-        eight_bit = b"".join(piece.data for piece in _head_pieces(file) if piece.kind == EIGHT_BIT)
-        text = eight_bit.translate(None, b"\0")
-        controls = len(text) - len(text.translate(None, RARE_CONTROLS))
-        is_binary = controls > max(MANY_CONTROLS, CONTROL_SHARE * len(text)) or (
-            b"" == head.strip(b"\0") != head
-        )
-        nuls = NULS_OF_POWER_CUT.sub(b"", eight_bit).count(b"\0")
-        if nuls > max(MANY_NULS, NUL_SHARE * len(eight_bit)):
-            is_binary = is_binary or wide_encoding(head) is None
-    if is_binary:
+    is_marked = head.startswith(BINARY_MARKS) or BINARY_HEADS.match(head)
+    if is_marked or _is_binary(head, file):
         raise ConfigError(
             f"{path}: looks like a binary file; expected a log (--force mends it all the same)"
         )
 
 
-def _head_pieces(file: BinaryIO) -> Iterator[Piece]:
+def _is_binary(head: bytes, file: _LogFile) -> bool:
+    """Tell by its control characters and NULs whether the head of a file is no text."""
+    if head and not head.strip(b"\0"):
+        return True
+    eight_bit = b"".join(piece.data for piece in _head_pieces(file) if piece.kind == EIGHT_BIT)
+    text = eight_bit.translate(None, b"\0")
+    controls = len(text) - len(text.translate(None, RARE_CONTROLS))
+    nuls = NULS_OF_POWER_CUT.sub(b"", eight_bit).count(b"\0")
+    has_many_controls = controls > max(MANY_CONTROLS, CONTROL_SHARE * len(text))
+    has_many_nuls = nuls > max(MANY_NULS, NUL_SHARE * len(eight_bit))
+    if has_many_nuls:
+        return has_many_controls or wide_encoding(head) is None
+    return has_many_controls
+
+
+def _head_pieces(file: _LogFile) -> Iterator[Piece]:
     for piece in pieces(file, 0, HEAD_BYTES):
         if piece.offset >= HEAD_BYTES:
             return
@@ -292,10 +315,11 @@ def _head_pieces(file: BinaryIO) -> Iterator[Piece]:
 
 
 def _keep_backup(path: Path) -> Path:
-    """Keep the file under a name that is free: as a second link to it, or as a copy where there are no links."""
+    """Keep the file under a free name: as a second link, or as a copy where there are no links."""
     number = 0
     while True:
-        backup = path.with_name(f"{path.name}.bak" + (f".{number}" if number else ""))
+        suffix = f".bak.{number}" if number else ".bak"
+        backup = path.with_name(path.name + suffix)
         try:
             os.link(path, backup)
             break

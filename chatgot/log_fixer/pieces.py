@@ -1,9 +1,10 @@
-"""Where a log changes between 8-bit text and UTF-16: pieces of one kind each, whose bytes together are the file.
+"""Find where a log changes between 8-bit text and UTF-16: pieces of one kind each.
 
-UTF-16 is seen by its byte order mark, wherever that stands, and without one by its structure: four Latin characters in
-a row. Lines of such a stretch may be in any script; one without a mark that never has four Latin characters in a row
-(Chinese, Russian) is not seen. The pieces' kinds do not depend on how many bytes are read at once, and memory not on
-the length of the file or of its lines.
+The pieces' bytes together are the file. UTF-16 is seen by its byte order mark, wherever that is,
+and without one by its structure: four Latin characters in a row. Lines of such a stretch may be in
+any script; a stretch without a mark that never has four Latin characters in a row (Chinese,
+Russian) is not seen. The pieces' kinds do not depend on how many bytes are read at once, and memory
+not on the length of the file or of its lines.
 """
 
 import codecs
@@ -11,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 from chatgot.data.encoding import ASCII, NO_TEXT
 
@@ -19,18 +20,20 @@ READ_BYTES = 1 << 20
 LINE_BYTES = 1 << 21  # a longer line is decided on in parts
 EIGHT_BIT = "8-bit"
 UNKNOWN = "unknown"  # what follows UTF-16 has yet to be looked at
-HOLD_BYTES = (
-    16  # twice the shortest stretch of UTF-16: none is cut by the end of what has been read
-)
-EARLIER_BYTES = 256  # how far Cyrillic and other alphabets before the first Latin of a UTF-16 stretch are taken into it
-PEEK_BYTES = 4096  # of what follows a line of UTF-16, to see whether it is UTF-16 still
+# Twice the shortest stretch of UTF-16: the end of what has been read cuts none
+HOLD_BYTES = 16
+# How far a UTF-16 stretch reaches back before its first Latin, over Cyrillic and other alphabets
+EARLIER_BYTES = 256
+PEEK_BYTES = 4096  # how much is looked at after a line of UTF-16, to see whether UTF-16 goes on
 
 LATIN = rb"[\t\n\r\x1b\x20-\x7e\xa0-\xff]"
-LE, BE = rb"(?:%s\0)" % LATIN, rb"(?:\0%s)" % LATIN
-# Four Latin characters in a row make a stretch. In "\n\0h\0" the line feed ends an 8-bit line before big-endian text.
+LE = rb"(?:%s\0)" % LATIN
+BE = rb"(?:\0%s)" % LATIN
+# Four Latin characters in a row make a stretch. In "\n\0h\0" the line feed ends an 8-bit line
+# before big-endian text.
 WIDE_START = re.compile(
-    rb"(?P<LE>(?<=\n)\xff\xfe|\xff\xfe(?=%s{2})|(?!\n\0)%s{4})|(?P<BE>(?<=\n)\xfe\xff|\xfe\xff(?=%s{2})|%s{4})"
-    % (LE, LE, BE, BE)
+    rb"(?P<LE>(?<=\n)\xff\xfe|\xff\xfe(?=%s{2})|(?!\n\0)%s{4})" % (LE, LE)
+    + rb"|(?P<BE>(?<=\n)\xfe\xff|\xfe\xff(?=%s{2})|%s{4})" % (BE, BE)
 )
 WIDE_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 # Latin, and the alphabets of U+0100 to U+06FF, whose high byte no 8-bit text has
@@ -40,18 +43,27 @@ ALPHABETIC = {
 }
 # As UTF-16 these 16 bytes would be 8 ideographs that all look like pairs of ASCII characters.
 ASCII_RUN = rb"[\t\r\x20-\x7e]{16}"
-EIGHT_BIT_AGAIN = re.compile(
-    rb"(?<=\0)\n?" + ASCII_RUN
-)  # after half of a line feed, too: UTF-16 was cut off there
+# Also after half of a line feed, where UTF-16 was cut off
+EIGHT_BIT_AGAIN = re.compile(rb"(?<=\0)\n?" + ASCII_RUN)
 EIGHT_BIT_LINE = re.compile(rb"[^\0\n]*" + ASCII_RUN)
-CONTROLS = bytes(
-    {*range(0x20), 0x7F} - {*b"\a\b\t\n\f\r\x1b"}
-)  # what the text of terminals does not have
+# The control characters that terminal output does not have
+CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\a\b\t\n\f\r\x1b"})
+
+
+class SeekableFile(Protocol):
+    """What is needed of a log that is open for reading its bytes."""
+
+    def seek(self, offset: int, /) -> object: ...
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass
 class Piece:
-    """Bytes of one kind, from one place in the file: whole lines, unless the kind changes or a line is very long."""
+    """Bytes of one kind, from one place in the file.
+
+    They are whole lines, unless the kind changes in the middle of one or a line is very long.
+    """
 
     offset: int
     kind: str  # EIGHT_BIT, "utf-16-le" or "utf-16-be"
@@ -59,64 +71,68 @@ class Piece:
 
 
 def pieces(
-    file: BinaryIO, start: int = 0, read_bytes: int = READ_BYTES, line_bytes: int = LINE_BYTES
+    file: SeekableFile, start: int = 0, read_bytes: int = READ_BYTES, line_bytes: int = LINE_BYTES
 ) -> Iterator[Piece]:
-    """Cut a file into pieces from `start` on, which is its beginning or that of a line of a segment."""
-    buffer, offset, at_end = b"", start, False
-    kind, marked = EIGHT_BIT, False  # marked: UTF-16 that began with a byte order mark
-    at_line_start, just_left_wide = True, False
+    """Cut a file into pieces from `start` on: its beginning, or that of a line of a segment."""
+    buffer = b""
+    offset = start
+    at_end = False
+    kind = EIGHT_BIT
+    marked = False  # this UTF-16 began with a byte order mark
+    at_line_start = True
+    just_left_wide = False
     while True:
         kind_before = kind
+        follows = None
         if kind == EIGHT_BIT:
             mark = WIDE_MARKS.get(buffer[:2]) if at_line_start and not just_left_wide else None
-            end, wide = (
-                (0, mark)
-                if mark
-                else _eight_bit_end(buffer, at_end, line_bytes, int(just_left_wide))
-            )
+            end = 0
+            wide = mark
+            if mark is None:
+                end, wide = _eight_bit_end(buffer, at_end, line_bytes, int(just_left_wide))
             if wide is not None and end == 0:
-                kind, marked = wide, buffer[:2] in WIDE_MARKS
+                kind = wide
+                marked = buffer[:2] in WIDE_MARKS
         else:
             end, follows = _wide_end(buffer, at_end, kind, marked, at_line_start, line_bytes)
             if follows and end == 0:
                 other = _wide_start(buffer)
-                marked, kind = (
-                    buffer[:2] in WIDE_MARKS,
-                    EIGHT_BIT if other in (None, kind) else other,
-                )
+                marked = buffer[:2] in WIDE_MARKS
+                kind = EIGHT_BIT if other is None or other == kind else other
                 just_left_wide = kind == EIGHT_BIT
         if end:
-            data, buffer = buffer[:end], buffer[end:]
+            data = buffer[:end]
+            buffer = buffer[end:]
             yield Piece(offset, kind, data)
             offset += end
             at_line_start = data.endswith(b"\n" if kind == EIGHT_BIT else (b"\n\0", b"\0\n"))
             just_left_wide = False
-            if (
-                kind != EIGHT_BIT and follows == EIGHT_BIT
-            ):  # seen by the NUL before it, which is gone from the buffer
-                kind, just_left_wide = EIGHT_BIT, True
+            # This was seen by the NUL before it, which is gone from the buffer
+            if kind != EIGHT_BIT and follows == EIGHT_BIT:
+                kind = EIGHT_BIT
+                just_left_wide = True
         elif kind == kind_before:  # nothing could be decided: more is needed
             if at_end:
                 return
             file.seek(offset + len(buffer))
             more = file.read(read_bytes)
-            buffer, at_end = buffer + more, not more
+            buffer += more
+            at_end = not more
 
 
 def _eight_bit_end(data: bytes, at_end: bool, line_bytes: int, skip: int) -> tuple[int, str | None]:
-    """Return where the 8-bit lines at the start of `data` end for certain, and what UTF-16 follows there, if any."""
-    found = None
+    """Return where the 8-bit lines at the start of `data` end for certain, and what UTF-16 follows.
+
+    None: no UTF-16 follows there.
+    """
+    wide_start = None
     if b"\0" in data or codecs.BOM_UTF16_LE in data or codecs.BOM_UTF16_BE in data:
-        found = WIDE_START.search(data, skip)
-    if found:
-        wide = "utf-16-le" if found["LE"] else "utf-16-be"
-        high, first = bool(found["LE"]), max(skip, found.start() - EARLIER_BYTES)
-        end = found.start()
-        while (
-            end - 2 >= first and 1 <= data[end - 2 + high] <= 6 and b"\n" not in data[end - 2 : end]
-        ):
-            end -= 2
-        return end, wide
+        wide_start = WIDE_START.search(data, skip)
+    if wide_start:
+        is_little_endian = bool(wide_start["LE"])
+        earliest = max(skip, wide_start.start() - EARLIER_BYTES)
+        end = _before_alphabets(data, wide_start.start(), earliest, is_little_endian)
+        return end, "utf-16-le" if is_little_endian else "utf-16-be"
     if at_end:
         return len(data), None
     end = data.rfind(b"\n", 0, max(len(data) - HOLD_BYTES, 0)) + 1
@@ -125,8 +141,22 @@ def _eight_bit_end(data: bytes, at_end: bool, line_bytes: int, skip: int) -> tup
     return end, None
 
 
+def _before_alphabets(data: bytes, end: int, earliest: int, is_little_endian: bool) -> int:
+    """Return where UTF-16 in the alphabets of U+0100 to U+06FF begins that goes on up to `end`."""
+    high_byte = 1 if is_little_endian else 0
+    while end - 2 >= earliest:
+        character = data[end - 2 : end]
+        if not 1 <= character[high_byte] <= 6 or b"\n" in character:
+            break
+        end -= 2
+    return end
+
+
 def part_end(line: bytes, line_bytes: int) -> int:
-    """Return where a line that is too long is cut: after a carriage return, else between two characters of UTF-8."""
+    """Return where to cut a line that is too long.
+
+    After a carriage return, else between two characters of UTF-8.
+    """
     end = line.rfind(b"\r", 0, line_bytes) + 1
     if end:
         return end
@@ -139,73 +169,96 @@ def part_end(line: bytes, line_bytes: int) -> int:
 def _wide_end(
     data: bytes, at_end: bool, encoding: str, marked: bool, at_line_start: bool, line_bytes: int
 ) -> tuple[int, str | None]:
-    """Return where the lines of UTF-16 at the start of `data` end for certain, and what follows, if something else."""
+    """Return where the UTF-16 lines at the start of `data` end for certain, and what follows.
+
+    None: UTF-16 goes on, or more bytes are needed to tell.
+    """
     end = 0
     while end < len(data):
         if at_line_start and (end or WIDE_MARKS.get(data[:2]) != encoding):
-            other = _is_eight_bit(data[end : end + PEEK_BYTES], at_end, encoding)
-            if other is None:
+            is_eight_bit = _is_eight_bit(data[end : end + PEEK_BYTES], at_end, encoding)
+            if is_eight_bit is None:
                 return end, None
-            if other:
+            if is_eight_bit:
                 return end, UNKNOWN
         line_end = _wide_line_end(data, end, encoding)
         limit = end + line_bytes - line_bytes % 2
         if line_end == 0 or line_end > limit:
             if len(data) <= limit and not at_end:
                 return end, None
-            line_end = min(limit, len(data))
-            if limit < len(data) and 0xD8 <= data[limit - 1 - (encoding == "utf-16-be")] <= 0xDB:
-                line_end -= 2  # between two characters, not within a pair of surrogates
+            line_end = _wide_part_end(data, limit, encoding)
         line = data[end:line_end]
-        if found := EIGHT_BIT_AGAIN.search(line):
-            return end + found.start(), EIGHT_BIT
+        eight_bit = EIGHT_BIT_AGAIN.search(line)
+        if eight_bit:
+            return end + eight_bit.start(), EIGHT_BIT
         if not marked and not _is_wide(line, encoding):
-            return end + ALPHABETIC[encoding].match(line).end(), UNKNOWN
-        end, at_line_start = line_end, line.endswith((b"\n\0", b"\0\n"))
+            alphabetic = ALPHABETIC[encoding].match(line)
+            assert alphabetic is not None  # it matches the empty string, too
+            return end + alphabetic.end(), UNKNOWN
+        end = line_end
+        at_line_start = line.endswith((b"\n\0", b"\0\n"))
         if end >= READ_BYTES:
             break
     return end, None
 
 
 def _wide_line_end(data: bytes, start: int, encoding: str) -> int:
-    """Return the end of the line of UTF-16 that starts at `start`, or 0 if `data` does not hold it."""
-    newline, found = "\n".encode(encoding), start - 1
-    while (found := data.find(newline, found + 1)) >= 0:
-        if (found - start) % 2 == 0:
-            return found + 2
+    """Return the end of the UTF-16 line that starts at `start`, or 0 if `data` lacks that end."""
+    newline = "\n".encode(encoding)
+    place = data.find(newline, start)
+    while place >= 0:
+        if (place - start) % 2 == 0:
+            return place + 2
+        place = data.find(newline, place + 1)
     return 0
 
 
+def _wide_part_end(data: bytes, limit: int, encoding: str) -> int:
+    """Return where to cut a UTF-16 line that is too long or has no end: between two characters."""
+    if limit >= len(data):
+        return len(data)
+    high_byte = limit - 1 if encoding == "utf-16-le" else limit - 2
+    cuts_surrogate_pair = 0xD8 <= data[high_byte] <= 0xDB
+    return limit - 2 if cuts_surrogate_pair else limit
+
+
 def _is_wide(line: bytes, encoding: str) -> bool:
-    """Tell whether a line after unmarked UTF-16 is UTF-16, too: Latin for the greater part, or nothing but text."""
-    if 4 * line[encoding == "utf-16-le" :: 2].count(0) >= len(line):
+    """Tell whether a line after unmarked UTF-16 is UTF-16 too: mostly Latin, or all of it text."""
+    high_bytes = line[1::2] if encoding == "utf-16-le" else line[0::2]
+    if 4 * high_bytes.count(0) >= len(line):
         return True
     return line.endswith("\n".encode(encoding)) and _is_text_in(line, encoding)
 
 
 def _is_text_in(data: bytes, encoding: str) -> bool:
-    """Tell whether the first line of `data` reads as UTF-16 text; its last character may be cut off, not its end."""
-    text, end, _ = (
-        codecs.getincrementaldecoder(encoding)("surrogatepass").decode(data).partition("\n")
-    )
-    if not end and b"\n" in data:
+    """Tell whether the first line of `data` reads as UTF-16 text.
+
+    Its last character may be cut off, its line end may not.
+    """
+    characters = codecs.getincrementaldecoder(encoding)("surrogatepass").decode(data)
+    line, line_end, _ = characters.partition("\n")
+    if not line_end and b"\n" in data:
         return False
-    return not any(unicodedata.category(c) in NO_TEXT for c in set(text) - set("\t\r\x1b"))
+    return not any(unicodedata.category(c) in NO_TEXT for c in set(line) - set("\t\r\x1b"))
 
 
 def _wide_start(data: bytes) -> str | None:
-    """Return the byte order of the UTF-16 that starts here by its mark or structure, if any does."""
+    """Return the encoding of the UTF-16 that starts here by its mark or structure, if any does."""
     if data[:2] in WIDE_MARKS:
         return WIDE_MARKS[data[:2]]
-    found = WIDE_START.match(data)
-    return found and ("utf-16-le" if found["LE"] else "utf-16-be")
+    wide_start = WIDE_START.match(data)
+    if wide_start is None:
+        return None
+    return "utf-16-le" if wide_start["LE"] else "utf-16-be"
 
 
 def _is_eight_bit(data: bytes, at_end: bool, encoding: str) -> bool | None:
-    """Tell whether 8-bit text begins where a line of UTF-16 has ended; None: not enough bytes to tell.
+    """Tell whether 8-bit text begins where a line of UTF-16 has ended.
 
-    A line without NUL that is UTF-8, nearly ASCII or no text as UTF-16 is 8-bit text. As UTF-16 a short one may be
-    ideographs, so of less than 8 bytes the next line must be of that kind, too.
+    A line without NUL that is UTF-8, nearly ASCII or no text as UTF-16 is 8-bit text. A short line
+    may be ideographs in UTF-16, so after less than 8 bytes the next line must be of that kind, too.
+
+    None: not enough bytes to tell.
     """
     if len(data) < PEEK_BYTES and not at_end:
         return None
@@ -213,21 +266,21 @@ def _is_eight_bit(data: bytes, at_end: bool, encoding: str) -> bool | None:
         if data.startswith(codecs.BOM_UTF8) or _wide_start(data) not in (None, encoding):
             return True
         length = data.find(b"\n") + 1 or len(data)
-        line, data = data[:length], data[length:]
+        line = data[:length]
+        data = data[length:]
         if EIGHT_BIT_LINE.match(line):
             return True
         if data.startswith(b"\0"):
             return False
-        if 0 < 4 * line.count(0) < len(line) and line.endswith(b"\n"):  # of UTF-16 they are half
+        if 0 < 4 * line.count(0) < len(line) and line.endswith(b"\n"):  # half of UTF-16 are NULs
             line = line.replace(b"\0", b"")
         if len(line.translate(None, CONTROLS)) < len(line):
             return False
         try:
             codecs.utf_8_decode(line, "strict", line.endswith(b"\n") or at_end)
         except UnicodeDecodeError:
-            if len(line.translate(None, ASCII)) > len(line) / 4 and _is_text_in(
-                line + data, encoding
-            ):
+            above_ascii = len(line.translate(None, ASCII))
+            if above_ascii > len(line) / 4 and _is_text_in(line + data, encoding):
                 return False
         if len(line) >= 8 or not data:
             return True

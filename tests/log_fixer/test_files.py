@@ -1,4 +1,4 @@
-"""Claims about chatgot/log_fixer.py, log_cleaning.py, log_decoding.py and log_pieces.py: mended exactly, or shown."""
+"""Claims about the log fixer: what is broken in a log is mended exactly, or shown."""
 
 import codecs
 import io
@@ -23,7 +23,10 @@ from chatgot.log_fixer.cleaning import (
 from chatgot.log_fixer.decoding import LogDecoder
 from chatgot.log_fixer.files import FixReport, detect_encoding, fix_log_file, fix_stream
 
-FRENCH = "Le mois dernier, le château était fermé à cause de la grêle; l'été, ça ira mieux, naïve élève.\n"
+FRENCH = (
+    "Le mois dernier, le château était fermé à cause de la grêle; "
+    "l'été, ça ira mieux, naïve élève.\n"
+)
 RUSSIAN = (
     "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n"
 )
@@ -43,19 +46,16 @@ def fix_and_report(content: bytes, **options) -> tuple[bytes, FixReport]:
 def fix_in_parts(
     content: bytes, read_bytes: int, line_bytes: int = 1 << 22, held: int = 1 << 22
 ) -> bytes:
-    decoder, cleaner = (
-        LogDecoder(io.BytesIO(content), read_bytes, line_bytes),
-        LogCleaner(held=held),
-    )
+    decoder = LogDecoder(io.BytesIO(content), read_bytes, line_bytes)
+    cleaner = LogCleaner(held=held)
     texts = [cleaner.feed(decoder.text(piece)) for piece in decoder.pieces()]
     return "".join([*texts, cleaner.end()]).encode()
 
 
 def misread(text: str, times: int = 1) -> str:
     for _ in range(times):
-        text = text.encode().decode(
-            "sloppy-windows-1252"
-        )  # what cp1252 lacks becomes a control, as in most programs
+        # What cp1252 lacks becomes a control character, as in most programs
+        text = text.encode().decode("sloppy-windows-1252")
     return text
 
 
@@ -224,9 +224,7 @@ nasty = st.lists(
 
 @settings(max_examples=1000, deadline=None)
 @given(st.one_of(nasty, nasty, nasty, st.binary(max_size=80)), st.integers(1, 9))
-def test_any_bytes_come_out_as_visible_text_that_stays_and_does_not_depend_on_how_they_are_read(
-    content, read_bytes
-):
+def test_any_bytes_become_visible_text_however_they_are_read(content, read_bytes):
     fixed, report = fix_and_report(content)
     text = fixed.decode()
     assert not CONTROL.search(text)
@@ -268,14 +266,14 @@ def test_clean_text_in_any_script_comes_out_byte_for_byte():
 
 @pytest.mark.parametrize("before", ["", "ab", "abc", "no line end", "é\n", "x\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_utf16_appended_to_utf8_is_seen_at_any_offset_and_so_is_the_way_back(before, mark):
+def test_utf16_appended_to_utf8_is_seen_and_so_is_the_way_back(before, mark):
     wide, after = "line one – “é”\r\nline two\r\n", "utf-8 again é\nок\n"
     content = before.encode() + (mark + wide).encode("utf-16-le") + after.encode()
     assert fix(content).decode() == before + wide + after
     assert fix(content + (mark + wide).encode("utf-16-le")).decode() == before + wide + after + wide
 
 
-def test_utf16_without_a_last_line_end_gives_way_to_8_bit_text_in_the_same_line():
+def test_utf16_without_a_last_line_end_gives_way_to_8_bit_text():
     content = (
         "progress: 10 %, Größe".encode("utf-16-le") + "here the next program begins: é\n".encode()
     )
@@ -295,7 +293,7 @@ def test_marked_utf16_that_was_cut_off_gives_way_to_8_bit_text(encoding, missing
         assert text.removesuffix(after) in (before + "epoch 3\n", before + "epoch 3")
 
 
-def test_marked_utf16_may_be_in_any_script_and_unmarked_has_chinese_lines_among_latin_ones():
+def test_utf16_may_be_in_any_script_with_a_mark_or_with_latin_lines():
     for encoding in ("utf-16-le", "utf-16-be"):
         text = "中文上海\r\n一上\r\n" + RUSSIAN
         assert (
@@ -332,7 +330,7 @@ def test_segments_between_utf16_are_judged_each_for_itself():
     assert set(report.encodings) == {"koi8-r", "utf-16-le", "cp1252"}
 
 
-def test_an_unsure_guess_gives_way_to_cp1252_and_what_that_lacks_is_an_escape():
+def test_an_unsure_guess_gives_way_to_cp1252_with_escapes():
     fixed, report = fix_and_report(b"ok\n\x81 caf\xe9\n")
     assert fixed.decode() == "ok\n\\x81 café\n"
     assert (report.undecodable_bytes, report.first_undecodable_offset) == (1, 3)
@@ -346,7 +344,7 @@ def test_the_first_escape_is_counted_from_the_beginning_of_the_file():
     assert (report.undecodable_bytes, report.first_undecodable_offset) == (2, 6)
 
 
-def test_drawings_of_a_dos_console_are_drawings_among_lines_of_other_encodings():
+def test_drawings_of_a_dos_console_are_seen_among_other_encodings():
     tree = "├───chatgot\n│   └───tests\n└───docs\n"
     bars = "████████▒▒▒▒ 60%\n"
     content = FRENCH.encode("cp1252") + (tree + bars).encode("cp437") + FRENCH.encode("cp1252")
@@ -382,7 +380,7 @@ def test_cyrillic_words_of_box_bytes_are_words():
         assert fix(text.encode(encoding)).decode() == text
 
 
-def test_detect_encoding_names_the_encoding_of_most_of_the_file_and_how_sure_it_is(tmp_path):
+def test_detect_encoding_names_the_encoding_of_most_of_the_file(tmp_path):
     path = tmp_path / "a.log"
     for content, encoding in [
         (b"ascii\n", "utf-8"),
@@ -461,7 +459,7 @@ def test_keep_ansi_keeps_whole_sequences_and_nothing_else():
     )
 
 
-def test_mojibake_is_mended_line_by_line_once_or_twice_and_leaves_quotes_curly():
+def test_mojibake_is_mended_line_by_line_and_leaves_quotes_curly():
     text = "“quotes” – l’été naïve 10 €\n"
     for broken in (misread(text), misread(text, 2), text.encode().decode("latin-1")):
         assert fix(("é fine\n" + broken).encode()).decode() == "é fine\n" + text
@@ -477,9 +475,7 @@ def test_mojibake_is_mended_line_by_line_once_or_twice_and_leaves_quotes_curly()
         (b"\x8bcaf\xe9\x9b menu \x9bm\n", "‹café› menu ›m\n", "‹café› menu ›m\n"),
     ],
 )
-def test_one_byte_introducers_in_an_old_code_page_are_sequences_where_they_are_complete(
-    content, fixed, kept
-):
+def test_complete_one_byte_sequences_in_an_old_code_page_are_sequences(content, fixed, kept):
     out, report = fix_and_report(content)
     assert out.decode() == fixed
     assert ("escape_sequences" in report.counts) == (fixed != kept)
@@ -511,7 +507,7 @@ def test_thousands_of_different_words_above_ascii_take_time_in_proportion():
     assert time.process_time() - started < 4  # 0.6 s; one alternative a word took 10 s
 
 
-def test_a_state_longer_than_can_be_held_is_kept_and_the_carriage_return_after_it_shown():
+def test_a_state_too_long_to_hold_is_kept_and_its_return_is_shown():
     state = b"x" * 200_000
     assert fix_in_parts(state + b"\rshort\n", 1 << 16, held=1 << 17) == state + b"\\x0dshort\n"
     bars = b"".join(b"%9d%%\r" % i for i in range(100_000))
@@ -539,7 +535,7 @@ def test_memory_grows_neither_with_the_file_nor_with_its_lines(tmp_path, line):
 # Files
 
 
-def test_binary_files_without_a_mark_at_the_beginning_are_refused_and_wide_text_is_not(tmp_path):
+def test_binary_files_without_a_mark_are_refused_and_wide_text_is_not(tmp_path):
     path, chance = tmp_path / "x.log", random.Random(0)
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -572,7 +568,7 @@ def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_default_output_stands_beside_the_input_and_has_its_permissions(log):
+def test_the_default_output_is_next_to_the_input_with_its_permissions(log):
     log.chmod(0o600)
     report = fix_log_file(log)
     output = log.with_name("run_fixed.log")
@@ -625,13 +621,10 @@ def test_check_writes_nothing(log):
     assert names(log.parent) == ["run.log"]
 
 
-def test_an_output_that_is_no_file_is_refused_and_that_a_link_names_is_written_through_it(
-    log, tmp_path
-):
+def test_an_output_that_is_no_file_is_refused_and_a_link_is_followed(log, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "to_pipe").symlink_to(
-        "pipe"
-    )  # no real device: as root a broken fixer would replace it
+    # No real device: as root a broken fixer would replace it
+    (tmp_path / "to_pipe").symlink_to("pipe")
     for name in ("pipe", "to_pipe"):
         before = os.lstat(tmp_path / name)
         with pytest.raises(ConfigError, match="is a pipe or a device"):
@@ -689,7 +682,7 @@ def test_what_is_no_log_is_refused_by_name(tmp_path):
         fix_log_file(tmp_path / "pipe")
 
 
-def test_a_log_with_power_cut_nuls_escapes_and_a_few_controls_is_no_binary_file(log):
+def test_a_log_with_nuls_of_a_power_cut_and_few_controls_is_no_binary(log):
     log.write_bytes(
         b"line\n" * 100 + b"\0" * 4096 + b"\x1b[31mred\b\x07\x01\n" + FRENCH.encode("utf-16")
     )
@@ -711,7 +704,7 @@ def test_a_log_that_is_being_written_is_refused_and_nothing_is_left(log, monkeyp
     assert names(log.parent) == ["run.log"]
 
 
-def test_an_output_that_cannot_be_written_is_a_storage_error_and_nothing_is_left(log, tmp_path):
+def test_an_output_that_cannot_be_written_is_refused_and_leaves_nothing(log, tmp_path):
     with pytest.raises(StorageError, match="cannot be written: No such file"):
         fix_log_file(log, tmp_path / "gone" / "x.log")
     with pytest.raises(StorageError, match="cannot be written: Not a directory"):

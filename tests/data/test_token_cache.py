@@ -1,0 +1,156 @@
+"""A text becomes ids once, and the cache is whole or made again."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+import chatgot.data.token_cache
+from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.errors import ConfigError, StorageError
+
+TEXT = "KING:\nGood morrow, my lord! Grüße, 世界 🎭.\n\nFOOL:\nNo.\n"
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT * 50, encoding="utf-8")
+    return path
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_tokens_decode_to_the_text(text, tmp_path):
+    tokens = load_tokens(text, tmp_path / "cache")
+    assert tokens.vocabulary.decode(tokens.ids.tolist()) == TEXT * 50
+    assert tokens.vocabulary.encode(TEXT * 50) == tokens.ids.tolist()
+    assert list(tokens.vocabulary.characters) == sorted(set(TEXT))
+
+
+def test_the_cache_cannot_be_written_through_the_tokens(text, tmp_path):
+    with pytest.raises(ValueError, match="read-only"):
+        load_tokens(text, tmp_path / "cache").ids[0] = 1
+
+
+def test_a_cache_is_found_again_without_encoding(text, tmp_path, monkeypatch):
+    first = load_tokens(text, tmp_path / "cache")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    monkeypatch.setattr(chatgot.data.token_cache, "_encode", None)  # calling it would be an error
+    again = load_tokens(text, tmp_path / "cache")
+    assert np.array_equal(first.ids, again.ids)
+    assert (first.vocabulary, first.text_sha256, first.encoding) == (
+        again.vocabulary,
+        again.text_sha256,
+        again.encoding,
+    )
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == before
+
+
+def test_the_same_text_in_another_encoding_has_the_same_hash_and_ids(text, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT * 50, encoding="utf-16")
+    a, b = (load_tokens(path, tmp_path / "cache") for path in (text, other))
+    assert a.text_sha256 == b.text_sha256
+    assert np.array_equal(a.ids, b.ids)
+    assert a.encoding != b.encoding
+
+
+def test_a_changed_text_is_encoded_again_though_size_and_time_are_equal(text, tmp_path):
+    before = load_tokens(text, tmp_path / "cache")
+    about = text.stat()
+    text.write_text((TEXT * 50).replace("N", "M", 1), encoding="utf-8")
+    os.utime(text, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert text.stat().st_size == about.st_size
+    after = load_tokens(text, tmp_path / "cache")
+    assert after.text_sha256 != before.text_sha256
+    assert after.vocabulary.decode(after.ids.tolist()) == text.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 1000])
+def test_a_truncated_cache_is_made_again(text, tmp_path, kept, caplog):
+    expected = load_tokens(text, tmp_path / "cache").ids.copy()
+    (ids_path,) = (tmp_path / "cache").glob("*.uint16")
+    whole = ids_path.read_bytes()
+    assert kept < len(whole)
+    ids_path.write_bytes(whole[:kept])
+    assert np.array_equal(load_tokens(text, tmp_path / "cache").ids, expected)
+    assert ids_path.read_bytes() == whole
+    assert "encoding the text again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "about", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"{}", b'{"format": 0, "tokens": 5}']
+)
+def test_a_damaged_description_of_the_cache_is_made_again(text, tmp_path, about, caplog):
+    load_tokens(text, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*.json")
+    path.write_bytes(about)
+    assert load_tokens(text, tmp_path / "cache").vocabulary.characters == "".join(sorted(set(TEXT)))
+    assert json.loads(path.read_bytes())["tokens"] == len(TEXT * 50)
+    assert "encoding the text again" in caplog.text
+
+
+def test_a_description_of_the_cache_that_lacks_a_key_is_made_again(text, tmp_path):
+    load_tokens(text, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*.json")
+    about = json.loads(path.read_bytes())
+    del about["vocabulary"]
+    path.write_text(json.dumps(about))
+    assert load_tokens(text, tmp_path / "cache").vocabulary.characters == "".join(sorted(set(TEXT)))
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_failed_encoding_leaves_no_file_and_is_said_with_the_folder(
+    text, tmp_path, fails, monkeypatch
+):
+    fired = []
+
+    def refuse(*args, **keywords):
+        fired.append(args)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, refuse)
+        with pytest.raises(StorageError, match=r"cache.*No space left"):
+            load_tokens(text, tmp_path / "cache")
+    assert fired
+    assert names(tmp_path / "cache") == []
+    load_tokens(text, tmp_path / "cache")
+    assert len(names(tmp_path / "cache")) == 2
+
+
+def test_a_cache_whose_description_was_never_written_counts_as_none(text, tmp_path):
+    load_tokens(text, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*.json")
+    (ids_path,) = (tmp_path / "cache").glob("*.uint16")
+    path.unlink()
+    # As a kill between the two files could leave it
+    ids_path.write_bytes(b"\0" * ids_path.stat().st_size)
+    tokens = load_tokens(text, tmp_path / "cache")
+    assert tokens.vocabulary.decode(tokens.ids.tolist()) == TEXT * 50
+
+
+def test_a_file_with_nothing_but_a_byte_order_mark_is_refused_as_empty(tmp_path):
+    (tmp_path / "empty.txt").write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(ConfigError):
+        load_tokens(tmp_path / "empty.txt", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "fifo"])
+def test_what_is_no_text_is_refused_before_a_cache_is_made(tmp_path, kind):
+    path = tmp_path / "text.txt"
+    make = {"folder": path.mkdir, "empty": path.touch, "fifo": lambda: os.mkfifo(path)}
+    make.get(kind, lambda: None)()
+    with pytest.raises(ConfigError, match=r"text\.txt"):
+        load_tokens(path, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_tokens_are_of_the_type_that_the_cache_holds(text, tmp_path):
+    tokens = load_tokens(text, tmp_path / "cache")
+    assert isinstance(tokens, Tokens)
+    assert tokens.ids.dtype == np.dtype("<u2")
