@@ -154,7 +154,7 @@ def prepare(args: argparse.Namespace) -> tuple[Run, ResumePoint | None, list[str
         probe_folder(Path(config.paths.checkpoints))
         probe_folder(Path(config.paths.logs))
     tokens = load_text(config, text)
-    run = assemble(config, tokens, device, point and point.content)
+    run = assemble(config, tokens, device, None if point is None else point.content)
     run.config_path = str(args.config.resolve())
     remarks = [f"text in {text.resolve()}"]
     if point is not None:
@@ -311,10 +311,15 @@ def train_in_folder(run: Run, point: ResumePoint | None, remarks: list[str], fol
     for remark in remarks:
         logger.info("%s", remark)
     if point is None:
-        logger.info("a new run", extra=event("start", **start_facts(run)))
+        logger.info("a new run", extra=event("start", step=step, **start_facts(run)))
     else:
         facts = start_facts(run) | {"resumed_from": str(point.path)}
-        logger.info("resumed from %s at step %d", point.path, step, extra=event("resume", **facts))
+        logger.info(
+            "resumed from %s at step %d",
+            point.path,
+            step,
+            extra=event("resume", step=step, **facts),
+        )
     for caution in cautions(run):
         logger.warning("%s", caution)
     last_row = None
@@ -360,7 +365,12 @@ def say_how_to_go_on(
     else:
         kind, words = "crash", f"ended with exit code {exit_code}"
         facts["exit_code"] = exit_code
-    logger.info("%s: %s", words, end_line(run), extra=event(kind, **facts))
+    logger.info(
+        "%s: %s",
+        words,
+        end_line(run),
+        extra=event(kind, step=run.state.progress.global_step, **facts),
+    )
     if marks.best_step > 0:
         logger.info("best_val_loss %.4f at step %d", marks.best_val_loss, marks.best_step)
     if run.failed_samples:
@@ -396,7 +406,7 @@ def run_training(args: argparse.Namespace) -> int:
         return 0
     with open_folder(run, args.config.stem, point) as folder:
         exit_code = with_exit_code(lambda: train_in_folder(run, point, remarks, folder))
-        say_how_to_go_on(args, run, point and point.path, exit_code)
+        say_how_to_go_on(args, run, None if point is None else point.path, exit_code)
     return exit_code
 
 

@@ -21,7 +21,7 @@ from chatgot.errors import ConfigError
 from chatgot.logs.events import event
 from chatgot.machine.device import DTYPES, set_threads
 from chatgot.machine.measured import fast_threads
-from chatgot.model.attention import pick_attention
+from chatgot.model.attention import Kernel, pick_attention
 from chatgot.model.gpt import GPT
 from chatgot.numerics.compilation import Work, choose_compile
 from chatgot.numerics.grad_scaler import SafeGradScaler
@@ -202,13 +202,13 @@ def _wanted_threads(config: Config, device: torch.device, stored: Stored | None)
 
 def _choose_attention(
     config: Config, device: torch.device, precision: str, stored: Stored | None
-) -> str:
+) -> Kernel:
     """Return attention's kernel: the checkpoint's, else the one asked for or measured fast."""
     asked = config.training.attention
     if stored is None:
         shape = config.model
         return pick_attention(asked, shape, config.training.batch_size, device, DTYPES[precision])
-    kernel: str = stored["state"]["modes"]["attention"]
+    kernel: Kernel = stored["state"]["modes"]["attention"]
     if asked not in ("auto", kernel):
         logger.warning(
             "attention by %s as in the checkpoint: another kernel would give other bits", kernel

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from chatgot.config import MAX_THREADS
+from chatgot.model.attention import Kernel
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import allocate_state
 from chatgot.numerics.precision import Precision
@@ -111,7 +112,7 @@ class Modes(Part):
     precision: Precision = kept("fp32")  # in force
     asked_precision: Precision = kept("fp32")  # at the start; a fallback may lower `precision`
     precision_raised: bool = kept(False)  # after a fallback it may climb back, once
-    attention: Literal["sdpa", "products"] = kept("sdpa")  # the kernel
+    attention: Kernel = kept("sdpa")  # the kernel
     compiled: bool = kept(False)  # the blocks run compiled
     muon_precision: Literal["fp32", "bf16"] = kept("fp32")  # of the products of Muon's updates
     threads: int = Field(1, ge=1, le=MAX_THREADS, json_schema_extra={"kept_on_rewind": True})
@@ -239,6 +240,7 @@ def restore_state(
 def generator_states() -> dict[str, Any]:
     """Return the states of all global generators as tensors, lists and plain numbers."""
     kind, keys, *rest = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
     states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),

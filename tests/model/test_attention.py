@@ -148,10 +148,10 @@ def test_weights_are_kept_for_backward_but_not_where_the_block_is_recomputed(
 
     monkeypatch.setattr(Tensor, "softmax", softmax)
     q, k, v, dy = drawn((1, 2, 150, 4))
-    state = (lambda *qkv: checkpoint(causal_attention, *qkv, "products", use_reentrant=False)) if recompute else (
-        lambda *qkv: causal_attention(*qkv, "products")
-    )  # fmt: skip
-    y = run(q, k, v)
+    if recompute:
+        y = checkpoint(causal_attention, q, k, v, "products", use_reentrant=False)
+    else:
+        y = causal_attention(q, k, v, "products")
     assert len(kept) == 2
     assert [weights.expired() for weights in kept] == [recompute] * 2
     found = torch.autograd.grad(y, (q, k, v), dy)
