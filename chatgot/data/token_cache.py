@@ -3,6 +3,7 @@
 import json
 import logging
 import mmap
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,14 +15,15 @@ from numpy.typing import NDArray
 from chatgot.atomic_file import atomic_file
 from chatgot.data.encoding import detect_encoding
 from chatgot.data.text_file import check_text_file, file_sha256, text_chunks
-from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, DocumentSplitter, Vocabulary
 from chatgot.errors import ConfigError, StorageError
 
 logger = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 CODE_POINTS = 0x110000  # Unicode's range
-MAX_VOCABULARY = 1 << 16  # how many ids a uint16 can tell apart
+END_OF_TEXT_POINT = CODE_POINTS  # stands for the end-of-text token: the first number that is free
+MAX_CHARACTERS = (1 << 16) - 1  # so many ids fit into a uint16 besides the end-of-text token's
 
 
 class About(TypedDict):
@@ -31,7 +33,7 @@ class About(TypedDict):
     tokens: int
     encoding: str
     text_sha256: str
-    vocabulary: str
+    vocabulary: list[str]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def load_tokens(text_path: Path, cache_dir: Path) -> Tokens:
             raise StorageError(message) from error
     return Tokens(
         _map_ids(ids_path, about["tokens"]),
-        Vocabulary(about["vocabulary"]),
+        Vocabulary.from_tokens(about["vocabulary"]),
         about["text_sha256"],
         about["encoding"],
     )
@@ -95,6 +97,7 @@ def _read_about(about_path: Path, ids_path: Path) -> About | None:
         about = json.loads(about_path.read_bytes())
         usable = about["format"] == CACHE_FORMAT and about.keys() == About.__annotations__.keys()
         if usable and ids_path.stat().st_size == 2 * about["tokens"]:
+            Vocabulary.from_tokens(about["vocabulary"])  # raises where it is damaged
             return cast(About, about)
         logger.warning("%s does not fit its token cache: encoding the text again", about_path)
     except FileNotFoundError:
@@ -107,22 +110,23 @@ def _read_about(about_path: Path, ids_path: Path) -> About | None:
 def _encode(text_path: Path, ids_path: Path) -> About:
     """Write a text's ids; return what the cache says about them. Raises: ConfigError, OSError."""
     encoding = detect_encoding(text_path)
-    counts = np.zeros(CODE_POINTS, dtype=np.int64)
+    counts = np.zeros(CODE_POINTS + 1, dtype=np.int64)
     digest = sha256()
-    for chunk in text_chunks(text_path, encoding):
-        counts += np.bincount(_code_points(chunk), minlength=CODE_POINTS)
-        digest.update(chunk.encode())
-    used = np.flatnonzero(counts)
-    _check_vocabulary(len(used), text_path)
-    id_of = np.zeros(CODE_POINTS, dtype="<u2")
-    id_of[used] = np.arange(len(used))
+    for points in code_points(_hashed(text_chunks(text_path, encoding), digest.update)):
+        counts += np.bincount(points, minlength=CODE_POINTS + 1)
+    counts[END_OF_TEXT_POINT] = 0
+    characters = np.flatnonzero(counts)
+    _check_characters(len(characters), text_path)
+    id_of = np.zeros(CODE_POINTS + 1, dtype="<u2")
+    id_of[END_OF_TEXT_POINT] = END_OF_TEXT_ID
+    id_of[characters] = np.arange(1, len(characters) + 1)
     second_digest = sha256()
     tokens = 0
     with atomic_file(ids_path) as file:
-        for chunk in text_chunks(text_path, encoding):
-            second_digest.update(chunk.encode())
-            tokens += len(chunk)
-            file.write(id_of[_code_points(chunk)].tobytes())
+        chunks = text_chunks(text_path, encoding)
+        for points in code_points(_hashed(chunks, second_digest.update)):
+            tokens += len(points)
+            file.write(id_of[points].tobytes())
         if second_digest.digest() != digest.digest():
             message = f"{text_path}: changed while it was read; start again when it is finished"
             raise ConfigError(message)
@@ -131,20 +135,43 @@ def _encode(text_path: Path, ids_path: Path) -> About:
         "tokens": tokens,
         "encoding": encoding,
         "text_sha256": digest.hexdigest(),
-        "vocabulary": "".join(map(chr, used)),
+        "vocabulary": Vocabulary("".join(map(chr, characters))).tokens,
     }
 
 
-def _check_vocabulary(size: int, text_path: Path) -> None:
-    if size == 0:
-        raise ConfigError(f"{text_path}: holds no text, only a byte order mark")
-    if size > MAX_VOCABULARY:
+def _hashed(chunks: Iterable[str], update: Callable[[bytes], object]) -> Iterator[str]:
+    """Yield the chunks, and hand each as UTF-8 to the `update` of a hash."""
+    for chunk in chunks:
+        update(chunk.encode())
+        yield chunk
+
+
+def _check_characters(count: int, text_path: Path) -> None:
+    if count == 0:
+        raise ConfigError(f"{text_path}: holds no text, only a byte order mark or {END_OF_TEXT}")
+    if count > MAX_CHARACTERS:
         message = (
-            f"{text_path}: {size} different characters, "
-            f"at most {MAX_VOCABULARY} can be told apart; is it text?"
+            f"{text_path}: {count} different characters, "
+            f"at most {MAX_CHARACTERS} can be told apart; is it text?"
         )
         raise ConfigError(message)
 
 
-def _code_points(chunk: str) -> NDArray[np.uint32]:
-    return np.frombuffer(chunk.encode("utf-32-le"), dtype="<u4")
+def code_points(chunks: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
+    """Yield the tokens of a text: the code point of a character, END_OF_TEXT_POINT for that token.
+
+    The tokens do not depend on where the chunks end.
+    """
+    splitter = DocumentSplitter()
+    for chunk in chunks:
+        yield _join_documents(splitter.feed(chunk))
+    yield _join_documents(splitter.end())
+
+
+def _join_documents(documents: list[str]) -> NDArray[np.uint32]:
+    end_of_text = np.array([END_OF_TEXT_POINT], dtype="<u4")
+    arrays = []
+    for document in documents:
+        arrays.append(np.frombuffer(document.encode("utf-32-le"), dtype="<u4"))
+        arrays.append(end_of_text)
+    return np.concatenate(arrays[:-1])

@@ -1,29 +1,118 @@
-"""The tokens that a text consists of, and text <-> ids."""
+"""The tokens that a text consists of, and text <-> ids.
 
+A line that is exactly `<|endoftext|>` is one token: it ends a document. Its line feed is a
+character like any other. Inside a longer line the same characters are only characters.
+"""
+
+import re
 from dataclasses import dataclass
+
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT_ID = 0
+# ^ and $ match at "\n" only, not at the other line ends of Unicode
+END_OF_TEXT_LINE = re.compile(rf"^{re.escape(END_OF_TEXT)}$", re.MULTILINE)
+
+
+def split_documents(text: str) -> list[str]:
+    """Return what is before, between and after the lines of a text that are END_OF_TEXT."""
+    if END_OF_TEXT not in text:  # far faster than the regex, and most texts have none
+        return [text]
+    return END_OF_TEXT_LINE.split(text)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """One token per character; `characters[i]` is the text of id i."""
+    """The end-of-text token as id 0, then one token per character: id i + 1 is `characters[i]`."""
 
     characters: str
 
+    @classmethod
+    def from_tokens(cls, tokens: list[str]) -> "Vocabulary":
+        """Return the vocabulary whose `tokens` these are.
+
+        Raises: ValueError unless END_OF_TEXT comes first and the rest are distinct characters.
+        """
+        characters = "".join(map(str, tokens[1:]))
+        if tokens != [END_OF_TEXT, *characters]:
+            raise ValueError(f"not a vocabulary of {END_OF_TEXT} and then single characters")
+        if len(set(characters)) < len(characters):
+            raise ValueError("a vocabulary with a character that occurs twice")
+        return cls(characters)
+
+    @property
+    def tokens(self) -> list[str]:
+        """The text of each id, END_OF_TEXT first: what a checkpoint stores."""
+        return [END_OF_TEXT, *self.characters]
+
     def __len__(self) -> int:
-        return len(self.characters)
+        return 1 + len(self.characters)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`. Raises: KeyError for a character outside the vocabulary."""
-        ids = {character: i for i, character in enumerate(self.characters)}
-        return [ids[character] for character in text]
+        id_of = {token: i for i, token in enumerate(self.tokens)}
+        first_document, *further_documents = split_documents(text)
+        ids = [id_of[character] for character in first_document]
+        for document in further_documents:
+            ids.append(END_OF_TEXT_ID)
+            ids += [id_of[character] for character in document]
+        return ids
 
     def decode(self, ids: list[int]) -> str:
-        return "".join(self.characters[i] for i in ids)
+        """Return the text of `ids`; the end-of-text token shows nothing."""
+        return "".join(self.characters[i - 1] for i in ids if i != END_OF_TEXT_ID)
 
     def replace_unknown(self, text: str) -> tuple[str, str]:
-        """Replace what is outside the vocabulary visibly; return the text and those characters."""
+        """Replace what is outside the vocabulary visibly; return the text and those characters.
+
+        A line that is the end-of-text token stays.
+        """
         known = set(self.characters)
-        unknown = "".join(sorted(set(text) - known))
+        documents = split_documents(text)
+        unknown = "".join(sorted(set("".join(documents)) - known))
         substitute = next((mark for mark in "?_*#. " if mark in known), self.characters[0])
-        replaced = "".join(character if character in known else substitute for character in text)
-        return replaced, unknown
+        replaced = [
+            "".join(character if character in known else substitute for character in document)
+            for document in documents
+        ]
+        return END_OF_TEXT.join(replaced), unknown
+
+
+class DocumentSplitter:
+    """Cuts a text that comes in chunks into documents, at the lines that are END_OF_TEXT.
+
+    The documents do not depend on where the chunks end. At most one line that may become
+    END_OF_TEXT is held back.
+    """
+
+    def __init__(self) -> None:
+        self._held = ""  # the end of the text so far, where it may become END_OF_TEXT
+        self._at_line_start = True  # what is held, or comes next, begins a line
+
+    def feed(self, chunk: str) -> list[str]:
+        """Take the next characters; return what is certain by now, never an empty list.
+
+        Between each two of the returned strings is one END_OF_TEXT; the first goes on with the
+        document that was the last one so far.
+        """
+        text = self._held + chunk
+        last_line = text[text.rfind("\n") + 1 :]
+        self._held = last_line if END_OF_TEXT.startswith(last_line) else ""
+        return self._split(text.removesuffix(self._held))
+
+    def end(self) -> list[str]:
+        """Return the rest, as `feed` does."""
+        rest = self._held
+        self._held = ""
+        return self._split(rest)
+
+    def _split(self, text: str) -> list[str]:
+        if not text:
+            return [""]
+        # What goes on with a line that has begun is never END_OF_TEXT
+        line_end = 0
+        if not self._at_line_start:
+            line_end = text.find("\n") + 1 or len(text)
+        self._at_line_start = text.endswith("\n")
+        documents = split_documents(text[line_end:])
+        documents[0] = text[:line_end] + documents[0]
+        return documents

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chatgot.config import Config
-from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT_ID, Vocabulary
 from chatgot.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]  # x (B, T) and y (B, T), int64
@@ -149,11 +149,20 @@ class ValidationWindows(Windows):
 def line_start(ids: Ids, vocabulary: Vocabulary, seed: int, length: int = 64) -> str:
     """Return up to `length` characters of a text from the start of a line that `seed` picks.
 
-    They end with a whole line where there is one.
+    They end with a whole line where there is one, and with their document: the end-of-text token is
+    neither shown nor passed.
     """
-    text = vocabulary.decode(ids[:PROMPT_TOKENS].tolist())
-    line_starts = [i + 1 for i in range(len(text) - 1) if text[i] == "\n" and text[i + 1] != "\n"]
-    start = line_starts[seed % len(line_starts)] if line_starts else 0
+    head = ids[:PROMPT_TOKENS]
+    ends = np.flatnonzero(head == END_OF_TEXT_ID)
+    documents = [vocabulary.decode(part.tolist()) for part in np.split(head, ends)]
+    lines = [(text, start) for text in documents for start in _line_starts(text)]
+    # Without such a line, the longest document: another may be empty
+    text, start = lines[seed % len(lines)] if lines else (max(documents, key=len), 0)
     prompt = text[start : start + length]
     whole_lines = prompt.rfind("\n") + 1
     return prompt[:whole_lines] if whole_lines > 1 else prompt
+
+
+def _line_starts(text: str) -> list[int]:
+    """Return where each line of a text starts, but for the first line and empty ones."""
+    return [i + 1 for i in range(len(text) - 1) if text[i] == "\n" and text[i + 1] != "\n"]

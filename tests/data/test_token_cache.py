@@ -2,12 +2,24 @@
 
 import json
 import os
+from hashlib import sha256
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import chatgot.data.token_cache
-from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.encoding import CHUNK_BYTES
+from chatgot.data.text_file import text_chunks
+from chatgot.data.token_cache import (
+    END_OF_TEXT_POINT,
+    MAX_CHARACTERS,
+    Tokens,
+    code_points,
+    load_tokens,
+)
+from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Vocabulary
 from chatgot.errors import ConfigError, StorageError
 
 TEXT = "KING:\nGood morrow, my lord! Grüße, 世界 🎭.\n\nFOOL:\nNo.\n"
@@ -103,6 +115,27 @@ def test_a_description_of_the_cache_that_lacks_a_key_is_made_again(text, tmp_pat
     assert load_tokens(text, tmp_path / "cache").vocabulary.characters == "".join(sorted(set(TEXT)))
 
 
+@pytest.mark.parametrize("vocabulary", ["\nab", ["a", "b"], [END_OF_TEXT, "aa"], None, 7])
+def test_a_description_whose_vocabulary_is_damaged_is_made_again(text, tmp_path, vocabulary):
+    tokens = load_tokens(text, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*.json")
+    about = json.loads(path.read_bytes())
+    path.write_text(json.dumps(about | {"vocabulary": vocabulary}))
+    assert load_tokens(text, tmp_path / "cache").vocabulary == tokens.vocabulary
+
+
+def test_a_cache_of_the_format_without_the_token_is_made_again(text, tmp_path, caplog):
+    tokens = load_tokens(text, tmp_path / "cache")
+    expected = tokens.ids.copy()
+    (path,) = (tmp_path / "cache").glob("*.json")
+    (ids_path,) = (tmp_path / "cache").glob("*.uint16")
+    about = json.loads(path.read_bytes())
+    path.write_text(json.dumps(about | {"format": 1}))
+    ids_path.write_bytes((expected - 1).astype("<u2").tobytes())
+    assert np.array_equal(load_tokens(text, tmp_path / "cache").ids, expected)
+    assert "encoding the text again" in caplog.text
+
+
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
 def test_a_failed_encoding_leaves_no_file_and_is_said_with_the_folder(
     text, tmp_path, fails, monkeypatch
@@ -154,3 +187,76 @@ def test_tokens_are_of_the_type_that_the_cache_holds(text, tmp_path):
     tokens = load_tokens(text, tmp_path / "cache")
     assert isinstance(tokens, Tokens)
     assert tokens.ids.dtype == np.dtype("<u2")
+
+
+# The end-of-text token
+
+PLAYS = f"KING:\nNo é.\n{END_OF_TEXT}\nFOOL:\n{END_OF_TEXT}!\n{END_OF_TEXT}\n{END_OF_TEXT}"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig", "cp1252"])
+def test_a_line_that_is_the_token_is_id_0_on_disk(tmp_path, encoding, line_end):
+    path = tmp_path / "plays.txt"
+    path.write_bytes(PLAYS.replace("\n", line_end).encode(encoding))
+    tokens = load_tokens(path, tmp_path / "cache")
+    assert tokens.ids.tolist() == tokens.vocabulary.encode(PLAYS)
+    assert np.count_nonzero(tokens.ids == END_OF_TEXT_ID) == 3
+    assert (
+        tokens.vocabulary.decode(tokens.ids.tolist()) == "KING:\nNo é.\n\nFOOL:\n<|endoftext|>!\n\n"
+    )
+    assert tokens.text_sha256 == sha256(PLAYS.encode()).hexdigest()
+
+
+def test_the_tokens_own_characters_are_in_no_vocabulary_without_them(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(f"ba\n{END_OF_TEXT}\n")
+    assert load_tokens(path, tmp_path / "cache").vocabulary == Vocabulary("\nab")
+
+
+@given(
+    st.lists(st.sampled_from([END_OF_TEXT, END_OF_TEXT[:5], "\n", "\r\n", "é", "|>"]), max_size=9),
+    st.integers(1, 15),
+    st.sampled_from(["utf-8", "utf-16-le"]),
+)
+@example(["\n\n", END_OF_TEXT], 1, "utf-8")
+@example(["|>", END_OF_TEXT], 2, "utf-8")
+def test_tokens_are_the_same_in_chunks_of_any_size(tmp_path_factory, pieces, chunk_bytes, encoding):
+    text = "".join(pieces)
+    path = tmp_path_factory.getbasetemp() / "pieces.txt"
+    path.write_bytes(text.encode(encoding))
+    vocabulary = Vocabulary("".join(sorted({*text})))
+    chunks = code_points(text_chunks(path, encoding, chunk_bytes))
+    points = [int(point) for chunk in chunks for point in chunk]
+    id_of = {ord(c): 1 + i for i, c in enumerate(vocabulary.characters)} | {END_OF_TEXT_POINT: 0}
+    expected = vocabulary.encode(text.replace("\r\n", "\n"))
+    assert [id_of[point] for point in points] == expected
+
+
+@pytest.mark.parametrize("before", [0, 1, 7, 12, 13, 14])
+def test_a_token_at_the_edge_of_a_chunk_is_one_id(tmp_path, before):
+    """So many of its bytes are in the first chunk; with 14 its line end is, too."""
+    path = tmp_path / "text.txt"
+    content = b"a" * (CHUNK_BYTES - before - 1) + f"\n{END_OF_TEXT}\nb".encode()
+    path.write_bytes(content)
+    tokens = load_tokens(path, tmp_path / "cache")
+    assert tokens.vocabulary.characters == "\nab"
+    assert tokens.ids[-4:].tolist() == [1, END_OF_TEXT_ID, 1, 3]
+    assert len(tokens.ids) == len(content) - len(END_OF_TEXT) + 1
+
+
+def test_a_text_of_nothing_but_the_token_is_refused(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(END_OF_TEXT)
+    with pytest.raises(ConfigError, match="holds no text"):
+        load_tokens(path, tmp_path / "cache")
+
+
+def test_as_many_characters_as_fit_besides_the_token_are_told_apart(tmp_path):
+    path = tmp_path / "text.txt"
+    characters = [chr(i) for i in range(0x20, 0x11000) if not 0xD800 <= i < 0xE000]
+    path.write_text("".join(characters[:MAX_CHARACTERS]), encoding="utf-8")
+    assert load_tokens(path, tmp_path / "cache").ids[-1] == MAX_CHARACTERS
+    path.write_text("".join(characters[: MAX_CHARACTERS + 1]), encoding="utf-8")
+    with pytest.raises(ConfigError, match="65536 different characters, at most 65535"):
+        load_tokens(path, tmp_path / "cache")

@@ -1,8 +1,18 @@
 """Text becomes ids and ids become the same text; what is unknown is replaced visibly."""
 
-import pytest
+import re
 
-from chatgot.data.vocabulary import Vocabulary
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from chatgot.data.vocabulary import (
+    END_OF_TEXT,
+    END_OF_TEXT_ID,
+    DocumentSplitter,
+    Vocabulary,
+    split_documents,
+)
 
 TEXT = "KING:\nGood morrow, my lord! Grüße, 世界 🎭.\n\nFOOL:\nNo.\n"
 
@@ -10,9 +20,8 @@ TEXT = "KING:\nGood morrow, my lord! Grüße, 世界 🎭.\n\nFOOL:\nNo.\n"
 def test_encode_and_decode_are_each_others_inverse():
     vocabulary = Vocabulary("".join(sorted(set(TEXT))))
     assert vocabulary.decode(vocabulary.encode(TEXT)) == TEXT
-    assert vocabulary.encode(vocabulary.decode(list(range(len(vocabulary))))) == list(
-        range(len(vocabulary))
-    )
+    characters = list(range(1, len(vocabulary)))
+    assert vocabulary.encode(vocabulary.decode(characters)) == characters
     with pytest.raises(KeyError):
         vocabulary.encode("§")
 
@@ -28,3 +37,122 @@ def test_unknown_characters_are_replaced_one_for_one_and_named(characters):
     assert text.startswith(characters)
     assert text.endswith(characters)
     assert vocabulary.replace_unknown(characters) == (characters, "")
+
+
+# The end-of-text token
+
+
+def ids_line_by_line(vocabulary: Vocabulary, text: str) -> list[int]:
+    """Encode by the definition: a line that is END_OF_TEXT is that token, the rest characters."""
+    ids: list[int] = []
+    for line in re.split("(\n)", text):
+        ids += [0] if line == END_OF_TEXT else [1 + vocabulary.characters.index(c) for c in line]
+    return ids
+
+
+PIECES = [
+    END_OF_TEXT,
+    END_OF_TEXT[:6],
+    END_OF_TEXT[6:],
+    "\n",
+    "\n\n",
+    "<",
+    ">",
+    "a",
+    "\u2028",
+    "\r",
+]
+texts_with_the_token = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
+
+
+def test_the_token_is_id_0_and_characters_follow_from_id_1():
+    vocabulary = Vocabulary("abc")
+    assert vocabulary.tokens == ["<|endoftext|>", "a", "b", "c"]
+    assert (END_OF_TEXT_ID, len(vocabulary)) == (0, 4)
+    assert vocabulary.encode("cab") == [3, 1, 2]
+
+
+def test_a_vocabulary_comes_back_from_its_tokens():
+    vocabulary = Vocabulary("".join(sorted(set(TEXT))))
+    assert Vocabulary.from_tokens(vocabulary.tokens) == vocabulary
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [],
+        ["a", "b"],
+        ["a", END_OF_TEXT],
+        [END_OF_TEXT, END_OF_TEXT],
+        [END_OF_TEXT, "a", "b", "a"],
+        [END_OF_TEXT, "ab"],
+        [END_OF_TEXT, "ab", ""],
+        [END_OF_TEXT, 1],
+        [["<|endoftext|>"], "a"],
+        "abc",
+        END_OF_TEXT,
+        (END_OF_TEXT, "a"),
+    ],
+)
+def test_what_is_no_list_of_tokens_is_refused(tokens):
+    with pytest.raises(ValueError, match="vocabulary"):
+        Vocabulary.from_tokens(tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("<|endoftext|>", [0]),
+        ("a\n<|endoftext|>\na", [2, 1, 0, 1, 2]),
+        ("<|endoftext|>\n<|endoftext|>\n", [0, 1, 0, 1]),
+        ("\n<|endoftext|>", [1, 0]),
+    ],
+)
+def test_a_line_that_is_the_token_is_one_id(text, ids):
+    assert Vocabulary("\na").encode(text) == ids
+
+
+@pytest.mark.parametrize("before", ["a", " ", "\u2028", "\r", "\x0b", "<", "\n<|endoftext|>"])
+def test_the_token_inside_a_longer_line_is_only_characters(before):
+    vocabulary = Vocabulary("".join(sorted({*before, *END_OF_TEXT})))
+    for text in (before + END_OF_TEXT, END_OF_TEXT + before.replace("\n", "")):
+        assert END_OF_TEXT_ID not in vocabulary.encode(text)
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_the_token_is_never_shown():
+    vocabulary = Vocabulary("\na")
+    assert vocabulary.decode([2, 1, 0, 1, 2]) == "a\n\na"
+    assert vocabulary.decode([0]) == ""
+
+
+def test_replacing_unknown_characters_leaves_the_tokens_line_alone():
+    text = "é\n<|endoftext|>\n<|endoftext|>é\n<|endoftext|>"
+    replaced, unknown = Vocabulary("\n?").replace_unknown(text)
+    assert replaced == "?\n<|endoftext|>\n??????????????\n<|endoftext|>"
+    assert unknown == "".join(sorted({*END_OF_TEXT, "é"}))
+
+
+@given(texts_with_the_token)
+def test_encoding_is_that_of_each_line_for_itself(text):
+    vocabulary = Vocabulary("".join(sorted({*"".join(PIECES)})))
+    assert vocabulary.encode(text) == ids_line_by_line(vocabulary, text)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.integers(1, 15))
+@example(["a", END_OF_TEXT], 1)
+@example(["\n", END_OF_TEXT, "\n"], 1)
+def test_documents_do_not_depend_on_where_the_chunks_end(pieces, size):
+    text = "".join(pieces)
+    expected = split_documents(text)
+    assert split_in_chunks(pieces) == expected
+    assert split_in_chunks([text[i : i + size] for i in range(0, len(text), size)]) == expected
+
+
+def split_in_chunks(chunks: list[str]) -> list[str]:
+    splitter = DocumentSplitter()
+    documents = [""]
+    for first, *further in [*map(splitter.feed, chunks), splitter.end()]:
+        documents[-1] += first
+        documents += further
+    return documents

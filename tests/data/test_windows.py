@@ -5,7 +5,7 @@ import parts
 import pytest
 import torch
 
-from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Vocabulary
 from chatgot.data.windows import (
     TrainingWindows,
     ValidationWindows,
@@ -230,3 +230,32 @@ def test_a_text_without_whole_lines_still_gives_a_prompt(text):
     prompt = line_start(np.array(vocabulary.encode(text)), vocabulary, seed=3, length=10)
     assert 0 < len(prompt) <= 10
     assert prompt in text
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_prompt_from_the_text_neither_shows_nor_passes_the_token(seed):
+    text = f"so\nKING:\nGood morrow.\n{END_OF_TEXT}\nFOOL:\nNo, my good lord.\n{END_OF_TEXT}\n" * 3
+    vocabulary = Vocabulary("".join(sorted(set(text))))
+    ids = np.array(vocabulary.encode(text), dtype="<u2")
+    assert np.count_nonzero(ids == END_OF_TEXT_ID) == 6
+    prompt = line_start(ids, vocabulary, seed, length=40)
+    assert END_OF_TEXT not in prompt
+    assert "\n\n" not in prompt
+    assert "\n" + prompt in text
+    assert END_OF_TEXT_ID not in vocabulary.encode(prompt)
+
+
+@pytest.mark.parametrize("text", [f"{END_OF_TEXT}\n", f"a\n{END_OF_TEXT}", f"{END_OF_TEXT}\n\n"])
+def test_a_text_with_the_token_but_no_line_after_it_gives_a_prompt(text):
+    vocabulary = Vocabulary("\na")
+    prompt = line_start(np.array(vocabulary.encode(text)), vocabulary, seed=3)
+    assert prompt.strip("a\n") == ""
+    assert prompt
+
+
+def test_windows_hold_the_token_like_any_other():
+    vocabulary = Vocabulary("\na")
+    ids = np.array(vocabulary.encode(f"a\n{END_OF_TEXT}\na" * 9), dtype="<u2")
+    windows = ValidationWindows(ids, 4, len(vocabulary), parts.CPU)
+    targets = [int(target) for _, y in windows.every_token(3) for target in y.flatten()]
+    assert targets == ids[1:].tolist()
