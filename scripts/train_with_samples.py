@@ -102,6 +102,7 @@ from chatgot.checkpointing.checkpoint_file import load_weights
 from chatgot.checkpointing.run_files import newest_whole, probe_folder
 from chatgot.config import flat
 from chatgot.config_file import load_config
+from chatgot.data.vocabulary import END_OF_TEXT_ID
 from chatgot.errors import OutOfMemory, UserError
 from chatgot.logs.events import event
 from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
@@ -145,7 +146,7 @@ def prepare(args: argparse.Namespace) -> tuple[Run, ResumePoint | None, list[str
     point = None
     weights = None
     if args.resume_from is not None:
-        point = find_checkpoint(args.resume_from, config, args.config.stem, named_by_set)
+        point = find_checkpoint(args.resume_from, config, args.config, named_by_set)
     if args.init_from is not None:
         weights = load_weights(args.init_from)
     device = pick_device(config.device)
@@ -202,7 +203,14 @@ def show_samples(run: Run, metrics: MetricsWriter, prompts: list[str]) -> None:
         text = ""
         try:
             for piece in continue_text(
-                run.model, run.vocabulary, prompt, run.config.sampling, seed, step, i
+                run.model,
+                run.vocabulary,
+                prompt,
+                run.config.sampling,
+                seed,
+                step,
+                i,
+                end_of_text=END_OF_TEXT_ID,
             ):
                 text += piece
                 if STOP.requested():

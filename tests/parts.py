@@ -19,6 +19,7 @@ from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import TrainingWindows
 from chatgot.run.assembly import Run, assemble
+from chatgot.run.resuming import find_latest
 
 CPU = torch.device("cpu")
 ALPHABET = "\n abcdefghijklmnop"
@@ -56,7 +57,7 @@ def config(**sections: Any) -> Config:
 
 
 def made_up_ids(n: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, len(ALPHABET), n).astype("<u2")
+    return np.random.default_rng(seed).integers(1, len(ALPHABET) + 1, n).astype("<u2")
 
 
 def tokens(n: int = 2000, seed: int = 0, alphabet: str = ALPHABET) -> Tokens:
@@ -76,7 +77,7 @@ def run(stored: dict[str, Any] | None = None, precision: str = "fp32", **section
 
 
 def windows(T: int = 8, n: int = 1000, seed: int = 5) -> TrainingWindows:
-    return TrainingWindows(made_up_ids(n), T, len(ALPHABET), CPU, seed)
+    return TrainingWindows(made_up_ids(n), T, len(ALPHABET) + 1, CPU, seed)
 
 
 def checkpoint_file(folder: Path, run: Run) -> Path:
@@ -84,6 +85,12 @@ def checkpoint_file(folder: Path, run: Run) -> Path:
     path = folder / f"{run.state.run_id}_step_{run.state.progress.global_step}.pt"
     save_checkpoint(path, run.checkpoint())
     return path
+
+
+def latest(checkpoint_dir: Path, config_path: Path = Path("tiny.yaml")) -> tuple[Path, dict]:
+    """Return what `--resume_from latest` finds in a folder of checkpoints."""
+    folders = {"checkpoints": str(checkpoint_dir), "logs": str(checkpoint_dir / "no logs")}
+    return find_latest(config(paths=folders), config_path)
 
 
 def with_digest(plain: bytes) -> bytes:

@@ -117,7 +117,11 @@ def repeat_heads(t: Tensor, H: int) -> Tensor:
 
 
 def pick_attention(
-    asked: Literal["auto"] | Kernel, cfg: ModelConfig, batch_size: int, device: torch.device, dtype: torch.dtype
+    asked: Literal["auto"] | Kernel,
+    cfg: ModelConfig,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Kernel:
     """Return the kernel to use, `sdpa` or `products`; for `auto` the faster one.
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from chatgot import __version__
 from chatgot.checkpointing.checkpoint_file import FORMAT_VERSION
 from chatgot.config import Config, TrainingConfig
 from chatgot.data.corpus import fetch_default_text
@@ -127,9 +128,12 @@ class Run:
             "global_step": progress.global_step,
             "loss": progress.train_loss,
             "config": self.config.model_dump(mode="json"),
-            "vocabulary": self.vocabulary.characters,
+            "config_path": self.config_path,
+            "config_sha256": settings_hash(self.config),
+            "vocabulary": self.vocabulary.tokens,
             "data_sha256": self.tokens.text_sha256,
             "versions": versions() | {"device": self.device.type},
+            "project_version": __version__,
             **self.collect_state(),
         }
 

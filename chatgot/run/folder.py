@@ -103,7 +103,7 @@ def leave_newer_files_behind(run: Run, point: ResumePoint) -> None:
 
     Raises: StorageError, also when another process has trained on since `latest` was looked for.
     """
-    check_nothing_newer(point, run.checkpoint_dir)
+    check_nothing_newer(point, run.config)
     if run.ended():
         return
     progress = run.state.progress

@@ -4,6 +4,7 @@ All of it is strict, except `start_from`, which begins a new run with another ru
 """
 
 import copy
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
-from chatgot.checkpointing.checkpoint_file import NAME, is_whole
+from chatgot.checkpointing.checkpoint_file import NAME, is_whole, read_outline
 from chatgot.checkpointing.run_files import older_files, run_files
 from chatgot.checkpointing.tensors import check_tensors, is_finite
 from chatgot.config import Config, changes_on_resume
@@ -27,6 +29,8 @@ from chatgot.run.run_state import restore_state
 
 logger = logging.getLogger(__name__)
 
+TOKEN_ROWS = {"token_embedding.weight", "head.weight"}  # (V, C): one row a token
+
 Check = Callable[[Path], object]  # raises CheckpointRejected for a file that would not do
 
 
@@ -37,60 +41,49 @@ class ResumePoint:
     path: Path
     content: dict[str, Any]
     changes: list[str]  # what the configuration changes, one line each
-    config_name: str
+    config_path: Path
     named_by_set: set[str]
     newest: Path | None  # for `latest`: the run's newest file by name, when it was looked for
 
 
 def find_checkpoint(
-    resume_from: str, config: Config, config_name: str, named_by_set: set[str]
+    resume_from: str, config: Config, config_path: Path, named_by_set: set[str]
 ) -> ResumePoint:
     """Return the checkpoint to resume: `latest` or a file's path; whole, of this configuration.
 
+    config_path: the YAML, whose stem is the configuration's name.
     Raises: CheckpointRejected naming file and reason, and the newest older file that would do.
     """
-    checkpoint_dir = Path(config.paths.checkpoints)
     newest = None
     content = None
     if resume_from == "latest":
-        newest = next(_newest_run(checkpoint_dir, config_name), None)
-        path, content = find_latest(checkpoint_dir, config_name)
+        newest = _newest_file(latest_run(config, config_path))
+        path, content = find_latest(config, config_path)
     else:
         path = Path(resume_from)
 
-    def read(path: Path) -> ResumePoint:
-        stored = read_checkpoint(path)
-        changes = check_settings(stored, path, config, config_name, named_by_set)
-        return ResumePoint(path, stored, changes, config_name, named_by_set, newest)
+    def read(path: Path, content: dict[str, Any] | None = None) -> ResumePoint:
+        stored = read_checkpoint(path) if content is None else content
+        changes = check_settings(stored, path, config, config_path.stem, named_by_set)
+        return ResumePoint(path, stored, changes, config_path, named_by_set, newest)
 
     try:
-        if content is None:
-            return read(path)
-        changes = check_settings(content, path, config, config_name, named_by_set)
-        return ResumePoint(path, content, changes, config_name, named_by_set, newest)
+        return read(path, content)
     except CheckpointRejected as error:
-        raise _with_older_file(error, path, checkpoint_dir, config_name, read) from error
+        raise _with_older_file(error, path, config, config_path, read) from error
 
 
-def find_latest(checkpoint_dir: Path, config_name: str) -> tuple[Path, dict[str, Any]]:
-    """Return the newest checkpoint of the newest run that can be loaded, and its content.
+def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the newest checkpoint of the latest run that can be loaded, and its content.
 
     Logs by name and reason which ones it passes over, and what that costs.
     Raises: CheckpointRejected when there is none, naming the folder and, if any, the next older
     run's best file.
     """
-    try:
-        runs = run_files(checkpoint_dir, config_name)
-    except OSError as error:
-        raise CheckpointRejected(f"{checkpoint_dir}: cannot be listed: {error.strerror}") from error
-    if not runs:
-        raise CheckpointRejected(
-            f"{checkpoint_dir}: no checkpoint of {config_name} is here; nothing to resume"
-        )
-    timestamp = max(runs)
-    newest_step = max(runs[timestamp])
-    for step in sorted(runs[timestamp], reverse=True):
-        path = runs[timestamp][step]
+    files = latest_run(config, config_path)
+    newest_step = max(files)
+    for step in sorted(files, reverse=True):
+        path = files[step]
         try:
             content = read_checkpoint(path)
         except CheckpointRejected as error:
@@ -104,23 +97,95 @@ def find_latest(checkpoint_dir: Path, config_name: str) -> tuple[Path, dict[str,
                 newest_step,
             )
         return path, content
+    checkpoint_dir = Path(config.paths.checkpoints)
+    run_id = files[newest_step].name.rpartition("_step_")[0]
     hint = ""
-    for older in sorted(runs, reverse=True)[1:]:
-        whole = [runs[older][step] for step in sorted(runs[older], reverse=True)]
-        other = next(filter(is_whole, whole), None)
-        if other is not None:
-            hint = f"; an older run's newest whole file is {other}"
-            break
+    other = _whole_file_of_older_run(checkpoint_dir, config_path.stem, run_id)
+    if other is not None:
+        hint = f"; an older run's newest whole file is {other}"
+    raise CheckpointRejected(f"{checkpoint_dir}: all checkpoints of run {run_id} are damaged{hint}")
+
+
+def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
+    """Return the checkpoints, by step, of the run that `latest` means.
+
+    It is the last one begun by this very YAML; if there is none, the last one of this name whose
+    YAML is gone (moved, or its folder renamed).
+    Raises: CheckpointRejected where there is none, or where another YAML began all of them.
+    """
+    checkpoint_dir = Path(config.paths.checkpoints)
+    config_name = config_path.stem
+    try:
+        runs = run_files(checkpoint_dir, config_name)
+    except OSError as error:
+        raise CheckpointRejected(f"{checkpoint_dir}: cannot be listed: {error.strerror}") from error
+    if not runs:
+        raise CheckpointRejected(
+            f"{checkpoint_dir}: no checkpoint of {config_name} is here; nothing to resume"
+        )
+    own_path = str(config_path.resolve())
+    orphan = None
+    foreign: dict[str, Path] = {}  # the newest file by the YAML that began its run
+    for timestamp in sorted(runs, reverse=True):
+        files = runs[timestamp]
+        began = _yaml_that_began(files, Path(config.paths.logs))
+        if began in ("", own_path):
+            return files
+        if not Path(began).exists():
+            orphan = orphan or files
+        else:
+            foreign.setdefault(began, files[max(files)])
+    if orphan is not None:
+        return orphan
+    other, newest = next(iter(foreign.items()))
     raise CheckpointRejected(
-        f"{checkpoint_dir}: all checkpoints of run {config_name}_{timestamp} are damaged{hint}"
+        f"{checkpoint_dir}: the runs of {config_name} here were begun by {other}, "
+        f"not by {own_path}\n"
+        f"go on with that one: --config {other} --resume_from latest; "
+        f"or take its checkpoint: --config {config_path} --resume_from {newest}"
     )
 
 
+def _yaml_that_began(files: Mapping[int, Path], logs_dir: Path) -> str:
+    """Return the path of the YAML that a run was begun with; empty: nobody knows."""
+    run_id = files[max(files)].name.rpartition("_step_")[0]
+    try:
+        about = json.loads((logs_dir / "tensorboard" / run_id / "run.json").read_bytes())
+        if isinstance(about, dict) and isinstance(about.get("config_path"), str):
+            return str(about["config_path"])
+    except (OSError, ValueError):
+        pass  # the checkpoints know it, too
+    for step in sorted(files, reverse=True):
+        try:
+            return str(read_outline(files[step])["config_path"])
+        except CheckpointRejected:
+            continue
+    return ""
+
+
+def _newest_file(files: Mapping[int, Path]) -> Path:
+    return files[max(files)]
+
+
+def _whole_file_of_older_run(checkpoint_dir: Path, config_name: str, run_id: str) -> Path | None:
+    """Return the newest whole file of the newest run that is older than `run_id` and has one."""
+    runs = run_files(checkpoint_dir, config_name)
+    for timestamp in sorted(runs, reverse=True):
+        if f"{config_name}_{timestamp}" >= run_id:
+            continue
+        files = runs[timestamp]
+        whole = (files[step] for step in sorted(files, reverse=True) if is_whole(files[step]))
+        newest = next(whole, None)
+        if newest is not None:
+            return newest
+    return None
+
+
 def _with_older_file(
-    error: CheckpointRejected, path: Path, checkpoint_dir: Path, config_name: str, check: Check
+    error: CheckpointRejected, path: Path, config: Config, config_path: Path, check: Check
 ) -> CheckpointRejected:
     """Return the rejection with the newest older file that passes `check`."""
-    for older in _candidates(path, checkpoint_dir, config_name):
+    for older in _candidates(path, config, config_path):
         try:
             check(older)
         except CheckpointRejected:
@@ -131,25 +196,20 @@ def _with_older_file(
     return error
 
 
-def _candidates(path: Path, checkpoint_dir: Path, config_name: str) -> Iterator[Path]:
+def _candidates(path: Path, config: Config, config_path: Path) -> Iterator[Path]:
     """Yield the older files of a checkpoint's run, the newest first.
 
-    Nobody knows the age of a file that has a name of its own: for it, all of the newest run.
+    Nobody knows the age of a file that has a name of its own: for it, all of the latest run.
     """
     if NAME.fullmatch(path.name):
-        return older_files(path)
-    return _newest_run(checkpoint_dir, config_name)
-
-
-def _newest_run(checkpoint_dir: Path, config_name: str) -> Iterator[Path]:
-    """Yield the files of a configuration's newest run, the newest first, by their names alone."""
-    try:
-        runs = run_files(checkpoint_dir, config_name)
-    except OSError:
+        yield from older_files(path)
         return
-    newest = runs.get(max(runs, default=""), {})
-    for step in sorted(newest, reverse=True):
-        yield newest[step]
+    try:
+        files = latest_run(config, config_path)
+    except CheckpointRejected:
+        return
+    for step in sorted(files, reverse=True):
+        yield files[step]
 
 
 def check_settings(
@@ -213,10 +273,11 @@ def check_state(run: Run, stored: Mapping[str, Any], path: Path, data_may_change
 
 
 def _check_text(run: Run, stored: Mapping[str, Any], path: Path, data_may_change: bool) -> None:
-    if stored["vocabulary"] != run.vocabulary.characters:
+    if stored["vocabulary"] != run.vocabulary.tokens:
         raise CheckpointRejected(
-            f"{path}: trained on a text with {len(stored['vocabulary'])} characters, this one has "
-            f"other characters ({len(run.vocabulary)}); set data.path to the same text"
+            f"{path}: trained on a text with {len(stored['vocabulary']) - 1} characters, "
+            f"this one has other characters ({len(run.vocabulary.characters)}); "
+            "set data.path to the same text"
         )
     if stored["data_sha256"] != run.tokens.text_sha256 and not data_may_change:
         raise CheckpointRejected(
@@ -237,14 +298,13 @@ def resume(run: Run, point: ResumePoint) -> None:
 
     def check(path: Path) -> None:
         content = stored if path == point.path else read_checkpoint(path)
-        check_settings(content, path, config, point.config_name, point.named_by_set)
+        check_settings(content, path, config, point.config_path.stem, point.named_by_set)
         check_state(run, content, path, data_may_change)
 
     try:
         check(point.path)
     except CheckpointRejected as error:
-        folder = run.checkpoint_dir
-        raise _with_older_file(error, point.path, folder, point.config_name, check) from error
+        raise _with_older_file(error, point.path, config, point.config_path, check) from error
     before = _stored_config(stored, point.path).training
     _say_what_differs(run, stored, schedule_horizon(before, run.train_windows.per_epoch))
 
@@ -283,25 +343,40 @@ def _say_what_differs(run: Run, stored: Mapping[str, Any], decay_steps_before: i
         )
 
 
-def check_nothing_newer(point: ResumePoint, checkpoint_dir: Path) -> None:
+def check_nothing_newer(point: ResumePoint, config: Config) -> None:
     """Make sure, with the run's lock held, that no other process has trained on meanwhile.
 
     Raises: StorageError.
     """
-    newest = next(_newest_run(checkpoint_dir, point.config_name), None)
-    if point.newest not in (None, newest):
+    if point.newest is None:
+        return
+    newest = _newest_file(latest_run(config, point.config_path))
+    if point.newest != newest:
         raise StorageError(
             f"{newest} was saved by another process in the meantime: give the command once more"
         )
 
 
-def start_from(run: Run, weights: tuple[dict[str, torch.Tensor], str | None], path: Path) -> None:
+def start_from(
+    run: Run, weights: tuple[dict[str, Tensor], str | list[str] | None], path: Path
+) -> None:
     """Start a new run from the weights that match in name and shape; log each one that does not.
 
+    Rows of the embedding and of the head are matched by the text of their token.
     Raises: CheckpointRejected when nothing matches; then the model is as it was.
     """
-    tensors, characters = weights
+    tensors, vocabulary = weights
     own = run.model.state_dict()
+    tokens = list(vocabulary) if vocabulary is not None else run.vocabulary.tokens
+    new_rows: set[str] = set()
+    if tokens != run.vocabulary.tokens:
+        tensors = dict(tensors)
+        for name in TOKEN_ROWS & own.keys() & tensors.keys():
+            if len(tensors[name]) == len(tokens) and tensors[name].shape[1:] == own[name].shape[1:]:
+                tensors[name], missing = _rows_by_token(
+                    tensors[name], tokens, own[name], run.vocabulary.tokens
+                )
+                new_rows |= missing
     in_both = own.keys() & tensors.keys()
     fitting = {name for name in in_both if _fits(tensors[name], own[name])}
     if not fitting:
@@ -317,10 +392,12 @@ def start_from(run: Run, weights: tuple[dict[str, torch.Tensor], str | None], pa
             tuple(tensors[name].shape),
             tuple(own[name].shape),
         )
-    if characters is not None and characters != run.vocabulary.characters:
+    if new_rows:
         logger.warning(
-            "init_from: %s knows other characters: matching embedding rows stand for other ones",
+            "init_from: %s does not know %d of this text's tokens; their rows are new: %s",
             path,
+            len(new_rows),
+            " ".join(repr(token) for token in sorted(new_rows)),
         )
     with torch.no_grad():
         for name in sorted(fitting):
@@ -333,5 +410,20 @@ def start_from(run: Run, weights: tuple[dict[str, torch.Tensor], str | None], pa
     )
 
 
-def _fits(tensor: torch.Tensor, own: torch.Tensor) -> bool:
+def _rows_by_token(
+    theirs: Tensor, their_tokens: list[str], own: Tensor, own_tokens: list[str]
+) -> tuple[Tensor, set[str]]:
+    """Return our rows (V, C) with theirs for the tokens they know, and the tokens they do not."""
+    row_of = {token: row for row, token in enumerate(their_tokens)}
+    rows = own.detach().clone().to(theirs.dtype)
+    missing = set()
+    for row, token in enumerate(own_tokens):
+        if token in row_of:
+            rows[row] = theirs[row_of[token]]
+        else:
+            missing.add(token)
+    return rows, missing
+
+
+def _fits(tensor: Tensor, own: Tensor) -> bool:
     return tensor.shape == own.shape and is_finite(tensor.float())

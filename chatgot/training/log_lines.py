@@ -34,7 +34,7 @@ def text_line(run: Run) -> str:
     """Return how much text there is, and what it was read as."""
     return (
         f"{len(run.train_windows.ids):,} training and {len(run.val_windows.ids):,} validation "
-        f"tokens, {len(run.vocabulary)} characters, read as {run.tokens.encoding}"
+        f"tokens, {len(run.vocabulary.characters)} characters, read as {run.tokens.encoding}"
     )
 
 

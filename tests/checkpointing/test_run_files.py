@@ -25,7 +25,6 @@ from chatgot.checkpointing.run_files import (
 )
 from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.errors import CheckpointRejected, StorageError
-from chatgot.run.resuming import find_latest
 
 OLDER = "20250101-000000"
 RUN = "20250102-030405"
@@ -257,7 +256,7 @@ def test_a_file_verified_once_is_not_read_again_until_it_changes(tmp_path, whole
 
 
 def found(folder: Path) -> Path:
-    path, content = find_latest(folder, "tiny")
+    path, content = parts.latest(folder)
     assert path.name == f"{content['run_id']}_step_{content['global_step']}.pt"
     return path
 
@@ -278,7 +277,11 @@ def test_a_file_under_another_name_is_passed_over_and_does_not_count(tmp_path, c
 def test_a_file_with_a_non_finite_weight_is_passed_over(tmp_path, caplog):
     files = put(tmp_path, 1)
     run = parts.run()
-    run.state.run_id, run.state.progress.global_step, run.state.progress.position = f"tiny_{RUN}", 2, 2
+    run.state.run_id, run.state.progress.global_step, run.state.progress.position = (
+        f"tiny_{RUN}",
+        2,
+        2,
+    )
     run.model.head.weight.data[0, 0] = torch.nan
     assert is_whole(parts.checkpoint_file(tmp_path, run))
     assert found(tmp_path) == files[1]
@@ -321,19 +324,19 @@ def test_a_run_of_damaged_files_is_refused_with_the_older_runs_best(tmp_path, wh
     for path in put(tmp_path, 1, 2).values():
         damage(path)
     with pytest.raises(CheckpointRejected, match=re.escape(str(older[7]))) as raised:
-        find_latest(tmp_path, "tiny")
+        parts.latest(tmp_path)
     assert f"tiny_{RUN}" in str(raised.value)
     assert raised.value.exit_code == 3
 
 
 def test_no_checkpoint_at_all_is_refused_with_the_folder(tmp_path, whole):
     with pytest.raises(CheckpointRejected, match=re.escape(str(tmp_path))):
-        find_latest(tmp_path, "tiny")
+        parts.latest(tmp_path)
     put(tmp_path, 1, config="other")
     with pytest.raises(CheckpointRejected, match="tiny"):
-        find_latest(tmp_path, "tiny")
+        parts.latest(tmp_path)
     with pytest.raises(CheckpointRejected, match="missing"):
-        find_latest(tmp_path / "missing", "tiny")
+        parts.latest(tmp_path / "missing")
     assert newest_whole(tmp_path, f"tiny_{RUN}") is None
 
 

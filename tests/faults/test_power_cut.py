@@ -16,7 +16,6 @@ from chatgot import atomic_file
 from chatgot.checkpointing.run_files import checkpoint_path, cleanup_old_checkpoints
 from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.errors import CheckpointRejected
-from chatgot.run.resuming import find_latest
 
 RUN_ID = "tiny_20250102-030405"
 
@@ -127,7 +126,7 @@ def lost_in(states, folder: Path) -> tuple[int, list[str]]:
         for name, data in content.items():
             (folder / name).write_bytes(data)
         try:
-            _, loaded = find_latest(folder, "tiny")
+            _, loaded = parts.latest(folder)
             found = loaded["global_step"]
         except CheckpointRejected:
             found = 0

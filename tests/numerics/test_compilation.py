@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from dataclasses import asdict
+from pathlib import Path
 
 import harness
 import parts
@@ -23,12 +24,8 @@ LONG = 1_000_000  # steps: 4,000 s in blocks that take 1 ms, two micro-batches t
 
 
 def step(run: Run) -> bool:
-    loss = accumulate_gradients(
-        run.model, run.train_windows, run.state, run.config, run.scaler
-    )
-    return apply_gradients(
-        loss, run.model, run.optimizer, run.state, run.config, run.scaler
-    )
+    loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
+    return apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
 
 
 def fresh_run(stored=None, architecture: str = "gpt", **keys) -> Run:
@@ -40,12 +37,10 @@ def is_compiled(run: Run) -> bool:
     return run.state.modes.compiled
 
 
-def resumed_from(
-    path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys
-) -> Run:
+def resumed_from(path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys) -> Run:
     """Go the way of the script from a file to a run that can go on."""
     config = parts.config(model={"architecture": architecture, "dropout": 0.2}, training=keys)
-    point = find_checkpoint(str(path), config, "tiny", set_now)
+    point = find_checkpoint(str(path), config, Path("tiny.yaml"), set_now)
     run = fresh_run(point.content, architecture, **keys)
     resume(run, point)
     run.model.train()
@@ -74,9 +69,7 @@ def test_compiled_blocks_give_the_same_loss_and_gradients_with_dropout_and_resum
         run = fresh_run(architecture=architecture, compile=mode)
         assert is_compiled(run) is mode
         names = list(run.model.state_dict())
-        loss = accumulate_gradients(
-            run.model, run.train_windows, run.state, run.config, run.scaler
-        )
+        loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
         found[mode] = [loss, *(p.grad.clone() for p in run.model.parameters())]
         run.optimizer.zero_grad()
     assert names == list(fresh_run(architecture=architecture).model.state_dict())  # no _orig_mod

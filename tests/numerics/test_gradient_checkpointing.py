@@ -27,9 +27,7 @@ def fresh_run(precision: str = "fp32", **model) -> Run:
 
 def loss_and_gradients(run: Run) -> list[torch.Tensor]:
     run.model.zero_grad()
-    loss = accumulate_gradients(
-        run.model, run.train_windows, run.state, run.config, run.scaler
-    )
+    loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
     return [loss, *(p.grad for p in run.model.parameters())]
 
 
@@ -106,8 +104,7 @@ def test_disabling_says_whether_it_was_on_and_ends_it():
 def test_the_configuration_switches_it_on(setting):
     run = parts.run(model={"n_layers": 4}, training={"gradient_checkpointing": setting})
     assert (
-        passes(run)
-        == {False: [1, 1, 1, 1], True: [2, 2, 2, 2], "every_2": [2, 1, 2, 1]}[setting]
+        passes(run) == {False: [1, 1, 1, 1], True: [2, 2, 2, 2], "every_2": [2, 1, 2, 1]}[setting]
     )
 
 
@@ -142,8 +139,7 @@ def test_generation_uses_its_cache_though_gradient_checkpointing_is_on():
     enable_gradient_checkpointing(recomputing.model)
     greedy = SamplingConfig(temperature=0, max_new_tokens=20)
     texts = [
-        list(generate(run.model, [1, 2], greedy, torch.Generator()))
-        for run in (plain, recomputing)
+        list(generate(run.model, [1, 2], greedy, torch.Generator())) for run in (plain, recomputing)
     ]
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 1
@@ -173,8 +169,7 @@ def test_enabling_leaves_generators_gradients_weights_and_mode_alone():
         disable_gradient_checkpointing(run.model)
         assert torch.equal(torch.get_rng_state(), generator)
         assert all(
-            torch.equal(p.grad, g)
-            for p, g in zip(run.model.parameters(), gradients, strict=True)
+            torch.equal(p.grad, g) for p, g in zip(run.model.parameters(), gradients, strict=True)
         )
         assert parts.same(run.model.state_dict(), weights)
         assert run.model.training is training_mode
@@ -217,9 +212,7 @@ def odd_recomputation(run: Run, how, odd_calls=None) -> list[int]:
     def forward(x, rotated, cache):
         calls[0] += run.model.recompute_every is not None
         odd = (
-            calls[0] in odd_calls
-            if odd_calls
-            else run.model.recompute_every and calls[0] % 2 == 0
+            calls[0] in odd_calls if odd_calls else run.model.recompute_every and calls[0] % 2 == 0
         )
         return how(real(x, rotated, cache)) if odd else real(x, rotated, cache)
 
@@ -321,9 +314,7 @@ def test_twenty_steps_with_and_without_end_in_the_same_bits(precision):
                 run.config,
                 run.scaler,
             )
-        finals.append(
-            {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
-        )
+        finals.append({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()})
     assert parts.same(*finals)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 import parts
 import pytest
@@ -206,18 +207,12 @@ def fresh_run(stored=None, architecture: str = "gpt", **keys) -> Run:
 
 
 def step(run: Run) -> bool:
-    loss = accumulate_gradients(
-        run.model, run.train_windows, run.state, run.config, run.scaler
-    )
-    return apply_gradients(
-        loss, run.model, run.optimizer, run.state, run.config, run.scaler
-    )
+    loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
+    return apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
 
 
 def state(run: Run) -> dict:
-    return parts.copied(
-        {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
-    )
+    return parts.copied({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()})
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -296,9 +291,7 @@ def test_both_learning_rates_follow_the_schedule():
 
 def test_a_learning_rate_of_nothing_for_either_half_leaves_that_half_alone():
     run = fresh_run(weight_decay=0.0)
-    half = {
-        id(p): is_muon(group) for group in run.optimizer.param_groups for p in group["params"]
-    }
+    half = {id(p): is_muon(group) for group in run.optimizer.param_groups for p in group["params"]}
     for frozen in (True, False):
         for group in run.optimizer.param_groups:
             group["lr"] = 0.0 if is_muon(group) is frozen else 0.01
@@ -346,7 +339,7 @@ def test_a_resumed_run_equals_the_straight_one(model, tmp_path):
         for p in resumed.model.parameters():
             p.add_(0.5)
     torch.manual_seed(77)
-    resume(resumed, find_checkpoint(str(path), resumed.config, "tiny", set()))
+    resume(resumed, find_checkpoint(str(path), resumed.config, Path("tiny.yaml"), set()))
     for run in (straight, resumed):
         run.model.train()
         for _ in range(3):
@@ -371,7 +364,11 @@ def test_one_bad_gradient_leaves_both_halves_untouched_and_is_one_skipped_step(n
     handle.remove()
     assert fired
     assert parts.same(state(run), before)
-    assert (run.state.progress.skipped_steps, run.scaler.nan_counter, run.state.progress.global_step) == (
+    assert (
+        run.state.progress.skipped_steps,
+        run.scaler.nan_counter,
+        run.state.progress.global_step,
+    ) == (
         1,
         1,
         2,
@@ -419,7 +416,9 @@ def test_products_are_fp32_where_bf16_is_slow_here(gain, dtype, monkeypatch):
     assert run.optimizer.muon.dtype == dtype == DTYPES[run.state.modes.muon_precision]
     assert pick_muon_precision(run.model, torch.device("cuda")) == "bf16"
     monkeypatch.setattr(muon_module, "bf16_gain", lambda *shape: 1 / gain)
-    assert fresh_run(stored=run.checkpoint()).optimizer.muon.dtype == dtype  # a resumed run keeps it
+    assert (
+        fresh_run(stored=run.checkpoint()).optimizer.muon.dtype == dtype
+    )  # a resumed run keeps it
 
 
 def test_adamw_alone_has_no_muon():

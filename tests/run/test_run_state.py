@@ -71,7 +71,7 @@ def everything(run: Run) -> dict[str, Any]:
 def resume_from(path: Path, run: Run | None = None) -> Run:
     """Go the way of the script from a file to a run that can go on."""
     run = run or fresh(load_checkpoint(path))
-    resume(run, find_checkpoint(str(path), run.config, "tiny", set()))
+    resume(run, find_checkpoint(str(path), run.config, Path("tiny.yaml"), set()))
     run.model.train()
     return run
 
@@ -337,7 +337,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
     run = fresh()
     before = everything(run)
     with pytest.raises(CheckpointRejected, match=str(path)) as refused:
-        point = find_checkpoint(str(path), run.config, "tiny", set())
+        point = find_checkpoint(str(path), run.config, Path("tiny.yaml"), set())
         fresh(point.content)  # sets the threads
         resume(run, point)
     assert word in str(refused.value)
@@ -392,7 +392,7 @@ def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(saved):
     del content["config"]["training"]["precision_dtype"]
     path = saved.with_name("older.pt")
     parts.forge(path, content)
-    point = find_checkpoint(str(path), fresh().config, "tiny", set())
+    point = find_checkpoint(str(path), fresh().config, Path("tiny.yaml"), set())
     resume(fresh(point.content), point)
 
 
@@ -420,7 +420,9 @@ def test_another_text_of_the_same_characters_is_taken_when_asked(saved, tmp_path
     run = fresh(data={"allow_change": True})
     resume(
         run,
-        find_checkpoint(str(tmp_path / "other.pt"), run.config, "tiny", {"data.allow_change"}),
+        find_checkpoint(
+            str(tmp_path / "other.pt"), run.config, Path("tiny.yaml"), {"data.allow_change"}
+        ),
     )
     assert run.state.progress.global_step == 2
     assert "text differs" in caplog.text

@@ -287,7 +287,9 @@ def test_a_storm_resumed_in_its_middle_gives_the_same_bits(tmp_path, at):
 
 
 def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
-    folder = new(tmp_path / "run", precision_dtype="bf16", **(MIXED | {"safety": {"amp_retry_steps": 6}}))
+    folder = new(
+        tmp_path / "run", precision_dtype="bf16", **(MIXED | {"safety": {"amp_retry_steps": 6}})
+    )
 
     def spoil(state, loss):
         return (
@@ -338,7 +340,9 @@ def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, 
 
 
 def test_a_user_who_switches_mixed_precision_off_gets_it_off(tmp_path):
-    folder = new(tmp_path / "run", precision_dtype="bf16", **(MIXED | {"safety": {"amp_retry_steps": 3}}))
+    folder = new(
+        tmp_path / "run", precision_dtype="bf16", **(MIXED | {"safety": {"amp_retry_steps": 3}})
+    )
     bad = storm({"bf16"}, math.nan)
     assert (
         run(
@@ -361,7 +365,11 @@ def test_a_text_of_one_character_has_no_loss_to_compare_and_no_defect(tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_nan_in_a_lower_precision_for_ever_ends_in_fp32_and_then_exit_4(tmp_path, precision):
-    folder = new(tmp_path / "run", precision_dtype=precision, **harness.merged(MIXED, {"safety": {"max_rewinds": 1}}))
+    folder = new(
+        tmp_path / "run",
+        precision_dtype=precision,
+        **harness.merged(MIXED, {"safety": {"max_rewinds": 1}}),
+    )
     assert run(folder, spoil=poison(range(10, 10_000))) == 4
     log = log_of(folder)
     assert f"precision falls back from {precision} to" in log
