@@ -36,8 +36,8 @@ def content_of(run_id: str, step: int, loss: float = 2.0) -> bytes:
     """Return the bytes of a small whole file, as a save makes it."""
     content = parts.run().checkpoint()
     content |= {"run_id": run_id, "global_step": step, "loss": loss}
-    content["state"] |= {
-        "run_id": run_id,
+    content["state"]["run_id"] = run_id
+    content["state"]["progress"] |= {
         "global_step": step,
         "skipped_steps": step,
         "position": step,
@@ -477,7 +477,8 @@ def test_a_save_is_an_event_with_path_size_time_and_whether_it_is_the_best(tmp_p
     writer = CheckpointWriter(0)
     writer.save(path, to_save(), settings, best=best)
     writer.save(path, to_save(), settings)  # left as it is: no event
-    (fields,) = [record.event for record in caplog.records if hasattr(record, "event")]
+    events = [record.event for record in caplog.records if hasattr(record, "event")]
+    (fields,) = [event for event in events if event["kind"] == "save"]
     seconds = fields.pop("seconds")
     assert 0 < seconds < 10
     megabytes = round(path.stat().st_size / 1e6, 3)

@@ -203,8 +203,9 @@ def test_validation_windows_are_the_same_at_every_evaluation():
 
 def test_an_id_outside_the_vocabulary_is_refused():
     ids = parts.made_up_ids(100)
-    ids[7] = len(parts.ALPHABET)
-    windows = Windows(ids, 8, len(parts.ALPHABET), parts.CPU)
+    V = len(parts.ALPHABET) + 1
+    ids[7] = V
+    windows = Windows(ids, 8, V, parts.CPU)
     windows.batch(np.array([8, 20]))
     with pytest.raises(ConfigError, match="outside the vocabulary"):
         windows.batch(np.array([20, 3]))

@@ -19,7 +19,7 @@ from chatgot.machine.measured import (
     product_peak,
     remembered,
 )
-from chatgot.run import assembly
+from chatgot.run import assembly, modes
 from chatgot.training.log_lines import curves, share_of_peak, step_line
 
 
@@ -158,7 +158,7 @@ def test_a_run_takes_them_unless_the_user_or_the_checkpoint_says_otherwise(
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     stored = parts.run(training={"threads": 1}).checkpoint()
-    monkeypatch.setattr(assembly, "fast_threads", lambda d_model: 2)
+    monkeypatch.setattr(modes, "fast_threads", lambda d_model: 2)
     assert parts.run(training={"threads": asked}).state.modes.threads == threads
     assert parts.run(stored, training={"threads": asked}).state.modes.threads == 1
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import chatgot.model.gpt
 from chatgot.model.dropout import drop, keep_mask
-from chatgot.training.step import accumulate_gradients
+from chatgot.training.step import compute_gradients
 
 N = 10_000_000
 RATES = [0.1, 0.25, 0.5, 0.999]
@@ -102,7 +102,7 @@ def test_branches_layers_micro_batches_and_steps_are_independent(monkeypatch):
     )
     for position in (0, 1):
         run.state.progress.position = position
-        accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
+        compute_gradients(run)
     assert [tuple(m.shape) for m in drawn] == 4 * ([(16, 32, 32)] + 3 * [(2, 16, 32, 32)])
     masks = [one for m in drawn for one in (m if m.dim() == 4 else m[None])]
     assert len(masks) == 4 * 7

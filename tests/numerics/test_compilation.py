@@ -18,14 +18,14 @@ from chatgot.numerics import compilation
 from chatgot.run.assembly import Run
 from chatgot.run.resuming import find_checkpoint, resume
 from chatgot.sampling.generation import generate
-from chatgot.training.step import accumulate_gradients, apply_gradients
+from chatgot.training.step import compute_gradients, update_weights
 
 LONG = 1_000_000  # steps: 4,000 s in blocks that take 1 ms, two micro-batches through two of them a step
 
 
 def step(run: Run) -> bool:
-    loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
-    return apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
+    loss = compute_gradients(run)
+    return update_weights(run, loss)
 
 
 def fresh_run(stored=None, architecture: str = "gpt", **keys) -> Run:
@@ -69,7 +69,7 @@ def test_compiled_blocks_give_the_same_loss_and_gradients_with_dropout_and_resum
         run = fresh_run(architecture=architecture, compile=mode)
         assert is_compiled(run) is mode
         names = list(run.model.state_dict())
-        loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
+        loss = compute_gradients(run)
         found[mode] = [loss, *(p.grad.clone() for p in run.model.parameters())]
         run.optimizer.zero_grad()
     assert names == list(fresh_run(architecture=architecture).model.state_dict())  # no _orig_mod

@@ -10,7 +10,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from chatgot.numerics.grad_scaler import SafeGradScaler
-from chatgot.training.step import apply_gradients
+from chatgot.training.step import update_weights
 
 
 class Twin(SafeGradScaler):

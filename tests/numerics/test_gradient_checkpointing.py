@@ -15,7 +15,7 @@ from chatgot.numerics.gradient_checkpointing import (
 from chatgot.run.assembly import Run
 from chatgot.sampling.generation import generate
 from chatgot.training.recovery import prove_again
-from chatgot.training.step import accumulate_gradients, apply_gradients
+from chatgot.training.step import compute_gradients, update_weights
 
 
 def fresh_run(precision: str = "fp32", **model) -> Run:
@@ -27,7 +27,7 @@ def fresh_run(precision: str = "fp32", **model) -> Run:
 
 def loss_and_gradients(run: Run) -> list[torch.Tensor]:
     run.model.zero_grad()
-    loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
+    loss = compute_gradients(run)
     return [loss, *(p.grad for p in run.model.parameters())]
 
 
@@ -299,21 +299,8 @@ def test_twenty_steps_with_and_without_end_in_the_same_bits(precision):
         if every:
             assert enable_gradient_checkpointing(run.model)
         for _ in range(20):
-            loss = accumulate_gradients(
-                run.model,
-                run.train_windows,
-                run.state,
-                run.config,
-                run.scaler,
-            )
-            apply_gradients(
-                loss,
-                run.model,
-                run.optimizer,
-                run.state,
-                run.config,
-                run.scaler,
-            )
+            loss = compute_gradients(run)
+            update_weights(run, loss)
         finals.append({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()})
     assert parts.same(*finals)
 
@@ -328,25 +315,12 @@ def test_a_recomputation_that_changes_its_shape_costs_one_redone_step_and_one_wa
     for run in (plain, recomputing):
         outcomes, losses = [], []
         while run.state.progress.global_step < 4:
-            loss = accumulate_gradients(
-                run.model,
-                run.train_windows,
-                run.state,
-                run.config,
-                run.scaler,
-            )
+            loss = compute_gradients(run)
             outcomes.append(loss is not None)
             if loss is None:
                 assert all(p.grad is None for p in run.model.parameters())
                 continue
-            apply_gradients(
-                loss,
-                run.model,
-                run.optimizer,
-                run.state,
-                run.config,
-                run.scaler,
-            )
+            update_weights(run, loss)
             losses.append(run.state.progress.train_loss)
         results.append((losses, parts.copied(run.model.state_dict())))
     assert outcomes.count(False) == 1  # of the recomputing one

@@ -17,7 +17,7 @@ from chatgot.numerics.muon import ITERATIONS, Muon, orthogonal, pick_muon_precis
 from chatgot.numerics.optim import allocate_state, build_optimizer, is_muon, lr_at, set_lr
 from chatgot.run.assembly import Run
 from chatgot.run.resuming import find_checkpoint, resume
-from chatgot.training.step import accumulate_gradients, apply_gradients
+from chatgot.training.step import compute_gradients, update_weights
 
 SHAPES = [(8, 8), (16, 8), (8, 24), (48, 16), (16, 48), (48, 16)]
 BF16_TOLERANCE = (
@@ -207,8 +207,8 @@ def fresh_run(stored=None, architecture: str = "gpt", **keys) -> Run:
 
 
 def step(run: Run) -> bool:
-    loss = accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
-    return apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
+    loss = compute_gradients(run)
+    return update_weights(run, loss)
 
 
 def state(run: Run) -> dict:

@@ -183,11 +183,12 @@ def test_after_the_steps_of_the_epochs_each_window_was_used_and_one_step_fewer_d
 def test_the_run_ends_at_max_steps_or_when_the_minutes_are_over(minutes):
     run = parts.run(training={"max_steps": 10, "max_minutes": 0.02})
     assert not run.ended()
-    run.run.time_s = 60 * minutes
+    run.state.progress.time_s = 60 * minutes
     assert run.ended() is (minutes > 0)
-    run.run.time_s, run.run.global_step = 0.0, 10
+    run.state.progress.time_s = 0.0
+    run.state.progress.global_step = 10
     assert run.ended()
-    run.run.global_step = 9
+    run.state.progress.global_step = 9
     assert not run.ended()
 
 

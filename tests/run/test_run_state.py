@@ -315,7 +315,7 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "generator missing": ("rng/torch", ..., ""),
     "generator of another kind": ("rng/numpy", [1], ""),
     "generator cut": ("rng/torch", torch.zeros(3, dtype=torch.uint8), ""),
-    "other vocabulary": ("vocabulary", parts.ALPHABET[::-1], "characters"),
+    "other vocabulary": ("vocabulary", ["<|endoftext|>", *parts.ALPHABET[::-1]], "characters"),
     "other text": ("data_sha256", "0" * 64, "another text"),
 }  # fmt: skip
 

@@ -166,7 +166,7 @@ def test_text_ends_at_the_end_of_text_token(net):
         "abc",
         sampling(temperature=1.0, max_new_tokens=50),
         7,
-        end_of_text=ALPHABET.index(end),
+        end_of_text=1 + ALPHABET.index(end),
     )
     assert "".join(stream) == whole[: whole.index(end)]
     assert net.training
