@@ -1,1 +1,3 @@
-"""ChatGoT: train a small chat-style language model from scratch, on the machine you have, without losing a run."""
+"""ChatGoT: a small chat-style language model, trained from scratch on the machine you have."""
+
+__version__ = "0.1.0"

@@ -27,7 +27,9 @@ from chatgot.errors import CheckpointRejected
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-FORMAT_VERSION = 4
+# 1: what was written before the project had a version, with other numbers inside
+FORMAT_VERSION = 2
+FIRST_TOKEN = "<|endoftext|>"  # of each vocabulary since format 2
 DIGEST = 64  # bytes of a SHA-256 in hex
 READ_SIZE = 1 << 20  # bytes that are hashed at a time
 ZIP_START = b"PK\x03\x04"
@@ -44,11 +46,14 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "model_state_dict": dict,
     "optimizer_state_dict": dict,
     "scaler_state_dict": dict,
-    "run": dict,
+    "state": dict,
     "rng": dict,
     "config": dict,
-    "vocabulary": str,
+    "config_path": str,  # absolute, of the YAML; "": unknown
+    "config_sha256": str,
+    "vocabulary": list,  # the text of each id: FIRST_TOKEN, then single characters
     "data_sha256": str,
+    "project_version": str,
     "versions": dict,
 }
 
@@ -358,7 +363,8 @@ def _check_schema(checkpoint: object, path: Path) -> dict[str, Any]:
     if type(version) is not int or version != FORMAT_VERSION:
         shown = version if isinstance(version, int | str | None) else "unreadable"
         raise CheckpointRejected(
-            f"{path}: format version {shown}, this ChatGoT reads version {FORMAT_VERSION}"
+            f"{path}: format version {shown}, this ChatGoT resumes version {FORMAT_VERSION} only; "
+            "--init_from takes its weights"
         )
     wrong = [
         key
@@ -381,14 +387,29 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
     is_right = {
         "run_id": RUN_ID.fullmatch(checkpoint["run_id"]) is not None,
         "global_step": checkpoint["global_step"] >= 0,
+        "vocabulary": _is_vocabulary(checkpoint["vocabulary"]),
     }
     return [key for key in is_right if not is_right[key]]
 
 
-def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
+def _is_vocabulary(tokens: list[Any]) -> bool:
+    """Return whether these are FIRST_TOKEN and then distinct single characters."""
+    if not all(isinstance(token, str) for token in tokens):
+        return False
+    characters = tokens[1:]
+    return (
+        tokens[:1] == [FIRST_TOKEN]
+        and all(len(character) == 1 for character in characters)
+        and len(set(characters)) == len(characters)
+    )
+
+
+def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | list[str] | None]:
     """Read weights for a new run from any torch.save zip: (named tensors, vocabulary or None).
 
-    Files without ChatGoT's hash are read after the zip's own checksums pass.
+    The vocabulary is a list of tokens (format 2), or a string of characters, the i-th of which is
+    the text of id i (format 1). Files without ChatGoT's hash are read after the zip's own checksums
+    pass.
 
     Raises: CheckpointRejected.
     """
@@ -406,7 +427,16 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     weights = _plain_weights(state) if isinstance(state, dict) else {}
     if not weights:
         raise CheckpointRejected(f"{path}: holds no named weights")
-    return weights, content.get("vocabulary")
+    return weights, _stored_vocabulary(content.get("vocabulary"))
+
+
+def _stored_vocabulary(value: object) -> str | list[str] | None:
+    """Return a vocabulary of either format as it is; None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and _is_vocabulary(value):
+        return value
+    return None
 
 
 def _plain_weights(state: dict[Any, Any]) -> dict[str, torch.Tensor]:

@@ -33,6 +33,7 @@ from chatgot.errors import CheckpointRejected
 from chatgot.machine.memory import peak_memory_mib
 
 ROOT = Path(__file__).resolve().parents[2]
+TOKENS = ["<|endoftext|>", *parts.ALPHABET]
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +283,7 @@ def test_a_file_without_the_hash_is_read_for_new_runs_only(content, tmp_path):
     refused(path, "not written by ChatGoT")
     weights, vocabulary = load_weights(path)
     assert parts.same(weights, dict(content["model_state_dict"]))
-    assert vocabulary == parts.ALPHABET
+    assert vocabulary == TOKENS
 
 
 @pytest.mark.parametrize(
@@ -685,11 +686,61 @@ def test_a_key_of_another_type_is_refused(content, tmp_path, key, value):
     refused(path)
 
 
-@pytest.mark.parametrize("version", [0, 1, 999, -1, None, "2"])
+@pytest.mark.parametrize("version", [0, 1, 4, 999, -1, None, "2"])
 def test_another_format_version_is_refused_and_said(content, tmp_path, version):
     path = tmp_path / "any.pt"
     parts.forge(path, {**content, "format_version": version})
-    refused(path, "version", str(version))
+    message = refused(path, "version", str(version), "--init_from")
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("version", [1, 4])
+def test_the_weights_and_characters_of_format_1_are_read_for_new_runs(content, tmp_path, version):
+    path = tmp_path / "any.pt"
+    older = {key: content[key] for key in ("model_state_dict", "optimizer_state_dict")}
+    older |= {"format_version": version, "vocabulary": parts.ALPHABET, "run": content["state"]}
+    parts.forge(path, older)
+    weights, vocabulary = load_weights(path)
+    assert parts.same(weights, dict(content["model_state_dict"]))
+    assert vocabulary == parts.ALPHABET
+    refused(path, f"version {version}", "--init_from")
+
+
+def test_the_tokens_of_format_2_are_read_for_new_runs(whole, tmp_path):
+    path = tmp_path / "any.pt"
+    path.write_bytes(whole)
+    assert load_weights(path)[1] == TOKENS
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [],
+        ["a", "b"],
+        ["a", "<|endoftext|>"],
+        ["<|endoftext|>", "a", "a"],
+        ["<|endoftext|>", "a", ""],
+        ["<|endoftext|>", "a", "bc"],
+        ["<|endoftext|>", "a", 3],
+        ["<|endoftext|>", "<|endoftext|>"],
+        [["<|endoftext|>"], "a"],
+        [torch.zeros(2), "a"],
+    ],
+    ids=str,
+)
+def test_a_vocabulary_that_is_none_is_refused_and_not_handed_on(content, tmp_path, tokens):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {**content, "vocabulary": tokens})
+    refused(path, "vocabulary")
+    assert load_weights(path)[1] is None
+
+
+def test_the_outline_names_the_yaml_that_began_the_run(content, tmp_path):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {**content, "config_path": "/somewhere/tiny.yaml", "config_sha256": "ab12"})
+    outline = read_outline(path)
+    assert outline["config_path"] == "/somewhere/tiny.yaml"
+    assert (outline["config_sha256"], outline["run_id"]) == ("ab12", parts.RUN_ID)
 
 
 @pytest.mark.parametrize(
