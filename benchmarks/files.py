@@ -37,19 +37,13 @@ def saving(args: argparse.Namespace, folder: Path) -> dict:
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(args.config)
-    run = assemble(
-        config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None
-    )
+    run = assemble(config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None)
     run.state.run_id = "benchmark_20260101-000000"
     step_s = []
     for _ in range(args.steps):  # the first one also makes the optimizer's state
         begun = time.perf_counter()
-        loss = accumulate_gradients(
-            run.model, run.train_windows, run.state, config, run.scaler
-        )
-        apply_gradients(
-            loss, run.model, run.optimizer, run.state, config, run.scaler
-        )
+        loss = accumulate_gradients(run.model, run.train_windows, run.state, config, run.scaler)
+        apply_gradients(loss, run.model, run.optimizer, run.state, config, run.scaler)
         step_s.append(time.perf_counter() - begun)
     timed: dict[str, list[float]] = {"plain": [], "save": [], "verify": [], "load": []}
 
@@ -98,9 +92,7 @@ def logging_cost(args: argparse.Namespace, folder: Path) -> dict:
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(ROOT / "configs/models/chatgot_quick.yaml")
-    run = assemble(
-        config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None
-    )
+    run = assemble(config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None)
     run.model.train()
     state, interval = run.state, config.training.log_interval
     state.run_id, state.progress.lr = "benchmark_20260101-000000", 1e-3
@@ -109,9 +101,7 @@ def logging_cost(args: argparse.Namespace, folder: Path) -> dict:
     metrics, progress, step_s, logging_s = MetricsWriter(folder), Progress(run), 0.0, []
     for step in range(args.steps * interval):
         begun = time.perf_counter()
-        loss = accumulate_gradients(
-            run.model, run.train_windows, state, config, run.scaler
-        )
+        loss = accumulate_gradients(run.model, run.train_windows, state, config, run.scaler)
         apply_gradients(loss, run.model, run.optimizer, state, config, run.scaler)
         done = time.perf_counter()
         due = (step + 1) % interval == 0

@@ -57,9 +57,7 @@ def one_step(run: Run) -> float:
         lr_at(state.progress.global_step, config.training, run.decay_steps),
         config.training,
     )
-    loss = accumulate_gradients(
-        run.model, run.train_windows, state, config, run.scaler
-    )
+    loss = accumulate_gradients(run.model, run.train_windows, state, config, run.scaler)
     apply_gradients(loss, run.model, run.optimizer, state, config, run.scaler)
     return time.perf_counter() - begun
 

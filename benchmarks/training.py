@@ -164,9 +164,7 @@ def batch_sizes(args: argparse.Namespace, folder: Path) -> dict:
                 loss = accumulate_gradients(
                     run.model, run.train_windows, run.state, config, run.scaler
                 )
-                apply_gradients(
-                    loss, run.model, run.optimizer, run.state, config, run.scaler
-                )
+                apply_gradients(loss, run.model, run.optimizer, run.state, config, run.scaler)
                 seconds[kind] += (
                     [time.perf_counter() - begun] if step else []
                 )  # the first ones warm up
@@ -208,7 +206,9 @@ def checks(args: argparse.Namespace, folder: Path) -> dict:
         loss = accumulate_gradients(
             checked.model, checked.train_windows, checked.state, config, checked.scaler
         )
-        apply_gradients(loss, checked.model, checked.optimizer, checked.state, config, checked.scaler)
+        apply_gradients(
+            loss, checked.model, checked.optimizer, checked.state, config, checked.scaler
+        )
         recover(checked)
 
     def bare_step() -> None:  # the same step: same data, seeds, clipping; nothing is looked at

@@ -22,6 +22,7 @@ from chatgot.checkpointing.names import NAME as NAME
 from chatgot.checkpointing.names import RUN_ID
 from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, odd_entries
+from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import CheckpointRejected
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 # 1: what was written before the project had a version, with other numbers inside
 FORMAT_VERSION = 2
-FIRST_TOKEN = "<|endoftext|>"  # of each vocabulary since format 2
 DIGEST = 64  # bytes of a SHA-256 in hex
 READ_SIZE = 1 << 20  # bytes that are hashed at a time
 ZIP_START = b"PK\x03\x04"
@@ -51,7 +51,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "config": dict,
     "config_path": str,  # absolute, of the YAML; "": unknown
     "config_sha256": str,
-    "vocabulary": list,  # the text of each id: FIRST_TOKEN, then single characters
+    "vocabulary": list,  # the text of each id: END_OF_TEXT, then single characters
     "data_sha256": str,
     "project_version": str,
     "versions": dict,
@@ -393,12 +393,12 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
 
 
 def _is_vocabulary(tokens: list[Any]) -> bool:
-    """Return whether these are FIRST_TOKEN and then distinct single characters."""
+    """Return whether these are END_OF_TEXT and then distinct single characters."""
     if not all(isinstance(token, str) for token in tokens):
         return False
     characters = tokens[1:]
     return (
-        tokens[:1] == [FIRST_TOKEN]
+        tokens[:1] == [END_OF_TEXT]
         and all(len(character) == 1 for character in characters)
         and len(set(characters)) == len(characters)
     )

@@ -272,8 +272,8 @@ def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
             return real(self)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
-    state = run.model, run.optimizer, run.state, run.config, run.scaler
-    model, optimizer, state, config, scaler = state
+    model = run.model
+    scaler = run.scaler
     scaler.scale(torch.zeros(()))  # makes the scale
     scaler.begin()
     loss = torch.zeros(())
@@ -284,8 +284,8 @@ def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
         scaler.scale(share).backward()
         loss = loss + share.detach()
         assert reads == []
-    monkeypatch.setattr(optimizer, "step", lambda: None)  # AdamW's own reads are not ours
-    assert apply_gradients(loss, model, optimizer, state, config, scaler)
+    monkeypatch.setattr(run.optimizer, "step", lambda: None)  # AdamW's own reads are not ours
+    assert update_weights(run, loss)
     assert reads == ["tolist"]
 
 

@@ -17,6 +17,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from chatgot.run import folder as folder_module
+
 HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - (DEBUG|INFO|WARNING|ERROR|CRITICAL) - ")
 STRANGE = "é → 🐉 \x1b[31m"
 QUIET = {"save_checkpoint_steps": 100, "checkpoint_interval_minutes": None}
@@ -27,22 +29,27 @@ def train(
 ) -> int:
     """Train in this process with a rotation size; `act(step)` comes after each step, a SIGTERM at `stop_at`."""
     script = harness.load_script()
-    real_step, threads = script.apply_gradients, torch.get_num_threads()
+    real_update = script.update_weights
+    real_setup = folder_module.setup_logging
+    threads = torch.get_num_threads()
 
-    def apply_gradients(loss, model, optimizer, run, *rest):
-        done = real_step(loss, model, optimizer, run, *rest)
+    def update_weights(run, loss):
+        updated = real_update(run, loss)
+        step = run.state.progress.global_step
         if act:
-            act(run.global_step)
-        if run.global_step == stop_at:
-            script.STOP.exit_code, script.STOP.signal_name = 143, "SIGTERM"
-        return done
+            act(step)
+        if step == stop_at:
+            script.STOP.exit_code = 143
+            script.STOP.signal_name = "SIGTERM"
+        return updated
 
-    script.apply_gradients = apply_gradients
-    script.setup_logging = partial(script.setup_logging, max_bytes=max_bytes)
+    script.update_weights = update_weights
+    folder_module.setup_logging = partial(real_setup, max_bytes=max_bytes)
     try:
         with contextlib.chdir(folder):
             return script.main(["--config", "tiny.yaml", *arguments])
     finally:
+        folder_module.setup_logging = real_setup
         torch.set_num_threads(threads)
 
 

@@ -173,14 +173,15 @@ def test_the_best_evaluations_file_survives_retention(tmp_path):
 def test_no_trigger_saves_while_steps_are_skipped_in_a_row(tmp_path):
     settings = {"save_checkpoint_steps": 1, "eval_interval": 1, "max_nan_before_fallback": 9}
     harness.write_config(tmp_path, training=settings)
-    script, bad = harness.load_script(), {5, 6}
-    real = script.accumulate_gradients
+    script = harness.load_script()
+    bad = {5, 6}
+    real = script.compute_gradients
 
-    def accumulate(model, windows, state, *rest):
-        loss = real(model, windows, state, *rest)
-        return loss * float("nan") if state.progress.global_step + 1 in bad else loss
+    def compute_gradients(run):
+        loss = real(run)
+        return loss * float("nan") if run.state.progress.global_step + 1 in bad else loss
 
-    script.accumulate_gradients = accumulate
+    script.compute_gradients = compute_gradients
     with contextlib.chdir(tmp_path):
         assert script.main(["--config", "tiny.yaml"]) == 0
     assert sorted(harness.checkpoints(tmp_path)) == [1, 2, 3, 4, 7, 8, 9, 10, 11, 12]
@@ -192,15 +193,16 @@ def test_a_state_that_is_not_finite_is_never_saved_but_rewound_and_ends_in_exit_
 ):
     harness.write_config(tmp_path, training={"save_checkpoint_steps": 1})
     script = harness.load_script()
-    real, flips = script.apply_gradients, []
+    real = script.update_weights
+    flips = []
 
-    def apply(total, model, optimizer, state, *rest):  # a bit flips in memory
-        real(total, model, optimizer, state, *rest)
-        if state.progress.global_step == 3 and len(flips) < times:
+    def update_weights(run, loss):  # a bit flips in memory
+        real(run, loss)
+        if run.state.progress.global_step == 3 and len(flips) < times:
             flips.append(3)
-            optimizer.state[model.head.weight]["exp_avg"][0, 0] = float("inf")
+            run.optimizer.state[run.model.head.weight]["exp_avg"][0, 0] = float("inf")
 
-    script.apply_gradients = apply
+    script.update_weights = update_weights
     with contextlib.chdir(tmp_path):
         code = script.main(["--config", "tiny.yaml"])
     said = capsys.readouterr().err
