@@ -7,7 +7,7 @@ Source of the sharing: grouped-query attention, Ainslie et al. 2023, arXiv:2305.
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,8 @@ from chatgot.machine.measured import best_times, remembered
 
 logger = logging.getLogger(__name__)
 
-KERNELS = ("sdpa", "products")
+Kernel = Literal["sdpa", "products"]
+KERNELS: tuple[Kernel, ...] = ("sdpa", "products")
 # Queries of one product: only half a square above the diagonal is wasted, and products stay large.
 ROWS = 128
 # Longest context for which `products` is tried: its attention weights grow with the square of it.
@@ -116,8 +117,12 @@ def repeat_heads(t: Tensor, H: int) -> Tensor:
 
 
 def pick_attention(
-    asked: str, cfg: ModelConfig, batch_size: int, device: torch.device, dtype: torch.dtype
-) -> str:
+    asked: Kernel | Literal["auto"],
+    cfg: ModelConfig,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Kernel:
     """Return the kernel to use, `sdpa` or `products`; for `auto` the faster one.
 
     Forward and backward of one layer are timed, on at most TIMED_SEQUENCES sequences, once per
@@ -139,7 +144,7 @@ def pick_attention(
     sdpa_s, products_s = remembered(
         what, lambda: best_times([_layer(kernel, shape, G, dtype) for kernel in KERNELS])
     )
-    kernel = "sdpa" if sdpa_s <= products_s else "products"
+    kernel: Kernel = "sdpa" if sdpa_s <= products_s else "products"
     logger.info(
         "attention: %s; one layer of %d sequences takes %.2f ms by sdpa, "
         "%.2f ms by products, in %s",

@@ -7,7 +7,7 @@ Source: Muon, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +162,7 @@ class MuonWithAdamW(Optimizer):
         self.adamw.step()
 
 
-def pick_muon_precision(model: nn.Module, device: torch.device) -> str:
+def pick_muon_precision(model: nn.Module, device: torch.device) -> Literal["fp32", "bf16"]:
     """Return bf16 or fp32, for Muon's products: bf16 where this machine is fast at it."""
     if device.type != "cpu":
         return "bf16"
