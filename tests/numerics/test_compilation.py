@@ -1,9 +1,8 @@
-"""Compiled blocks compute the same, in training alone, where that pays; without a compiler training goes on."""
+"""Compiled blocks compute the same, in training alone, where that pays; without one it goes on."""
 
 import json
 import logging
 import os
-from dataclasses import asdict
 
 import harness
 import parts
@@ -14,42 +13,37 @@ from torch import Tensor
 from chatgot.config import SamplingConfig
 from chatgot.model.gpt import Block, evaluating
 from chatgot.numerics import compilation
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
 from chatgot.run.resuming import find_checkpoint, resume
 from chatgot.sampling.generation import generate
-from chatgot.training.step import accumulate_gradients, apply_gradients
+from chatgot.training.step import compute_gradients, update_weights
 
-LONG = 1_000_000  # steps: 4,000 s in blocks that take 1 ms, two micro-batches through two of them a step
-
-
-def step(training: Training) -> bool:
-    loss = accumulate_gradients(
-        training.model, training.train_windows, training.run, training.config, training.scaler
-    )
-    return apply_gradients(
-        loss, training.model, training.optimizer, training.run, training.config, training.scaler
-    )
+# Steps: 4,000 s in blocks that take 1 ms, since two micro-batches go through two of them a step.
+LONG = 1_000_000
 
 
-def run(stored=None, architecture: str = "gpt", **keys) -> Training:
+def step(run: Run) -> bool:
+    loss = compute_gradients(run)
+    return update_weights(run, loss)
+
+
+def fresh_run(stored=None, architecture: str = "gpt", **keys) -> Run:
     return parts.run(stored, model={"architecture": architecture, "dropout": 0.2}, training=keys)
 
 
-def is_compiled(training: Training) -> bool:
-    assert training.run.compiled == (training.model.training_block is not Block.__call__)
-    return training.run.compiled
+def is_compiled(run: Run) -> bool:
+    assert run.state.modes.compiled == (run.model.training_block is not Block.__call__)
+    return run.state.modes.compiled
 
 
-def resumed_from(
-    path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys
-) -> Training:
+def resumed_from(path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys) -> Run:
     """Go the way of the script from a file to a run that can go on."""
     config = parts.config(model={"architecture": architecture, "dropout": 0.2}, training=keys)
     point = find_checkpoint(str(path), config, "tiny", set_now)
-    training = run(point.content, architecture, **keys)
-    resume(training, point)
-    training.model.train()
-    return training
+    run = fresh_run(point.content, architecture, **keys)
+    resume(run, point)
+    run.model.train()
+    return run
 
 
 # Really compiled
@@ -66,33 +60,29 @@ def own_variables():
 
 @pytest.mark.usefixtures("own_variables")
 @pytest.mark.parametrize("architecture", ["gpt", pytest.param("modern", marks=pytest.mark.slow)])
-def test_compiled_blocks_give_the_same_loss_and_gradients_with_dropout_and_resume_bit_for_bit(
-    architecture, tmp_path
-):
+def test_compiled_blocks_compute_the_same_and_resume_bit_for_bit(architecture, tmp_path):
     found = {}
     for mode in (False, True):
-        training = run(architecture=architecture, compile=mode)
-        assert is_compiled(training) is mode
-        names = list(training.model.state_dict())
-        loss = accumulate_gradients(
-            training.model, training.train_windows, training.run, training.config, training.scaler
-        )
-        found[mode] = [loss, *(p.grad.clone() for p in training.model.parameters())]
-        training.optimizer.zero_grad()
-    assert names == list(run(architecture=architecture).model.state_dict())  # no _orig_mod
+        run = fresh_run(architecture=architecture, compile=mode)
+        assert is_compiled(run) is mode
+        names = list(run.model.state_dict())
+        loss = compute_gradients(run)
+        found[mode] = [loss, *(p.grad.clone() for p in run.model.parameters())]
+        run.optimizer.zero_grad()
+    assert names == list(fresh_run(architecture=architecture).model.state_dict())  # no _orig_mod
     for compiled, eager in zip(found[True], found[False], strict=True):
         assert (
             compiled - eager
         ).norm() <= 1e-5 * eager.norm()  # fp32: operations are fused, sums go in another order
     assert not all(map(torch.equal, found[True], found[False]))  # and something was compiled
-    assert step(training)
-    path = parts.checkpoint_file(tmp_path, training)
+    assert step(run)
+    path = parts.checkpoint_file(tmp_path, run)
     again = resumed_from(path, architecture=architecture, compile=True)
-    for straight_or_resumed in (training, again):
+    for straight_or_resumed in (run, again):
         assert is_compiled(straight_or_resumed)
         assert step(straight_or_resumed)
-    assert parts.same(training.model.state_dict(), again.model.state_dict())
-    assert asdict(training.run) == asdict(again.run)
+    assert parts.same(run.model.state_dict(), again.model.state_dict())
+    assert run.state == again.state
 
 
 @pytest.mark.slow
@@ -103,16 +93,20 @@ def test_a_compiler_that_fails_is_one_warning_and_the_run_ends_well(tmp_path):
     broken.chmod(0o755)
     (tmp_path / "cache").mkdir()
     done = harness.run_script(
-        tmp_path, "--config", "tiny.yaml",
-        CXX=str(broken), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"), XDG_CACHE_HOME=str(tmp_path / "own"),
-    )  # fmt: skip
+        tmp_path,
+        "--config",
+        "tiny.yaml",
+        CXX=str(broken),
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"),
+        XDG_CACHE_HOME=str(tmp_path / "own"),
+    )
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if " - WARNING - compile" in line]
     assert len(warnings) == 1
     assert "compile: off, it does not work here" in warnings[0]
     assert "Traceback" not in done.stderr
     (path,) = [path for n, path in harness.checkpoints(tmp_path).items() if n == 2]
-    assert harness.load(path)["run"]["compiled"] is False
+    assert harness.load(path)["state"]["modes"]["compiled"] is False
 
 
 # With a stand-in for the compiler, which counts its calls and those of what it returns
@@ -120,7 +114,8 @@ def test_a_compiler_that_fails_is_one_warning_and_the_run_ends_well(tmp_path):
 
 class Compiler:
     def __init__(self) -> None:
-        self.compiled, self.ran = 0, 0
+        self.compiled = 0
+        self.ran = 0
         self.error: Exception | None = None
 
     def __call__(self, function, **how):
@@ -145,7 +140,7 @@ def compiler(machine, monkeypatch, own_variables) -> Compiler:
 
 def remember(machine, eager_s: float, compile_s: float, compiled_s: float) -> None:
     """Write these times as this machine's own."""
-    run(max_steps=10**9, compile="auto")
+    fresh_run(max_steps=10**9, compile="auto")
     known = json.loads(machine.read_bytes())
     for key in known:
         if key.startswith("eager block"):
@@ -157,26 +152,27 @@ def remember(machine, eager_s: float, compile_s: float, compiled_s: float) -> No
 
 
 def test_training_runs_compiled_blocks_evaluation_and_samples_eager_ones(compiler):
-    training = run(compile=True)
-    assert is_compiled(training)
+    run = fresh_run(compile=True)
+    assert is_compiled(run)
     compiler.ran = 0
-    x, y = training.train_windows.batch(training.train_windows.starts(0, 2))
-    with evaluating(training.model):
-        training.model(x, y)
+    x, y = run.train_windows.batch(run.train_windows.starts(0, 2))
+    with evaluating(run.model):
+        run.model(x, y)
     with torch.no_grad():
-        training.model(x, y)
-    list(generate(training.model, [1, 2], SamplingConfig(max_new_tokens=12), torch.Generator()))
+        run.model(x, y)
+    list(generate(run.model, [1, 2], SamplingConfig(max_new_tokens=12), torch.Generator()))
     assert compiler.ran == 0
-    assert step(training)
+    assert step(run)
     assert compiler.ran == 4  # two micro-batches, two blocks
 
 
 def test_a_measurement_is_remembered_under_all_that_decides_its_speed():
     def name(**model) -> str:
-        training = parts.run(model={"architecture": "modern", **model})
-        return compilation.Work(
-            training.config, training.model, parts.CPU, "fp32", 4, steps_left=1, seconds_left=1
-        ).name
+        run = parts.run(model={"architecture": "modern", **model})
+        work = compilation.Work(
+            run.config, run.model, parts.CPU, "fp32", 4, steps_left=1, seconds_left=1
+        )
+        return work.name
 
     others = ({"n_kv_head": 1}, {"head_dim": 4}, {"qk_norm": False}, {"n_head": 1})
     assert len({name(), *(name(**keys) for keys in others)}) == 5
@@ -186,20 +182,20 @@ def test_a_measurement_is_remembered_under_all_that_decides_its_speed():
 
 def test_compiling_as_asked_and_as_in_the_checkpoint_are_events(compiler, caplog, tmp_path):
     caplog.set_level(logging.INFO)
-    path = parts.checkpoint_file(tmp_path, run(compile=True))
+    path = parts.checkpoint_file(tmp_path, fresh_run(compile=True))
     resumed_from(path, compile=True)
     assert compile_events(caplog) == [(True, "as asked"), (True, "as in the checkpoint")]
 
 
 def test_choosing_leaves_generators_gradients_and_mode_alone(compiler):
-    eager, compiled = run(compile=False), run(compile=True)
+    eager = fresh_run(compile=False)
+    compiled = fresh_run(compile=True)
     assert all(p.grad is None for p in compiled.model.parameters())
     assert parts.same(eager.checkpoint()["rng"], compiled.checkpoint()["rng"])
     assert step(eager)
     assert step(compiled)
-    assert parts.same(
-        eager.model.state_dict(), compiled.model.state_dict()
-    )  # the stand-in changes no bit
+    # the stand-in changes no bit
+    assert parts.same(eager.model.state_dict(), compiled.model.state_dict())
 
 
 def compile_events(caplog) -> list[tuple[bool, str]]:
@@ -210,14 +206,14 @@ def compile_events(caplog) -> list[tuple[bool, str]]:
 
 def test_false_is_eager_without_a_word(compiler, caplog):
     caplog.set_level(logging.INFO)
-    assert not is_compiled(run(compile=False, max_steps=LONG))
+    assert not is_compiled(fresh_run(compile=False, max_steps=LONG))
     assert compiler.compiled == 0
     assert "compile" not in caplog.text
 
 
 def test_auto_does_not_compile_for_a_short_run_and_says_so(compiler, caplog):
     caplog.set_level(logging.INFO)
-    assert not is_compiled(run(compile="auto"))
+    assert not is_compiled(fresh_run(compile="auto"))
     assert compiler.compiled == 0
     (line,) = [line for line in caplog.messages if line.startswith("compile")]
     assert line.startswith("compile: off, only about")
@@ -236,7 +232,7 @@ def test_auto_does_not_compile_for_a_short_run_and_says_so(compiler, caplog):
         (10.0, 0.5e-3, {"max_minutes": 5}, "on; a block takes"),
     ],
 )
-def test_auto_weighs_the_time_saved_in_what_is_left_against_the_time_compiling_takes(
+def test_auto_weighs_the_time_saved_against_the_time_compiling_takes(
     compile_s, compiled_s, limits, word, compiler, machine, caplog
 ):
     remember(machine, 1e-3, compile_s, compiled_s)
@@ -244,7 +240,7 @@ def test_auto_weighs_the_time_saved_in_what_is_left_against_the_time_compiling_t
     caplog.set_level(logging.INFO)
     caplog.clear()
     on = word.startswith("on")
-    assert is_compiled(run(compile="auto", **{"max_steps": LONG, **limits})) is on
+    assert is_compiled(fresh_run(compile="auto", **{"max_steps": LONG, **limits})) is on
     assert compiler.compiled == on
     assert f"compile: {word}" in caplog.text
     assert [now for now, _ in compile_events(caplog)] == [on]
@@ -252,24 +248,25 @@ def test_auto_weighs_the_time_saved_in_what_is_left_against_the_time_compiling_t
 
 def test_what_is_left_of_a_resumed_run_counts_and_not_the_whole(compiler, machine):
     remember(machine, 1e-3, 10.0, 0.5e-3)
-    content = run(compile="auto", max_steps=LONG).checkpoint()
+    content = fresh_run(compile="auto", max_steps=LONG).checkpoint()
     for done, expected in ((0, True), (LONG - 100, False)):
-        content["run"] |= {"global_step": done, "compiled": None}
-        assert is_compiled(run(content, compile="auto", max_steps=LONG)) is expected
+        content["state"]["progress"] |= {"global_step": done, "position": done}
+        content["config"]["training"]["compile"] = True  # the user asks for another mode now
+        assert is_compiled(fresh_run(content, compile="auto", max_steps=LONG)) is expected
 
 
 def test_auto_measures_once_and_keeps_what_it_measured_with(compiler, machine):
-    run(compile="auto", max_steps=10**9)
+    fresh_run(compile="auto", max_steps=10**9)
     before = machine.read_bytes()
     assert compiler.compiled == 1
     compiler.compiled = 0
-    training = run(compile="auto", max_steps=10**9)
+    run = fresh_run(compile="auto", max_steps=10**9)
     assert machine.read_bytes() == before
-    assert compiler.compiled == is_compiled(training)
+    assert compiler.compiled == is_compiled(run)
 
 
 @pytest.mark.parametrize(("compiled_s", "pays"), [(0.5e-3, True), (1e-3, False)])
-def test_what_was_compiled_to_measure_it_stays_where_it_pays_and_goes_where_not(
+def test_what_was_compiled_to_measure_it_stays_where_it_pays(
     compiled_s, pays, compiler, monkeypatch, caplog
 ):
     times = [1e-3, [1e-3, compiled_s]]
@@ -278,7 +275,7 @@ def test_what_was_compiled_to_measure_it_stays_where_it_pays_and_goes_where_not(
         compilation, "best_times", lambda ways: [way() for way in ways] and times.pop(0)
     )
     caplog.set_level(logging.INFO)
-    assert is_compiled(run(compile="auto", max_steps=10**9)) is pays
+    assert is_compiled(fresh_run(compile="auto", max_steps=10**9)) is pays
     (record,) = [r for r in caplog.records if getattr(r, "event", {}).get("kind") == "compile"]
     assert record.event["on"] is pays
     assert record.event["measured"]["eager_s"] == 1e-3
@@ -296,7 +293,7 @@ def test_what_was_compiled_to_measure_it_stays_where_it_pays_and_goes_where_not(
 )
 def test_auto_is_off_beside_what_does_not_go_with_it(compiler, keys, why, caplog):
     caplog.set_level(logging.INFO)
-    assert not is_compiled(run(compile="auto", max_steps=10**9, **keys))
+    assert not is_compiled(fresh_run(compile="auto", max_steps=10**9, **keys))
     assert compiler.compiled == 0
     assert f"compile: off, {why}" in caplog.messages
     assert compile_events(caplog) == [(False, why)]
@@ -308,19 +305,17 @@ def test_auto_is_off_beside_what_does_not_go_with_it(compiler, keys, why, caplog
 @pytest.mark.parametrize("mode", [True, False])
 def test_a_resumed_run_keeps_its_mode_whatever_is_measured_now(mode, compiler, machine, tmp_path):
     remember(machine, 1e-3, 10.0, 0.5e-3 if mode else 1e-3)
-    training = run(compile="auto", max_steps=LONG)
-    assert is_compiled(training) is mode
-    path = parts.checkpoint_file(tmp_path, training)
+    run = fresh_run(compile="auto", max_steps=LONG)
+    assert is_compiled(run) is mode
+    path = parts.checkpoint_file(tmp_path, run)
     remember(machine, 1e-3, 10.0, 1e-3 if mode else 0.5e-3)
-    assert is_compiled(run(compile="auto", max_steps=LONG)) is not mode
+    assert is_compiled(fresh_run(compile="auto", max_steps=LONG)) is not mode
     assert is_compiled(resumed_from(path, compile="auto", max_steps=LONG)) is mode
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_a_mode_that_the_user_insists_on_is_in_force_and_in_the_next_checkpoint(
-    mode, compiler, tmp_path
-):
-    path = parts.checkpoint_file(tmp_path, run(compile=not mode))
+def test_a_mode_that_the_user_insists_on_is_in_the_next_checkpoint(mode, compiler, tmp_path):
+    path = parts.checkpoint_file(tmp_path, fresh_run(compile=not mode))
     changed = resumed_from(path, {"training.compile"}, compile=mode)
     assert is_compiled(changed) is mode
     assert step(changed)
@@ -338,21 +333,20 @@ def test_whatever_fails_in_the_compiler_is_one_warning_and_blocks_run_eager(
     error, compiler, caplog
 ):
     compiler.error = error
-    training, plain = run(compile=True), run(compile=False)
+    run = fresh_run(compile=True)
+    plain = fresh_run(compile=False)
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert warning.message.startswith("compile: off, it does not work here: ")
     assert "\n" not in warning.message
     assert [on for on, _ in compile_events(caplog)] == [False]
-    assert not is_compiled(training)
-    for either in (training, plain):
+    assert not is_compiled(run)
+    for either in (run, plain):
         assert step(either)
-    assert parts.same(training.model.state_dict(), plain.model.state_dict())
+    assert parts.same(run.model.state_dict(), plain.model.state_dict())
 
 
-def test_a_compiled_run_that_is_resumed_without_a_compiler_goes_on_eager_and_says_so(
-    compiler, caplog, tmp_path
-):
-    path = parts.checkpoint_file(tmp_path, run(compile=True))
+def test_a_compiled_run_resumed_without_a_compiler_goes_on_eager(compiler, caplog, tmp_path):
+    path = parts.checkpoint_file(tmp_path, fresh_run(compile=True))
     compiler.error = RuntimeError("no C++ compiler")
     assert not is_compiled(resumed_from(path, compile=True))
     reason = "it does not work here: no C++ compiler; not bit-exact from here"
@@ -363,7 +357,7 @@ def test_a_compiled_run_that_is_resumed_without_a_compiler_goes_on_eager_and_say
 def test_memory_that_runs_out_while_a_block_runs_is_no_broken_compiler(compiler):
     compiler.error = torch.OutOfMemoryError("no memory")
     with pytest.raises(torch.OutOfMemoryError):
-        run(compile=True)
+        fresh_run(compile=True)
 
 
 def test_the_whole_script_trains_evaluates_and_samples_with_compiled_blocks(compiler, tmp_path):
@@ -376,9 +370,8 @@ def test_the_whole_script_trains_evaluates_and_samples_with_compiled_blocks(comp
         (log,) = (folder / "logs").glob("train_*.log")
         assert f"blocks {name}" in log.read_text(encoding="utf-8")
         last = harness.load(harness.checkpoints(folder)[6])
-        assert last["run"]["compiled"] is mode
+        assert last["state"]["modes"]["compiled"] is mode
         finals.append(last["model_state_dict"])
-    assert (
-        compiler.ran == 1 + 6 * 3 * 2
-    )  # one block to try, then two in each of three micro-batches
+    # one block to try, then in each of 6 steps two blocks in each of three micro-batches
+    assert compiler.ran == 1 + 6 * 3 * 2
     assert harness.same(*finals)

@@ -12,39 +12,37 @@ from chatgot.numerics.gradient_checkpointing import (
     disable_gradient_checkpointing,
     enable_gradient_checkpointing,
 )
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
 from chatgot.sampling.generation import generate
 from chatgot.training.recovery import prove_again
-from chatgot.training.step import accumulate_gradients, apply_gradients
+from chatgot.training.step import compute_gradients, update_weights
 
 
-def run(precision: str = "fp32", **model) -> Training:
+def fresh_run(precision: str = "fp32", **model) -> Run:
     return parts.run(
         precision=precision,
         model={"n_layers": 4, "dropout": 0.3, "attention_dropout": 0.3, **model},
     )
 
 
-def loss_and_gradients(training: Training) -> list[torch.Tensor]:
-    training.model.zero_grad()
-    loss = accumulate_gradients(
-        training.model, training.train_windows, training.run, training.config, training.scaler
-    )
-    return [loss, *(p.grad for p in training.model.parameters())]
+def loss_and_gradients(run: Run) -> list[torch.Tensor]:
+    run.model.zero_grad()
+    loss = compute_gradients(run)
+    return [loss, *(p.grad for p in run.model.parameters())]
 
 
-def passes(training: Training) -> list[int]:
+def passes(run: Run) -> list[int]:
     """Return how often each block ran in one micro-batch, forward and recomputation together."""
-    training.run.micro_batch_size = 8
-    counts = [0] * len(training.model.layers)
+    run.state.micro_batch.size = 8
+    counts = [0] * len(run.model.layers)
     hooks = []
-    for i, block in enumerate(training.model.layers):
+    for i, block in enumerate(run.model.layers):
 
         def count(module, args, i=i):
             counts[i] += 1
 
         hooks.append(block.register_forward_pre_hook(count))
-    loss_and_gradients(training)
+    loss_and_gradients(run)
     for hook in hooks:
         hook.remove()
     return counts
@@ -53,16 +51,14 @@ def passes(training: Training) -> list[int]:
 @pytest.mark.parametrize("every", [1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("architecture", ["gpt", "modern"])
-def test_loss_and_gradients_are_bit_equal_with_and_without_though_dropout_is_on(
-    every, precision, architecture
-):
-    plain, recomputing = (run(precision, architecture=architecture) for _ in range(2))
+def test_loss_and_gradients_are_bit_equal_with_and_without(every, precision, architecture):
+    plain, recomputing = (fresh_run(precision, architecture=architecture) for _ in range(2))
     assert enable_gradient_checkpointing(recomputing.model, every=every)
     assert all(map(torch.equal, loss_and_gradients(recomputing), loss_and_gradients(plain)))
 
 
 def private_masks(monkeypatch) -> torch.Generator:
-    """Let the model draw its dropout masks from a generator that recomputation does not restore; return it."""
+    """Let dropout masks come from a generator that recomputation does not restore; return it."""
     generator = torch.Generator().manual_seed(0)
     monkeypatch.setattr(
         chatgot.model.gpt,
@@ -73,7 +69,8 @@ def private_masks(monkeypatch) -> torch.Generator:
 
 
 def test_the_comparison_would_notice_other_dropout_masks(monkeypatch):
-    plain, recomputing = run(), run()
+    plain = fresh_run()
+    recomputing = fresh_run()
     enable_gradient_checkpointing(recomputing.model)
     generator = private_masks(monkeypatch)
     expected = loss_and_gradients(plain)
@@ -85,37 +82,36 @@ def test_the_comparison_would_notice_other_dropout_masks(monkeypatch):
     ("every", "expected"), [(1, [2, 2, 2, 2]), (2, [2, 1, 2, 1]), (3, [2, 1, 1, 2])]
 )
 def test_every_nth_block_is_recomputed_once(every, expected):
-    training = run()
-    assert passes(training) == [1, 1, 1, 1]
-    assert enable_gradient_checkpointing(training.model, every=every)
-    assert passes(training) == expected
+    run = fresh_run()
+    assert passes(run) == [1, 1, 1, 1]
+    assert enable_gradient_checkpointing(run.model, every=every)
+    assert passes(run) == expected
 
 
 def test_disabling_says_whether_it_was_on_and_ends_it():
-    training = run()
-    assert disable_gradient_checkpointing(training.model) is False
-    assert enable_gradient_checkpointing(training.model) is True
-    assert enable_gradient_checkpointing(training.model, every=2) is True
-    assert passes(training) == [2, 1, 2, 1]
-    assert disable_gradient_checkpointing(training.model) is True
-    assert disable_gradient_checkpointing(training.model) is False
-    assert passes(training) == [1, 1, 1, 1]
+    run = fresh_run()
+    assert disable_gradient_checkpointing(run.model) is False
+    assert enable_gradient_checkpointing(run.model) is True
+    assert enable_gradient_checkpointing(run.model, every=2) is True
+    assert passes(run) == [2, 1, 2, 1]
+    assert disable_gradient_checkpointing(run.model) is True
+    assert disable_gradient_checkpointing(run.model) is False
+    assert passes(run) == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("setting", [False, True, "every_2"])
 def test_the_configuration_switches_it_on(setting):
-    training = parts.run(model={"n_layers": 4}, training={"gradient_checkpointing": setting})
+    run = parts.run(model={"n_layers": 4}, training={"gradient_checkpointing": setting})
     assert (
-        passes(training)
-        == {False: [1, 1, 1, 1], True: [2, 2, 2, 2], "every_2": [2, 1, 2, 1]}[setting]
+        passes(run) == {False: [1, 1, 1, 1], True: [2, 2, 2, 2], "every_2": [2, 1, 2, 1]}[setting]
     )
 
 
 def test_switching_it_on_is_an_event(caplog):
     caplog.set_level("INFO")
-    training = run()
+    run = fresh_run()
     caplog.clear()
-    assert enable_gradient_checkpointing(training.model, every=2)
+    assert enable_gradient_checkpointing(run.model, every=2)
     (record,) = caplog.records
     assert record.event["kind"] == "gradient_checkpointing"
     assert record.event["on"] is True
@@ -124,26 +120,23 @@ def test_switching_it_on_is_an_event(caplog):
 
 
 def test_nothing_is_recomputed_in_evaluation():
-    training = run()
-    enable_gradient_checkpointing(training.model)
+    run = fresh_run()
+    enable_gradient_checkpointing(run.model)
     counts = []
-    training.model.layers[1].register_forward_pre_hook(lambda module, args: counts.append(1))
-    x, y = training.train_windows.batch(training.train_windows.starts(0, 2))
-    with evaluating(training.model):
-        training.model(x, y)
+    run.model.layers[1].register_forward_pre_hook(lambda module, args: counts.append(1))
+    x, y = run.train_windows.batch(run.train_windows.starts(0, 2))
+    with evaluating(run.model):
+        run.model(x, y)
     assert counts == [1]
 
 
 def test_generation_uses_its_cache_though_gradient_checkpointing_is_on():
-    plain, recomputing = (
-        run(init_range=1.0, tie_embeddings=False),
-        run(init_range=1.0, tie_embeddings=False),
-    )
+    plain = fresh_run(init_range=1.0, tie_embeddings=False)
+    recomputing = fresh_run(init_range=1.0, tie_embeddings=False)
     enable_gradient_checkpointing(recomputing.model)
     greedy = SamplingConfig(temperature=0, max_new_tokens=20)
     texts = [
-        list(generate(training.model, [1, 2], greedy, torch.Generator()))
-        for training in (plain, recomputing)
+        list(generate(run.model, [1, 2], greedy, torch.Generator())) for run in (plain, recomputing)
     ]
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 1
@@ -163,27 +156,26 @@ def test_a_model_without_layers_is_left_as_it_is_with_one_warning(net, caplog):
 
 def test_enabling_leaves_generators_gradients_weights_and_mode_alone():
     for training_mode in (True, False):
-        training = run()
-        loss_and_gradients(training)
-        training.model.train(training_mode)
-        gradients = [p.grad.clone() for p in training.model.parameters()]
-        weights = parts.copied(training.model.state_dict())
+        run = fresh_run()
+        loss_and_gradients(run)
+        run.model.train(training_mode)
+        gradients = [p.grad.clone() for p in run.model.parameters()]
+        weights = parts.copied(run.model.state_dict())
         generator = torch.get_rng_state()
-        enable_gradient_checkpointing(training.model)
-        disable_gradient_checkpointing(training.model)
+        enable_gradient_checkpointing(run.model)
+        disable_gradient_checkpointing(run.model)
         assert torch.equal(torch.get_rng_state(), generator)
         assert all(
-            torch.equal(p.grad, g)
-            for p, g in zip(training.model.parameters(), gradients, strict=True)
+            torch.equal(p.grad, g) for p, g in zip(run.model.parameters(), gradients, strict=True)
         )
-        assert parts.same(training.model.state_dict(), weights)
-        assert training.model.training is training_mode
+        assert parts.same(run.model.state_dict(), weights)
+        assert run.model.training is training_mode
 
 
 @pytest.mark.parametrize("at_pass", [1, 2])
-def test_an_error_in_a_block_comes_out_from_forward_and_from_recomputation_alike(at_pass):
-    training = run()
-    enable_gradient_checkpointing(training.model)
+def test_an_error_in_a_block_comes_out_of_forward_and_recomputation(at_pass):
+    run = fresh_run()
+    enable_gradient_checkpointing(run.model)
     calls = []
 
     def fail(module, args):
@@ -191,37 +183,40 @@ def test_an_error_in_a_block_comes_out_from_forward_and_from_recomputation_alike
         if len(calls) == at_pass:
             raise ZeroDivisionError("in a block")
 
-    training.run.micro_batch_size = 8
-    hook = training.model.layers[2].register_forward_pre_hook(fail)
+    run.state.micro_batch.size = 8
+    hook = run.model.layers[2].register_forward_pre_hook(fail)
     with pytest.raises(ZeroDivisionError, match="in a block"):
-        loss_and_gradients(training)
+        loss_and_gradients(run)
     assert len(calls) == at_pass  # at the second pass it fired in backward
     hook.remove()
-    assert all(map(torch.equal, loss_and_gradients(training), expected_plain()))
+    assert all(map(torch.equal, loss_and_gradients(run), expected_plain()))
 
 
 def expected_plain() -> list[torch.Tensor]:
-    training = run()
-    training.run.micro_batch_size = 8
-    return loss_and_gradients(training)
+    run = fresh_run()
+    run.state.micro_batch.size = 8
+    return loss_and_gradients(run)
 
 
-def odd_recomputation(training: Training, how, odd_calls=None) -> list[int]:
-    """Let block 2's attention compute something else when it is recomputed, or at some calls; return their number.
+def odd_recomputation(run: Run, how, odd_calls=None) -> list[int]:
+    """Let block 2's attention compute something else when it is recomputed; return the calls.
 
-    Inside of the block: its last output is not computed again, since backward does not need it.
+    Not the block's own output: it is not computed again, since backward does not need it.
+
+    odd_calls: the calls that compute something else; None: each second one, the recomputation.
+    Returns: a list that holds the number of calls so far while recomputation is on.
     """
-    attention, calls = training.model.layers[2].attention, [0]
+    attention = run.model.layers[2].attention
+    calls = [0]
     real = attention.forward
 
     def forward(x, rotated, cache):
-        calls[0] += training.model.recompute_every is not None
-        odd = (
-            calls[0] in odd_calls
-            if odd_calls
-            else training.model.recompute_every and calls[0] % 2 == 0
-        )
-        return how(real(x, rotated, cache)) if odd else real(x, rotated, cache)
+        y = real(x, rotated, cache)
+        if not run.model.recompute_every:
+            return y
+        calls[0] += 1
+        odd = calls[0] in odd_calls if odd_calls else calls[0] % 2 == 0
+        return how(y) if odd else y
 
     attention.forward = forward
     return calls
@@ -238,153 +233,119 @@ def one_tensor_more(h):
 @pytest.mark.parametrize(
     "how", [other_value, one_tensor_more, lambda h: h.double().float() * 1.0001]
 )
-def test_a_block_whose_recomputation_differs_is_refused_with_one_warning_and_training_is_plain(
-    how, caplog
-):
-    training = run()
-    calls = odd_recomputation(training, how)
+def test_a_block_whose_recomputation_differs_is_refused(how, caplog):
+    run = fresh_run()
+    calls = odd_recomputation(run, how)
     caplog.clear()
-    assert enable_gradient_checkpointing(training.model) is False
+    assert enable_gradient_checkpointing(run.model) is False
     assert calls == [2]  # the proof did recompute it
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "gradient checkpointing stays off" in caplog.text
     event = caplog.records[0].event
     assert event["on"] is False
     assert event["reason"] in caplog.text
-    assert passes(training) == [1, 1, 1, 1]
+    assert passes(run) == [1, 1, 1, 1]
 
 
 def test_an_error_inside_a_block_is_no_failed_proof_but_an_error():
-    training = run()
+    run = fresh_run()
 
     def fail(module, args):
         raise ZeroDivisionError("in a block")
 
-    training.model.layers[1].register_forward_pre_hook(fail)
+    run.model.layers[1].register_forward_pre_hook(fail)
     with pytest.raises(ZeroDivisionError):
-        enable_gradient_checkpointing(training.model)
-    assert training.model.recompute_every is None
+        enable_gradient_checkpointing(run.model)
+    assert run.model.recompute_every is None
 
 
 def test_plain_passes_that_differ_on_a_cpu_prove_nothing(caplog):
     caplog.set_level("INFO")
-    training, noise = run(), torch.Generator().manual_seed(0)
-    training.model.norm.register_forward_hook(
+    run = fresh_run()
+    noise = torch.Generator().manual_seed(0)
+    run.model.norm.register_forward_hook(
         lambda m, args, out: out * (1 + 1e-6 * torch.randn(1, generator=noise))
     )
-    assert (
-        enable_gradient_checkpointing(training.model) is False
-    )  # a CPU repeats itself, or something is wrong
+    # a CPU repeats itself, or something is wrong
+    assert enable_gradient_checkpointing(run.model) is False
     assert "two plain passes differ by" in caplog.text
     assert "nothing can be proven" in caplog.text
 
 
 def test_dropout_masks_from_a_private_generator_are_refused_every_time(monkeypatch):
     private_masks(monkeypatch)
-    training = run()
-    assert [enable_gradient_checkpointing(training.model) for _ in range(20)] == [False] * 20
+    run = fresh_run()
+    assert [enable_gradient_checkpointing(run.model) for _ in range(20)] == [False] * 20
 
 
 def test_the_proof_leaves_each_modules_mode_as_it_was():
-    training = run()
-    training.model.layers[1].eval()
-    modes = [module.training for module in training.model.modules()]
-    assert enable_gradient_checkpointing(training.model)
-    assert [module.training for module in training.model.modules()] == modes
+    run = fresh_run()
+    run.model.layers[1].eval()
+    modes = [module.training for module in run.model.modules()]
+    assert enable_gradient_checkpointing(run.model)
+    assert [module.training for module in run.model.modules()] == modes
 
 
 def test_every_below_one_is_an_error():
     with pytest.raises(ValueError, match="at least 1"):
-        enable_gradient_checkpointing(run().model, every=0)
+        enable_gradient_checkpointing(fresh_run().model, every=0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_twenty_steps_with_and_without_end_in_the_same_bits(precision):
     finals = []
     for every in (None, 1):
-        training = run(precision)
+        run = fresh_run(precision)
         if every:
-            assert enable_gradient_checkpointing(training.model)
+            assert enable_gradient_checkpointing(run.model)
         for _ in range(20):
-            loss = accumulate_gradients(
-                training.model,
-                training.train_windows,
-                training.run,
-                training.config,
-                training.scaler,
-            )
-            apply_gradients(
-                loss,
-                training.model,
-                training.optimizer,
-                training.run,
-                training.config,
-                training.scaler,
-            )
-        finals.append(
-            {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
-        )
+            loss = compute_gradients(run)
+            update_weights(run, loss)
+        finals.append({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()})
     assert parts.same(*finals)
 
 
-def test_a_recomputation_that_changes_its_shape_costs_one_redone_step_and_one_warning(caplog):
-    plain, recomputing = run(), run()
+def test_a_recomputation_that_changes_its_shape_costs_one_attempt(caplog):
+    """The step is done again without gradient checkpointing, with one warning, bit for bit."""
+    plain = fresh_run()
+    recomputing = fresh_run()
     assert enable_gradient_checkpointing(recomputing.model)
-    odd_recomputation(
-        recomputing, one_tensor_more, odd_calls={10}
-    )  # two micro-batches a step, two calls each
+    # two micro-batches a step, two calls each: the second micro-batch of the third step
+    calls = odd_recomputation(recomputing, one_tensor_more, odd_calls={10})
     results = []
-    for training in (plain, recomputing):
-        outcomes, losses = [], []
-        while training.run.global_step < 4:
-            loss = accumulate_gradients(
-                training.model,
-                training.train_windows,
-                training.run,
-                training.config,
-                training.scaler,
-            )
-            outcomes.append(loss is not None)
-            if loss is None:
-                assert all(p.grad is None for p in training.model.parameters())
-                continue
-            apply_gradients(
-                loss,
-                training.model,
-                training.optimizer,
-                training.run,
-                training.config,
-                training.scaler,
-            )
-            losses.append(training.run.train_loss)
-        results.append((losses, parts.copied(training.model.state_dict())))
-    assert outcomes.count(False) == 1  # of the recomputing one
+    for run in (plain, recomputing):
+        losses = []
+        for _ in range(4):
+            update_weights(run, compute_gradients(run))
+            losses.append(run.state.progress.train_loss)
+        results.append((losses, parts.copied(run.model.state_dict())))
+    assert calls == [10]  # none after the one that differed
     assert caplog.text.count("is done again without gradient checkpointing, which stays off") == 1
-    assert recomputing.run.recompute_off
+    assert recomputing.state.modes.gradient_checkpointing_failed
     assert recomputing.model.recompute_every is None
     assert results[0][0] == results[1][0]
     assert parts.same(results[0][1], results[1][1])
 
 
-def test_a_value_that_turns_different_later_is_found_by_the_next_proof_which_names_the_steps_since_the_last(
-    caplog,
-):
-    training = run()
-    assert enable_gradient_checkpointing(training.model)
-    training.run.global_step = 100
+def test_a_value_that_turns_different_later_is_found_by_the_next_proof(caplog):
+    """Its warning names the steps since the last proof."""
+    run = fresh_run()
+    assert enable_gradient_checkpointing(run.model)
+    run.state.progress.global_step = 100
     caplog.clear()
-    prove_again(training)
+    prove_again(run)
     assert "off" not in caplog.text
-    odd_recomputation(training, other_value)
-    training.run.global_step = 200
-    prove_again(training)
+    odd_recomputation(run, other_value)
+    run.state.progress.global_step = 200
+    prove_again(run)
     assert "gradient checkpointing is off from step 201 on" in caplog.text
     assert "steps 101 to 200 were trained since the last proof" in caplog.text
-    assert training.model.recompute_every is None
-    assert training.run.recompute_off
+    assert run.model.recompute_every is None
+    assert run.state.modes.gradient_checkpointing_failed
 
 
 def test_it_is_no_part_of_the_state_so_either_reads_the_others_weights():
-    plain, recomputing = run(), run()
+    plain = fresh_run()
+    recomputing = fresh_run()
     enable_gradient_checkpointing(recomputing.model)
     assert list(plain.model.state_dict()) == list(recomputing.model.state_dict())

@@ -1,7 +1,6 @@
-"""Muon equals torch's own, takes the hidden matrices and nothing else, and is one optimizer with AdamW's half."""
+"""Muon equals torch's own, takes the hidden matrices alone, and is one optimizer with AdamW."""
 
 import math
-from dataclasses import asdict
 
 import parts
 import pytest
@@ -14,14 +13,13 @@ from chatgot.machine.device import DTYPES
 from chatgot.numerics import muon as muon_module
 from chatgot.numerics.muon import ITERATIONS, Muon, orthogonal, pick_muon_precision
 from chatgot.numerics.optim import allocate_state, build_optimizer, is_muon, lr_at, set_lr
-from chatgot.run.assembly import Training
+from chatgot.run.assembly import Run
 from chatgot.run.resuming import find_checkpoint, resume
-from chatgot.training.step import accumulate_gradients, apply_gradients
+from chatgot.training.step import compute_gradients, update_weights
 
 SHAPES = [(8, 8), (16, 8), (8, 24), (48, 16), (16, 48), (48, 16)]
-BF16_TOLERANCE = (
-    0.05  # of an update, 0.031 measured: 8 bits, three iterations, sums in another order
-)
+# Of an update, 0.031 measured: 8 bits, three iterations, sums in another order.
+BF16_TOLERANCE = 0.05
 SETTINGS = {"lr": 0.05, "weight_decay": 0.1, "momentum": 0.9}
 
 
@@ -72,36 +70,37 @@ def test_but_for_its_iterations_each_update_equals_torchs(monkeypatch, settings)
         return orthogonal(x[None], ITERATIONS, 1e-7)[0]
 
     monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", by_our_iterations)
-    a, b = matrices(SHAPES), matrices(SHAPES)
+    a = matrices(SHAPES)
+    b = matrices(SHAPES)
     theirs = torch.optim.Muon(b, **{**SETTINGS, **settings})
-    found, expected = steps(ours(a, **settings), a), steps(theirs, b)
+    found = steps(ours(a, **settings), a)
+    expected = steps(theirs, b)
     assert_close(found, expected, 1e-4)
 
 
 def test_in_bf16_each_update_is_close_to_that_in_fp32_and_not_the_same():
-    shapes = [
-        (192, 192),
-        (384, 192),
-        (192, 384),
-    ]  # as large as real ones: few singular values are near the steep end
-    a, b = matrices(shapes), matrices(shapes)
-    found, expected = steps(ours(a, torch.bfloat16), a, 2), steps(ours(b), b, 2)
+    # as large as real ones: few singular values are near the steep end
+    shapes = [(192, 192), (384, 192), (192, 384)]
+    a = matrices(shapes)
+    b = matrices(shapes)
+    found = steps(ours(a, torch.bfloat16), a, 2)
+    expected = steps(ours(b), b, 2)
     assert_close(found, expected, BF16_TOLERANCE)
     assert not torch.equal(found[0][0], expected[0][0])
 
 
 def test_each_iteration_is_the_best_for_what_the_one_before_leaves():
-    values, bounds = torch.linspace(0.01, 1, 100_001, dtype=torch.float64), []
+    values = torch.linspace(0.01, 1, 100_001, dtype=torch.float64)
+    bounds = []
     for a, b, c in ITERATIONS:
         values = a * values + b * values**3 + c * values**5
         bounds.append((values.min().item(), values.max().item()))
-        assert values.min() + values.max() == pytest.approx(
-            2, abs=1e-3
-        )  # as far below 1 as above it: the minimax has it
+        # as far below 1 as above it, as the minimax is
+        assert values.min() + values.max() == pytest.approx(2, abs=1e-3)
     assert bounds[-1] == pytest.approx((0.7305, 1.2695), abs=1e-3)
 
 
-def test_three_iterations_come_much_nearer_to_the_orthogonal_matrix_than_three_of_torchs():
+def test_three_iterations_come_much_nearer_than_three_of_torchs():
     values = torch.logspace(0, -2.5, 48)  # as spread as those of a gradient's momentum
     generator = torch.Generator().manual_seed(3)
     u, v = (torch.linalg.qr(torch.randn(48, 48, generator=generator))[0] for _ in range(2))
@@ -110,7 +109,8 @@ def test_three_iterations_come_much_nearer_to_the_orthogonal_matrix_than_three_o
         return 1 - torch.cosine_similarity(found.flatten(), (u @ v).flatten(), dim=0)
 
     (p,) = matrices([(48, 48)])
-    before, p.grad = p.detach().clone(), u * values @ v
+    before = p.detach().clone()
+    p.grad = u * values @ v
     torch.optim.Muon([p], lr=1.0, weight_decay=0.0, momentum=0.0, ns_steps=3).step()
     ours_after_three = distance(orthogonal((u * values @ v)[None], ITERATIONS, 1e-7)[0])
     assert len(ITERATIONS) == 3
@@ -120,11 +120,13 @@ def test_three_iterations_come_much_nearer_to_the_orthogonal_matrix_than_three_o
 
 @pytest.mark.parametrize(("pieces", "shape"), [(3, (16, 16)), (2, (24, 8)), (3, (8, 24))])
 def test_a_stack_of_matrices_is_updated_as_the_matrices_by_themselves(pieces, shape):
-    stack, parts_of_it = matrices([(pieces * shape[0], shape[1])]), matrices([shape] * pieces)
+    stack = matrices([(pieces * shape[0], shape[1])])
+    parts_of_it = matrices([shape] * pieces)
     with torch.no_grad():
         for piece, rows in zip(parts_of_it, stack[0].chunk(pieces), strict=True):
             piece.copy_(rows)
-    together, apart = ours(stack, pieces=pieces), ours(parts_of_it)
+    together = ours(stack, pieces=pieces)
+    apart = ours(parts_of_it)
     for step in range(3):
         give_gradients(stack, step)
         for piece, rows in zip(parts_of_it, stack[0].grad.chunk(pieces), strict=True):
@@ -160,7 +162,8 @@ def test_nesterov_looks_ahead_of_the_momentum():
     (p,) = matrices([(8, 8)])
     plain = matrices([(8, 8)])
     ahead = ours([p])
-    first, second = steps(ahead, [p], 2), steps(ours(plain, nesterov=False), plain, 2)
+    first = steps(ahead, [p], 2)
+    second = steps(ours(plain, nesterov=False), plain, 2)
     assert ahead.param_groups[0]["nesterov"] is True  # the default
     assert_close(first[:1], second[:1], 1e-4)  # in the first step both go along the gradient
     assert (first[1][0] - second[1][0]).norm() > 0.05 * second[1][0].norm()
@@ -168,7 +171,8 @@ def test_nesterov_looks_ahead_of_the_momentum():
 
 def test_a_parameter_without_gradient_is_left_alone():
     p, frozen = matrices([(8, 8), (8, 8)])
-    optimizer, before = ours([p, frozen]), frozen.detach().clone()
+    optimizer = ours([p, frozen])
+    before = frozen.detach().clone()
     give_gradients([p], 0)
     optimizer.step()
     assert torch.equal(frozen, before)
@@ -188,7 +192,7 @@ def test_singular_values_of_the_update_lie_about_one(dtype, shape):
     assert torch.cosine_similarity(found.float().flatten(), (u @ vh).flatten(), dim=0) > 0.95
 
 
-def test_each_matrix_of_a_batch_is_orthogonalised_by_itself_whatever_its_size():
+def test_each_matrix_of_a_batch_is_orthogonalised_by_itself():
     x = torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(2))
     scaled = x * torch.tensor([1e-6, 1.0, 1e6])[:, None, None]
     assert torch.allclose(
@@ -200,24 +204,18 @@ def test_each_matrix_of_a_batch_is_orthogonalised_by_itself_whatever_its_size():
 # Together with AdamW
 
 
-def run(stored=None, architecture: str = "gpt", **keys) -> Training:
+def fresh_run(stored=None, architecture: str = "gpt", **keys) -> Run:
     model = {"architecture": architecture, **keys.pop("model", {})}
     return parts.run(stored, model=model, training={"optimizer": "muon", **keys})
 
 
-def step(training: Training) -> bool:
-    loss = accumulate_gradients(
-        training.model, training.train_windows, training.run, training.config, training.scaler
-    )
-    return apply_gradients(
-        loss, training.model, training.optimizer, training.run, training.config, training.scaler
-    )
+def step(run: Run) -> bool:
+    loss = compute_gradients(run)
+    return update_weights(run, loss)
 
 
-def state(training: Training) -> dict:
-    return parts.copied(
-        {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
-    )
+def state(run: Run) -> dict:
+    return parts.copied({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()})
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -226,10 +224,11 @@ def state(training: Training) -> dict:
     [("gpt", {"mlp.up": 1, "mlp.down": 1}), ("modern", {"mlp.gate_up": 2, "mlp.down": 1})],
 )
 def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(architecture, mlp, tied):
-    training = run(architecture=architecture, model={"tie_embeddings": tied})
-    names = {id(p): name for name, p in training.model.named_parameters()}
-    pieces, rest = {}, set()
-    for group in training.optimizer.param_groups:
+    run = fresh_run(architecture=architecture, model={"tie_embeddings": tied})
+    names = {id(p): name for name, p in run.model.named_parameters()}
+    pieces = {}
+    rest = set()
+    for group in run.optimizer.param_groups:
         for p in group["params"]:
             if is_muon(group):
                 pieces[names.pop(id(p))] = group["pieces"]
@@ -251,11 +250,11 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(architecture, ml
     ],
 )
 def test_grouped_heads_are_taken_apart_by_their_rows(keys, pieces):
-    training = run(architecture="modern", model=keys)
-    qkv = training.model.layers[0].attention.qkv.weight
-    (group,) = [g for g in training.optimizer.param_groups if any(p is qkv for p in g["params"])]
+    run = fresh_run(architecture="modern", model=keys)
+    qkv = run.model.layers[0].attention.qkv.weight
+    (group,) = [g for g in run.optimizer.param_groups if any(p is qkv for p in g["params"])]
     assert group["pieces"] == pieces
-    assert step(training)
+    assert step(run)
 
 
 def test_all_settings_reach_the_half_they_belong_to():
@@ -266,7 +265,7 @@ def test_all_settings_reach_the_half_they_belong_to():
         "betas": (0.7, 0.8),
         "muon_learning_rate": 0.5,
     }
-    for group in run(**keys).optimizer.param_groups:
+    for group in fresh_run(**keys).optimizer.param_groups:
         if is_muon(group):
             assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.7, True, 0.3)
         else:
@@ -274,18 +273,19 @@ def test_all_settings_reach_the_half_they_belong_to():
 
 
 def test_both_learning_rates_follow_the_schedule():
-    training = run(
+    run = fresh_run(
         learning_rate=1e-3,
         min_learning_rate=1e-4,
         muon_learning_rate=0.04,
         warmup_steps=2,
         max_steps=10,
     )
-    settings, found = training.config.training, []
+    settings = run.config.training
+    found = []
     for done in range(11):
-        set_lr(training.optimizer, lr_at(done, settings, 10), settings)
-        rates = {is_muon(group): set() for group in training.optimizer.param_groups}
-        for group in training.optimizer.param_groups:
+        set_lr(run.optimizer, lr_at(done, settings, 10), settings)
+        rates = {is_muon(group): set() for group in run.optimizer.param_groups}
+        for group in run.optimizer.param_groups:
             rates[is_muon(group)].add(group["lr"])
         found.append((*rates[False], *rates[True]))
     assert found[0] == pytest.approx((5e-4, 0.02))
@@ -295,33 +295,32 @@ def test_both_learning_rates_follow_the_schedule():
 
 
 def test_a_learning_rate_of_nothing_for_either_half_leaves_that_half_alone():
-    training = run(weight_decay=0.0)
-    half = {
-        id(p): is_muon(group) for group in training.optimizer.param_groups for p in group["params"]
-    }
+    run = fresh_run(weight_decay=0.0)
+    half = {id(p): is_muon(group) for group in run.optimizer.param_groups for p in group["params"]}
     for frozen in (True, False):
-        for group in training.optimizer.param_groups:
+        for group in run.optimizer.param_groups:
             group["lr"] = 0.0 if is_muon(group) is frozen else 0.01
-        before = {id(p): p.detach().clone() for p in training.model.parameters()}
-        assert step(training)
-        moved = {id(p): not torch.equal(p, before[id(p)]) for p in training.model.parameters()}
+        before = {id(p): p.detach().clone() for p in run.model.parameters()}
+        assert step(run)
+        moved = {id(p): not torch.equal(p, before[id(p)]) for p in run.model.parameters()}
         assert moved == {key: muon is not frozen for key, muon in half.items()}
 
 
-def test_a_state_that_went_through_a_dictionary_goes_on_with_the_same_updates():
-    a, b = run(), run()
+def test_a_loaded_state_goes_on_with_the_same_updates():
+    a = fresh_run()
+    b = fresh_run()
     for _ in range(2):
         assert step(a)
     b.model.load_state_dict(parts.copied(a.model.state_dict()))
     b.optimizer.load_state_dict(parts.copied(a.optimizer.state_dict()))
-    b.run.position = a.run.position
+    b.state.progress.position = a.state.progress.position
     optimizer = b.optimizer
     halves = [*optimizer.muon.param_groups, *optimizer.adamw.param_groups]
     assert all(mine is its for mine, its in zip(optimizer.param_groups, halves, strict=True))
     assert optimizer.muon.state is optimizer.adamw.state is optimizer.state
-    for training in (a, b):
-        set_lr(training.optimizer, 3e-3, training.config.training)
-        assert step(training)
+    for run in (a, b):
+        set_lr(run.optimizer, 3e-3, run.config.training)
+        assert step(run)
     assert parts.same(state(a), state(b))
     assert {int(values["step"]) for values in a.optimizer.state.values()} == {3}
 
@@ -337,53 +336,58 @@ def test_a_state_that_went_through_a_dictionary_goes_on_with_the_same_updates():
 )
 def test_a_resumed_run_equals_the_straight_one(model, tmp_path):
     keys = {"model": {"dropout": 0.2, **model}}
-    straight = run(**keys)
+    straight = fresh_run(**keys)
     for _ in range(2):
         assert step(straight)
     path = parts.checkpoint_file(tmp_path, straight)
-    resumed = run(load_checkpoint(path), **keys)
+    resumed = fresh_run(load_checkpoint(path), **keys)
     with torch.no_grad():
         for p in resumed.model.parameters():
             p.add_(0.5)
     torch.manual_seed(77)
     resume(resumed, find_checkpoint(str(path), resumed.config, "tiny", set()))
-    for training in (straight, resumed):
-        training.model.train()
+    for run in (straight, resumed):
+        run.model.train()
         for _ in range(3):
-            assert step(training)
+            assert step(run)
     assert parts.same(state(straight), state(resumed))
-    assert asdict(straight.run) == asdict(resumed.run)
+    assert straight.state == resumed.state
 
 
 @pytest.mark.parametrize("name", ["layers.0.mlp.up.weight", "token_embedding.weight"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_one_bad_gradient_leaves_both_halves_untouched_and_is_one_skipped_step(name, value):
-    training = run()
-    assert step(training)
-    before, fired = state(training), []
+def test_one_bad_gradient_leaves_both_halves_untouched(name, value):
+    run = fresh_run()
+    assert step(run)
+    before = state(run)
+    fired = []
 
     def spoil(gradient: torch.Tensor) -> torch.Tensor:
         fired.append(name)
         return gradient.clone().fill_(value)
 
-    handle = dict(training.model.named_parameters())[name].register_hook(spoil)
-    assert not step(training)
+    handle = dict(run.model.named_parameters())[name].register_hook(spoil)
+    assert not step(run)
     handle.remove()
     assert fired
-    assert parts.same(state(training), before)
-    assert (training.run.skipped_steps, training.scaler.nan_counter, training.run.global_step) == (
+    assert parts.same(state(run), before)
+    assert (
+        run.state.progress.skipped_steps,
+        run.scaler.nan_counter,
+        run.state.progress.global_step,
+    ) == (
         1,
         1,
         2,
     )
-    assert step(training)
+    assert step(run)
 
 
 @pytest.mark.parametrize("call", [1, 3])
-def test_memory_that_runs_out_inside_muons_update_is_said_to_leave_the_weights_half_updated(
-    call, monkeypatch
-):
-    training, calls, real = run(), [], muon_module.orthogonal
+def test_memory_that_runs_out_in_muons_update_is_said_to_leave_it_half(call, monkeypatch):
+    run = fresh_run()
+    calls = []
+    real = muon_module.orthogonal
 
     def run_out(*args):
         calls.append(1)
@@ -393,37 +397,38 @@ def test_memory_that_runs_out_inside_muons_update_is_said_to_leave_the_weights_h
 
     monkeypatch.setattr(muon_module, "orthogonal", run_out)
     with pytest.raises(OutOfMemory, match="half updated"):
-        step(training)
+        step(run)
     assert len(calls) == call
-    assert training.run.global_step == 0  # it is not counted
+    assert run.state.progress.global_step == 0  # it is not counted
 
 
-def test_memory_that_runs_out_before_the_update_leaves_the_weights_as_they_are(monkeypatch):
-    training = run()
-    before = state(training)
+def test_memory_that_runs_out_before_the_update_changes_no_weight(monkeypatch):
+    run = fresh_run()
+    before = state(run)
 
     def run_out(*args, **keys):
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(nn.utils, "clip_grads_with_norm_", run_out)
     with pytest.raises(OutOfMemory) as raised:
-        step(training)
+        step(run)
     assert "half updated" not in str(raised.value)
-    assert parts.same(state(training), before)
+    assert parts.same(state(run), before)
 
 
 @pytest.mark.parametrize(("gain", "dtype"), [(0.5, torch.float32), (2.0, torch.bfloat16)])
 def test_products_are_fp32_where_bf16_is_slow_here(gain, dtype, monkeypatch):
     monkeypatch.setattr(muon_module, "bf16_gain", lambda *shape: gain)
-    training = run()
-    assert training.optimizer.muon.dtype == dtype == DTYPES[training.run.muon_precision]
-    assert pick_muon_precision(training.model, torch.device("cuda")) == "bf16"
+    run = fresh_run()
+    assert run.optimizer.muon.dtype == dtype == DTYPES[run.state.modes.muon_precision]
+    assert pick_muon_precision(run.model, torch.device("cuda")) == "bf16"
     monkeypatch.setattr(muon_module, "bf16_gain", lambda *shape: 1 / gain)
-    assert run(stored=training.checkpoint()).optimizer.muon.dtype == dtype  # a resumed run keeps it
+    resumed = fresh_run(stored=run.checkpoint())
+    assert resumed.optimizer.muon.dtype == dtype
 
 
 def test_adamw_alone_has_no_muon():
-    training = parts.run()
-    assert type(training.optimizer) is torch.optim.AdamW
-    assert type(build_optimizer(training.model, training.config.training)) is torch.optim.AdamW
-    assert not any(map(is_muon, training.optimizer.param_groups))
+    run = parts.run()
+    assert type(run.optimizer) is torch.optim.AdamW
+    assert type(build_optimizer(run.model, run.config.training)) is torch.optim.AdamW
+    assert not any(map(is_muon, run.optimizer.param_groups))
