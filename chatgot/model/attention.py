@@ -117,7 +117,7 @@ def repeat_heads(t: Tensor, H: int) -> Tensor:
 
 
 def pick_attention(
-    asked: Kernel | Literal["auto"],
+    asked: Literal["auto"] | Kernel,
     cfg: ModelConfig,
     batch_size: int,
     device: torch.device,

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from pathlib import Path
 
 import harness
 import parts
@@ -39,7 +40,7 @@ def is_compiled(run: Run) -> bool:
 def resumed_from(path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys) -> Run:
     """Go the way of the script from a file to a run that can go on."""
     config = parts.config(model={"architecture": architecture, "dropout": 0.2}, training=keys)
-    point = find_checkpoint(str(path), config, "tiny", set_now)
+    point = find_checkpoint(str(path), config, Path("tiny.yaml"), set_now)
     run = fresh_run(point.content, architecture, **keys)
     resume(run, point)
     run.model.train()

@@ -1,6 +1,7 @@
 """Muon equals torch's own, takes the hidden matrices alone, and is one optimizer with AdamW."""
 
 import math
+from pathlib import Path
 
 import parts
 import pytest
@@ -345,7 +346,7 @@ def test_a_resumed_run_equals_the_straight_one(model, tmp_path):
         for p in resumed.model.parameters():
             p.add_(0.5)
     torch.manual_seed(77)
-    resume(resumed, find_checkpoint(str(path), resumed.config, "tiny", set()))
+    resume(resumed, find_checkpoint(str(path), resumed.config, Path("tiny.yaml"), set()))
     for run in (straight, resumed):
         run.model.train()
         for _ in range(3):

@@ -162,14 +162,10 @@ def test_without_an_end_of_text_token_every_token_is_yielded(net):
 def test_text_ends_at_the_end_of_text_token(net):
     whole = text(net, 7, max_new_tokens=50)
     end = whole[20]
-    stream = continue_text(
-        net,
-        Vocabulary(ALPHABET),
-        "abc",
-        sampling(temperature=1.0, max_new_tokens=50),
-        7,
-        end_of_text=ALPHABET.index(end),
-    )
+    vocabulary = Vocabulary(ALPHABET)
+    settings = sampling(temperature=1.0, max_new_tokens=50)
+    (end_of_text,) = vocabulary.encode(end)
+    stream = continue_text(net, vocabulary, "abc", settings, 7, end_of_text=end_of_text)
     assert "".join(stream) == whole[: whole.index(end)]
     assert net.training
 
