@@ -1,4 +1,4 @@
-"""Attention by products equals torch's, is causal to the bit, close to fp32 in bf16; the faster one is found once."""
+"""Attention by products equals torch's, causal to the bit; the faster one is found once."""
 
 import json
 import logging
@@ -20,12 +20,14 @@ FP32_TOLERANCE = 1e-5  # relative: the order of summation differs
 def drawn(
     shape: tuple[int, ...], seed: int = 0, scale: float = 1.0, dtype=torch.float32
 ) -> list[Tensor]:
-    """Return q, k, v that ask for gradients, and the gradient of the result; `scale` makes the scores large."""
+    """Return q, k, v that ask for gradients, and the gradient of the result.
+
+    scale: of q, which makes the scores spread by as much.
+    """
     generator = torch.Generator().manual_seed(seed)
     q, k, v, dy = (torch.randn(shape, generator=generator) for _ in range(4))
-    return [(t * s).to(dtype).requires_grad_() for t, s in ((q, scale), (k, 1), (v, 1))] + [
-        dy.to(dtype)
-    ]
+    qkv = [t.to(dtype).requires_grad_() for t in (q * scale, k, v)]
+    return [*qkv, dy.to(dtype)]
 
 
 def results(kernel: str, q: Tensor, k: Tensor, v: Tensor, dy: Tensor) -> list[Tensor]:
@@ -55,7 +57,9 @@ def test_output_and_gradients_equal_sdpa(T, head_size):
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_neighbouring_query_heads_share_keys_and_values(groups, kernel):
     """The reference is written out head by head, in float64."""
-    H, T, D = 6, 150, 4
+    H = 6
+    T = 150
+    D = 4
     q, _, _, dy = drawn((2, H, T, D), seed=1)
     _, k, v, _ = drawn((2, groups, T, D), seed=2)
     found = results(kernel, q, k, v, dy)
@@ -94,12 +98,9 @@ def test_a_later_token_changes_no_bit_of_earlier_outputs(t, dtype):
 
 @pytest.mark.parametrize(("scale", "most"), [(1.0, 2.0), (2.0, 4.0), (8.0, 8.0)])
 @pytest.mark.parametrize("seed", range(4))
-def test_in_bf16_it_is_at_most_twice_as_far_from_fp32_as_sdpa_but_farther_where_scores_are_large(
-    seed, scale, most
-):
-    tensors = drawn(
-        (4, 2, 200, 16), seed, scale, torch.bfloat16
-    )  # `scale`: the spread of the scores
+def test_products_in_bf16_are_not_much_farther_from_fp32_than_sdpa(seed, scale, most):
+    """Products round the scores, which sdpa does not: it matters more where those are large."""
+    tensors = drawn((4, 2, 200, 16), seed, scale, torch.bfloat16)
     exact = results("sdpa", *(t.detach().float().requires_grad_() for t in tensors))
     for name, ours, theirs, expected in zip(
         ("y", "dq", "dk", "dv"),
@@ -108,9 +109,7 @@ def test_in_bf16_it_is_at_most_twice_as_far_from_fp32_as_sdpa_but_farther_where_
         exact,
         strict=True,
     ):
-        assert error(ours, expected) <= most * error(theirs, expected), (
-            name
-        )  # it rounds the scores, SDPA does not
+        assert error(ours, expected) <= most * error(theirs, expected), name
         assert error(ours, expected) < 0.03, name
 
 
@@ -136,10 +135,9 @@ def test_a_model_computes_the_same_by_either_kernel():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_weights_are_kept_for_backward_but_not_where_the_block_is_recomputed(
-    recompute, monkeypatch
-):
-    kept, real = [], Tensor.softmax
+def test_weights_stay_for_backward_except_in_recomputed_blocks(recompute, monkeypatch):
+    kept = []
+    real = Tensor.softmax
 
     def softmax(scores: Tensor, dim: int) -> Tensor:
         weights = real(scores, dim=dim)
@@ -211,7 +209,8 @@ def test_auto_measures_both_once_and_remembers_it(machine, monkeypatch, caplog):
     assert pick() == "sdpa"
     assert measured == ["sdpa", "products"]
     assert caplog.messages == 2 * [
-        "attention: sdpa; one layer of 4 sequences takes 1.00 ms by sdpa, 2.00 ms by products, in float32"
+        "attention: sdpa; one layer of 4 sequences takes 1.00 ms by sdpa, "
+        "2.00 ms by products, in float32"
     ]
     pick(dtype=torch.bfloat16)  # each of these is another measurement
     pick(batch_size=2)
@@ -228,7 +227,7 @@ def test_auto_measures_both_once_and_remembers_it(machine, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("keys", [{}, {"architecture": "modern", "n_kv_head": 1, "head_dim": 6}])
-def test_a_real_measurement_finds_two_times_and_leaves_the_global_generator_alone(keys, machine):
+def test_a_real_measurement_leaves_the_global_generator_alone(keys, machine):
     before = torch.get_rng_state()
     assert pick(**keys) in attention.KERNELS
     (times,) = json.loads(machine.read_bytes()).values()
@@ -247,7 +246,7 @@ def test_the_choice_follows_what_is_remembered(machine, seconds, kernel):
 
 
 @pytest.mark.parametrize("setting", ["auto", "sdpa"])
-def test_a_resumed_run_keeps_its_kernel_whatever_is_measured_or_asked_for_now(machine, setting):
+def test_a_resumed_run_keeps_its_kernel_whatever_is_measured_now(machine, setting):
     remember(machine, [2.0, 1.0])
     stored = parts.run().checkpoint()
     assert stored["state"]["modes"]["attention"] == "products"

@@ -1,4 +1,4 @@
-"""The model: as large as its configuration's name says, causal, the same weights for the same seed."""
+"""The model: of the size its configuration's name says, causal, with weights set by the seed."""
 
 import math
 import re
@@ -54,9 +54,13 @@ def test_a_configuration_has_the_size_that_its_name_says_within_3_percent(path, 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_parameter_count_is_that_of_the_formula(tied, bias):
-    C, L, hidden, T = 16, 2, 24, 8
+    C = 16
+    L = 2
+    hidden = 24
+    T = 8
     matrices = L * (C * 3 * C + C * C + 2 * C * hidden) + (V + T) * C + (0 if tied else V * C)
-    vectors = L * 2 * C + C + bias * (L * (3 * C + C + hidden + C + 2 * C) + C)
+    biases = L * (3 * C + C + hidden + C + 2 * C) + C if bias else 0
+    vectors = L * 2 * C + C + biases
     assert model(tie_embeddings=tied, bias=bias).parameter_count() == matrices + vectors
 
 
@@ -68,15 +72,17 @@ def test_without_d_hid_the_hidden_width_is_4_times_d_model():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_loss_of_fresh_weights_is_about_ln_V(tied):
+def test_the_loss_of_fresh_weights_is_that_of_guessing(tied):
     net = build_model(model_config(d_model=64, tie_embeddings=tied), 80, parts.CPU, 3)
     x = torch.randint(0, 80, (32, 8), generator=torch.Generator().manual_seed(1))
     y = torch.randint(0, 80, (32, 8), generator=torch.Generator().manual_seed(2))
     assert abs(net(x, y)[1].item() - math.log(80)) < 0.1
 
 
-def test_the_loss_is_the_mean_over_all_tokens_of_the_negative_log_probability():
-    net, x, y = model(), ids(), ids(seed=1)
+def test_the_loss_is_the_mean_negative_log_probability_of_all_tokens():
+    net = model()
+    x = ids()
+    y = ids(seed=1)
     logits, loss = net(x, y)
     assert logits.shape == (2, 8, V)
     expected = -logits.detach().double().log_softmax(-1).gather(-1, y[..., None]).mean()
@@ -86,18 +92,21 @@ def test_the_loss_is_the_mean_over_all_tokens_of_the_negative_log_probability():
 
 @pytest.mark.parametrize("t", range(8))
 def test_a_later_token_never_changes_earlier_logits(t):
-    net, x = model(init_range=0.5), ids()
+    net = model(init_range=0.5)
+    x = ids()
     other = x.clone()
     other[:, t] = (other[:, t] + 1) % V
     with evaluating(net):
-        before, after = net(x)[0], net(other)[0]
+        before = net(x)[0]
+        after = net(other)[0]
     assert torch.equal(before[:, :t], after[:, :t])
     for later in range(t, 8):  # and each later one sees it
         assert not torch.equal(before[:, later], after[:, later])
 
 
 def test_gradients_of_a_tokens_loss_reach_no_later_position():
-    net, x = model(init_range=0.5), ids(B=1)
+    net = model(init_range=0.5)
+    x = ids(B=1)
     net(x)[0][0, 3].square().sum().backward()
     grad = net.position_embedding.weight.grad
     assert (grad[:4].abs().sum(dim=1) > 0).all()
@@ -105,9 +114,11 @@ def test_gradients_of_a_tokens_loss_reach_no_later_position():
 
 
 def test_sequences_of_one_batch_do_not_see_each_other():
-    net, x = model(), ids()
+    net = model()
+    x = ids()
     with evaluating(net):
-        together, alone = net(x)[0][0], net(x[:1])[0][0]
+        together = net(x)[0][0]
+        alone = net(x[:1])[0][0]
     assert torch.allclose(together, alone, atol=1e-6)  # another batch size may sum in another order
 
 
@@ -117,7 +128,8 @@ def test_a_sequence_longer_than_the_context_is_an_error():
 
 
 def test_the_model_maths_equal_a_plain_transcription_of_the_block():
-    net, x = model(init_range=0.3), ids()
+    net = model(init_range=0.3)
+    x = ids()
     state = {name: tensor.double() for name, tensor in net.state_dict().items()}
     with evaluating(net):
         found = net(x)[0]
@@ -158,16 +170,13 @@ def test_flops_per_token_are_those_that_torch_counts(keys):
     """Torch counts attention to all tokens; a causal one needs half of it."""
     net = model(n_layers=3, d_model=32, n_head=4, d_hid=40, max_seq_length=16, **keys)
     x = ids(B=2, T=16)
-    with (
-        FlopCounterMode(display=False) as counter,
-        sdpa_kernel(SDPBackend.MATH),
-    ):  # products of whole matrices
+    # MATH: products of whole matrices
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         net(x, x)[1].backward()
     by_operation = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
     attention = by_operation.pop("aten.bmm")
-    assert (
-        attention == 12 * 3 * 4 * keys.get("head_dim", 8) * 16 * x.numel()
-    )  # all pairs of tokens: twice what causal attention needs
+    all_pairs = 12 * 3 * 4 * keys.get("head_dim", 8) * 16 * x.numel()
+    assert attention == all_pairs  # of tokens: twice what causal attention needs
     counted = (sum(by_operation.values()) + attention / 2) / x.numel()
     assert net.flops_per_token() == counted  # exactly: both count products of matrices alone
 
@@ -256,10 +265,13 @@ def test_modern_maths_equal_a_plain_transcription_of_qwen3(kernel, keys):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_modern_model_has_no_bias_and_no_learned_positions_and_the_size_of_the_formula(
-    tied, bias
-):
-    net, C, L, hidden, D = modern(tie_embeddings=tied, bias=bias), 16, 2, 24, 8
+def test_a_modern_model_has_no_bias_and_no_learned_positions(tied, bias):
+    """Its size is that of the formula."""
+    C = 16
+    L = 2
+    hidden = 24
+    D = 8
+    net = modern(tie_embeddings=tied, bias=bias)
     assert not [name for name, _ in net.named_parameters() if "bias" in name or "position" in name]
     matrices = L * (4 * C * C + 3 * C * hidden) + (1 if tied else 2) * V * C
     assert net.parameter_count() == matrices + L * (2 * C + 2 * D) + C
@@ -267,7 +279,10 @@ def test_a_modern_model_has_no_bias_and_no_learned_positions_and_the_size_of_the
 
 @heads
 def test_the_size_follows_the_heads(keys):
-    C, L, hidden, H = 32, 2, 24, 4
+    C = 32
+    L = 2
+    hidden = 24
+    H = 4
     G = keys.get("n_kv_head", H)
     D = keys.get("head_dim", C // H)
     net = modern(d_model=C, n_head=H, **keys)
@@ -290,7 +305,7 @@ def test_the_defaults_of_the_heads_are_those_values_spelled_out():
 
 
 @pytest.mark.parametrize(("d_model", "hidden"), [(16, 32), (192, 512), (768, 2048)])
-def test_without_d_hid_a_modern_model_has_about_as_many_weights_as_with_gelu(d_model, hidden):
+def test_without_d_hid_a_modern_model_has_as_many_weights_as_with_gelu(d_model, hidden):
     with torch.device("meta"):
         found = GPT(model_config(architecture="modern", d_model=d_model, d_hid=None), V)
     assert found.layers[0].mlp.gate_up.weight.shape == (2 * hidden, d_model)
@@ -323,11 +338,13 @@ def test_the_rotation_of_later_tokens_is_that_of_the_whole_sequence():
 
 
 def test_a_later_token_never_changes_earlier_logits_of_a_modern_model():
-    net, x = modern(), ids()
+    net = modern()
+    x = ids()
     other = x.clone()
     other[:, 5] = (other[:, 5] + 1) % V
     with evaluating(net):
-        before, after = net(x)[0], net(other)[0]
+        before = net(x)[0]
+        after = net(other)[0]
     assert torch.equal(before[:, :5], after[:, :5])
     assert not torch.equal(before[:, 5], after[:, 5])
 
@@ -381,7 +398,8 @@ def test_every_parameter_is_real_fp32_memory_of_its_own_and_is_trained():
 
 
 def test_tied_embedding_and_head_are_one_tensor_and_untied_are_two():
-    tied, untied = model(tie_embeddings=True), model(tie_embeddings=False)
+    tied = model(tie_embeddings=True)
+    untied = model(tie_embeddings=False)
     assert tied.head.weight is tied.token_embedding.weight
     assert untied.head.weight is not untied.token_embedding.weight
     assert not torch.equal(untied.head.weight, untied.token_embedding.weight)
@@ -404,16 +422,22 @@ def test_tied_weights_stay_tied_through_an_update_and_a_loaded_state():
 def test_evaluating_restores_the_mode_even_on_an_error(training):
     net = model(dropout=0.5)
     net.train(training)
-    with pytest.raises(ZeroDivisionError), evaluating(net):
-        assert not any(module.training for module in net.modules())
-        assert not torch.is_grad_enabled()
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with evaluating(net):
+            assert not any(module.training for module in net.modules())
+            assert not torch.is_grad_enabled()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert all(module.training is training for module in net.modules())
     assert torch.is_grad_enabled()
 
 
 def test_dropout_acts_in_training_only():
-    net, x = model(dropout=0.5, attention_dropout=0.5), ids()
+    net = model(dropout=0.5, attention_dropout=0.5)
+    x = ids()
     net.train()
     assert not torch.equal(net(x)[0], net(x)[0])
     before = torch.get_rng_state()
@@ -423,7 +447,7 @@ def test_dropout_acts_in_training_only():
 
 
 def outputs(**keys) -> torch.Tensor:
-    """Return the logits of a model in training mode with large weights and a fixed global generator."""
+    """Return the logits in training mode, of large weights and with a fixed generator."""
     net = model(**{"init_range": 0.3, **keys})
     net.train()
     torch.manual_seed(0)
@@ -441,7 +465,8 @@ def outputs(**keys) -> torch.Tensor:
     ],
 )
 def test_a_key_that_changes_no_shape_changes_the_logits(key, value):
-    plain, changed = outputs(), outputs(**{key: value})
+    plain = outputs()
+    changed = outputs(**{key: value})
     assert plain.shape == changed.shape
     assert (plain - changed).abs().max() > 1e-3
 
@@ -482,7 +507,9 @@ def test_the_two_dropouts_act_in_their_own_places():
         net(ids())
         return spread  # what comes into the first block, and its attention's result
 
-    plain, residual, attention = noise(), noise(dropout=0.3), noise(attention_dropout=0.3)
+    plain = noise()
+    residual = noise(dropout=0.3)
+    attention = noise(attention_dropout=0.3)
     assert not torch.equal(plain[0], residual[0])  # embeddings
     assert torch.equal(plain[0], attention[0])
     assert not torch.equal(plain[1], attention[1])
@@ -507,6 +534,5 @@ def test_a_filled_cache_gives_the_logits_of_the_whole_sequence(keys):
         ]
     assert [cache.length for cache in caches] == [8, 8]
     assert caches[0].k.shape == (2, keys.get("n_kv_head", 4), 8, keys.get("head_dim", 8))
-    assert torch.allclose(
-        torch.cat(found, dim=1), whole, atol=1e-5
-    )  # other shapes sum in another order
+    # other shapes sum in another order
+    assert torch.allclose(torch.cat(found, dim=1), whole, atol=1e-5)

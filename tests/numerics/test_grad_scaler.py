@@ -1,4 +1,4 @@
-"""No non-finite loss or gradient reaches the weights or the optimizer's state, in any precision, scaled or not."""
+"""No non-finite loss or gradient reaches the weights or the optimizer, scaled or not."""
 
 import inspect
 import math
@@ -18,7 +18,8 @@ class Twin(SafeGradScaler):
 
     def read(self, *more):
         numbers = super().read(*more)
-        self.healthy, self.calibrating = True, False
+        self.healthy = True
+        self.calibrating = False
         return numbers
 
 
@@ -30,7 +31,10 @@ def make(scaler_class=SafeGradScaler, enabled=False, **keywords):
 
 
 def take(model, optimizer, scaler, factors=(1.0,), spoil=None) -> None:
-    """One step of several micro-batches, each loss times a factor; `spoil` may touch the gradients."""
+    """Take one step of several micro-batches, each loss times a factor.
+
+    spoil: may change the gradients of the model, which it is given.
+    """
     for factor in factors:
         scaler.scale(model(torch.ones(4, 3)).square().mean() * factor / len(factors)).backward()
     if spoil:
@@ -113,7 +117,7 @@ def test_it_is_a_drop_in_with_the_arguments_and_defaults_of_torchs_scaler():
     )
 
 
-def test_bad_steps_count_in_a_row_and_the_third_triggers_the_fallback_with_one_warning(caplog):
+def test_the_third_bad_step_in_a_row_triggers_the_fallback(caplog):
     model, optimizer, scaler = make()
     scaler.describe = lambda: "layers.1 was the first"
     for counted in (1, 2):
@@ -129,7 +133,7 @@ def test_bad_steps_count_in_a_row_and_the_third_triggers_the_fallback_with_one_w
     assert "layers.1 was the first" in caplog.text
 
 
-def test_a_scale_that_finds_its_height_is_skipped_uncounted_down_to_the_floor_where_it_falls_back():
+def test_a_scale_that_finds_its_height_counts_at_the_floor_only():
     model, optimizer, scaler = make(enabled=True, min_loss_scale=1024.0)
     scales = []
     for _ in range(7):  # gradients that overflow fp16 at any scale
@@ -147,13 +151,18 @@ def test_a_non_finite_loss_counts_at_any_scale():
 
 
 def test_one_verdict_holds_for_all_optimizers_of_a_step():
-    first, second = nn.Linear(3, 2), nn.Linear(3, 2)
+    first = nn.Linear(3, 2)
+    second = nn.Linear(3, 2)
     optimizers = [
         torch.optim.AdamW(first.parameters(), lr=0.1),
         torch.optim.SGD(second.parameters(), lr=0.1),
     ]
     scaler = SafeGradScaler("cpu", enabled=False)
-    before = parts.copied({"first": first.state_dict(), "second": second.state_dict()})
+
+    def both_states() -> list[list[list[float]]]:
+        return [p.tolist() for net in (first, second) for p in net.parameters()]
+
+    before = both_states()
     scaler.scale((first(torch.ones(1, 3)) + second(torch.ones(1, 3))).sum()).backward()
     second.weight.grad[0, 0] = math.inf
     for optimizer in optimizers:
@@ -161,8 +170,7 @@ def test_one_verdict_holds_for_all_optimizers_of_a_step():
     for optimizer in optimizers:
         scaler.step(optimizer)
     scaler.update()
-    assert parts.same({"first": dict(first.state_dict()), "second": dict(second.state_dict())},
-                      {name: dict(state) for name, state in before.items()})  # fmt: skip
+    assert both_states() == before
     for optimizer in optimizers:  # torch's own pattern, without unscale_: both are known by now
         optimizer.zero_grad()
     scaler.scale((first(torch.ones(1, 3)) + second(torch.ones(1, 3))).sum()).backward()
@@ -170,13 +178,13 @@ def test_one_verdict_holds_for_all_optimizers_of_a_step():
     for optimizer in optimizers:
         scaler.step(optimizer)
     scaler.update()
-    assert parts.same({"first": dict(first.state_dict()), "second": dict(second.state_dict())},
-                      {name: dict(state) for name, state in before.items()})  # fmt: skip
+    assert both_states() == before
     assert scaler.nan_counter == 2
 
 
-def test_two_optimizers_that_it_sees_for_the_first_time_in_step_work_as_with_torchs_own():
-    first, second = nn.Linear(3, 2), nn.Linear(3, 2)
+def test_two_optimizers_first_seen_in_step_work_as_with_torchs_own():
+    first = nn.Linear(3, 2)
+    second = nn.Linear(3, 2)
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (first, second)]
     scaler = SafeGradScaler("cpu")
     before = parts.copied({"first": dict(first.state_dict()), "second": dict(second.state_dict())})
@@ -193,9 +201,7 @@ def test_two_optimizers_that_it_sees_for_the_first_time_in_step_work_as_with_tor
 def test_gradients_that_were_unscaled_and_left_alone_keep_the_scale():
     scales = []
     for scaler_class in (SafeGradScaler, GradScaler):
-        model, optimizer, scaler = make(scaler_class, enabled=True) if scaler_class is SafeGradScaler else (
-            nn.Linear(3, 2), None, GradScaler("cpu"))  # fmt: skip
-        optimizer = optimizer or torch.optim.AdamW(model.parameters())
+        model, optimizer, scaler = make(scaler_class, enabled=True)
         scaler.scale(model(torch.ones(1, 3)).sum()).backward()
         scaler.unscale_(optimizer)
         scaler.update()
@@ -205,7 +211,8 @@ def test_gradients_that_were_unscaled_and_left_alone_keep_the_scale():
 
 def test_sparse_gradients_are_judged_too():
     embedding = nn.Embedding(4, 2, sparse=True)
-    optimizer, scaler = torch.optim.SGD(embedding.parameters(), lr=0.1), SafeGradScaler("cpu")
+    optimizer = torch.optim.SGD(embedding.parameters(), lr=0.1)
+    scaler = SafeGradScaler("cpu")
     before = embedding.weight.detach().clone()
     scaler.scale(embedding(torch.tensor([1, 1])).sum() * math.nan).backward()
     scaler.step(optimizer)
@@ -272,7 +279,6 @@ def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
             return real(self)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
-    model = run.model
     scaler = run.scaler
     scaler.scale(torch.zeros(()))  # makes the scale
     scaler.begin()
@@ -280,7 +286,7 @@ def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
     for first in range(0, 8, 4):
         x, y = run.train_windows.batch(run.train_windows.starts(0, 8)[first : first + 4])
         reads.clear()  # the windows' own check of their ids, on the CPU
-        share = model(x, y)[1] / 2
+        share = run.model(x, y)[1] / 2
         scaler.scale(share).backward()
         loss = loss + share.detach()
         assert reads == []
@@ -290,11 +296,10 @@ def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
 
 
 def norm_of(bad: float) -> float:
-    net, other = nn.Linear(2, 2), nn.Linear(1, 1)
-    net.weight.grad, net.bias.grad = (
-        torch.tensor([[1.0, 2.0], [2.0, 4.0]]),
-        torch.tensor([0.0, bad]),
-    )
+    net = nn.Linear(2, 2)
+    other = nn.Linear(1, 1)
+    net.weight.grad = torch.tensor([[1.0, 2.0], [2.0, 4.0]])
+    net.bias.grad = torch.tensor([0.0, bad])
     other.weight.grad = torch.zeros(1, 1)
     scaler = SafeGradScaler("cpu", enabled=False)
     optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (net, other)]

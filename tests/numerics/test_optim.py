@@ -18,7 +18,8 @@ from chatgot.numerics.optim import (
     steps_of_epochs,
 )
 
-PEAK, LEAST = 6e-4, 6e-5
+PEAK = 6e-4
+LEAST = 6e-5
 
 
 def training(**keys):
@@ -43,7 +44,7 @@ def test_the_warmup_is_linear_from_above_zero_to_the_peak():
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_the_decay_begins_at_the_peak_passes_the_middle_at_half_time_and_ends_at_the_minimum(
+def test_the_decay_goes_from_the_peak_through_the_middle_to_the_minimum(
     schedule,
 ):
     found = rates(300, lr_schedule=schedule)
@@ -103,7 +104,7 @@ def test_set_lr_reaches_every_group():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_weight_decay_acts_on_matrices_only_and_each_parameter_is_in_one_group(tied):
+def test_weight_decay_acts_on_matrices_only(tied):
     net = parts.run(model={"tie_embeddings": tied}).model
     optimizer = build_optimizer(net, training(weight_decay=0.3))
     decay = {
@@ -114,7 +115,7 @@ def test_weight_decay_acts_on_matrices_only_and_each_parameter_is_in_one_group(t
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(expected)
 
 
-def test_with_zero_gradients_a_step_shrinks_matrices_by_lr_times_decay_and_nothing_else():
+def test_with_zero_gradients_a_step_shrinks_matrices_only():
     net = parts.run().model
     with torch.no_grad():
         for p in net.parameters():
@@ -162,9 +163,7 @@ def test_a_model_of_matrices_alone_and_frozen_parameters_are_no_problem():
         ({"max_steps": 50, "max_minutes": 1.0}, 50, 50),
     ],
 )
-def test_the_horizon_is_lr_decay_steps_else_max_steps_else_the_epochs_and_the_first_limit_ends_the_run(
-    keys, horizon, end
-):
+def test_horizon_and_end_follow_from_the_limits_that_are_set(keys, horizon, end):
     cfg = training(**keys)
     assert cfg.sequences_per_step == 8
     assert schedule_horizon(cfg, 100) == horizon
@@ -172,9 +171,7 @@ def test_the_horizon_is_lr_decay_steps_else_max_steps_else_the_epochs_and_the_fi
 
 
 @pytest.mark.parametrize(("epochs", "S"), [(1, 8), (1, 1), (3, 7), (1, 1000), (5, 100)])
-def test_after_the_steps_of_the_epochs_each_window_was_used_and_one_step_fewer_does_not_do(
-    epochs, S
-):
+def test_the_steps_of_the_epochs_are_the_fewest_that_use_each_window(epochs, S):
     steps = steps_of_epochs(epochs, 100, S)
     assert steps * S >= epochs * 100 > (steps - 1) * S
 
@@ -183,12 +180,13 @@ def test_after_the_steps_of_the_epochs_each_window_was_used_and_one_step_fewer_d
 def test_the_run_ends_at_max_steps_or_when_the_minutes_are_over(minutes):
     run = parts.run(training={"max_steps": 10, "max_minutes": 0.02})
     assert not run.ended()
-    run.state.progress.time_s = 60 * minutes
+    progress = run.state.progress
+    progress.time_s = 60 * minutes
     assert run.ended() is (minutes > 0)
-    run.state.progress.time_s = 0.0
-    run.state.progress.global_step = 10
+    progress.time_s = 0.0
+    progress.global_step = 10
     assert run.ended()
-    run.state.progress.global_step = 9
+    progress.global_step = 9
     assert not run.ended()
 
 

@@ -1,4 +1,4 @@
-"""Text from the model: the cache changes nothing, the settings do what they say, training notices nothing."""
+"""Text from the model: the cache changes nothing, the settings do what they say."""
 
 import parts
 import pytest
@@ -15,7 +15,10 @@ T = 8
 
 @pytest.fixture(scope="module")
 def net() -> GPT:
-    """A model with large weights, so that its choices are many and far from ties; in training mode, with dropout."""
+    """Return a model in training mode, with dropout.
+
+    Its weights are large, so that its choices are many and far from ties.
+    """
     keys = {"max_seq_length": T, "init_range": 1.0, "dropout": 0.5, "tie_embeddings": False}
     model = build_model(parts.config(model=keys).model, V, parts.CPU, 4)
     model.train()
@@ -35,7 +38,8 @@ def without_cache(net: GPT, prompt: list[int], n: int) -> list[int]:
 
     When the context is full, the older half of it is forgotten, as `generate` says.
     """
-    context, found = prompt[-T:], []
+    context = prompt[-T:]
+    found = []
     with evaluating(net):
         for _ in range(n):
             if len(context) > T:
@@ -47,9 +51,7 @@ def without_cache(net: GPT, prompt: list[int], n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("length", [1, 3, T - 1, T, T + 1, 3 * T])
-def test_greedy_text_with_the_cache_equals_that_of_full_recomputation_within_and_beyond_the_context(
-    net, length
-):
+def test_greedy_text_with_the_cache_equals_that_of_full_recomputation(net, length):
     prompt = torch.randint(
         0, V, (length,), generator=torch.Generator().manual_seed(length)
     ).tolist()
@@ -66,7 +68,7 @@ def test_a_context_of_one_token_goes_on_beyond_it():
     assert len(tokens(model, [1, 2, 3], max_new_tokens=5)) == 5
 
 
-def test_each_forward_pass_beyond_the_first_sees_one_token_until_the_context_is_full(net):
+def test_each_later_pass_sees_one_token_until_the_context_is_full(net):
     shapes = []
     hook = net.register_forward_pre_hook(lambda module, args: shapes.append(args[0].shape[1]))
     tokens(net, [1, 2, 3], temperature=0, max_new_tokens=8)
@@ -74,7 +76,7 @@ def test_each_forward_pass_beyond_the_first_sees_one_token_until_the_context_is_
     assert shapes == [3, 1, 1, 1, 1, 1, T // 2 + 1, 1]
 
 
-def test_temperature_0_and_top_k_1_and_a_tiny_top_p_and_a_tiny_temperature_take_the_likeliest(net):
+def test_settings_that_leave_one_token_take_the_likeliest(net):
     greedy = tokens(net, [1, 2], temperature=0)
     for seed in range(3):
         assert tokens(net, [1, 2], seed, temperature=1.0, top_k=1) == greedy
@@ -160,14 +162,10 @@ def test_without_an_end_of_text_token_every_token_is_yielded(net):
 def test_text_ends_at_the_end_of_text_token(net):
     whole = text(net, 7, max_new_tokens=50)
     end = whole[20]
-    stream = continue_text(
-        net,
-        Vocabulary(ALPHABET),
-        "abc",
-        sampling(temperature=1.0, max_new_tokens=50),
-        7,
-        end_of_text=1 + ALPHABET.index(end),
-    )
+    vocabulary = Vocabulary(ALPHABET)
+    settings = sampling(temperature=1.0, max_new_tokens=50)
+    (end_of_text,) = vocabulary.encode(end)
+    stream = continue_text(net, vocabulary, "abc", settings, 7, end_of_text=end_of_text)
     assert "".join(stream) == whole[: whole.index(end)]
     assert net.training
 
