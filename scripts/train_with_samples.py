@@ -21,9 +21,10 @@ import logging
 from chatgot.stopping import StopRequest
 
 STOP = StopRequest()
+logger = logging.getLogger("chatgot.train")
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The command line: checked before torch is imported, which takes seconds
 
 
@@ -34,9 +35,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
-  python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml --resume_from latest
-  python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml --set data.path=my_text.txt
-  python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml --dry_run""",
+  python scripts/train_with_samples.py --config my.yaml --resume_from latest
+  python scripts/train_with_samples.py --config my.yaml --set data.path=my_text.txt
+  python scripts/train_with_samples.py --config my.yaml --dry_run""",
     )
     parser.add_argument("--config", type=Path, required=True, metavar="YAML", help="the experiment")
     start = parser.add_mutually_exclusive_group()
@@ -133,15 +134,12 @@ from chatgot.training.recovery import Outcome, recover
 from chatgot.training.saving import Saver
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
 
-logger = logging.getLogger("chatgot.train")
-
-
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Before the first step: all that the user gave is checked, the cheapest first
 
 
 def prepare(args: argparse.Namespace) -> tuple[Run, ResumePoint | None, list[str]]:
-    """Build the run; return it, the checkpoint it goes on from, and what the log is to say of it."""
+    """Build the run; return it, the checkpoint it goes on from, and what the log will say."""
     config, named_by_set = load_config(args.config, args.set)
     point = None
     weights = None
@@ -166,7 +164,7 @@ def prepare(args: argparse.Namespace) -> tuple[Run, ResumePoint | None, list[str
     return run, point, remarks
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Once in a while
 
 
@@ -196,7 +194,7 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
 
 
 def show_samples(run: Run, metrics: MetricsWriter, prompts: list[str]) -> None:
-    """Let the model continue each prompt: in the log, and beside the curves. Training is untouched."""
+    """Let the model continue each prompt, into the log and samples.jsonl; training is untouched."""
     step = run.state.progress.global_step
     seed = run.config.seed
     for i, prompt in enumerate(prompts, start=1):
@@ -259,7 +257,7 @@ def write_row(run: Run, metrics: MetricsWriter, full_loss: float | None = None) 
     metrics.curves(progress.global_step, curves(run))
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Training
 
 
@@ -351,7 +349,7 @@ def train_in_folder(run: Run, point: ResumePoint | None, remarks: list[str], fol
     return STOP.exit_code or 0
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The end
 
 

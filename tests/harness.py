@@ -125,7 +125,25 @@ def load(path: Path) -> dict[str, Any]:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of the only metrics.jsonl below `folder`/logs."""
-    (path,) = (folder / "logs" / "tensorboard").glob("*/metrics.jsonl")
+    return json_lines(folder, "metrics.jsonl")
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """Return the events of the only run below `folder`/logs."""
+    return json_lines(folder, "events.jsonl")
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    """Return the samples of the only run below `folder`/logs, but for the time of each."""
+    made = json_lines(folder, "samples.jsonl")
+    return [{name: value for name, value in sample.items() if name != "time"} for sample in made]
+
+
+def json_lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    (run_dir,) = (folder / "logs" / "tensorboard").iterdir()
+    path = run_dir / name
+    if not path.exists():
+        return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

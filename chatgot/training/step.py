@@ -197,6 +197,7 @@ def judge(run: Run, loss: float, norm: float, healthy: bool) -> None:
             progress.global_step,
             loss,
             progress.position,
+            extra=event("warning", loss=loss, position=progress.position),
         )
 
 

@@ -171,7 +171,8 @@ def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
         **of_weights(last["model_state_dict"]),
         **of_state(last),
         **of_rows(harness.rows(folder)),
-        **of_log(logs[0].read_text(encoding="utf-8")),
+        "samples": harness.samples(folder),
+        **of_events(harness.events(folder)),
     }
 
 
@@ -189,11 +190,12 @@ def of_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     state = checkpoint["state"]
     return {
         "steps": checkpoint["global_step"],
-        "tokens": state["tokens"],
-        "precision": state["precision"],
-        "threads": state["threads"],
-        "sizes": [row[:3] for row in state["size_history"]],
-        "rejected": [row[:3] for row in state["sizes_rejected"]],
+        "tokens": state["progress"]["tokens"],
+        "precision": state["modes"]["precision"],
+        "threads": state["modes"]["threads"],
+        "kernel": state["modes"]["attention"],
+        "sizes": [without_reason(change) for change in state["micro_batch"]["history"]],
+        "rejected": [without_reason(size) for size in state["micro_batch"]["rejected"]],
     }
 
 
@@ -206,18 +208,24 @@ def of_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def of_log(log: str) -> dict[str, Any]:
-    rewinds = [line for line in log.splitlines() if "rewinding to" in line]
-    trials = log.split("valid size (")[1:]
+def without_reason(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what is the same in each run: a reason has measured numbers in it."""
+    return {name: value for name, value in row.items() if name != "reason"}
+
+
+def of_events(events: list[dict[str, Any]]) -> dict[str, Any]:
+    def of_kind(kind: str) -> list[dict[str, Any]]:
+        return [event for event in events if event["kind"] == kind]
+
+    precisions = of_kind("precision")
+    searches = [event for event in of_kind("micro_batch") if event["reason"] == "fastest"]
     return {
-        "kernel": re.findall("attention: (.*), blocks eager", log),
-        "weighed": "compile: off, only about" in log,
-        "samples": [block.splitlines()[:3] for block in log.split("sample ")[1:]],
-        "rewinds": [line.split("data positions")[1] for line in rewinds],
-        "climbs": log.count("precision climbs back"),
-        "searched": re.findall("(?:^|; )([0-9]+): ", trials[-1]) if trials else None,
-        "high": log.count("far too high"),
-        "recomputation": "gradient checkpointing: every 1" in log,
+        "weighed": [event["on"] for event in of_kind("compile")],
+        "rewinds": [event["skipped"] for event in of_kind("rewind")],
+        "climbs": sum(event["reason"] == "proven again" for event in precisions),
+        "searched": sorted(searches[-1]["tokens_per_s"]) if searches else None,
+        "high": sum("loss" in event for event in of_kind("warning")),
+        "recomputation": [event["on"] for event in of_kind("gradient_checkpointing")],
     }
 
 
