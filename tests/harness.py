@@ -147,6 +147,16 @@ def json_lines(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def trained(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be bit-equal between two runs of the same steps: all but name and clock."""
+    state = {key: value for key, value in checkpoint["state"].items() if key != "run_id"}
+    clock = ("time_s", "tokens_per_s")
+    progress = state["progress"].items()
+    state["progress"] = {key: value for key, value in progress if key not in clock}
+    keys = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict")
+    return {key: checkpoint[key] for key in keys} | {"state": state}
+
+
 def same(a: Any, b: Any) -> bool:
     """Return whether two nested states are equal bit for bit."""
     if isinstance(a, torch.Tensor):

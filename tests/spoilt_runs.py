@@ -86,17 +86,6 @@ def final(folder: Path) -> dict:
     return harness.load(harness.checkpoints(folder)[STEPS])
 
 
-def state(checkpoint: dict) -> dict:
-    """Return what two runs of the same steps must have in common: all but name and clock."""
-    counters = dict(checkpoint["state"])
-    del counters["run_id"]
-    clock = ("time_s", "tokens_per_s")
-    progress = counters["progress"].items()
-    counters["progress"] = {key: value for key, value in progress if key not in clock}
-    keys = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict")
-    return {key: checkpoint[key] for key in keys} | {"state": counters}
-
-
 def log_of(folder: Path) -> str:
     (path,) = (folder / "logs").glob("train_*.log")
     return path.read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 import harness
 import pytest
 import torch
-from spoilt_runs import STEPS, final, log_of, new, poison, run, state
+from spoilt_runs import STEPS, final, log_of, new, poison, run
 from torch import nn
 
 from chatgot.checkpointing.checkpoint_file import is_whole
@@ -78,7 +78,7 @@ def test_a_run_stopped_around_a_rewind_makes_the_same_skips_and_rewinds_and_ends
     assert run(straight, spoil=poison(bad)) == 0
     assert run(stopped, spoil=poison(bad), stop_at=at) == 143
     assert run(stopped, "--resume_from", "latest", spoil=poison(bad)) == 0
-    assert harness.same(state(final(stopped)), state(final(straight)))
+    assert harness.same(harness.trained(final(stopped)), harness.trained(final(straight)))
 
 
 def test_before_the_first_checkpoint_it_rewinds_to_the_start(clean, tmp_path):
@@ -154,7 +154,7 @@ def test_a_senseless_rate_on_resume_leaves_the_last_good_file_untouched_and_name
         int(named.rpartition("_")[2].removesuffix(".pt")) <= 20
     )  # not one that the high rate has already ruined
     assert run(folder, "--resume_from", named) == 0
-    assert harness.same(state(final(folder)), state(final(clean)))
+    assert harness.same(harness.trained(final(folder)), harness.trained(final(clean)))
 
 
 def test_a_signal_after_a_rewind_saves_where_the_run_stands_though_it_resumed_from_a_later_step(
@@ -180,7 +180,7 @@ def test_a_signal_after_a_rewind_saves_where_the_run_stands_though_it_resumed_fr
         25,
     )  # resumed at 26, back to 24
     assert run(stopped, "--resume_from", "latest", spoil=poison(bad)) == 0
-    assert harness.same(state(final(stopped)), state(final(straight)))
+    assert harness.same(harness.trained(final(stopped)), harness.trained(final(straight)))
     steps = [row["step"] for row in harness.rows(stopped)]
     assert steps == sorted(set(steps))
 
@@ -195,7 +195,7 @@ def test_a_run_that_began_with_other_weights_rewinds_to_them_after_a_resume_too(
         assert code == (143 if folder == stopped else 0)
     assert run(stopped, "--resume_from", "latest", spoil=poison(bad)) == 0
     assert "rewinding to step 0" in log_of(stopped)
-    assert harness.same(state(final(stopped)), state(final(straight)))
+    assert harness.same(harness.trained(final(stopped)), harness.trained(final(straight)))
 
 
 def test_a_single_high_loss_is_said_and_nothing_else(clean, tmp_path):
@@ -283,7 +283,7 @@ def test_a_storm_resumed_in_its_middle_gives_the_same_bits(tmp_path, at):
     assert run(straight, spoil=spoil) == 0
     assert run(stopped, spoil=spoil, stop_at=at) == 143
     assert run(stopped, "--resume_from", "latest", spoil=spoil) == 0
-    assert harness.same(state(final(stopped)), state(final(straight)))
+    assert harness.same(harness.trained(final(stopped)), harness.trained(final(straight)))
 
 
 def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
@@ -336,7 +336,7 @@ def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, 
     assert "climbs back" in log_of(straight)
     assert run(stopped, spoil=spoil, stop_at=at) == 143
     assert run(stopped, "--resume_from", "latest", spoil=spoil) == 0
-    assert harness.same(state(final(stopped)), state(final(straight)))
+    assert harness.same(harness.trained(final(stopped)), harness.trained(final(straight)))
 
 
 def test_a_user_who_switches_mixed_precision_off_gets_it_off(tmp_path):

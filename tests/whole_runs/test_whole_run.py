@@ -19,22 +19,11 @@ LONG = {
 
 
 def train_states(checkpoint: dict) -> dict:
-    """Return what must be bit-equal between two runs: weights, optimizer, generators, counters but for the clock."""
-    state = {
-        k: v
-        for k, v in checkpoint["state"].items()
-        if k not in ("time_s", "run_id", "tokens_per_s")
-    }
-    keys = (
-        "model_state_dict",
-        "optimizer_state_dict",
-        "scaler_state_dict",
-        "global_step",
-        "epoch",
-        "loss",
-    )
-    return {key: checkpoint[key] for key in keys} | {
-        "run": state,
+    """Return what must be bit-equal between two runs: weights, optimizer, counters, generators."""
+    keys = ("global_step", "epoch", "loss")
+    return {
+        **{key: checkpoint[key] for key in keys},
+        **harness.trained(checkpoint),
         "torch_rng": checkpoint["rng"]["torch"],
     }
 
