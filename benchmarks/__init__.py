@@ -1,1 +1,1 @@
-"""How fast, how large, beside whom: what scripts/benchmark.py measures?"""
+"""How fast, how large, and next to whom: what scripts/benchmark.py measures."""

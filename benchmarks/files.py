@@ -1,9 +1,8 @@
-"""The parts of benchmark.py that measure what a run writes: checkpoints, logs and curves, and the log fixer."""
+"""What checkpoints, logs and curves cost a run, and what the log fixer takes."""
 
 import argparse
 import codecs
 import filecmp
-import logging
 import math
 import os
 import runpy
@@ -13,130 +12,143 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.script_runs import SCRIPT
+from benchmarks.script_runs import ROOT, SCRIPT, Figures
 from chatgot.checkpointing.checkpoint_file import is_whole, load_checkpoint, save_checkpoint
 from chatgot.config_file import load_config
 from chatgot.data.corpus import fetch_default_text
 from chatgot.data.token_cache import load_tokens
 from chatgot.logs.logging_setup import setup_logging
 from chatgot.logs.metrics import MetricsWriter
-from chatgot.run.assembly import assemble
-from chatgot.training.log_lines import step_line
+from chatgot.run.assembly import Run, assemble
+from chatgot.training.clock import StepClock
 from chatgot.training.progress import Progress
-from chatgot.training.step import accumulate_gradients, apply_gradients
+from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
 
-ROOT = Path(__file__).resolve().parent.parent
+RUN_ID = "benchmark_20260101-000000"
+TIMESTAMP = "20260101-000000"
 
 
-def saving(args: argparse.Namespace, folder: Path) -> dict:
-    """Save, verify and load the config's full state; the reference is a plain torch.save with fsync."""
+def assemble_on_default_text(config_path: Path, folder: Path) -> Run:
+    """Build a run on the CPU, in training mode, with a made-up id; the text goes to `folder`."""
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
-    config, _ = load_config(args.config)
-    run = assemble(config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None)
-    run.state.run_id = "benchmark_20260101-000000"
+    config, _ = load_config(config_path)
+    tokens = load_tokens(text, folder / "data" / "cache")
+    run = assemble(config, tokens, torch.device("cpu"), None)
+    run.state.run_id = RUN_ID
+    run.model.train()
+    return run
+
+
+def saving(args: argparse.Namespace, folder: Path) -> Figures:
+    """Save, verify and load the config's full state; the reference is torch.save with fsync."""
+    run = assemble_on_default_text(args.config, folder)
+    settings = run.config.training
     step_s = []
-    for _ in range(args.steps):  # the first one also makes the optimizer's state
-        begun = time.perf_counter()
-        loss = accumulate_gradients(run.model, run.train_windows, run.state, config, run.scaler)
-        apply_gradients(loss, run.model, run.optimizer, run.state, config, run.scaler)
-        step_s.append(time.perf_counter() - begun)
+    for _ in range(args.steps):
+        start = time.perf_counter()
+        update_weights(run, compute_gradients(run))
+        step_s.append(time.perf_counter() - start)
+    usual_step_s = statistics.median(step_s[1:])  # the first one warms up
     timed: dict[str, list[float]] = {"plain": [], "save": [], "verify": [], "load": []}
 
     def measure(what: str, do: Callable[[], object]) -> None:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         do()
-        timed[what].append(time.perf_counter() - begun)
-
-    def plain(path: Path) -> None:
-        with path.open("wb") as file:
-            torch.save(run.checkpoint(), file)
-            file.flush()
-            os.fsync(file.fileno())
+        timed[what].append(time.perf_counter() - start)
 
     for i in range(args.rounds):
         path = folder / f"{i}.pt"
-        measure("plain", lambda: plain(folder / "plain.pt"))
-        measure("save", lambda path=path: save_checkpoint(path, run.checkpoint()))
-        copy = shutil.copyfile(
-            path, folder / f"copy{i}.pt"
-        )  # nothing knows yet that this one is whole
-        measure("verify", lambda copy=copy: is_whole(copy))
-        measure("load", lambda copy=copy: load_checkpoint(copy))
+        copy = folder / f"copy{i}.pt"
+        measure("plain", partial(save_plainly, folder / "plain.pt", run))
+        measure("save", partial(save, path, run))
+        shutil.copyfile(path, copy)  # nothing knows yet that this one is whole
+        measure("verify", partial(is_whole, copy))
+        measure("load", partial(load_checkpoint, copy))
     median = {what: statistics.median(times) for what, times in timed.items()}
+    pairs = zip(timed["save"], timed["plain"], strict=True)
     between_s = min(
-        (config.training.save_checkpoint_steps or math.inf) * statistics.median(step_s[1:]),
-        60 * (config.training.checkpoint_interval_minutes or math.inf),
+        (settings.save_checkpoint_steps or math.inf) * usual_step_s,
+        60 * (settings.checkpoint_interval_minutes or math.inf),
     )
     return {
         "checkpoint_mb": path.stat().st_size / 1e6,
         "save_s": median["save"],
         "plain_torch_save_and_fsync_s": median["plain"],
-        "save_over_plain": statistics.median(
-            a / b for a, b in zip(timed["save"], timed["plain"], strict=True)
-        ),
+        "save_over_plain": statistics.median(save_s / plain_s for save_s, plain_s in pairs),
         "verify_s": median["verify"],
         "load_s": median["load"],
-        "step_s": statistics.median(step_s[1:]),
+        "step_s": usual_step_s,
         "seconds_between_saves": between_s,
         "share_of_the_time_percent": 100 * median["save"] / between_s,
     }
 
 
-def logging_cost(args: argparse.Namespace, folder: Path) -> dict:
-    """The share of the quick config's training time that its log lines, rows, curves and progress take."""
-    text = folder / "data" / "shakespeare.txt"
-    fetch_default_text(text)
-    config, _ = load_config(ROOT / "configs/models/chatgot_quick.yaml")
-    run = assemble(config, load_tokens(text, folder / "data" / "cache"), torch.device("cpu"), None)
-    run.model.train()
-    state, interval = run.state, config.training.log_interval
-    state.run_id, state.progress.lr = "benchmark_20260101-000000", 1e-3
-    setup_logging("benchmark", "20260101-000000", folder / "logs")
-    script = runpy.run_path(str(SCRIPT))
-    metrics, progress, step_s, logging_s = MetricsWriter(folder), Progress(run), 0.0, []
-    for step in range(args.steps * interval):
-        begun = time.perf_counter()
-        loss = accumulate_gradients(run.model, run.train_windows, state, config, run.scaler)
-        apply_gradients(loss, run.model, run.optimizer, state, config, run.scaler)
-        done = time.perf_counter()
-        due = (step + 1) % interval == 0
-        if due:
-            logging.getLogger("chatgot.train").info("%s", step_line(run))
-            script["write_row"](run, metrics)
-        progress.step_done(run, due)
-        logging_s.append(time.perf_counter() - done)
-        step_s += done - begun
+def save(path: Path, run: Run) -> None:
+    """Save a run as it saves itself."""
+    save_checkpoint(path, run.checkpoint())
+
+
+def save_plainly(path: Path, run: Run) -> None:
+    """Write a run's checkpoint as torch alone would, onto the disk."""
+    with path.open("wb") as file:
+        torch.save(run.checkpoint(), file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def logging_cost(args: argparse.Namespace, folder: Path) -> Figures:
+    """The share of the quick config's training time that lines, rows, curves and progress take."""
+    run = assemble_on_default_text(ROOT / "configs/models/chatgot_quick.yaml", folder)
+    interval = run.config.training.log_interval
+    assert interval is not None, "the quick config logs"
+    setup_logging("benchmark", TIMESTAMP, folder / "logs")
+    log_step = runpy.run_path(str(SCRIPT))["log_step"]
+    metrics = MetricsWriter(folder)
+    clock = StepClock(run)
+    steps_s = 0.0
+    logging_s = []
+    with Progress(run) as progress:
+        for _ in range(args.steps * interval):
+            start = time.perf_counter()
+            with clock.step():
+                set_learning_rate(run)
+                update_weights(run, compute_gradients(run))
+            trained = time.perf_counter()
+            log_step(run, metrics, progress, clock)
+            logging_s.append(time.perf_counter() - trained)
+            steps_s += trained - start
+    metrics.close()
     return {
         "steps": len(logging_s),
-        "step_ms": 1000 * step_s / len(logging_s),
+        "step_ms": 1000 * steps_s / len(logging_s),
         "logged_step_ms": 1000 * statistics.median(sorted(logging_s)[-args.steps :]),
-        "share_percent": 100 * sum(logging_s) / (step_s + sum(logging_s)),
+        "share_percent": 100 * sum(logging_s) / (steps_s + sum(logging_s)),
     }
 
 
 def make_log(path: Path, size: int, with_terminal: bool) -> None:
-    """Write a UTF-8 log of `size` bytes; with_terminal: coloured, and a progress bar of 20 states every 50 lines."""
-    colours = ("\x1b[32m", "\x1b[1m", "\x1b[0m") if with_terminal else ("", "", "")
+    """Write a UTF-8 log of `size` bytes.
+
+    with_terminal: coloured, and a progress bar of 20 states every 50 lines.
+    """
+    green, bold, off = ("\x1b[32m", "\x1b[1m", "\x1b[0m") if with_terminal else ("", "", "")
     lines = []
     for step in range(100_000):
-        green, bold, off = colours
         lines.append(
-            f"{green}2026-11-24 10:00:00{off} - INFO - {bold}step {step}{off} | loss 1.25 | 3,204 tokens/s\n"
+            f"{green}2026-11-24 10:00:00{off} - INFO - "
+            f"{bold}step {step}{off} | loss 1.25 | 3,204 tokens/s\n"
         )
         if step % 10 == 0:
             lines.append("sample: “naïve café”, Größe → ✓ 日本語\n")
         if with_terminal and step % 50 == 0:
-            lines.append(
-                "".join(
-                    f"\r{done:3}%|{'█' * (done // 5):20}| {done}/100" for done in range(5, 101, 5)
-                )
-                + "\n"
-            )
+            states = [f"\r{n:3}%|{'█' * (n // 5):20}| {n}/100" for n in range(5, 101, 5)]
+            lines.append("".join(states) + "\n")
     block = "".join(lines).encode()
     with path.open("wb") as file:
         while file.tell() < size:
@@ -145,41 +157,45 @@ def make_log(path: Path, size: int, with_terminal: bool) -> None:
 
 def plain_copy_mb_per_s(source: Path, target: Path) -> float:
     """Copy a file, decoding it strictly, and fsync it."""
-    begun, decoder = time.perf_counter(), codecs.getincrementaldecoder("utf-8")()
+    start = time.perf_counter()
+    decoder = codecs.getincrementaldecoder("utf-8")()
     with source.open("rb") as file, target.open("wb") as copy:
         while chunk := file.read(1 << 20):
             copy.write(decoder.decode(chunk).encode())
         os.fsync(copy.fileno())
-    return source.stat().st_size / 1e6 / (time.perf_counter() - begun)
+    return source.stat().st_size / 1e6 / (time.perf_counter() - start)
 
 
-# A process of its own measures: the peak of a child begins with the memory of the process that forks it
-PEAK = """
-import resource, subprocess, sys
-subprocess.run([sys.executable, *sys.argv[1:]], check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
+def fix_log(source: Path, target: Path) -> tuple[float, float]:
+    """Run the log fixer as a process of its own; return its MB/s and its peak memory in MiB."""
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "peak_memory.py"),
+        str(ROOT / "scripts" / "fix_log_encoding.py"),
+        str(source),
+        "--output",
+        str(target),
+    ]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    mb_per_s = source.stat().st_size / 1e6 / (time.perf_counter() - start)
+    return mb_per_s, int(done.stdout.split()[-1]) / 1024
 
 
-def log_fixer(args: argparse.Namespace, folder: Path) -> dict:
-    """The log fixer, as a process, and a plain decoding copy on a clean log and on a terminal's; medians of rounds."""
-    figures, source, target = {}, folder / "run.log", folder / "out.log"
+def log_fixer(args: argparse.Namespace, folder: Path) -> Figures:
+    """The log fixer and a plain decoding copy, on a clean log and on a terminal's."""
+    figures: Figures = {}
+    source = folder / "run.log"
+    target = folder / "out.log"
     for name, with_terminal in (("clean", False), ("terminal", True)):
         make_log(source, int(args.gigabytes * 1e9), with_terminal)
-        speeds, copies, peaks = [], [], []
+        speeds = []
+        peaks = []
+        copies = []
         for _ in range(args.rounds):
-            command = [
-                str(ROOT / "scripts" / "fix_log_encoding.py"),
-                str(source),
-                "--output",
-                str(target),
-            ]
-            begun = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True
-            )
-            speeds.append(source.stat().st_size / 1e6 / (time.perf_counter() - begun))
-            peaks.append(int(done.stdout.split()[-1]) / 1024)
+            mb_per_s, peak_mib = fix_log(source, target)
+            speeds.append(mb_per_s)
+            peaks.append(peak_mib)
             if not with_terminal and not filecmp.cmp(source, target, shallow=False):
                 sys.exit("the log fixer changed a clean log")
             copies.append(plain_copy_mb_per_s(source, target))

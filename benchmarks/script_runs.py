@@ -1,7 +1,4 @@
-"""How the benchmarks run the training script as a user does, from outside, and how they show what they found.
-
-The scripts beside this file import it; they have put the checkout on sys.path before.
-"""
+"""Run the training script from outside, as a user does; show and write what was measured."""
 
 import json
 import math
@@ -11,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +16,21 @@ import torch
 
 from chatgot.machine.measured import cpu_name
 
-SCRIPT = Path(__file__).resolve().parent / "train_with_samples.py"
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts" / "train_with_samples.py"
 QUIET = (
     "eval_interval",
     "sample_interval_steps",
     "save_checkpoint_steps",
     "checkpoint_interval_minutes",
 )
+POLL_S = 0.1  # between two looks at the rows of a run that goes on
+
+Figures = dict[str, object]  # what a part has measured, by name; JSON can hold the values
 
 
 @dataclass
-class Run:
+class ScriptRun:
     """One run of the training script, as seen from outside."""
 
     start_s: float  # from the process's start to its first step
@@ -47,21 +48,27 @@ class Reached:
     wall_s: float  # since the start of the command
 
 
+def python_path(*folders: Path) -> dict[str, str]:
+    """Return this process's environment, in which Python finds what is in `folders`."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(str(folder) for folder in folders)}
+
+
 def script_command(config: Path, overrides: Sequence[str]) -> list[str]:
-    """Return the command that trains `config` with each of `overrides` (key=value) set; the last one wins."""
-    return [
-        sys.executable,
-        str(SCRIPT),
-        "--config",
-        str(config),
-        *(w for o in overrides for w in ("--set", o)),
-    ]
+    """Return the command that trains `config` with `overrides` (key=value); the last one wins."""
+    command = [sys.executable, str(SCRIPT), "--config", str(config)]
+    for override in overrides:
+        command += ["--set", override]
+    return command
 
 
-def run_script(folder: Path, config: Path, steps: int, *settings: str, warmup: int = 1) -> Run:
-    """Train `steps` steps without evaluation, samples and saves between; every step gives a row.
+def run_script(
+    folder: Path, config: Path, steps: int, *settings: str, warmup: int = 1
+) -> ScriptRun:
+    """Train `steps` steps with no evaluation, samples or saves between them; each gives a row.
 
-    folder: where the run happens; its log stays in output.txt. warmup: steps at the start that the rate leaves out.
+    folder: where the run happens; its console output stays in output.txt.
+    warmup: steps at the start that the rate leaves out.
+    Side effects: removes the logs and checkpoints that an earlier run left in `folder`.
     """
     shutil.rmtree(folder / "logs", ignore_errors=True)
     overrides = [
@@ -71,7 +78,7 @@ def run_script(folder: Path, config: Path, steps: int, *settings: str, warmup: i
         "training.log_interval=1",
     ]
     overrides += [f"training.{key}=null" for key in QUIET]
-    begun = time.time()
+    start_s = time.time()
     with (folder / "output.txt").open("w") as output:
         process = subprocess.Popen(
             script_command(config, overrides), cwd=folder, stdout=output, stderr=output
@@ -79,76 +86,129 @@ def run_script(folder: Path, config: Path, steps: int, *settings: str, warmup: i
         _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         sys.exit(f"the training script failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
-    (path,) = (folder / "logs" / "tensorboard").glob("*/metrics.jsonl")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    loop_begun = (
-        path.stat().st_mtime - rows[-1]["time_s"]
-    )  # the last row was written right after the last step
+    path = run_folder(folder) / "metrics.jsonl"
+    rows = json_lines(path)
+    # the last row was written right after the last step
+    loop_start_s = path.stat().st_mtime - number(rows[-1]["time_s"])
     for leftover in (folder / "checkpoints").iterdir():
         leftover.unlink()
-    speeds = [row["tokens_per_s"] for row in rows[warmup:] or rows[-1:]]
-    return Run(loop_begun - begun, statistics.harmonic_mean(speeds), usage.ru_maxrss / 1024)
+    speeds = [number(row["tokens_per_s"]) for row in rows[warmup:] or rows[-1:]]
+    peak_mib = usage.ru_maxrss / 1024
+    return ScriptRun(loop_start_s - start_s, statistics.harmonic_mean(speeds), peak_mib)
+
+
+def run_folder(folder: Path) -> Path:
+    """Return where the only run in `folder` has written its curves, rows and events."""
+    (only,) = (folder / "logs" / "tensorboard").iterdir()
+    return only
+
+
+def precision_of(folder: Path) -> str:
+    """Return the precision that the only run in `folder` began to compute in."""
+    events = json_lines(run_folder(folder) / "events.jsonl")
+    return next(str(event["precision"]) for event in events if event["kind"] == "start")
+
+
+def json_lines(path: Path) -> list[dict[str, object]]:
+    """Return the objects of a JSON lines file, but for a last line that is not whole yet."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def number(value: object) -> float:
+    """Return a value of a row, which is a number wherever a benchmark reads it."""
+    assert isinstance(value, int | float), value
+    return value
+
+
+class RowReader:
+    """Follows the rows of a run that goes on, until its loss is low enough."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._folder = folder
+        self._key = key
+        self._read = 0  # rows so far
+        self._tokens = 0.0  # of the last row that has a rate
+        self.training_s = 0.0
+        self.best = math.inf
+
+    def reaches(self, loss: float) -> int | None:
+        """Read the rows that are new; return the step at which `loss` is reached, if it is."""
+        paths = (self._folder / "logs" / "tensorboard").glob("*/metrics.jsonl")
+        rows = [row for path in paths for row in json_lines(path)]
+        new = rows[self._read :]
+        self._read = len(rows)
+        for row in new:
+            if row["tokens_per_s"]:
+                tokens = number(row["tokens"])
+                # a rate is about the steps since the row before
+                self.training_s += (tokens - self._tokens) / number(row["tokens_per_s"])
+                self._tokens = tokens
+            # only the last row has the loss over the whole validation part
+            if row.get(self._key) is not None:
+                self.best = min(self.best, number(row[self._key]))
+            if self.best <= loss:
+                return int(number(row["step"]))
+        return None
 
 
 def run_until(
     loss: float, key: str, folder: Path, config: Path, overrides: Sequence[str]
 ) -> Reached:
-    """Train until a row's `key` is at `loss` or below, then stop; rows are looked for every 0.1 s.
+    """Train until a row's `key` is at `loss` or below, then stop.
 
-    As on a machine that ChatGoT has never run on: nothing is remembered of it, nothing is compiled yet.
-    training_s comes from the rates in the rows, each of which is about the steps since the row before.
+    As on a machine that ChatGoT has never run on: nothing is remembered of it, nothing is compiled
+    yet.
     """
     for name in ("logs", "checkpoints", "user-cache"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    begun, seen, tokens, training_s, best, running = time.perf_counter(), 0, 0, 0.0, math.inf, True
+    reader = RowReader(folder, key)
+    start_s = time.perf_counter()
     with (folder / "output.txt").open("w") as output:
         process = subprocess.Popen(
-            script_command(config, overrides), cwd=folder, stdout=output, stderr=output,
+            script_command(config, overrides),
+            cwd=folder,
+            stdout=output,
+            stderr=output,
             env=os.environ | {"XDG_CACHE_HOME": str(folder / "user-cache")},
-        )  # fmt: skip
+        )
+    running = True
     try:
         while running:
-            running = (
-                process.poll() is None
-            )  # asked before the rows are read: the last one is not missed
-            content = "".join(
-                p.read_text() for p in (folder / "logs" / "tensorboard").glob("*/metrics.jsonl")
-            )
-            wall_s = time.perf_counter() - begun
-            rows = [
-                json.loads(line)
-                for line in content.splitlines(keepends=True)
-                if line.endswith("\n")
-            ]
-            for row in rows[seen:]:
-                if row["tokens_per_s"]:
-                    training_s += (row["tokens"] - tokens) / row["tokens_per_s"]
-                    tokens = row["tokens"]
-                best = min(
-                    best, math.inf if row.get(key) is None else row[key]
-                )  # the last row alone has the full loss
-                if best <= loss:
-                    return Reached(best, row["step"], training_s, wall_s)
-            seen = len(rows)
-            time.sleep(0.1)
+            # asked before the rows are read, so the last one is not missed
+            running = process.poll() is None
+            step = reader.reaches(loss)
+            wall_s = time.perf_counter() - start_s
+            if step is not None:
+                return Reached(reader.best, step, reader.training_s, wall_s)
+            time.sleep(POLL_S)
     finally:
         process.terminate()  # it saves and ends; one that has ended is left alone
         process.wait()
     tail = (folder / "output.txt").read_text()[-1000:]
     sys.exit(
-        f"the script ended (exit code {process.returncode}) at loss {best:.4f}, not at {loss:.4f}:\n{tail}"
+        f"the script ended (exit code {process.returncode}) "
+        f"at loss {reader.best:.4f}, not at {loss:.4f}:\n{tail}"
     )
 
 
-def show(figures: dict, output: Path | None) -> None:
-    """Print a table of the figures and of the machine they were measured on; write it as JSON to `output`, if given."""
-    figures = figures | {
+def with_machine(figures: Mapping[str, object]) -> Figures:
+    """Return the figures and the machine that they were measured on."""
+    return {
+        **figures,
         "machine": cpu_name(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def show(figures: Mapping[str, object]) -> None:
+    """Print a table of the figures."""
     for key, value in figures.items():
         print(f"{key:34} {value:,.3f}" if isinstance(value, float) else f"{key:34} {value}")
-    if output:
-        output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def write_json(figures: Mapping[str, object], output: Path) -> None:
+    """Write the figures as JSON."""
+    output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

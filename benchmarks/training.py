@@ -1,4 +1,7 @@
-"""The parts of benchmark.py that measure training: steps, start, memory, micro-batches, checks."""
+"""What training costs: steps, start, memory, micro-batches, checks.
+
+Letters: B sequences of a micro-batch, T tokens of a sequence, S sequences of one optimizer step.
+"""
 
 import argparse
 import json
@@ -6,98 +9,111 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.script_runs import run_script
+from benchmarks.script_runs import ROOT, Figures, precision_of, python_path, run_script
 from chatgot.config_file import load_config
 from chatgot.data.corpus import fetch_default_text
 from chatgot.data.token_cache import load_tokens
 from chatgot.machine.device import seed_generators
 from chatgot.numerics.precision import autocast
-from chatgot.run.assembly import assemble
-from chatgot.training.batch_size import adapt, ladder
+from chatgot.run.assembly import Run, assemble
+from chatgot.training.batch_size import fit_micro_batch, ladder
 from chatgot.training.recovery import recover
-from chatgot.training.step import accumulate_gradients, apply_gradients
+from chatgot.training.step import compute_gradients, update_weights
 
-ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+DEBUG_CONFIGS = ROOT / "configs/models/debug"
+RECOMPUTE_BATCH = 32  # sequences that `recompute` sends through at once
+
+
+def seconds_of(do: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    do()
+    return time.perf_counter() - start
 
 
 def bare_loop(config_path: Path, text: Path, cache: Path, steps: int) -> float:
-    """Return the tokens/s of a plain forward, backward, step loop on the same model and text, first step left out."""
+    """Return the tokens/s of a plain loop on the same model and text, without the first step."""
     config, _ = load_config(config_path)
     tokens = load_tokens(text, cache)
-    T, B = config.model.max_seq_length, config.training.batch_size
+    T = config.model.max_seq_length
+    B = config.training.batch_size
     ids = torch.from_numpy(tokens.ids[: 1 << 20].astype("int64"))
-    run = assemble(
-        config, tokens, torch.device("cpu"), None
-    )  # for its threads, precision and kernels
-    model, optimizer = run.model, run.optimizer
+    run = assemble(config, tokens, CPU, None)  # for its threads, precision and kernels
+    model = run.model
+    optimizer = run.optimizer
     model.train()
-    for step in range(steps):
-        if step == 1:
-            begun = time.perf_counter()
+
+    def step() -> None:
         starts = torch.randint(len(ids) - T, (B,)).tolist()
-        x = torch.stack([ids[s : s + T] for s in starts])
-        y = torch.stack([ids[s + 1 : s + T + 1] for s in starts])
+        x = torch.stack([ids[s : s + T] for s in starts])  # (B, T)
+        y = torch.stack([ids[s + 1 : s + T + 1] for s in starts])  # (B, T)
         with autocast(run.device, run.state.modes.precision):
             _, loss = model(x, y)
             loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return (steps - 1) * B * T / (time.perf_counter() - begun)
+
+    step()
+    start = time.perf_counter()
+    for _ in range(steps - 1):
+        step()
+    return (steps - 1) * B * T / (time.perf_counter() - start)
 
 
-def overhead(args: argparse.Namespace, folder: Path) -> dict:
+def overhead(args: argparse.Namespace, folder: Path) -> Figures:
     """Script and bare loop in alternation; the ratio is taken pair by pair."""
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     pairs = []
     for _ in range(args.rounds):
         bare = bare_loop(args.config, text, folder / "data" / "cache", args.steps)
-        pairs.append((run_script(folder, args.config, args.steps).tokens_per_s, bare))
-        print(
-            f"script {pairs[-1][0]:,.0f} tokens/s, bare loop {pairs[-1][1]:,.0f}", file=sys.stderr
-        )
+        script = run_script(folder, args.config, args.steps).tokens_per_s
+        pairs.append((script, bare))
+        print(f"script {script:,.0f} tokens/s, bare loop {bare:,.0f}", file=sys.stderr)
+    ratios = [script / bare for script, bare in pairs]
     return {
         "script_tokens_per_s": statistics.median(script for script, _ in pairs),
         "bare_tokens_per_s": statistics.median(bare for _, bare in pairs),
-        "ratio": statistics.median(script / bare for script, bare in pairs),
-        "ratios": [script / bare for script, bare in pairs],
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
     }
 
 
-def startup(args: argparse.Namespace, folder: Path) -> dict:
-    """The default text's download and conversion, then the clean config's start with a cold and a warm token cache."""
-    begun = time.perf_counter()
-    fetch_default_text(folder / "data" / "shakespeare.txt")
-    text_s = time.perf_counter() - begun
-    cold, warm = (run_script(folder, args.config, 2) for _ in range(2))
-    reference = subprocess.Popen([sys.executable, "-c", "import torch, torch.utils.tensorboard"])
-    begun = time.perf_counter()
-    reference.wait()
+def startup(args: argparse.Namespace, folder: Path) -> Figures:
+    """The default text's download and conversion, then a start with a cold and a warm cache."""
+    text_s = seconds_of(lambda: fetch_default_text(folder / "data" / "shakespeare.txt"))
+    cold = run_script(folder, args.config, 2)
+    warm = run_script(folder, args.config, 2)
+    imports = [sys.executable, str(ROOT / "benchmarks" / "only_imports.py")]
     return {
         "text_download_and_conversion_s": text_s,
         "start_cold_cache_s": cold.start_s,
         "start_warm_cache_s": warm.start_s,
-        "import_torch_and_tensorboard_s": time.perf_counter() - begun,
+        "import_torch_and_tensorboard_s": seconds_of(lambda: subprocess.run(imports, check=True)),
         "peak_resident_mib": warm.peak_mib,
     }
 
 
-def large_text(args: argparse.Namespace, folder: Path) -> dict:
+def large_text(args: argparse.Namespace, folder: Path) -> Figures:
     """The default text and the same text tiled to `--gigabytes`, each started twice."""
     small = folder / "data" / "shakespeare.txt"
     fetch_default_text(small)
-    content, large = small.read_bytes(), folder / "large.txt"
+    content = small.read_bytes()
+    large = folder / "large.txt"
     with large.open("wb") as file:
         for _ in range(int(args.gigabytes * 1e9 / len(content)) + 1):
             file.write(content)
-    _, reference = (run_script(folder, args.config, args.steps) for _ in range(2))
-    first, second = (
-        run_script(folder, args.config, args.steps, f"data.path={large}") for _ in range(2)
-    )
+    run_script(folder, args.config, args.steps)
+    reference = run_script(folder, args.config, args.steps)
+    first = run_script(folder, args.config, args.steps, f"data.path={large}")
+    second = run_script(folder, args.config, args.steps, f"data.path={large}")
     return {
         "large_text_bytes": large.stat().st_size,
         "start_small_s": reference.start_s,
@@ -110,129 +126,118 @@ def large_text(args: argparse.Namespace, folder: Path) -> dict:
     }
 
 
-def mixed(args: argparse.Namespace, folder: Path) -> dict:
-    """The clean and the mixed_precision config in alternation; the ratio is taken pair by pair."""
+def mixed(args: argparse.Namespace, folder: Path) -> Figures:
+    """The mixed_precision and the clean config in alternation; the ratio is taken pair by pair."""
     fetch_default_text(folder / "data" / "shakespeare.txt")
-    debug, pairs = ROOT / "configs/models/debug", []
+    pairs = []
     for _ in range(args.rounds):
-        configs = (
-            debug / f"chatgot_small_14M_{kind}.yaml" for kind in ("mixed_precision", "clean")
-        )
-        pairs.append([run_script(folder, config, args.steps).tokens_per_s for config in configs])
-        print(f"mixed {pairs[-1][0]:,.0f} tokens/s, clean {pairs[-1][1]:,.0f}", file=sys.stderr)
-    log = (folder / "output.txt").read_text()
+        config = DEBUG_CONFIGS / "chatgot_small_14M_mixed_precision.yaml"
+        mixed_rate = run_script(folder, config, args.steps).tokens_per_s
+        mixed_precision = precision_of(folder)
+        config = DEBUG_CONFIGS / "chatgot_small_14M_clean.yaml"
+        clean_rate = run_script(folder, config, args.steps).tokens_per_s
+        pairs.append((mixed_rate, clean_rate))
+        print(f"mixed {mixed_rate:,.0f} tokens/s, clean {clean_rate:,.0f}", file=sys.stderr)
+    ratios = [mixed_rate / clean_rate for mixed_rate, clean_rate in pairs]
     return {
-        "mixed_tokens_per_s": statistics.median(mixed for mixed, _ in pairs),
-        "clean_tokens_per_s": statistics.median(clean for _, clean in pairs),
-        "ratio": statistics.median(mixed / clean for mixed, clean in pairs),
-        "ratios": [round(mixed / clean, 3) for mixed, clean in pairs],
-        "clean_precision": "fp32" if "precision: fp32" in log else "unexpected",
+        "mixed_tokens_per_s": statistics.median(mixed_rate for mixed_rate, _ in pairs),
+        "clean_tokens_per_s": statistics.median(clean_rate for _, clean_rate in pairs),
+        "ratio": statistics.median(ratios),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "mixed_precision": mixed_precision,
+        "clean_precision": precision_of(folder),
     }
 
 
-def batch_sizes(args: argparse.Namespace, folder: Path) -> dict:
-    """Steps of the mixed_precision config with each fixed micro-batch and with the one that the search finds, in turn.
+def batch_sizes(args: argparse.Namespace, folder: Path) -> Figures:
+    """Steps with each fixed micro-batch and with the one that the search finds, in turn.
 
-    A round begins with a search of its own; its ratio is taken of the medians over its steps.
+    The config is the mixed_precision one. A round begins with a search of its own; its ratio is
+    taken of the medians over its steps.
     """
-    fetch_default_text(folder / "data" / "shakespeare.txt")
+    text = folder / "data" / "shakespeare.txt"
+    fetch_default_text(text)
     config, _ = load_config(
-        ROOT / "configs/models/debug/chatgot_small_14M_mixed_precision.yaml",
+        DEBUG_CONFIGS / "chatgot_small_14M_mixed_precision.yaml",
         [
             "training.dynamic_batch_size.enabled=true",
             "training.dynamic_batch_size.growth_interval_steps=1000000",
         ],
     )
-    tokens, sizes = (
-        load_tokens(folder / "data" / "shakespeare.txt", folder / "data" / "cache"),
-        ladder(config.training),
-    )
-    speeds: dict[int | str, list[float]] = {kind: [] for kind in (*sizes, "auto")}
-    found, search_s, ratios = [], [], []
+    tokens = load_tokens(text, folder / "data" / "cache")
+    sizes = ladder(config.training)
+    rates: dict[str, list[float]] = {name: [] for name in (*map(str, sizes), "auto")}
+    chosen_sizes = []
+    search_s = []
+    ratios = []
     for _ in range(args.rounds):
-        run = assemble(config, tokens, torch.device("cpu"), None)
+        run = assemble(config, tokens, CPU, None)
         run.model.train()
-        begun = time.perf_counter()
-        adapt(run, lambda: False)
-        search_s.append(round(time.perf_counter() - begun, 1))
-        found.append(run.state.micro_batch.size)
-        seconds: dict[int | str, list[float]] = {kind: [] for kind in speeds}
-        for step in range(args.steps + 1):
-            for kind in list(seconds)[:: 1 if step % 2 else -1]:
-                run.state.micro_batch.size = found[-1] if kind == "auto" else kind
-                begun = time.perf_counter()
-                loss = accumulate_gradients(
-                    run.model, run.train_windows, run.state, config, run.scaler
-                )
-                apply_gradients(loss, run.model, run.optimizer, run.state, config, run.scaler)
-                seconds[kind] += (
-                    [time.perf_counter() - begun] if step else []
-                )  # the first ones warm up
-        of_round = {
-            kind: config.training.tokens_per_step(config.model) / statistics.median(seconds[kind])
-            for kind in seconds
-        }
-        for kind, speed in of_round.items():
-            speeds[kind].append(speed)
-        ratios.append(of_round["auto"] / max(of_round[size] for size in sizes))
-        print(
-            {kind: round(speed) for kind, speed in of_round.items()},
-            found[-1],
-            search_s[-1],
-            file=sys.stderr,
-        )
+        searched_s = seconds_of(partial(fit_micro_batch, run, lambda: False))
+        chosen = run.state.micro_batch.size
+        candidates = {f"{size}": size for size in sizes} | {"auto": chosen}
+        seconds = seconds_of_sizes(run, candidates, args.steps)
+        tokens_per_step = config.training.tokens_per_step(config.model)
+        of_round = {name: tokens_per_step / s for name, s in seconds.items()}
+        for name, rate in of_round.items():
+            rates[name].append(rate)
+        ratios.append(of_round["auto"] / max(of_round[f"{size}"] for size in sizes))
+        chosen_sizes.append(chosen)
+        search_s.append(round(searched_s, 1))
+        rounded = {name: round(rate) for name, rate in of_round.items()}
+        print(rounded, f"found {chosen} in {searched_s:.1f} s", file=sys.stderr)
+    medians = {
+        f"micro_batch_{name}_tokens_per_s": statistics.median(of_size)
+        for name, of_size in rates.items()
+    }
     return {
-        **{
-            f"micro_batch_{kind}_tokens_per_s": statistics.median(of_kind)
-            for kind, of_kind in speeds.items()
-        },
+        **medians,
         "auto_over_best": statistics.median(ratios),
         "ratios": [round(ratio, 3) for ratio in ratios],
-        "found": found,
+        "found": chosen_sizes,
         "search_s": search_s,
     }
 
 
-def checks(args: argparse.Namespace, folder: Path) -> dict:
-    """Steps with and without the checks in alternation, on two models alike; the ratio is taken pair by pair."""
+def seconds_of_sizes(run: Run, candidates: dict[str, int], steps: int) -> dict[str, float]:
+    """Return the median seconds of a step with each micro-batch; the sizes take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+
+    def one_step() -> None:
+        update_weights(run, compute_gradients(run))
+
+    for step in range(steps + 1):
+        names = list(candidates)
+        if step % 2 == 0:
+            names.reverse()
+        for name in names:
+            run.state.micro_batch.size = candidates[name]
+            step_s = seconds_of(one_step)
+            if step > 0:  # the first ones warm up
+                seconds[name].append(step_s)
+    return {name: statistics.median(of_size) for name, of_size in seconds.items()}
+
+
+def checks(args: argparse.Namespace, folder: Path) -> Figures:
+    """Steps with and without the checks in alternation; the ratio is taken pair by pair."""
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(args.config)
     tokens = load_tokens(text, folder / "data" / "cache")
-    checked, bare = (assemble(config, tokens, torch.device("cpu"), None) for _ in range(2))
+    checked = assemble(config, tokens, CPU, None)
+    bare = assemble(config, tokens, CPU, None)
+    checked.model.train()
+    bare.model.train()
     ratios = []
-
-    def checked_step() -> None:
-        loss = accumulate_gradients(
-            checked.model, checked.train_windows, checked.state, config, checked.scaler
-        )
-        apply_gradients(
-            loss, checked.model, checked.optimizer, checked.state, config, checked.scaler
-        )
-        recover(checked)
-
-    def bare_step() -> None:  # the same step: same data, seeds, clipping; nothing is looked at
-        state, S = bare.state, config.training.sequences_per_step
-        starts = bare.train_windows.starts(state.progress.position, S)
-        with autocast(bare.device, state.modes.precision):
-            for first in range(0, S, state.micro_batch.size):
-                x, y = bare.train_windows.batch(starts[first : first + state.micro_batch.size])
-                seed_generators(bare.device, config.seed, state.progress.position, first)
-                _, loss = bare.model(x, y)
-                (loss * (len(x) / S)).backward()
-        torch.nn.utils.clip_grad_norm_(bare.model.parameters(), config.training.grad_clip)
-        bare.optimizer.step()
-        bare.optimizer.zero_grad(set_to_none=True)
-        state.progress.position += 1
-
     for step in range(args.steps * args.rounds + 1):
-        seconds = []
-        for do in (checked_step, bare_step) if step % 2 else (bare_step, checked_step):
-            begun = time.perf_counter()
-            do()
-            seconds.append(time.perf_counter() - begun)
-        if step > 0:  # the first one makes the optimizers' state
-            ratios.append(seconds[0] / seconds[1] if step % 2 else seconds[1] / seconds[0])
+        if step % 2:
+            checked_s = seconds_of(lambda: checked_step(checked))
+            bare_s = seconds_of(lambda: bare_step(bare))
+        else:
+            bare_s = seconds_of(lambda: bare_step(bare))
+            checked_s = seconds_of(lambda: checked_step(checked))
+        if step > 0:  # the first ones warm up
+            ratios.append(checked_s / bare_s)
     return {
         "precision": checked.state.modes.precision,
         "pairs": len(ratios),
@@ -241,61 +246,57 @@ def checks(args: argparse.Namespace, folder: Path) -> dict:
     }
 
 
-RECOMPUTE = """
-import gc, json, sys, time
-from pathlib import Path
-import torch
-from chatgot.config_file import load_config
-from chatgot.machine.device import set_threads
-from chatgot.machine.memory import reuse_freed_memory
-from chatgot.numerics.gradient_checkpointing import enable_gradient_checkpointing
-from chatgot.model.gpt import build_model
-from chatgot.numerics.optim import allocate_state, build_optimizer
-
-def resident(key):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
-
-config, _ = load_config(Path(sys.argv[1]))
-set_threads(config.training.threads)
-reuse_freed_memory()
-model = build_model(config.model, 75, torch.device("cpu"), 0)
-optimizer = build_optimizer(model, config.training)
-allocate_state(optimizer)
-for p in model.parameters():
-    p.grad = torch.zeros_like(p)
-optimizer.step()
-if sys.argv[2] != "plain":
-    assert enable_gradient_checkpointing(model, every=int(sys.argv[2]))
-model.train()
-x = torch.randint(75, (int(sys.argv[3]), config.model.max_seq_length))
-gc.collect()
-Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-before, seconds = resident("VmRSS"), []
-for _ in range(3):
-    begun = time.perf_counter()
-    _, loss = model(x, x)
-    loss.backward()
-    seconds.append(time.perf_counter() - begun)
-print(json.dumps({"activations_mib": resident("VmHWM") - before, "seconds": min(seconds)}))
-"""
+def checked_step(run: Run) -> None:
+    """Do one optimizer step as the script does."""
+    update_weights(run, compute_gradients(run))
+    recover(run)
 
 
-def recompute(args: argparse.Namespace, folder: Path) -> dict:
-    """Peak memory above weights, gradients and optimizer state, and time, at batch 32: plain, and recomputing."""
-    found: dict[str, list[dict]] = {"plain": [], "1": [], "2": []}
+def bare_step(run: Run) -> None:
+    """Do the same step: same data, seeds and clipping, but nothing is looked at."""
+    settings = run.config.training
+    progress = run.state.progress
+    windows = run.train_windows
+    S = settings.sequences_per_step
+    size = run.state.micro_batch.size
+    starts = windows.starts(progress.position, S)
+    with autocast(run.device, run.state.modes.precision):
+        for first in range(0, S, size):
+            x, y = windows.batch(starts[first : first + size])
+            seed_generators(run.device, run.config.seed, progress.position, first)
+            _, loss = run.model(x, y)
+            (loss * (len(x) / S)).backward()
+    if settings.grad_clip is not None:
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), settings.grad_clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    progress.position += 1
+
+
+def recompute(args: argparse.Namespace, folder: Path) -> Figures:
+    """Memory above weights, gradients and optimizer state, and time: plain, and recomputing."""
+    program = str(ROOT / "benchmarks" / "recompute_pass.py")
+    kinds = {"plain": "plain", "every_layer": "1", "every_2nd_layer": "2"}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
     for _ in range(args.rounds):
-        for kind, results in found.items():
-            command = [sys.executable, "-c", RECOMPUTE, str(args.config), kind, "32"]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-            results.append(json.loads(done.stdout))
-    figures = {}
-    for kind, name in (("plain", "plain"), ("1", "every_layer"), ("2", "every_2nd_layer")):
+        for name, every in kinds.items():
+            command = [sys.executable, program, str(args.config), every, str(RECOMPUTE_BATCH)]
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=python_path(ROOT),
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            results[name].append(json.loads(done.stdout))
+    figures: Figures = {}
+    for name, of_kind in results.items():
         for what in ("activations_mib", "seconds"):
-            figures[f"{name}_{what}"] = statistics.median(result[what] for result in found[kind])
-            if kind != "plain":
-                pairs = zip(found[kind], found["plain"], strict=True)
-                figures[f"{name}_{what}_over_plain"] = statistics.median(
-                    a[what] / b[what] for a, b in pairs
-                )
+            figures[f"{name}_{what}"] = statistics.median(result[what] for result in of_kind)
+            if name == "plain":
+                continue
+            pairs = zip(of_kind, results["plain"], strict=True)
+            ratios = [result[what] / plain[what] for result, plain in pairs]
+            figures[f"{name}_{what}_over_plain"] = statistics.median(ratios)
     return figures

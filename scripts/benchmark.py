@@ -1,82 +1,233 @@
 """Measure what docs/benchmarks.md states, each figure beside a reference measured in the same run.
 
-    python scripts/benchmark.py speed         peaks, tokens/s, MFU, share of time per part, memory, for any --config
-    python scripts/benchmark.py overhead      the script's tokens/s against a bare loop on the same model
-    python scripts/benchmark.py startup       default text, start to first step, resident memory
-    python scripts/benchmark.py large_text    a 1 GB text: first start, second start, memory beside a small text
-    python scripts/benchmark.py saving        a checkpoint's save, verification and load, and the share of the time
-    python scripts/benchmark.py mixed         the mixed_precision config's tokens/s against the clean one's
-    python scripts/benchmark.py checks        the time of a step with all its checks against the same step without
-    python scripts/benchmark.py recompute     gradient checkpointing's memory of activations and time against plain
-    python scripts/benchmark.py batch_sizes   each micro-batch's tokens/s against what the search at the start finds
-    python scripts/benchmark.py logging       the share of a run's time that its lines, rows and curves take
-    python scripts/benchmark.py log_fixer     the log fixer's MB/s and memory on 1 GB logs, a plain copy's MB/s
+    python scripts/benchmark.py PART --help
 
-Prints a table and writes it as JSON to --output. Runs the training script as a user does, in a temporary folder.
+Prints a table and writes it as JSON to --output. Runs the training script as a user does, in a
+temporary folder.
 """
 
 import sys
 from pathlib import Path
 
+# runs from any folder, with this checkout's chatgot
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # runs from any folder, with this checkout's chatgot
+sys.path.insert(0, str(ROOT))
 
 import argparse
+import importlib
+import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from benchmarks.files import log_fixer, logging_cost, saving
-from benchmarks.script_runs import show
-from benchmarks.speed import speed
-from benchmarks.training import batch_sizes, checks, large_text, mixed, overhead, recompute, startup
+LEAST_STEPS = 2  # the first one warms up
+LEAST_PEER_STEPS = 3  # of a comparison with peers: the first two are left out
+
+
+def absolute(text: str) -> Path:
+    """Return a path that stays right in another folder."""
+    return Path(text).resolve()
+
+
+# what add_argument takes for each option; a part may have a default of its own
+OPTIONS: dict[str, dict[str, Any]] = {
+    "config": {
+        "type": absolute,
+        "default": "configs/models/debug/chatgot_small_14M_clean.yaml",
+        "help": "experiment to measure",
+    },
+    "set": {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "set a key of --config; repeatable",
+    },
+    "compare": {
+        "type": absolute,
+        "metavar": "CONFIG",
+        "help": "another one, in turn with --config",
+    },
+    "compare_set": {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "set a key of --compare; repeatable",
+    },
+    "steps": {"type": int, "default": 8, "help": "optimizer steps of one run"},
+    "rounds": {"type": int, "default": 3, "help": "turns of each side"},
+    "gigabytes": {"type": float, "default": 1.0, "help": "size of the large file"},
+    "dropout": {"type": float, "default": 0.0, "help": "on both sides"},
+    "checkout": {
+        "type": absolute,
+        "required": True,
+        "metavar": "DIR",
+        "help": "a clone of https://github.com/karpathy/nanoGPT",
+    },
+    "python": {"required": True, "metavar": "PATH", "help": "the frameworks' interpreter"},
+    "precision": {"choices": ("bf16", "fp32"), "default": "bf16", "help": "the frameworks'"},
+    "max_iters": {"type": int, "default": 2000, "help": "nanoGPT's iterations"},
+    "minutes": {"type": float, "default": 3.0, "help": "no case begins later than that"},
+    "output": {"type": absolute, "help": "write the figures as JSON to this file as well"},
+}
+
+MIXED = "configs/models/debug/chatgot_small_14M_mixed_precision.yaml"
+MINI = "configs/models/chatgot_mini.yaml"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One subcommand: the function that measures it, in benchmarks/, and what it takes."""
+
+    function: str  # module:function
+    help: str
+    options: tuple[str, ...]
+    defaults: Mapping[str, object] = field(default_factory=dict)
+
 
 PARTS = {
-    "speed": speed, "overhead": overhead, "startup": startup, "large_text": large_text, "saving": saving,
-    "mixed": mixed, "batch_sizes": batch_sizes, "checks": checks, "recompute": recompute, "log_fixer": log_fixer,
-    "logging": logging_cost,
-}  # fmt: skip
+    "speed": Part(
+        "speed:speed",
+        "peaks, tokens/s, MFU, share of time per part, memory, for any --config",
+        ("config", "set", "compare", "compare_set", "steps", "rounds"),
+    ),
+    "overhead": Part(
+        "training:overhead",
+        "the script's tokens/s against a bare loop on the same model",
+        ("config", "steps", "rounds"),
+    ),
+    "startup": Part(
+        "training:startup", "default text, start to first step, resident memory", ("config",)
+    ),
+    "help_time": Part(
+        "commands:help_time",
+        "seconds of each script's --help, beside python -c pass",
+        ("rounds",),
+        {"rounds": 10},
+    ),
+    "large_text": Part(
+        "training:large_text",
+        "a large text: first start, second start, memory beside a small text",
+        ("config", "steps", "gigabytes"),
+    ),
+    "saving": Part(
+        "files:saving",
+        "a checkpoint's save, verification and load, and the share of the time",
+        ("config", "steps", "rounds"),
+    ),
+    "mixed": Part(
+        "training:mixed",
+        "the mixed_precision config's tokens/s against the clean one's",
+        ("steps", "rounds"),
+    ),
+    "checks": Part(
+        "training:checks",
+        "the time of a step with all its checks against the same step without",
+        ("config", "steps", "rounds"),
+    ),
+    "recompute": Part(
+        "training:recompute",
+        "gradient checkpointing's memory of activations and time against plain",
+        ("config", "rounds"),
+    ),
+    "batch_sizes": Part(
+        "training:batch_sizes",
+        "each micro-batch's tokens/s against what the search at the start finds",
+        ("steps", "rounds"),
+    ),
+    "logging": Part(
+        "files:logging_cost",
+        "the share of a run's time that its lines, rows and curves take",
+        ("steps",),
+    ),
+    "log_fixer": Part(
+        "files:log_fixer",
+        "the log fixer's MB/s and memory on large logs, a plain copy's MB/s",
+        ("rounds", "gigabytes"),
+    ),
+    "gpu": Part(
+        "gpu:gpu",
+        "tokens/s, MFU, a sample and a save on one CUDA device",
+        ("steps", "minutes"),
+        {"steps": 20},
+    ),
+    "nanogpt": Part(
+        "peers:nanogpt",
+        "tokens/s of nanoGPT's train.py at our shape, and ours",
+        ("checkout", "config", "set", "steps", "rounds", "dropout"),
+        {"config": MIXED},
+    ),
+    "frameworks": Part(
+        "peers:frameworks",
+        "tokens/s of a plain GPT in Lightning and the Hugging Face Trainer, and ours",
+        ("python", "precision", "config", "set", "steps", "rounds", "dropout"),
+        {"config": MIXED},
+    ),
+    "time_to_loss": Part(
+        "peers:time_to_loss",
+        "seconds to the loss that nanoGPT's documented CPU command ends with",
+        ("checkout", "config", "set", "max_iters", "rounds"),
+        {"config": MINI},
+    ),
+}
+
+
+def add_options(parser: argparse.ArgumentParser, part: Part) -> None:
+    """Give a subcommand its options, with its own defaults."""
+    for name in (*part.options, "output"):
+        settings = dict(OPTIONS[name])
+        default = part.defaults.get(name, settings.get("default"))
+        if default not in (None, []):
+            settings["help"] += f" (default: {default})"
+        if name == "config":
+            default = str(ROOT / str(default))
+        if not settings.get("required"):
+            settings["default"] = default
+        parser.add_argument(f"--{name}", **settings)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the part and what it takes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
+    for name, part in PARTS.items():
+        add_options(parts.add_parser(name, help=part.help, description=part.help), part)
+    args = parser.parse_args()
+    if "rounds" in args and args.rounds < 1:
+        parser.error("--rounds: at least 1")
+    least_steps = LEAST_PEER_STEPS if "dropout" in args else LEAST_STEPS
+    if "steps" in args and args.steps < least_steps:
+        parser.error(f"--steps: at least {least_steps}, the first ones are left out")
+    if "checkout" in args and not (args.checkout / "train.py").is_file():
+        parser.error(
+            f"{args.checkout}: no train.py there; git clone https://github.com/karpathy/nanoGPT"
+        )
+    if "python" in args:
+        args.python = shutil.which(args.python)
+        if args.python is None:
+            parser.error("--python: no such interpreter")
+    return args
 
 
 def main() -> int:
     """Measure one part and print its table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("part", choices=PARTS)
-    default = ROOT / "configs/models/debug/chatgot_small_14M_clean.yaml"
+    args = parse_arguments()
+    from benchmarks.script_runs import show, with_machine, write_json
+    from chatgot.errors import UserError
 
-    def path(text: str) -> Path:
-        return Path(text).resolve()
-
-    parser.add_argument(
-        "--config", type=path, default=default, help="experiment to measure (default: 14M clean)"
-    )
-    parser.add_argument(
-        "--compare", type=path, metavar="CONFIG", help="speed: another one, in turn with --config"
-    )
-    for name, whose in (("--set", "--config"), ("--compare_set", "--compare")):
-        parser.add_argument(
-            name,
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help=f"speed: set a key of {whose}; repeatable",
-        )
-    parser.add_argument(
-        "--steps", type=int, default=8, help="optimizer steps of one run (default: 8)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="alternations of script and reference (default: 3)"
-    )
-    parser.add_argument(
-        "--gigabytes", type=float, default=1.0, help="size of the large text (default: 1)"
-    )
-    parser.add_argument(
-        "--output", type=Path, help="write the figures as JSON to this file as well"
-    )
-    args = parser.parse_args()
+    module, _, function = PARTS[args.part].function.partition(":")
+    measure = getattr(importlib.import_module(f"benchmarks.{module}"), function)
     with tempfile.TemporaryDirectory(prefix="chatgot_benchmark_") as name:
-        figures = PARTS[args.part](args, Path(name))
-    show(figures, args.output)
+        try:
+            figures = with_machine(measure(args, Path(name).resolve()))
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
+    show(figures)
+    if args.output:
+        write_json(figures, args.output)
     return 0
 
 

@@ -1,0 +1,26 @@
+"""How long a script takes to say how it is used."""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.script_runs import ROOT, Figures
+
+
+def help_time(args: argparse.Namespace, folder: Path) -> Figures:
+    """`--help` of every script beside `python -c pass`, in turn; medians of the rounds."""
+    commands = {"python_pass": ["-c", "pass"]}
+    for script in sorted((ROOT / "scripts").glob("[!_]*.py")):
+        commands[script.stem] = [str(script), "--help"]
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(args.rounds):
+        for name, command in commands.items():
+            start = time.perf_counter()
+            subprocess.run(
+                [sys.executable, *command], cwd=folder, stdout=subprocess.DEVNULL, check=True
+            )
+            seconds[name].append(time.perf_counter() - start)
+    return {f"{name}_s": statistics.median(of_command) for name, of_command in seconds.items()}

@@ -1,0 +1,307 @@
+"""What a run promises on a CPU also holds on a CUDA device."""
+
+import contextlib
+import functools
+import gc
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+import torch
+from torch import nn
+
+from chatgot.model.gpt import GPT
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+]
+
+DEVICE = "cuda"
+STEPS = 12
+RESUMED_STEP = 5
+PRECISIONS = {
+    "fp32": {"mixed_precision": False},
+    "bf16": {"mixed_precision": True, "precision_dtype": "bf16"},
+    "fp16": {"mixed_precision": True, "precision_dtype": "fp16"},
+}
+CALM = {"learning_rate": 1e-3, "min_learning_rate": 1e-3}  # small differences stay small
+
+# of losses, after the same sequences in other micro-batches. cuBLAS picks kernels by shape, which
+# add in other orders, so the bound is wider than the 1e-5 of the tests on a CPU.
+LOSS_TOLERANCE = 1e-4
+
+# LARGE sequences at once keep more than 2 GiB of activations, above LIMIT; half of them fit
+LIMIT = 3 << 29
+LARGE = 2048
+LARGE_MODEL = {
+    "d_model": 64,
+    "n_layers": 4,
+    "n_head": 2,
+    "d_hid": 256,
+    "max_seq_length": 64,
+    "dropout": 0.0,
+}
+
+
+def train(folder: Path, *arguments: str, **sections: Any) -> Path:
+    """Train by the real script on the device, eager, in this process; return the folder."""
+    folder.mkdir(exist_ok=True)
+    sections["training"] = {"compile": False, **sections.get("training", {})}
+    config = harness.write_config(folder, device=DEVICE, **sections)
+    assert harness.train_here(folder, "--config", config.name, *arguments) == 0
+    return folder
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the events of one kind that the only run in `folder` has written."""
+    return [event for event in json_lines(folder, "events.jsonl") if event["kind"] == kind]
+
+
+def json_lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    (path,) = (folder / "logs" / "tensorboard").glob(f"*/{name}")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def final(folder: Path, step: int = STEPS) -> dict[str, Any]:
+    """Return the checkpoint of a run's last step."""
+    return harness.load(harness.checkpoints(folder)[step])
+
+
+def trained_parts(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be bit-equal between two runs: all that training changes, but the clock."""
+    state = {name: part for name, part in checkpoint["state"].items() if name != "run_id"}
+    clocks = ("time_s", "tokens_per_s")
+    state["progress"] = {k: v for k, v in state["progress"].items() if k not in clocks}
+    names = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict", "loss")
+    return {name: checkpoint[name] for name in names} | {"state": state}
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["train_loss"] for row in harness.rows(folder) if row["step"] > 0]
+
+
+@contextlib.contextmanager
+def made_up_limit(sequences: int) -> Iterator[list[int]]:
+    """Let more than so many training sequences at once fail as the allocator does.
+
+    Yields the sizes that have failed.
+    """
+    failed: list[int] = []
+
+    def fail_when_large(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, GPT) and module.training and len(inputs[0]) > sequences:
+            failed.append(len(inputs[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    handle = nn.modules.module.register_module_forward_pre_hook(fail_when_large)
+    try:
+        yield failed
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def real_limit(size: int) -> Iterator[None]:
+    """Let this process take at most so many bytes on the device."""
+    gc.collect()  # runs of other tests
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(size / total)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a run that nothing disturbed, for a precision; each is made once."""
+
+    @functools.cache
+    def run_in(precision: str) -> Path:
+        return train(tmp_path_factory.mktemp(precision), training=PRECISIONS[precision])
+
+    return run_in
+
+
+def copy_up_to(undisturbed: Path, folder: Path, step: int) -> Path:
+    """Copy a run as it was when the file of `step` was the newest; return that file."""
+    shutil.copytree(undisturbed, folder)
+    for other, path in harness.checkpoints(folder).items():
+        if other > step:
+            path.unlink()
+    return harness.checkpoints(folder)[step]
+
+
+# --------------------------------------------------------------------------------------------------
+# Exact resume
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_run_computes_on_the_device_in_the_precision_asked_for(straight, precision):
+    folder = straight(precision)
+    (start,) = events(folder, "start")
+    assert start["precision"] == precision
+    assert start["device"].startswith(DEVICE)
+    assert all(math.isfinite(loss) for loss in losses(folder))
+    assert losses(folder)[-1] < losses(folder)[0]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_resumed_run_equals_the_straight_one_bit_for_bit(straight, precision, tmp_path):
+    undisturbed = straight(precision)
+    folder = tmp_path / "resumed"
+    path = copy_up_to(undisturbed, folder, RESUMED_STEP)
+    train(folder, "--resume_from", str(path), training=PRECISIONS[precision])
+    assert len(events(folder, "resume")) == 1
+    assert harness.same(trained_parts(final(folder)), trained_parts(final(undisturbed)))
+    assert losses(folder) == losses(undisturbed)
+
+
+def test_resume_in_a_new_process_equals_the_straight_run(straight, tmp_path):
+    undisturbed = straight("bf16")
+    folder = tmp_path / "resumed"
+    path = copy_up_to(undisturbed, folder, RESUMED_STEP)
+    done = harness.run_script(folder, "--config", "tiny.yaml", "--resume_from", str(path))
+    assert done.returncode == 0, done.stderr
+    assert harness.same(trained_parts(final(folder)), trained_parts(final(undisturbed)))
+
+
+def test_fp16_run_scales_its_loss(straight):
+    checkpoint = final(straight("fp16"))
+    assert checkpoint["scaler_state_dict"]["scale"] > 1
+    assert checkpoint["state"]["modes"]["precision"] == "fp16"
+    assert checkpoint["state"]["progress"]["skipped_steps"] < STEPS
+
+
+def test_muon_run_resumes_bit_for_bit(tmp_path):
+    settings = {"optimizer": "muon", **PRECISIONS["bf16"]}
+    undisturbed = train(tmp_path / "straight", training=settings)
+    folder = tmp_path / "resumed"
+    path = copy_up_to(undisturbed, folder, RESUMED_STEP)
+    train(folder, "--resume_from", str(path), training=settings)
+    assert harness.same(trained_parts(final(folder)), trained_parts(final(undisturbed)))
+
+
+# --------------------------------------------------------------------------------------------------
+# Memory
+
+
+def dynamic(size: int, **training: Any) -> dict[str, Any]:
+    """Return the training section of a run whose micro-batch begins at `size` and never grows."""
+    return {
+        **CALM,
+        "batch_size": size,
+        "accumulate_grad_batches": 1,
+        "dynamic_batch_size": {"enabled": True, "initial": size, "growth_interval_steps": 1000},
+        **training,
+    }
+
+
+def test_out_of_memory_error_shrinks_the_micro_batch_and_goes_on(tmp_path):
+    fixed = {**CALM, "batch_size": 8, "accumulate_grad_batches": 1}
+    model = {"dropout": 0.0}
+    undisturbed = train(tmp_path / "straight", model=model, training=fixed)
+    with made_up_limit(3) as failed:
+        shrunk = train(tmp_path / "shrunk", model=model, training=dynamic(8))
+    assert failed == [8, 4]
+    changes = [(e["old"], e["new"], e["reason"]) for e in events(shrunk, "micro_batch")]
+    assert changes == [(8, 4, "oom"), (4, 2, "oom")]
+    assert final(shrunk)["state"]["micro_batch"]["size"] == 2
+    assert losses(shrunk) == pytest.approx(losses(undisturbed), abs=LOSS_TOLERANCE)
+
+
+def test_micro_batch_that_cannot_fit_shrinks_until_it_does(tmp_path):
+    steps = 4
+    quiet = {"max_steps": steps, "warmup_steps": 0, "sample_interval_steps": None}
+    with real_limit(LIMIT):
+        # an evaluation of LARGE sequences has to fit as well, or shrink by itself
+        folder = train(tmp_path / "large", model=LARGE_MODEL, training=dynamic(LARGE, **quiet))
+    shrinks = [e for e in events(folder, "micro_batch") if e["reason"] == "oom"]
+    assert shrinks
+    assert shrinks[0]["old"] == LARGE
+    state = final(folder, steps)["state"]
+    assert state["micro_batch"]["size"] == shrinks[-1]["new"] < LARGE
+    assert state["progress"]["global_step"] == steps
+    assert state["progress"]["skipped_steps"] == 0
+    assert all(math.isfinite(loss) for loss in losses(folder))
+
+
+# --------------------------------------------------------------------------------------------------
+# Proofs, and what is observed
+
+
+def test_gradient_checkpointing_is_proven_or_refused_with_its_reason(tmp_path):
+    folder = train(tmp_path / "run", training={"gradient_checkpointing": True})
+    told = events(folder, "gradient_checkpointing")
+    assert told
+    assert told[0]["reason"]
+    failed = final(folder)["state"]["modes"]["gradient_checkpointing_failed"]
+    assert failed == (not told[-1]["on"] and told[0]["on"])
+
+
+def test_gradient_checkpointing_changes_no_bit_where_it_is_on(tmp_path):
+    plain = train(tmp_path / "plain")
+    folder = train(tmp_path / "recomputing", training={"gradient_checkpointing": True})
+    if not events(folder, "gradient_checkpointing")[-1]["on"]:
+        pytest.skip("its proof has failed here, and it stays off")
+    names = ("model_state_dict", "optimizer_state_dict", "loss")
+    expected = final(plain)
+    recomputed = final(folder)
+    assert harness.same({n: recomputed[n] for n in names}, {n: expected[n] for n in names})
+
+
+def test_evaluation_and_samples_leave_training_bit_equal(tmp_path):
+    often = {"eval_interval": 1, "sample_interval_steps": 1, "save_checkpoint_steps": 1}
+    observed = train(tmp_path / "observed", training=often)
+    alone = train(tmp_path / "alone", training=dict.fromkeys(often))
+    names = ("model_state_dict", "optimizer_state_dict", "loss")
+    expected = final(alone)
+    seen = final(observed)
+    assert harness.same({n: seen[n] for n in names}, {n: expected[n] for n in names})
+
+
+def test_samples_are_made_on_the_device(straight):
+    folder = straight("fp32")
+    samples = json_lines(folder, "samples.jsonl")
+    assert {sample["step"] for sample in samples} == {6, STEPS}
+    assert all(sample["text"] for sample in samples if sample["step"] == STEPS)
+
+
+def test_dry_run_says_what_a_run_would_take(tmp_path):
+    config = harness.write_config(tmp_path, device=DEVICE)
+    done = harness.run_script(tmp_path, "--config", config.name, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "parameters: " in done.stdout
+    assert "tokens/s" in done.stdout
+    assert not harness.checkpoints(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------
+# From the device to a CPU
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_checkpoint_of_the_device_starts_a_run_on_the_cpu(straight, precision, tmp_path):
+    folder = straight(precision)
+    path = harness.checkpoints(folder)[STEPS]
+    config = harness.write_config(tmp_path, device="cpu", training={"max_steps": 2})
+    assert harness.train_here(tmp_path, "--config", config.name, "--init_from", str(path)) == 0
+    (start,) = events(tmp_path, "start")
+    assert start["device"].startswith("cpu")
+    assert losses(tmp_path)[0] < losses(folder)[0]  # it begins with what was learnt
+
+
+def test_compiled_blocks_train_on_the_device_or_stay_eager(tmp_path):
+    folder = train(tmp_path / "run", training={"compile": True, **PRECISIONS["bf16"]})
+    told = events(folder, "compile")
+    assert told
+    assert told[-1]["on"] == final(folder)["state"]["modes"]["compiled"]
+    assert losses(folder)[-1] < losses(folder)[0]
