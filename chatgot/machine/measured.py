@@ -16,7 +16,8 @@ from chatgot.atomic_file import atomic_file
 
 logger = logging.getLogger(__name__)
 
-PEAK_SIZE = 2048  # rows and columns of the products that the peak is measured with
+# Rows and columns of the products that a peak is measured with: a GPU needs larger ones to be busy
+PEAK_SIZE = {"cpu": 2048, "cuda": 8192, "mps": 8192}
 THREAD_ROUNDS = 30  # some tenths of a second: longer than another program's short work
 FEWER_THREADS_GAIN = 1.1  # half the threads must be this much faster: timings are noisy
 
@@ -181,15 +182,17 @@ def fast_threads(d_model: int, rows: int = 512) -> int:
 
 
 def product_peak(
-    device: torch.device, dtype: torch.dtype, repeats: int = 5, size: int = PEAK_SIZE
+    device: torch.device, dtype: torch.dtype, repeats: int = 5, size: int | None = None
 ) -> float:
     """Return the FLOP/s of the fastest of `repeats` matrix products of size^3.
 
     It is not kept: what a shared machine gives changes.
     """
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(size, size, generator=generator).to(device, dtype)
-    b = torch.randn(size, size, generator=generator).to(device, dtype)
+    if size is None:
+        size = PEAK_SIZE[device.type]
+    generator = torch.Generator(device).manual_seed(0)
+    a = torch.randn(size, size, generator=generator, device=device).to(dtype)
+    b = torch.randn(size, size, generator=generator, device=device).to(dtype)
 
     def product() -> None:
         torch.mm(a, b)

@@ -3,6 +3,7 @@
 import time
 
 from chatgot.logs.timing import human_time
+from chatgot.machine.measured import synchronise
 from chatgot.machine.memory import peak_memory_mib
 from chatgot.run.assembly import Run
 from chatgot.training.step import compute_gradients
@@ -36,6 +37,7 @@ def estimate(run: Run, repeats: int = 2) -> list[str]:
 def _seconds_of_a_step(run: Run) -> float:
     start = time.perf_counter()
     compute_gradients(run)
+    synchronise(run.device)
     seconds = time.perf_counter() - start
     run.optimizer.zero_grad(set_to_none=True)
     return seconds

@@ -32,7 +32,7 @@ DIVERGING = {"training.learning_rate": 1e30, "training.warmup_steps": 0, "traini
 OVERFLOWING = {
     "training.mixed_precision": True,
     "training.precision_dtype": "fp16",
-    "model.init_range": 3.0,
+    "model.init_range": 1.0,
     "training.safety.min_loss_scale": 65536.0,
     "training.attention": "sdpa",  # products in fp16 fail the proof at such scores
 }

@@ -76,8 +76,8 @@ def test_a_run_resumed_in_a_new_process_equals_the_undisturbed_one(straight, tmp
 @pytest.mark.parametrize("step", range(1, 12))
 def test_a_run_resumed_at_any_step_equals_the_undisturbed_one(straight, tmp_path, step):
     folder = tmp_path / "resumed"
-    copy_at(straight, folder, step)
-    assert harness.train_here(folder, "--config", "tiny.yaml", "--resume_from", "latest") == 0
+    path = copy_at(straight, folder, step)
+    assert harness.train_here(folder, "--config", "tiny.yaml", "--resume_from", str(path)) == 0
     resumed, undisturbed = (harness.load(harness.checkpoints(f)[12]) for f in (folder, straight))
     assert harness.same(train_states(resumed), train_states(undisturbed))
     assert losses(folder) == losses(straight)
