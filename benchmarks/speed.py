@@ -18,7 +18,7 @@ from benchmarks.script_runs import Figures, run_script
 from chatgot.config_file import load_config
 from chatgot.data.corpus import fetch_default_text
 from chatgot.data.token_cache import Tokens, load_tokens
-from chatgot.machine.measured import PEAK_SIZE, bf16_gain, product_peak
+from chatgot.machine.measured import bf16_gain, product_peak
 from chatgot.run.assembly import Run, assemble
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
 
@@ -41,7 +41,7 @@ def peaks() -> dict[str, float]:
 
     Of 2048^3; smaller ones where this CPU is slow at a dtype.
     """
-    bf16_size = SMALL if bf16_gain(512, 512) < 1 else PEAK_SIZE
+    bf16_size = SMALL if bf16_gain(512, 512) < 1 else None
     fp32 = product_peak(CPU, torch.float32)
     bf16 = product_peak(CPU, torch.bfloat16, size=bf16_size)
     fp16 = product_peak(CPU, torch.float16, repeats=1, size=SMALL // 2)
