@@ -9,7 +9,7 @@ import pytest
 from chatgot.run.assembly import Run
 from chatgot.run.run_state import BadStep
 from chatgot.training import due
-from chatgot.training.due import Due
+from chatgot.training.due import Due, step_save_due
 
 LAST = 1000
 OFF = {
@@ -236,6 +236,14 @@ def test_while_bad_steps_follow_each_other_no_trigger_saves(now):
     assert not due_now.checkpoint()
 
 
+def test_a_late_save_of_a_step_that_has_its_file_is_not_triggered_by_steps():
+    """What such a trigger asks for (gradient checkpointing is proven again) was done before."""
+    run = run_at(5, save_checkpoint_steps=5)
+    assert step_save_due(run)
+    saved(run)
+    assert not step_save_due(run)
+
+
 # Checkpoints, at the end of a run
 
 
@@ -311,6 +319,25 @@ def test_an_evaluation_that_is_not_lower_is_not_the_best(val_loss):
     run.state.marks.best_val_loss = 3.0
     run.state.marks.best_step = 5
     evaluated(run, val_loss)
+    assert not Due(run).checkpoint()
+
+
+def test_an_evaluation_of_an_earlier_step_is_not_that_of_these_weights():
+    """Such as that of a best step whose save failed."""
+    run = run_at(7)
+    evaluated(run, 3.0)
+    due_now = Due(run)
+    assert due_now.checkpoint()
+    go_to(run, 8)
+    assert not due_now.checkpoint()
+
+
+def test_a_step_that_is_the_best_already_is_not_saved_again():
+    run = run_at(7)
+    run.state.marks.best_val_loss = 3.0
+    run.state.marks.best_step = 7
+    saved(run)
+    evaluated(run, 2.9)
     assert not Due(run).checkpoint()
 
 
