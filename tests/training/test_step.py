@@ -1,4 +1,4 @@
-"""One optimizer step: the same gradient however the sequences are cut, and nothing non-finite in the weights."""
+"""One optimizer step: one gradient however it is cut, nothing non-finite in the weights."""
 
 import math
 
@@ -12,32 +12,30 @@ from chatgot.machine.device import seed_generators
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
-from chatgot.training.step import accumulate_gradients, apply_gradients
+from chatgot.training.step import compute_gradients, update_weights
 
-
-def accumulate(run: Run) -> torch.Tensor:
-    return accumulate_gradients(run.model, run.train_windows, run.state, run.config, run.scaler)
-
-
-def apply(run: Run, loss: torch.Tensor) -> bool:
-    return apply_gradients(loss, run.model, run.optimizer, run.state, run.config, run.scaler)
+# fp32: micro-batches are added up in another order
+ROUNDING = 1e-6
 
 
 def step(run: Run) -> bool:
-    return apply(run, accumulate(run))
+    """Do one step; return whether the weights were updated."""
+    return update_weights(run, compute_gradients(run))
 
 
 def flat_gradient(run: Run) -> torch.Tensor:
+    """Return the gradients of all parameters as one vector in fp64."""
     return torch.cat([p.grad.flatten().double() for p in run.model.parameters()])
 
 
-def state(run: Run) -> dict:
+def updated_state(run: Run) -> dict:
     """Return copies of what an update changes: weights and optimizer."""
-    return parts.copied({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()})
+    state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
+    return parts.copied(state)
 
 
 def poison(run: Run, value: float, name: str = "layers.0.mlp.up.weight") -> list[str]:
-    """Put `value` into one gradient as backward makes it; return a list that tells that it happened."""
+    """Put `value` into one gradient as backward makes it; return a list that tells it happened."""
     fired = []
 
     def hook(gradient: torch.Tensor) -> torch.Tensor:
@@ -54,7 +52,7 @@ def poison(run: Run, value: float, name: str = "layers.0.mlp.up.weight") -> list
 
 
 def reference() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return loss and gradient of the mean over 8 sequences as one batch, without the code under test."""
+    """Return loss and gradient of 8 sequences as one batch, without the code under test."""
     run = parts.run()
     x, y = run.train_windows.batch(run.train_windows.starts(0, 8))
     logits, _ = run.model(x, y)
@@ -63,66 +61,68 @@ def reference() -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), flat_gradient(run)
 
 
+def assert_equals_reference(run: Run, loss: torch.Tensor) -> None:
+    """Hold a step's loss and gradient against the reference."""
+    expected_loss, expected = reference()
+    assert (flat_gradient(run) - expected).norm() <= ROUNDING * expected.norm()
+    assert abs(loss - expected_loss) <= ROUNDING * expected_loss
+
+
 @pytest.mark.parametrize(
     ("batch_size", "accumulate_grad_batches"), [(8, 1), (4, 2), (1, 8), (2, 4)]
 )
 def test_batch_size_times_accumulation_gives_one_gradient_and_one_loss(
     batch_size, accumulate_grad_batches
 ):
-    run = parts.run(
-        training={"batch_size": batch_size, "accumulate_grad_batches": accumulate_grad_batches}
-    )
+    keys = {"batch_size": batch_size, "accumulate_grad_batches": accumulate_grad_batches}
+    run = parts.run(training=keys)
     assert run.state.micro_batch.size == batch_size
-    loss, (expected_loss, expected) = accumulate(run), reference()
-    assert (
-        flat_gradient(run) - expected
-    ).norm() <= 1e-6 * expected.norm()  # fp32: another order of summation
-    assert abs(loss - expected_loss) <= 1e-6 * expected_loss
+    loss = compute_gradients(run)
+    assert_equals_reference(run, loss)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 5, 7, 8, 100])
-def test_a_micro_batch_size_that_does_not_divide_the_step_gives_the_same_gradient(micro_batch_size):
+def test_a_size_that_does_not_divide_the_step_gives_the_same_gradient(micro_batch_size):
     run = parts.run()
     run.state.micro_batch.size = micro_batch_size
     sizes = []
     run.model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    loss, (expected_loss, expected) = accumulate(run), reference()
+    loss = compute_gradients(run)
     assert sum(sizes) == 8
     assert max(sizes) == min(micro_batch_size, 8)
-    assert (flat_gradient(run) - expected).norm() <= 1e-6 * expected.norm()
-    assert abs(loss - expected_loss) <= 1e-6 * expected_loss
+    assert_equals_reference(run, loss)
 
 
 def test_a_step_trains_on_its_position_not_on_its_number():
-    a, b, c = parts.run(), parts.run(), parts.run()
-    a.state.progress.position = b.state.progress.position = 6
-    b.state.progress.global_step = 3  # after a rewind the two differ
-    losses = [accumulate(run) for run in (a, b, c)]
-    assert torch.equal(losses[0], losses[1])
-    assert torch.equal(flat_gradient(a), flat_gradient(b))
-    assert not torch.equal(losses[0], losses[2])
+    """After a rewind the two differ."""
+    run = parts.run()
+    same_position = parts.run()
+    at_the_start = parts.run()
+    run.state.progress.position = 6
+    same_position.state.progress.position = 6
+    same_position.state.progress.global_step = 3
+    loss = compute_gradients(run)
+    assert torch.equal(loss, compute_gradients(same_position))
+    assert torch.equal(flat_gradient(run), flat_gradient(same_position))
+    assert not torch.equal(loss, compute_gradients(at_the_start))
 
 
 def test_a_step_counts_step_position_and_tokens_by_one_group():
     run = parts.run()
-    run.state.progress.global_step, run.state.progress.position, run.state.progress.tokens = (
-        3,
-        7,
-        100,
-    )
+    progress = run.state.progress
+    progress.global_step = 3
+    progress.position = 7
+    progress.tokens = 100
     assert step(run)
-    state = run.state
-    assert (state.progress.global_step, state.progress.position, state.progress.tokens) == (
-        4,
-        8,
-        100 + 8 * 8,
-    )
-    assert (run.scaler.nan_counter, state.progress.skipped_steps) == (0, 0)
-    assert math.isfinite(state.progress.train_loss)
-    assert state.progress.grad_norm > 0
+    assert (progress.global_step, progress.position) == (4, 8)
+    assert progress.tokens == 100 + 8 * 8
+    assert (run.scaler.nan_counter, progress.skipped_steps) == (0, 0)
+    assert math.isfinite(progress.train_loss)
+    assert progress.grad_norm > 0
 
 
-def test_the_loss_of_a_step_is_that_of_all_its_tokens_not_of_the_last_micro_batch():
+def test_the_loss_of_a_step_is_that_of_all_its_tokens():
+    """Not that of the last micro-batch."""
     run = parts.run(training={"batch_size": 1, "accumulate_grad_batches": 8})
     losses = []
     run.model.register_forward_hook(lambda module, args, out: losses.append(out[1].item()))
@@ -142,35 +142,32 @@ def test_gradients_are_gone_after_a_step():
 
 
 @pytest.mark.parametrize("grad_clip", [1e-3, 0.5])
-def test_gradients_are_clipped_to_the_norm_and_the_norm_before_clipping_is_reported(grad_clip):
-    plain, clipped = (
-        parts.run(training={"grad_clip": None}),
-        parts.run(training={"grad_clip": grad_clip}),
-    )
-    seen = {}
-    for name, run in (("plain", plain), ("clipped", clipped)):
+def test_gradients_are_clipped_and_the_norm_before_clipping_is_reported(grad_clip):
+    plain = parts.run(training={"grad_clip": None})
+    clipped = parts.run(training={"grad_clip": grad_clip})
+    gradients = []
+    for run in (plain, clipped):
         run.optimizer.register_step_pre_hook(
-            lambda *args, name=name, training=run: seen.update({name: flat_gradient(run)})
+            lambda *args, run=run: gradients.append(flat_gradient(run))
         )
         assert step(run)
-    norm = seen["plain"].norm().item()
+    plain_gradient, clipped_gradient = gradients
+    norm = plain_gradient.norm().item()
     assert norm > 0.5  # else nothing would be clipped here
-    assert seen["clipped"].norm().item() == pytest.approx(
-        grad_clip, rel=1e-4
-    )  # torch adds 1e-6 to the norm
-    assert torch.allclose(seen["clipped"] / grad_clip, seen["plain"] / norm, rtol=1e-3, atol=1e-9)
-    assert (
-        plain.state.progress.grad_norm
-        == clipped.state.progress.grad_norm
-        == pytest.approx(norm, rel=1e-5)
-    )
+    # torch adds 1e-6 to the norm
+    assert clipped_gradient.norm().item() == pytest.approx(grad_clip, rel=1e-4)
+    direction = plain_gradient / norm
+    assert torch.allclose(clipped_gradient / grad_clip, direction, rtol=1e-3, atol=1e-9)
+    assert plain.state.progress.grad_norm == clipped.state.progress.grad_norm
+    assert plain.state.progress.grad_norm == pytest.approx(norm, rel=1e-5)
 
 
 def test_a_gradient_below_the_limit_is_left_bit_for_bit():
-    a, b = parts.run(training={"grad_clip": None}), parts.run(training={"grad_clip": 1e9})
-    assert step(a)
-    assert step(b)
-    assert parts.same(a.model.state_dict(), b.model.state_dict())
+    unlimited = parts.run(training={"grad_clip": None})
+    limited = parts.run(training={"grad_clip": 1e9})
+    assert step(unlimited)
+    assert step(limited)
+    assert parts.same(unlimited.model.state_dict(), limited.model.state_dict())
 
 
 # What is not finite never gets in
@@ -178,35 +175,35 @@ def test_a_gradient_below_the_limit_is_left_bit_for_bit():
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3e38])
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_a_bad_gradient_changes_neither_weights_nor_optimizer_and_counts(
-    value, steps_before, caplog
-):
+def test_a_bad_gradient_changes_no_weight_and_no_moment_and_counts(value, steps_before, caplog):
+    """3e38 is finite; its norm is not."""
     run = parts.run()
     for _ in range(steps_before):
         assert step(run)
-    before = state(run)
-    fired = poison(run, value)  # 3e38 is finite; its norm is not
+    before = updated_state(run)
+    fired = poison(run, value)
     assert not step(run)
     assert fired
-    assert parts.same(state(run), before)
-    state = run.state
-    assert (run.scaler.nan_counter, state.progress.skipped_steps) == (1, 1)
-    assert (state.progress.global_step, state.progress.position) == (
-        steps_before + 1,
-        steps_before + 1,
-    )  # a skipped step counts
+    assert parts.same(updated_state(run), before)
+    progress = run.state.progress
+    assert (run.scaler.nan_counter, progress.skipped_steps) == (1, 1)
+    assert progress.global_step == steps_before + 1  # a skipped step counts
+    assert progress.position == steps_before + 1
     assert all(p.grad is None for p in run.model.parameters())
-    assert "skipped" in caplog.text
+    (record,) = (record for record in caplog.records if hasattr(record, "event"))
+    assert record.event["kind"] == "skip"
+    assert record.event["step"] == steps_before + 1
+    assert record.event["position"] == steps_before
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_bad_loss_with_finite_gradients_changes_nothing_and_counts(value):
     run = parts.run()
     assert step(run)
-    before = state(run)
-    loss = accumulate(run) + value
-    assert not apply(run, loss)
-    assert parts.same(state(run), before)
+    before = updated_state(run)
+    loss = compute_gradients(run) + value
+    assert not update_weights(run, loss)
+    assert parts.same(updated_state(run), before)
     assert (run.scaler.nan_counter, run.state.progress.skipped_steps) == (1, 1)
 
 
@@ -219,68 +216,72 @@ def test_one_bad_micro_batch_out_of_eight_is_noticed():
         return (out[0], out[1] * math.nan) if len(calls) == 3 else out
 
     run.model.register_forward_hook(ruin_the_third)
-    before = state(run)
+    before = updated_state(run)
     assert not step(run)
     assert len(calls) == 8
-    assert parts.same(state(run), before)
+    assert parts.same(updated_state(run), before)
 
 
 def test_bad_steps_are_counted_in_a_row_and_a_good_one_starts_again():
     run = parts.run()
-    loss = torch.tensor(math.nan)
+    bad_loss = torch.tensor(math.nan)
     for expected in (1, 2):
-        accumulate(run)
-        apply(run, loss)
+        compute_gradients(run)
+        update_weights(run, bad_loss)
         assert run.scaler.nan_counter == expected
     assert step(run)
     assert (run.scaler.nan_counter, run.state.progress.skipped_steps) == (0, 2)
-    accumulate(run)
-    apply(run, loss)
+    compute_gradients(run)
+    update_weights(run, bad_loss)
     assert (run.scaler.nan_counter, run.state.progress.skipped_steps) == (1, 3)
 
 
 def test_a_run_that_skips_a_group_equals_one_that_was_never_given_it():
-    skipping, jumping = parts.run(), parts.run()
-    accumulate(skipping)
-    apply(skipping, torch.tensor(math.nan))
+    skipping = parts.run()
+    jumping = parts.run()
+    compute_gradients(skipping)
+    update_weights(skipping, torch.tensor(math.nan))
     jumping.state.progress.position = 1
     for run in (skipping, jumping):
         assert step(run)
-    assert parts.same(state(skipping), state(jumping))
+    assert parts.same(updated_state(skipping), updated_state(jumping))
 
 
 # Mixed precision, on shapes that a CPU without fast half precision bears
 
 
 def test_fp16_with_loss_scaling_does_a_real_step_close_to_fp32():
-    half, full = parts.run(precision="fp16"), parts.run()
+    half = parts.run(precision="fp16")
+    full = parts.run()
     half.scaler = SafeGradScaler("cpu", init_scale=64.0)
     gradients = []
     for run in (half, full):
         run.optimizer.register_step_pre_hook(
-            lambda *args, training=run: gradients.append(flat_gradient(run))
+            lambda *args, run=run: gradients.append(flat_gradient(run))
         )
-        before = state(run)
+        before = updated_state(run)
         assert step(run)
-        assert not parts.same(state(run)["model"], before["model"])
-    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[
-        1
-    ].norm()  # fp16 has 11 bits; unscaled or it fails
-    assert half.state.progress.grad_norm == pytest.approx(full.state.progress.grad_norm, rel=0.02)
-    assert half.state.progress.train_loss == pytest.approx(full.state.progress.train_loss, rel=0.01)
+        assert not parts.same(updated_state(run)["model"], before["model"])
+    half_gradient, full_gradient = gradients
+    # fp16 has 11 bits; a gradient that was not unscaled fails
+    assert (half_gradient - full_gradient).norm() < 0.02 * full_gradient.norm()
+    half_progress = half.state.progress
+    full_progress = full.state.progress
+    assert half_progress.grad_norm == pytest.approx(full_progress.grad_norm, rel=0.02)
+    assert half_progress.train_loss == pytest.approx(full_progress.train_loss, rel=0.01)
     assert half.scaler.nan_counter == 0
 
 
-def test_an_fp16_overflow_lowers_the_scale_changes_nothing_and_does_not_count_as_bad():
+def test_an_fp16_overflow_lowers_the_scale_and_is_not_counted_as_bad():
     run = parts.run(precision="fp16")
     assert run.scaler.get_scale() == 65536
-    before = state(run)
+    before = updated_state(run)
     fired = poison(run, math.inf)
     assert not step(run)
     assert fired
     assert run.scaler.get_scale() == 32768
     assert (run.scaler.nan_counter, run.state.progress.skipped_steps) == (0, 1)
-    assert parts.same(state(run), before)
+    assert parts.same(updated_state(run), before)
 
 
 def test_at_the_floor_of_the_scale_an_overflow_counts():
@@ -294,49 +295,53 @@ def test_at_the_floor_of_the_scale_an_overflow_counts():
 
 def test_a_bad_loss_in_fp16_counts_at_any_scale():
     run = parts.run(precision="fp16")
-    accumulate(run)
-    assert not apply(run, torch.tensor(math.nan))
+    compute_gradients(run)
+    assert not update_weights(run, torch.tensor(math.nan))
     assert run.scaler.nan_counter == 1
 
 
-def test_finite_fp16_gradients_whose_norm_overflows_are_not_skipped_for_ever_uncounted():
+def test_fp16_norms_that_overflow_are_not_skipped_for_ever_uncounted():
+    """The gradients themselves are finite."""
     run = parts.run(precision="fp16")
     run.scaler = SafeGradScaler("cpu", init_scale=4.0)
     for _ in range(12):
-        loss = accumulate(run)
+        loss = compute_gradients(run)
         for p in run.model.parameters():
             p.grad.fill_(1e30)
-        assert not apply(run, loss)
+        assert not update_weights(run, loss)
     assert run.scaler.nan_counter > 0
 
 
-def test_bf16_runs_the_linears_in_bf16_and_keeps_weights_gradients_moments_and_loss_in_fp32():
+def test_bf16_runs_the_linears_in_bf16_and_keeps_all_else_in_fp32():
+    """All else: weights, gradients, moments and loss."""
     run = parts.run(precision="bf16")
-    dtypes, gradients = set(), set()
+    dtypes = set()
+    gradient_dtypes = set()
     for module in run.model.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(lambda module, args, out: dtypes.add(out.dtype))
     run.optimizer.register_step_pre_hook(
-        lambda *args: gradients.update(p.grad.dtype for p in run.model.parameters())
+        lambda *args: gradient_dtypes.update(p.grad.dtype for p in run.model.parameters())
     )
-    loss = accumulate(run)
+    loss = compute_gradients(run)
     assert loss.dtype == torch.float32
-    assert apply(run, loss)
+    assert update_weights(run, loss)
     assert dtypes == {torch.bfloat16}
-    assert gradients == {torch.float32}
+    assert gradient_dtypes == {torch.float32}
     assert {p.dtype for p in run.model.parameters()} == {torch.float32}
     moments = [value.dtype for values in run.optimizer.state.values() for value in values.values()]
     assert len(moments) == 3 * len(list(run.model.parameters()))
     assert set(moments) == {torch.float32}
 
 
-def test_bf16_is_close_to_fp32_and_micro_batches_are_added_up_in_fp32():
+def test_bf16_is_close_to_fp32_and_adds_micro_batches_up_in_fp32():
     run = parts.run(precision="bf16", training={"batch_size": 1, "accumulate_grad_batches": 8})
-    loss, (expected_loss, expected) = accumulate(run), reference()
+    loss = compute_gradients(run)
+    expected_loss, expected = reference()
     assert abs(loss - expected_loss) < 0.01 * expected_loss
-    found = flat_gradient(run)
-    assert torch.cosine_similarity(found, expected, dim=0) > 0.99
-    assert not torch.equal(found, found.bfloat16().double())
+    gradient = flat_gradient(run)
+    assert torch.cosine_similarity(gradient, expected, dim=0) > 0.99
+    assert not torch.equal(gradient, gradient.bfloat16().double())
 
 
 def test_fp32_means_no_autocast():
@@ -356,29 +361,29 @@ def dropout_run(**keys) -> Run:
     return parts.run(model={"dropout": 0.4, "attention_dropout": 0.4}, **keys)
 
 
-def test_a_step_with_dropout_does_not_depend_on_the_generators_before_it():
-    a, b = dropout_run(), dropout_run()
+def test_a_step_with_dropout_does_not_depend_on_earlier_generators():
+    a = dropout_run()
+    b = dropout_run()
     torch.manual_seed(1)
-    first = accumulate(a)
+    loss = compute_gradients(a)
     torch.manual_seed(2)
     torch.rand(7)
-    second = accumulate(b)
-    assert torch.equal(first, second)
+    assert torch.equal(loss, compute_gradients(b))
     assert torch.equal(flat_gradient(a), flat_gradient(b))
 
 
 def masks(run: Run) -> list[torch.Tensor]:
     """Return each micro-batch's first dropout mask, by where the first block's input is zero."""
-    found = []
+    dropped = []
     hook = run.model.layers[0].register_forward_pre_hook(
-        lambda module, args: found.append(args[0] == 0)
+        lambda module, args: dropped.append(args[0] == 0)
     )
-    accumulate(run)
+    compute_gradients(run)
     hook.remove()
-    return found
+    return dropped
 
 
-def test_each_micro_batch_each_position_and_each_seed_has_masks_of_its_own():
+def test_each_micro_batch_position_and_seed_has_masks_of_its_own():
     base = masks(dropout_run())
     assert len(base) == 2
     later = dropout_run()
@@ -390,34 +395,31 @@ def test_each_micro_batch_each_position_and_each_seed_has_masks_of_its_own():
     assert all(map(torch.equal, base, masks(dropout_run())))
 
 
-def test_a_micro_batchs_masks_depend_on_its_first_sequence_alone_not_on_how_the_others_were_cut():
-    a, b = dropout_run(), dropout_run(training={"batch_size": 8, "accumulate_grad_batches": 1})
-    a.state.micro_batch.size = b.state.micro_batch.size = 2
+def test_masks_depend_on_a_micro_batchs_first_sequence_alone():
+    """Not on how the others were cut."""
+    one_batch = {"batch_size": 8, "accumulate_grad_batches": 1}
+    a = dropout_run()
+    b = dropout_run(training=one_batch)
+    a.state.micro_batch.size = 2
+    b.state.micro_batch.size = 2
     assert all(map(torch.equal, masks(a), masks(b)))
-    uneven = dropout_run(training={"batch_size": 8, "accumulate_grad_batches": 1})
+    uneven = dropout_run(training=one_batch)
     uneven.state.micro_batch.size = 6
-    assert torch.equal(masks(uneven)[1], masks(a)[3])  # both begin at sequence 6 and hold two
+    # both begin at sequence 6 and have two sequences
+    assert torch.equal(masks(uneven)[1], masks(a)[3])
 
 
 def test_seeding_is_a_pure_function_of_the_key_and_of_its_order():
+    largest = (2**63 - 1, 10**9, 4096)
     draws = {}
-    for key in [
-        (5, 0, 0),
-        (5, 0, 1),
-        (5, 1, 0),
-        (6, 0, 0),
-        (0, 5, 0),
-        (5, 0),
-        (2**63 - 1, 10**9, 4096),
-    ]:
+    for key in [(5, 0, 0), (5, 0, 1), (5, 1, 0), (6, 0, 0), (0, 5, 0), (5, 0), largest]:
         seed_generators(parts.CPU, *key)
-        first = torch.rand(8)
+        draw = torch.rand(8)
         seed_generators(parts.CPU, *key)
-        assert torch.equal(first, torch.rand(8))
-        draws[key] = tuple(first.tolist())
-    assert (
-        len(set(draws.values())) >= len(draws) - 1
-    )  # numpy: trailing zeros of a key may not count
+        assert torch.equal(draw, torch.rand(8))
+        draws[key] = tuple(draw.tolist())
+    # numpy: trailing zeros of a key may not count
+    assert len(set(draws.values())) >= len(draws) - 1
 
 
 def test_two_runs_of_ten_steps_are_bit_equal():
@@ -425,6 +427,7 @@ def test_two_runs_of_ten_steps_are_bit_equal():
     for _ in range(2):
         run = dropout_run()
         assert all(step(run) for _ in range(10))
-        finals.append((state(run), run.state.progress.train_loss, run.state.progress.grad_norm))
-    assert finals[0][1:] == finals[1][1:]
-    assert parts.same(finals[0][0], finals[1][0])
+        progress = run.state.progress
+        finals.append((progress.train_loss, progress.grad_norm, updated_state(run)))
+    assert finals[0][:2] == finals[1][:2]
+    assert parts.same(finals[0][2], finals[1][2])

@@ -1,0 +1,113 @@
+"""A made-up limit of memory, and tiny runs under it: more sequences at once than it allows raise.
+
+What they raise is what the allocator raises.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import parts
+import torch
+from torch import nn
+
+from chatgot.run.assembly import Run
+from chatgot.training.batch_size import fit_micro_batch
+from chatgot.training.recovery import Outcome, recover
+from chatgot.training.step import compute_gradients, update_weights
+
+# of dynamic_batch_size: trials soon, and neither memory nor speed decides
+CALM = {"growth_interval_steps": 10, "memory_headroom": 0.0, "minimum_gain": -1.0, "initial": 8}
+STEADY = {"learning_rate": 1e-3, "min_learning_rate": 1e-3, "warmup_steps": 0, "max_steps": 10_000}
+
+
+def never() -> bool:
+    """Nobody asks the run to stop."""
+    return False
+
+
+def is_recomputing() -> bool:
+    """Return whether this forward is inside a backward."""
+    return torch._C._current_graph_task_id() != -1
+
+
+class MemoryLimit:
+    """Raises where more than `limit` sequences go through `place`; `fired` has their numbers.
+
+    limit: sequences, or a function that returns them.
+    place: "forward", "backward" or "recompute".
+    """
+
+    def __init__(
+        self, limit: Callable[[], float] | float = math.inf, place: str = "forward"
+    ) -> None:
+        self.limit = limit
+        self.place = place
+        self.fired: list[int] = []
+
+    def check(self, sequences: int) -> None:
+        """Raise when so many sequences are too many."""
+        limit = self.limit() if callable(self.limit) else self.limit
+        if sequences > limit:
+            self.fail(sequences)
+
+    def fail(self, sequences: int) -> None:
+        """Raise what the allocator raises."""
+        self.fired.append(sequences)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    def watch(self, model: nn.Module) -> None:
+        """Put the model under this limit."""
+
+        def before_forward(module: nn.Module, args: tuple) -> None:
+            if self.place == "forward" or (self.place == "recompute" and is_recomputing()):
+                self.check(len(args[0]))
+
+        def after_backward(module: nn.Module, inputs: tuple, outputs: tuple) -> None:
+            if self.place == "backward":
+                self.check(len(outputs[0]))
+
+        model.layers[1].register_forward_pre_hook(before_forward)
+        model.layers[0].register_full_backward_hook(after_backward)
+
+
+def dynamic_run(
+    limit: MemoryLimit | None = None, size: int = 8, dropout: float = 0.0, **training: Any
+) -> Run:
+    """Return a run of 8 sequences a step, `size` of them at once at the start, under a limit."""
+    dynamic = CALM | {"enabled": True, "initial": size} | training.pop("dynamic_batch_size", {})
+    one_batch = {"batch_size": 8, "accumulate_grad_batches": 1}
+    keys = STEADY | one_batch | {"dynamic_batch_size": dynamic} | training
+    run = parts.run(training=keys, model={"dropout": dropout, "attention_dropout": dropout})
+    run.state.micro_batch.size = size
+    if limit is not None:
+        limit.watch(run.model)
+    return run
+
+
+def gradient(run: Run) -> torch.Tensor:
+    """Return the gradients of all parameters as one vector in fp64."""
+    return torch.cat([p.grad.flatten().double() for p in run.model.parameters()])
+
+
+def train_step(run: Run, gradients: list[torch.Tensor] | None = None) -> float:
+    """Do what the script does for one step; return its loss, and add its gradient to a list."""
+    assert fit_micro_batch(run, never)
+    loss = compute_gradients(run)
+    if gradients is not None:
+        gradients.append(gradient(run))
+    update_weights(run, loss)
+    assert recover(run) is Outcome.NOTHING
+    return run.state.progress.train_loss
+
+
+def trained_state(run: Run) -> dict[str, Any]:
+    """Return copies of weights, optimizer state and generators."""
+    stored = run.collect_state()
+    names = ("model_state_dict", "optimizer_state_dict", "rng")
+    return parts.copied({name: stored[name] for name in names})
+
+
+def size_changes(run: Run) -> list[tuple[int, int]]:
+    """Return (old, new) of each change of the micro-batch so far."""
+    return [(change.old, change.new) for change in run.state.micro_batch.history]

@@ -1,0 +1,115 @@
+"""The clock of a run's steps: what its rate counts, and its time over all resumes."""
+
+from types import SimpleNamespace
+
+import parts
+import pytest
+
+from chatgot.training import clock
+from chatgot.training.clock import StepClock
+
+TOKENS = 64  # of a step of parts.run(): 8 sequences of 8 tokens
+
+
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    """Return the time, in a list, that both clocks of `time` show to the module under test."""
+    seconds = [1000.0]
+
+    def read() -> float:
+        return seconds[0]
+
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=read, perf_counter=read))
+    return seconds
+
+
+def do_step(step_clock: StepClock, now: list[float], seconds: float) -> None:
+    with step_clock.step():
+        now[0] += seconds
+
+
+def test_the_rate_is_that_of_the_steps_since_the_last_one(now):
+    step_clock = StepClock(parts.run())
+    do_step(step_clock, now, 2.0)
+    do_step(step_clock, now, 6.0)
+    assert step_clock.tokens_per_s() == 2 * TOKENS / 8
+    do_step(step_clock, now, 1.0)
+    assert step_clock.tokens_per_s() == TOKENS
+
+
+def test_without_a_step_there_is_no_rate(now):
+    step_clock = StepClock(parts.run())
+    assert step_clock.tokens_per_s() is None
+    do_step(step_clock, now, 2.0)
+    step_clock.tokens_per_s()
+    with step_clock.logging():
+        now[0] += 1.0
+    assert step_clock.tokens_per_s() is None
+
+
+def test_what_happens_between_steps_is_not_in_the_rate(now):
+    """Evaluation, samples, saves, trials of a batch size."""
+    step_clock = StepClock(parts.run())
+    now[0] += 50.0
+    do_step(step_clock, now, 2.0)
+    now[0] += 100.0
+    do_step(step_clock, now, 2.0)
+    now[0] += 100.0
+    assert step_clock.tokens_per_s() == 2 * TOKENS / 4
+
+
+def test_logging_is_in_the_rate(now):
+    step_clock = StepClock(parts.run())
+    do_step(step_clock, now, 2.0)
+    with step_clock.logging():
+        now[0] += 6.0
+    assert step_clock.tokens_per_s() == TOKENS / 8
+
+
+def test_logging_after_the_reading_counts_for_the_next_rate(now):
+    step_clock = StepClock(parts.run())
+    do_step(step_clock, now, 2.0)
+    with step_clock.logging():
+        assert step_clock.tokens_per_s() == TOKENS / 2
+        now[0] += 6.0
+    do_step(step_clock, now, 2.0)
+    assert step_clock.tokens_per_s() == TOKENS / 8
+
+
+def test_a_step_that_ends_in_an_error_is_not_counted(now):
+    run = parts.run()
+    step_clock = StepClock(run)
+
+    def fail() -> None:
+        with step_clock.step():
+            now[0] += 5.0
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        fail()
+    assert run.state.progress.time_s == 0
+    assert step_clock.tokens_per_s() is None
+
+
+def test_a_runs_time_goes_on_over_resumes(now):
+    """What passed between two processes is not training."""
+    run = parts.run()
+    step_clock = StepClock(run)
+    do_step(step_clock, now, 3.0)
+    assert run.state.progress.time_s == 3
+    now[0] += 10_000.0
+    resumed = parts.run()
+    resumed.state.progress.time_s = run.state.progress.time_s
+    step_clock = StepClock(resumed)
+    do_step(step_clock, now, 4.0)
+    assert resumed.state.progress.time_s == 7
+
+
+def test_a_runs_time_is_all_that_passes_in_the_training_loop(now):
+    """Evaluation and saves as well: it is what max_minutes limits."""
+    run = parts.run()
+    step_clock = StepClock(run)
+    do_step(step_clock, now, 3.0)
+    now[0] += 20.0
+    do_step(step_clock, now, 3.0)
+    assert run.state.progress.time_s == 26
