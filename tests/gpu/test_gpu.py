@@ -222,8 +222,12 @@ def test_micro_batch_that_cannot_fit_shrinks_until_it_does(tmp_path):
     steps = 4
     quiet = {"max_steps": steps, "warmup_steps": 0, "sample_interval_steps": None}
     with real_limit(LIMIT):
+        folder = tmp_path / "large"
+        folder.mkdir()
+        text = harness.make_text(200_000)  # enough for one batch of LARGE sequences
+        (folder / "text.txt").write_text(text, encoding="utf-8")
         # an evaluation of LARGE sequences has to fit as well, or shrink by itself
-        folder = train(tmp_path / "large", model=LARGE_MODEL, training=dynamic(LARGE, **quiet))
+        train(folder, model=LARGE_MODEL, training=dynamic(LARGE, **quiet))
     shrinks = [e for e in events(folder, "micro_batch") if e["reason"] == "oom"]
     assert shrinks
     assert shrinks[0]["old"] == LARGE
