@@ -129,7 +129,8 @@ def test_the_loss_of_a_step_is_that_of_all_its_tokens():
     step(run)
     assert len(losses) == 8
     assert run.state.progress.train_loss == pytest.approx(np.mean(losses), rel=1e-6)
-    assert abs(run.state.progress.train_loss - losses[-1]) > 1e-3
+    # far above the rounding: the two can be told from each other
+    assert abs(run.state.progress.train_loss - losses[-1]) > 1e-4
 
 
 def test_gradients_are_gone_after_a_step():

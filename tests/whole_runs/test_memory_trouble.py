@@ -240,7 +240,7 @@ def test_no_memory_for_samples_and_evaluations_leaves_training_as_it_is(tmp_path
         fired.append("fine")
         return real(*args)
 
-    def fail(*args: object) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
         fired.append("sample")
         raise MemoryError
 
