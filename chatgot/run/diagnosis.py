@@ -21,7 +21,8 @@ def describe_numbers(
 ) -> str:
     """Return the loss and the logits of the step in hand, and its first output that is not finite.
 
-    Computes the step's micro-batches once more, up to the first that is not finite; changes nothing.
+    Computes the step's micro-batches once more, up to the first that is not finite.
+    Changes nothing.
     """
     not_finite: list[str] = []  # names of modules, in the order of their outputs
 

@@ -215,7 +215,7 @@ def _candidates(path: Path, config: Config, config_path: Path) -> Iterator[Path]
 def check_settings(
     stored: dict[str, Any], path: Path, config: Config, config_name: str, named_by_set: set[str]
 ) -> list[str]:
-    """Hold a checkpoint's configuration against the one asked for; return the lines on what changes.
+    """Compare a checkpoint's configuration with the one asked for; return what changes, in lines.
 
     Side effect: keys that are newer than the checkpoint get their defaults in `stored`.
     Raises: CheckpointRejected for another configuration's checkpoint and for refused changes.
@@ -236,7 +236,7 @@ def check_settings(
 
 
 def _stored_config(stored: Mapping[str, Any], path: Path) -> Config:
-    """Return a checkpoint's configuration, which is data like the rest: checked against our keys."""
+    """Return a checkpoint's configuration; it is data like the rest, so its keys are checked."""
     try:
         return Config.model_validate(stored["config"])
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Everything of a run that changes while training: counters in named parts, and how they are stored.
+"""Everything of a run that changes while training: counters in named parts, how they are stored.
 
 Weights, optimizer and loss scaler keep their own state. One model of the counters checks what is
 loaded and what is about to be saved, so nothing can be saved that cannot be loaded.
@@ -29,6 +29,7 @@ Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Step = Annotated[int, Field(ge=-1, le=LARGEST_COUNT)]  # -1: never yet
 Sequences = Annotated[int, Field(ge=1, le=LARGEST_MICRO_BATCH)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Loss = Annotated[float, Field(ge=-math.inf)]  # anything but NaN
 Reason = Annotated[str, Field(max_length=1000)]
 
 
@@ -138,7 +139,7 @@ class Health(Part):
     skips: Count = kept(0)  # updates left out, also those that a rewind has undone
     rewinds: Count = kept(0)
     rewound_to: Step = kept(-1)  # step of the last rewind's checkpoint, 0 for the start
-    best_train_loss: float = math.inf  # lowest loss of a step so far
+    best_train_loss: Loss = math.inf  # lowest loss of a step so far
     recent_losses: list[Finite] = []  # of the last good steps, for the spike statistic
 
 
@@ -146,7 +147,7 @@ class Marks(Part):
     """What was done at which step, so that nothing is done twice at one step after a resume."""
 
     val_loss: float | None = None  # of the last evaluation, nats per token
-    best_val_loss: float = math.inf
+    best_val_loss: Loss = math.inf
     best_step: Step = -1
     last_eval_step: Step = -1
     last_sample_step: Count = 0  # untrained weights are not sampled
@@ -167,9 +168,10 @@ class RunState(Part):
 
 
 def overwrite(state: RunState, other: RunState) -> None:
-    """Give `state` the values of `other`, in place: who holds the state or a part of it sees them."""
+    """Give `state` the values of `other`, in place: whoever holds a part of it sees them."""
     for name in RunState.model_fields:
-        mine, theirs = getattr(state, name), getattr(other, name)
+        mine = getattr(state, name)
+        theirs = getattr(other, name)
         if isinstance(mine, Part):
             for field in type(mine).model_fields:
                 setattr(mine, field, copy.deepcopy(getattr(theirs, field)))
@@ -178,7 +180,7 @@ def overwrite(state: RunState, other: RunState) -> None:
 
 
 def after_rewind(now: RunState, stored: RunState) -> RunState:
-    """Return the counters after going back to `stored`: those that a rewind leaves as they are now."""
+    """Return the counters after going back to `stored`; some a rewind leaves as they are now."""
     result = stored.model_copy(deep=True)
     _keep(now, result)
     for name in RunState.model_fields:

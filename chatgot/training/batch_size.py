@@ -53,7 +53,7 @@ Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
 
 def ladder(settings: TrainingConfig) -> list[int]:
-    """Return the sizes that trials may choose, ascending: the maximum, its half, ..., the minimum."""
+    """Return the sizes that trials may choose: the maximum, its half, ..., the minimum; ascending."""
     dynamic = settings.dynamic_batch_size
     sizes = [dynamic.maximum or settings.sequences_per_step]
     while sizes[-1] // 2 >= dynamic.minimum:
@@ -420,7 +420,7 @@ def difference(run: Run, sequences: int, size: int, other: int) -> str:
 
 
 def advice(run: Run) -> str:
-    """Return what exit 6 says: where, how much memory there is and is needed, which keys to change."""
+    """Return what exit 6 says: where, how much memory there is and is needed, what to change."""
     device = run.device
     settings = run.config.training
     dynamic = settings.dynamic_batch_size

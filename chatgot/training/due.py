@@ -37,7 +37,7 @@ def is_new_best(run: Run) -> bool:
 
 
 class Due:
-    """Answers what is due, for one run from now on: it holds the clocks, the run holds the marks."""
+    """Answers what is due in one run: it holds the clocks, the run holds the marks."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

@@ -120,7 +120,7 @@ def next_higher(run: Run) -> Precision:
 
 
 def prove_again(run: Run) -> None:
-    """Repeat the proof of gradient checkpointing: a difference in values raises nothing by itself."""
+    """Repeat the proof of gradient checkpointing: other values alone raise no error."""
     every = run.model.recompute_every
     if not every:
         return
@@ -183,9 +183,21 @@ def rewind(run: Run) -> None:
     # they stay in place until there is something to put in their place
     run.abandoned = files_after(checkpoint_dir, state.run_id, state.progress.global_step)
     best_path = checkpoint_path(checkpoint_dir, state.run_id, state.marks.best_step)
-    if not best_path.is_file():  # what has no file is not the best
-        state.marks.best_val_loss = math.inf
-        state.marks.best_step = -1
+    if not best_path.is_file():
+        _forget_best(run)
+
+
+def _forget_best(run: Run) -> None:
+    """Let the checkpoint just gone back to be the best, if it was evaluated: no better is left."""
+    marks = run.state.marks
+    step = run.state.progress.global_step
+    marks.best_val_loss = math.inf
+    marks.best_step = -1
+    if step == 0 or marks.last_eval_step != step or marks.val_loss is None:
+        return
+    if math.isfinite(marks.val_loss):
+        marks.best_val_loss = marks.val_loss
+        marks.best_step = step
 
 
 def _go_back(run: Run, step: int, stored: Stored, ranges: list[tuple[int, int]]) -> None:

@@ -43,37 +43,42 @@ class Saver:
             assert marks.val_loss is not None
             marks.best_val_loss = marks.val_loss
             marks.best_step = step
-
-        def undo() -> None:
-            marks.last_save_step = before.last_save_step
-            marks.best_val_loss = before.best_val_loss
-            marks.best_step = before.best_step
-
-        damaged = not_finite(run.checkpoint())
+        saved = False
+        try:
+            damaged = not_finite(run.checkpoint())
+            if not damaged:
+                if by_steps:
+                    prove_again(run)  # before the file is written: it tells what the proof found
+                saved = self._write(best, last_chance or run.ended())
+        finally:
+            if not saved:
+                marks.last_save_step = before.last_save_step
+                marks.best_val_loss = before.best_val_loss
+                marks.best_step = before.best_step
         if damaged:
-            undo()
             names = ", ".join(damaged[:3])
             logger.warning("step %d is not saved: NaN or infinity in %s", step, names)
             if not self._stopped():
                 rewind(run)
-            return False
-        if by_steps:
-            prove_again(run)  # before the file is written: it tells what the proof has found
+        return saved
+
+    def _write(self, best: bool, last_chance: bool) -> bool:
+        """Write the checkpoint, then remove old ones; return whether it is there."""
+        run = self.run
+        settings = run.config.training
+        run_id = run.state.run_id
+        path = checkpoint_path(run.checkpoint_dir, run_id, run.state.progress.global_step)
         set_aside(run.abandoned)
         run.abandoned = []
-        path = checkpoint_path(run.checkpoint_dir, run.state.run_id, step)
-        settings = run.config.training
-        last_chance = last_chance or run.ended()
         if not self._writer.save(path, run.checkpoint(), settings, last_chance, best=best):
-            undo()
             return False
-        config_name, _, timestamp = run.state.run_id.rpartition("_")
+        config_name, _, timestamp = run_id.rpartition("_")
         cleanup_old_checkpoints(
             path.parent,
             config_name,
             timestamp,
             settings.max_checkpoints_to_keep,
-            keep=[marks.best_step],
+            keep=[run.state.marks.best_step],
             every=settings.save_checkpoint_steps,
         )
         return True

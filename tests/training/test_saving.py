@@ -217,7 +217,6 @@ def test_the_save_at_the_end_of_a_run_may_not_fail(tmp_path):
         Saver(run, never).save()
 
 
-@pytest.mark.xfail(strict=True, reason="the marks stay where the failed save raises")
 def test_a_failed_save_that_ends_the_run_leaves_no_mark_behind(tmp_path):
     """Else the log's last lines name a best step that has no file."""
     run = run_in(tmp_path)

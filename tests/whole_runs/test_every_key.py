@@ -1,7 +1,6 @@
 """Each key of the YAML does something: changing it changes something that a user can see."""
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Any
 
