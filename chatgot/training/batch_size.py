@@ -53,7 +53,7 @@ Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
 
 def ladder(settings: TrainingConfig) -> list[int]:
-    """Return the sizes that trials may choose: the maximum, its half, ..., the minimum; ascending."""
+    """Return the sizes that trials may choose, ascending: the maximum, its half and so on."""
     dynamic = settings.dynamic_batch_size
     sizes = [dynamic.maximum or settings.sequences_per_step]
     while sizes[-1] // 2 >= dynamic.minimum:

@@ -206,11 +206,11 @@ def test_a_state_that_is_not_finite_is_never_saved_but_rewound_and_ends_in_exit_
         ended, undisturbed = (
             train_states(harness.load(harness.checkpoints(f)[12])) for f in (tmp_path, straight)
         )
-        assert (ended["state"].["health"].pop("rewinds"), ended["state"].pop("rewound_to")) == (1, 2)
-        assert (undisturbed["state"].["health"].pop("rewinds"), undisturbed["state"].pop("rewound_to")) == (
-            0,
-            -1,
-        )
+        health = ended["state"]["health"]
+        undisturbed_health = undisturbed["state"]["health"]
+        assert (health.pop("rewinds"), health.pop("rewound_to")) == (1, 2)
+        assert undisturbed_health.pop("rewinds") == 0
+        assert undisturbed_health.pop("rewound_to") == -1
         assert harness.same(ended, undisturbed)
 
 
