@@ -26,7 +26,7 @@ from chatgot.logs.logging_setup import setup_logging
 from chatgot.logs.metrics import MetricsWriter
 from chatgot.run.assembly import Run, assemble
 from chatgot.training.clock import StepClock
-from chatgot.training.progress import Progress
+from chatgot.training.progress import ProgressBar
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
 
 RUN_ID = "benchmark_20260101-000000"
@@ -113,7 +113,7 @@ def logging_cost(args: argparse.Namespace, folder: Path) -> Figures:
     clock = StepClock(run)
     steps_s = 0.0
     logging_s = []
-    with Progress(run) as progress:
+    with ProgressBar(run) as progress:
         for _ in range(args.steps * interval):
             start = time.perf_counter()
             with clock.step():

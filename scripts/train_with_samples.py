@@ -129,7 +129,7 @@ from chatgot.training.log_lines import (
     start_facts,
     step_line,
 )
-from chatgot.training.progress import Progress
+from chatgot.training.progress import ProgressBar
 from chatgot.training.recovery import Outcome, recover
 from chatgot.training.saving import Saver
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
@@ -224,7 +224,7 @@ def show_samples(run: Run, metrics: MetricsWriter, prompts: list[str]) -> None:
     run.state.marks.last_sample_step = step
 
 
-def log_step(run: Run, metrics: MetricsWriter, progress: Progress, clock: StepClock) -> None:
+def log_step(run: Run, metrics: MetricsWriter, bar: ProgressBar, clock: StepClock) -> None:
     """Log the step just done and write its row, where they are due."""
     interval = run.config.training.log_interval
     line_due = interval is not None and run.state.progress.global_step % interval == 0
@@ -236,7 +236,7 @@ def log_step(run: Run, metrics: MetricsWriter, progress: Progress, clock: StepCl
             logger.info("%s", step_line(run))
         if (line_due or run.ended()) and not evaluation_follows:
             write_row(run, metrics)
-        progress.step_done(run, line_due)
+        bar.step_done(run, line_due)
 
 
 def write_row(run: Run, metrics: MetricsWriter, full_loss: float | None = None) -> None:
@@ -261,7 +261,7 @@ def write_row(run: Run, metrics: MetricsWriter, full_loss: float | None = None) 
 # Training
 
 
-def train(run: Run, metrics: MetricsWriter, progress: Progress, saver: Saver) -> None:
+def train(run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver) -> None:
     """Run optimizer steps until the run has ended or a signal asks to stop."""
     due = Due(run)
     clock = StepClock(run)
@@ -307,7 +307,7 @@ def train(run: Run, metrics: MetricsWriter, progress: Progress, saver: Saver) ->
             continue
 
         # once in a while: a line of the log and a row of metrics
-        log_step(run, metrics, progress, clock)
+        log_step(run, metrics, bar, clock)
 
 
 def train_in_folder(run: Run, point: ResumePoint | None, remarks: list[str], folder: Folder) -> int:
@@ -338,11 +338,11 @@ def train_in_folder(run: Run, point: ResumePoint | None, remarks: list[str], fol
     STOP.training = True
     with (
         closing(metrics),
-        Progress(run) as progress,
+        ProgressBar(run) as bar,
         crash_trace(folder.run_dir / "crash.txt"),
     ):
         try:
-            train(run, metrics, progress, saver)
+            train(run, metrics, bar, saver)
         except OutOfMemory as error:
             saver.save_what_is_whole(error)
             raise

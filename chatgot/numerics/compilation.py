@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
 
 from chatgot.config import Config
 from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
 from chatgot.machine.device import preserved_generators
-from chatgot.machine.measured import best_time, best_times, remembered, synchronise
+from chatgot.machine.measured import best_time, best_times, cache_folder, remembered, synchronise
 from chatgot.machine.memory import is_out_of_memory
 from chatgot.model.gpt import GPT, Block
 from chatgot.numerics.precision import autocast
@@ -191,8 +190,9 @@ def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) ->
     extra: the event, unless another line of the log says whether the blocks stay compiled.
     Raises: CompileFailed.
     """
-    # /tmp, the default, is emptied
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("chatgot") / "compiled"))
+    folder = cache_folder()
+    if folder is not None:  # /tmp, the default, is emptied
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
     # no pool of processes: one function is compiled
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     start_s = time.perf_counter()

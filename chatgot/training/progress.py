@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 LINE_S = 30.0  # seconds without a line of the log
 
 
-class Progress:
+class ProgressBar:
     """The bar of one run; closes with the block that it is used in."""
 
     def __init__(self, run: Run) -> None:

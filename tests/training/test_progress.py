@@ -7,7 +7,7 @@ import parts
 import pytest
 
 from chatgot.run.assembly import Run
-from chatgot.training.progress import LINE_S, Progress
+from chatgot.training.progress import LINE_S, ProgressBar
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def run_at(step: int) -> Run:
 
 def test_without_a_terminal_a_line_comes_after_30_seconds_without_one(clock, caplog):
     caplog.set_level(logging.INFO)
-    with Progress(run_at(0)) as progress:
+    with ProgressBar(run_at(0)) as progress:
         for step in range(1, 9):
             clock[0] = 10.0 * step
             progress.step_done(run_at(step), logged=step == 4)
@@ -48,7 +48,7 @@ def test_on_a_terminal_there_is_a_bar_and_no_such_line(clock, caplog, monkeypatc
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     begun, later = run_at(0), run_at(5)
     caplog.clear()
-    with Progress(begun) as progress:
+    with ProgressBar(begun) as progress:
         assert not progress.bar.disable
         clock[0] = 100.0
         progress.step_done(later, logged=False)
