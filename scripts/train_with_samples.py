@@ -359,33 +359,37 @@ def say_how_to_go_on(
     """Log how the run ended, its best evaluation, and the command that resumes it."""
     marks = run.state.marks
     path = newest_whole(run.checkpoint_dir, run.state.run_id) or resumed_from
-    command = None
-    if path is not None and path.exists():
-        command = resume_command(args, path)
-    facts = end_facts(run) | {"checkpoint": path and str(path), "resume_command": command}
-    if STOP.requested():
-        kind, words = "stop", f"stopped by {STOP.signal_name}"
-        facts |= {"signal": STOP.signal_name, "exit_code": exit_code}
-    elif exit_code == 0:
-        kind, words = "done", "done"
-    else:
-        kind, words = "crash", f"ended with exit code {exit_code}"
-        facts["exit_code"] = exit_code
-    logger.info(
-        "%s: %s",
-        words,
-        end_line(run),
-        extra=event(kind, step=run.state.progress.global_step, **facts),
-    )
+    if path is not None and not path.exists():
+        path = None
+    log_end(run, exit_code, path, None if path is None else resume_command(args, path))
     if marks.best_step > 0:
         logger.info("best_val_loss %.4f at step %d", marks.best_val_loss, marks.best_step)
     if run.failed_samples:
         logger.warning("%d samples failed", run.failed_samples)
-    if path is None or command is None:
+    if path is None:
         logger.info("no checkpoint was saved")
         return
     logger.info("newest checkpoint: %s", path.resolve())
-    logger.info("resume with: %s", command)
+    logger.info("resume with: %s", resume_command(args, path))
+
+
+def log_end(run: Run, exit_code: int, path: Path | None, command: str | None) -> None:
+    """Log the last word on the run; its event is the last one of this session."""
+    kind = "done"
+    words = "done"
+    facts: dict[str, object] = {}
+    if STOP.requested():
+        kind = "stop"
+        words = f"stopped by {STOP.signal_name}"
+        facts = {"signal": STOP.signal_name, "exit_code": exit_code}
+    elif exit_code != 0:
+        kind = "crash"
+        words = f"ended with exit code {exit_code}"
+        facts = {"exit_code": exit_code}
+    facts |= end_facts(run)
+    facts |= {"checkpoint": None if path is None else str(path), "resume_command": command}
+    last_event = event(kind, step=run.state.progress.global_step, **facts)
+    logger.info("%s: %s", words, end_line(run), extra=last_event)
 
 
 def resume_command(args: argparse.Namespace, path: Path) -> str:

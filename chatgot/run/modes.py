@@ -108,7 +108,8 @@ def choose_compilation(
     """
     settings = config.training
     compiled_before = None
-    steps_done, seconds_done = 0, 0.0
+    steps_done = 0
+    seconds_done = 0.0
     if stored is not None:
         steps_done = stored["state"]["progress"]["global_step"]
         seconds_done = stored["state"]["progress"]["time_s"]
