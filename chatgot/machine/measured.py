@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from platformdirs import user_cache_path
@@ -148,8 +149,15 @@ def bf16_gain(d_model: int, d_hid: int, rows: int = 128) -> float:
     return remembered(f"bf16_gain {rows}x{d_model}x{d_hid}", measure)[0]
 
 
-def fast_threads(d_model: int, rows: int = 512) -> int:
-    """Return torch's own number of threads, or half of it where that makes products clearly faster.
+class ThreadChoice(NamedTuple):
+    """A number of threads, and the seconds of some products with each number that was tried."""
+
+    threads: int
+    seconds: dict[int, float]
+
+
+def fast_threads(d_model: int, rows: int = 512) -> ThreadChoice:
+    """Choose torch's own number of threads, or half of it where products are clearly faster so.
 
     Measured once per machine. The two hardware threads of a core share its arithmetic: the second
     one may be in the way.
@@ -157,7 +165,7 @@ def fast_threads(d_model: int, rows: int = 512) -> int:
     most = torch.get_num_threads()
     half = most // 2
     if most < 2:
-        return most
+        return ThreadChoice(most, {})
 
     def measure() -> list[float]:
         a = torch.ones(rows, d_model)
@@ -174,11 +182,8 @@ def fast_threads(d_model: int, rows: int = 512) -> int:
             torch.set_num_threads(most)
 
     all_s, half_s = remembered(f"threads {most} {rows}x{d_model}x{4 * d_model}", measure)
-    if all_s <= FEWER_THREADS_GAIN * half_s:
-        return most
-    gain = all_s / half_s
-    logger.info("threads: %d; with all %d, products take %.2g times as long", half, most, gain)
-    return half
+    threads = most if all_s <= FEWER_THREADS_GAIN * half_s else half
+    return ThreadChoice(threads, {most: all_s, half: half_s})
 
 
 def product_peak(

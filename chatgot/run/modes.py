@@ -189,7 +189,7 @@ def _wanted_threads(config: Config, device: torch.device, stored: Stored | None)
         wanted = int(variable) or None
     if stored is None:
         if wanted is None and device.type == "cpu":
-            return fast_threads(config.model.d_model)
+            return _measure_threads(config.model.d_model)
         return wanted
     threads: int = stored["state"]["modes"]["threads"]
     if wanted not in (None, threads):
@@ -197,6 +197,19 @@ def _wanted_threads(config: Config, device: torch.device, stored: Stored | None)
             "%d threads as in the checkpoint, not %d: another number would give other bits",
             threads,
             wanted,
+        )
+    return threads
+
+
+def _measure_threads(d_model: int) -> int:
+    threads, seconds = fast_threads(d_model)
+    words = [f"{1000 * s:.2f} ms with {n}" for n, s in sorted(seconds.items())]
+    if words:
+        logger.info(
+            "threads: %d; some products take %s",
+            threads,
+            ", ".join(words),
+            extra=event("choice", what="threads", chosen=threads, measured=seconds),
         )
     return threads
 

@@ -10,6 +10,7 @@ import torch
 
 from chatgot.machine import measured as machine_module
 from chatgot.machine.measured import (
+    ThreadChoice,
     best_time,
     cache_folder,
     cpu_name,
@@ -130,10 +131,10 @@ def test_half_the_threads_are_taken_where_they_are_clearly_faster(
         return [all_s, half_s]
 
     monkeypatch.setattr(machine_module, "best_times", times_of)
-    assert fast_threads(16) == threads
+    assert fast_threads(16).threads == threads
     assert tried == [4, 2]
     assert torch.get_num_threads() == 4
-    assert fast_threads(16) == threads
+    assert fast_threads(16).threads == threads
     assert len(tried) == 2  # remembered
 
 
@@ -147,7 +148,7 @@ def test_a_measurement_of_threads_that_fails_leaves_their_number(machine, monkey
 
 def test_one_thread_is_not_measured(machine):
     assert torch.get_num_threads() == 1
-    assert fast_threads(16) == 1
+    assert fast_threads(16).threads == 1
     assert not machine.exists()
 
 
@@ -158,7 +159,7 @@ def test_a_run_takes_them_unless_the_user_or_the_checkpoint_says_otherwise(
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     stored = parts.run(training={"threads": 1}).checkpoint()
-    monkeypatch.setattr(modes, "fast_threads", lambda d_model: 2)
+    monkeypatch.setattr(modes, "fast_threads", lambda d_model: ThreadChoice(2, {}))
     assert parts.run(training={"threads": asked}).state.modes.threads == threads
     assert parts.run(stored, training={"threads": asked}).state.modes.threads == 1
 
