@@ -19,6 +19,8 @@ faults: $(VENV)/dev.installed
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(VENV)/train.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
