@@ -72,7 +72,7 @@ def log_error(error: Exception) -> None:
 
 
 def refuse_mistakes(argv: list[str]) -> None:
-    """End the process for a command line, a YAML or a text that no run could begin with."""
+    """Exit with a message if the command line, the YAML or the text is unusable."""
     args = parse_arguments(argv)
     from chatgot.config_file import load_config
     from chatgot.data.text_file import check_text_file
@@ -89,7 +89,7 @@ def refuse_mistakes(argv: list[str]) -> None:
         sys.exit(error.exit_code)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # here, above the imports that take seconds
     STOP.install()
     refuse_mistakes(sys.argv[1:])
 
@@ -165,6 +165,38 @@ def prepare(args: argparse.Namespace) -> tuple[Run, ResumePoint | None, list[str
 
 
 # --------------------------------------------------------------------------------------------------
+# The run's folder is open: log what runs, and set aside what a resumed run leaves behind
+
+
+def log_start(run: Run, point: ResumePoint | None, remarks: list[str], folder: Folder) -> None:
+    """Log which run this is, on what, with which settings, and what to beware of."""
+    step = run.state.progress.global_step
+    log_header(header(run, folder.log_path, folder.run_dir))
+    for remark in remarks:
+        logger.info("%s", remark)
+    facts = start_facts(run)
+    if point is None:
+        logger.info("a new run", extra=event("start", step=step, **facts))
+    else:
+        facts |= {"resumed_from": str(point.path)}
+        resumed = event("resume", step=step, **facts)
+        logger.info("resumed from %s at step %d", point.path, step, extra=resumed)
+    for caution in cautions(run):
+        logger.warning("%s", caution)
+
+
+def open_metrics(run: Run, point: ResumePoint | None, folder: Folder) -> MetricsWriter:
+    """Open the rows and curves; of a resumed run those of later steps go."""
+    last_row = None
+    if point is not None:
+        last_row = run.state.progress.global_step
+        if evaluation_due(run):
+            last_row -= 1  # the evaluation writes this step's row
+    settings = flat(run.config.model_dump(mode="json"))
+    return MetricsWriter(folder.run_dir, keep_rows_up_to=last_row, hyperparameters=settings)
+
+
+# --------------------------------------------------------------------------------------------------
 # Once in a while
 
 
@@ -228,7 +260,7 @@ def log_step(run: Run, metrics: MetricsWriter, bar: ProgressBar, clock: StepCloc
     """Log the step just done and write its row, where they are due."""
     interval = run.config.training.log_interval
     line_due = interval is not None and run.state.progress.global_step % interval == 0
-    evaluation_follows = evaluation_due(run)  # and writes the row
+    evaluation_follows = evaluation_due(run)  # which writes this step's row
     with clock.logging():
         if line_due or evaluation_follows or run.ended():
             run.state.progress.tokens_per_s = clock.tokens_per_s()
@@ -290,7 +322,7 @@ def train(run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver) -> N
             due.saved()
 
         if STOP.requested():
-            continue
+            continue  # the signal came during one of these: save at the top of the loop
         if run.ended():
             return
 
@@ -304,49 +336,10 @@ def train(run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver) -> N
             loss = compute_gradients(run)
             update_weights(run, loss)
         if recover(run) is Outcome.REWOUND:
-            continue
+            continue  # the step just done is undone: there is nothing to log
 
         # once in a while: a line of the log and a row of metrics
         log_step(run, metrics, bar, clock)
-
-
-def train_in_folder(run: Run, point: ResumePoint | None, remarks: list[str], folder: Folder) -> int:
-    """Log what runs, make a resumed run's files fit, and train; return the exit code."""
-    step = run.state.progress.global_step
-    log_header(header(run, folder.log_path, folder.run_dir))
-    for remark in remarks:
-        logger.info("%s", remark)
-    if point is None:
-        logger.info("a new run", extra=event("start", step=step, **start_facts(run)))
-    else:
-        facts = start_facts(run) | {"resumed_from": str(point.path)}
-        logger.info(
-            "resumed from %s at step %d",
-            point.path,
-            step,
-            extra=event("resume", step=step, **facts),
-        )
-    for caution in cautions(run):
-        logger.warning("%s", caution)
-    last_row = None
-    if point is not None:
-        leave_newer_files_behind(run, point)
-        last_row = step - 1 if evaluation_due(run) else step  # an evaluation writes its step's row
-    settings = flat(run.config.model_dump(mode="json"))
-    metrics = MetricsWriter(folder.run_dir, keep_rows_up_to=last_row, hyperparameters=settings)
-    saver = Saver(run, STOP.requested)
-    STOP.training = True
-    with (
-        closing(metrics),
-        ProgressBar(run) as bar,
-        crash_trace(folder.run_dir / "crash.txt"),
-    ):
-        try:
-            train(run, metrics, bar, saver)
-        except OutOfMemory as error:
-            saver.save_what_is_whole(error)
-            raise
-    return STOP.exit_code or 0
 
 
 # --------------------------------------------------------------------------------------------------
@@ -400,13 +393,18 @@ def resume_command(args: argparse.Namespace, path: Path) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
+# --------------------------------------------------------------------------------------------------
+# One run from its beginning to its end
+
+
 def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
     run, point, remarks = prepare(args)
     if args.dry_run:
         write_to_stdout([f"{line}\n".encode() for line in estimate(run)])
         return 0
-    if run.ended() and not (evaluation_due(run) and not has_newer_files(run)):
+    last_evaluation_is_missing = evaluation_due(run) and not has_newer_files(run)
+    if run.ended() and not last_evaluation_is_missing:
         logger.info(
             "%s is finished at step %d; to go on add %s",
             run.state.run_id,
@@ -415,9 +413,31 @@ def run_training(args: argparse.Namespace) -> int:
         )
         return 0
     with open_folder(run, args.config.stem, point) as folder:
+        # here too, so that an error stands in this run's log, above the command that resumes it
         exit_code = with_exit_code(lambda: train_in_folder(run, point, remarks, folder))
         say_how_to_go_on(args, run, None if point is None else point.path, exit_code)
     return exit_code
+
+
+def train_in_folder(run: Run, point: ResumePoint | None, remarks: list[str], folder: Folder) -> int:
+    """Log what runs, and train; return the exit code."""
+    log_start(run, point, remarks, folder)
+    if point is not None:
+        leave_newer_files_behind(run, point)
+    saver = Saver(run, STOP.requested)
+    metrics = open_metrics(run, point, folder)
+    STOP.training = True  # from now on a signal waits for the step in hand, and its checkpoint
+    with (
+        closing(metrics),
+        ProgressBar(run) as bar,
+        crash_trace(folder.run_dir / "crash.txt"),
+    ):
+        try:
+            train(run, metrics, bar, saver)
+        except OutOfMemory as error:
+            saver.save_what_is_whole(error)
+            raise
+    return STOP.exit_code or 0
 
 
 def with_exit_code(do: Callable[[], int]) -> int:
@@ -430,7 +450,7 @@ def with_exit_code(do: Callable[[], int]) -> int:
     except SystemExit:
         logger.error("stopped by %s before the first step: nothing was saved", STOP.signal_name)
         return STOP.exit_code or 1
-    except Exception as error:  # whatever it is, the log shall name it
+    except Exception as error:  # whatever it is, the log names it
         if is_out_of_memory(error):
             used_mib = peak_memory_mib()
             logger.error("out of memory, %.0f MiB were in use: lower training.batch_size", used_mib)
