@@ -303,6 +303,16 @@ def test_checkpoint_of_the_device_starts_a_run_on_the_cpu(straight, precision, t
     assert losses(tmp_path)[0] < losses(folder)[0]  # it begins with what was learnt
 
 
+def test_compiled_run_resumes_bit_for_bit(tmp_path):
+    settings = {"compile": True, **PRECISIONS["bf16"]}
+    undisturbed = train(tmp_path / "straight", training=settings)
+    folder = tmp_path / "resumed"
+    path = copy_up_to(undisturbed, folder, RESUMED_STEP)
+    train(folder, "--resume_from", str(path), training=settings)
+    assert final(folder)["state"]["modes"]["compiled"]
+    assert harness.same(trained_parts(final(folder)), trained_parts(final(undisturbed)))
+
+
 def test_compiled_blocks_train_on_the_device_or_stay_eager(tmp_path):
     folder = train(tmp_path / "run", training={"compile": True, **PRECISIONS["bf16"]})
     told = events(folder, "compile")
