@@ -255,7 +255,7 @@ def try_larger_size(run: Run, larger: int, stopped: Stopped) -> bool:
         gain = seconds[size] / seconds[larger] - 1
         minimum_gain = run.config.training.dynamic_batch_size.minimum_gain
         if gain < minimum_gain:
-            problem = f"tokens/s gains {gain:+.1%}, minimum_gain is {minimum_gain:+.1%}"
+            problem = f"it gains {gain:+.1%} tokens/s, minimum_gain is {minimum_gain:+.1%}"
     if not problem:
         problem = compare_gradients(run, run.config.training.sequences_per_step, size, larger)
     trial_s = time.perf_counter() - start

@@ -295,7 +295,7 @@ def test_a_size_without_the_gain_is_rejected_and_its_memory_given_back(caplog, m
     assert rejected_at_release == [0, 1]  # before the trial, and after the size was rejected
     assert event["reason"] == "rejected"
     rejected = rejected_sizes(run)[8]
-    assert rejected.reason.startswith("tokens/s change by")
+    assert rejected.reason.startswith("it gains")
     assert rejected.until == 10
     assert "not again before step 11" in caplog.messages[-1]
     assert run.state.micro_batch.size == 4
