@@ -103,6 +103,7 @@ from chatgot.checkpointing.checkpoint_file import load_weights
 from chatgot.checkpointing.run_files import newest_whole, probe_folder
 from chatgot.config import flat
 from chatgot.config_file import load_config
+from chatgot.data.configured_text import load_text, text_path
 from chatgot.data.vocabulary import END_OF_TEXT_ID
 from chatgot.errors import OutOfMemory, UserError
 from chatgot.logs.events import event
@@ -110,9 +111,16 @@ from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
 from chatgot.logs.metrics import MetricsWriter
 from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
-from chatgot.run.assembly import Run, assemble, load_text, make_prompts, text_path
-from chatgot.run.folder import Folder, has_newer_files, leave_newer_files_behind, open_folder
-from chatgot.run.resuming import ResumePoint, find_checkpoint, resume, start_from
+from chatgot.run.assembly import Run, assemble, make_prompts
+from chatgot.run.folder import RunPaths, open_folder
+from chatgot.run.resuming import (
+    ResumePoint,
+    find_checkpoint,
+    has_newer_files,
+    leave_newer_files_behind,
+    resume,
+    start_from,
+)
 from chatgot.sampling.generation import continue_text
 from chatgot.stdout import write_to_stdout
 from chatgot.training.batch_size import fit_micro_batch
@@ -310,7 +318,9 @@ def train(run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver) -> N
         log_step(run, metrics, bar, clock)
 
 
-def train_in_folder(run: Run, point: ResumePoint | None, remarks: list[str], folder: Folder) -> int:
+def train_in_folder(
+    run: Run, point: ResumePoint | None, remarks: list[str], folder: RunPaths
+) -> int:
     """Log what runs, make a resumed run's files fit, and train; return the exit code."""
     step = run.state.progress.global_step
     log_header(header(run, folder.log_path, folder.run_dir))

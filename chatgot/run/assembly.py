@@ -4,8 +4,6 @@ Letters: S sequences of one optimizer step, T `max_seq_length`, V vocabulary siz
 """
 
 import copy
-import hashlib
-import json
 import logging
 import random
 from dataclasses import dataclass, field
@@ -18,15 +16,12 @@ from torch.optim import Optimizer
 
 from chatgot import __version__
 from chatgot.checkpointing.checkpoint_file import FORMAT_VERSION
-from chatgot.config import Config, TrainingConfig
-from chatgot.data.corpus import fetch_default_text
-from chatgot.data.text_file import check_text_file
-from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.config import Config, TrainingConfig, settings_hash
+from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import (
     TrainingWindows,
     ValidationWindows,
-    check_length,
     line_start,
     split_index,
 )
@@ -50,7 +45,6 @@ from chatgot.run.run_state import RunState, Stored, StoredState, collect_state
 logger = logging.getLogger(__name__)
 
 SMALLEST_STEP_FLOPS = 1e9  # smaller steps are not worth 0.1 s of measuring the peak
-DEFAULT_TEXT = Path("data/shakespeare.txt")
 
 
 @dataclass
@@ -137,35 +131,6 @@ class Run:
             "project_version": __version__,
             **self.collect_state(),
         }
-
-
-def settings_hash(config: Config) -> str:
-    """Return the SHA-256 of all settings in force, in hex."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def text_path(config: Config) -> Path:
-    """Return where the text is, or, for the default text, will be.
-
-    Raises: ConfigError for a text that is missing.
-    """
-    if config.data.path is None:
-        return DEFAULT_TEXT
-    check_text_file(Path(config.data.path))
-    return Path(config.data.path)
-
-
-def load_text(config: Config, path: Path) -> Tokens:
-    """Return the tokens of a text, fetched and encoded if need be.
-
-    Raises: ConfigError, StorageError.
-    """
-    if config.data.path is None:
-        fetch_default_text(path)
-    tokens = load_tokens(path, Path(config.paths.cache))
-    check_length(len(tokens.ids), config, path)
-    return tokens
 
 
 def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Stored | None) -> Run:

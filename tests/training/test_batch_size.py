@@ -29,7 +29,7 @@ from chatgot.errors import CheckpointRejected, OutOfMemory
 from chatgot.machine import memory
 from chatgot.numerics.accumulation import add_gradients
 from chatgot.run.assembly import Run
-from chatgot.run.fits import odd_counters
+from chatgot.run.fits import invalid_counters
 from chatgot.run.resuming import check_state
 from chatgot.run.run_state import RejectedSize, SizeChange
 from chatgot.training import batch_size
@@ -616,9 +616,9 @@ REJECTED = {"size": 8, "times": 1, "until": 0, "reason": "x"}
 def test_what_no_run_has_saved_is_refused(name, value):
     stored = parts.copied(dynamic_run().checkpoint())
     stored["state"]["micro_batch"] |= {"history": [CHANGE], "rejected": [REJECTED]}
-    assert odd_counters(stored) == []
+    assert invalid_counters(stored) == []
     stored["state"]["micro_batch"][name] = value
-    assert odd_counters(stored) == [f"micro_batch.{name}"]
+    assert invalid_counters(stored) == [f"micro_batch.{name}"]
 
 
 def test_an_evaluation_larger_than_a_batch_is_refused(tmp_path):
