@@ -7,6 +7,7 @@ asks for another value than the one stored in the checkpoint:
 "kept": not compared here, the run keeps its own or decides elsewhere.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, Unpack
@@ -691,6 +692,12 @@ def changes_on_resume(
 def as_in_yaml(value: object) -> str:
     """Return a value as one writes it in the YAML, text without quotes."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def settings_hash(config: Config) -> str:
+    """Return the SHA-256 of all settings in force, in hex."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def remarks(config: Config) -> list[str]:

@@ -2,7 +2,10 @@
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
+
+Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
 
 class StopRequest:

@@ -103,6 +103,7 @@ from chatgot.checkpointing.checkpoint_file import load_weights
 from chatgot.checkpointing.run_files import newest_whole, probe_folder
 from chatgot.config import flat
 from chatgot.config_file import load_config
+from chatgot.data.configured_text import load_text, text_path
 from chatgot.data.vocabulary import END_OF_TEXT_ID
 from chatgot.errors import OutOfMemory, UserError
 from chatgot.logs.events import event
@@ -110,9 +111,16 @@ from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
 from chatgot.logs.metrics import MetricsWriter
 from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
-from chatgot.run.assembly import Run, assemble, load_text, make_prompts, text_path
-from chatgot.run.folder import Folder, has_newer_files, leave_newer_files_behind, open_folder
-from chatgot.run.resuming import ResumePoint, find_checkpoint, resume, start_from
+from chatgot.run.assembly import Run, assemble, make_prompts
+from chatgot.run.folder import RunPaths, open_folder
+from chatgot.run.resuming import (
+    ResumePoint,
+    find_checkpoint,
+    has_newer_files,
+    leave_newer_files_behind,
+    resume,
+    start_from,
+)
 from chatgot.sampling.generation import continue_text
 from chatgot.stdout import write_to_stdout
 from chatgot.training.batch_size import fit_micro_batch
@@ -168,10 +176,10 @@ def prepare(args: argparse.Namespace) -> tuple[Run, ResumePoint | None, list[str
 # The run's folder is open: log what runs, and set aside what a resumed run leaves behind
 
 
-def log_start(run: Run, point: ResumePoint | None, remarks: list[str], folder: Folder) -> None:
+def log_start(run: Run, point: ResumePoint | None, remarks: list[str], paths: RunPaths) -> None:
     """Log which run this is, on what, with which settings, and what to beware of."""
     step = run.state.progress.global_step
-    log_header(header(run, folder.log_path, folder.run_dir))
+    log_header(header(run, paths.log_path, paths.run_dir))
     for remark in remarks:
         logger.info("%s", remark)
     facts = start_facts(run)
@@ -185,7 +193,7 @@ def log_start(run: Run, point: ResumePoint | None, remarks: list[str], folder: F
         logger.warning("%s", caution)
 
 
-def open_metrics(run: Run, point: ResumePoint | None, folder: Folder) -> MetricsWriter:
+def open_metrics(run: Run, point: ResumePoint | None, paths: RunPaths) -> MetricsWriter:
     """Open the rows and curves; of a resumed run those of later steps go."""
     last_row = None
     if point is not None:
@@ -193,7 +201,7 @@ def open_metrics(run: Run, point: ResumePoint | None, folder: Folder) -> Metrics
         if evaluation_due(run):
             last_row -= 1  # the evaluation writes this step's row
     settings = flat(run.config.model_dump(mode="json"))
-    return MetricsWriter(folder.run_dir, keep_rows_up_to=last_row, hyperparameters=settings)
+    return MetricsWriter(paths.run_dir, keep_rows_up_to=last_row, hyperparameters=settings)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -412,25 +420,27 @@ def run_training(args: argparse.Namespace) -> int:
             run.how_to_extend(),
         )
         return 0
-    with open_folder(run, args.config.stem, point) as folder:
+    with open_folder(run, args.config.stem, point) as paths:
         # here too, so that an error stands in this run's log, above the command that resumes it
-        exit_code = with_exit_code(lambda: train_in_folder(run, point, remarks, folder))
+        exit_code = with_exit_code(lambda: train_in_folder(run, point, remarks, paths))
         say_how_to_go_on(args, run, None if point is None else point.path, exit_code)
     return exit_code
 
 
-def train_in_folder(run: Run, point: ResumePoint | None, remarks: list[str], folder: Folder) -> int:
+def train_in_folder(
+    run: Run, point: ResumePoint | None, remarks: list[str], paths: RunPaths
+) -> int:
     """Log what runs, and train; return the exit code."""
-    log_start(run, point, remarks, folder)
+    log_start(run, point, remarks, paths)
     if point is not None:
         leave_newer_files_behind(run, point)
     saver = Saver(run, STOP.requested)
-    metrics = open_metrics(run, point, folder)
+    metrics = open_metrics(run, point, paths)
     STOP.training = True  # from now on a signal waits for the step in hand, and its checkpoint
     with (
         closing(metrics),
         ProgressBar(run) as bar,
-        crash_trace(folder.run_dir / "crash.txt"),
+        crash_trace(paths.run_dir / "crash.txt"),
     ):
         try:
             train(run, metrics, bar, saver)

@@ -97,7 +97,7 @@ def train_step(run: Run, gradients: list[torch.Tensor] | None = None) -> float:
     if gradients is not None:
         gradients.append(gradient(run))
     update_weights(run, loss)
-    assert recover(run) is Outcome.NOTHING
+    assert recover(run) is Outcome.GOES_ON
     return run.state.progress.train_loss
 
 

@@ -90,7 +90,8 @@ def checkpoint_file(folder: Path, run: Run) -> Path:
 def latest(checkpoint_dir: Path, config_path: Path = Path("tiny.yaml")) -> tuple[Path, dict]:
     """Return what `--resume_from latest` finds in a folder of checkpoints."""
     folders = {"checkpoints": str(checkpoint_dir), "logs": str(checkpoint_dir / "no logs")}
-    return find_latest(config(paths=folders), config_path)
+    path, content, _ = find_latest(config(paths=folders), config_path)
+    return path, content
 
 
 def with_digest(plain: bytes) -> bytes:

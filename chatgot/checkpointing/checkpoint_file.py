@@ -18,8 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 import torch
 
 from chatgot.atomic_file import atomic_file
-from chatgot.checkpointing.names import NAME as NAME
-from chatgot.checkpointing.names import RUN_ID
+from chatgot.checkpointing.names import NAME, RUN_ID
 from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, odd_entries
 from chatgot.data.vocabulary import END_OF_TEXT
@@ -28,7 +27,7 @@ from chatgot.errors import CheckpointRejected
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-# 1: what was written before the project had a version, with other numbers inside
+# 1: a vocabulary without END_OF_TEXT, one string; written before the project had a version
 FORMAT_VERSION = 2
 DIGEST = 64  # bytes of a SHA-256 in hex
 READ_SIZE = 1 << 20  # bytes that are hashed at a time
@@ -59,7 +58,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
 
 
 class _HashingWriter(io.RawIOBase):
-    """Passes bytes on and hashes them; holds back the zip's last record, to give it a comment."""
+    """Hashes what it writes; delays the zip's last record to add the comment."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -119,7 +118,7 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = Fals
                 raise RuntimeError(
                     f"what was to be saved could not be loaded again: {error}"
                 ) from error
-            # renaming the file changes none of its identity
+            # a rename keeps inode, size and mtime
             _remember_verified(path, file)
         assert all(outline[key] == checkpoint[key] for key in ("run_id", "global_step"))
 
@@ -193,7 +192,7 @@ def read_outline(path: Path) -> dict[str, Any]:
     """Return a checkpoint's plain values (`run_id`, `global_step`, `config`), without its tensors.
 
     The bytes are verified first, once as in `is_whole`; no tensor is read, so that this is cheap.
-    What holds a tensor anywhere inside is left out.
+    Values that contain tensors are left out.
 
     Raises: CheckpointRejected naming file and reason.
     """
@@ -299,10 +298,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     tensors = all_tensors(checkpoint)
     without_values = [name for name, tensor in tensors if tensor.device.type != "cpu"]
     if without_values:
-        raise CheckpointRejected(f"{path}: no plain tensors: {_some(without_values)}")
-    spoilt = not_finite(checkpoint)
-    if spoilt:
-        raise CheckpointRejected(f"{path}: NaN or infinity in {_some(spoilt)}")
+        raise CheckpointRejected(f"{path}: not plain CPU tensors: {_some(without_values)}")
+    not_finite_names = not_finite(checkpoint)
+    if not_finite_names:
+        raise CheckpointRejected(f"{path}: NaN or infinity in {_some(not_finite_names)}")
     return checkpoint
 
 
@@ -325,9 +324,9 @@ def _outline(file: BinaryIO, path: Path) -> dict[str, Any]:
         tensors = list(all_tensors(outline))
     except ValueError as error:
         raise CheckpointRejected(f"{path}: {error}") from error
-    odd = [name for name, tensor in tensors if not _is_plain(tensor)]
-    if odd:
-        raise CheckpointRejected(f"{path}: no plain tensors: {_some(odd)}")
+    not_plain = [name for name, tensor in tensors if not _is_plain(tensor)]
+    if not_plain:
+        raise CheckpointRejected(f"{path}: not plain CPU tensors: {_some(not_plain)}")
     # twice: tied weights are two tensors over the same bytes
     if sum(tensor.nbytes for _, tensor in tensors) > 2 * os.fstat(file.fileno()).st_size:
         raise CheckpointRejected(f"{path}: declares tensors that are larger than the file")
@@ -343,7 +342,7 @@ def _read(file: BinaryIO, path: Path, device: str = "cpu") -> Any:
     file.seek(0)
     try:
         return torch.load(file, map_location=device, weights_only=True)
-    except Exception as error:  # on crafted bytes the unpickler raises anything; it executed none
+    except Exception as error:  # crafted bytes can raise anything; nothing was executed
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise CheckpointRejected(
             f"{path}: cannot be read as tensors and plain values: {reason}"
@@ -375,7 +374,7 @@ def _check_schema(checkpoint: object, path: Path) -> dict[str, Any]:
     if not wrong:
         wrong = _odd_values(checkpoint)
     if wrong:
-        raise CheckpointRejected(f"{path}: missing, or not what it should be: {', '.join(wrong)}")
+        raise CheckpointRejected(f"{path}: invalid or missing: {', '.join(wrong)}")
     return checkpoint
 
 

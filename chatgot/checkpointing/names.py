@@ -14,6 +14,7 @@ LOCK_NAME = re.compile(r"\." + RUN_ID.pattern + r"\.lock", re.ASCII)
 
 
 def lock_path(folder: Path, run_id: str) -> Path:
+    """Return the path of a run's lock file, whether or not it is there."""
     return folder / f".{run_id}.lock"
 
 

@@ -15,11 +15,12 @@ from chatgot.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
-REWIND_FILES = 2  # the newest files that a rewind goes back to stay: one, and the one before it
+REWIND_FILES = 2  # checkpoints kept for rewinds: the newest, and the one before it
 MAX_SET_ASIDE = 1000  # of one name
 
 
 def checkpoint_path(checkpoint_dir: Path, run_id: str, step: int) -> Path:
+    """Return the path of a run's checkpoint of one step, whether or not it is there."""
     return checkpoint_dir / f"{run_id}_step_{step}.pt"
 
 
@@ -89,7 +90,10 @@ def newest_whole(checkpoint_dir: Path, run_id: str) -> Path | None:
 
 
 def sweep_temporaries(checkpoint_dir: Path, run_id: str) -> None:
-    """Remove what killed saves of this run left; the caller has the run's lock, so none goes on."""
+    """Remove what killed saves of this run left.
+
+    The caller has the run's lock, so no save is in progress.
+    """
     pattern = re.compile(re.escape(f".{run_id}_step_") + r"\d+\.pt\.\d+\.tmp", re.ASCII)
     with os.scandir(checkpoint_dir) as entries:
         leftovers = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
@@ -109,19 +113,25 @@ def superseded_by(
 ) -> list[Path]:
     """Return the checkpoints that a run resumed from an older one leaves behind.
 
-    They are those of later steps, and the file of this very step where the run goes on from another
-    folder's file of it that is not the same.
+    Later steps, and this step's own file when the run was resumed from a different file of the same
+    step.
     """
     later = files_after(checkpoint_dir, run_id, global_step)
     own = checkpoint_path(checkpoint_dir, run_id, global_step)
     with suppress(OSError):
-        if own.is_file() and not (is_whole(own) and _digest(own) == _digest(resumed_from)):
+        if not own.is_file():
+            return later
+        is_the_same = is_whole(own) and _digest(own) == _digest(resumed_from)
+        if not is_the_same:
             return [own, *later]
     return later
 
 
 def set_aside(paths: list[Path]) -> None:
-    """Rename checkpoints to NAME.pt.superseded. Raises: StorageError when the folder refuses."""
+    """Rename checkpoints to NAME.pt.superseded, and log which.
+
+    Raises: StorageError when the folder refuses.
+    """
     try:
         for path in filter(Path.is_file, paths):
             path.replace(_free_name(path))
@@ -135,7 +145,7 @@ def set_aside(paths: list[Path]) -> None:
 
 
 def _free_name(path: Path) -> Path:
-    """Return the first name for a superseded file that nothing has: what was set aside stays."""
+    """Return the first free name for a superseded file: what was set aside before stays."""
     names = [f"{path.name}.superseded"]
     names += [f"{path.name}.superseded.{number}" for number in range(2, MAX_SET_ASIDE)]
     return next(path.with_name(name) for name in names if not path.with_name(name).exists())
@@ -153,14 +163,16 @@ def cleanup_old_checkpoints(
     timestamp: str,
     max_to_keep: int = 5,
     keep: Collection[int] = (),
-    every: int | None = None,
+    rewind_interval: int | None = None,
 ) -> list[Path]:
     """Remove all but the newest `max_to_keep` whole checkpoints of one run; return what is removed.
 
-    keep: steps whose files stay beyond that (the best evaluation). every: the two newest files of
-    its multiples, which a rewind goes back to, stay too. Only whole regular files of this run count
-    and go: damaged ones, links, other runs' and unknown files stay untouched. A file that cannot be
-    removed is one warning.
+    keep: steps whose files stay beyond that (the best evaluation).
+    rewind_interval: a rewind goes back to the multiples of it; their two newest files stay too.
+    Only whole regular files of this run count and go: damaged ones, links, other runs' and unknown
+    files stay untouched. A file that cannot be removed is one warning.
+
+    Raises: ValueError for `max_to_keep` below 1.
     """
     if max_to_keep < 1:
         raise ValueError(f"max_to_keep must be at least 1, found {max_to_keep}")
@@ -172,8 +184,10 @@ def cleanup_old_checkpoints(
         )
         return []
     whole_steps = [step for step in sorted(files, reverse=True) if is_whole(files[step])]
-    rewind_steps = [step for step in whole_steps if every and step % every == 0]
-    stays = {*keep, *rewind_steps[:REWIND_FILES]}
+    stays = set(keep)
+    if rewind_interval:
+        rewind_steps = [step for step in whole_steps if step % rewind_interval == 0]
+        stays.update(rewind_steps[:REWIND_FILES])
     removed = []
     for step in whole_steps[max_to_keep:]:
         if step in stays:

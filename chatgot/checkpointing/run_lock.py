@@ -9,7 +9,6 @@ from pathlib import Path
 
 from filelock import lock_descriptor, unlock_descriptor
 
-from chatgot.checkpointing.names import RUN_ID as RUN_ID
 from chatgot.checkpointing.names import TIMESTAMP, lock_path, newest_timestamp, second_after
 from chatgot.errors import StorageError
 
@@ -17,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 NEXT_TRY_S = 0.05  # between two looks at the clock while this second's id is taken
 # A link is never followed, a pipe in the lock's place never waited for; Windows has neither flag.
-SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-# The umask takes off what others may not: in a group's folder the next user opens it too.
-FOR_EVERYONE = 0o666
+NO_FOLLOW_NO_WAIT = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+# The umask narrows it; members of a group's folder must be able to open the lock.
+ALL_MAY_OPEN = 0o666
 
 
 class RunLock:
@@ -39,6 +38,7 @@ class RunLock:
         return self.run_id.rpartition("_")[2]
 
     def release(self) -> None:
+        """Unlock and close the file, which stays."""
         # unlocked first: a forked child that still has the descriptor does not keep the lock
         with suppress(OSError):
             unlock_descriptor(self._descriptor)
@@ -49,8 +49,8 @@ def lock_new_run(checkpoint_dir: Path, config_name: str) -> RunLock:
     """Take a new run's id, and with it the lock.
 
     The timestamp is this second's; where that one is taken, the next second's. It is later than
-    every other run of that name, whatever the clock says, since `latest` goes by the names; one
-    log line says so when the clock is behind.
+    that of every run of this name, because `latest` compares names; a clock that is behind is one
+    warning.
 
     Raises: StorageError.
     """
@@ -123,7 +123,7 @@ def _second_after(timestamp: str) -> str:
 def _create(path: Path) -> int:
     """Create the lock file, not inheritable. Raises: FileExistsError, StorageError."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY, FOR_EVERYONE)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_FOLLOW_NO_WAIT, ALL_MAY_OPEN)
     except FileExistsError:
         raise
     except OSError as error:
@@ -152,10 +152,10 @@ def _open_or_create(path: Path) -> int:
 def _open(path: Path) -> int:
     # without O_CREAT: in a shared sticky folder Linux refuses it for another user's file
     try:
-        return os.open(path, os.O_RDWR | SAFELY)
+        return os.open(path, os.O_RDWR | NO_FOLLOW_NO_WAIT)
     except PermissionError:
         # another user's file that may only be read: local file systems lock it all the same
-        return os.open(path, os.O_RDONLY | SAFELY)
+        return os.open(path, os.O_RDONLY | NO_FOLLOW_NO_WAIT)
 
 
 def _try_lock(descriptor: int, path: Path) -> bool:

@@ -29,7 +29,7 @@ class CheckpointWriter:
         self._first_step = step
         self._last_step = step
         self._last_s = time.monotonic()
-        self._said_the_cost = False
+        self._has_warned_of_cost = False
 
     def save(
         self,
@@ -75,7 +75,7 @@ class CheckpointWriter:
                     best=best,
                 ),
             )
-            self._say_the_cost(cost_s, since_last_s, step - self._last_step, settings)
+            self._warn_save_cost(cost_s, since_last_s, step - self._last_step, settings)
         else:
             logger.info("%s is there already and whole: left as it is", path)
         self.failures = 0
@@ -98,24 +98,24 @@ class CheckpointWriter:
             "%s: not saved: %s; training goes on, the next save comes as planned", path, reason
         )
 
-    def _say_the_cost(
+    def _warn_save_cost(
         self, cost_s: float, since_last_s: float, steps: int, settings: TrainingConfig
     ) -> None:
         """Warn once when saves take too much of the time, with the intervals that would not."""
-        if self._said_the_cost or steps < 1 or cost_s <= SAVING_SHARE * since_last_s:
+        if self._has_warned_of_cost or steps < 1 or cost_s <= SAVING_SHARE * since_last_s:
             return
         needed_s = cost_s / SAVING_SHARE
         needed = {"save_checkpoint_steps": _round_up(needed_s / (since_last_s / steps))}
         if settings.checkpoint_interval_minutes is not None:
             needed["checkpoint_interval_minutes"] = math.ceil(needed_s / 60)
-        too_short = {
-            key: value
-            for key, value in needed.items()
-            if (getattr(settings, key) or math.inf) < value
-        }
+        too_short = {}
+        for key, value in needed.items():
+            interval = getattr(settings, key)
+            if interval is not None and interval < value:
+                too_short[key] = value
         # else this save came early, as the last one and the best one may
         if too_short:
-            self._said_the_cost = True
+            self._has_warned_of_cost = True
             logger.warning(
                 "saving takes %.1f %% of the time; %s would bring it under 1 %%",
                 100 * cost_s / since_last_s,

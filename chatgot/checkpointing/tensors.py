@@ -8,7 +8,7 @@ import torch
 
 from chatgot.errors import CheckpointRejected
 
-# a checkpoint is 5 deep and has some thousands of values; a crafted one may have no end
+# a real checkpoint is 5 levels deep with thousands of values; a crafted one may have no end
 MAX_DEPTH = 20
 MAX_VALUES = 1_000_000
 
@@ -16,7 +16,7 @@ MAX_VALUES = 1_000_000
 def all_tensors(state: object) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every tensor of a nested state with its dotted name.
 
-    Raises: ValueError for a state that holds itself, or more than any checkpoint.
+    Raises: ValueError for a state that is nested too deeply, cyclic, or larger than any checkpoint.
     """
     pending: list[tuple[str, object, int]] = [("", state, 0)]
     count = 0
@@ -24,7 +24,7 @@ def all_tensors(state: object) -> Iterator[tuple[str, torch.Tensor]]:
         name, value, depth = pending.pop()
         count += 1
         if depth > MAX_DEPTH or count > MAX_VALUES:
-            raise ValueError("holds more than any checkpoint, or itself")
+            raise ValueError("nested too deeply, cyclic, or with more values than any checkpoint")
         if isinstance(value, torch.Tensor):
             yield name, value
             continue
@@ -60,8 +60,9 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def check_tensors(path: Path, stored: dict[str, Any], expected: dict[str, torch.Tensor]) -> None:
-    """Hold stored weights against the model's: names, shapes, dtypes, finiteness.
+    """Check stored weights before loading: load_state_dict would fail half-way.
 
+    Compares names, shapes and dtypes with the model's, and looks for NaN and infinity.
     Raises: CheckpointRejected.
     """
     problems = [f"{name} is missing" for name in expected.keys() - stored.keys()]
@@ -74,9 +75,9 @@ def check_tensors(path: Path, stored: dict[str, Any], expected: dict[str, torch.
 def tensor_problems(name: str, tensor: object, shape: torch.Size, dtype: torch.dtype) -> list[str]:
     """Return what is wrong with a stored tensor; empty: nothing."""
     if not isinstance(tensor, torch.Tensor):
-        return [f"{name} is no plain tensor"]
+        return [f"{name} is not a plain CPU tensor"]
     if tensor.layout != torch.strided or tensor.device.type != "cpu":
-        return [f"{name} is no plain tensor"]
+        return [f"{name} is not a plain CPU tensor"]
     if tensor.shape != shape:
         return [f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"]
     if tensor.dtype != dtype:

@@ -6,10 +6,11 @@ import zipfile
 import zlib
 from typing import BinaryIO
 
-# Sizes in bytes: of a zip's last record without its comment, whose length is in the last two,
+# Bytes of a zip's last record without its comment; its last two are the comment's length.
 END_OF_ZIP = 22
-# and of the two records before it in zips over 4 GB.
+# Bytes of the record just before it in zips over 4 GB: where to find the next one.
 ZIP64_LOCATOR = 20
+# Bytes of the record before that: sizes that do not fit into 4 bytes.
 ZIP64_RECORD = 56
 LONGEST_COMMENT = 1 << 16
 # more than any checkpoint has; a list of millions would fill the memory

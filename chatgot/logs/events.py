@@ -111,7 +111,7 @@ class EventLog(Steady):
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object] | None:
-    """Return step, kind and fields of the event that a record is; None: it is none."""
+    """Return a record's event fields, step and kind among them; None: not an event."""
     fields: dict[str, object] | None = getattr(record, "event", None)
     if fields is not None:
         return dict(fields)

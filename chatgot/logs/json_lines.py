@@ -75,7 +75,7 @@ def remove_later_lines(path: Path, last_step: int) -> None:
 
 
 def step_of(line: bytes) -> float:
-    """Return the step of a line; of what is no JSON object with a step, infinity."""
+    """Return a line's step; infinity when it has none."""
     with suppress(ValueError, TypeError, KeyError, RecursionError):
         step = json.loads(line)["step"]
         if isinstance(step, int | float):

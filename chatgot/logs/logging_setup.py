@@ -31,8 +31,7 @@ FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 FURTHER_LINE = "\n    "
 LINK = "training.log"  # in the run's folder; it leads to the log
-# C0 but for the tab, DEL, C1, line and paragraph separators, what turns the direction of text,
-# marks and tags that nobody sees, lone surrogates
+# C0 except tab, DEL, C1, line separators, bidi controls, invisible marks and tags, lone surrogates
 UNSAFE = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
@@ -90,7 +89,7 @@ class Steady(logging.Handler):
         place = f"{record.filename}:{record.lineno}"
         self.warn_other_handlers(
             f"{type(error).__name__}: {error}; the record {str(record.msg)[:200]!r} of {place} "
-            "was lost, later losses are not reported"
+            "was lost, later lost records are not reported"
         )
 
     def warn_other_handlers(self, problem: str) -> None:
@@ -135,7 +134,7 @@ class Console(Steady):
             self.handleError(record)
 
     def close(self) -> None:
-        """Flush here: the interpreter would, at its end, and where that fails it exits with 120."""
+        """Flush now: a failing flush at interpreter exit would end with code 120."""
         super().close()
         # stderr is closed, or was before the start
         with suppress(OSError, ValueError, AttributeError):
@@ -211,7 +210,7 @@ class Early(Steady):
 def take_early_records() -> list[logging.LogRecord]:
     """Return the records that were kept for the run's events, and keep no more of them.
 
-    The log gets those that it does not have yet all the same, once it is set up.
+    Records that the log file does not have yet stay for it.
     """
     records = []
     for handler in [handler for handler in logger.handlers if isinstance(handler, Early)]:
@@ -325,7 +324,7 @@ def link_log(log_path: Path, run_dir: Path) -> None:
     """Make `run_dir`/training.log a relative link to the log, training.log.1 ... to older parts.
 
     Renewed after each rotation. Where links cannot be made, a copy as of then.
-    Best effort: a failure is one warning, and the end of it.
+    Best effort: a failure is one warning; no retry.
     """
     try:
         name = re.compile(re.escape(log_path.name) + r"(\.\d+)?")

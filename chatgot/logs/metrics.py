@@ -92,8 +92,7 @@ class MetricsWriter:
         """Write one row and its curves.
 
         `val_loss_full` is in the row only when it is given. Non-finite numbers are null.
-        A step that is not after the last one: the run was rewound, and what was written from that
-        step on is removed first.
+        A step at or before the last row means a rewind: rows from that step on are removed first.
         """
         if step <= self._last_row:
             self._rewind(step - 1)
@@ -117,7 +116,7 @@ class MetricsWriter:
         self.curves(step, curves)
 
     def curves(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Draw numbers, by their tags, that `metrics.jsonl` does not have."""
+        """Draw curves that have no column in metrics.jsonl, by their tags."""
         with self._board_best_effort():
             for tag, number in numbers.items():
                 if self._board:
@@ -165,7 +164,7 @@ class MetricsWriter:
         except OSError as error:
             self.lost_rows += 1
             if self.lost_rows == 1:
-                self._warn_of_loss(self._rows.path, "row", step, error)
+                self._warn_of_lost_record(self._rows.path, "row", step, error)
 
     def _append_sample(self, step: int, index: int, prompt: str, text: str, seed: int) -> None:
         now = utc_time(time.time())
@@ -183,9 +182,9 @@ class MetricsWriter:
         except OSError as error:
             self.lost_samples += 1
             if self.lost_samples == 1:
-                self._warn_of_loss(self._samples.path, "sample", step, error)
+                self._warn_of_lost_record(self._samples.path, "sample", step, error)
 
-    def _warn_of_loss(self, path: Path, what: str, step: int, error: OSError) -> None:
+    def _warn_of_lost_record(self, path: Path, what: str, step: int, error: OSError) -> None:
         message = "%s: the %s of step %s was lost, training goes on: %s"
         logger.warning(message, path, what, step, error)
 
@@ -202,7 +201,7 @@ class MetricsWriter:
             logger.warning("no more TensorBoard in %s, training goes on: %r", self._run_dir, error)
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
-        """Keep quiet about TensorBoard's thread: its next call raises what the thread met."""
+        """Ignore errors of TensorBoard's own thread; its next call raises them here."""
         if not type(args.thread).__module__.startswith("tensorboard."):
             self._excepthook(args)
 

@@ -16,12 +16,15 @@ class Throughput:
         self._seconds = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
+        """Count these tokens, and seconds of training; either may be 0."""
         self._tokens += tokens
         self._seconds += seconds
 
     def take(self) -> float | None:
         """Return the rate and begin anew; None when no token was trained on."""
-        rate = self._tokens / self._seconds if self._tokens and self._seconds > 0 else None
+        rate = None
+        if self._tokens and self._seconds > 0:
+            rate = self._tokens / self._seconds
         self._tokens = 0
         self._seconds = 0.0
         return rate
@@ -45,7 +48,7 @@ class TimeSplit:
     def take(self, data_s: float) -> dict[str, float]:
         """Return the seconds of each part and begin anew.
 
-        data_s: seconds of those in forward_backward that made the batches; they become a part.
+        data_s: the part of forward_backward spent making batches; reported as `data`.
         """
         seconds = self._seconds
         self._seconds = dict.fromkeys(PARTS, 0.0)

@@ -4,11 +4,8 @@ Letters: S sequences of one optimizer step, T `max_seq_length`, V vocabulary siz
 """
 
 import copy
-import hashlib
-import json
 import logging
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +16,12 @@ from torch.optim import Optimizer
 
 from chatgot import __version__
 from chatgot.checkpointing.checkpoint_file import FORMAT_VERSION
-from chatgot.config import Config, TrainingConfig
-from chatgot.data.corpus import fetch_default_text
-from chatgot.data.text_file import check_text_file
-from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.config import Config, TrainingConfig, settings_hash
+from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import (
     TrainingWindows,
     ValidationWindows,
-    check_length,
     line_start,
     split_index,
 )
@@ -37,26 +31,25 @@ from chatgot.machine.measured import peak_for_mfu
 from chatgot.machine.memory import reuse_freed_memory
 from chatgot.model.gpt import GPT, build_model
 from chatgot.numerics.grad_scaler import SafeGradScaler
-from chatgot.numerics.muon import pick_muon_precision
 from chatgot.numerics.optim import allocate_state, build_optimizer, last_step, schedule_horizon
 from chatgot.run.diagnosis import describe_numbers
 from chatgot.run.modes import (
     choose_compilation,
     choose_modes,
+    choose_muon_precision,
     prove_precision,
     start_gradient_checkpointing,
 )
-from chatgot.run.run_state import RunState, StoredState, collect_state
+from chatgot.run.run_state import RunState, Stored, StoredState, collect_state
 
 logger = logging.getLogger(__name__)
 
-SMALLEST_STEP_FLOPS = 1e9  # below it a step is not worth the tenths of a second of measuring a peak
-DEFAULT_TEXT = Path("data/shakespeare.txt")
+SMALLEST_STEP_FLOPS = 1e9  # smaller steps are not worth 0.1 s of measuring the peak
 
 
 @dataclass
 class Run:
-    """The parts of one run; the state and the weights change, the rest stays."""
+    """The parts of one run, and what this process counts."""
 
     config: Config
     device: torch.device
@@ -85,10 +78,12 @@ class Run:
 
     @property
     def decay_steps(self) -> int:
+        """The step at which the learning rate's decay ends."""
         return schedule_horizon(self.config.training, self.train_windows.per_epoch)
 
     @property
     def last_step(self) -> int | None:
+        """The step at which `epochs` or `max_steps` ends the run; None: only `max_minutes` does."""
         return last_step(self.config.training, self.train_windows.per_epoch)
 
     def ended(self) -> bool:
@@ -138,42 +133,13 @@ class Run:
         }
 
 
-def settings_hash(config: Config) -> str:
-    """Return the SHA-256 of all settings in force, in hex."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Stored | None) -> Run:
+    """Build a run with fresh weights; with `stored`, take its modes and let `resume` load the rest.
 
-
-def text_path(config: Config) -> Path:
-    """Return where the text is, or, for the default text, will be.
-
-    Raises: ConfigError for a text that is missing.
-    """
-    if config.data.path is None:
-        return DEFAULT_TEXT
-    check_text_file(Path(config.data.path))
-    return Path(config.data.path)
-
-
-def load_text(config: Config, path: Path) -> Tokens:
-    """Return the tokens of a text, fetched and encoded if need be.
-
-    Raises: ConfigError, StorageError.
-    """
-    if config.data.path is None:
-        fetch_default_text(path)
-    tokens = load_tokens(path, Path(config.paths.cache))
-    check_length(len(tokens.ids), config, path)
-    return tokens
-
-
-def assemble(
-    config: Config, tokens: Tokens, device: torch.device, stored: Mapping[str, Any] | None
-) -> Run:
-    """Build a run: with fresh weights, or, given a checkpoint's content, for `resume` to fill.
-
-    A new run has no id yet. Side effects: torch's number of threads, the generators of Python and
-    numpy (unused in training; seeded, so that two fresh runs save the same bytes).
+    A new run has no id yet. It may measure, prove and compile, which takes seconds. Side effects:
+    torch's number of threads, the generators of Python and numpy (unused in training; seeded, so
+    that two fresh runs save the same bytes).
+    Raises: ConfigError.
     """
     settings = config.training
     modes = choose_modes(config, device, stored)
@@ -203,11 +169,7 @@ def assemble(
         min_loss_scale=settings.safety.min_loss_scale,
     )
     scaler.describe = lambda: describe_numbers(model, windows, state, config)
-    if settings.optimizer == "muon":
-        if stored is not None:
-            modes.muon_precision = stored["state"]["modes"]["muon_precision"]
-        else:
-            modes.muon_precision = pick_muon_precision(model, device)
+    choose_muon_precision(modes, config, model, device, stored)
     optimizer = build_optimizer(model, settings, modes.muon_precision)
     run = Run(
         config=config,

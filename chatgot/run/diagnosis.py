@@ -19,10 +19,10 @@ from chatgot.run.run_state import RunState
 def describe_numbers(
     model: nn.Module, windows: TrainingWindows, state: RunState, config: Config
 ) -> str:
-    """Return the loss and the logits of the step in hand, and its first output that is not finite.
+    """Return in words where the step in hand went wrong.
 
-    Computes the step's micro-batches once more, up to the first that is not finite.
-    Changes nothing.
+    They are the loss and the logits of its first non-finite micro-batch (else of its last), and the
+    first module whose output is not finite. Computes the micro-batches once more; changes nothing.
     """
     not_finite: list[str] = []  # names of modules, in the order of their outputs
 
@@ -52,12 +52,12 @@ def describe_numbers(
     where = "all outputs finite"
     if not_finite:
         where = f"first output that is not finite: {not_finite[0]}"
-    spread = logits.float()
+    logits_fp32 = logits.float()
     return (
         f"step {state.progress.global_step + 1}, data position {position}, "
         f"{state.modes.precision}: loss {loss.item():g}, "
         f"logits {logits.min().item():g} to {logits.max().item():g}, "
-        f"mean {spread.mean().item():g}, std {spread.std().item():g}, {where}"
+        f"mean {logits_fp32.mean().item():g}, std {logits_fp32.std().item():g}, {where}"
     )
 
 

@@ -16,7 +16,7 @@ from chatgot.checkpointing.tensors import refuse, tensor_problems
 from chatgot.errors import CheckpointRejected
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import state_names
-from chatgot.run.run_state import Part, RunState
+from chatgot.run.run_state import Part, RunState, Stored
 
 SHOWN_VALUE = 40  # characters of a value in a message
 
@@ -27,28 +27,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises: CheckpointRejected naming file and reason.
     """
     checkpoint = load_checkpoint(path)
-    odd = odd_counters(checkpoint)
-    if odd:
-        raise CheckpointRejected(f"{path}: missing, or not what it should be: {', '.join(odd)}")
+    invalid = invalid_counters(checkpoint)
+    if invalid:
+        raise CheckpointRejected(f"{path}: invalid or missing: {', '.join(invalid)}")
     return checkpoint
 
 
-def odd_counters(stored: Mapping[str, Any]) -> list[str]:
+def invalid_counters(stored: Stored) -> list[str]:
     """Return the names of the counters and generators that cannot be what a run has saved."""
-    odd = []
+    invalid = []
     try:
         state = RunState.model_validate(stored["state"])
     except ValidationError as error:
-        odd += _names_of_problems(error)
+        invalid += _names_of_problems(error)
     else:
-        odd += _missing(state)
+        invalid += _missing(state)
         if state.run_id != stored["run_id"]:
-            odd.append("run_id")
+            invalid.append("run_id")
         if state.progress.global_step != stored["global_step"]:
-            odd.append("global_step")
+            invalid.append("global_step")
     if not _generators_fit(stored["rng"]):
-        odd.append("rng")
-    return odd
+        invalid.append("rng")
+    return invalid
 
 
 def _missing(part: Part, prefix: str = "") -> list[str]:
@@ -64,7 +64,10 @@ def _missing(part: Part, prefix: str = "") -> list[str]:
 
 
 def _names_of_problems(error: ValidationError) -> list[str]:
-    """Return what is odd, once each: a counter by its name, two that contradict by their words."""
+    """Return each problem once.
+
+    It is the field's name, or the validator's message where two fields contradict.
+    """
     names = []
     for problem in error.errors(include_url=False, include_input=False):
         name = ".".join(str(part) for part in problem["loc"][:2]) or "state"
@@ -76,7 +79,10 @@ def _names_of_problems(error: ValidationError) -> list[str]:
 
 
 def _generators_fit(states: Mapping[str, Any]) -> bool:
-    """Tell by generators of its own: what cannot be set there must not be half set later."""
+    """Return whether throw-away generators accept the states.
+
+    Checked now, since a failed restore would be half done.
+    """
     try:
         version, internal, gauss = states["python"]
         random.Random().setstate((version, tuple(internal), gauss))
@@ -99,7 +105,7 @@ def _generators_fit(states: Mapping[str, Any]) -> bool:
 def check_optimizer(
     path: Path, stored: Mapping[str, Any], optimizer: Optimizer, updates: int
 ) -> None:
-    """Hold a stored optimizer state against this optimizer, which itself accepts any shape.
+    """Check a stored optimizer state before loading: load_state_dict would accept any shape.
 
     updates: optimizer updates made so far; after the first one each parameter has a state.
     Raises: CheckpointRejected.
@@ -148,13 +154,15 @@ def _other_settings(groups: list[dict[str, Any]], own_groups: list[dict[str, Any
     lines = set()
     for group, own in zip(groups, own_groups, strict=True):
         for key in own.keys() - {"lr", "params"}:
-            if (type(group[key]), group[key]) != (type(own[key]), own[key]):
-                lines.add(f"{key} is {group[key]!r:.{SHOWN_VALUE}}, expected {own[key]!r}")
+            stored_value = group[key]
+            own_value = own[key]
+            if type(stored_value) is not type(own_value) or stored_value != own_value:
+                lines.add(f"{key} is {stored_value!r:.{SHOWN_VALUE}}, expected {own_value!r}")
     return sorted(lines)
 
 
 def check_scaler(path: Path, stored: Mapping[str, Any], scaler: SafeGradScaler) -> None:
-    """Hold a stored scaler state against this scaler, which itself raises half-way.
+    """Check a stored scaler state before loading: load_state_dict would fail half-way.
 
     Raises: CheckpointRejected.
     """

@@ -1,15 +1,14 @@
 """What is chosen for a run (measured here, or remembered by its checkpoint), and how it changes.
 
 The order of the choices: threads, precision, attention's kernel, then (once the model is there)
-the proof of mixed precision, compilation, the proof of gradient checkpointing. Each one is
-measured in the modes that were chosen before it. A resumed run keeps what its checkpoint says.
+the proof of mixed precision, compilation, the proof of gradient checkpointing, the precision of
+Muon's products. Each one is measured in the modes that were chosen before it. A resumed run keeps
+what its checkpoint says.
 """
 
 import logging
 import math
 import os
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from chatgot.errors import ConfigError
 from chatgot.logs.events import event
 from chatgot.machine.device import DTYPES, set_threads
 from chatgot.machine.measured import fast_threads
+from chatgot.machine.memory import is_out_of_memory
 from chatgot.model.attention import Kernel, pick_attention
 from chatgot.model.gpt import GPT
 from chatgot.numerics.compilation import Work, choose_compile
@@ -28,7 +28,9 @@ from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.gradient_checkpointing import (
     disable_gradient_checkpointing,
     enable_gradient_checkpointing,
+    recomputation_differs,
 )
+from chatgot.numerics.muon import pick_muon_precision
 from chatgot.numerics.optim import last_step
 from chatgot.numerics.precision import (
     Precision,
@@ -36,11 +38,9 @@ from chatgot.numerics.precision import (
     pick_precision,
     prove_mixed_precision,
 )
-from chatgot.run.run_state import Modes, RunState
+from chatgot.run.run_state import Modes, RunState, Stored
 
 logger = logging.getLogger(__name__)
-
-Stored = Mapping[str, Any]  # a checkpoint's content
 
 
 def choose_modes(config: Config, device: torch.device, stored: Stored | None) -> Modes:
@@ -102,7 +102,7 @@ def prove_precision(
 def choose_compilation(
     state: RunState, config: Config, model: GPT, windows: TrainingWindows, stored: Stored | None
 ) -> bool:
-    """Compile the blocks where it is asked for, or pays in what is left of the run.
+    """Compile the blocks where it is asked for, or saves more time in the rest than it costs.
 
     Returns whether they are compiled now.
     """
@@ -115,7 +115,8 @@ def choose_compilation(
         seconds_done = stored["state"]["progress"]["time_s"]
         if stored["config"]["training"]["compile"] == settings.compile:
             compiled_before = stored["state"]["modes"]["compiled"]
-    steps_left = seconds_left = math.inf
+    steps_left = math.inf
+    seconds_left = math.inf
     last = last_step(settings, windows.per_epoch)
     if last is not None:
         steps_left = max(0, last - steps_done)
@@ -146,8 +147,20 @@ def start_gradient_checkpointing(
         enable_gradient_checkpointing(model, every=2 if asked == "every_2" else 1)
 
 
+def choose_muon_precision(
+    modes: Modes, config: Config, model: GPT, device: torch.device, stored: Stored | None
+) -> None:
+    """Choose the precision of the products of Muon's updates, where Muon is the optimizer."""
+    if config.training.optimizer != "muon":
+        return
+    if stored is not None:
+        modes.muon_precision = stored["state"]["modes"]["muon_precision"]
+    else:
+        modes.muon_precision = pick_muon_precision(model, device)
+
+
 def change_precision(state: RunState, scaler: SafeGradScaler, precision: Precision) -> None:
-    """Go on in another precision from the next step; fp16 alone needs its loss scaled."""
+    """Switch precision from the next step; only fp16 uses loss scaling."""
     state.modes.precision = precision
     state.health.good_steps = 0
     state.health.bad_before_rung = len(state.health.bad_steps)
@@ -168,6 +181,41 @@ def give_up_gradient_checkpointing(
         reason,
         extra=event("gradient_checkpointing", on=False, reason=reason),
     )
+
+
+def prove_gradient_checkpointing_again(model: GPT, state: RunState, device: torch.device) -> None:
+    """Repeat the proof of gradient checkpointing; switch it off for good when that fails.
+
+    A step notices other shapes or types of a recomputation, not other values.
+    """
+    every = model.recompute_every
+    if not every:
+        return
+    marks = state.marks
+    step = state.progress.global_step
+    try:
+        with autocast(device, state.modes.precision):
+            difference = recomputation_differs(model, every)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.warning(
+            "gradient checkpointing could not be proven again at step %d: out of memory", step
+        )
+        return
+    if difference:
+        disable_gradient_checkpointing(model)
+        state.modes.gradient_checkpointing_failed = True
+        logger.warning(
+            "gradient checkpointing is off from step %d on: %s; "
+            "steps %d to %d were trained since the last proof",
+            step + 1,
+            difference,
+            marks.last_proof_step + 1,
+            step,
+            extra=event("gradient_checkpointing", on=False, reason=difference),
+        )
+    marks.last_proof_step = step
 
 
 def asked_for_another_precision(before: TrainingConfig, now: TrainingConfig) -> bool:

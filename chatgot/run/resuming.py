@@ -15,8 +15,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from chatgot.checkpointing.checkpoint_file import NAME, is_whole, read_outline
-from chatgot.checkpointing.run_files import older_files, run_files
+from chatgot.checkpointing.checkpoint_file import is_whole, read_outline
+from chatgot.checkpointing.names import NAME
+from chatgot.checkpointing.run_files import (
+    files_after,
+    older_files,
+    run_files,
+    set_aside,
+    superseded_by,
+)
 from chatgot.checkpointing.tensors import check_tensors, is_finite
 from chatgot.config import Config, changes_on_resume
 from chatgot.errors import CheckpointRejected, StorageError
@@ -25,7 +32,7 @@ from chatgot.numerics.optim import schedule_horizon
 from chatgot.run.assembly import Run
 from chatgot.run.fits import check_optimizer, check_scaler, read_checkpoint
 from chatgot.run.modes import asked_for_another_precision, change_precision
-from chatgot.run.run_state import restore_state
+from chatgot.run.run_state import Stored, restore_state
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +43,7 @@ Check = Callable[[Path], object]  # raises CheckpointRejected for a file that wo
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A verified checkpoint, and what was asked of it."""
+    """A verified checkpoint, and how it was asked for."""
 
     path: Path
     content: dict[str, Any]
@@ -57,8 +64,7 @@ def find_checkpoint(
     newest = None
     content = None
     if resume_from == "latest":
-        newest = _newest_file(latest_run(config, config_path))
-        path, content = find_latest(config, config_path)
+        path, content, newest = find_latest(config, config_path)
     else:
         path = Path(resume_from)
 
@@ -73,9 +79,10 @@ def find_checkpoint(
         raise _with_older_file(error, path, config, config_path, read) from error
 
 
-def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the newest checkpoint of the latest run that can be loaded, and its content.
+def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any], Path]:
+    """Return the newest checkpoint of the latest run that can be loaded, with its content.
 
+    The third value is the run's newest file by name, whether or not it can be loaded.
     Logs by name and reason which ones it passes over, and what that costs.
     Raises: CheckpointRejected when there is none, naming the folder and, if any, the next older
     run's best file.
@@ -96,7 +103,7 @@ def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any]
                 step,
                 newest_step,
             )
-        return path, content
+        return path, content, files[newest_step]
     checkpoint_dir = Path(config.paths.checkpoints)
     run_id = files[newest_step].name.rpartition("_step_")[0]
     hint = ""
@@ -128,13 +135,13 @@ def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
     foreign: dict[str, Path] = {}  # the newest file by the YAML that began its run
     for timestamp in sorted(runs, reverse=True):
         files = runs[timestamp]
-        began = _yaml_that_began(files, Path(config.paths.logs))
-        if began in ("", own_path):
+        yaml_path = _yaml_that_began(files, Path(config.paths.logs))
+        if yaml_path in ("", own_path):
             return files
-        if not Path(began).exists():
+        if not Path(yaml_path).exists():
             orphan = orphan or files
         else:
-            foreign.setdefault(began, files[max(files)])
+            foreign.setdefault(yaml_path, files[max(files)])
     if orphan is not None:
         return orphan
     other, newest = next(iter(foreign.items()))
@@ -199,7 +206,7 @@ def _with_older_file(
 def _candidates(path: Path, config: Config, config_path: Path) -> Iterator[Path]:
     """Yield the older files of a checkpoint's run, the newest first.
 
-    Nobody knows the age of a file that has a name of its own: for it, all of the latest run.
+    A file with another name has no step to compare: all of the latest run are candidates.
     """
     if NAME.fullmatch(path.name):
         yield from older_files(path)
@@ -226,16 +233,16 @@ def check_settings(
             "give --config that run's YAML, or start a new run from its weights with --init_from"
         )
     stored["config"] = _stored_config(stored, path).model_dump(mode="json")
-    taken, refused = changes_on_resume(stored["config"], config, named_by_set)
+    accepted, refused = changes_on_resume(stored["config"], config, named_by_set)
     if refused:
         raise CheckpointRejected(
             f"{path}: its run was trained with other settings (stored -> asked): "
             f"{'; '.join(refused)}"
         )
-    return taken
+    return accepted
 
 
-def _stored_config(stored: Mapping[str, Any], path: Path) -> Config:
+def _stored_config(stored: Stored, path: Path) -> Config:
     """Return a checkpoint's configuration; it is data like the rest, so its keys are checked."""
     try:
         return Config.model_validate(stored["config"])
@@ -247,9 +254,10 @@ def _stored_config(stored: Mapping[str, Any], path: Path) -> Config:
         ) from error
 
 
-def check_state(run: Run, stored: Mapping[str, Any], path: Path, data_may_change: bool) -> None:
-    """Hold a checkpoint's text, weights and optimizer against an assembled run; touch nothing.
+def check_state(run: Run, stored: Stored, path: Path, data_may_change: bool) -> None:
+    """Check a checkpoint's text, weights, optimizer and scaler against a run before loading.
 
+    A load that fails would leave the run half restored; this touches nothing.
     Raises: CheckpointRejected.
     """
     _check_text(run, stored, path, data_may_change)
@@ -272,7 +280,7 @@ def check_state(run: Run, stored: Mapping[str, Any], path: Path, data_may_change
         )
 
 
-def _check_text(run: Run, stored: Mapping[str, Any], path: Path, data_may_change: bool) -> None:
+def _check_text(run: Run, stored: Stored, path: Path, data_may_change: bool) -> None:
     if stored["vocabulary"] != run.vocabulary.tokens:
         raise CheckpointRejected(
             f"{path}: trained on a text with {len(stored['vocabulary']) - 1} characters, "
@@ -306,23 +314,23 @@ def resume(run: Run, point: ResumePoint) -> None:
     except CheckpointRejected as error:
         raise _with_older_file(error, point.path, config, point.config_path, check) from error
     before = _stored_config(stored, point.path).training
-    _say_what_differs(run, stored, schedule_horizon(before, run.train_windows.per_epoch))
+    _log_differences(run, stored, schedule_horizon(before, run.train_windows.per_epoch))
 
-    picked = run.state.modes.precision
+    new_precision = run.state.modes.precision
     compiled = run.state.modes.compiled
     restore_state(stored, run.state, run.model, run.optimizer, run.scaler)
     modes = run.state.modes
     modes.compiled = compiled  # the user may ask for another mode, or the compiler is gone
     if asked_for_another_precision(before, config.training):
-        if modes.precision != picked:
-            change_precision(run.state, run.scaler, picked)
-        modes.asked_precision = picked
+        if modes.precision != new_precision:
+            change_precision(run.state, run.scaler, new_precision)
+        modes.asked_precision = new_precision
         modes.precision_raised = False
     if not run.state.from_seed:
         run.start = None  # the starting weights are gone; only a step-0 checkpoint has them
 
 
-def _say_what_differs(run: Run, stored: Mapping[str, Any], decay_steps_before: int) -> None:
+def _log_differences(run: Run, stored: Stored, decay_steps_before: int) -> None:
     if stored["data_sha256"] != run.tokens.text_sha256:
         logger.warning(
             "the text differs from the checkpoint's: training goes on with the new one, as asked"
@@ -343,7 +351,26 @@ def _say_what_differs(run: Run, stored: Mapping[str, Any], decay_steps_before: i
         )
 
 
-def check_nothing_newer(point: ResumePoint, config: Config) -> None:
+def has_newer_files(run: Run) -> bool:
+    """Return whether the run has checkpoints of later steps than the present one."""
+    progress = run.state.progress
+    return bool(files_after(run.checkpoint_dir, run.state.run_id, progress.global_step))
+
+
+def leave_newer_files_behind(run: Run, point: ResumePoint) -> None:
+    """Set the checkpoints aside that are newer than the one the run goes on from.
+
+    Raises: StorageError, also when another process has trained on since `latest` was looked for.
+    """
+    _check_nothing_newer(point, run.config)
+    if run.ended():
+        return
+    progress = run.state.progress
+    newer = superseded_by(run.checkpoint_dir, run.state.run_id, progress.global_step, point.path)
+    set_aside(newer)
+
+
+def _check_nothing_newer(point: ResumePoint, config: Config) -> None:
     """Make sure, with the run's lock held, that no other process has trained on meanwhile.
 
     Raises: StorageError.

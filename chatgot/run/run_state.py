@@ -33,7 +33,7 @@ Loss = Annotated[float, Field(ge=-math.inf)]  # anything but NaN
 Reason = Annotated[str, Field(max_length=1000)]
 
 
-def kept(default: Any) -> Any:
+def kept_on_rewind(default: Any) -> Any:
     """Declare a counter that a rewind leaves as it is; all others go back with the weights."""
     return Field(default, json_schema_extra={"kept_on_rewind": True})
 
@@ -45,7 +45,7 @@ class Part(BaseModel):
 
 
 class BadStep(Part):
-    """A step whose loss or gradient was not finite, or whose loss was far too high."""
+    """A step whose loss or gradient was not finite, or whose loss was too high."""
 
     step: Count
     position: Count
@@ -54,7 +54,7 @@ class BadStep(Part):
 
 
 class SizeChange(Part):
-    """One change of the micro-batch, before the step after `step`."""
+    """A change of the micro-batch size, in force after step `step`."""
 
     step: Count
     old: Sequences
@@ -77,7 +77,7 @@ class Progress(Part):
     global_step: Count = 0  # optimizer updates attempted
     position: Count = 0  # index of the group of sequences that the next step trains on
     skipped_ranges: list[tuple[Count, Count]] = []  # [first, end) of positions, in order
-    skipped_steps: Count = 0  # of the steps up to global_step: those whose update was left out
+    skipped_steps: Count = 0  # skipped updates among the steps up to global_step
     tokens: Count = 0  # tokens trained on
     time_s: float = Field(  # in the training loop, over all resumes
         0.0, ge=0, allow_inf_nan=False, json_schema_extra={"kept_on_rewind": True}
@@ -110,24 +110,27 @@ class Progress(Part):
 class Modes(Part):
     """How steps are computed: each choice gives other bits, so a resumed run keeps them."""
 
-    precision: Precision = kept("fp32")  # in force
-    asked_precision: Precision = kept("fp32")  # at the start; a fallback may lower `precision`
-    precision_raised: bool = kept(False)  # after a fallback it may climb back, once
-    attention: Kernel = kept("sdpa")  # the kernel
-    compiled: bool = kept(False)  # the blocks run compiled
-    muon_precision: Literal["fp32", "bf16"] = kept("fp32")  # of the products of Muon's updates
+    precision: Precision = kept_on_rewind("fp32")  # in force
+    # at the start; a fallback may lower `precision`
+    asked_precision: Precision = kept_on_rewind("fp32")
+    precision_raised: bool = kept_on_rewind(False)  # after a fallback it may climb back, once
+    attention: Kernel = kept_on_rewind("sdpa")  # the kernel
+    compiled: bool = kept_on_rewind(False)  # the blocks run compiled
+    # of the products of Muon's updates
+    muon_precision: Literal["fp32", "bf16"] = kept_on_rewind("fp32")
     threads: int = Field(1, ge=1, le=MAX_THREADS, json_schema_extra={"kept_on_rewind": True})
-    gradient_checkpointing_failed: bool = kept(False)  # in its proof or in a step; it stays off
+    # in its proof or in a step; it stays off
+    gradient_checkpointing_failed: bool = kept_on_rewind(False)
 
 
 class MicroBatch(Part):
     """How many sequences go through the model at once."""
 
-    size: Sequences = kept(1)  # per forward and backward
-    eval_size: Sequences = kept(1)  # per forward of an evaluation
-    history: list[SizeChange] = kept([])
-    rejected: list[RejectedSize] = kept([])  # in ascending order of size
-    next_growth_step: Count = kept(0)  # no larger size is tried before this step
+    size: Sequences = kept_on_rewind(1)  # per forward and backward
+    eval_size: Sequences = kept_on_rewind(1)  # per forward of an evaluation
+    history: list[SizeChange] = kept_on_rewind([])
+    rejected: list[RejectedSize] = kept_on_rewind([])  # in ascending order of size
+    next_growth_step: Count = kept_on_rewind(0)  # no larger size is tried before this step
 
 
 class Health(Part):
@@ -136,9 +139,9 @@ class Health(Part):
     good_steps: Count = 0  # in a row, since the precision in force was taken up
     bad_steps: list[BadStep] = []  # those in a row up to now
     bad_before_rung: Count = 0  # of `bad_steps`: those before the precision was lowered
-    skips: Count = kept(0)  # updates left out, also those that a rewind has undone
-    rewinds: Count = kept(0)
-    rewound_to: Step = kept(-1)  # step of the last rewind's checkpoint, 0 for the start
+    skips: Count = kept_on_rewind(0)  # updates left out, also those that a rewind has undone
+    rewinds: Count = kept_on_rewind(0)
+    rewound_to: Step = kept_on_rewind(-1)  # step of the last rewind's checkpoint, 0 for the start
     best_train_loss: Loss = math.inf  # lowest loss of a step so far
     recent_losses: list[Finite] = []  # of the last good steps, for the spike statistic
 
@@ -150,15 +153,15 @@ class Marks(Part):
     best_val_loss: Loss = math.inf
     best_step: Step = -1
     last_eval_step: Step = -1
-    last_sample_step: Count = 0  # untrained weights are not sampled
-    last_save_step: Step = 0  # and not saved; -1 for weights of another run, which are
+    last_sample_step: Count = 0  # 0: untrained weights are not sampled
+    last_save_step: Step = 0  # 0: untrained weights need no checkpoint; -1: those of init_from do
     last_proof_step: Count = 0  # of gradient checkpointing
 
 
 class RunState(Part):
     """All counters of a run."""
 
-    run_id: str = kept("")  # {config}_{timestamp}; a new run has none yet
+    run_id: str = kept_on_rewind("")  # {config}_{timestamp}; a new run has none yet
     from_seed: bool = True  # began with fresh weights, not with another run's
     progress: Progress = Field(default_factory=Progress)
     modes: Modes = Field(default_factory=Modes)
@@ -168,7 +171,7 @@ class RunState(Part):
 
 
 def overwrite(state: RunState, other: RunState) -> None:
-    """Give `state` the values of `other`, in place: whoever holds a part of it sees them."""
+    """Give `state` the values of `other`, in place: references to its parts stay valid."""
     for name in RunState.model_fields:
         mine = getattr(state, name)
         theirs = getattr(other, name)
@@ -195,6 +198,9 @@ def _keep(now: Part, result: Part) -> None:
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("kept_on_rewind"):
             setattr(result, name, copy.deepcopy(getattr(now, name)))
+
+
+Stored = Mapping[str, Any]  # a checkpoint's content, or a StoredState
 
 
 class StoredState(TypedDict):
@@ -224,7 +230,7 @@ def collect_state(
 
 
 def restore_state(
-    stored: Mapping[str, Any],
+    stored: Stored,
     state: RunState,
     model: nn.Module,
     optimizer: Optimizer,

@@ -11,9 +11,9 @@ Letters: S sequences of one optimizer step.
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
@@ -37,19 +37,18 @@ from chatgot.numerics.precision import PROOF_SCALE, autocast
 from chatgot.run.assembly import Run
 from chatgot.run.modes import give_up_gradient_checkpointing
 from chatgot.run.run_state import RejectedSize, SizeChange
+from chatgot.stopping import Stopped
 
 logger = logging.getLogger(__name__)
 
-# largest difference between the gradients of two cuts, relative to the gradient's norm
+# largest difference between the gradients of two micro-batch sizes, relative to the norm
 GRADIENT_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
-SEARCH_S = 12.0  # the search at the start may take so long
-COMPARE_S = 3.0  # and each pass of its comparison so long
+SEARCH_S = 12.0  # seconds for the search at the start
+COMPARE_S = 3.0  # seconds for each pass of the gradient comparison
 TIMED_SEQUENCES = 6  # to time at least, or per-step overhead would dominate
-ROUNDS = 3  # the first one finds what fits: it touches the memory, with one micro-batch only
-BYTES_PER_PARAMETER = 16  # weights, gradients, two moments, 4 bytes each
+ROUNDS = 3  # the first is a warm-up that finds what fits; the next one replaces its times
+TRAINING_BYTES_PER_PARAMETER = 16  # weights, gradients, two moments, 4 bytes each
 LONGEST_WAIT = 1e12  # steps until a rejected size is tried again
-
-Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
 
 def ladder(settings: TrainingConfig) -> list[int]:
@@ -71,8 +70,8 @@ def shrink(run: Run) -> None:
     size = state.micro_batch.size
     step = state.progress.global_step + 1
     if not dynamic.enabled or size <= dynamic.minimum:
-        raise OutOfMemory(advice(run), unchanged=True)
-    reject(run, size, f"out of memory in step {step}")
+        raise OutOfMemory(memory_advice(run), unchanged=True)
+    reject_size(run, size, f"out of memory in step {step}")
     smaller = max(dynamic.minimum, size // 2)
     logger.warning(
         "step %d: out of memory: micro_batch_size %d -> %d, "
@@ -97,8 +96,8 @@ def change_size(run: Run, size: int, reason: str) -> None:
     micro_batch.size = size
 
 
-def reject(run: Run, size: int, reason: str) -> int:
-    """Remember that a size is no good for now, each time for longer.
+def reject_size(run: Run, size: int, reason: str) -> int:
+    """Reject a size; each rejection lasts longer than the one before.
 
     Returns the step before which it is not tried again.
     """
@@ -117,8 +116,8 @@ def reject(run: Run, size: int, reason: str) -> int:
 def fit_micro_batch(run: Run, stopped: Stopped) -> bool:
     """Before a step: find the first size, or try the next larger one when its time has come.
 
-    Returns False when `stopped` said so in between: nothing is decided then, and it begins again
-    after a resume.
+    Returns False when `stopped` said so in between: nothing is decided then, and the search or the
+    trial begins again after a resume.
     Raises: OutOfMemory when not even the smallest size fits.
     """
     dynamic = run.config.training.dynamic_batch_size
@@ -128,13 +127,13 @@ def fit_micro_batch(run: Run, stopped: Stopped) -> bool:
     _obey_settings(run, sizes)
     with preserved_generators(run.device):
         if dynamic.initial == "auto" and not run.state.micro_batch.history:
-            return find(run, sizes, stopped)
+            return find_fastest_size(run, sizes, stopped)
         larger = _size_to_try(run, sizes)
-        return larger is None or grow(run, larger, stopped)
+        return larger is None or try_larger_size(run, larger, stopped)
 
 
 def _obey_settings(run: Run, sizes: list[int]) -> None:
-    """Take the size that initial, minimum and maximum ask for: a resume may have changed them."""
+    """Apply `initial`, then clamp to `minimum` and `maximum`, which a resume may have changed."""
     dynamic = run.config.training.dynamic_batch_size
     micro_batch = run.state.micro_batch
     asked = micro_batch.size
@@ -144,7 +143,7 @@ def _obey_settings(run: Run, sizes: list[int]) -> None:
     if size == micro_batch.size:
         return
     logger.info(
-        "micro_batch_size %d -> %d: initial, minimum or maximum ask for it",
+        "micro_batch_size %d -> %d: set by dynamic_batch_size.initial, minimum or maximum",
         micro_batch.size,
         size,
         extra=event("micro_batch", old=micro_batch.size, new=size, reason="settings"),
@@ -164,22 +163,26 @@ def _size_to_try(run: Run, sizes: list[int]) -> int | None:
     return larger if state.progress.global_step >= earliest else None
 
 
-def find(run: Run, sizes: list[int], stopped: Stopped) -> bool:
-    """Take the fastest size that fits and gives the gradient of the smallest one."""
+def find_fastest_size(run: Run, sizes: list[int], stopped: Stopped) -> bool:
+    """Take the fastest size that fits and gives the gradient of the smallest one.
+
+    Returns False when stopped: then no size is taken.
+    Raises: OutOfMemory when not even the smallest size fits.
+    """
     state = run.state
     start = time.perf_counter()
-    seconds, rejected = measure(run, sizes, start + SEARCH_S, stopped)
+    seconds, rejected = time_sizes(run, sizes, start + SEARCH_S, stopped)
     if stopped():
         return False
     if not seconds:
         state.micro_batch.size = sizes[0]
-        raise OutOfMemory(advice(run), unchanged=True)
+        raise OutOfMemory(memory_advice(run), unchanged=True)
     chosen = _fastest_equal(run, sizes, seconds, rejected, stopped)
     if chosen is None:
         return False
     for size in sizes:
         if size > chosen:
-            reject(run, size, rejected.get(size, "slower"))
+            reject_size(run, size, rejected.get(size, "slower"))
     T = run.train_windows.T
     rates = {size: T / seconds[size] for size in sorted(seconds)}
     words = [f"{size}: {rate:,.0f} tokens/s" for size, rate in rates.items()]
@@ -208,13 +211,15 @@ def _fastest_equal(
 ) -> int | None:
     """Return the size with the fastest step whose gradient equals the smallest size's.
 
-    Adds to `rejected` why faster ones are not taken. None: stopped in between.
+    Adds to `rejected` the faster sizes whose gradient differs. None when stopped.
     """
     S = run.config.training.sequences_per_step
 
     def step_seconds(size: int) -> float:
+        # the last micro-batch of a step may be smaller, and have a rate of its own
         rest = S % size
-        return S // size * size * seconds[size] + rest * seconds.get(rest, seconds[size])
+        rest_s = rest * seconds.get(rest, seconds[size])
+        return (S - rest) * seconds[size] + rest_s
 
     smallest = sizes[0]
     for size in sorted(seconds, key=step_seconds):
@@ -222,16 +227,17 @@ def _fastest_equal(
             return None
         if size == smallest:
             return size
-        # a large step is compared in part
-        sequences = max(size, min(S, int(COMPARE_S / seconds[smallest])))
-        problem = difference(run, sequences, smallest, size)
+        # compare on what fits into COMPARE_S, one micro-batch at least
+        in_time = int(COMPARE_S / seconds[smallest])
+        sequences = max(size, min(S, in_time))
+        problem = compare_gradients(run, sequences, smallest, size)
         if not problem:
             return size
         rejected[size] = problem
     return smallest
 
 
-def grow(run: Run, larger: int, stopped: Stopped) -> bool:
+def try_larger_size(run: Run, larger: int, stopped: Stopped) -> bool:
     """Try the next larger size on the next step's sequences.
 
     It is taken if it fits, pays and gives the same gradient. Returns False when stopped.
@@ -239,22 +245,23 @@ def grow(run: Run, larger: int, stopped: Stopped) -> bool:
     state = run.state
     start = time.perf_counter()
     size = state.micro_batch.size
-    seconds, rejected = measure(run, [size, larger], math.inf, stopped)
+    seconds, rejected = time_sizes(run, [size, larger], math.inf, stopped)
     if stopped():
         return False
-    problem = rejected.get(larger) or rejected.get(size, "")
+    # a size that fails rejects the larger ones with it
+    problem = rejected.get(larger, "")
     gain = 0.0
     if not problem:
         gain = seconds[size] / seconds[larger] - 1
         minimum_gain = run.config.training.dynamic_batch_size.minimum_gain
         if gain < minimum_gain:
-            problem = f"tokens/s change by {gain:+.1%}, at least {minimum_gain:+.1%} is wanted"
+            problem = f"it gains {gain:+.1%} tokens/s, minimum_gain is {minimum_gain:+.1%}"
     if not problem:
-        problem = difference(run, run.config.training.sequences_per_step, size, larger)
+        problem = compare_gradients(run, run.config.training.sequences_per_step, size, larger)
     trial_s = time.perf_counter() - start
     step = state.progress.global_step + 1
     if problem:
-        until = reject(run, larger, problem)
+        until = reject_size(run, larger, problem)
         release_memory(run.device)  # what the larger size has touched
         logger.info(
             "micro_batch_size stays at %d: %d was tried before step %d and rejected: %s; "
@@ -283,14 +290,14 @@ def grow(run: Run, larger: int, stopped: Stopped) -> bool:
     return True
 
 
-def measure(
+def time_sizes(
     run: Run, sizes: list[int], deadline: float, stopped: Stopped
 ) -> tuple[dict[int, float], dict[int, str]]:
     """Return the seconds per sequence of each size that fits, and why the others do not.
 
-    sizes: ascending. What `memory_headroom` forbids is not tried: each size's need is foreseen
-    from the one before. The first size has to fit only. No pass begins that would end after the
-    deadline, a reading of time.perf_counter().
+    sizes: ascending. A size predicted to break `memory_headroom` is not tried; the first is tried
+    whatever is predicted. A pass that would end after `deadline` (time.perf_counter()) is not
+    started.
     """
     S = run.config.training.sequences_per_step
     seconds: dict[int, float] = {}
@@ -302,19 +309,25 @@ def measure(
         for size in [size for size in sizes if size not in rejected]:
             sequences = size
             if not is_first_round:
-                sequences = min(S, size * math.ceil(min(S, TIMED_SEQUENCES) / size))
+                micro_batches = math.ceil(min(S, TIMED_SEQUENCES) / size)
+                sequences = min(S, size * micro_batches)
             if stopped() or _ends_late(seconds, sequences, deadline):
                 untried = sizes[len(seconds) + len(rejected) :]
                 return seconds, rejected | dict.fromkeys(untried, "no time to try it")
-            look_at = _expected_memory(run, seconds, size, base) if is_first_round else None
-            trial = _try_size(run, sequences, size, look_at)
+            extra_bytes = None
+            if is_first_round:
+                extra_bytes = _expected_memory(run, seconds, size, base)
+            trial = _try_size(run, sequences, size, extra_bytes)
             if isinstance(trial, str):
                 seconds = {smaller: s for smaller, s in seconds.items() if smaller < size}
                 rejected |= dict.fromkeys(sizes[sizes.index(size) :], trial)
                 release_memory(run.device)
                 break
-            best = seconds.get(size, math.inf) if round_number > 1 else math.inf
-            seconds[size] = min(trial / sequences, best)
+            seconds_per_sequence = trial / sequences
+            # the warm-up's time is replaced, not compared with
+            if round_number > 1:
+                seconds_per_sequence = min(seconds_per_sequence, seconds.get(size, math.inf))
+            seconds[size] = seconds_per_sequence
     return seconds, rejected
 
 
@@ -326,7 +339,10 @@ def _ends_late(seconds: dict[int, float], sequences: int, deadline: float) -> bo
 
 
 def _expected_memory(run: Run, seconds: dict[int, float], size: int, base: int) -> float | None:
-    """Return the bytes that a size needs more than the largest one so far; None for the first."""
+    """Return the extra bytes a size is expected to need over the largest size tried.
+
+    None for the first size.
+    """
     if not seconds:
         return None
     largest = max(seconds)
@@ -334,17 +350,20 @@ def _expected_memory(run: Run, seconds: dict[int, float], size: int, base: int) 
     return max(0.0, per_sequence * (size - largest))
 
 
-def _try_size(run: Run, sequences: int, size: int, more: float | None) -> float | str:
-    """Return the seconds of a pass, or why the size does not do; more: bytes that it may need."""
+def _try_size(run: Run, sequences: int, size: int, extra_bytes: float | None) -> float | str:
+    """Return a pass's seconds, or the reason the size is rejected.
+
+    extra_bytes: what it is expected to need; None: its memory is not checked.
+    """
     headroom = run.config.training.dynamic_batch_size.memory_headroom
-    if more is not None:
-        problem = too_full(run.device, headroom, more)
+    if extra_bytes is not None:
+        problem = too_full(run.device, headroom, extra_bytes)
         if problem:
             return problem
-    trial = attempt(run, sequences, size)
+    trial = run_trial(run, sequences, size)
     if isinstance(trial, str):
         return trial
-    if more is not None:
+    if extra_bytes is not None:
         problem = too_full(run.device, headroom, 0)
         if problem:
             return problem
@@ -359,10 +378,10 @@ class Trial:
     seconds: float
 
 
-def attempt(run: Run, sequences: int, size: int) -> Trial | str:
-    """Compute the first so many sequences of the next step, `size` at once.
+def run_trial(run: Run, sequences: int, size: int) -> Trial | str:
+    """Compute the gradients of the next step's first `sequences` sequences, `size` at once.
 
-    Returns their gradients and the seconds, or why that failed; then what it held is given back.
+    Returns them and the seconds, or why that failed; on failure its memory is released.
     """
     state = run.state
     model = run.model
@@ -390,16 +409,17 @@ def attempt(run: Run, sequences: int, size: int) -> Trial | str:
     finally:
         model.zero_grad(set_to_none=True)
     if out_of_memory:
-        release_memory(run.device)  # only here: in the handler the error still holds the attempt's
+        # only now: inside the handler, the exception's traceback keeps the tensors alive
+        release_memory(run.device)
         return "out of memory"
-    return attempt(run, sequences, size)
+    return run_trial(run, sequences, size)
 
 
-def difference(run: Run, sequences: int, size: int, other: int) -> str:
+def compare_gradients(run: Run, sequences: int, size: int, other: int) -> str:
     """Return how the gradient differs between two sizes, dropout off; empty: within tolerance."""
     with without_dropout(run.model):
-        expected = attempt(run, sequences, size)
-        computed = attempt(run, sequences, other)
+        expected = run_trial(run, sequences, size)
+        computed = run_trial(run, sequences, other)
     if isinstance(expected, str):
         return expected
     if isinstance(computed, str):
@@ -419,19 +439,26 @@ def difference(run: Run, sequences: int, size: int, other: int) -> str:
     return f"its gradient differs by {share:.2g} of the norm, at most {tolerance:g} is rounding"
 
 
-def advice(run: Run) -> str:
+def most_memory_mib(device: torch.device) -> float:
+    """Return the MiB in use: on a CPU the process's peak so far, else what it has of the device."""
+    if device.type == "cpu":
+        return peak_memory_mib()
+    return used_memory(device) / MIB
+
+
+def memory_advice(run: Run) -> str:
     """Return what exit 6 says: where, how much memory there is and is needed, what to change."""
     device = run.device
     settings = run.config.training
     dynamic = settings.dynamic_batch_size
     size = run.state.micro_batch.size
-    used_mib = peak_memory_mib() if device.type == "cpu" else used_memory(device) / MIB
+    used_mib = most_memory_mib(device)
     used = f"{used_mib:,.0f} MiB were in use"
     limits = memory_limits(device)
     if limits:
         used = f"{used_mib:,.0f} of {limits[0][1] / MIB:,.0f} MiB were in use"
     parameters = sum(p.numel() for p in run.model.parameters())
-    fixed_mib = BYTES_PER_PARAMETER * parameters / MIB
+    fixed_mib = TRAINING_BYTES_PER_PARAMETER * parameters / MIB
     keys = []
     if not dynamic.enabled and size > 1:
         keys.append("set training.dynamic_batch_size.enabled=true or a smaller training.batch_size")
@@ -442,6 +469,6 @@ def advice(run: Run) -> str:
     keys.append("use a smaller model or model.max_seq_length")
     return (
         f"step {run.state.progress.global_step + 1}: out of memory at micro_batch_size {size}; "
-        f"at most {used}, weights, gradients and optimizer alone take {fixed_mib:,.0f}\n"
+        f"{used}; weights, gradients and optimizer alone take {fixed_mib:,.0f} MiB\n"
         f"{', or '.join(keys)}"
     )

@@ -1,4 +1,4 @@
-"""How long the steps of a run take, what is observed around them left out."""
+"""How long a run has trained, and how many tokens per second its steps make."""
 
 import time
 from collections.abc import Iterator
@@ -9,7 +9,11 @@ from chatgot.run.assembly import Run
 
 
 class StepClock:
-    """Measures a run's steps: its training time over all resumes, its tokens per second."""
+    """Measures a run: its training time over all resumes, its tokens per second.
+
+    The training time is the wall time since the loop began: evaluations, samples, saves and trials
+    are in it. The rate is of the steps alone.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run

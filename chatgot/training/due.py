@@ -1,6 +1,5 @@
 """What is due now: an evaluation, samples, a checkpoint; by steps, by minutes, at the run's end."""
 
-import math
 import time
 
 from chatgot.run.assembly import Run
@@ -15,7 +14,7 @@ def evaluation_due(run: Run) -> bool:
 
 
 def step_save_due(run: Run) -> bool:
-    """Return whether this step is one whose checkpoint a rewind may go back to, still unsaved."""
+    """Return whether `save_checkpoint_steps` asks for a checkpoint of this step, not saved yet."""
     interval = run.config.training.save_checkpoint_steps
     if interval is None or run.state.marks.last_save_step == run.state.progress.global_step:
         return False
@@ -23,8 +22,9 @@ def step_save_due(run: Run) -> bool:
 
 
 def is_new_best(run: Run) -> bool:
-    """Return whether the weights were evaluated as the best so far, and have no checkpoint yet.
+    """Return whether the weights were evaluated as the best so far, and not saved as best yet.
 
+    If so, a save is due, and that save makes this step the best one.
     Untrained weights are not, nor are those of a step after which the loss went wrong.
     """
     marks = run.state.marks
@@ -37,7 +37,7 @@ def is_new_best(run: Run) -> bool:
 
 
 class Due:
-    """Answers what is due in one run: it holds the clocks, the run holds the marks."""
+    """Decides what is due: it has the clocks, run.state.marks the steps."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -97,5 +97,7 @@ class Due:
 
 
 def _passed(since_s: float, minutes: float | None) -> bool:
-    """Return whether so many minutes have passed; null: the clock is off."""
-    return time.monotonic() - since_s >= 60 * (math.inf if minutes is None else minutes)
+    """Return whether so many minutes have passed; None: never."""
+    if minutes is None:
+        return False
+    return time.monotonic() - since_s >= 60 * minutes

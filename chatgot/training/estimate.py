@@ -4,15 +4,16 @@ import time
 
 from chatgot.logs.timing import human_time
 from chatgot.machine.measured import synchronise
-from chatgot.machine.memory import peak_memory_mib
 from chatgot.run.assembly import Run
+from chatgot.training.batch_size import most_memory_mib
 from chatgot.training.step import compute_gradients
 
 
 def estimate(run: Run, repeats: int = 2) -> list[str]:
     """Return lines on parameters, operations, memory and time.
 
-    Measured on steps whose gradients are thrown away.
+    Measured on forward and backward of steps whose gradients are thrown away; updates, which are
+    not made, come on top.
     """
     model = run.model
     seconds = min(_seconds_of_a_step(run) for _ in range(repeats))
@@ -23,14 +24,17 @@ def estimate(run: Run, repeats: int = 2) -> list[str]:
         limits.append(60 * run.config.training.max_minutes - progress.time_s)
     if run.last_step is not None:
         limits.append((run.last_step - progress.global_step) * seconds)
+    remark = ""
+    if run.device.type == "cpu":
+        remark = ", half of it or more is Python and torch in small models"
     return [
         f"parameters: {model.parameter_count():,}",
         f"FLOPs per token: {model.flops_per_token():,}",
-        f"memory: {peak_memory_mib():,.0f} MiB, "
-        "half of it or more is Python and torch in small models",
+        f"memory: {most_memory_mib(run.device):,.0f} MiB{remark}",
         f"speed: {tokens / seconds:,.0f} tokens/s, "
-        f"{seconds:.2f} s for one step of {tokens:,} tokens",
-        f"time: about {human_time(max(0.0, min(limits)))} until the end, without evaluations",
+        f"{seconds:.2f} s for forward and backward of one step of {tokens:,} tokens",
+        f"time: about {human_time(max(0.0, min(limits)))} until the end, "
+        "without updates and evaluations",
     ]
 
 

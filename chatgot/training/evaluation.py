@@ -13,10 +13,9 @@ from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.model.gpt import evaluating
 from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
+from chatgot.stopping import Stopped
 
 logger = logging.getLogger(__name__)
-
-Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
 
 def evaluate(
@@ -43,29 +42,29 @@ def evaluate(
 
 
 def validation_losses(run: Run, stopped: Stopped) -> tuple[float | None, float | None]:
-    """Return the loss on the configuration's batches, and that over every token where it is due.
+    """Return (val_loss, val_loss_full): over eval_batches, and over every validation token.
 
-    The latter is due at the end of a run. Both are of no use once `stopped` says so.
+    The second is computed at the end of the run, else None. When stopped: ignore both.
     """
     windows = run.val_windows
     settings = run.config.training
     full_loss = None
     if run.ended() or settings.eval_batches == "all":
-        full_loss = _evaluate_in_memory(run, windows.every_token, stopped)
+        full_loss = _evaluate_halving_batches(run, windows.every_token, stopped)
     if settings.eval_batches == "all":
-        return full_loss, full_loss if run.ended() else None
+        shown_full_loss = full_loss if run.ended() else None
+        return full_loss, shown_full_loss
     spread = partial(windows.spread, settings.eval_batches * settings.batch_size)
-    return _evaluate_in_memory(run, spread, stopped), full_loss
+    return _evaluate_halving_batches(run, spread, stopped), full_loss
 
 
-def _evaluate_in_memory(
+def _evaluate_halving_batches(
     run: Run, batches: Callable[[int], Iterable[Batch]], stopped: Stopped
 ) -> float | None:
-    """Evaluate with batches that fit: halved when memory runs out, and kept so from then on.
+    """Evaluate; halve the batches when memory runs out, for all later evaluations too.
 
     batches: gives the same windows in batches of the size it is asked for. Returns NaN when not
-    even one sequence fits. The training's micro-batch is left alone: what fits there is another
-    matter.
+    even one sequence fits. The training's micro-batch stays: other sizes fit there.
     """
     micro_batch = run.state.micro_batch
     step = run.state.progress.global_step
@@ -81,15 +80,16 @@ def _evaluate_in_memory(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        release_memory(run.device)  # only here: in the handler the error still holds memory
+        # only now: inside the handler, the exception's traceback keeps the tensors alive
+        release_memory(run.device)
         if micro_batch.eval_size == 1:
             logger.warning(
-                "evaluation at step %d: out of memory at one sequence, training goes on", step
+                "evaluation at step %d: out of memory with one sequence, training goes on", step
             )
             return math.nan
         smaller = micro_batch.eval_size // 2
         logger.warning(
-            "evaluation at step %d: out of memory at %d sequences, %d are taken from now on",
+            "evaluation at step %d: out of memory with %d sequences at once; using %d from now on",
             step,
             micro_batch.eval_size,
             smaller,

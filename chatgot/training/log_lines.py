@@ -19,7 +19,7 @@ from chatgot.machine.memory import used_memory
 from chatgot.run.assembly import Run
 
 PRECISION_CURVE = ("fp32", "bf16", "fp16")  # amp/precision: the index
-BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and two moments, 4 bytes each
+CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and two moments, 4 bytes each
 
 
 def model_line(run: Run) -> str:
@@ -78,7 +78,7 @@ def cautions(run: Run) -> list[str]:
             f"training.warmup_steps={warmup}: the run's {last} steps end within the warmup"
         )
     files = config.training.max_checkpoints_to_keep + 1
-    needed = files * BYTES_PER_PARAMETER * run.model.parameter_count()
+    needed = files * CHECKPOINT_BYTES_PER_PARAMETER * run.model.parameter_count()
     free = shutil.disk_usage(run.checkpoint_dir).free
     if free < needed:
         lines.append(
@@ -127,7 +127,7 @@ def end_line(run: Run) -> str:
     )
 
 
-def share_of_peak(run: Run) -> float | None:
+def model_flops_utilisation(run: Run) -> float | None:
     """Return MFU: FLOPs of the steps since the last row over what the machine could have done.
 
     Source: model FLOPs utilisation, Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
@@ -149,7 +149,7 @@ def curves(run: Run) -> dict[str, float]:
         "batch/micro_batch_size": state.micro_batch.size,
         "perf/memory_mib": used_memory(run.device) / 2**20,
     }
-    mfu = share_of_peak(run)
+    mfu = model_flops_utilisation(run)
     if mfu:
         values["perf/mfu"] = mfu
     for part, seconds in run.times.take(run.train_windows.take_s()).items():
@@ -182,7 +182,7 @@ def step_line(run: Run) -> str:
     ]
     if progress.tokens_per_s:
         parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
-        mfu = share_of_peak(run)
+        mfu = model_flops_utilisation(run)
         if mfu:
             parts.append(f"MFU {mfu:.0%}")
         if last:
@@ -193,12 +193,12 @@ def step_line(run: Run) -> str:
 
 def start_facts(run: Run) -> dict[str, object]:
     """Return what an event of a run's start says of it."""
-    found_versions = versions()
+    library_versions = versions()
     return {
         "ranks": 1,
         "device": describe(run.device),
         "precision": run.state.modes.precision,
-        "torch": found_versions["torch"],
+        "torch": library_versions["torch"],
         "version": __version__,
         "run_id": run.state.run_id,
         "model": model_line(run),

@@ -7,40 +7,38 @@ import copy
 import enum
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from chatgot.checkpointing.run_files import checkpoint_path, files_after, newest_whole, run_files
+from chatgot.checkpointing.run_files import (
+    checkpoint_path,
+    files_after,
+    files_of_run,
+    newest_whole,
+)
 from chatgot.errors import CheckpointRejected, Diverged
 from chatgot.logs.events import event
 from chatgot.machine.memory import is_out_of_memory
-from chatgot.numerics.gradient_checkpointing import (
-    disable_gradient_checkpointing,
-    recomputation_differs,
-)
-from chatgot.numerics.precision import Precision, autocast, next_lower, prove_mixed_precision
+from chatgot.numerics.precision import Precision, next_lower, prove_mixed_precision
 from chatgot.run.assembly import Run
 from chatgot.run.fits import read_checkpoint
 from chatgot.run.modes import change_precision
 from chatgot.run.resuming import check_state
-from chatgot.run.run_state import RunState, after_rewind, overwrite, restore_state
+from chatgot.run.run_state import RunState, Stored, after_rewind, overwrite, restore_state
 
 logger = logging.getLogger(__name__)
 
-Stored = Mapping[str, Any]
-
 
 class Outcome(enum.Enum):
-    """What recovery did after a step."""
+    """Where the run is after a step."""
 
-    NOTHING = "nothing"
-    LOWERED = "lowered"
-    RAISED = "raised"
+    GOES_ON = "goes on"
     REWOUND = "rewound"
 
 
 def recover(run: Run) -> Outcome:
     """Do what the steps so far call for: nothing, another precision, or a rewind.
+
+    Returns whether the run goes on after this step, or was rewound to an earlier one.
 
     Raises: Diverged at the end of the ladder, with a report.
     """
@@ -48,17 +46,18 @@ def recover(run: Run) -> Outcome:
     modes = run.state.modes
     settings = run.config.training
     bad_on_this_rung = len(health.bad_steps) - health.bad_before_rung
-    streak = bad_on_this_rung >= settings.max_nan_before_fallback
-    if (run.scaler.fallback_triggered or streak) and modes.precision != "fp32":
+    too_many_bad_steps = bad_on_this_rung >= settings.max_nan_before_fallback
+    if (run.scaler.fallback_triggered or too_many_bad_steps) and modes.precision != "fp32":
         _lower_precision(run)
-        return Outcome.LOWERED
-    if streak:
+        return Outcome.GOES_ON
+    if too_many_bad_steps:
         rewind(run)
         return Outcome.REWOUND
-    below = modes.precision != modes.asked_precision and not modes.precision_raised
-    if below and health.good_steps >= settings.safety.amp_retry_steps:
-        return climb(run)
-    return Outcome.NOTHING
+    was_lowered = modes.precision != modes.asked_precision
+    may_be_raised = was_lowered and not modes.precision_raised
+    if may_be_raised and health.good_steps >= settings.safety.amp_retry_steps:
+        raise_precision(run)
+    return Outcome.GOES_ON
 
 
 def _lower_precision(run: Run) -> None:
@@ -74,13 +73,13 @@ def _lower_precision(run: Run) -> None:
             step=run.state.progress.global_step + 1,
             old=old,
             new=lower,
-            reason="non-finite steps",
+            reason="bad steps",
         ),
     )
     change_precision(run.state, run.scaler, lower)
 
 
-def climb(run: Run) -> Outcome:
+def raise_precision(run: Run) -> None:
     """Go one rung up, once in a run, if that precision passes its proof again."""
     modes = run.state.modes
     windows = run.train_windows
@@ -95,12 +94,12 @@ def climb(run: Run) -> Outcome:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        problem = "out of memory in its proof"
+        problem = "out of memory"
     if problem:
         logger.warning(
-            "precision stays at %s: %s differs from fp32 (%s)", modes.precision, higher, problem
+            "precision stays at %s: %s could not be proven (%s)", modes.precision, higher, problem
         )
-        return Outcome.NOTHING
+        return
     logger.info(
         "precision climbs back from %s to %s from step %d on",
         modes.precision,
@@ -109,7 +108,6 @@ def climb(run: Run) -> Outcome:
         extra=event("precision", old=modes.precision, new=higher, reason="proven again"),
     )
     change_precision(run.state, run.scaler, higher)
-    return Outcome.RAISED
 
 
 def next_higher(run: Run) -> Precision:
@@ -119,43 +117,11 @@ def next_higher(run: Run) -> Precision:
     return asked if lower == "fp32" else lower
 
 
-def prove_again(run: Run) -> None:
-    """Repeat the proof of gradient checkpointing: other values alone raise no error."""
-    every = run.model.recompute_every
-    if not every:
-        return
-    marks = run.state.marks
-    step = run.state.progress.global_step
-    try:
-        with autocast(run.device, run.state.modes.precision):
-            difference = recomputation_differs(run.model, every)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        logger.warning(
-            "gradient checkpointing could not be proven again at step %d: out of memory", step
-        )
-        return
-    if difference:
-        disable_gradient_checkpointing(run.model)
-        run.state.modes.gradient_checkpointing_failed = True
-        logger.warning(
-            "gradient checkpointing is off from step %d on: %s; "
-            "steps %d to %d were trained since the last proof",
-            step + 1,
-            difference,
-            marks.last_proof_step + 1,
-            step,
-            extra=event("gradient_checkpointing", on=False, reason=difference),
-        )
-    marks.last_proof_step = step
-
-
 def rewind(run: Run) -> None:
     """Go back to the newest good checkpoint; leave out the data that went wrong, and some more.
 
-    A second rewind without a good checkpoint in between goes one further back; before the first
-    checkpoint is the start.
+    A second rewind without a good checkpoint in between goes one further back; without a checkpoint
+    it goes back to the start.
     Raises: Diverged when `max_rewinds` are used up, or there is nothing to go back to.
     """
     state = run.state
@@ -180,7 +146,7 @@ def rewind(run: Run) -> None:
     )
     _go_back(run, step, stored, ranges)
     checkpoint_dir = run.checkpoint_dir
-    # they stay in place until there is something to put in their place
+    # renamed only with the next save: until then they are all there is
     run.abandoned = files_after(checkpoint_dir, state.run_id, state.progress.global_step)
     best_path = checkpoint_path(checkpoint_dir, state.run_id, state.marks.best_step)
     if not best_path.is_file():
@@ -188,7 +154,10 @@ def rewind(run: Run) -> None:
 
 
 def _forget_best(run: Run) -> None:
-    """Let the checkpoint just gone back to be the best, if it was evaluated: no better is left."""
+    """Forget the best checkpoint, whose file is gone.
+
+    The one rewound to is the best now, if it was evaluated.
+    """
     marks = run.state.marks
     step = run.state.progress.global_step
     marks.best_val_loss = math.inf
@@ -210,7 +179,7 @@ def _go_back(run: Run, step: int, stored: Stored, ranges: list[tuple[int, int]])
     overwrite(state, after_rewind(before, state))
     state.health.rewinds += 1
     state.health.rewound_to = step
-    # what waits for a step waits as long as before
+    # steps that trials wait for move back with the run
     back = before.progress.global_step - step
     micro_batch = state.micro_batch
     micro_batch.next_growth_step = max(0, micro_batch.next_growth_step - back)
@@ -223,8 +192,7 @@ def _go_back(run: Run, step: int, stored: Stored, ranges: list[tuple[int, int]])
 def ranges_to_skip(run: Run) -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
     """Return all ranges of positions to leave out, and the one that is new.
 
-    None is new where the weights were found damaged though every step was good: then no data is
-    to blame.
+    The new range is None when the weights hold NaN although no step was bad.
     """
     ranges = run.state.progress.skipped_ranges
     bad_steps = run.state.health.bad_steps
@@ -233,7 +201,7 @@ def ranges_to_skip(run: Run) -> tuple[list[tuple[int, int]], tuple[int, int] | N
     first = bad_steps[0].position
     last = bad_steps[-1].position
     end = last + 1 + run.config.training.safety.rewind_skip_steps
-    ranges = merged([*ranges, (first, end)])
+    ranges = merge_ranges([*ranges, (first, end)])
     end = next(end for start, end in ranges if start <= first < end)
     return ranges, (first, end)
 
@@ -248,8 +216,9 @@ def rewind_target(run: Run) -> tuple[int, Stored] | None:
     for step, stored in _good_checkpoints(run):
         is_first = target is None
         target = (step, stored)
-        # nothing good was saved since the last rewind: one further back, if there is one
-        if not (is_first and health.rewinds and step <= health.rewound_to):
+        # a rewind already used this checkpoint: take one further back, if there is one
+        was_used = health.rewinds > 0 and step <= health.rewound_to
+        if not (is_first and was_used):
             break
     if target is None and run.start is not None:
         start = copy.deepcopy(run.start)
@@ -259,14 +228,15 @@ def rewind_target(run: Run) -> tuple[int, Stored] | None:
 
 def _good_checkpoints(run: Run) -> Iterator[tuple[int, Stored]]:
     """Yield (step, content) of the checkpoints that a rewind may go back to, the newest first."""
-    every = run.config.training.save_checkpoint_steps
-    if every is None:
+    rewind_interval = run.config.training.save_checkpoint_steps
+    if rewind_interval is None:
         return
-    config_name, _, timestamp = run.state.run_id.rpartition("_")
-    files = run_files(run.checkpoint_dir, config_name).get(timestamp, {})
+    files = files_of_run(run.checkpoint_dir, run.state.run_id)
     for step in sorted(files, reverse=True):
         path = files[step]
-        if step % every or step > run.state.progress.global_step or path in run.abandoned:
+        is_for_rewinds = step % rewind_interval == 0
+        is_later = step > run.state.progress.global_step
+        if not is_for_rewinds or is_later or path in run.abandoned:
             continue
         try:
             stored = read_checkpoint(path)
@@ -274,13 +244,13 @@ def _good_checkpoints(run: Run) -> Iterator[tuple[int, Stored]]:
         except CheckpointRejected as error:
             logger.warning("%s; passed over", error)
             continue
-        bad = stored["state"]["health"]["bad_steps"]
-        if not bad and not stored["scaler_state_dict"].get("nan_counter"):
+        bad_steps = stored["state"]["health"]["bad_steps"]
+        if not bad_steps and not stored["scaler_state_dict"].get("nan_counter"):
             yield step, stored
 
 
-def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges [first, end) in order, those that touch joined."""
+def merge_ranges(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the ranges [first, end) in order; join those that overlap or touch."""
     result: list[tuple[int, int]] = []
     for first, end in sorted(ranges):
         if result and first <= result[-1][1]:
@@ -305,7 +275,9 @@ def failure_report(run: Run) -> str:
     state = run.state
     ranges = [f"{first} to {end - 1}" for first, end in state.progress.skipped_ranges]
     lr = state.progress.lr
-    rate = "none" if lr is None or not math.isfinite(lr) else f"{lr:.3g}"
+    rate = "none"
+    if lr is not None and math.isfinite(lr):
+        rate = f"{lr:.3g}"
     advice = "lower training.learning_rate"
     # later checkpoints than the last rewind's may be ruined, though finite
     path = checkpoint_path(run.checkpoint_dir, state.run_id, state.health.rewound_to)

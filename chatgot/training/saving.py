@@ -1,15 +1,16 @@
-"""Saving a run: what goes into a checkpoint, what is undone when it fails, which files may go."""
+"""When a save happens: the marks it sets, the check before it, what is undone when it fails."""
 
 import logging
-from collections.abc import Callable
 
 from chatgot.checkpointing.run_files import checkpoint_path, cleanup_old_checkpoints, set_aside
 from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.checkpointing.tensors import not_finite
 from chatgot.errors import OutOfMemory, StorageError
 from chatgot.run.assembly import Run
+from chatgot.run.modes import prove_gradient_checkpointing_again
+from chatgot.stopping import Stopped
 from chatgot.training.due import is_new_best, step_save_due
-from chatgot.training.recovery import prove_again, rewind
+from chatgot.training.recovery import rewind
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class Saver:
     stopped: whether a signal has asked the run to stop.
     """
 
-    def __init__(self, run: Run, stopped: Callable[[], bool]) -> None:
+    def __init__(self, run: Run, stopped: Stopped) -> None:
         self.run = run
         self._stopped = stopped
         self._writer = CheckpointWriter(run.state.progress.global_step)
@@ -28,8 +29,9 @@ class Saver:
     def save(self, last_chance: bool = False) -> bool:
         """Save a checkpoint, then remove old ones; return whether it is there.
 
-        A state that is not finite is not saved: the run is rewound instead. A step whose weights
-        are the best so far becomes the best step with its file: retention keeps that file.
+        A state that is not finite is not saved: the run is rewound instead, unless a signal asks to
+        stop. A step whose weights are the best so far becomes the best step with its file:
+        retention keeps that file.
         Raises: Diverged; StorageError where no save may fail any more (`last_chance`, run's end).
         """
         run = self.run
@@ -38,6 +40,7 @@ class Saver:
         before = marks.model_copy()
         best = is_new_best(run)
         by_steps = step_save_due(run)
+        # set before the save: the file has to contain its own marks
         marks.last_save_step = step
         if best:
             assert marks.val_loss is not None
@@ -48,7 +51,8 @@ class Saver:
             damaged = not_finite(run.checkpoint())
             if not damaged:
                 if by_steps:
-                    prove_again(run)  # before the file is written: it tells what the proof found
+                    # before the save, so that the file has the proof's result
+                    prove_gradient_checkpointing_again(run.model, run.state, run.device)
                 saved = self._write(best, last_chance or run.ended())
         finally:
             if not saved:
@@ -79,7 +83,7 @@ class Saver:
             timestamp,
             settings.max_checkpoints_to_keep,
             keep=[run.state.marks.best_step],
-            every=settings.save_checkpoint_steps,
+            rewind_interval=settings.save_checkpoint_steps,
         )
         return True
 
@@ -91,7 +95,7 @@ class Saver:
             self.save(last_chance=True)
 
     def save_what_is_whole(self, error: OutOfMemory) -> None:
-        """Save the step before the one that did not fit, unless its update has begun."""
+        """Save the last finished step, unless the update has already changed weights."""
         run = self.run
         unsaved = run.state.marks.last_save_step != run.state.progress.global_step
         if not error.unchanged or not unsaved:

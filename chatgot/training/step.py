@@ -1,6 +1,7 @@
 """What one optimizer step computes: the gradient of the mean loss over its tokens, then the update.
 
-Gradients are checked before they are used; a step that fails for a lack of memory is done again.
+Gradients are checked before they are used. A step that runs out of memory, or whose recomputation
+differs, is done again.
 """
 
 import logging
@@ -24,7 +25,8 @@ from chatgot.training.batch_size import shrink
 
 logger = logging.getLogger(__name__)
 
-DIVERGED_FACTOR = 3.0  # a loss above this many times that of guessing, or of the best step, is bad
+# a loss is bad above this many times the larger of ln V and the best step's loss
+DIVERGED_FACTOR = 3.0
 NORMAL_DEVIATION = 1.4826  # sigma over the median absolute deviation, for normal noise
 LEAST_DEVIATION = 1e-3  # of the median: below it a spike would be no more than noise
 
@@ -41,7 +43,7 @@ def compute_gradients(run: Run) -> Tensor:
     """Run forward and backward of all micro-batches; return the step's loss, () on the device.
 
     The loss is not synchronised. An attempt that runs out of memory is made again with a smaller
-    micro-batch, one in which a recomputation differs without gradient checkpointing; nothing is
+    micro-batch; one in which a recomputation differs, without gradient checkpointing. Nothing is
     left of the failed attempt.
     Raises: OutOfMemory when the micro-batch cannot get smaller.
     """
@@ -72,7 +74,7 @@ def _attempt(run: Run) -> Tensor | None:
         if not is_out_of_memory(error):
             raise
         out_of_memory = True
-    # only here is the error gone, and with it what the attempt held
+    # only now: inside the handler, the exception's traceback keeps the tensors alive
     run.model.zero_grad(set_to_none=True)
     run.scaler.begin()
     if out_of_memory:
@@ -84,7 +86,7 @@ def _attempt(run: Run) -> Tensor | None:
 def update_weights(run: Run, loss: Tensor) -> bool:
     """Clip the gradients and update the weights; skip that where loss or norm is not finite.
 
-    Counts the step either way: the data of a skipped step is not used again. Synchronises with the
+    Counts the step either way: a skipped step uses up its data as well. Synchronises with the
     device once. Returns whether the weights were updated.
     Raises: OutOfMemory, before the step is counted.
     """
@@ -117,7 +119,7 @@ def _update(run: Run, loss: Tensor) -> bool:
     run.optimizer.zero_grad(set_to_none=True)
     progress.global_step += 1
     if not calibrating:
-        judge(run, loss_value, norm_value, healthy)
+        judge_step(run, loss_value, norm_value, healthy)
     progress.advance()
     progress.tokens += settings.tokens_per_step(run.config.model)
     progress.train_loss = loss_value
@@ -167,7 +169,7 @@ def _log_skip(run: Run, loss: float, norm: float, calibrating: bool) -> None:
     )
 
 
-def judge(run: Run, loss: float, norm: float, healthy: bool) -> None:
+def judge_step(run: Run, loss: float, norm: float, healthy: bool) -> None:
     """Count the step just done as good, or as one more bad one in a row.
 
     Bad is what is not finite, far too high, or a spike.
@@ -175,10 +177,10 @@ def judge(run: Run, loss: float, norm: float, healthy: bool) -> None:
     health = run.state.health
     progress = run.state.progress
     spike = run.config.training.safety.spike
-    guessing = math.log(run.model.vocab_size)  # the loss of knowing nothing, in nats
-    best = health.best_train_loss if math.isfinite(health.best_train_loss) else loss
-    limit = DIVERGED_FACTOR * max(guessing, best)
-    if healthy and not loss > limit and not is_spike(loss, health.recent_losses, spike):
+    problem = "not finite"
+    if healthy:
+        problem = _problem_of_loss(run, loss)
+    if not problem:
         health.bad_steps = []
         health.bad_before_rung = 0
         health.good_steps += 1
@@ -193,12 +195,27 @@ def judge(run: Run, loss: float, norm: float, healthy: bool) -> None:
     health.bad_steps = [*health.bad_steps, bad_step]
     if healthy:
         logger.warning(
-            "step %d: loss %g is far too high, data position %d",
+            "step %d: loss %g is %s, data position %d",
             progress.global_step,
             loss,
+            problem,
             progress.position,
             extra=event("warning", loss=loss, position=progress.position),
         )
+
+
+def _problem_of_loss(run: Run, loss: float) -> str:
+    """Return what is wrong with a finite loss; empty: nothing."""
+    health = run.state.health
+    guessing = math.log(run.model.vocab_size)  # the loss of knowing nothing, in nats
+    best = loss
+    if math.isfinite(health.best_train_loss):
+        best = health.best_train_loss
+    if loss > DIVERGED_FACTOR * max(guessing, best):
+        return "far too high"
+    if is_spike(loss, health.recent_losses, run.config.training.safety.spike):
+        return "a spike, far above the recent ones"
+    return ""
 
 
 def is_spike(loss: float, recent: list[float], spike: SpikeConfig) -> bool:

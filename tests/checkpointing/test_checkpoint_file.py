@@ -566,14 +566,14 @@ def tampered(content: dict[str, Any], tensor: torch.Tensor, key: str = "exp_avg"
     [
         (
             lambda t: torch.zeros(1).expand(10**6, 10**6),
-            "no plain tensors: optimizer_state_dict.state.0.exp_avg",
+            "not plain CPU tensors: optimizer_state_dict.state.0.exp_avg",
         ),
         (
             lambda t: torch.zeros(1).expand(t.shape),
-            "no plain tensors",
+            "not plain CPU tensors",
         ),  # fused AdamW would write past its end
-        (lambda t: t.T, "no plain tensors"),
-        (lambda t: t.to_sparse(), "no plain tensors"),
+        (lambda t: t.T, "not plain CPU tensors"),
+        (lambda t: t.to_sparse(), "not plain CPU tensors"),
         (
             lambda t: torch.full_like(t, torch.nan),
             "NaN or infinity in optimizer_state_dict.state.0.exp_avg",

@@ -119,7 +119,7 @@ def test_keeping_none_is_refused_and_removes_nothing(tmp_path, keep):
 
 def test_the_two_newest_files_for_a_rewind_stay_beyond_the_newest_n(tmp_path):
     put(tmp_path, 3, 4, 8, 12, 13, 14, 15)
-    removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN, max_to_keep=2, every=4)
+    removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN, max_to_keep=2, rewind_interval=4)
     assert sorted(int(path.stem.rpartition("_")[2]) for path in removed) == [3, 4, 13]
     assert steps_of(tmp_path) == [8, 12, 14, 15]
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import parts
 import pytest
 
-from chatgot.checkpointing.run_lock import RUN_ID, RunLock, lock_new_run, lock_old_run
+from chatgot.checkpointing.names import RUN_ID
+from chatgot.checkpointing.run_lock import RunLock, lock_new_run, lock_old_run
 from chatgot.errors import StorageError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from chatgot.machine.measured import (
     remembered,
 )
 from chatgot.run import assembly, modes
-from chatgot.training.log_lines import curves, share_of_peak, step_line
+from chatgot.training.log_lines import curves, model_flops_utilisation, step_line
 
 
 def never() -> list[float]:
@@ -209,7 +209,7 @@ def test_mfu_is_speed_times_operations_over_the_peak_in_line_and_curves_alike():
     )
     state.state.progress.tokens_per_s = 500.0
     state.peak_flops = 4 * 500.0 * state.model.flops_per_token()
-    assert share_of_peak(state) == pytest.approx(0.25)
+    assert model_flops_utilisation(state) == pytest.approx(0.25)
     assert " | MFU 25% | " in step_line(state)
     assert curves(state)["perf/mfu"] == pytest.approx(0.25)
 
@@ -223,6 +223,6 @@ def test_mfu_is_left_out_where_peak_or_speed_is_not_known(peak, speed):
         1.0,
     )
     state.peak_flops, state.state.progress.tokens_per_s = peak, speed
-    assert share_of_peak(state) is None
+    assert model_flops_utilisation(state) is None
     assert "MFU" not in step_line(state)
     assert "perf/mfu" not in curves(state)

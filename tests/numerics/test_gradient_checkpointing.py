@@ -13,8 +13,8 @@ from chatgot.numerics.gradient_checkpointing import (
     enable_gradient_checkpointing,
 )
 from chatgot.run.assembly import Run
+from chatgot.run.modes import prove_gradient_checkpointing_again
 from chatgot.sampling.generation import generate
-from chatgot.training.recovery import prove_again
 from chatgot.training.step import compute_gradients, update_weights
 
 
@@ -333,11 +333,11 @@ def test_a_value_that_turns_different_later_is_found_by_the_next_proof(caplog):
     assert enable_gradient_checkpointing(run.model)
     run.state.progress.global_step = 100
     caplog.clear()
-    prove_again(run)
+    prove_gradient_checkpointing_again(run.model, run.state, run.device)
     assert "off" not in caplog.text
     odd_recomputation(run, other_value)
     run.state.progress.global_step = 200
-    prove_again(run)
+    prove_gradient_checkpointing_again(run.model, run.state, run.device)
     assert "gradient checkpointing is off from step 201 on" in caplog.text
     assert "steps 101 to 200 were trained since the last proof" in caplog.text
     assert run.model.recompute_every is None

@@ -23,10 +23,10 @@ from memory_limit import (
 from torch import nn
 
 from chatgot.errors import OutOfMemory
+from chatgot.run import modes
 from chatgot.run.assembly import Run
 from chatgot.training import batch_size, evaluation, recovery, step
 from chatgot.training.batch_size import fit_micro_batch
-from chatgot.training.recovery import Outcome
 from chatgot.training.step import compute_gradients
 
 PLACES = ["forward", "backward", "recompute"]
@@ -314,7 +314,7 @@ def test_out_of_memory_in_the_proof_of_a_precision_leaves_all_as_it_is(monkeypat
     run = dynamic_run(gradient_checkpointing=True)
     run.state.modes.asked_precision = "bf16"
     monkeypatch.setattr(recovery, "prove_mixed_precision", fail_for_memory)
-    assert recovery.climb(run) is Outcome.NOTHING
+    recovery.raise_precision(run)
     assert "out of memory" in caplog.text
     assert run.state.modes.precision == "fp32"
     assert run.model.recompute_every == 1
@@ -322,8 +322,8 @@ def test_out_of_memory_in_the_proof_of_a_precision_leaves_all_as_it_is(monkeypat
 
 def test_out_of_memory_in_the_proof_of_gradient_checkpointing_leaves_it_on(monkeypatch, caplog):
     run = dynamic_run(gradient_checkpointing=True)
-    monkeypatch.setattr(recovery, "recomputation_differs", fail_for_memory)
-    recovery.prove_again(run)
+    monkeypatch.setattr(modes, "recomputation_differs", fail_for_memory)
+    modes.prove_gradient_checkpointing_again(run.model, run.state, run.device)
     assert "out of memory" in caplog.text
     assert run.state.modes.precision == "fp32"
     assert run.model.recompute_every == 1

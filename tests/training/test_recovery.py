@@ -14,7 +14,7 @@ from chatgot.checkpointing.checkpoint_file import is_whole
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.precision import prove_mixed_precision
 from chatgot.run import assembly
-from chatgot.training.recovery import merged
+from chatgot.training.recovery import merge_ranges
 
 
 @pytest.fixture(scope="module")
@@ -509,4 +509,4 @@ def test_without_the_check_the_ladder_is_not_taken(tmp_path, monkeypatch):
 
 
 def test_ranges_that_touch_become_one():
-    assert merged([(10, 15), (3, 4), (15, 20), (12, 13)]) == [(3, 4), (10, 20)]
+    assert merge_ranges([(10, 15), (3, 4), (15, 20), (12, 13)]) == [(3, 4), (10, 20)]

@@ -12,7 +12,7 @@ from chatgot.machine.device import seed_generators
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
-from chatgot.training.step import compute_gradients, update_weights
+from chatgot.training.step import compute_gradients, judge_step, update_weights
 
 # fp32: micro-batches are added up in another order
 ROUNDING = 1e-6
@@ -311,6 +311,21 @@ def test_fp16_norms_that_overflow_are_not_skipped_for_ever_uncounted():
             p.grad.fill_(1e30)
         assert not update_weights(run, loss)
     assert run.scaler.nan_counter > 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"), [(100.0, "loss 100 is far too high"), (4.0, "loss 4 is a spike")]
+)
+def test_warning_of_a_bad_loss_tells_a_spike_from_one_far_too_high(loss, words, caplog):
+    """4 is less than 3 ln V, but far above the recent losses."""
+    run = parts.run(training={"safety": {"spike": {"enabled": True, "window": 8}}})
+    for _ in range(8):
+        judge_step(run, 2.0, 1.0, healthy=True)
+    assert not caplog.messages
+    judge_step(run, loss, 1.0, healthy=True)
+    (warning,) = caplog.messages
+    assert words in warning
+    assert [bad.loss for bad in run.state.health.bad_steps] == [loss]
 
 
 def test_bf16_runs_the_linears_in_bf16_and_keeps_all_else_in_fp32():

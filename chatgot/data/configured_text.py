@@ -1,0 +1,34 @@
+"""The text that a configuration names: where it is, and its tokens."""
+
+from pathlib import Path
+
+from chatgot.config import Config
+from chatgot.data.corpus import fetch_default_text
+from chatgot.data.text_file import check_text_file
+from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.windows import check_length
+
+DEFAULT_TEXT = Path("data/shakespeare.txt")
+
+
+def text_path(config: Config) -> Path:
+    """Return where the text is, or, for the default text, will be.
+
+    Raises: ConfigError for a text that is missing.
+    """
+    if config.data.path is None:
+        return DEFAULT_TEXT
+    check_text_file(Path(config.data.path))
+    return Path(config.data.path)
+
+
+def load_text(config: Config, path: Path) -> Tokens:
+    """Return the tokens of a text, fetched and encoded if need be.
+
+    Raises: ConfigError, StorageError.
+    """
+    if config.data.path is None:
+        fetch_default_text(path)
+    tokens = load_tokens(path, Path(config.paths.cache))
+    check_length(len(tokens.ids), config, path)
+    return tokens
