@@ -1,4 +1,4 @@
-"""What holds for every test: nothing outside of temporary folders is touched, and tiny products use one thread."""
+"""What holds for every test: only temporary folders are written, and one thread computes."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def caches_in_a_temporary_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Compute with one thread: on matrices this small two wait for each other far longer than they compute."""
+    """Compute with one thread: on matrices this small two mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

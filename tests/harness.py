@@ -1,5 +1,6 @@
-"""A tiny run of the real script: a generated text, a configuration of seconds, and ways to start it."""
+"""A tiny run of the real script: a generated text, a YAML, ways to start it and to read it."""
 
+import copy
 import importlib.util
 import json
 import os
@@ -19,37 +20,40 @@ SCRIPT = ROOT / "scripts" / "train_with_samples.py"
 TINY: dict[str, Any] = {
     "seed": 7,
     "device": "cpu",
-    "model": {"d_model": 16, "n_layers": 2, "n_head": 2, "d_hid": 24, "max_seq_length": 16, "dropout": 0.1},
+    "model": {
+        "d_model": 16,
+        "n_layers": 2,
+        "n_head": 2,
+        "d_hid": 24,
+        "max_seq_length": 16,
+        "dropout": 0.1,
+    },
     "training": {
-        "max_steps": 12, "batch_size": 4, "accumulate_grad_batches": 3,
-        "learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 3,
-        "log_interval": 1, "eval_interval": 4, "eval_batches": 2, "sample_interval_steps": 6,
-        "save_checkpoint_steps": 5, "max_checkpoints_to_keep": 20, "threads": 1, "report": False,
+        "max_steps": 12,
+        "batch_size": 4,
+        "accumulate_grad_batches": 3,
+        "learning_rate": 1e-2,
+        "min_learning_rate": 1e-3,
+        "warmup_steps": 3,
+        "log_interval": 1,
+        "eval_interval": 4,
+        "eval_batches": 2,
+        "sample_interval_steps": 6,
+        "save_checkpoint_steps": 5,
+        "max_checkpoints_to_keep": 20,
+        "threads": 1,
+        "report": False,
     },
     "data": {"path": "text.txt"},
     "sampling": {"prompts": ["KING: "], "max_new_tokens": 12},
-}  # fmt: skip
+}
+WORDS = "the king queen shall not come to court tonight my lord of war love"
 
 
 def make_text(characters: int = 6000, seed: int = 0) -> str:
     """Return a dialogue of made-up words; the same arguments give the same text."""
     rng = random.Random(seed)
-    words = [
-        "the",
-        "king",
-        "queen",
-        "shall",
-        "not",
-        "come",
-        "to",
-        "court",
-        "tonight",
-        "my",
-        "lord",
-        "of",
-        "war",
-        "love",
-    ]
+    words = WORDS.split()
     lines = []
     while sum(map(len, lines)) < characters:
         name = rng.choice(["KING", "QUEEN", "FOOL"])
@@ -66,7 +70,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_config(folder: Path, name: str = "tiny", **changes: Any) -> Path:
-    """Write text and configuration into `folder`; keyword arguments are merged into TINY, section by section."""
+    """Write text and YAML into `folder`; keyword arguments are sections, merged into TINY."""
     text = folder / "text.txt"
     if not text.exists():
         text.write_text(make_text(), encoding="utf-8")
@@ -92,7 +96,7 @@ def run_script(
 
 
 def load_script() -> ModuleType:
-    """Return the script as a module with a fresh stop request: many tiny runs without a new process each."""
+    """Return the script as a module of its own: many tiny runs without a new process each."""
     spec = importlib.util.spec_from_file_location("train_with_samples", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -100,7 +104,7 @@ def load_script() -> ModuleType:
 
 
 def train_here(folder: Path, *arguments: str) -> int:
-    """Run the script's main in this process with `folder` as the current one; return its exit code."""
+    """Run the script's main in this process, in `folder`; return its exit code."""
     before = Path.cwd()
     os.chdir(folder)
     threads = torch.get_num_threads()
@@ -123,14 +127,27 @@ def load(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def run_dir(folder: Path) -> Path:
+    """Return the folder of the curves of the only run below `folder`/logs."""
+    (path,) = (folder / "logs" / "tensorboard").iterdir()
+    return path
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of the only metrics.jsonl below `folder`/logs."""
+    """Return the rows of metrics of the only run below `folder`/logs."""
     return json_lines(folder, "metrics.jsonl")
 
 
-def events(folder: Path) -> list[dict[str, Any]]:
-    """Return the events of the only run below `folder`/logs."""
-    return json_lines(folder, "events.jsonl")
+def events(folder: Path, kind: str | None = None, **fields: object) -> list[dict[str, Any]]:
+    """Return the events of the only run below `folder`/logs: of a kind, with these fields."""
+    all_events = json_lines(folder, "events.jsonl")
+    expected = fields if kind is None else {"kind": kind, **fields}
+    return [event for event in all_events if event.items() >= expected.items()]
+
+
+def warnings(folder: Path) -> str:
+    """Return the texts of all warnings of the only run, for the names and paths in them."""
+    return "\n".join(warning["text"] for warning in events(folder, "warning"))
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
@@ -140,31 +157,40 @@ def samples(folder: Path) -> list[dict[str, Any]]:
 
 
 def json_lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    (run_dir,) = (folder / "logs" / "tensorboard").iterdir()
-    path = run_dir / name
+    path = run_dir(folder) / name
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def log_of(folder: Path) -> str:
+    """Return the only log below `folder`/logs: for the tests of a line's own words."""
+    (path,) = (folder / "logs").glob("train_*.log")
+    return path.read_text(encoding="utf-8")
+
+
 def trained(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return what must be bit-equal between two runs of the same steps: all but name and clock."""
-    state = {key: value for key, value in checkpoint["state"].items() if key != "run_id"}
-    clock = ("time_s", "tokens_per_s")
-    progress = state["progress"].items()
-    state["progress"] = {key: value for key, value in progress if key not in clock}
-    keys = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict")
-    return {key: checkpoint[key] for key in keys} | {"state": state}
+    """Return what must be bit-equal between two runs of the same steps.
+
+    That is all but the run's id, its clock and its speed.
+    """
+    state = copy.deepcopy(checkpoint["state"])
+    del state["run_id"]
+    for clock in ("time_s", "tokens_per_s"):
+        del state["progress"][clock]
+    for change in state["micro_batch"]["history"]:
+        del change["reason"]  # it names a speed
+    names = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict", "rng")
+    numbers = ("global_step", "epoch", "loss")
+    return {name: checkpoint[name] for name in (*names, *numbers)} | {"state": state}
 
 
 def same(a: Any, b: Any) -> bool:
-    """Return whether two nested states are equal bit for bit."""
+    """Return whether two nested states are equal in type, dtype and every bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
-        return (
-            isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-        )
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b

@@ -1,4 +1,4 @@
-"""Small parts for the unit tests: a configuration, a text of made-up ids, a model, a whole run; milliseconds each."""
+"""Small parts for the unit tests, milliseconds each: a configuration, made-up ids, a whole run."""
 
 import contextlib
 import io
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from harness import same as same
 
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
 from chatgot.config import Config
@@ -45,7 +46,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 
 def config(**sections: Any) -> Config:
-    """Return a tiny configuration; keyword arguments are sections, merged key by key, or top-level keys."""
+    """Return a tiny configuration; keyword arguments are sections, merged, or top-level keys."""
     values: dict[str, Any] = {
         "seed": 5,
         "device": "cpu",
@@ -95,7 +96,7 @@ def latest(checkpoint_dir: Path, config_path: Path = Path("tiny.yaml")) -> tuple
 
 
 def with_digest(plain: bytes) -> bytes:
-    """Return a zip with the right SHA-256 as its comment: what an attacker who has read our source makes."""
+    """Return a zip with the right SHA-256 as its comment, as an attacker could make it."""
     assert plain[-22:-18] == b"PK\x05\x06"
     body = plain[:-2] + struct.pack("<H", 64)
     return body + sha256(body).hexdigest().encode()
@@ -106,17 +107,6 @@ def forge(path: Path, content: Any) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     path.write_bytes(with_digest(buffer.getvalue()))
-
-
-def same(a: Any, b: Any) -> bool:
-    """Return whether two nested states are equal in type, dtype and every bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and a == b
 
 
 def copied(state: dict[str, Any]) -> dict[str, Any]:
@@ -135,9 +125,8 @@ def at_once() -> Iterator[None]:
     """Turn a block that hangs into a failure."""
 
     def too_late(number: int, frame: object) -> None:
-        pytest.fail(
-            "this took more than 10 s"
-        )  # no Exception: nothing on the way takes it for an error of its own
+        # it raises no Exception: nothing on the way takes it for an error of its own
+        pytest.fail("this took more than 10 s")
 
     before = signal.signal(signal.SIGALRM, too_late)
     signal.alarm(10)

@@ -4,54 +4,66 @@ import contextlib
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import harness
 import torch
+from torch import Tensor, nn
+
+from chatgot.run.assembly import Run
+from chatgot.run.run_state import RunState
 
 STEPS = 40
 BASE = {
-    "max_steps": STEPS, "save_checkpoint_steps": 4, "checkpoint_interval_minutes": None, "eval_interval": 40,
-    "sample_interval_steps": None, "safety": {"rewind_skip_steps": 2}, "max_checkpoints_to_keep": 3, "learning_rate": 3e-3,
+    "max_steps": STEPS,
+    "save_checkpoint_steps": 4,
+    "checkpoint_interval_minutes": None,
+    "eval_interval": 40,
+    "sample_interval_steps": None,
+    "safety": {"rewind_skip_steps": 2},
+    "max_checkpoints_to_keep": 3,
+    "learning_rate": 3e-3,
     "accumulate_grad_batches": 2,
-}  # fmt: skip
+}
+
+Spoil = Callable[[RunState, Tensor], Tensor]  # the loss of one micro-batch -> what stands for it
+Poke = Callable[[RunState, nn.Module], None]  # touches weights and gradients of a step
 
 
 def run(
-    folder: Path, *arguments: str, spoil: Callable | None = None, stop_at: int | None = None,
-    stop_when: Callable | None = None, poke: Callable | None = None,
-) -> int:  # fmt: skip
-    """Train here; `spoil(run, loss)` may return another loss for a micro-batch's place of the real one.
+    folder: Path,
+    *arguments: str,
+    spoil: Spoil | None = None,
+    poke: Poke | None = None,
+    stop_at: int | None = None,
+    stop_when: Callable[[RunState], bool] | None = None,
+) -> int:
+    """Train in this process, in `folder`; return the exit code.
 
-    A SIGTERM comes in the step after `stop_at`, or in the first one in which `stop_when(run)` holds. `poke(run, model)`
-    may touch weights and gradients when a step's gradients are there.
+    spoil: may return another loss for a micro-batch in place of the real one.
+    poke: may touch weights and gradients when a step's gradients are there.
+    A SIGTERM comes in the step after `stop_at`, or in the first one in which `stop_when` holds.
     """
     script = harness.load_script()
     real = script.compute_gradients
 
-    def compute_gradients(run):
-        state = run.state
-        if state.progress.global_step == stop_at or (stop_when and stop_when(state)):
+    def signal_comes(state: RunState) -> bool:
+        if state.progress.global_step == stop_at:
+            return True
+        return stop_when is not None and stop_when(state)
+
+    def compute_gradients(run: Run) -> Tensor:
+        if signal_comes(run.state):
             script.STOP.exit_code = 143
             script.STOP.signal_name = "SIGTERM"
-        if poke:
+        if poke is not None:
             loss = real(run)
-            poke(state, run.model)
+            poke(run.state, run.model)
             return loss
         if spoil is None:
             return real(run)
-        forward = run.model.forward
-
-        def spoilt(x, y=None, caches=None):
-            logits, loss = forward(x, y, caches)
-            if y is None or not run.model.training:
-                return logits, loss
-            return logits, spoil(state, loss)
-
-        run.model.forward = spoilt
-        try:
+        with spoilt_losses(run, spoil):
             return real(run)
-        finally:
-            del run.model.forward
 
     script.compute_gradients = compute_gradients
     threads = torch.get_num_threads()
@@ -62,11 +74,29 @@ def run(
         torch.set_num_threads(threads)
 
 
-def poison(positions: Collection[int], value: float = math.nan) -> Callable:
+@contextlib.contextmanager
+def spoilt_losses(run: Run, spoil: Spoil):
+    """Spoil each loss of a training forward while the block runs."""
+    forward = run.model.forward
+
+    def spoilt(x, y=None, caches=None):
+        logits, loss = forward(x, y, caches)
+        if y is None or not run.model.training:
+            return logits, loss
+        return logits, spoil(run.state, loss)
+
+    run.model.forward = spoilt
+    try:
+        yield
+    finally:
+        del run.model.forward
+
+
+def poison(positions: Collection[int], value: float = math.nan) -> Spoil:
     """Spoil the loss of some positions of the data, whenever they are trained on."""
     fired = []
 
-    def spoil(state, loss):
+    def spoil(state: RunState, loss: Tensor) -> Tensor:
         if state.progress.position in positions:
             fired.append(state.progress.position)
             return loss * value
@@ -76,16 +106,18 @@ def poison(positions: Collection[int], value: float = math.nan) -> Callable:
     return spoil
 
 
-def new(folder: Path, **training) -> Path:
+def new(folder: Path, **training: Any) -> Path:
+    """Make a folder with a text and a YAML; keyword arguments are keys of `training`."""
     folder.mkdir(exist_ok=True)
     harness.write_config(folder, training=harness.merged(BASE, training))
     return folder
 
 
-def final(folder: Path) -> dict:
+def final(folder: Path) -> dict[str, Any]:
+    """Return the checkpoint of the last step."""
     return harness.load(harness.checkpoints(folder)[STEPS])
 
 
-def log_of(folder: Path) -> str:
-    (path,) = (folder / "logs").glob("train_*.log")
-    return path.read_text(encoding="utf-8")
+def trained(folder: Path) -> dict[str, Any]:
+    """Return what two whole runs of the same steps must have in common."""
+    return harness.trained(final(folder))

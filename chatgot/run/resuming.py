@@ -199,7 +199,7 @@ def _with_older_file(
             continue
         return CheckpointRejected(f"{error}\nthe newest older file that would do: {older}")
     if NAME.fullmatch(path.name):
-        return CheckpointRejected(f"{error}\nno older file of that run would do")
+        return CheckpointRejected(f"{error} (no older file of that run would do)")
     return error
 
 

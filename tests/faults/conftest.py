@@ -1,4 +1,4 @@
-"""The parts of the fault trials: how many, the servers that fork the script, the undisturbed run, the table."""
+"""What fault trials share: their number, servers that fork the script, a reference, the table."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def trials(request: pytest.FixtureRequest) -> Callable[..., int]:
-    """Return the number of trials for the level in force, given the numbers for short, ci and long."""
+    """Return what picks the number of trials in force out of those for short, ci and long."""
     level = LEVELS.index(request.config.getoption("--faults"))
     return lambda *numbers: numbers[level]
 
@@ -45,7 +45,8 @@ def server(servers: list[FaultServer]) -> FaultServer:
 @pytest.fixture(scope="session")
 def side_by_side(servers: list[FaultServer]) -> Callable[[Callable, list], list]:
     """Return a map over trials, `do(server, item)`, on both cores."""
-    free, lock = list(servers), threading.Lock()
+    free = list(servers)
+    lock = threading.Lock()
 
     def with_server(do: Callable, item: object) -> object:
         with lock:

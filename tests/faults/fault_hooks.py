@@ -1,7 +1,7 @@
 """The faults, installed into a forked child from outside: nothing of them stands in the product.
 
-Each hook takes a Target (the script's namespace, the shared byte of the phase). Whatever happens is written to
-fired.txt first, so that a test can tell that its fault took place.
+Each hook takes a Target (the script's namespace, the shared byte of the phase). Whatever happens is
+written to fired.txt first, so that a test can tell that its fault took place.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import ctypes
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import mmap
 import os
@@ -17,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ from chatgot.numerics import accumulation
 from chatgot.run import folder, resuming, run_state
 from chatgot.training import evaluation
 
+# the file-system calls of a save: those that raise an audit event, and those that do not
+AUDITED = {"open", "os.rename", "os.remove", "os.scandir", "os.listdir", "os.mkdir", "os.chmod"}
+NOT_AUDITED = ("fsync", "fchmod", "close", "fstat", "lstat")
 PHASES = ["start", "step", "save", "evaluate", "sample", "log"]
 FUNCTIONS = {
     "save": "Saver.save",
@@ -54,15 +59,23 @@ def fire(what: str, open_file: Any = os.open) -> None:
     os.close(descriptor)
 
 
+def numbers() -> Iterator[int]:
+    """Return 1, 2, 3 and so on: what counts calls."""
+    return itertools.count(1)
+
+
 def kill_itself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def around(target: Target, phase: str, before: Any = None, after: Any = None) -> None:
-    """Call `before(n)` ahead of the script's n-th call (from 1) of a phase's function, and `after(n)` behind it."""
+    """Call `before(n)` ahead of the script's n-th call (from 1) of a phase's function.
+
+    And `after(n)` behind it, also when it raises.
+    """
     name = FUNCTIONS[phase]
     real = function_of(target, name)
-    count = iter(range(1, 1 << 30))
+    count = numbers()
 
     @functools.wraps(real)
     def wrapped(*args: Any, **keywords: Any) -> Any:
@@ -109,8 +122,9 @@ def heartbeat(target: Target) -> None:
 
 
 def steps(target: Target) -> None:
-    """Write (step, hash of the batch's places in the text, loss, gradient norm) of each update to steps.jsonl.
+    """Write what each update did to steps.jsonl.
 
+    That is its step, a hash of the batch's places in the text, its loss and its gradient norm.
     And the step of each save that has returned to promised.txt: from then on it must never be lost.
     """
     real_update = target.namespace["update_weights"]
@@ -144,7 +158,7 @@ def steps(target: Target) -> None:
 
 
 def die_at_byte(target: Target, save: int, byte: int) -> None:
-    """Let the kernel kill the process when the `save`-th save writes beyond `byte` bytes of a file."""
+    """Let the kernel kill the process when a save writes beyond `byte` bytes of a file."""
 
     def before(n: int) -> None:
         if n == save:
@@ -157,30 +171,22 @@ def die_at_byte(target: Target, save: int, byte: int) -> None:
 
 def watch_calls(target: Target, save: int, act: Any) -> None:
     """Call `act(n, name)` before each file-system call (n from 1) of the `save`-th save."""
-    watching, count, saving = [False], iter(range(1, 1 << 30)), threading.current_thread()
+    watching = [False]
+    count = numbers()
+    saving = threading.current_thread()  # a thread of TensorBoard's writes at its own times
 
     def called(name: str) -> None:
-        if (
-            watching[0] and threading.current_thread() is saving
-        ):  # a thread of TensorBoard's writes at its own times
+        if watching[0] and threading.current_thread() is saving:
             watching[0] = False  # what `act` itself calls is not meant
             act(next(count), name)
             watching[0] = True
 
     def audit(event: str, args: tuple) -> None:
-        if event in (
-            "open",
-            "os.rename",
-            "os.remove",
-            "os.scandir",
-            "os.listdir",
-            "os.mkdir",
-            "os.chmod",
-        ):
+        if event in AUDITED:
             called(event)
 
-    sys.addaudithook(audit)  # a save's calls that raise no audit event follow
-    for name in ("fsync", "fchmod", "close", "fstat", "lstat"):
+    sys.addaudithook(audit)
+    for name in NOT_AUDITED:
         real = getattr(os, name)
 
         def wrapped(*args: Any, real: Any = real, name: str = name, **keywords: Any) -> Any:
@@ -206,7 +212,10 @@ def count_calls(target: Target, save: int) -> None:
 
 
 def die_at_call(target: Target, save: int, call: int) -> None:
-    """Kill the process before the `call`-th file-system call of a save (the last "call" is the save's end)."""
+    """Kill the process before the `call`-th file-system call of a save.
+
+    The last "call" is the save's end.
+    """
 
     def act(n: int, name: str) -> None:
         if n == call:
@@ -232,10 +241,11 @@ def die_in_phase(target: Target, phase: str, nth: int, how: str) -> None:
 
 
 def inside(target: Target, phase: str, nth: int, act: Any) -> None:
-    """Call `act()` in the middle of the `nth` sample, or of the `nth` pass over batches of an evaluation."""
+    """Call `act()` in the middle of the `nth` sample, or of an evaluation's `nth` pass."""
     place = {"sample": target.namespace, "evaluate": vars(evaluation)}[phase]
     name = {"sample": "continue_text", "evaluate": "evaluate"}[phase]
-    real, count = place[name], iter(range(1, 1 << 30))
+    real = place[name]
+    count = numbers()
 
     def acting(items: Any, here: bool) -> Any:
         for i, item in enumerate(items):
@@ -253,7 +263,10 @@ def inside(target: Target, phase: str, nth: int, act: Any) -> None:
 
 
 def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float = 0.0) -> None:
-    """Send itself signals in the middle of the `nth` step, save, sample, pass of an evaluation, or before the first."""
+    """Send itself signals in the middle of the `nth` step, save, sample or pass of an evaluation.
+
+    Or before the first step.
+    """
 
     def send(n: int) -> None:
         if n == nth:
@@ -280,23 +293,26 @@ def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float
 
 def chain(target: Target, saves: int) -> None:
     """Kill the process after `saves` saves."""
-    around(
-        target,
-        "save",
-        after=lambda n: (fire("dies after a save"), kill_itself()) if n == saves else None,
-    )
+
+    def after(n: int) -> None:
+        if n == saves:
+            fire("dies after a save")
+            kill_itself()
+
+    around(target, "save", after=after)
 
 
 # Storage
 
 
 def file_limit(target: Target, byte: int, saves: list[int]) -> None:
-    """Let no file grow beyond `byte` bytes during these saves: the kernel cuts the write and then refuses."""
-    no_limit, real, count = (
-        resource.getrlimit(resource.RLIMIT_FSIZE),
-        saver.save_checkpoint,
-        iter(range(1, 999)),
-    )
+    """Let no file grow beyond `byte` bytes during these saves.
+
+    The kernel cuts the write and then refuses.
+    """
+    no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    real = saver.save_checkpoint
+    count = numbers()
 
     def save_checkpoint(*args: Any, **keywords: Any) -> bool:
         if next(count) not in saves:
@@ -316,7 +332,8 @@ def file_limit(target: Target, byte: int, saves: list[int]) -> None:
 
 def failing_call(target: Target, call: str, number: str, saves: list[int]) -> None:
     """Let a call of the os module fail with an errno during these saves."""
-    failing, real = [False], getattr(os, call)
+    failing = [False]
+    real = getattr(os, call)
 
     def wrapped(*args: Any, **keywords: Any) -> Any:
         if failing[0]:
@@ -325,13 +342,14 @@ def failing_call(target: Target, call: str, number: str, saves: list[int]) -> No
             raise OSError(code, os.strerror(code))
         return real(*args, **keywords)
 
+    def before(n: int) -> None:
+        failing[0] = n in saves
+
+    def after(n: int) -> None:
+        failing[0] = False
+
     setattr(os, call, wrapped)
-    around(
-        target,
-        "save",
-        lambda n: failing.__setitem__(0, n in saves),
-        lambda n: failing.__setitem__(0, False),
-    )
+    around(target, "save", before, after)
 
 
 def move_folder(target: Target, save: int, back_at: int | None) -> None:
@@ -349,27 +367,26 @@ def move_folder(target: Target, save: int, back_at: int | None) -> None:
 
 def raising(target: Target, phase: str, nth: int, kind: str) -> None:
     """Raise in the middle of a sample, or of the writing of a checkpoint."""
-    errors = {
-        "ValueError": ValueError,
-        "MemoryError": MemoryError,
-        "KeyError": KeyError,
-        "RuntimeError": RuntimeError,
-    }
+    error = {"ValueError": ValueError, "MemoryError": MemoryError}[kind]
 
     def act() -> None:
         fire(f"{kind} in a {phase}")
         torch.rand(7)  # as careless code would
-        raise errors[kind]("a made-up defect")
+        raise error("a made-up defect")
 
     if phase == "sample":
         inside(target, phase, nth, act)
-    else:
-        assert phase == "save"
-        real, count = torch.save, iter(range(1, 1 << 30))
-        torch.save = lambda content, file: (
-            real(content, file),
-            act() if next(count) == nth else None,
-        )
+        return
+    assert phase == "save"
+    real = torch.save
+    count = numbers()
+
+    def save(content: Any, file: Any) -> None:
+        real(content, file)
+        if next(count) == nth:
+            act()
+
+    torch.save = save
 
 
 def slow_disk(target: Target, seconds: float) -> None:
@@ -385,8 +402,13 @@ def slow_disk(target: Target, seconds: float) -> None:
 
 
 def turn_the_clock(target: Target, seconds: float, at_step: int) -> None:
-    """Turn the wall clock back by so many seconds before a step (0: from the start); negative: forward."""
-    real_time, real_strftime, shift = time.time, time.strftime, [0.0]
+    """Turn the wall clock back by so many seconds before a step; negative: forward.
+
+    at_step: 0 is from the start.
+    """
+    real_time = time.time
+    real_strftime = time.strftime
+    shift = [0.0]
     time.time = lambda: real_time() - shift[0]
     time.strftime = lambda form, at=None: real_strftime(form, at or time.localtime(time.time()))
 
@@ -463,7 +485,12 @@ def mutant_counts_damaged(target: Target) -> None:
 
 def mutant_forgetful(target: Target) -> None:
     """Remove the files there are before each save."""
-    around(target, "save", lambda n: [path.unlink() for path in Path("checkpoints").glob("*.pt")])
+
+    def before(n: int) -> None:
+        for path in Path("checkpoints").glob("*.pt"):
+            path.unlink()
+
+    around(target, "save", before)
 
 
 def mutant_deaf(target: Target) -> None:

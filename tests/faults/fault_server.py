@@ -1,7 +1,8 @@
-"""Run the script a thousand times: a process that has imported everything forks a child for each trial.
+"""Run the script a thousand times: a process that has imported everything forks for each trial.
 
-As a program it reads one request a line, forks, waits and answers; `FaultServer` is its client. The process computes
-nothing itself (autograd works in a fork only then), so a trial costs what its steps cost, not the seconds of imports.
+As a program it reads one request a line, forks, waits and answers; `FaultServer` is its client. The
+process computes nothing itself (autograd works in a fork only then), so a trial costs what its
+steps cost, not the seconds of imports.
 """
 
 import contextlib
@@ -20,10 +21,9 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
-FIRED, SAID = (
-    "fired.txt",
-    "said.txt",
-)  # what the hooks did, and what the script printed, in the trial's folder
+# in the trial's folder: what the hooks did, and what the script printed
+FIRED = "fired.txt"
+SAID = "said.txt"
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,15 @@ class FaultServer:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, env=environment, text=True, **pipes)
 
-    def run(self, folder: Path, *arguments: str, hooks: list | None = None, kill_after_s: float | None = None,
-            environment: dict[str, str] | None = None) -> Outcome:  # fmt: skip
-        """Run the script in `folder`; `hooks` is a list of (name in fault_hooks, keyword arguments)."""
+    def run(
+        self,
+        folder: Path,
+        *arguments: str,
+        hooks: list | None = None,
+        kill_after_s: float | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> Outcome:
+        """Run the script in `folder`; a hook is (name in fault_hooks, keyword arguments)."""
         for name in (FIRED, SAID):
             (folder / name).unlink(missing_ok=True)
         request = {
@@ -59,16 +65,13 @@ class FaultServer:
             "arguments": arguments,
             "hooks": hooks or [],
             "kill_after_s": kill_after_s,
+            "environment": environment or {},
         }
-        self._process.stdin.write(json.dumps(request | {"environment": environment or {}}) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
-        texts = {}
-        for name in (FIRED, SAID):  # a child that was killed at once has written neither
-            texts[name] = (
-                (folder / name).read_text(errors="replace") if (folder / name).exists() else ""
-            )
-        return Outcome(**answer, said=texts[SAID], fired=texts[FIRED].splitlines())
+        fired = text_of(folder / FIRED).splitlines()
+        return Outcome(**answer, said=text_of(folder / SAID), fired=fired)
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -76,19 +79,24 @@ class FaultServer:
         self._process.stdout.close()
 
 
+def text_of(path: Path) -> str:
+    """Return a file's text; a child that was killed at once has not written it."""
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
 def serve() -> None:
     """Answer requests until the input ends."""
     import fault_hooks
     import torch
-    from torch.utils.tensorboard import SummaryWriter  # noqa: F401 imported here, so that no child has to
+
+    # imported here, so that no child has to
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
     torch.set_num_threads(1)
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
     script = ROOT / "scripts" / "train_with_samples.py"
     code = compile(script.read_text(encoding="utf-8"), str(script), "exec")
-    exec(
-        code, {"__name__": "imported", "__file__": str(script)}
-    )  # imports all that the script imports
+    exec(code, {"__name__": "imported", "__file__": str(script)})  # for what the script imports
     heartbeat = mmap.mmap(-1, 1)  # shared with the child: the phase that it is in
     for line in sys.stdin:
         request = json.loads(line)
@@ -128,7 +136,7 @@ def wait(
 
 
 def run_child(request: dict[str, Any], code: Any, script: Path, heartbeat: mmap.mmap) -> int:
-    """Be the script: in its folder, with its arguments, its streams in files, its faults installed."""
+    """Be the script: in its folder, with its arguments, streams in files, faults installed."""
     import fault_hooks
 
     os.chdir(request["folder"])
@@ -136,9 +144,10 @@ def run_child(request: dict[str, Any], code: Any, script: Path, heartbeat: mmap.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for stream in (1, 2):
-        os.dup2(said, stream)
-    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 closed by the process's end
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 closed by the process's end
     sys.argv = [str(script), *request["arguments"]]
     namespace = {"__name__": "train_with_samples", "__file__": str(script)}
     try:

@@ -1,4 +1,4 @@
-"""What a trial is made of: a folder with a tiny run, a fault, a resume, and the question whether anything was lost."""
+"""What a trial is made of: a folder with a tiny run, a fault, a resume; and was anything lost?"""
 
 import hashlib
 import json
@@ -16,14 +16,30 @@ from chatgot.checkpointing.checkpoint_file import is_whole
 
 STEPS = 24
 TINY: dict[str, Any] = {
-    "model": {"d_model": 64, "n_layers": 2, "n_head": 2, "d_hid": 96, "max_seq_length": 32, "dropout": 0.1},
+    "model": {
+        "d_model": 64,
+        "n_layers": 2,
+        "n_head": 2,
+        "d_hid": 96,
+        "max_seq_length": 32,
+        "dropout": 0.1,
+    },
     "training": {
-        "max_steps": STEPS, "batch_size": 2, "accumulate_grad_batches": 3, "warmup_steps": 4, "log_interval": 4,
-        "eval_interval": 8, "eval_batches": 2, "sample_interval_steps": 6, "save_checkpoint_steps": 2,
-        "checkpoint_interval_minutes": None, "max_checkpoints_to_keep": 3, "report": False,
+        "max_steps": STEPS,
+        "batch_size": 2,
+        "accumulate_grad_batches": 3,
+        "warmup_steps": 4,
+        "log_interval": 4,
+        "eval_interval": 8,
+        "eval_batches": 2,
+        "sample_interval_steps": 6,
+        "save_checkpoint_steps": 2,
+        "checkpoint_interval_minutes": None,
+        "max_checkpoints_to_keep": 3,
+        "report": False,
     },
     "sampling": {"prompts": ["KING: "], "max_new_tokens": 6},
-}  # fmt: skip
+}
 Hooks = list[tuple[str, dict[str, Any]]]
 
 
@@ -44,16 +60,13 @@ class Reference:
         if STEPS not in files(folder):
             return f"did not come to the end: {sorted(files(folder))}"
         steps = read_steps(folder)
-        differing = [
-            step
-            for step in steps.keys() | self.steps.keys()
-            if steps.get(step) != self.steps.get(step)
-        ]
+        all_steps = steps.keys() | self.steps.keys()
+        differing = [step for step in all_steps if steps.get(step) != self.steps.get(step)]
         if differing:
             return f"other data, losses or norms, first in step {min(differing)}"
-        return (
-            None if final_hash(files(folder)[STEPS]) == self.final else "the final weights differ"
-        )
+        if final_hash(files(folder)[STEPS]) != self.final:
+            return "the final weights differ"
+        return None
 
 
 @dataclass
@@ -66,6 +79,12 @@ class Table:
         row = self.rows.setdefault(fault, [0, 0, 0])
         for i, n in enumerate((trials, hits, lost)):
             row[i] += n
+
+
+def resumed_from(folder: Path) -> int | None:
+    """Return the step from which the folder's only run was last resumed; None: it never was."""
+    resumes = harness.events(folder, "resume")
+    return resumes[-1]["step"] if resumes else None
 
 
 def files(folder: Path) -> dict[int, Path]:
@@ -99,7 +118,8 @@ def read_steps(folder: Path) -> dict[int, list]:
 def promised(folder: Path) -> int:
     """Return the last step whose save has returned; 0 where none has."""
     path = folder / "promised.txt"
-    return max(map(int, path.read_text().split()), default=0) if path.exists() else 0
+    steps = path.read_text().split() if path.exists() else []
+    return max(map(int, steps), default=0)
 
 
 def new_folder(parent: Path, name: str, **changes: Any) -> Path:
@@ -116,15 +136,14 @@ def start(
     server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any
 ) -> Outcome:
     """Begin a run, every step written to steps.jsonl."""
-    return server.run(
-        folder, "--config", "tiny.yaml", *arguments, hooks=[("steps", {}), *hooks], **keywords
-    )
+    hooks = [("steps", {}), *hooks]
+    return server.run(folder, "--config", "tiny.yaml", *arguments, hooks=hooks, **keywords)
 
 
 def go_on(
     server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any
 ) -> Outcome:
-    """Resume the latest checkpoint; where the run died before its first one, begin anew, as a user would."""
+    """Resume the latest checkpoint; a run that died before its first one begins anew."""
     if not files(folder):
         assert promised(folder) == 0, "a run was lost"
         (folder / "steps.jsonl").unlink(missing_ok=True)
@@ -135,8 +154,12 @@ def go_on(
 def undisturbed(
     server: FaultServer, parent: Path, name: str = "reference", **changes: Any
 ) -> Reference:
-    """Train without a fault, twice: the second run is as quick as those of the trials, and ends in the same bits."""
-    first, second = (new_folder(parent, name + suffix, **changes) for suffix in ("", "_again"))
+    """Train without a fault, twice; both runs end in the same bits.
+
+    The second one is as quick as those of the trials, so its time is taken.
+    """
+    first = new_folder(parent, name, **changes)
+    second = new_folder(parent, f"{name}_again", **changes)
     outcome = start(server, first)
     assert outcome.exit_code == 0, outcome.said
     if not (parent / "data").exists():
@@ -148,7 +171,7 @@ def undisturbed(
 
 
 def spread(n: int, total: int, seed: int = 0) -> list[int]:
-    """Return `n` different numbers of range(total), or all of them, the first and the last always among them."""
+    """Return `n` different numbers of range(total), the first and the last among them, or all."""
     if n >= total:
         return list(range(total))
     inner = random.Random(seed).sample(range(1, total - 1), n - 2)

@@ -1,19 +1,29 @@
-"""Killed at any moment, a run comes back from its last whole checkpoint and ends in the bits of the undisturbed one."""
+"""Killed at any moment, a run goes on from its last whole file, and ends in the same bits."""
 
 import random
 import shutil
 import signal
+from pathlib import Path
 
 import fault_trials
 import pytest
-from fault_trials import STEPS, files, go_on, start
+from fault_server import FaultServer, Outcome
+from fault_trials import STEPS, Hooks, Reference, files, go_on, resumed_from, start
 
 from chatgot.checkpointing.checkpoint_file import is_whole
 
-SAVE = 3  # the save that the deterministic trials die in: there are older files, and retention removes one
+# the save that the deterministic trials die in: there are older files, and retention removes one
+SAVE = 3
 
 
-def die_and_go_on(server, reference, folder, hooks, mutant=(), **keywords):
+def die_and_go_on(
+    server: FaultServer,
+    reference: Reference,
+    folder: Path,
+    hooks: Hooks,
+    mutant: Hooks = (),
+    **keywords: float | None,
+) -> tuple[Outcome, str | None]:
     """Run with a fault, then resume; return (how the first run ended, what was lost)."""
     outcome = start(server, folder, [*mutant, *hooks], **keywords)
     if outcome.exit_code == 0:  # the run was over before the kill
@@ -21,19 +31,22 @@ def die_and_go_on(server, reference, folder, hooks, mutant=(), **keywords):
     torn = [path.name for path in files(folder).values() if not is_whole(path)]
     if torn:
         return outcome, f"broken under a final name: {torn}"
-    newest, promised = max(files(folder), default=0), fault_trials.promised(folder)
+    newest = max(files(folder), default=0)
+    promised = fault_trials.promised(folder)
     if newest < promised:
         return outcome, f"step {promised} was saved, the newest file is of step {newest}"
+    steps_before = (folder / "steps.jsonl").read_bytes() if newest == STEPS else b""
     resumed = go_on(server, folder, list(mutant))
     if resumed.exit_code != 0:
         return outcome, f"does not resume: exit {resumed.exit_code}: {resumed.said[-500:]}"
-    from_newest = (
-        "is finished at step" if newest == STEPS else f"_step_{newest}.pt at step {newest}\n"
-    )
-    if newest and from_newest not in resumed.said:
+    if newest == STEPS and (folder / "steps.jsonl").read_bytes() != steps_before:
+        return outcome, f"trained on though it was finished: {resumed.said[:2000]}"
+    if 0 < newest < STEPS and resumed_from(folder) != newest:
         return outcome, f"not resumed from step {newest}: {resumed.said[:2000]}"
-    left = list((folder / "checkpoints").glob(".*.tmp")) if newest else []
-    return outcome, reference.lost(folder) or (f"left behind: {left}" if left else None)
+    left = list((folder / "checkpoints").glob(".*.tmp"))
+    if newest > 0 and left:
+        return outcome, reference.lost(folder) or f"left behind: {left}"
+    return outcome, reference.lost(folder)
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +74,14 @@ def test_killed_before_and_after_every_file_system_call_of_a_save(
 
     def one(server, call):
         folder = trial_folder(f"call{call}")
-        outcome, lost = die_and_go_on(
-            server, reference, folder, [("die_at_call", {"save": SAVE, "call": call + 1})]
-        )
+        hooks = [("die_at_call", {"save": SAVE, "call": call + 1})]
+        outcome, lost = die_and_go_on(server, reference, folder, hooks)
         shutil.rmtree(folder)
         return outcome, lost
 
+    fault = "SIGKILL before each file-system call of a save"
     for outcome, lost in side_by_side(one, chosen):
-        table.add(
-            "SIGKILL before each file-system call of a save", len(outcome.fired), lost is not None
-        )
+        table.add(fault, len(outcome.fired), lost is not None)
         assert outcome.exit_code == -signal.SIGKILL, outcome.said
         assert len(outcome.fired) == 1
         assert lost is None
@@ -79,16 +90,14 @@ def test_killed_before_and_after_every_file_system_call_of_a_save(
 def test_killed_at_any_byte_of_a_save(side_by_side, reference, trial_folder, trials, table, size):
     def one(server, byte):
         folder = trial_folder(f"byte{byte}")
-        outcome, lost = die_and_go_on(
-            server, reference, folder, [("die_at_byte", {"save": SAVE, "byte": byte})]
-        )
+        hooks = [("die_at_byte", {"save": SAVE, "byte": byte})]
+        outcome, lost = die_and_go_on(server, reference, folder, hooks)
         shutil.rmtree(folder)
         return outcome, lost
 
     n = trials(4, 40, 200)
-    for outcome, lost in side_by_side(
-        one, [1, size - 65, size - 64, size - 1, *(size * i // n for i in range(n))]
-    ):
+    chosen = [1, size - 65, size - 64, size - 1, *(size * i // n for i in range(n))]
+    for outcome, lost in side_by_side(one, chosen):
         table.add("SIGKILL at a byte of a save's file", len(outcome.fired), lost is not None)
         assert outcome.exit_code == -signal.SIGXFSZ, outcome.said
         assert len(outcome.fired) == 1
@@ -96,7 +105,9 @@ def test_killed_at_any_byte_of_a_save(side_by_side, reference, trial_folder, tri
 
 
 def test_killed_at_random(side_by_side, reference, trial_folder, trials, table):
-    rng, wanted, killed = random.Random(20), trials(5, 50, 500), []
+    rng = random.Random(20)
+    wanted = trials(5, 50, 500)
+    killed = []
 
     def one(server, item):
         i, moment = item
@@ -117,9 +128,8 @@ def test_killed_at_random(side_by_side, reference, trial_folder, trials, table):
             assert lost is None
         if len(killed) >= wanted and killed.count("save") >= 0.2 * wanted:
             return
-    pytest.fail(
-        f"only {len(killed)} kills came in time, {killed.count('save')} of them inside a save"
-    )
+    in_saves = killed.count("save")
+    pytest.fail(f"only {len(killed)} kills came in time, {in_saves} of them inside a save")
 
 
 @pytest.mark.slow
@@ -127,28 +137,27 @@ def test_killed_again_and_again_a_run_still_comes_to_its_end(
     side_by_side, reference, trial_folder, trials, table
 ):
     def one(server, seed):
-        rng, generations, reached = random.Random(seed), 0, [0]
-        folder, hooks = (
-            trial_folder(f"chain{seed}", training={"save_checkpoint_steps": 1}),
-            [("chain", {"saves": 1})],
-        )
+        rng = random.Random(seed)
+        generations = 0
+        reached = [0]
+        folder = trial_folder(f"chain{seed}", training={"save_checkpoint_steps": 1})
+        hooks = [("chain", {"saves": 1})]
         outcome = start(server, folder, hooks)
         while outcome.exit_code == -signal.SIGKILL:
             generations += 1
             reached.append(max(files(folder), default=0))
             assert generations < 60
-            during_resume = (
-                rng.random() < 0.4
-            )  # dies before its first save: nothing is won, nothing may be lost
-            when = rng.random() * 0.2 * reference.wall_s if during_resume else None
-            outcome = go_on(server, folder, [] if during_resume else hooks, kill_after_s=when)
+            if rng.random() < 0.4:  # dies before its first save: nothing may be lost
+                when = rng.random() * 0.2 * reference.wall_s
+                outcome = go_on(server, folder, [], kill_after_s=when)
+            else:
+                outcome = go_on(server, folder, hooks)
         assert outcome.exit_code == 0, outcome.said
         return generations, reached, reference.lost(folder)
 
+    fault = "SIGKILL again after each save and resume"
     for generations, reached, lost in side_by_side(one, list(range(trials(1, 2, 10)))):
-        table.add(
-            "SIGKILL again after each save and resume", generations, lost is not None, generations
-        )
+        table.add(fault, generations, lost is not None, generations)
         assert generations >= 20
         assert reached == sorted(reached)
         assert lost is None
@@ -162,9 +171,8 @@ def test_a_crash_of_the_interpreter_harms_no_file(
     server, reference, trial_folder, table, phase, how
 ):
     folder = trial_folder("crash")
-    outcome, lost = die_and_go_on(
-        server, reference, folder, [("die_in_phase", {"phase": phase, "nth": 3, "how": how})]
-    )
+    hooks = [("die_in_phase", {"phase": phase, "nth": 3, "how": how})]
+    outcome, lost = die_and_go_on(server, reference, folder, hooks)
     table.add("segmentation fault, _exit in a thread", len(outcome.fired), lost is not None)
     assert outcome.fired == [how]
     assert lost is None
@@ -184,9 +192,8 @@ def test_a_saver_that_writes_straight_to_the_final_name_is_found_out(
     server, reference, trial_folder, table
 ):
     hooks = [("die_at_byte", {"save": SAVE, "byte": 60_000})]
-    outcome, lost = die_and_go_on(
-        server, reference, trial_folder("m"), hooks, mutant=[("mutant_naive_save", {})]
-    )
+    mutant = [("mutant_naive_save", {})]
+    outcome, lost = die_and_go_on(server, reference, trial_folder("m"), hooks, mutant)
     assert outcome.fired
     assert "broken" in lost
     table.add("mutant: writes straight to the final name", 1, 1)
@@ -194,9 +201,8 @@ def test_a_saver_that_writes_straight_to_the_final_name_is_found_out(
 
 def test_a_saver_that_removes_old_files_first_is_found_out(server, reference, trial_folder, table):
     hooks = [("die_at_byte", {"save": SAVE, "byte": 60_000})]
-    outcome, lost = die_and_go_on(
-        server, reference, trial_folder("m"), hooks, mutant=[("mutant_forgetful", {})]
-    )
+    mutant = [("mutant_forgetful", {})]
+    outcome, lost = die_and_go_on(server, reference, trial_folder("m"), hooks, mutant)
     assert outcome.fired
     assert lost == "step 4 was saved, the newest file is of step 0"
     table.add("mutant: removes old files before it saves", 1, 1)
@@ -206,18 +212,14 @@ def test_a_saver_that_removes_old_files_first_is_found_out(server, reference, tr
 def test_a_resume_that_forgets_a_part_of_the_state_is_found_out(
     server, reference, trial_folder, table, mutant
 ):
-    folder, hooks = trial_folder("m"), [(mutant, {})]
+    folder = trial_folder("m")
+    hooks = [(mutant, {})]
     if mutant == "mutant_no_rng":  # its undisturbed run is another one
-        reference = fault_trials.Reference(folder, "", {}, 0.0)
         assert start(server, folder, hooks).exit_code == 0
-        reference.final, reference.steps = (
-            fault_trials.final_hash(files(folder)[STEPS]),
-            fault_trials.read_steps(folder),
-        )
+        final = fault_trials.final_hash(files(folder)[STEPS])
+        reference = Reference(folder, final, fault_trials.read_steps(folder), wall_s=0.0)
         folder = trial_folder("m2")
-    outcome, lost = die_and_go_on(
-        server, reference, folder, [("chain", {"saves": 5})], mutant=hooks
-    )
+    outcome, lost = die_and_go_on(server, reference, folder, [("chain", {"saves": 5})], hooks)
     assert outcome.fired
     assert "other data, losses or norms" in lost
     table.add(f"mutant: {mutant.removeprefix('mutant_').replace('_', ' ')} on resume", 1, 1)

@@ -1,12 +1,13 @@
-"""After a power cut some whole checkpoint can be loaded, and none that a finished save had promised is missing.
+"""After a power cut a whole checkpoint can be loaded: none that a save promised is missing.
 
-kill -9 does not show this: what the kernel holds survives a process, not a power cut. So the calls of a few saves are
-recorded, and every folder that a cut could leave is rebuilt: bytes that were not fsynced are gone or half there, and of
-the folder's changes since its last fsync any may be missing.
+kill -9 does not show this: what the kernel holds survives a process, not a power cut. So the calls
+of a few saves are recorded, and every folder that a cut could leave is rebuilt: bytes that were not
+fsynced are gone or half there, and of the folder's changes since its last fsync any may be missing.
 """
 
 import itertools
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import parts
@@ -21,7 +22,10 @@ RUN_ID = "tiny_20250102-030405"
 
 
 def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> list[tuple]:
-    """Save a few times with retention; return what reached the kernel, in order, and when each save had returned."""
+    """Save a few times with retention; return what reached the kernel, in order.
+
+    And when each save had returned.
+    """
     calls: list[tuple] = []
     files: dict[int, int] = {}  # inode: a number that no later file gets
     real = {name: getattr(os, name) for name in ("open", "fsync", "replace", "unlink")}
@@ -49,32 +53,26 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> lis
         real["unlink"](path, **keywords)
         calls.append(("unlink", Path(path).name))
 
-    run, saver = parts.run(), CheckpointWriter(0)
+    recorders = {"open": opened, "fsync": fsync, "replace": replace, "unlink": unlink}
+    run = parts.run()
+    writer = CheckpointWriter(0)
     with monkeypatch.context() as patch:
-        for name, recorded in (
-            ("open", opened),
-            ("fsync", fsync),
-            ("replace", replace),
-            ("unlink", unlink),
-        ):
-            patch.setattr(os, name, recorded)
+        for name, recorder in recorders.items():
+            patch.setattr(os, name, recorder)
         for step in range(1, saves + 1):
             content = run.checkpoint()
             content |= {"run_id": RUN_ID, "global_step": step}
             content["state"]["run_id"] = RUN_ID
-            content["state"]["progress"] |= {
-                "global_step": step,
-                "skipped_steps": step,
-                "position": step,
-            }
-            assert saver.save(checkpoint_path(folder, RUN_ID, step), content, run.config.training)
+            counters = ("global_step", "skipped_steps", "position")
+            content["state"]["progress"] |= dict.fromkeys(counters, step)
+            assert writer.save(checkpoint_path(folder, RUN_ID, step), content, run.config.training)
             calls.append(("returned", step))
             cleanup_old_checkpoints(folder, "tiny", "20250102-030405", max_to_keep=1)
     return calls
 
 
 def applied(names: dict[str, int], changes: list[tuple]) -> dict[str, int]:
-    """Return a folder's names after some of its changes; one that needs a missing one does nothing."""
+    """Return a folder's names after some of its changes; one that lacks another does nothing."""
     names = dict(names)
     for kind, *rest in changes:
         if kind == "create":
@@ -86,55 +84,74 @@ def applied(names: dict[str, int], changes: list[tuple]) -> dict[str, int]:
     return names
 
 
-def states_after_a_cut(calls: list[tuple]):
-    """Yield (last step promised, {name: bytes}) for every folder that a power cut could leave."""
+State = tuple[int, dict[str, bytes]]  # last step promised, content of each file by its name
+
+
+def states_after_a_cut(calls: list[tuple]) -> Iterator[State]:
+    """Yield a state for every folder that a power cut could leave."""
+    bytes_of = {call[1]: call[2] for call in calls if call[0] in ("data", "not synced")}
     for end in range(len(calls) + 1):
-        data, durable, pending, promised = {}, {}, [], 0
+        synced: dict[int, bytes] = {}
+        durable: dict[str, int] = {}  # the folder's names as of its last fsync
+        pending: list[tuple] = []  # the folder's changes since then
+        promised = 0
         for call in calls[:end]:
             if call[0] == "data":
-                data[call[1]] = call[2]
+                synced[call[1]] = call[2]
             elif call[0] == "folder":
-                durable, pending = applied(durable, pending), []
+                durable = applied(durable, pending)
+                pending = []
             elif call[0] == "returned":
                 promised = call[1]
             elif call[0] != "not synced":
                 pending.append(call)
-        later = {call[1]: call[2] for call in calls if call[0] in ("data", "not synced")}
-        for chosen in itertools.product([False, True], repeat=len(pending)):
-            names = applied(
-                durable, [change for change, there in zip(pending, chosen, strict=True) if there]
-            )
+        for changes in subsets(pending):
+            names = applied(durable, changes)
             for share in (0.0, 0.5):  # of the bytes that nobody has synced
-                unsynced = {file: whole[: int(share * len(whole))] for file, whole in later.items()}
-                yield (
-                    promised,
-                    {name: data.get(file, unsynced.get(file, b"")) for name, file in names.items()},
-                )
+                yield promised, contents(names, synced, bytes_of, share)
 
 
-def lost_in(states, folder: Path) -> tuple[int, list[str]]:
-    """Return how many states there are, and in which the promised checkpoint, or a later one, is not loaded."""
-    count, lost, seen = 0, [], set()
+def subsets(changes: list[tuple]) -> Iterator[list[tuple]]:
+    """Yield all choices of changes, each in their order."""
+    for chosen in itertools.product([False, True], repeat=len(changes)):
+        yield list(itertools.compress(changes, chosen))
+
+
+def contents(
+    names: dict[str, int], synced: dict[int, bytes], bytes_of: dict[int, bytes], share: float
+) -> dict[str, bytes]:
+    """Return the bytes of each file, of those that are not synced only a share."""
+    result = {}
+    for name, file in names.items():
+        unsynced = bytes_of.get(file, b"")
+        result[name] = synced.get(file, unsynced[: int(share * len(unsynced))])
+    return result
+
+
+def lost_in(states: Iterable[State], folder: Path) -> tuple[int, list[str]]:
+    """Return how many states there are, and what is wrong with those that lost something.
+
+    There the promised checkpoint, or a later one, is not loaded.
+    """
+    lost = []
+    tried = set()
     for promised, content in states:
         key = (promised, tuple(sorted(content.items())))
-        if key in seen:
+        if key in tried:
             continue
-        seen.add(key)
-        count += 1
+        tried.add(key)
         for path in folder.iterdir():
             path.unlink()
         for name, data in content.items():
             (folder / name).write_bytes(data)
         try:
             _, loaded = parts.latest(folder)
-            found = loaded["global_step"]
+            step = loaded["global_step"]
         except CheckpointRejected:
-            found = 0
-        if found < promised:
-            lost.append(
-                f"step {promised} was promised, step {found} is there, of {sorted(content)}"
-            )
-    return count, lost
+            step = 0
+        if step < promised:
+            lost.append(f"step {promised} was promised, step {step} is there, of {sorted(content)}")
+    return len(tried), lost
 
 
 @pytest.fixture

@@ -60,12 +60,8 @@ def fresh(stored: dict[str, Any] | None = None, **sections) -> Run:
 def everything(run: Run) -> dict[str, Any]:
     """Return copies of all that `resume` may touch."""
     state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
-    state |= {
-        "scaler": run.scaler.state_dict(),
-        "state": run.state.model_dump(),
-        "rng": generator_states(),
-    }
-    return parts.copied(state)
+    state |= {"scaler": run.scaler.state_dict(), "state": run.state.model_dump()}
+    return parts.copied(state | {"rng": generator_states()})
 
 
 def resume_from(path: Path, run: Run | None = None) -> Run:
@@ -187,41 +183,35 @@ def test_a_state_that_could_not_be_loaded_is_not_saved():
 def test_numbers_that_were_never_measured_come_back_as_none_and_infinity(tmp_path):
     path = parts.checkpoint_file(tmp_path, parts.run(model={"dropout": 0.2}))
     state = resume_from(path).state
-    assert (
-        state.progress.train_loss,
-        state.marks.val_loss,
-        state.marks.best_val_loss,
-        state.marks.best_step,
-    ) == (
-        None,
-        None,
-        math.inf,
-        -1,
-    )
+    assert state.progress.train_loss is None
+    assert state.marks.val_loss is None
+    assert state.marks.best_val_loss == math.inf
+    assert state.marks.best_step == -1
 
 
-def test_all_global_generators_come_back(saved, tmp_path):
+def draws() -> list[float]:
+    """Draw a few numbers from each global generator."""
+    numbers = [random.random(), random.gauss(0, 1)]
+    return [*numbers, *np.random.standard_normal(2), *torch.rand(2).tolist()]
+
+
+def test_all_global_generators_come_back(tmp_path):
     random.seed(3)
     np.random.seed(3)
     torch.manual_seed(3)
     random.gauss(0, 1)
     np.random.standard_normal(3)  # leaves a second half of a draw behind
     path = parts.checkpoint_file(tmp_path, parts.run(model={"dropout": 0.2}))
-    expected = random.random(), random.gauss(0, 1), *np.random.standard_normal(2), *torch.rand(2)
+    expected = draws()
     resume_from(path)
-    assert (
-        random.random(),
-        random.gauss(0, 1),
-        *np.random.standard_normal(2),
-        *torch.rand(2),
-    ) == expected
+    assert draws() == expected
 
 
 def test_setting_generator_states_is_the_inverse_of_reading_them():
     states = generator_states()
-    draws = random.random(), np.random.rand(), torch.rand(1).item()
+    expected = draws()
     set_generator_states(states)
-    assert (random.random(), np.random.rand(), torch.rand(1).item()) == draws
+    assert draws() == expected
 
 
 def test_an_fp16_runs_scale_and_growth_come_back(tmp_path):
@@ -243,7 +233,7 @@ def test_an_fp16_runs_scale_and_growth_come_back(tmp_path):
 
 
 def put(content: dict[str, Any], where: str, value: Any) -> None:
-    """Set, or with Ellipsis delete, one entry of a nested state by a path like `optimizer_state_dict/state/0/step`."""
+    """Set one entry of a nested state by a path like `state/modes/threads`; Ellipsis deletes it."""
     *above, last = where.split("/")
     for name in above:
         content = content[int(name) if name.isdecimal() else name]
@@ -261,6 +251,8 @@ ENDLESS.append(ENDLESS)
 DOUBLED: list = []
 for _ in range(10):
     DOUBLED = [DOUBLED] * 16
+GROUPS = "optimizer_state_dict/param_groups"
+FLOAT8 = torch.zeros(24, 16).to(torch.float8_e4m3fn)
 BROKEN: dict[str, tuple[str, Any, str]] = {
     "weight missing": (WEIGHT, ..., "layers.0.mlp.up.weight"),
     "weight too many": ("model_state_dict/module.extra", torch.zeros(1), "module.extra"),
@@ -284,11 +276,11 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "state of one parameter missing": ("optimizer_state_dict/state/3", ..., "parameter 3"),
     "state of one parameter no dictionary": ("optimizer_state_dict/state/3", 5, ""),
     "no state at all": ("optimizer_state_dict/state", {}, "has no state"),
-    "a group missing": ("optimizer_state_dict/param_groups/1", ..., ""),
-    "groups no list": ("optimizer_state_dict/param_groups", {}, ""),
-    "groups of numbers": ("optimizer_state_dict/param_groups", [1, 2], ""),
-    "group without parameters": ("optimizer_state_dict/param_groups/0/params", ..., ""),
-    "group without betas": ("optimizer_state_dict/param_groups/0/betas", ..., ""),
+    "a group missing": (f"{GROUPS}/1", ..., ""),
+    "groups no list": (GROUPS, {}, ""),
+    "groups of numbers": (GROUPS, [1, 2], ""),
+    "group without parameters": (f"{GROUPS}/0/params", ..., ""),
+    "group without betas": (f"{GROUPS}/0/betas", ..., ""),
     "counter missing": ("state/progress/position", ..., "position"),
     "counter of another type": ("state/progress/position", "far", "position"),
     "threads missing": ("state/modes/threads", ..., "threads"),
@@ -303,11 +295,11 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "skipped negative": ("state/progress/skipped_steps", -99, "skipped_steps"),
     "step a truth value": ("state/progress/global_step", True, "global_step"),
     "micro-batch above the step's sequences": ("state/micro_batch/size", 1 << 20, "micro-batch"),
-    "weight float8": (WEIGHT, torch.zeros(24, 16).to(torch.float8_e4m3fn), "layers.0.mlp.up.weight"),
-    "amsgrad": ("optimizer_state_dict/param_groups/0/amsgrad", True, "amsgrad is True"),
-    "betas of words": ("optimizer_state_dict/param_groups/0/betas", ("a", "b"), "betas"),
-    "other weight decay": ("optimizer_state_dict/param_groups/1/weight_decay", 5.0, "weight_decay is 5.0"),
-    "maximising": ("optimizer_state_dict/param_groups/0/maximize", True, "maximize"),
+    "weight float8": (WEIGHT, FLOAT8, "layers.0.mlp.up.weight"),
+    "amsgrad": (f"{GROUPS}/0/amsgrad", True, "amsgrad is True"),
+    "betas of words": (f"{GROUPS}/0/betas", ("a", "b"), "betas"),
+    "other weight decay": (f"{GROUPS}/1/weight_decay", 5.0, "weight_decay is 5.0"),
+    "maximising": (f"{GROUPS}/0/maximize", True, "maximize"),
     "configuration of another program": ("config/model/width", 5, "model.width"),
     "configuration without sense": ("config/training/batch_size", -1, "training.batch_size"),
     "nested without end": ("versions/again", ENDLESS, "nested too deeply, cyclic"),
@@ -317,7 +309,14 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "generator cut": ("rng/torch", torch.zeros(3, dtype=torch.uint8), ""),
     "other vocabulary": ("vocabulary", ["<|endoftext|>", *parts.ALPHABET[::-1]], "characters"),
     "other text": ("data_sha256", "0" * 64, "another text"),
-}  # fmt: skip
+}
+
+
+def assemble_and_resume(path: Path, run: Run) -> None:
+    """Go the way of the script from a file: find, assemble, resume `run`."""
+    point = find_checkpoint(str(path), run.config, Path("tiny.yaml"), set())
+    fresh(point.content)  # sets the threads
+    resume(run, point)
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -326,20 +325,18 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
     content = parts.copied(load_checkpoint(saved))
     if "moment" in kind and not isinstance(value, torch.Tensor) and value is not ...:
         tensor = content["optimizer_state_dict"]["state"][3][where.rpartition("/")[2]]
-        value = (
-            tensor.to(value) if isinstance(value, torch.dtype) else torch.full_like(tensor, value)
-        )
+        if isinstance(value, torch.dtype):
+            value = tensor.to(value)
+        else:
+            value = torch.full_like(tensor, value)
     put(content, where, value)
     path = tmp_path / "changed.pt"
-    parts.forge(
-        path, content
-    )  # with the right hash: what an attacker, or a defect of ours, could write
+    # with the right hash: an attacker, or a defect of ours, could write that
+    parts.forge(path, content)
     run = fresh()
     before = everything(run)
     with pytest.raises(CheckpointRejected, match=str(path)) as refused:
-        point = find_checkpoint(str(path), run.config, Path("tiny.yaml"), set())
-        fresh(point.content)  # sets the threads
-        resume(run, point)
+        assemble_and_resume(path, run)
     assert word in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
     assert parts.same(everything(run), before)
@@ -348,14 +345,16 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
 @pytest.mark.parametrize(
     ("model", "word"),
     [
-        ({"n_layers": 3}, "layers.2."), ({"n_layers": 1}, "layers.1."), ({"d_model": 32}, "expected"),
+        ({"n_layers": 3}, "layers.2."),
+        ({"n_layers": 1}, "layers.1."),
+        ({"d_model": 32}, "expected"),
         ({"d_hid": 25}, "layers.0.mlp.up.weight"),
-        ({"max_seq_length": 9}, "position_embedding"), ({"bias": False}, "bias"),
+        ({"max_seq_length": 9}, "position_embedding"),
+        ({"bias": False}, "bias"),
     ],
-)  # fmt: skip
-def test_another_architecture_is_refused_with_the_names_that_differ_and_nothing_is_touched(
-    saved, model, word
-):
+)
+def test_another_architecture_is_refused_with_the_names_that_differ(saved, model, word):
+    """And nothing is touched."""
     run = fresh(model=model)
     before = everything(run)
     stored = load_checkpoint(saved)
@@ -398,9 +397,8 @@ def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(saved):
 
 def test_names_with_a_prefix_are_refused(saved):
     stored = load_checkpoint(saved)
-    stored["model_state_dict"] = {
-        f"module.{name}": t for name, t in stored["model_state_dict"].items()
-    }
+    weights = stored["model_state_dict"]
+    stored["model_state_dict"] = {f"module.{name}": tensor for name, tensor in weights.items()}
     run = fresh()
     before = everything(run)
     with pytest.raises(CheckpointRejected, match=r"head\.weight is missing"):
@@ -416,14 +414,11 @@ def test_another_configurations_checkpoint_is_refused(saved):
 
 def test_another_text_of_the_same_characters_is_taken_when_asked(saved, tmp_path, caplog):
     content = load_checkpoint(saved) | {"data_sha256": "0" * 64}
-    parts.forge(tmp_path / "other.pt", content)
+    path = tmp_path / "other.pt"
+    parts.forge(path, content)
     run = fresh(data={"allow_change": True})
-    resume(
-        run,
-        find_checkpoint(
-            str(tmp_path / "other.pt"), run.config, Path("tiny.yaml"), {"data.allow_change"}
-        ),
-    )
+    point = find_checkpoint(str(path), run.config, Path("tiny.yaml"), {"data.allow_change"})
+    resume(run, point)
     assert run.state.progress.global_step == 2
     assert "text differs" in caplog.text
 

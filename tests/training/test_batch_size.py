@@ -40,7 +40,6 @@ from chatgot.training.batch_size import (
     reject_size,
     run_trial,
 )
-from chatgot.training.log_lines import postfix
 from chatgot.training.step import compute_gradients
 
 PRECISIONS = ["fp32", "bf16", "fp16"]
@@ -628,12 +627,3 @@ def test_an_evaluation_larger_than_a_batch_is_refused(tmp_path):
     content["state"]["micro_batch"]["eval_size"] = 9
     with pytest.raises(CheckpointRejected, match="evaluations of 9 sequences"):
         check_state(run, content, tmp_path, data_may_change=False)
-
-
-def test_the_progress_bar_shows_how_a_step_is_cut():
-    run = parts.run(training={"batch_size": 32, "accumulate_grad_batches": 1})
-    run.state.progress.train_loss = 1.0
-    run.state.micro_batch.size = 16
-    assert postfix(run).endswith(", 16x2")
-    run.state.micro_batch.size = 12
-    assert postfix(run).endswith(", 12x3")

@@ -1,7 +1,6 @@
 """Whole runs that lack memory: stop and resume, exit codes, what is shown, a real limit."""
 
 import contextlib
-import json
 import os
 import resource
 import subprocess
@@ -83,40 +82,15 @@ def falling_and_rising(step: int) -> float:
     return 2 if 6 <= step < 20 else 8
 
 
-def run_dir(folder: Path) -> Path:
-    """Return the folder of the curves of the only run in `folder`."""
-    (path,) = (folder / "logs" / "tensorboard").iterdir()
-    return path
-
-
-def log_of(folder: Path) -> str:
-    (path,) = (folder / "logs").glob("train_*.log")
-    return path.read_text(encoding="utf-8")
-
-
-def events(folder: Path, kind: str, **fields: object) -> list[dict[str, Any]]:
-    """Return the events of a kind that have these fields."""
-    lines = (run_dir(folder) / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    expected = {"kind": kind, **fields}
-    return [event for event in map(json.loads, lines) if event.items() >= expected.items()]
-
-
 def changes(folder: Path, **fields: object) -> list[tuple[int, int]]:
     """Return (old, new) of each change of the micro-batch that the events tell."""
-    return [(event["old"], event["new"]) for event in events(folder, "micro_batch", **fields)]
+    events = harness.events(folder, "micro_batch", **fields)
+    return [(event["old"], event["new"]) for event in events]
 
 
 def ending(folder: Path) -> dict[str, Any]:
-    """Return what two runs of the same steps must have in common: all but name, clock, speed."""
-    content = harness.load(harness.checkpoints(folder)[STEPS])
-    state = content["state"]
-    del state["run_id"]
-    for clock in ("time_s", "tokens_per_s"):
-        del state["progress"][clock]
-    for change in state["micro_batch"]["history"]:
-        del change["reason"]  # it names a speed
-    names = ("model_state_dict", "optimizer_state_dict", "scaler_state_dict", "rng", "state")
-    return {name: content[name] for name in names}
+    """Return what two whole runs of the same steps must have in common."""
+    return harness.trained(harness.load(harness.checkpoints(folder)[STEPS]))
 
 
 @pytest.fixture(scope="module")
@@ -166,15 +140,16 @@ def test_a_signal_after_a_shrink_still_finishes_the_step(tmp_path):
 def test_log_and_events_have_one_line_for_each_change_of_size(straight):
     assert changes(straight, reason="oom") == [(8, 4), (4, 2)]
     assert changes(straight, reason="trial") == [(2, 4), (4, 8)]
-    shrinks = [line for line in log_of(straight).splitlines() if "out of memory: " in line]
+    log = harness.log_of(straight)
+    shrinks = [line for line in log.splitlines() if "out of memory: " in line]
     assert len(shrinks) == 2
     assert "step 7: out of memory: micro_batch_size 8 -> 4" in shrinks[0]
     assert "step 7: out of memory: micro_batch_size 4 -> 2" in shrinks[1]
-    assert log_of(straight).count("micro_batch_size 2 -> 4 from step") == 1
+    assert log.count("micro_batch_size 2 -> 4 from step") == 1
 
 
 def test_the_curves_show_the_size_and_the_memory(straight):
-    curves = EventAccumulator(str(run_dir(straight))).Reload()
+    curves = EventAccumulator(str(harness.run_dir(straight))).Reload()
     sizes = {point.step: point.value for point in curves.Scalars("batch/micro_batch_size")}
     assert (sizes[6], sizes[7], sizes[STEPS]) == (8, 2, 8)
     assert all(50 < point.value < 50_000 for point in curves.Scalars("perf/memory_mib"))
@@ -192,7 +167,7 @@ def test_no_memory_for_one_sequence_is_exit_6_and_saves_the_last_step(tmp_path, 
     assert "Traceback" not in said
     assert list(harness.checkpoints(folder)) == [9]
     assert "_step_9.pt" in said.split("resume with: ")[1]
-    (crash,) = events(folder, "crash")
+    (crash,) = harness.events(folder, "crash")
     assert crash["exit_code"] == 6
     assert "_step_9.pt" in crash["resume_command"]
     code, limit = job(folder, "--resume_from", "latest", limit=always_enough)

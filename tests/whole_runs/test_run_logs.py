@@ -1,4 +1,4 @@
-"""The logs and curves of whole runs: rotated, resumed, on strange consoles, on full disks, with nothing lost."""
+"""Logs and curves of whole runs lose nothing: rotated, resumed, on odd consoles and full disks."""
 
 import contextlib
 import os
@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import harness
 import parts
@@ -20,14 +22,23 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from chatgot.run import folder as folder_module
 
 HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - (DEBUG|INFO|WARNING|ERROR|CRITICAL) - ")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 STRANGE = "é → 🐉 \x1b[31m"
 QUIET = {"save_checkpoint_steps": 100, "checkpoint_interval_minutes": None}
 
 
 def train(
-    folder: Path, *arguments: str, max_bytes: int = 10_000_000, stop_at: int | None = None, act=None
+    folder: Path,
+    *arguments: str,
+    max_bytes: int = 10_000_000,
+    stop_at: int | None = None,
+    act: Callable[[int], None] | None = None,
 ) -> int:
-    """Train in this process with a rotation size; `act(step)` comes after each step, a SIGTERM at `stop_at`."""
+    """Train in this process; return the exit code.
+
+    max_bytes: of a part of the log. A SIGTERM comes after step `stop_at`.
+    act: called with the step after each one.
+    """
     script = harness.load_script()
     real_update = script.update_weights
     real_setup = folder_module.setup_logging
@@ -53,8 +64,9 @@ def train(
         torch.set_num_threads(threads)
 
 
-def final_state(folder: Path) -> dict:
-    content = harness.load(harness.checkpoints(folder)[max(harness.checkpoints(folder))])
+def final_state(folder: Path) -> dict[str, Any]:
+    files = harness.checkpoints(folder)
+    content = harness.load(files[max(files)])
     return {key: content[key] for key in ("model_state_dict", "optimizer_state_dict", "rng")}
 
 
@@ -66,19 +78,17 @@ def undisturbed(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_run_that_rotates_five_times_and_resumes_once_has_its_whole_log_beside_the_curves(
-    tmp_path,
-):
+def test_a_rotated_and_resumed_run_has_its_whole_log_next_to_the_curves(tmp_path):
+    """Of five rotations or more, and one resume."""
     steps = 80
-    harness.write_config(
-        tmp_path, training=QUIET | {"max_steps": steps, "save_checkpoint_steps": 40}
-    )
+    keys = QUIET | {"max_steps": steps, "save_checkpoint_steps": 40}
+    harness.write_config(tmp_path, training=keys)
     assert train(tmp_path, max_bytes=6000, stop_at=30) == 143
     assert train(tmp_path, "--resume_from", "latest", max_bytes=6000) == 0
-    (run_dir,) = (tmp_path / "logs" / "tensorboard").iterdir()
+    run_dir = harness.run_dir(tmp_path)
     (log,) = (tmp_path / "logs").glob("train_*.log")
     parts_of_log = [log, *(log.with_name(f"{log.name}.{i}") for i in range(1, 6))]
-    assert all(part.is_file() for part in parts_of_log)  # five rotations, or more
+    assert all(part.is_file() for part in parts_of_log)
     for part in parts_of_log:
         link = run_dir / ("training.log" + part.name.removeprefix(log.name))
         assert link.read_text(encoding="utf-8") == part.read_text(encoding="utf-8")
@@ -86,49 +96,54 @@ def test_a_run_that_rotates_five_times_and_resumes_once_has_its_whole_log_beside
         heads = [HEAD.sub("", line).split(" ")[0].rstrip(":") for line in lines[:11]]
         assert heads[:6] == ["run", "command", "commit", "checkpoints", "log", "versions"]
         assert "configuration" in heads
-    assert "done: 80 steps" in log.read_text(encoding="utf-8")
+    (end,) = harness.events(tmp_path, "done", global_step=steps)
+    assert end["text"] in log.read_text(encoding="utf-8")
     steps_logged = [row["step"] for row in harness.rows(tmp_path)]
     assert steps_logged == list(range(steps + 1))
-    events = EventAccumulator(str(run_dir)).Reload()
-    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, steps + 1))
-    assert len(events.Scalars("val/loss")) == len(
-        {event.step for event in events.Scalars("val/loss")}
-    )
+    curves = EventAccumulator(str(run_dir)).Reload()
+    assert [point.step for point in curves.Scalars("train/loss")] == list(range(1, steps + 1))
+    evaluated = [point.step for point in curves.Scalars("val/loss")]
+    assert len(evaluated) == len(set(evaluated))
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
-def test_a_console_that_lacks_characters_and_a_prompt_with_an_escape_harm_nothing(
-    tmp_path, encoding
-):
+def test_a_console_that_lacks_characters_harms_nothing(tmp_path, encoding):
+    """Nor does a prompt with a terminal's escape sequence."""
     text = harness.make_text(4000) + STRANGE * 20 + harness.make_text(2000, seed=3)
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-    harness.write_config(
-        tmp_path, training=QUIET | {"max_steps": 2}, sampling={"prompts": [STRANGE]}
-    )
+    keys = QUIET | {"max_steps": 2}
+    harness.write_config(tmp_path, training=keys, sampling={"prompts": [STRANGE]})
     done = subprocess.run(
-        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"], cwd=tmp_path, capture_output=True, check=False,
-        env=os.environ | {"PYTHONIOENCODING": encoding}, timeout=120,
-    )  # fmt: skip
+        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
-    (log,) = (tmp_path / "logs").glob("train_*.log")
-    assert b"sample 1 of 2" in done.stderr
-    for output in (done.stderr, done.stdout, log.read_bytes()):
+    log = harness.log_of(tmp_path)
+    assert {sample["prompt"] for sample in harness.samples(tmp_path)} >= {STRANGE}
+    assert rb"\x1b[31m" in done.stderr
+    for output in (done.stderr, done.stdout, log.encode()):
         assert b"\x1b" not in output
-    assert "é → 🐉" in log.read_text(encoding="utf-8")
-    assert r"\x1b[31m" in log.read_text(encoding="utf-8")
+    assert "é → 🐉" in log
+    assert r"\x1b[31m" in log
 
 
-def test_on_a_terminal_there_are_colours_and_a_bar_and_none_of_it_in_the_file(tmp_path):
+def test_on_a_terminal_there_are_colours_and_a_bar_but_not_in_the_file(tmp_path):
     harness.write_config(tmp_path, training=QUIET | {"max_steps": 6, "log_interval": 2})
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 120))  # rows, columns
-    kept = {
-        key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")
-    }
+    environment = os.environ | {"TERM": "xterm"}
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        environment.pop(name, None)
     child = subprocess.Popen(
-        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"], cwd=tmp_path, stderr=slave,
-        env=kept | {"TERM": "xterm"},
-    )  # fmt: skip
+        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"],
+        cwd=tmp_path,
+        stderr=slave,
+        env=environment,
+    )
     os.close(slave)
     received = b""
     with contextlib.suppress(OSError):  # EIO: the other end is closed
@@ -142,17 +157,15 @@ def test_on_a_terminal_there_are_colours_and_a_bar_and_none_of_it_in_the_file(tm
     content = log.read_bytes()
     assert b"\x1b" not in content
     assert b"\r" not in content
-    screen = received.decode().replace("\r\n", "\n")
-    for line in screen.split("\n"):  # a record begins its line: no bar before it
-        if " - INFO - step " in line:
-            assert re.search(
-                r"(^|\r|\x1b\[[0-9;]*m|\x1b\[K)\s*\d{4}-", line.split(" - INFO")[0].split("\r")[-1]
-            )
+    screen = COLOUR.sub("", received.decode().replace("\r\n", "\n"))
+    records = [line for line in screen.split("\n") if " - INFO - " in line]
+    assert len(records) > 3
+    for record in records:  # each begins its line: no bar before it
+        assert HEAD.match(record.rpartition("\r")[2]), record
 
 
-def test_a_log_deleted_in_mid_run_changes_no_bit_and_is_begun_anew_with_its_header(
-    tmp_path, undisturbed
-):
+def test_a_log_deleted_in_mid_run_changes_no_bit_and_begins_anew(tmp_path, undisturbed):
+    """With its header."""
     harness.write_config(tmp_path, training=QUIET)
     deleted = []
 
@@ -165,8 +178,7 @@ def test_a_log_deleted_in_mid_run_changes_no_bit_and_is_begun_anew_with_its_head
     assert train(tmp_path, act=delete) == 0
     assert deleted
     assert parts.same(final_state(tmp_path), final_state(undisturbed))
-    (log,) = (tmp_path / "logs").glob("train_*.log")
-    assert HEAD.sub("", log.read_text(encoding="utf-8").splitlines()[0]).startswith("run tiny_")
+    assert harness.run_dir(tmp_path).name in harness.log_of(tmp_path).splitlines()[0]
 
 
 @pytest.mark.parametrize("place", ["a file", "removed in mid-run"])
@@ -185,8 +197,7 @@ def test_a_folder_of_curves_that_cannot_be_written_changes_no_bit(tmp_path, undi
     assert train(tmp_path, act=remove) == 0
     assert gone or place == "a file"
     assert parts.same(final_state(tmp_path), final_state(undisturbed))
-    (log,) = (tmp_path / "logs").glob("train_*.log")
-    assert "WARNING" in log.read_text(encoding="utf-8")
+    assert " - WARNING - " in harness.log_of(tmp_path)
 
 
 FULL = 'unshare -Urm bash -c \'mount -t tmpfs -o size=16k none logs && exec "$0" "$@"\' "$@"'
@@ -195,27 +206,19 @@ FULL = 'unshare -Urm bash -c \'mount -t tmpfs -o size=16k none logs && exec "$0"
 def test_a_disk_that_is_full_for_the_logs_alone_changes_no_bit(tmp_path, undisturbed):
     harness.write_config(tmp_path, training=QUIET)
     (tmp_path / "logs").mkdir()
-    command = [
-        "bash",
-        "-c",
-        FULL,
-        "bash",
-        sys.executable,
-        str(harness.SCRIPT),
-        "--config",
-        "tiny.yaml",
-    ]
-    settings = ["--set", "sampling.max_new_tokens=12"]
-    possible = (
-        subprocess.run(["unshare", "-Urm", "true"], check=False, capture_output=True).returncode
-        == 0
-    )
-    if not possible:
+    probe = subprocess.run(["unshare", "-Urm", "true"], check=False, capture_output=True)
+    if probe.returncode != 0:
         pytest.skip("no user namespaces here")
+    train_command = [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"]
     done = subprocess.run(
-        [*command, *settings], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        ["bash", "-c", FULL, "bash", *train_command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "No space left on device" in done.stderr  # the fault fired
     assert parts.same(final_state(tmp_path), final_state(undisturbed))

@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import harness
 import pytest
+import torch
 
 LONG = {
     "max_steps": 120,
@@ -18,21 +21,15 @@ LONG = {
 }
 
 
-def train_states(checkpoint: dict) -> dict:
-    """Return what must be bit-equal between two runs: weights, optimizer, counters, generators."""
-    keys = ("global_step", "epoch", "loss")
-    return {
-        **{key: checkpoint[key] for key in keys},
-        **harness.trained(checkpoint),
-        "torch_rng": checkpoint["rng"]["torch"],
-    }
+def trained(folder: Path, step: int = 12) -> dict[str, Any]:
+    """Return what two runs of the same steps must have in common after `step`."""
+    return harness.trained(harness.load(harness.checkpoints(folder)[step]))
 
 
-def losses(folder, *keys) -> list[tuple]:
-    return [
-        tuple(row.get(key) for key in ("step", "train_loss", "val_loss", "lr", "grad_norm"))
-        for row in harness.rows(folder)
-    ]
+def losses(folder: Path) -> list[dict[str, Any]]:
+    """Return what two runs must have in common in their rows of metrics."""
+    names = ("step", "train_loss", "val_loss", "lr", "grad_norm")
+    return [{name: row.get(name) for name in names} for row in harness.rows(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +51,7 @@ def long_run(tmp_path_factory):
     return folder
 
 
-def copy_at(straight, folder, step: int):
+def copy_at(straight: Path, folder: Path, step: int) -> Path:
     """Copy the undisturbed run as it stood when the file of `step` was the newest."""
     shutil.copytree(straight, folder)
     for other, path in harness.checkpoints(folder).items():
@@ -68,8 +65,7 @@ def test_a_run_resumed_in_a_new_process_equals_the_undisturbed_one(straight, tmp
     path = copy_at(straight, folder, 7)
     done = harness.run_script(folder, "--config", "tiny.yaml", "--resume_from", str(path))
     assert done.returncode == 0, done.stderr
-    resumed, undisturbed = (harness.load(harness.checkpoints(f)[12]) for f in (folder, straight))
-    assert harness.same(train_states(resumed), train_states(undisturbed))
+    assert harness.same(trained(folder), trained(straight))
     assert losses(folder) == losses(straight)
 
 
@@ -78,44 +74,34 @@ def test_a_run_resumed_at_any_step_equals_the_undisturbed_one(straight, tmp_path
     folder = tmp_path / "resumed"
     path = copy_at(straight, folder, step)
     assert harness.train_here(folder, "--config", "tiny.yaml", "--resume_from", str(path)) == 0
-    resumed, undisturbed = (harness.load(harness.checkpoints(f)[12]) for f in (folder, straight))
-    assert harness.same(train_states(resumed), train_states(undisturbed))
+    assert harness.same(trained(folder), trained(straight))
     assert losses(folder) == losses(straight)
 
 
 def test_two_fresh_runs_end_in_the_same_bits(straight, tmp_path):
     harness.write_config(tmp_path, training={"save_checkpoint_steps": 1})
     assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
-    again, before = (harness.load(harness.checkpoints(f)[12]) for f in (tmp_path, straight))
-    assert harness.same(train_states(again), train_states(before))
+    assert harness.same(trained(tmp_path), trained(straight))
 
 
 def test_sampling_evaluating_and_saving_at_every_step_changes_no_weight(tmp_path):
-    off = dict.fromkeys(
-        (
-            "eval_interval",
-            "sample_interval_steps",
-            "save_checkpoint_steps",
-            "checkpoint_interval_minutes",
-            "log_interval",
-        )
-    )
-    on = {
-        "eval_interval": 1,
-        "sample_interval_steps": 1,
-        "save_checkpoint_steps": 1,
-        "log_interval": 1,
+    intervals = ("eval_interval", "sample_interval_steps", "save_checkpoint_steps", "log_interval")
+    keys = {
+        "off": dict.fromkeys((*intervals, "checkpoint_interval_minutes")),
+        "on": dict.fromkeys(intervals, 1),
     }
-    finals = []
-    for name, run in (("off", off), ("on", on)):
-        (tmp_path / name).mkdir()
-        harness.write_config(tmp_path / name, training=run)
-        assert harness.train_here(tmp_path / name, "--config", "tiny.yaml") == 0
-        finals.append(harness.load(harness.checkpoints(tmp_path / name)[12]))
+    weights = []
+    for name, training in keys.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        harness.write_config(folder, training=training)
+        assert harness.train_here(folder, "--config", "tiny.yaml") == 0
+        content = harness.load(harness.checkpoints(folder)[12])
+        names = ("model_state_dict", "optimizer_state_dict", "loss")
+        weights.append({name: content[name] for name in names})
     assert list(harness.checkpoints(tmp_path / "off")) == [12]
     assert len(harness.checkpoints(tmp_path / "on")) == 12
-    keys = ("model_state_dict", "optimizer_state_dict", "loss")
-    assert harness.same(*({key: final[key] for key in keys} for final in finals))
+    assert harness.same(*weights)
 
 
 def test_the_rows_are_those_of_the_contract(straight):
@@ -129,9 +115,8 @@ def test_the_rows_are_those_of_the_contract(straight):
     assert rows[-1]["val_loss_full"] < rows[0]["val_loss"]
 
 
-def test_the_end_of_the_log_names_best_loss_newest_file_and_the_command_to_resume(straight):
-    (log,) = (straight / "logs").glob("train_tiny_*.log")
-    *_, best, newest, command = log.read_text(encoding="utf-8").splitlines()
+def test_the_log_ends_with_best_loss_newest_file_and_command_to_resume(straight):
+    *_, best, newest, command = harness.log_of(straight).splitlines()
     path = harness.checkpoints(straight)[12]
     assert "best_val_loss" in best
     assert str(path) in newest
@@ -140,20 +125,20 @@ def test_the_end_of_the_log_names_best_loss_newest_file_and_the_command_to_resum
 
 def test_the_best_evaluations_file_survives_retention(tmp_path):
     # the rate rises to 0.2 after step 6 and harms the weights: the last evaluation is not the best
-    run = {
+    keys = {
         "learning_rate": 1e-2,
         "min_learning_rate": 0.2,
         "warmup_steps": 6,
         "eval_interval": 3,
+        "save_checkpoint_steps": 1,
+        "max_checkpoints_to_keep": 2,
     }
-    run |= {"save_checkpoint_steps": 1, "max_checkpoints_to_keep": 2}
-    harness.write_config(tmp_path, training=run)
+    harness.write_config(tmp_path, training=keys)
     assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
-    evaluated = {
-        row["step"]: row["val_loss"]
-        for row in harness.rows(tmp_path)
-        if row["step"] and row["val_loss"]
-    }
+    evaluated = {}
+    for row in harness.rows(tmp_path):
+        if row["step"] > 0 and row["val_loss"] is not None:
+            evaluated[row["step"]] = row["val_loss"]
     best = min(evaluated, key=evaluated.get)
     assert best in (6, 9), evaluated
     assert sorted(harness.checkpoints(tmp_path)) == [best, 11, 12]
@@ -176,48 +161,58 @@ def test_no_trigger_saves_while_steps_are_skipped_in_a_row(tmp_path):
     assert sorted(harness.checkpoints(tmp_path)) == [1, 2, 3, 4, 7, 8, 9, 10, 11, 12]
 
 
-@pytest.mark.parametrize("times", [1, 99])
-def test_a_state_that_is_not_finite_is_never_saved_but_rewound_and_ends_in_exit_4(
-    straight, tmp_path, capsys, times
-):
-    harness.write_config(tmp_path, training={"save_checkpoint_steps": 1})
+def train_with_flipped_bits(folder: Path, times: int) -> tuple[int, int]:
+    """Train while a bit flips in memory after step 3, at most `times` times.
+
+    Return exit code and number of flips.
+    """
+    harness.write_config(folder, training={"save_checkpoint_steps": 1})
     script = harness.load_script()
     real = script.update_weights
     flips = []
 
-    def update_weights(run, loss):  # a bit flips in memory
+    def update_weights(run, loss):
         real(run, loss)
         if run.state.progress.global_step == 3 and len(flips) < times:
             flips.append(3)
-            run.optimizer.state[run.model.head.weight]["exp_avg"][0, 0] = float("inf")
+            run.optimizer.state[run.model.head.weight]["exp_avg"][0, 0] = torch.inf
 
     script.update_weights = update_weights
-    with contextlib.chdir(tmp_path):
-        code = script.main(["--config", "tiny.yaml"])
-    said = capsys.readouterr().err
-    assert "step 3 is not saved: NaN or infinity in optimizer_state_dict.state.0.exp_avg" in said
-    assert "rewinding to step 2" in said
-    assert not list((tmp_path / "logs").rglob("crash.txt"))
-    if times > 1:
-        assert (code, len(flips)) == (4, 4)
-        assert sorted(harness.checkpoints(tmp_path)) == [1, 2]
-    else:  # no data was to blame: nothing is left out, and the run ends like the undisturbed one
-        assert code == 0
-        ended, undisturbed = (
-            train_states(harness.load(harness.checkpoints(f)[12])) for f in (tmp_path, straight)
-        )
-        health = ended["state"]["health"]
-        undisturbed_health = undisturbed["state"]["health"]
-        assert (health.pop("rewinds"), health.pop("rewound_to")) == (1, 2)
-        assert undisturbed_health.pop("rewinds") == 0
-        assert undisturbed_health.pop("rewound_to") == -1
-        assert harness.same(ended, undisturbed)
+    with contextlib.chdir(folder):
+        exit_code = script.main(["--config", "tiny.yaml"])
+    assert harness.events(folder, "rewind")[0]["to"] == 2
+    assert "optimizer_state_dict.state.0.exp_avg" in harness.warnings(folder)
+    assert not list((folder / "logs").rglob("crash.txt"))
+    return exit_code, len(flips)
+
+
+def test_a_state_that_is_not_finite_is_rewound_instead_of_saved(straight, tmp_path):
+    """No data was to blame: nothing is left out, and the run ends like the undisturbed one."""
+    assert train_with_flipped_bits(tmp_path, times=1) == (0, 1)
+    ended = trained(tmp_path)
+    health = ended["state"]["health"]
+    assert (health["rewinds"], health["rewound_to"]) == (1, 2)
+    undisturbed = trained(straight)
+    health |= {name: undisturbed["state"]["health"][name] for name in ("rewinds", "rewound_to")}
+    assert undisturbed["state"]["health"]["rewinds"] == 0
+    assert harness.same(ended, undisturbed)
+
+
+def test_a_state_that_never_gets_finite_is_never_saved_and_ends_in_exit_4(tmp_path):
+    assert train_with_flipped_bits(tmp_path, times=99) == (4, 4)
+    assert sorted(harness.checkpoints(tmp_path)) == [1, 2]
+
+
+def test_the_log_says_which_state_was_not_saved(tmp_path):
+    train_with_flipped_bits(tmp_path, times=1)
+    words = "step 3 is not saved: NaN or infinity in optimizer_state_dict.state.0.exp_avg"
+    assert words in harness.log_of(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
 )
-def test_a_stopped_or_killed_run_resumes_and_ends_like_the_undisturbed_one(
+def test_a_stopped_or_killed_run_resumes_and_ends_like_an_undisturbed_one(
     long_run, tmp_path, number, exit_code
 ):
     harness.write_config(tmp_path, training=LONG)
@@ -232,11 +227,11 @@ def test_a_stopped_or_killed_run_resumes_and_ends_like_the_undisturbed_one(
     reached = max(harness.checkpoints(tmp_path))
     assert reached < LONG["max_steps"], "the signal was to come before the end"
     if number != signal.SIGKILL:
-        assert f"stopped by {signal.Signals(number).name}" in said
+        (stop,) = harness.events(tmp_path, "stop")
+        assert stop["signal"] == signal.Signals(number).name
+        assert f"step_{reached}.pt" in stop["resume_command"]
         assert f"step_{reached}.pt" in said.splitlines()[-1]
     assert harness.train_here(tmp_path, "--config", "tiny.yaml", "--resume_from", "latest") == 0
-    resumed, undisturbed = (
-        harness.load(harness.checkpoints(f)[LONG["max_steps"]]) for f in (tmp_path, long_run)
-    )
-    assert harness.same(train_states(resumed), train_states(undisturbed))
+    last_step = LONG["max_steps"]
+    assert harness.same(trained(tmp_path, last_step), trained(long_run, last_step))
     assert losses(tmp_path) == losses(long_run)

@@ -1,0 +1,14 @@
+"""What the tests of a run's begin and resume share."""
+
+from pathlib import Path
+
+import harness
+import pytest
+
+
+@pytest.fixture
+def trained(tmp_path) -> Path:
+    """A folder with a finished run of 4 steps; files of steps 2 and 4."""
+    harness.write_config(tmp_path, training={"max_steps": 4, "save_checkpoint_steps": 2})
+    assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
+    return tmp_path

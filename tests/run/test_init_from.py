@@ -1,0 +1,163 @@
+"""`--init_from`: a new run begins with what matches in another run's weights.
+
+Rows of the embedding and of the head are matched by their token's text, of both formats.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import harness
+import parts
+import pytest
+import torch
+
+from chatgot.data.vocabulary import END_OF_TEXT
+
+# one step that leaves the weights as they are
+STILL = {"max_steps": 1, "learning_rate": 1e-30, "min_learning_rate": 0, "weight_decay": 0}
+ROWS = ("token_embedding.weight", "head.weight")  # (V, C)
+NAME = re.compile(r"'(?:[^'\\]|\\.)+'")  # as repr shows a token
+FORMATS = [1, 2]
+
+
+def as_format(folder: Path, format_version: int) -> Path:
+    """Return the last checkpoint of a run in a format.
+
+    Format 1 had a string for a vocabulary, ids from 0, and no end-of-text token.
+    """
+    path = harness.checkpoints(folder)[4]
+    if format_version == 2:
+        return path
+    content = harness.load(path)
+    weights = content["model_state_dict"]
+    for name in ROWS:
+        weights[name] = weights[name][1:].clone()
+    content["vocabulary"] = "".join(content["vocabulary"][1:])
+    content["format_version"] = 1
+    older = folder / "older.pt"
+    parts.forge(older, content)
+    return older
+
+
+def start_from(folder: Path, path: Path, name: str = "begun", **sections: Any) -> int:
+    """Begin a run of one step, which changes no weight, from a checkpoint."""
+    harness.write_config(folder, name=name, training=STILL, **sections)
+    return harness.train_here(folder, "--config", f"{name}.yaml", "--init_from", str(path))
+
+
+def checkpoint_of(folder: Path, name: str = "begun") -> dict[str, Any]:
+    (path,) = (folder / "checkpoints").glob(f"{name}_*_step_1.pt")
+    return harness.load(path)
+
+
+def rows_by_token(content: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
+    return dict(zip(content["vocabulary"], content["model_state_dict"][name], strict=True))
+
+
+def fresh_rows(folder: Path, name: str, **sections: Any) -> dict[str, torch.Tensor]:
+    """Return the rows of a run that begins with fresh weights, by the text of their token."""
+    harness.write_config(folder, name="fresh", training=STILL, **sections)
+    assert harness.train_here(folder, "--config", "fresh.yaml") == 0
+    return rows_by_token(checkpoint_of(folder, "fresh"), name)
+
+
+def new_tokens(said: str) -> set[str]:
+    """Return the tokens that a run has said to be new."""
+    lines = [line for line in said.splitlines() if "their rows are new" in line]
+    assert len(lines) <= 1
+    return set().union(*(NAME.findall(line.rpartition(": ")[2]) for line in lines))
+
+
+def test_init_from_takes_what_matches_and_lists_what_does_not(trained, capsys):
+    path = harness.checkpoints(trained)[4]
+    assert start_from(trained, path, model={"d_hid": 40}) == 0
+    words = "layers.0.mlp.up.weight has shape (24, 16) (expected (40, 16))"
+    assert words in capsys.readouterr().err
+    old = harness.load(path)["model_state_dict"]
+    new = checkpoint_of(trained)["model_state_dict"]
+    assert harness.same(old["layers.0.attention.qkv.weight"], new["layers.0.attention.qkv.weight"])
+
+
+def test_init_from_a_file_in_which_nothing_matches_is_exit_3(trained, capsys):
+    path = harness.checkpoints(trained)[4]
+    other = {"d_model": 20, "n_layers": 1, "d_hid": 8, "max_seq_length": 8}
+    assert start_from(trained, path, model=other) == 3
+    assert "no weight matches" in capsys.readouterr().err
+
+
+# Format 1
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_format_1_file_gives_each_character_its_row(tmp_path, tied, capsys):
+    """And the token of the end of a text, which it does not know, is new and listed."""
+    model = {"tie_embeddings": tied}
+    harness.write_config(tmp_path, training={"max_steps": 4}, model=model)
+    assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
+    trained_run = harness.load(harness.checkpoints(tmp_path)[4])
+    path = as_format(tmp_path, 1)
+    capsys.readouterr()
+    assert start_from(tmp_path, path, model=model) == 0
+    assert new_tokens(capsys.readouterr().err) == {repr(END_OF_TEXT)}
+    begun = checkpoint_of(tmp_path)
+    for name in ROWS:
+        old = rows_by_token(trained_run, name)
+        new = rows_by_token(begun, name)
+        fresh = fresh_rows(tmp_path, name, model=model) if name == ROWS[0] else None
+        assert new.keys() == old.keys()
+        for token in new.keys() - {END_OF_TEXT}:
+            assert torch.equal(new[token], old[token]), token
+        assert not torch.equal(new[END_OF_TEXT], old[END_OF_TEXT])
+        if fresh is not None:
+            assert torch.equal(new[END_OF_TEXT], fresh[END_OF_TEXT])
+
+
+def test_a_format_1_file_gives_all_other_weights_as_they_are(trained):
+    weights = harness.load(harness.checkpoints(trained)[4])["model_state_dict"]
+    assert start_from(trained, as_format(trained, 1)) == 0
+    begun = checkpoint_of(trained)["model_state_dict"]
+    for name in weights.keys() - set(ROWS):
+        assert torch.equal(begun[name], weights[name]), name
+
+
+@pytest.mark.parametrize("name", ["older.pt", "tiny_20250102-030405_step_4.pt"])
+def test_a_format_1_file_is_not_resumed_and_says_so_in_one_line(trained, name, capsys):
+    path = as_format(trained, 1)
+    older = path.rename(path.with_name(name))
+    for newer in harness.checkpoints(trained).values():
+        newer.unlink()
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert harness.train_here(trained, "--config", "tiny.yaml", "--resume_from", str(older)) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert name in line
+    assert "--init_from" in line
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+# Another text
+
+
+@pytest.mark.parametrize("format_version", FORMATS)
+def test_a_text_with_other_characters_gets_the_rows_it_knows(trained, format_version, capsys):
+    """Those of the others are new and listed; what only the old text had is left out."""
+    path = as_format(trained, format_version)
+    text = (trained / "text.txt").read_text().replace("q", "é").replace("KING", "K§NG")
+    (trained / "other.txt").write_text(text, encoding="utf-8")
+    capsys.readouterr()
+    assert start_from(trained, path, data={"path": "other.txt"}) == 0
+    expected = {"'é'", "'§'"}
+    if format_version == 1:
+        expected.add(repr(END_OF_TEXT))
+    assert new_tokens(capsys.readouterr().err) == expected
+    begun = checkpoint_of(trained)
+    trained_run = harness.load(harness.checkpoints(trained)[4])
+    assert "q" in trained_run["vocabulary"]
+    assert "q" not in begun["vocabulary"]
+    fresh = fresh_rows(trained, ROWS[0], data={"path": "other.txt"})
+    new = rows_by_token(begun, ROWS[0])
+    old = rows_by_token(trained_run, ROWS[0])
+    for token, row in new.items():
+        known = old if repr(token) not in expected else fresh
+        assert torch.equal(row, known[token]), token

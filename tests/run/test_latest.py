@@ -1,0 +1,230 @@
+"""`--resume_from latest` goes on with the last run that this very YAML began, and with no other.
+
+Several YAMLs of one stem train in one working folder, with one folder of checkpoints.
+"""
+
+import re
+from pathlib import Path
+
+import harness
+import pytest
+
+COMMAND = re.compile(r"--config (\S+) --resume_from ([^\s;]+)")
+SHORT = {"max_steps": 2, "save_checkpoint_steps": 1, "eval_interval": None}
+SHORT |= {"sample_interval_steps": None, "log_interval": None}
+
+
+@pytest.fixture
+def work(tmp_path) -> Path:
+    """A working folder with a text and nothing else."""
+    (tmp_path / "text.txt").write_text(harness.make_text(), encoding="utf-8")
+    return tmp_path
+
+
+def write_yaml(work: Path, folder: str) -> str:
+    """Write `folder`/tiny.yaml; return its path in the working folder."""
+    (work / folder).mkdir(parents=True)
+    harness.write_config(work / folder, training=SHORT)
+    return f"{folder}/tiny.yaml"
+
+
+def run_ids(work: Path, step: int) -> set[str]:
+    """Return the runs that have a checkpoint of a step."""
+    files = (work / "checkpoints").glob(f"tiny_*_step_{step}.pt")
+    return {path.name.partition("_step_")[0] for path in files}
+
+
+def files_of(work: Path, run_id: str) -> dict[int, Path]:
+    files = (work / "checkpoints").glob(f"{run_id}_step_*.pt")
+    return {int(path.stem.rpartition("_")[2]): path for path in files}
+
+
+def begin(work: Path, config: str) -> str:
+    """Train 2 steps; return the new run's id."""
+    before = run_ids(work, step=2)
+    assert harness.train_here(work, "--config", config) == 0
+    (run_id,) = run_ids(work, step=2) - before
+    return run_id
+
+
+def go_on(work: Path, config: str, resume_from: str = "latest") -> int:
+    """Resume to step 3; return the exit code."""
+    arguments = ["--config", config, "--resume_from", resume_from]
+    return harness.train_here(work, *arguments, "--set", "training.max_steps=3")
+
+
+def all_files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+# Its own runs
+
+
+def test_the_last_run_of_a_yaml_goes_on(work):
+    config = write_yaml(work, "one")
+    begin(work, config)
+    newest = begin(work, config)
+    assert go_on(work, config) == 0
+    assert run_ids(work, step=3) == {newest}
+
+
+def test_the_yamls_own_run_goes_on_though_anothers_is_newer(work):
+    one = write_yaml(work, "one")
+    two = write_yaml(work, "two")
+    run_of_one = begin(work, one)
+    run_of_two = begin(work, two)
+    assert go_on(work, one) == 0
+    assert run_ids(work, step=3) == {run_of_one}
+    assert go_on(work, two) == 0
+    assert run_ids(work, step=3) == {run_of_one, run_of_two}
+
+
+def test_a_link_to_a_yaml_is_that_yaml(work):
+    one = write_yaml(work, "one")
+    two = write_yaml(work, "two")
+    run_of_one = begin(work, one)
+    begin(work, two)
+    (work / "linked").mkdir()
+    (work / "linked" / "tiny.yaml").symlink_to(work / one)
+    assert go_on(work, "linked/tiny.yaml") == 0
+    assert run_ids(work, step=3) == {run_of_one}
+
+
+# Those of another YAML
+
+
+def test_the_runs_of_another_yaml_are_refused_with_both_names(work, capsys):
+    one = write_yaml(work, "one")
+    two = write_yaml(work, "two")
+    begin(work, one)
+    before = all_files(work)
+    capsys.readouterr()
+    assert go_on(work, two) == 3
+    said = capsys.readouterr().err
+    assert str(work / one) in said
+    assert str(work / two) in said
+    assert all_files(work) == before
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_each_command_of_the_refusal_works(work, capsys, number):
+    """One goes on with the other YAML, one takes its checkpoint: both with that run."""
+    one = write_yaml(work, "one")
+    two = write_yaml(work, "two")
+    run_of_one = begin(work, one)
+    capsys.readouterr()
+    assert go_on(work, two) == 3
+    commands = COMMAND.findall(capsys.readouterr().err)
+    configs = [config for config, _ in commands]
+    assert configs == [str(work / one), two]
+    config, resume_from = commands[number]
+    assert go_on(work, config, resume_from) == 0
+    assert run_ids(work, step=3) == {run_of_one}
+
+
+def test_the_command_names_the_newest_checkpoint_of_the_newest_run(work, capsys):
+    one = write_yaml(work, "one")
+    two = write_yaml(work, "two")
+    begin(work, one)
+    newest = begin(work, one)
+    capsys.readouterr()
+    assert go_on(work, two) == 3
+    _, (_, resume_from) = COMMAND.findall(capsys.readouterr().err)
+    assert work / resume_from == files_of(work, newest)[2]
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"config_path": ', b"[]", b'{"config_path": 5}'])
+def test_a_checkpoint_knows_its_yaml_where_run_json_does_not(work, content):
+    one = write_yaml(work, "one")
+    two = write_yaml(work, "two")
+    run_of_one = begin(work, one)
+    about = work / "logs" / "tensorboard" / run_of_one / "run.json"
+    if content is None:
+        about.unlink()
+    else:
+        about.write_bytes(content)
+    assert go_on(work, two) == 3
+    assert go_on(work, one) == 0
+    assert run_ids(work, step=3) == {run_of_one}
+
+
+def test_a_whole_checkpoint_knows_its_yaml_where_the_newest_is_damaged(work):
+    """And run.json is gone."""
+    one = write_yaml(work, "one")
+    two = write_yaml(work, "two")
+    run_of_one = begin(work, one)
+    (work / "logs" / "tensorboard" / run_of_one / "run.json").unlink()
+    damage(files_of(work, run_of_one)[2])
+    assert go_on(work, two) == 3
+    assert go_on(work, one) == 0
+    assert run_ids(work, step=3) == {run_of_one}
+
+
+# Those of a YAML that is gone
+
+
+def test_the_run_of_a_yaml_that_was_moved_goes_on(work):
+    old = write_yaml(work, "old")
+    run_id = begin(work, old)
+    (work / "old").rename(work / "new")
+    assert go_on(work, "new/tiny.yaml") == 0
+    assert run_ids(work, step=3) == {run_id}
+
+
+def test_the_run_of_a_moved_yaml_goes_on_though_anothers_is_newer(work):
+    old = write_yaml(work, "old")
+    other = write_yaml(work, "other")
+    run_id = begin(work, old)
+    begin(work, other)
+    (work / "old").rename(work / "new")
+    assert go_on(work, "new/tiny.yaml") == 0
+    assert run_ids(work, step=3) == {run_id}
+
+
+def test_a_yamls_own_run_comes_before_that_of_a_yaml_that_is_gone(work):
+    old = write_yaml(work, "old")
+    own = write_yaml(work, "own")
+    run_id = begin(work, own)
+    begin(work, old)
+    (work / old).unlink()
+    assert go_on(work, own) == 0
+    assert run_ids(work, step=3) == {run_id}
+
+
+def test_a_resumed_run_of_a_moved_yaml_belongs_to_the_new_place(work):
+    """From then on another YAML in the old place does not get it."""
+    old = write_yaml(work, "old")
+    run_id = begin(work, old)
+    (work / "old").rename(work / "new")
+    assert go_on(work, "new/tiny.yaml") == 0
+    assert write_yaml(work, "old") == old
+    assert go_on(work, old) == 3
+    assert go_on(work, "new/tiny.yaml") == 0
+    assert run_ids(work, step=3) == {run_id}
+
+
+# Damaged ones
+
+
+def test_a_damaged_newest_run_is_refused_with_the_older_runs_best_file(work, capsys):
+    """It works when it is given."""
+    config = write_yaml(work, "one")
+    older = begin(work, config)
+    newest = begin(work, config)
+    for path in files_of(work, newest).values():
+        damage(path)
+    damage(files_of(work, older)[2])
+    before = all_files(work)
+    capsys.readouterr()
+    assert go_on(work, config) == 3
+    said = capsys.readouterr().err
+    best = f"checkpoints/{files_of(work, older)[1].name}"
+    assert newest in said
+    assert best in said
+    assert all_files(work) == before
+    assert go_on(work, config, best) == 0
+    assert run_ids(work, step=3) == {older}
