@@ -22,7 +22,7 @@ from chatgot.numerics.precision import prove_mixed_precision
 from chatgot.run import assembly
 from chatgot.run.assembly import Run
 from chatgot.training.due import Due, is_new_best
-from chatgot.training.recovery import rewind
+from chatgot.training.recovery import merge_ranges, rewind
 from chatgot.training.saving import Saver
 from chatgot.training.step import compute_gradients, update_weights
 
