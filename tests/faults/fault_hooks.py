@@ -253,8 +253,8 @@ def inside(target: Target, phase: str, nth: int, act: Any) -> None:
                 act()
             yield item
 
-    def continue_text(*args: Any) -> Any:
-        yield from acting(real(*args), next(count) == nth)
+    def continue_text(*args: Any, **keywords: Any) -> Any:
+        yield from acting(real(*args, **keywords), next(count) == nth)
 
     def evaluate(model: Any, batches: Any, *rest: Any) -> Any:
         return real(model, acting(batches, next(count) == nth), *rest)
