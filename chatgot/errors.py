@@ -23,6 +23,10 @@ class CheckpointRejected(UserError):
     exit_code = 3
 
 
+class OtherFormat(CheckpointRejected):
+    """A checkpoint of another format, which this ChatGoT does not resume."""
+
+
 class Diverged(UserError):
     """Training keeps failing with losses or gradients gone bad, and nothing is left to try."""
 

@@ -22,6 +22,7 @@ from chatgot.stopping import StopRequest
 
 STOP = StopRequest()
 logger = logging.getLogger("chatgot.train")
+SIGNAL_EXIT_CODES = (130, 143)  # stopped by a signal, saved
 
 
 # --------------------------------------------------------------------------------------------------
@@ -195,13 +196,16 @@ def log_start(run: Run, point: ResumePoint | None, remarks: list[str], paths: Ru
 
 def open_metrics(run: Run, point: ResumePoint | None, paths: RunPaths) -> MetricsWriter:
     """Open the rows and curves; of a resumed run those of later steps go."""
-    last_row = None
-    if point is not None:
-        last_row = run.state.progress.global_step
-        if evaluation_due(run):
-            last_row -= 1  # the evaluation writes this step's row
     settings = flat(run.config.model_dump(mode="json"))
-    return MetricsWriter(paths.run_dir, keep_rows_up_to=last_row, hyperparameters=settings)
+    if point is None:
+        return MetricsWriter(paths.run_dir, hyperparameters=settings)
+    step = run.state.progress.global_step
+    return MetricsWriter(
+        paths.run_dir,
+        keep_rows_up_to=step - 1 if evaluation_due(run) else step,  # it writes this step's row
+        keep_samples_up_to=step,
+        hyperparameters=settings,
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -238,6 +242,7 @@ def show_samples(run: Run, metrics: MetricsWriter, prompts: list[str]) -> None:
     step = run.state.progress.global_step
     seed = run.config.seed
     for i, prompt in enumerate(prompts, start=1):
+        shown = run.vocabulary.decode(run.vocabulary.encode(prompt))  # without end-of-text tokens
         text = ""
         try:
             for piece in continue_text(
@@ -258,9 +263,9 @@ def show_samples(run: Run, metrics: MetricsWriter, prompts: list[str]) -> None:
             if run.failed_samples == 1:
                 logger.warning("sample %d at step %d failed, training goes on: %r", i, step, error)
             continue
-        title = f"sample {i} of {len(prompts)} at step {step}, prompt {prompt!r}:"
-        logger.info("%s\n%s%s", title, prompt, text, extra={"block": True})
-        metrics.sample(step, i, prompt, text, seed)
+        title = f"sample {i} of {len(prompts)} at step {step}, prompt {shown!r}:"
+        logger.info("%s\n%s%s", title, shown, text, extra={"block": True})
+        metrics.sample(step, i, shown, text, seed)
     run.state.marks.last_sample_step = step
 
 
@@ -359,14 +364,15 @@ def say_how_to_go_on(
 ) -> None:
     """Log how the run ended, its best evaluation, and the command that resumes it."""
     marks = run.state.marks
-    path = newest_whole(run.checkpoint_dir, run.state.run_id) or resumed_from
+    given_up = run.abandoned  # by a rewind
+    path = newest_whole(run.checkpoint_dir, run.state.run_id, without=given_up) or resumed_from
     if path is not None and not path.exists():
         path = None
+    if run.failed_samples:
+        logger.warning("%d samples failed", run.failed_samples)
     log_end(run, exit_code, path, None if path is None else resume_command(args, path))
     if marks.best_step > 0:
         logger.info("best_val_loss %.4f at step %d", marks.best_val_loss, marks.best_step)
-    if run.failed_samples:
-        logger.warning("%d samples failed", run.failed_samples)
     if path is None:
         logger.info("no checkpoint was saved")
         return
@@ -379,7 +385,7 @@ def log_end(run: Run, exit_code: int, path: Path | None, command: str | None) ->
     kind = "done"
     words = "done"
     facts: dict[str, object] = {}
-    if STOP.requested():
+    if exit_code in SIGNAL_EXIT_CODES:
         kind = "stop"
         words = f"stopped by {STOP.signal_name}"
         facts = {"signal": STOP.signal_name, "exit_code": exit_code}

@@ -22,7 +22,7 @@ from chatgot.checkpointing.names import NAME, RUN_ID
 from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, odd_entries
 from chatgot.data.vocabulary import END_OF_TEXT
-from chatgot.errors import CheckpointRejected
+from chatgot.errors import CheckpointRejected, OtherFormat
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -361,7 +361,7 @@ def _check_schema(checkpoint: object, path: Path) -> dict[str, Any]:
     version = checkpoint.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         shown = version if isinstance(version, int | str | None) else "unreadable"
-        raise CheckpointRejected(
+        raise OtherFormat(
             f"{path}: format version {shown}, this ChatGoT resumes version {FORMAT_VERSION} only; "
             "--init_from takes its weights"
         )

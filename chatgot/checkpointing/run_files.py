@@ -79,13 +79,17 @@ def older_files(path: Path) -> Iterator[Path]:
             yield files[step]
 
 
-def newest_whole(checkpoint_dir: Path, run_id: str) -> Path | None:
-    """Return the newest whole checkpoint of a run; None: there is none, or the folder is gone."""
+def newest_whole(checkpoint_dir: Path, run_id: str, without: Collection[Path] = ()) -> Path | None:
+    """Return the newest whole checkpoint of a run; None: there is none, or the folder is gone.
+
+    without: files that do not count.
+    """
     try:
         files = files_of_run(checkpoint_dir, run_id)
     except OSError:
         return None
     newest_first = (files[step] for step in sorted(files, reverse=True))
+    newest_first = (path for path in newest_first if path not in without)
     return next(filter(is_whole, newest_first), None)
 
 

@@ -45,6 +45,16 @@ class RunLock:
         os.close(self._descriptor)
 
 
+def lock_this_run(folder: Path, run_id: str) -> RunLock | None:
+    """Take a new run's id in one more folder; None: it is taken there. Raises: StorageError."""
+    path = lock_path(folder, run_id)
+    try:
+        descriptor = _create(path)
+    except FileExistsError:
+        return None
+    return RunLock(run_id, descriptor) if _try_lock(descriptor, path) else None
+
+
 def lock_new_run(checkpoint_dir: Path, config_name: str) -> RunLock:
     """Take a new run's id, and with it the lock.
 

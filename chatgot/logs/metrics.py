@@ -44,9 +44,9 @@ LAYOUT = {  # charts that hold several curves, in the tab of custom scalars
 class MetricsWriter:
     """Write `run_dir`/metrics.jsonl, samples.jsonl and TensorBoard's curves; x = optimizer steps.
 
-    keep_rows_up_to: of a resumed run, the last step whose row and samples stay. Later ones, and a
-    torn last line, are removed before the first new one, and hidden in TensorBoard.
-    None: a fresh run.
+    keep_rows_up_to: of a resumed run, the last step whose row stays. Later ones, and a torn last
+    line, are removed before the first new one, and hidden in TensorBoard. None: a fresh run.
+    keep_samples_up_to: the same for samples; None: as for the rows.
     hyperparameters: the configuration, flat, for TensorBoard's table of runs.
     """
 
@@ -55,15 +55,19 @@ class MetricsWriter:
         run_dir: Path,
         *,
         keep_rows_up_to: int | None = None,
+        keep_samples_up_to: int | None = None,
         hyperparameters: Mapping[str, object] | None = None,
     ) -> None:
         self.lost_rows = 0
         self.lost_samples = 0
         self._run_dir = run_dir
+        if keep_samples_up_to is None:
+            keep_samples_up_to = keep_rows_up_to
         self._rows = JsonLines(run_dir / "metrics.jsonl", keep_rows_up_to)
-        self._samples = JsonLines(run_dir / "samples.jsonl", keep_rows_up_to)
+        self._samples = JsonLines(run_dir / "samples.jsonl", keep_samples_up_to)
         self._last_row = -1 if keep_rows_up_to is None else keep_rows_up_to  # its step
-        self._last_sample = (self._last_row, math.inf)  # step and index
+        last_step = -1 if keep_samples_up_to is None else keep_samples_up_to
+        self._last_sample = (last_step, math.inf)  # step and index
         self._board: tensorboard.SummaryWriter | None = None
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error  # until close

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from chatgot.atomic_file import atomic_file
 from chatgot.checkpointing.run_files import sweep_temporaries
-from chatgot.checkpointing.run_lock import lock_new_run, lock_old_run
+from chatgot.checkpointing.run_lock import RunLock, lock_new_run, lock_old_run, lock_this_run
 from chatgot.config import settings_hash
 from chatgot.config_file import effective_yaml
 from chatgot.logs.events import EventLog
 from chatgot.logs.logging_setup import link_log, setup_logging
 from chatgot.report.page import write_report
 from chatgot.run.assembly import Run
-from chatgot.run.resuming import ResumePoint
+from chatgot.run.resuming import ResumePoint, refuse_newer_files
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +39,10 @@ def open_folder(run: Run, config_name: str, point: ResumePoint | None) -> Iterat
     """
     logs_dir = Path(run.config.paths.logs)
     with ExitStack() as at_end:
-        if run.state.run_id:
-            lock = lock_old_run(run.checkpoint_dir, run.state.run_id)
-        else:
-            lock = lock_new_run(run.checkpoint_dir, config_name)
-        at_end.callback(lock.release)
-        # two folders of checkpoints may share one of logs
-        at_end.callback(lock_old_run(logs_dir, lock.run_id).release)
+        lock = _lock(run, config_name, logs_dir, at_end)
         run.state.run_id = lock.run_id
+        if point is not None:
+            refuse_newer_files(point, run.config)  # before anything of the run is touched
         sweep_temporaries(run.checkpoint_dir, lock.run_id)
         log_path = setup_logging(config_name, lock.timestamp, logs_dir)
         paths = RunPaths(log_path, logs_dir / "tensorboard" / lock.run_id)
@@ -60,6 +56,31 @@ def open_folder(run: Run, config_name: str, point: ResumePoint | None) -> Iterat
             )
         )
         yield paths
+
+
+def _lock(run: Run, config_name: str, logs_dir: Path, at_end: ExitStack) -> RunLock:
+    """Take the run's id, or a new one, in both folders: several of checkpoints may share the logs.
+
+    Raises: StorageError.
+    """
+    is_shared = logs_dir.resolve() == run.checkpoint_dir.resolve()
+    if run.state.run_id:
+        lock = lock_old_run(run.checkpoint_dir, run.state.run_id)
+        at_end.callback(lock.release)
+        if not is_shared:
+            at_end.callback(lock_old_run(logs_dir, lock.run_id).release)
+        return lock
+    while True:
+        lock = lock_new_run(run.checkpoint_dir, config_name)
+        if is_shared:
+            at_end.callback(lock.release)
+            return lock
+        logs_lock = lock_this_run(logs_dir, lock.run_id)
+        if logs_lock is not None:
+            at_end.callback(lock.release)
+            at_end.callback(logs_lock.release)
+            return lock
+        lock.release()  # a run of another folder of checkpoints has this id: try the next second
 
 
 def _begin(run: Run, paths: RunPaths) -> None:

@@ -6,6 +6,7 @@ All of it is strict, except `start_from`, which begins a new run with another ru
 import copy
 import json
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from chatgot.checkpointing.run_files import (
 )
 from chatgot.checkpointing.tensors import check_tensors, is_finite
 from chatgot.config import Config, changes_on_resume
-from chatgot.errors import CheckpointRejected, StorageError
+from chatgot.errors import CheckpointRejected, OtherFormat, StorageError
 from chatgot.machine.device import versions
 from chatgot.numerics.optim import schedule_horizon
 from chatgot.run.assembly import Run
@@ -93,6 +94,8 @@ def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any]
         path = files[step]
         try:
             content = read_checkpoint(path)
+        except OtherFormat:
+            raise  # the run's other files are of that format, too
         except CheckpointRejected as error:
             logger.warning("%s; passed over", error)
             continue
@@ -138,7 +141,7 @@ def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
         yaml_path = _yaml_that_began(files, Path(config.paths.logs))
         if yaml_path in ("", own_path):
             return files
-        if not Path(yaml_path).exists():
+        if _is_gone(Path(yaml_path)):
             orphan = orphan or files
         else:
             foreign.setdefault(yaml_path, files[max(files)])
@@ -148,9 +151,21 @@ def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
     raise CheckpointRejected(
         f"{checkpoint_dir}: the runs of {config_name} here were begun by {other}, "
         f"not by {own_path}\n"
-        f"go on with that one: --config {other} --resume_from latest; "
-        f"or take its checkpoint: --config {config_path} --resume_from {newest}"
+        f"go on with that one: --config {shlex.quote(other)} --resume_from latest; "
+        f"or take its checkpoint: --config {shlex.quote(str(config_path))} "
+        f"--resume_from {shlex.quote(str(newest))}"
     )
+
+
+def _is_gone(path: Path) -> bool:
+    """Return whether a file is not there any more; one that cannot be looked at may be."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _yaml_that_began(files: Mapping[int, Path], logs_dir: Path) -> str:
@@ -160,7 +175,7 @@ def _yaml_that_began(files: Mapping[int, Path], logs_dir: Path) -> str:
         about = json.loads((logs_dir / "tensorboard" / run_id / "run.json").read_bytes())
         if isinstance(about, dict) and isinstance(about.get("config_path"), str):
             return str(about["config_path"])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass  # the checkpoints know it, too
     for step in sorted(files, reverse=True):
         try:
@@ -192,6 +207,8 @@ def _with_older_file(
     error: CheckpointRejected, path: Path, config: Config, config_path: Path, check: Check
 ) -> CheckpointRejected:
     """Return the rejection with the newest older file that passes `check`."""
+    if isinstance(error, OtherFormat):
+        return error
     for older in _candidates(path, config, config_path):
         try:
             check(older)
@@ -362,7 +379,7 @@ def leave_newer_files_behind(run: Run, point: ResumePoint) -> None:
 
     Raises: StorageError, also when another process has trained on since `latest` was looked for.
     """
-    _check_nothing_newer(point, run.config)
+    refuse_newer_files(point, run.config)
     if run.ended():
         return
     progress = run.state.progress
@@ -370,7 +387,7 @@ def leave_newer_files_behind(run: Run, point: ResumePoint) -> None:
     set_aside(newer)
 
 
-def _check_nothing_newer(point: ResumePoint, config: Config) -> None:
+def refuse_newer_files(point: ResumePoint, config: Config) -> None:
     """Make sure, with the run's lock held, that no other process has trained on meanwhile.
 
     Raises: StorageError.

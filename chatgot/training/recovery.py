@@ -70,7 +70,6 @@ def _lower_precision(run: Run) -> None:
         run.state.progress.global_step + 1,
         extra=event(
             "precision",
-            step=run.state.progress.global_step + 1,
             old=old,
             new=lower,
             reason="bad steps",

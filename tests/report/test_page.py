@@ -116,7 +116,7 @@ def page(troubled) -> str:
         ("save", {"best": False}, 'calm">save'),
         ("evaluation", {"best": True}, 'good">best'),
         ("skip", {"step": 3}, 'warn">skip'),
-        ("precision", {"old": "bf16", "new": "fp32", "step": 10}, 'calm">precision'),
+        ("precision", {"old": "bf16", "new": "fp32", "step": 9}, 'calm">precision'),
         ("micro_batch", {"old": 4, "new": 2, "reason": "oom"}, 'warn">micro batch'),
         ("rewind", {"to": 20}, 'warn">rewind'),
         ("resume", {"step": 31, "precision": "fp32"}, 'calm">resume'),
