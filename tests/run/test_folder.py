@@ -1,4 +1,4 @@
-"""What a run occupies on the disk: its id in both folders, and what nobody may touch before that."""
+"""What a run occupies on the disk: its id in both folders; what nobody touches before that."""
 
 import logging
 from pathlib import Path
