@@ -28,7 +28,7 @@ from fault_server import FIRED
 
 from chatgot.checkpointing import checkpoint_file, run_files, saver
 from chatgot.numerics import accumulation
-from chatgot.run import folder, resuming, run_state
+from chatgot.run import resuming, run_state
 from chatgot.training import evaluation
 
 # the file-system calls of a save: those that raise an audit event, and those that do not
@@ -429,7 +429,7 @@ def mutant_wall_clock(target: Target) -> None:
 
 def no_setting_aside(target: Target) -> None:
     """Leave newer files where they are on resume: as if they had come afterwards."""
-    folder.set_aside = lambda *args: None
+    resuming.set_aside = lambda *args: None
 
 
 # Mutants: broken twins of the code that the trials guard

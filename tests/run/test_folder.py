@@ -23,6 +23,7 @@ def console():
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
     logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 def run_with(tmp_path: Path, checkpoints: str):
