@@ -1,10 +1,12 @@
 """What holds for every test: only temporary folders are written, and one thread computes."""
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 
+from chatgot.logs.logging_setup import LOGGERS, Steady
 from chatgot.machine.measured import machine_file
 
 
@@ -24,6 +26,23 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def untouched_log():
+    """Take down the log that an earlier run of the script has set up in this process."""
+    take_log_down()
+    yield
+    take_log_down()
+
+
+def take_log_down() -> None:
+    for target in LOGGERS:
+        for handler in [handler for handler in target.handlers if isinstance(handler, Steady)]:
+            target.removeHandler(handler)
+            handler.close()
+        target.setLevel(logging.NOTSET)
+        target.propagate = True
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What a run occupies on the disk: its id in both folders; what nobody touches before that."""
 
-import logging
 from pathlib import Path
 
 import harness
@@ -18,12 +17,6 @@ from chatgot.run.resuming import find_checkpoint
 @pytest.fixture(autouse=True)
 def console():
     setup_console()
-    yield
-    logger = logging.getLogger("chatgot")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    logger.propagate = True
-    logger.setLevel(logging.NOTSET)
 
 
 def run_with(tmp_path: Path, checkpoints: str):
