@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
+import json
 import os
 import re
 
@@ -20,6 +21,7 @@ from chatgot.errors import ConfigError, UserError
 from chatgot.stdout import write_to_stdout
 
 RUNS = Path("logs", "tensorboard")
+MAX_PATH = 4096  # characters
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -51,7 +53,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def find_run(run: str) -> Path:
     """Return the folder of a run named by its folder, its id, or its configuration.
 
-    Of a configuration it is the newest run.
+    Of a configuration it is the newest run, unless several YAMLs of that name began some.
     Raises: ConfigError.
     """
     for folder in (Path(run), RUNS / run):
@@ -66,7 +68,23 @@ def find_run(run: str) -> Path:
         raise ConfigError(
             f"{run}: no such folder, and no run of that name in {place}; give a run's folder"
         )
+    yamls = sorted({yaml for yaml in map(yaml_that_began, folders) if yaml and Path(yaml).exists()})
+    if len(yamls) > 1:
+        raise ConfigError(
+            f"{run}: {len(yamls)} YAMLs of that name began runs in {RUNS}: {', '.join(yamls)}; "
+            "give a run's id or folder"
+        )
     return max(folders, key=lambda folder: folder.name)
+
+
+def yaml_that_began(folder: Path) -> str:
+    """Return the path of the YAML that run.json names; empty: there is none to read."""
+    try:
+        about = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    path = about.get("config_path") if isinstance(about, dict) else None
+    return path if isinstance(path, str) and len(path) < MAX_PATH else ""
 
 
 def write_reports(runs: list[str], output: Path | None) -> int:

@@ -3,6 +3,7 @@
 import base64
 import html
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -588,6 +589,19 @@ def runs(tmp_path, monkeypatch) -> Path:
     for name in ("a_20250102-030405", "a_20250102-030500", "a_b_20260101-000000"):
         made_runs.write(folder, made_runs.start(), name=name)
     return folder
+
+
+def test_a_name_that_two_yamls_share_is_refused_with_both(runs, capsys):
+    yamls = [runs / "first" / "a.yaml", runs / "second" / "a.yaml"]
+    for yaml, run_dir in zip(yamls, sorted(runs.glob("a_2025*")), strict=True):
+        yaml.parent.mkdir()
+        yaml.touch()
+        (run_dir / "run.json").write_text(json.dumps({"config_path": str(yaml)}))
+    assert load_script().main(["a"]) == 2
+    error = capsys.readouterr().err
+    assert all(str(yaml) in error for yaml in yamls)
+    yamls[0].unlink()  # of a YAML that is gone nobody means the run
+    assert load_script().main(["a"]) == 0
 
 
 @pytest.mark.parametrize(
