@@ -1,4 +1,4 @@
-"""How results reach stdout, whose reader may have gone."""
+"""How results reach stdout, whose reader may have gone, and streams that were never open."""
 
 import os
 import sys
@@ -20,6 +20,16 @@ def write_to_stdout(chunks: Iterable[bytes]) -> None:
         silence_stdout()
         if not isinstance(error, BrokenPipeError):
             raise StorageError(f"stdout cannot be written: {error.strerror or error}") from error
+
+
+def open_closed_streams() -> None:
+    """Let standard streams that were closed before the start lead nowhere.
+
+    Else the next file opened would get the number of one, and with it what C code prints.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def silence_stdout() -> None:

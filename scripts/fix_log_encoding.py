@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from chatgot.errors import ConfigError, StorageError, UserError
-from chatgot.stdout import silence_stdout, write_to_stdout
+from chatgot.stdout import open_closed_streams, silence_stdout, write_to_stdout
 from chatgot.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -276,6 +276,7 @@ def main(argv: list[str] | None = None) -> int:
 
     A user's mistake is one line, a defect of ours a traceback.
     """
+    open_closed_streams()
     args = parse_arguments(argv)
     try:
         return fix_stdin(args) if args.inputs == ["-"] else fix_files(args)

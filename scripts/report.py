@@ -18,7 +18,7 @@ import os
 import re
 
 from chatgot.errors import ConfigError, UserError
-from chatgot.stdout import write_to_stdout
+from chatgot.stdout import open_closed_streams, write_to_stdout
 
 RUNS = Path("logs", "tensorboard")
 MAX_PATH = 4096  # characters
@@ -107,6 +107,7 @@ def write_reports(runs: list[str], output: Path | None) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    open_closed_streams()
     args = parse_arguments(argv)
     return write_reports(args.runs, args.output)
 

@@ -26,6 +26,7 @@ from colorlog import ColoredFormatter
 from tqdm import tqdm
 
 from chatgot.errors import StorageError
+from chatgot.stdout import open_closed_streams
 
 FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
@@ -263,10 +264,7 @@ def setup_console() -> None:
 
     Standard streams that were closed before the start lead nowhere from now on.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        # the next file opened would get its number, and with it what C code prints
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    open_closed_streams()
     _install(Console(), Early())
 
 

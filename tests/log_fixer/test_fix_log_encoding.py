@@ -212,3 +212,16 @@ def test_a_kill_in_the_middle_leaves_the_log_whole_and_no_half_output(folder, nu
     assert (folder / "a.log").read_bytes() == content
     assert not (folder / "a_fixed.log").exists()
     assert bool(list(folder.glob(".*.tmp"))) == (number == signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code"), [("a.log >&-", 0), ("- <&-", 0), ("no.log 2>&-", 2)]
+)
+def test_a_closed_stream_is_no_defect(tmp_path, redirection, code):
+    (tmp_path / "a.log").write_text("fine\n", encoding="utf-8")
+    command = f"{sys.executable} {SCRIPT} {redirection}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code
