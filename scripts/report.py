@@ -13,15 +13,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
-import json
 import os
 import re
 
 from chatgot.errors import ConfigError, UserError
+from chatgot.report.run_record import is_gone, yaml_that_began
 from chatgot.stdout import open_closed_streams, write_to_stdout
 
 RUNS = Path("logs", "tensorboard")
-MAX_PATH = 4096  # characters
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -68,23 +67,14 @@ def find_run(run: str) -> Path:
         raise ConfigError(
             f"{run}: no such folder, and no run of that name in {place}; give a run's folder"
         )
-    yamls = sorted({yaml for yaml in map(yaml_that_began, folders) if yaml and Path(yaml).exists()})
+    began = {yaml_that_began(folder) for folder in folders}
+    yamls = sorted(yaml for yaml in began if yaml and not is_gone(Path(yaml)))
     if len(yamls) > 1:
         raise ConfigError(
             f"{run}: {len(yamls)} YAMLs of that name began runs in {RUNS}: {', '.join(yamls)}; "
             "give a run's id or folder"
         )
     return max(folders, key=lambda folder: folder.name)
-
-
-def yaml_that_began(folder: Path) -> str:
-    """Return the path of the YAML that run.json names; empty: there is none to read."""
-    try:
-        about = json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return ""
-    path = about.get("config_path") if isinstance(about, dict) else None
-    return path if isinstance(path, str) and len(path) < MAX_PATH else ""
 
 
 def write_reports(runs: list[str], output: Path | None) -> int:

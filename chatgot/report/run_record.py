@@ -214,3 +214,24 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         foreign.disabled = before
+
+
+def yaml_that_began(run_dir: Path) -> str:
+    """Return the path of the YAML that a run's run.json names; empty: there is none to read."""
+    try:
+        about = json.loads((run_dir / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    path = about.get("config_path") if isinstance(about, dict) else None
+    return path if isinstance(path, str) else ""
+
+
+def is_gone(path: Path) -> bool:
+    """Return whether a file is not there any more; one that cannot be looked at may be there."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False

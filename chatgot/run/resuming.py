@@ -4,7 +4,6 @@ All of it is strict, except `start_from`, which begins a new run with another ru
 """
 
 import copy
-import json
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +29,7 @@ from chatgot.config import Config, changes_on_resume
 from chatgot.errors import CheckpointRejected, OtherFormat, StorageError
 from chatgot.machine.device import versions
 from chatgot.numerics.optim import schedule_horizon
+from chatgot.report.run_record import is_gone, yaml_that_began
 from chatgot.run.assembly import Run
 from chatgot.run.fits import check_optimizer, check_scaler, read_checkpoint
 from chatgot.run.modes import asked_for_another_precision, change_precision
@@ -141,7 +141,7 @@ def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
         yaml_path = _yaml_that_began(files, Path(config.paths.logs))
         if yaml_path in ("", own_path):
             return files
-        if _is_gone(Path(yaml_path)):
+        if is_gone(Path(yaml_path)):
             orphan = orphan or files
         else:
             foreign.setdefault(yaml_path, files[max(files)])
@@ -157,26 +157,12 @@ def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
     )
 
 
-def _is_gone(path: Path) -> bool:
-    """Return whether a file is not there any more; one that cannot be looked at may be."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
-
-
 def _yaml_that_began(files: Mapping[int, Path], logs_dir: Path) -> str:
     """Return the path of the YAML that a run was begun with; empty: nobody knows."""
     run_id = files[max(files)].name.rpartition("_step_")[0]
-    try:
-        about = json.loads((logs_dir / "tensorboard" / run_id / "run.json").read_bytes())
-        if isinstance(about, dict) and isinstance(about.get("config_path"), str):
-            return str(about["config_path"])
-    except (OSError, ValueError, RecursionError):
-        pass  # the checkpoints know it, too
+    yaml_path = yaml_that_began(logs_dir / "tensorboard" / run_id)
+    if yaml_path:
+        return yaml_path
     for step in sorted(files, reverse=True):
         try:
             return str(read_outline(files[step])["config_path"])
@@ -377,9 +363,8 @@ def has_newer_files(run: Run) -> bool:
 def leave_newer_files_behind(run: Run, point: ResumePoint) -> None:
     """Set the checkpoints aside that are newer than the one the run goes on from.
 
-    Raises: StorageError, also when another process has trained on since `latest` was looked for.
+    Raises: StorageError.
     """
-    refuse_newer_files(point, run.config)
     if run.ended():
         return
     progress = run.state.progress

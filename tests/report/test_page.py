@@ -604,6 +604,12 @@ def test_a_name_that_two_yamls_share_is_refused_with_both(runs, capsys):
     assert load_script().main(["a"]) == 0
 
 
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "", 7])
+def test_a_run_json_that_names_no_path_stops_no_report(runs, path):
+    (runs / "a_20250102-030500" / "run.json").write_text(json.dumps({"config_path": path}))
+    assert load_script().main(["a"]) == 0
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
