@@ -9,8 +9,10 @@ decoded stays as a visible escape.
 import sys
 from pathlib import Path
 
-# Runs from any folder, with this checkout's chatgot
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# started as a file of a checkout, from any folder: with that checkout's chatgot
+CHECKOUT = Path(__file__).resolve().parent.parent
+if (CHECKOUT / "chatgot").is_dir():
+    sys.path.insert(0, str(CHECKOUT))
 
 import argparse
 import glob
@@ -24,6 +26,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
+from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, StorageError, UserError
 from chatgot.stdout import open_closed_streams, silence_stdout, write_to_stdout
 from chatgot.stopping import StopRequest
@@ -46,11 +49,11 @@ DESCRIPTION = (
     "Mend logs of any program: mixed encodings, mojibake, escape sequences, progress bars, NULs."
 )
 EXAMPLES = """examples:
-  python scripts/fix_log_encoding.py logs/train.log                 writes logs/train_fixed.log
-  python scripts/fix_log_encoding.py --in-place "logs/*.log"        keeps each as {name}.bak
-  python scripts/fix_log_encoding.py --check --recursive logs       exit code 1 if there are changes
-  program 2>&1 | python scripts/fix_log_encoding.py - > clean.log
-  python scripts/fix_log_encoding.py old.log --output new.log --newline lf --report json
+  %(prog)s logs/train.log                 writes logs/train_fixed.log
+  %(prog)s --in-place "logs/*.log"        keeps each as {name}.bak
+  %(prog)s --check --recursive logs       exit code 1 if there are changes
+  program 2>&1 | %(prog)s - > clean.log
+  %(prog)s old.log --output new.log --newline lf --report json
 
 exit codes: 0 done, 1 --check found something to change (or a crash), 2 command line or input (or a
 crash of --check), 5 output cannot be written; of several logs all are tried, and the highest code
@@ -60,6 +63,7 @@ counts"""
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(
+        prog=command_name(__file__),
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,

@@ -9,13 +9,16 @@ report.html into it.
 import sys
 from pathlib import Path
 
-# so that it runs from any folder, with this checkout's chatgot
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# started as a file of a checkout, from any folder: with that checkout's chatgot
+CHECKOUT = Path(__file__).resolve().parent.parent
+if (CHECKOUT / "chatgot").is_dir():
+    sys.path.insert(0, str(CHECKOUT))
 
 import argparse
 import os
 import re
 
+from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, UserError
 from chatgot.report.run_record import is_gone, yaml_that_began
 from chatgot.stdout import open_closed_streams, write_to_stdout
@@ -26,13 +29,14 @@ RUNS = Path("logs", "tensorboard")
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(
+        prog=command_name(__file__),
         description="Write the report of runs, one HTML page each, and print its path.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  python scripts/report.py chatgot_quick                     the newest run of that configuration
-  python scripts/report.py chatgot_quick_20250102-030405     this very run
-  python scripts/report.py logs/tensorboard/chatgot_quick_20250102-030405    the same, by its folder
-  python scripts/report.py chatgot_quick --output quick.html                 written elsewhere""",
+  %(prog)s chatgot_quick                     the newest run of that configuration
+  %(prog)s chatgot_quick_20250102-030405     this very run
+  %(prog)s logs/tensorboard/chatgot_quick_20250102-030405    the same, by its folder
+  %(prog)s chatgot_quick --output quick.html                 written elsewhere""",
     )
     parser.add_argument(
         "runs",

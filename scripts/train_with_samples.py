@@ -12,12 +12,15 @@ This file is the story of a run: from top to bottom it reads as things happen.
 import sys
 from pathlib import Path
 
-# runs from any folder, with this checkout's chatgot
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# started as a file of a checkout, from any folder: with that checkout's chatgot
+CHECKOUT = Path(__file__).resolve().parent.parent
+if (CHECKOUT / "chatgot").is_dir():
+    sys.path.insert(0, str(CHECKOUT))
 
 import argparse
 import logging
 
+from chatgot.command_line import as_typed, command_name, command_words
 from chatgot.stopping import StopRequest
 
 STOP = StopRequest()
@@ -32,13 +35,14 @@ SIGNAL_EXIT_CODES = (130, 143)  # stopped by a signal, saved
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the command line; everything else is in the YAML."""
     parser = argparse.ArgumentParser(
+        prog=command_name(__file__),
         description="Train a small language model on text and show samples while it learns.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
-  python scripts/train_with_samples.py --config my.yaml --resume_from latest
-  python scripts/train_with_samples.py --config my.yaml --set data.path=my_text.txt
-  python scripts/train_with_samples.py --config my.yaml --dry_run""",
+  %(prog)s --config configs/models/chatgot_quick.yaml
+  %(prog)s --config my.yaml --resume_from latest
+  %(prog)s --config my.yaml --set data.path=my_text.txt
+  %(prog)s --config my.yaml --dry_run""",
     )
     parser.add_argument("--config", type=Path, required=True, metavar="YAML", help="the experiment")
     start = parser.add_mutually_exclusive_group()
@@ -94,9 +98,6 @@ if __name__ == "__main__":  # here, above the imports that take seconds
     STOP.install()
     refuse_mistakes(sys.argv[1:])
 
-import os
-import shlex
-import subprocess
 from collections.abc import Callable
 from contextlib import closing
 
@@ -401,10 +402,10 @@ def log_end(run: Run, exit_code: int, path: Path | None, command: str | None) ->
 
 def resume_command(args: argparse.Namespace, path: Path) -> str:
     """Return the command line that goes on from a checkpoint."""
-    words = [sys.executable, sys.argv[0], "--config", str(args.config), "--resume_from", str(path)]
+    words = [*command_words(), "--config", str(args.config), "--resume_from", str(path)]
     for override in args.set:
         words += ["--set", override]
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    return as_typed(words)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -4,14 +4,13 @@ Letters: S sequences of one optimizer step, T tokens of a window.
 """
 
 import math
-import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from chatgot import __version__
 from chatgot.checkpointing.run_files import open_to_others
+from chatgot.command_line import command_line
 from chatgot.config import remarks
 from chatgot.logs.timing import human_time
 from chatgot.machine.device import describe, versions
@@ -47,7 +46,7 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
     gradient_checkpointing = f"every {every}" if every else "off"
     return [
         f"run {run.state.run_id}",
-        f"command: {shlex.join([sys.executable, *sys.argv])}",
+        f"command: {command_line()}",
         f"commit: {git_commit() or 'unknown'}",
         f"checkpoints in {run.checkpoint_dir.resolve()}",
         f"log in {log_path.resolve()}, curves and report in {run_dir.resolve()}",
@@ -205,7 +204,7 @@ def start_facts(run: Run) -> dict[str, object]:
         "parameters": run.model.parameter_count(),
         "text": text_line(run),
         "config_path": run.config_path,
-        "command": shlex.join([sys.executable, *sys.argv]),
+        "command": command_line(),
     }
 
 
