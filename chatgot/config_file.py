@@ -176,7 +176,7 @@ class _Draft:
             return f"found a section, expected one of its keys, such as {below}=..."
         for known in self.fields:
             if name.startswith(f"{known}."):
-                return f"{known} is a single value, not a section with keys"
+                return f"{known} is a value, it has no keys"
         return _unknown(name, self._names_like(name, None))
 
     def checked(self) -> Config | None:

@@ -107,7 +107,7 @@ class LogDecoder:
         return pieces(self._file, 0, self._read_bytes, self._line_bytes)
 
     def text(self, piece: Piece) -> str:
-        r"""Return the characters of a piece; an undecodable byte becomes an escape such as `\x81`."""
+        r"""Return the characters of a piece; an undecodable byte becomes an escape (`\x81`)."""
         if piece.kind != EIGHT_BIT:
             self._judgement = None
             self.sizes[piece.kind] += len(piece.data)
