@@ -306,7 +306,7 @@ def test_a_lock_that_nfs_will_not_take_unwritten_names_its_owner(tmp_path, monke
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(StorageError, match="the lock belongs to"):
+    with pytest.raises(StorageError, match="the lock file belongs to"):
         lock_old_run(tmp_path, "tiny_20250102-030405")
 
 
