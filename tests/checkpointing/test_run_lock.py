@@ -172,7 +172,7 @@ def test_a_file_system_without_locks_is_refused_and_blames_no_process(tmp_path, 
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with parts.at_once(), pytest.raises(StorageError, match="no locks") as refused:
+    with parts.at_once(), pytest.raises(StorageError, match="no file locks") as refused:
         take(tmp_path)
     assert "another process" not in str(refused.value)
 

@@ -368,7 +368,7 @@ def test_a_record_that_cannot_be_formatted_is_reported_not_raised(tmp_path):
     for lines in (read_log(tmp_path), done.stderr.decode().splitlines()):
         assert len(lines) == 2
         assert (
-            "TypeError: %d format: a real number is required, not str; the record '%d tokens' of"
+            "TypeError: %d format: a real number is required, not str; the record '%d tokens' from"
             in lines[0]
         )
         assert lines[1].endswith("INFO - 3 tokens")
