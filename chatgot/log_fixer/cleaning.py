@@ -212,7 +212,7 @@ class LogCleaner:
     # Lines of ordinary length
 
     def _lines(self, text: str) -> str:
-        text = self._escape_unfinished(self._without_nothing(text))
+        text = self._escape_unfinished(self._without_invisible(text))
         if "\r" in text:
             text, count = OVERWRITTEN.subn("", text)
             self.counts["progress_bars"] += count
@@ -256,9 +256,9 @@ class LogCleaner:
 
     def _plain(self, text: str) -> str:
         """Remove what is invisible: NULs, byte order marks, complete escape sequences."""
-        return self._without_sequences(self._escape_unfinished(self._without_nothing(text)))
+        return self._without_sequences(self._escape_unfinished(self._without_invisible(text)))
 
-    def _without_nothing(self, text: str) -> str:
+    def _without_invisible(self, text: str) -> str:
         """Remove NULs and byte order marks."""
         for name, character in (("nuls", "\0"), ("byte_order_marks", "\ufeff")):
             if character in text:

@@ -95,7 +95,7 @@ class LogDecoder:
         self._read_bytes = read_bytes
         self._line_bytes = line_bytes
         # The encoding chosen for this segment's lines that are not UTF-8
-        self._judgement: str | None = None
+        self._segment_guess: str | None = None
         # Bytes decoded in each encoding: those above ASCII, and all bytes of UTF-16
         self.sizes: Counter[str] = Counter()
         # The highest confidence with which each encoding was guessed
@@ -109,7 +109,7 @@ class LogDecoder:
     def text(self, piece: Piece) -> str:
         r"""Return the characters of a piece; an undecodable byte becomes an escape (`\x81`)."""
         if piece.kind != EIGHT_BIT:
-            self._judgement = None
+            self._segment_guess = None
             self.sizes[piece.kind] += len(piece.data)
             return self._wide_text(piece)
         try:
@@ -166,11 +166,11 @@ class LogDecoder:
 
     def _segment_encoding(self, piece_offset: int) -> str:
         """Return the encoding of the segment's unknown lines; choose it at the first such line."""
-        if self._judgement is None:
-            self._judgement, confidence = self._judge(piece_offset)
-            earlier = self.confidences.get(self._judgement, 0.0)
-            self.confidences[self._judgement] = max(confidence, earlier)
-        return self._judgement
+        if self._segment_guess is None:
+            self._segment_guess, confidence = self._judge(piece_offset)
+            earlier = self.confidences.get(self._segment_guess, 0.0)
+            self.confidences[self._segment_guess] = max(confidence, earlier)
+        return self._segment_guess
 
     def _decoded_with_introducers(self, line: bytes, encoding: str, offset: int) -> str:
         """Decode a line, but keep the introducers of its complete C1 sequences as C1 controls."""

@@ -141,7 +141,7 @@ def loss_chart(rows: list[Row], events: list[Event]) -> bytes:
         _mark_nonfinite(axes, rows)
         _mark_events(axes, events)
         log = is_wide(train[1], val[1])
-        _dress(axes, "nats per token, log scale" if log else "nats per token", "", log)
+        _style_axes(axes, "nats per token, log scale" if log else "nats per token", "", log)
         if axes.get_legend_handles_labels()[0]:
             # losses fall, so the upper right corner is free
             axes.legend(fontsize=8.5, frameon=False, ncols=2, loc="upper right")
@@ -225,7 +225,7 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     values = panel.curve[1]
     _draw(axes, panel.curve, panel.color, noisy=panel.noisy, stepped=panel.stepped)
     log = panel.may_be_log and is_wide(values)
-    _dress(axes, f"{panel.unit} (log scale)" if log else panel.unit, panel.title, log)
+    _style_axes(axes, f"{panel.unit} (log scale)" if log else panel.unit, panel.title, log)
     if not log:
         axes.set_ylim(0, 1.1 * max(np.nan_to_num(values).max(initial=0), 1e-9))
     if panel.title == "precision":
@@ -270,7 +270,7 @@ def _mark_events(axes: "Axes", events: list[Event]) -> None:
         axes.axvline(step, color=MARKS[kind], linewidth=1, linestyle=":", label=label)
 
 
-def _dress(axes: "Axes", unit: str, title: str, log: bool) -> None:
+def _style_axes(axes: "Axes", unit: str, title: str, log: bool) -> None:
     from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
 
     axes.set_title(title, fontsize=10, loc="left", color="#0f172a")

@@ -147,7 +147,7 @@ def curves(events: list[Event], last_step: float) -> Curves:
         if event.kind == "rewind":
             back_to = event.number("to")
             for curve in (precision, micro_batch, skips):
-                _take_back(curve, step if back_to is None else back_to)
+                _remove_undone(curve, step if back_to is None else back_to)
         elif event.kind == "micro_batch":
             if not micro_batch:
                 _add(micro_batch, 0.0, event.number("old"))
@@ -174,7 +174,7 @@ def _add(curve: list[tuple[float, float]], step: float, value: float | None) -> 
         curve.append((step, value))
 
 
-def _take_back(curve: list[tuple[float, float]], step: float) -> None:
+def _remove_undone(curve: list[tuple[float, float]], step: float) -> None:
     """Remove the points that a rewind to `step` has undone; the current value stays."""
     if curve and curve[-1][0] > step:
         value = curve[-1][1]
@@ -235,10 +235,10 @@ def _collapsed(stretch: list[Event]) -> list[Line]:
     """Return the lines for events without a turning point; a group is at its first event."""
     groups: dict[str, list[Event]] = {}
     for event in stretch:
-        groups.setdefault(_kinship(event), []).append(event)
+        groups.setdefault(_group_key(event), []).append(event)
     lines = []
     for event in stretch:
-        group = groups[_kinship(event)]
+        group = groups[_group_key(event)]
         if len(group) < GROUP_FROM:
             lines.append(_line([event]))
         elif event is group[0]:
@@ -246,7 +246,7 @@ def _collapsed(stretch: list[Event]) -> list[Line]:
     return lines
 
 
-def _kinship(event: Event) -> str:
+def _group_key(event: Event) -> str:
     """Return the key of an event's group: its label, and for warnings the text without numbers."""
     if event.kind != "warning":
         return label(event)
