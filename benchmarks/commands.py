@@ -1,4 +1,4 @@
-"""How long a script takes to say how it is used."""
+"""How long `--help` of each script takes."""
 
 import argparse
 import statistics
@@ -11,7 +11,7 @@ from benchmarks.script_runs import ROOT, Figures
 
 
 def help_time(args: argparse.Namespace, folder: Path) -> Figures:
-    """`--help` of every script beside `python -c pass`, in turn; medians of the rounds."""
+    """Time `--help` of every script and `python -c pass` in turn; return the medians."""
     commands = {"python_pass": ["-c", "pass"]}
     for script in sorted((ROOT / "scripts").glob("[!_]*.py")):
         commands[script.stem] = [str(script), "--help"]

@@ -1,4 +1,4 @@
-"""What checkpoints, logs and curves cost a run, and what the log fixer takes."""
+"""The time that checkpoints, logs and curves cost a run, and the log fixer's speed and memory."""
 
 import argparse
 import codecs
@@ -34,7 +34,7 @@ TIMESTAMP = "20260101-000000"
 
 
 def assemble_on_default_text(config_path: Path, folder: Path) -> Run:
-    """Build a run on the CPU, in training mode, with a made-up id; the text goes to `folder`."""
+    """Build a run on the CPU, in training mode, with the id RUN_ID; the text goes to `folder`."""
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(config_path)
@@ -46,7 +46,7 @@ def assemble_on_default_text(config_path: Path, folder: Path) -> Run:
 
 
 def saving(args: argparse.Namespace, folder: Path) -> Figures:
-    """Save, verify and load the config's full state; the reference is torch.save with fsync."""
+    """Time saving, verifying and loading the full state; the reference is torch.save with fsync."""
     run = assemble_on_default_text(args.config, folder)
     settings = run.config.training
     step_s = []
@@ -67,7 +67,7 @@ def saving(args: argparse.Namespace, folder: Path) -> Figures:
         copy = folder / f"copy{i}.pt"
         measure("plain", partial(save_plainly, folder / "plain.pt", run))
         measure("save", partial(save, path, run))
-        shutil.copyfile(path, copy)  # nothing knows yet that this one is whole
+        shutil.copyfile(path, copy)  # a new file, which no cache knows as verified
         measure("verify", partial(is_whole, copy))
         measure("load", partial(load_checkpoint, copy))
     median = {what: statistics.median(times) for what, times in timed.items()}
@@ -90,12 +90,12 @@ def saving(args: argparse.Namespace, folder: Path) -> Figures:
 
 
 def save(path: Path, run: Run) -> None:
-    """Save a run as it saves itself."""
+    """Save a run as training does."""
     save_checkpoint(path, run.checkpoint())
 
 
 def save_plainly(path: Path, run: Run) -> None:
-    """Write a run's checkpoint as torch alone would, onto the disk."""
+    """Write a run's checkpoint with torch.save alone, and fsync it."""
     with path.open("wb") as file:
         torch.save(run.checkpoint(), file)
         file.flush()
@@ -103,7 +103,7 @@ def save_plainly(path: Path, run: Run) -> None:
 
 
 def logging_cost(args: argparse.Namespace, folder: Path) -> Figures:
-    """The share of the quick config's training time that lines, rows, curves and progress take."""
+    """Measure which share of the quick config's time goes to log, rows, curves and progress."""
     run = assemble_on_default_text(ROOT / "configs/models/chatgot_quick.yaml", folder)
     interval = run.config.training.log_interval
     assert interval is not None, "the quick config logs"
@@ -167,7 +167,7 @@ def plain_copy_mb_per_s(source: Path, target: Path) -> float:
 
 
 def fix_log(source: Path, target: Path) -> tuple[float, float]:
-    """Run the log fixer as a process of its own; return its MB/s and its peak memory in MiB."""
+    """Run the log fixer in another process; return its MB/s and its peak memory in MiB."""
     command = [
         sys.executable,
         str(ROOT / "benchmarks" / "peak_memory.py"),
@@ -183,7 +183,7 @@ def fix_log(source: Path, target: Path) -> tuple[float, float]:
 
 
 def log_fixer(args: argparse.Namespace, folder: Path) -> Figures:
-    """The log fixer and a plain decoding copy, on a clean log and on a terminal's."""
+    """Measure the log fixer and a plain decoding copy, on a clean log and on a terminal's log."""
     figures: Figures = {}
     source = folder / "run.log"
     target = folder / "out.log"

@@ -39,7 +39,7 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration, and what is set beside it."""
+    """One configuration, with its overrides."""
 
     name: str
     config: str  # below configs/models
@@ -64,13 +64,13 @@ CASES = (
 
 
 def gpu(args: argparse.Namespace, folder: Path) -> Figures:
-    """Tokens/s, MFU, a sample and a save of the configurations on one card, peak in the same run.
+    """Measure tokens/s, MFU, a sample and a save of each configuration, and the card's peak.
 
     Stops before the case that would begin after `--minutes`; what has been measured so far is in
     `--output` after each case.
     """
     if not torch.cuda.is_available():
-        print("the part gpu needs a CUDA device, and torch finds none here", file=sys.stderr)
+        print("the part gpu needs a CUDA device, but torch found none", file=sys.stderr)
         sys.exit(NO_CUDA)
     deadline = time.monotonic() + 60 * args.minutes
     device = torch.device("cuda")
@@ -83,7 +83,7 @@ def gpu(args: argparse.Namespace, folder: Path) -> Figures:
     }
     for case in CASES:
         if time.monotonic() > deadline:
-            figures[f"{case.name}.skipped"] = f"--minutes {args.minutes:g} were over"
+            figures[f"{case.name}.skipped"] = f"after --minutes {args.minutes:g}"
             continue
         start = time.perf_counter()
         print(f"{case.name} begins", file=sys.stderr, flush=True)
@@ -96,7 +96,7 @@ def gpu(args: argparse.Namespace, folder: Path) -> Figures:
 
 
 def made_up_tokens(folder: Path) -> Tokens:
-    """Write a text of random characters into `folder` and read it as training does."""
+    """Write a text of random characters to `folder` and load it as training does."""
     path = folder / "made_up.txt"
     path.write_text("".join(random.Random(SEED).choices(ALPHABET, k=CHARACTERS)), encoding="utf-8")
     return load_tokens(path, folder / "cache")
@@ -110,7 +110,7 @@ def measure_case(
     path = ROOT / "configs/models" / case.config
     start = time.perf_counter()
     config, _ = load_config(path, ["device=cuda", *case.overrides])
-    run = assemble(config, tokens, device, None)  # with all that is measured and compiled for it
+    run = assemble(config, tokens, device, None)  # measures and compiles, too
     run.state.run_id = f"{path.stem}_20260101-000000"
     assemble_s = time.perf_counter() - start
     rate = tokens_per_s(run, steps)
@@ -138,7 +138,7 @@ def measure_case(
 
 
 def tokens_per_s(run: Run, steps: int) -> float:
-    """Return the rate of `steps` optimizer steps after the warm-up, evaluations left out."""
+    """Return the tokens/s of `steps` optimizer steps after the warm-up, without evaluations."""
     run.model.train()
     do_steps(run, WARMUP)
     seconds = timed(run.device, partial(do_steps, run, steps))
@@ -175,7 +175,7 @@ def seconds_of_a_sample(run: Run) -> float:
 
 
 def time_saves(run: Run, folder: Path) -> tuple[float, float]:
-    """Return the median seconds of a save, its verification included, and the file's MB."""
+    """Return the median seconds of a save with its verification, and the file's MB."""
     path = folder / "saved.pt"
     seconds = []
     for _ in range(SAVES):
@@ -186,7 +186,7 @@ def time_saves(run: Run, folder: Path) -> tuple[float, float]:
 
 
 def timed(device: torch.device, do: Callable[[], object]) -> float:
-    """Return how long a call takes, what it leaves to the device included."""
+    """Return the seconds of a call, including its work on the device."""
     synchronise(device)
     start = time.perf_counter()
     do()

@@ -22,7 +22,7 @@ def main() -> None:
     checkpoint_path, ids_path, step = sys.argv[1:]
     checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
     if checkpoint["iter_num"] != int(step):
-        sys.exit(f"the checkpoint is of step {checkpoint['iter_num']}, expected {step}")
+        sys.exit(f"found a checkpoint of step {checkpoint['iter_num']}, expected step {step}")
     arguments = checkpoint["model_args"]
     model = GPT(GPTConfig(**arguments))
     model.load_state_dict(checkpoint["model"])

@@ -1,3 +1,3 @@
-"""Import what every start of training imports, and end: the reference of the part `startup`."""
+"""Import everything that training imports at its start, and end: the reference for `startup`."""
 
 import torch.utils.tensorboard  # noqa: F401 imported for the time it takes

@@ -1,7 +1,7 @@
-"""How ChatGoT compares with what its users come from: nanoGPT, Lightning, the Hugging Face Trainer.
+"""Compare ChatGoT with nanoGPT, Lightning and the Hugging Face Trainer.
 
-Each takes its turn with ours in the same run, in a temporary folder, on the same ids; a ratio is
-taken pair by pair. What is needed beside ChatGoT:
+Each of them takes turns with ChatGoT in the same run, in a temporary folder, on the same ids.
+Ratios are taken pair by pair. This needs, in addition to ChatGoT:
 
     git clone https://github.com/karpathy/nanoGPT
     python -m venv peers
@@ -40,7 +40,7 @@ from chatgot.data.token_cache import Tokens, load_tokens
 from chatgot.data.windows import split_index
 from chatgot.model.gpt import GPT
 
-WARMUP = 2  # steps at the start of every run that a rate leaves out
+WARMUP = 2  # steps at the start of every run that do not count for tokens/s
 DATASET = "chatgot_text"  # the name of our text in nanoGPT's data folder
 
 # nanoGPT's command for a CPU; max_iters and lr_decay_iters follow from --max_iters.
@@ -82,7 +82,7 @@ class Ours:
 
 
 def prepare(args: argparse.Namespace, folder: Path, *overrides: str) -> Ours:
-    """Read our configuration and make its tokens, so that every side has its data at hand."""
+    """Load our configuration and make its tokens, so that all sides can read them."""
     asked = [*overrides, *args.set]
     config, _ = load_config(args.config, asked)
     text = Path(config.data.path or folder / "data" / "shakespeare.txt").resolve()
@@ -95,12 +95,12 @@ def prepare(args: argparse.Namespace, folder: Path, *overrides: str) -> Ours:
 
 
 def same_dropout(args: argparse.Namespace) -> list[str]:
-    """Return the overrides that give ours the dropout of the other side."""
+    """Return the overrides that give ChatGoT the same dropout as the other side."""
     return [f"model.dropout={args.dropout}", f"model.attention_dropout={args.dropout}"]
 
 
 def run_peer(command: list[str], folder: Path, environment: Mapping[str, str]) -> tuple[str, float]:
-    """Run a peer's program; return what it printed and the seconds it took."""
+    """Run a peer's program; return its output and its seconds."""
     start = time.perf_counter()
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -111,7 +111,7 @@ def run_peer(command: list[str], folder: Path, environment: Mapping[str, str]) -
 
 
 def in_turn(rounds: int, sides: dict[str, Callable[[], float]]) -> Figures:
-    """Measure each side's tokens/s once a round; return medians and ratios to ours.
+    """Measure each side's tokens/s once per round; return the medians and the ratios to ours.
 
     Every second round goes backwards.
     """
@@ -133,7 +133,7 @@ def in_turn(rounds: int, sides: dict[str, Callable[[], float]]) -> Figures:
 
 
 def ratio(name: str, above: list[float], below: list[float]) -> Figures:
-    """Return the median of the ratios pair by pair, and all of them."""
+    """Return the median of the pairs' ratios, and all ratios."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     return {name: statistics.median(ratios), f"{name}_all": [round(r, 3) for r in ratios]}
 
@@ -143,7 +143,7 @@ def ratio(name: str, above: list[float], below: list[float]) -> Figures:
 
 
 def copy_nanogpt(checkout: Path, ours: Ours, folder: Path) -> Path:
-    """Copy nanoGPT into `folder` and give it our text, cut where ours is cut; return the copy."""
+    """Copy nanoGPT to `folder`, with our training and validation text; return the copy."""
     copy = shutil.copytree(checkout, folder / "nanoGPT", ignore=shutil.ignore_patterns(".git"))
     data = copy / "data" / DATASET
     data.mkdir()
@@ -158,7 +158,7 @@ def copy_nanogpt(checkout: Path, ours: Ours, folder: Path) -> Path:
 
 
 def set_mlp_width(copy: Path, d_hid: int) -> None:
-    """Replace the width of nanoGPT's MLP, 4 x n_embd in both of its layers, with ours."""
+    """Set the width of nanoGPT's MLP, 4 x n_embd in both of its layers, to ours."""
     fixed = "4 * config.n_embd"
     source = (copy / "model.py").read_text(encoding="utf-8")
     count = source.count(fixed)
@@ -170,7 +170,7 @@ def set_mlp_width(copy: Path, d_hid: int) -> None:
 
 
 def iteration_seconds(output: str, expected: int) -> list[float]:
-    """Return the time of each iteration, in order; there must be `expected` of them."""
+    """Return the seconds of each iteration, in order; there must be `expected` iterations."""
     seconds = [float(ms) / 1000 for ms in ITERATION.findall(output)]
     if len(seconds) != expected:
         sys.exit(
@@ -180,14 +180,14 @@ def iteration_seconds(output: str, expected: int) -> list[float]:
 
 
 def revision(checkout: Path) -> str:
-    """Return the commit of a checkout, as far as git can tell."""
+    """Return the commit of a checkout, according to git."""
     command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
     git = subprocess.run(command, capture_output=True, text=True, check=False)
     return git.stdout.strip() or "unknown"
 
 
 def nanogpt(args: argparse.Namespace, folder: Path) -> Figures:
-    """Tokens/s of nanoGPT's train.py, eager and fp32 on a CPU, and of our script, in turn."""
+    """Measure nanoGPT's train.py (eager, fp32, on a CPU) and our script in turn, in tokens/s."""
     ours = prepare(args, folder, *same_dropout(args))
     shape = ours.config.model
     training = ours.config.training
@@ -234,7 +234,7 @@ def nanogpt(args: argparse.Namespace, folder: Path) -> Figures:
 
 
 def frameworks(args: argparse.Namespace, folder: Path) -> Figures:
-    """A plain GPT of our shape in Lightning and in the Hugging Face Trainer, and the script."""
+    """Measure a plain GPT of our shape in Lightning and in the HF Trainer, and our script."""
     ours = prepare(args, folder, *same_dropout(args))
     shape = ours.config.model
     training = ours.config.training
@@ -285,7 +285,7 @@ def frameworks(args: argparse.Namespace, folder: Path) -> Figures:
 
 
 def nanogpt_to_its_end(copy: Path, max_iters: int) -> Reached:
-    """Run nanoGPT's documented CPU command on our text, then measure the loss of its last save."""
+    """Run nanoGPT's documented CPU command on our text; measure the loss of its last checkpoint."""
     # the last step must be one that is saved
     interval = EVAL_INTERVAL if max_iters % EVAL_INTERVAL == 0 else max_iters
     options = [
@@ -314,9 +314,9 @@ def nanogpt_to_its_end(copy: Path, max_iters: int) -> Reached:
 
 
 def time_to_loss(args: argparse.Namespace, folder: Path) -> Figures:
-    """Seconds of nanoGPT's documented CPU command, and until ours is at the loss it ends with.
+    """Time nanoGPT's documented CPU command, and our run until it reaches nanoGPT's final loss.
 
-    Losses are over the whole validation part: what we measure at our run's end, or at every
+    Losses are over the whole validation text. Ours is measured at the end of the run, or at every
     evaluation with `--set training.eval_batches=all`.
     """
     ours = prepare(args, folder)

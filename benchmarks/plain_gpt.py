@@ -1,11 +1,11 @@
-"""A plain GPT as anyone would write it, trained by Lightning or by the Hugging Face Trainer.
+"""A plain GPT, trained by Lightning or by the Hugging Face Trainer.
 
     python benchmarks/plain_gpt.py lightning job.json
     python benchmarks/plain_gpt.py trainer job.json
 
 The peers' side of the part `frameworks` of scripts/benchmark.py, which writes job.json and runs
-this with the interpreter of an environment that has the frameworks. The last line that it prints is
-JSON: tokens/s after the warm-up steps, the dtype that was computed in, versions.
+this with the interpreter of an environment that has the frameworks. The last printed line is JSON:
+tokens/s after the warm-up steps, the dtype used, versions.
 Letters: B batch, T time (tokens), C width, H heads, D head size C / H, V vocabulary.
 """
 
@@ -26,7 +26,7 @@ WEIGHT_DECAY = 0.1
 
 
 class Job(TypedDict):
-    """What benchmark.py asks for."""
+    """The job that benchmark.py writes."""
 
     ids: str  # path of the training ids, .npy
     folder: str  # for what the frameworks write
@@ -45,7 +45,7 @@ class Job(TypedDict):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each on a normalised residual stream and added to it."""
+    """Attention, then the MLP; each reads the normalised residual stream and adds to the stream."""
 
     def __init__(self, C: int, n_head: int, d_hid: int, bias: bool, dropout: float) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Block(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """GPT-2's architecture; returns {"loss": ...}, which both frameworks take."""
+    """GPT-2's architecture; returns {"loss": ...}, which both frameworks accept."""
 
     def __init__(self, job: Job) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class RandomWindows(Dataset[dict[str, Tensor]]):
 
 
 def train_with_lightning(job: Job, model: PlainGPT, ends: list[float]) -> dict[str, str]:
-    """Train with Lightning's Trainer; append each step's end; return the versions."""
+    """Train with Lightning's Trainer; append the time of each step's end; return the versions."""
     import lightning  # type: ignore[import-not-found]  # in the peers' environment alone
 
     class Module(lightning.LightningModule):  # type: ignore[misc]  # its types are not here
@@ -158,7 +158,7 @@ def train_with_lightning(job: Job, model: PlainGPT, ends: list[float]) -> dict[s
 
 
 def train_with_trainer(job: Job, model: PlainGPT, ends: list[float]) -> dict[str, str]:
-    """Train with the Hugging Face Trainer, its AdamW and clipping, as train_with_lightning does."""
+    """Train like train_with_lightning, but with the HF Trainer, its AdamW and clipping."""
     import transformers  # type: ignore[import-not-found]  # in the peers' environment alone
 
     class Clock(transformers.TrainerCallback):  # type: ignore[misc]  # its types are not here

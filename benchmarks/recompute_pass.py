@@ -34,7 +34,7 @@ def resident_mib(key: str) -> float:
 
 
 def prepare_model(config_path: Path, kind: str) -> tuple[GPT, Optimizer]:
-    """Make a model with gradients, and its optimizer with its state, as in the middle of a run."""
+    """Make a model and an optimizer, with gradients and states, as in the middle of a run."""
     config, _ = load_config(config_path)
     set_threads(config.training.threads)
     reuse_freed_memory()
@@ -56,7 +56,7 @@ def main() -> None:
     model, optimizer = prepare_model(Path(config_path), kind)
     x = torch.randint(VOCAB_SIZE, (int(sequences), model.cfg.max_seq_length))  # (B, T)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc(5)
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak, see proc(5)
     before_mib = resident_mib("VmRSS")
     seconds = []
     for _ in range(PASSES):
@@ -65,7 +65,7 @@ def main() -> None:
         loss.backward()
         seconds.append(time.perf_counter() - start)
     activations_mib = resident_mib("VmHWM") - before_mib
-    assert optimizer.state, "freed, it would make room for the activations"
+    assert optimizer.state, "if it were freed, its memory would be reused for activations"
     print(json.dumps({"activations_mib": activations_mib, "seconds": min(seconds)}))
 
 

@@ -1,4 +1,4 @@
-"""Run the training script from outside, as a user does; show and write what was measured."""
+"""Run the training script as a user does; print and write the measurements."""
 
 import json
 import math
@@ -31,7 +31,7 @@ Figures = dict[str, object]  # what a part has measured, by name; JSON can hold 
 
 @dataclass
 class ScriptRun:
-    """One run of the training script, as seen from outside."""
+    """Measurements of one run of the training script."""
 
     start_s: float  # from the process's start to its first step
     tokens_per_s: float  # after the warm-up steps
@@ -40,7 +40,7 @@ class ScriptRun:
 
 @dataclass
 class Reached:
-    """One way to a loss."""
+    """How and when a loss was reached."""
 
     loss: float  # nats per token on held-out text
     step: int
@@ -49,7 +49,7 @@ class Reached:
 
 
 def python_path(*folders: Path) -> dict[str, str]:
-    """Return this process's environment, in which Python finds what is in `folders`."""
+    """Return this process's environment with `folders` as PYTHONPATH."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(str(folder) for folder in folders)}
 
 
@@ -64,7 +64,7 @@ def script_command(config: Path, overrides: Sequence[str]) -> list[str]:
 def run_script(
     folder: Path, config: Path, steps: int, *settings: str, warmup: int = 1
 ) -> ScriptRun:
-    """Train `steps` steps with no evaluation, samples or saves between them; each gives a row.
+    """Train `steps` steps without evaluations, samples and saves between them, one row each.
 
     folder: where the run happens; its console output stays in output.txt.
     warmup: steps at the start that the rate leaves out.
@@ -98,31 +98,31 @@ def run_script(
 
 
 def run_folder(folder: Path) -> Path:
-    """Return where the only run in `folder` has written its curves, rows and events."""
+    """Return the folder with curves, rows and events of the only run in `folder`."""
     (only,) = (folder / "logs" / "tensorboard").iterdir()
     return only
 
 
 def precision_of(folder: Path) -> str:
-    """Return the precision that the only run in `folder` began to compute in."""
+    """Return the precision at the start of the only run in `folder`."""
     events = json_lines(run_folder(folder) / "events.jsonl")
     return next(str(event["precision"]) for event in events if event["kind"] == "start")
 
 
 def json_lines(path: Path) -> list[dict[str, object]]:
-    """Return the objects of a JSON lines file, but for a last line that is not whole yet."""
+    """Return the objects in a JSON lines file, without an incomplete last line."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def number(value: object) -> float:
-    """Return a value of a row, which is a number wherever a benchmark reads it."""
+    """Return a row's value as a number; benchmarks only read rows where it is one."""
     assert isinstance(value, int | float), value
     return value
 
 
 class RowReader:
-    """Follows the rows of a run that goes on, until its loss is low enough."""
+    """Reads the rows of a running training until its loss is low enough."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self._folder = folder
@@ -193,7 +193,7 @@ def run_until(
 
 
 def with_machine(figures: Mapping[str, object]) -> Figures:
-    """Return the figures and the machine that they were measured on."""
+    """Return the figures, with a description of the machine added."""
     return {
         **figures,
         "machine": cpu_name(),

@@ -1,6 +1,6 @@
 """How fast one or two configurations train, and where the time goes.
 
-Steps of both take turns in one process, so that what else this machine does meets both alike.
+Their steps take turns in one process, so that other programs slow down both equally.
 """
 
 import argparse
@@ -39,7 +39,7 @@ Asked = tuple[Path, Sequence[str]]  # a YAML, and what is set beside it
 def peaks() -> dict[str, float]:
     """Return the GFLOP/s of matrix products by dtype.
 
-    Of 2048^3; smaller ones where this CPU is slow at a dtype.
+    The size is 2048^3, but smaller for a dtype that is slow on this CPU.
     """
     bf16_size = SMALL if bf16_gain(512, 512) < 1 else None
     fp32 = product_peak(CPU, torch.float32)
@@ -133,7 +133,7 @@ def mode(run: Run) -> str:
 
 
 def speed(args: argparse.Namespace, folder: Path) -> Figures:
-    """Peaks, then tokens/s, MFU and share of time per part of --config and --compare in turn."""
+    """Measure peaks, then tokens/s, MFU and shares of time of --config and --compare in turn."""
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     tokens = load_tokens(text, folder / "data" / "cache")

@@ -1,4 +1,4 @@
-"""What training costs: steps, start, memory, micro-batches, checks.
+"""The cost of training: steps, start, memory, micro-batches, checks.
 
 Letters: B sequences of a micro-batch, T tokens of a sequence, S sequences of one optimizer step.
 """
@@ -68,7 +68,7 @@ def bare_loop(config_path: Path, text: Path, cache: Path, steps: int) -> float:
 
 
 def overhead(args: argparse.Namespace, folder: Path) -> Figures:
-    """Script and bare loop in alternation; the ratio is taken pair by pair."""
+    """Measure the script and a bare loop in turn; ratios are taken pair by pair."""
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     pairs = []
@@ -87,7 +87,7 @@ def overhead(args: argparse.Namespace, folder: Path) -> Figures:
 
 
 def startup(args: argparse.Namespace, folder: Path) -> Figures:
-    """The default text's download and conversion, then a start with a cold and a warm cache."""
+    """Time download and conversion of the default text, then starts with cold and warm cache."""
     text_s = seconds_of(lambda: fetch_default_text(folder / "data" / "shakespeare.txt"))
     cold = run_script(folder, args.config, 2)
     warm = run_script(folder, args.config, 2)
@@ -102,7 +102,7 @@ def startup(args: argparse.Namespace, folder: Path) -> Figures:
 
 
 def large_text(args: argparse.Namespace, folder: Path) -> Figures:
-    """The default text and the same text tiled to `--gigabytes`, each started twice."""
+    """Start twice with the default text, and twice with it repeated to `--gigabytes`."""
     small = folder / "data" / "shakespeare.txt"
     fetch_default_text(small)
     content = small.read_bytes()
@@ -127,7 +127,7 @@ def large_text(args: argparse.Namespace, folder: Path) -> Figures:
 
 
 def mixed(args: argparse.Namespace, folder: Path) -> Figures:
-    """The mixed_precision and the clean config in alternation; the ratio is taken pair by pair."""
+    """Measure the mixed_precision and the clean config in turn; ratios are taken pair by pair."""
     fetch_default_text(folder / "data" / "shakespeare.txt")
     pairs = []
     for _ in range(args.rounds):
@@ -150,10 +150,10 @@ def mixed(args: argparse.Namespace, folder: Path) -> Figures:
 
 
 def batch_sizes(args: argparse.Namespace, folder: Path) -> Figures:
-    """Steps with each fixed micro-batch and with the one that the search finds, in turn.
+    """Measure each fixed micro-batch size, and the size that the search finds, in turn.
 
-    The config is the mixed_precision one. A round begins with a search of its own; its ratio is
-    taken of the medians over its steps.
+    It uses the mixed_precision config. Each round begins with its own search, and its ratio is one
+    of medians over its steps.
     """
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
@@ -219,7 +219,7 @@ def seconds_of_sizes(run: Run, candidates: dict[str, int], steps: int) -> dict[s
 
 
 def checks(args: argparse.Namespace, folder: Path) -> Figures:
-    """Steps with and without the checks in alternation; the ratio is taken pair by pair."""
+    """Measure steps with and without the checks in turn; ratios are taken pair by pair."""
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(args.config)
@@ -253,7 +253,7 @@ def checked_step(run: Run) -> None:
 
 
 def bare_step(run: Run) -> None:
-    """Do the same step: same data, seeds and clipping, but nothing is looked at."""
+    """Do the same step with the same data, seeds and clipping, but without any check."""
     settings = run.config.training
     progress = run.state.progress
     windows = run.train_windows
@@ -274,7 +274,7 @@ def bare_step(run: Run) -> None:
 
 
 def recompute(args: argparse.Namespace, folder: Path) -> Figures:
-    """Memory above weights, gradients and optimizer state, and time: plain, and recomputing."""
+    """Measure the memory for activations, and the time, with and without gradient checkpointing."""
     program = str(ROOT / "benchmarks" / "recompute_pass.py")
     kinds = {"plain": "plain", "every_layer": "1", "every_2nd_layer": "2"}
     results: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}

@@ -1,4 +1,4 @@
-"""Which values a key accepts, in plain words: for messages and for the page of all keys."""
+"""Which values a key accepts, in words: for messages and for docs/configuration.md."""
 
 from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-# What a limit of a type is called, by its name in pydantic's metadata.
+# A limit's name in pydantic's metadata, and the words for it.
 LIMITS = {
     "ge": "at least {}",
     "gt": "above {}",
@@ -20,9 +20,9 @@ KINDS: dict[object, str] = {int: "a whole number", float: "a number", str: "text
 
 
 def accepted_values(field: FieldInfo, item: int | None = None) -> list[str]:
-    """Say which values a field accepts, one text for each alternative.
+    """Return in words which values a field accepts, one text for each alternative.
 
-    item: say it of this item of a list or tuple alone.
+    item: index of an item in a list or tuple; only its values are described.
     """
     return _alternatives(field.annotation, field.metadata, item)
 

@@ -1,4 +1,4 @@
-"""How a file reaches the disk whole or not at all."""
+"""Write a file completely or not at all."""
 
 import errno
 import os
@@ -7,25 +7,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-# What file systems without modes answer, and network file systems that cannot fsync a folder.
+# Errors of file systems without modes, and of network file systems that cannot fsync a folder.
 NO_MODES = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 def temporary_name(path: Path) -> Path:
-    """Return where this process writes what becomes `path`: in the same folder."""
+    """Return the path, in the same folder, that this process writes to before it becomes `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextmanager
 def atomic_file(path: Path, verify: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path` when the block ends well, else is removed.
+    """Open a temporary file; it replaces `path` if the block succeeds, else it is removed.
 
-    It is created exclusively (a link planted under its name is never followed), flushed and
-    fsynced; `verify` may look at it and raise; then it is renamed and the folder is fsynced, so
-    that it survives a power cut.
+    The file is created exclusively: a link planted under its name is never followed. After the
+    block it is flushed and fsynced, and `verify` may read it and raise. Then it is renamed and the
+    folder is fsynced: the new file survives a power cut.
 
-    Raises: OSError with an errno when the disk refuses; whatever the block or `verify` raises.
+    Raises: OSError with an errno if the disk refuses; any error of the block or of `verify`.
     """
     temporary = temporary_name(path)
     flags = (
@@ -35,7 +35,7 @@ def atomic_file(path: Path, verify: Callable[[Path], None] | None = None) -> Ite
         | getattr(os, "O_NOFOLLOW", 0)
         | getattr(os, "O_BINARY", 0)
     )
-    # left by a dead process that had this process id; of a planted link only the link goes
+    # left by a dead process with the same id; if it is a link, only the link is removed
     with suppress(FileNotFoundError):
         temporary.unlink()
     try:
@@ -68,7 +68,7 @@ def _set_mode_by_umask(descriptor: int) -> None:
 def fsync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut.
 
-    Does nothing on Windows, which cannot open folders. Raises: OSError when the disk refuses.
+    Does nothing on Windows, which cannot open folders. Raises: OSError if the disk refuses.
     """
     if os.name == "nt":
         return

@@ -1,10 +1,10 @@
-"""Which keys exist: type, default, unit, range, and what a resumed run may change.
+"""All keys of the configuration: type, default, unit, range, and whether a resume may change it.
 
-One pydantic model per section of the YAML. Every field's description gives its meaning and unit;
-its bounds are what the arithmetic behind it can take. `resume` says what happens when a resumed run
-asks for another value than the one stored in the checkpoint:
-"free": taken; "set": taken only when `--set` names the key; "never": refused;
-"kept": not compared here, the run keeps its own or decides elsewhere.
+One pydantic model for each section of the YAML. A field's description gives its meaning and unit;
+its bounds keep the computations that use it within range. `resume` says what happens when a resumed
+run asks for a value that differs from the checkpoint's:
+"free": the new value is used; "set": it is used only if `--set` names the key; "never": the run is
+refused; "kept": not compared here, the run keeps its own value or decides elsewhere.
 """
 
 import hashlib
@@ -15,31 +15,31 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar, Unpack
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
-# fp32, in which weights and rates are computed: its smallest normal number, about its largest one.
+# Weights and learning rates are fp32: its smallest normal number, and about its largest number.
 FP32_MIN = 1.2e-38
 FP32_MAX = 3e38
-# Steps are exact in the schedule's float64, and stay far below the 2^62 that a checkpoint's
-# counters may reach.
+# Up to here step numbers are exact in float64, which the schedule uses. A checkpoint's counters may
+# reach 2^62, far more.
 MAX_STEPS = 10**15
-# From less than any step takes to about 2,000 years.
+# About 2,000 years, and less than any step takes.
 MAX_MINUTES = 1e9
 MIN_MINUTES = 1e-9
-# Sequences of one step, and so of a micro-batch: drawing the order of so many takes a second and a
-# GB. Times MAX_LENGTH they are 2^44 tokens; 2^38 steps of them lie below the 2^62 up to which
-# sequences are counted, and a checkpoint accepts far larger micro-batches.
+# Sequences in one step, and so in a micro-batch. Shuffling this many takes 1 s and 1 GB. With
+# MAX_LENGTH they are 2^44 tokens. Sequences are counted up to 2^62, which is 2^38 such steps. A
+# checkpoint accepts far larger micro-batches.
 MAX_SEQUENCES = 2**24
 MAX_LENGTH = 2**20
-# Model sizes: the largest weight, 2 x MAX_HIDDEN x MAX_WIDTH numbers or 3 x MAX_HEADS x
-# MAX_HEAD_SIZE x MAX_WIDTH, takes less than 2^52 bytes: a shape that torch can ask for.
+# Model sizes: the largest weight matrix has 2 x MAX_HIDDEN x MAX_WIDTH or 3 x MAX_HEADS x
+# MAX_HEAD_SIZE x MAX_WIDTH elements. It takes less than 2^52 bytes, a size that torch can handle.
 MAX_WIDTH = 2**20
 MAX_HIDDEN = 2**24
 MAX_HEADS = 2**14
 MAX_HEAD_SIZE = 2**14
-# Tokens of a batch x a width of the model. The widest tensor has 4 times as many elements (a null
-# d_hid), in fp32 2^62 bytes: just below where torch's int64 sizes overflow.
+# Tokens of a batch x a width of the model. The widest tensor (hidden layer, d_hid null) has 4 times
+# as many elements: 2^62 bytes in fp32, just below the overflow of torch's int64 sizes.
 MAX_ELEMENTS = 2**58
-# Muon multiplies its rate by up to 2^12 for a matrix's shape, and by weight_decay: both products
-# stay within fp32.
+# Muon multiplies its learning rate by weight_decay, and by up to 2^12 for a matrix's shape: both
+# products stay within fp32.
 MAX_MUON_RATE = 1e30
 MAX_DECAY = 1e6
 
@@ -57,7 +57,7 @@ class Limits(TypedDict, total=False):
 
 
 def _refuse_bool(value: object) -> object:
-    """Keep `yes` and `true` from counting as the number 1, which pydantic would accept."""
+    """Refuse a truth value where a number is expected; pydantic would read `true` as 1."""
     if isinstance(value, bool):
         raise ValueError("expected a number, found a truth value")
     return value
@@ -71,7 +71,7 @@ PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00
 MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
 Count = Annotated[Int, Field(ge=1, le=10**9)]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
-# The logits are divided by it in fp32; 0 is greedy: no division.
+# The logits are divided by it in fp32. 0 means greedy, without a division.
 Temperature = Annotated[
     Annotated[Float, Field(ge=FP32_MIN, le=FP32_MAX)] | Literal[0], BeforeValidator(_refuse_bool)
 ]
@@ -84,18 +84,18 @@ def key(
     resume: ResumeRule = "never",
     **limits: Unpack[Limits],
 ) -> Value:
-    """Declare one YAML key: default, meaning with the unit, what a resumed run may do, range."""
+    """Declare one YAML key: default, meaning with unit, rule on resume, and range."""
     value: Value = Field(
         default, description=meaning, json_schema_extra={"resume": resume}, **limits
     )
     return value
 
 
-MAX_THREADS = 4096  # CPU threads: what a run can be set to, and a checkpoint can say
+MAX_THREADS = 4096  # CPU threads, in a configuration and in a checkpoint
 
 
 class Section(BaseModel):
-    """A section of the YAML: it knows its keys, refuses others, and never changes."""
+    """A section of the YAML: immutable, and without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -105,12 +105,12 @@ class ModelConfig(Section):
 
     architecture: Literal["gpt", "modern"] = key(
         "gpt",
-        "gpt: GPT-2's block: LayerNorm, GELU, learned positions; modern: Qwen3's: RMSNorm, SwiGLU, "
-        "rotary positions, normalised queries and keys, no biases",
+        "gpt: the block of GPT-2 (LayerNorm, GELU, learned positions); modern: the block of Qwen3 "
+        "(RMSNorm, SwiGLU, rotary positions, normalised queries and keys, no biases)",
     )
     d_model: Int = key(
         512,
-        "width of the residual stream, a multiple of n_head where head_dim is null",
+        "width of the residual stream; a multiple of n_head if head_dim is null",
         ge=1,
         le=MAX_WIDTH,
     )
@@ -118,49 +118,49 @@ class ModelConfig(Section):
     n_head: Int = key(8, "attention heads in each block", ge=1, le=MAX_HEADS)
     n_kv_head: Int | None = key(
         None,
-        "heads of keys and values, shared evenly by the n_head heads of queries; null: n_head; "
+        "heads of keys and values; each is shared by n_head / n_kv_head query heads; null: n_head; "
         "modern only",
         ge=1,
         le=MAX_HEADS,
     )
     head_dim: Int | None = key(
         None,
-        "elements of one head, an even number; null: d_model / n_head; modern only",
+        "size of one head, an even number; null: d_model / n_head; modern only",
         ge=1,
         le=MAX_HEAD_SIZE,
     )
     d_hid: Int | None = key(
         None,
-        "width of the MLP's hidden layer; null: 4 x d_model, modern 8/3 x d_model",
+        "width of the MLP's hidden layer; null: 4 x d_model (modern: about 8/3 x d_model)",
         ge=1,
         le=MAX_HIDDEN,
     )
     max_seq_length: Int = key(
-        256, "context, in tokens; a training sequence has this length", ge=1, le=MAX_LENGTH
+        256, "context length in tokens; training sequences are this long", ge=1, le=MAX_LENGTH
     )
     rope_base: Float = key(
         10_000.0,
-        "base of the rotary positions' wavelengths; the larger, the slower the rotations; "
-        "modern only",
+        "base of the rotary positions; a larger base makes the rotations slower; modern only",
         ge=1,
         le=FP32_MAX,
     )
     qk_norm: Bool = key(True, "normalise queries and keys in each head; modern only")
     dropout: Float = key(
         0.0,
-        "share of activations dropped on embeddings and residual branches",
+        "probability of dropping an activation, in embeddings and residual branches",
         ge=0,
         lt=1,
         resume="set",
     )
     attention_dropout: Float = key(
         0.0,
-        "share of attention weights dropped; above 0 it rules out the fast kernel",
+        "probability of dropping an attention weight; above 0, the fast kernel cannot be used",
         ge=0,
         lt=1,
         resume="set",
     )
-    # Its power of -3/2, in a norm's backward, and the variances beside it stay within fp32.
+    # A norm's backward needs its power of -3/2. Within these bounds that stays within fp32, and so
+    # does its sum with a variance.
     layer_norm_eps: Float = key(
         1e-5,
         "added to the variance in LayerNorm, to the mean square in RMSNorm",
@@ -168,7 +168,7 @@ class ModelConfig(Section):
         le=1e10,
     )
     bias: Bool = key(True, "biases in Linear and LayerNorm; modern has none")
-    # From about 1,000 on the gradients of a deep gpt are NaN at the first step.
+    # At 1,000 and above, the gradients of a deep gpt are NaN at the first step.
     init_range: Float = key(0.02, "standard deviation of the initial weights", ge=1e-30, le=100)
     tie_embeddings: Bool = key(True, "token embedding and output head share one matrix")
 
@@ -196,7 +196,7 @@ class ModelConfig(Section):
         if modern and self.head_size % 2:
             name = "d_model / n_head" if self.head_dim is None else "head_dim"
             raise ValueError(
-                f"{name} ({self.head_size}) must be even: rotary positions turn pairs of elements"
+                f"{name} ({self.head_size}) must be even: rotary positions rotate pairs of elements"
             )
         return self
 
@@ -207,7 +207,7 @@ class ModelConfig(Section):
             )
 
     def _require_plain_heads(self) -> None:
-        """Refuse what would change the shapes of GPT-2's block, which has no such choice."""
+        """Refuse keys that would change shapes in GPT-2's block, where these are fixed."""
         if self.kv_heads != self.n_head:
             raise ValueError(
                 f"n_kv_head ({self.n_kv_head}) must be null or n_head ({self.n_head}): "
@@ -221,20 +221,21 @@ class ModelConfig(Section):
 
 
 class SpikeConfig(Section):
-    """`training.safety.spike`: a finer watch on the loss than the one that is always on."""
+    """`training.safety.spike`: a check for loss spikes, finer than the check that is always on."""
 
     enabled: Bool = key(
-        False, "also count a step as bad whose loss stands far out of the recent ones", resume="set"
+        False, "also count a step as bad if its loss is far above the recent losses", resume="set"
     )
     window: Int = key(
         100,
-        "good steps that a loss is compared with; before so many are there, none is bad",
+        "how many recent good steps a loss is compared with; before that many, nothing is a spike",
         ge=8,
         le=10**6,
     )
     threshold: Float = key(
         8.0,
-        "how far above the window's median, in 1.4826 x its median absolute deviation",
+        "how far above the window's median a spike begins, in units of 1.4826 x the window's "
+        "median absolute deviation (for normal noise, one standard deviation)",
         ge=FP32_MIN,
         le=FP32_MAX,
         resume="set",
@@ -242,30 +243,30 @@ class SpikeConfig(Section):
 
 
 class SafetyConfig(Section):
-    """`training.safety`: the rare settings of what happens when steps go wrong."""
+    """`training.safety`: what to do when steps go wrong; rarely changed."""
 
     max_rewinds: Int = key(
         3,
-        "rewinds to an older checkpoint before training stops (exit 4)",
+        "how many times a run may rewind to an older checkpoint before it fails (exit 4)",
         ge=0,
         le=1000,
         resume="free",
     )
     rewind_skip_steps: Int = key(
         20,
-        "steps of data left out after a bad window, beside the window itself",
+        "steps of data to skip after the bad steps, in addition to the data of the bad steps",
         ge=0,
         le=10**6,
     )
     amp_retry_steps: Int = key(
         1000,
-        "good steps after a fallback until the precision may climb back, once",
+        "good steps after a fallback before mixed precision is tried again, once in a run",
         ge=1,
         le=MAX_STEPS,
     )
     min_loss_scale: Float = key(
         1.0,
-        "floor of fp16's loss scale; a bad step there lowers the precision",
+        "smallest loss scale of fp16; a bad step at this scale triggers the fallback",
         ge=FP32_MIN,
         le=FP32_MAX,
     )
@@ -273,28 +274,30 @@ class SafetyConfig(Section):
 
 
 class DynamicBatchSizeConfig(Section):
-    """`training.dynamic_batch_size`: how many of a step's sequences go through at once."""
+    """`training.dynamic_batch_size`: how many sequences go through the model at once."""
 
     enabled: Bool = key(
         False,
-        "find, lower and raise the sequences that go through at once; what a step computes stays",
+        "find the fastest micro-batch size that fits into memory, and adapt it while training; a "
+        "step still trains on the same sequences",
         resume="set",
     )
     initial: MicroBatch | Literal["auto"] = key(
         "auto",
-        "sequences at the start; auto: the fastest valid size, tried at the first step",
+        "micro-batch size at the start; auto: sizes are tried at the first step, and the fastest "
+        "that fits is used",
         resume="set",
     )
     minimum: Int = key(
         1,
-        "fewest sequences; where they do not fit the run ends (exit 6)",
+        "smallest micro-batch size; if it does not fit into memory, the run fails (exit 6)",
         ge=1,
         le=MAX_SEQUENCES,
         resume="set",
     )
     maximum: Int | None = key(
         None,
-        "most sequences; null: batch_size x accumulate_grad_batches",
+        "largest micro-batch size; null: batch_size x accumulate_grad_batches",
         ge=1,
         le=MAX_SEQUENCES,
         resume="set",
@@ -302,10 +305,10 @@ class DynamicBatchSizeConfig(Section):
     growth_interval_steps: Int = key(
         100, "good steps before the next larger size is tried", ge=1, le=10**9, resume="set"
     )
-    # Its 64th power is the longest wait: it stays within float64.
+    # The longest wait is its 64th power, which must stay within float64.
     growth_backoff: Float = key(
         2.0,
-        "factor by which that waiting time grows with each rejection of a size",
+        "each time a size is rejected, the wait before its next trial grows by this factor",
         ge=1,
         le=1e4,
         resume="set",
@@ -315,7 +318,7 @@ class DynamicBatchSizeConfig(Section):
     )
     minimum_gain: Float = key(
         0.03,
-        "relative rise of tokens/s that a larger size must bring; -1: any speed will do",
+        "relative gain in tokens/s that a larger size must bring; -1: any speed is accepted",
         ge=-1,
         le=1e9,
         resume="set",
@@ -323,12 +326,12 @@ class DynamicBatchSizeConfig(Section):
 
 
 class TrainingConfig(Section):
-    """`training`: how long, how fast, with which batch, and what happens on the way."""
+    """`training`: length, batch, optimizer, precision, and when to save, evaluate and log."""
 
-    batch_size: Int = key(12, "sequences of one batch", ge=1, le=MAX_SEQUENCES)
+    batch_size: Int = key(12, "sequences in one batch", ge=1, le=MAX_SEQUENCES)
     accumulate_grad_batches: Int = key(
         1,
-        "batches of one optimizer step, gradients averaged over all tokens",
+        "batches in one optimizer step; the gradient is the mean over all their tokens",
         ge=1,
         le=MAX_SEQUENCES,
     )
@@ -348,14 +351,14 @@ class TrainingConfig(Section):
     )
     max_minutes: Float | None = key(
         None,
-        "end after this many minutes of training, all resumes together; null: no limit",
+        "end after this many minutes of training, counted over all resumes; null: no limit",
         ge=MIN_MINUTES,
         le=MAX_MINUTES,
         resume="free",
     )
     optimizer: Literal["adamw", "muon"] = key(
         "adamw",
-        "adamw: AdamW, fused kernels; muon: Muon for the hidden matrices, AdamW for the rest",
+        "adamw: AdamW for all weights; muon: Muon for the hidden matrices, AdamW for the rest",
     )
     learning_rate: Float = key(
         6e-4,
@@ -382,35 +385,36 @@ class TrainingConfig(Section):
     )
     muon_learning_rate: Float = key(
         0.02,
-        "Muon's peak learning rate; it rises and falls as learning_rate does",
+        "Muon's peak learning rate; it follows the same schedule as learning_rate",
         ge=FP32_MIN,
         le=MAX_MUON_RATE,
         resume="set",
     )
-    muon_momentum: Float = key(0.95, "Muon's momentum, Nesterov's kind", ge=0, lt=1)
+    muon_momentum: Float = key(0.95, "Muon's Nesterov momentum", ge=0, lt=1)
     weight_decay: Float = key(0.1, "decoupled weight decay, on matrices only", ge=0, le=MAX_DECAY)
     betas: tuple[Beta, Beta] = key(
-        (0.9, 0.95), "AdamW's decay rates of first and second moment, each in [0, 1)"
+        (0.9, 0.95), "AdamW's decay rates of the first and second moments, each in [0, 1)"
     )
     adam_eps: Float = key(1e-8, "AdamW's epsilon", ge=FP32_MIN, le=FP32_MAX)
     grad_clip: Float | None = key(
         1.0,
-        "largest norm of the gradient; null: no clipping",
+        "a gradient with a larger norm is scaled down to this norm; null: no clipping",
         ge=FP32_MIN,
         le=FP32_MAX,
         resume="set",
     )
     mixed_precision: Bool = key(
-        False, "autocast around forward and loss; weights stay fp32", resume="set"
+        False, "run forward and loss under autocast; weights stay fp32", resume="set"
     )
     precision_dtype: Literal["auto", "bf16", "fp16"] = key(
         "auto",
-        "autocast's dtype; auto: bf16 where this machine is fast at it, fp16 on older GPUs",
+        "dtype of autocast; auto: bf16 if it is fast on this machine, fp16 on older GPUs and MPS",
         resume="set",
     )
     max_nan_before_fallback: Int = key(
         3,
-        "bad steps in a row before the precision is lowered, then training rewinds",
+        "bad steps in a row before a fallback to a safer precision (fp16 -> bf16 -> fp32); in "
+        "fp32, before a rewind",
         ge=1,
         le=10**6,
         resume="free",
@@ -419,7 +423,8 @@ class TrainingConfig(Section):
     dynamic_batch_size: DynamicBatchSizeConfig = DynamicBatchSizeConfig()
     gradient_checkpointing: Bool | Literal["every_2"] = key(
         False,
-        "recompute activations in backward: less memory, more time; every_2: in every second layer",
+        "recompute activations in backward: less memory, more time; every_2: only in every second "
+        "layer",
         resume="set",
     )
     save_checkpoint_steps: Int | None = key(
@@ -433,7 +438,11 @@ class TrainingConfig(Section):
         resume="free",
     )
     max_checkpoints_to_keep: Int = key(
-        5, "newest checkpoints of this run to keep, besides the best", ge=1, le=10**9, resume="free"
+        5,
+        "how many of the newest checkpoints to keep; the best is kept too",
+        ge=1,
+        le=10**9,
+        resume="free",
     )
     log_interval: Int | None = key(
         10, "steps between two lines of the log; null: off", ge=1, le=MAX_STEPS, resume="free"
@@ -443,7 +452,8 @@ class TrainingConfig(Section):
     )
     eval_batches: Count | Literal["all"] = key(
         20,
-        "fixed batches of one evaluation, spread evenly over the validation text, or all",
+        "batches in one evaluation, always the same, spread evenly over the validation text; all: "
+        "the whole validation text",
         resume="free",
     )
     sample_interval_steps: Int | None = key(
@@ -459,22 +469,22 @@ class TrainingConfig(Section):
     report: Bool = key(
         True, "write report.html next to the curves when the run ends", resume="free"
     )
-    # The upper bound is what a checkpoint accepts.
     threads: Int | None = key(
         None,
-        "CPU threads; null: OMP_NUM_THREADS, else as many as were measured to be fast",
+        "CPU threads; null: OMP_NUM_THREADS, or else the faster number measured on this machine",
         ge=1,
-        le=4096,
+        le=MAX_THREADS,
         resume="kept",
     )
     attention: Literal["auto", "sdpa", "products"] = key(
         "auto",
-        "kernel: torch's SDPA, or matrix products, fast in short contexts; auto: as measured",
+        "sdpa: torch's scaled_dot_product_attention; products: matrix products, for short contexts "
+        "on a CPU; auto: the faster one on this machine",
         resume="kept",
     )
     compile: Bool | Literal["auto"] = key(
         "auto",
-        "torch.compile for the blocks; auto: where it saves more time than it takes",
+        "compile the blocks with torch.compile; auto: if that saves more time than it takes",
         resume="set",
     )
 
@@ -494,7 +504,7 @@ class TrainingConfig(Section):
             )
         if self.epochs is None and self.max_steps is None and self.lr_decay_steps is None:
             raise ValueError(
-                "max_minutes alone gives the learning rate no horizon: "
+                "with max_minutes alone, the learning rate's decay has no last step: "
                 "set lr_decay_steps, max_steps or epochs"
             )
 
@@ -506,14 +516,15 @@ class TrainingConfig(Section):
             )
 
     def _require_a_rate_for_muon(self) -> None:
-        """Refuse a rise to `min_learning_rate` that would carry Muon's rate out of fp32."""
+        """Refuse a `min_learning_rate` so high that Muon's learning rate would overflow fp32."""
         ratio = self.min_learning_rate / self.learning_rate
         highest = self.muon_learning_rate * max(1.0, ratio)
         if self.optimizer == "muon" and highest > MAX_MUON_RATE:
             raise ValueError(
+                "Muon's learning rate would rise to "
                 f"muon_learning_rate ({self.muon_learning_rate:g}) x min_learning_rate "
                 f"({self.min_learning_rate:g}) / learning_rate ({self.learning_rate:g}), "
-                f"to which Muon's rate would rise, must be at most {MAX_MUON_RATE:g}"
+                f"which must be at most {MAX_MUON_RATE:g}"
             )
 
     def _require_ordered_sizes(self) -> None:
@@ -547,44 +558,44 @@ class DataConfig(Section):
     path: PathText | None = key(
         None, "text file, any encoding; null: the default text, Shakespeare's plays", resume="free"
     )
-    # Nearer to 0 or 1 one of the two parts would need a text larger than any.
+    # Closer to 0 or 1, one of the two parts would be empty in any real text.
     test_split: Float = key(
         0.1,
-        "share of the text, at its end, held out for validation",
+        "share of the text held out for validation, taken from its end",
         ge=1e-9,
         le=0.999999,
     )
     allow_change: Bool = key(
         False,
-        "true lets a resumed run go on with another text of the same characters",
+        "true: a resumed run may continue with a different text, if its characters are the same",
         resume="kept",
     )
 
 
 class SamplingConfig(Section):
-    """`sampling`: the samples that a run shows while it learns."""
+    """`sampling`: the sample texts that the model writes during training."""
 
     prompts: list[Annotated[str, Field(min_length=1)]] = key(
         ["KING:\n", "What news from the court?\n"],
-        "texts that the model continues; one more prompt is taken from the validation text",
+        "texts for the model to continue; one more prompt is taken from the validation text",
         resume="free",
     )
-    max_new_tokens: Int = key(200, "tokens of one sample", ge=1, le=10**9, resume="free")
+    max_new_tokens: Int = key(200, "most tokens in one sample", ge=1, le=10**9, resume="free")
     temperature: Temperature = key(
         0.8,
-        "below 1: more likely text, above 1: more varied; 0: always the likeliest",
+        "below 1: more likely text; above 1: more varied; 0: always the most likely token",
         resume="free",
     )
     top_k: Int | None = key(
         None,
-        "sample among the k likeliest tokens only; null: among all",
+        "draw from the k most likely tokens only; null: from all",
         ge=1,
         le=10**9,
         resume="free",
     )
     top_p: Float | None = key(
         None,
-        "sample among the likeliest tokens that together have this probability; null: among all",
+        "draw from the most likely tokens that together reach this probability; null: from all",
         ge=FP32_MIN,
         le=1,
         resume="free",
@@ -600,11 +611,11 @@ class PathsConfig(Section):
 
 
 class Config(Section):
-    """The whole configuration: what one YAML file and its `--set` say."""
+    """The whole configuration: one YAML file and the `--set` options."""
 
     seed: Int = key(1337, "seed of initialisation, data order, dropout and samples", ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda", "mps"] = key(
-        "auto", "auto: cuda, then mps, then cpu", resume="free"
+        "auto", "where to train; auto: cuda if available, else mps, else cpu", resume="free"
     )
     model: ModelConfig = ModelConfig()
     training: TrainingConfig
@@ -644,7 +655,7 @@ def keys_of(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tup
 
 
 def resume_rule(field: FieldInfo) -> str:
-    """Return what a resumed run may do with a key: a `ResumeRule`."""
+    """Return the key's `ResumeRule`."""
     extra = field.json_schema_extra
     assert isinstance(extra, dict), "every key is declared by key()"
     return str(extra["resume"])
@@ -664,11 +675,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def changes_on_resume(
     stored: dict[str, Any], config: Config, named_by_set: set[str]
 ) -> tuple[list[str], list[str]]:
-    """Compare the stored configuration with the one asked for.
+    """Compare the stored configuration with the new one.
 
-    Returns (taken, refused), each a list of lines "key: old -> new". A key that may change only
-    when the user insists is refused unless `named_by_set` (the dotted names given with `--set`)
-    has it.
+    Returns (taken, refused): two lists of lines "key: old -> new".
+
+    named_by_set: the dotted names given with `--set`. A key with the rule "set" is refused unless
+        it is one of them.
     """
     taken: list[str] = []
     refused: list[str] = []
@@ -683,25 +695,25 @@ def changes_on_resume(
         if rule == "free" or (rule == "set" and name in named_by_set):
             taken.append(line)
         elif rule == "set":
-            refused.append(f"{line} (insist with --set {name}={new})")
+            refused.append(f"{line} (to change it, add --set {name}={new})")
         elif rule == "never":
             refused.append(line)
     return taken, refused
 
 
 def as_in_yaml(value: object) -> str:
-    """Return a value as one writes it in the YAML, text without quotes."""
+    """Return a value as YAML writes it, but text without quotes."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def settings_hash(config: Config) -> str:
-    """Return the SHA-256 of all settings in force, in hex."""
+    """Return the SHA-256 of all settings, in hex."""
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def remarks(config: Config) -> list[str]:
-    """Return one line for each key that was set but has no effect, or has an unusual one."""
+    """Return one line for each key that was set but has no effect or an unusual one."""
     return [
         *_remarks_on_model(config.model),
         *_remarks_on_training(config),
@@ -730,7 +742,7 @@ def _remarks_on_training(config: Config) -> Iterator[str]:
             "mixed_precision is false"
         )
     if not dynamic.enabled and dynamic != DynamicBatchSizeConfig():
-        yield "training.dynamic_batch_size: its keys have no effect: enabled is false"
+        yield "training.dynamic_batch_size: its other keys have no effect: enabled is false"
     if training.min_learning_rate > training.learning_rate:
         yield "training.min_learning_rate is above learning_rate: the rate rises after the warmup"
     muons_keys = {"muon_learning_rate", "muon_momentum"}
@@ -745,5 +757,5 @@ def _remarks_on_samples(config: Config) -> Iterator[str]:
     if sampling.temperature == 0 and (sampling.top_k is not None or sampling.top_p is not None):
         yield (
             "sampling.top_k and top_p have no effect: "
-            "temperature 0 always takes the likeliest token"
+            "temperature 0 always takes the most likely token"
         )

@@ -1,7 +1,7 @@
 """How a YAML file and `--set` become a Config.
 
-`plain_yaml` reads the text, pydantic checks types and ranges; its errors are put into plain words
-here. One run shows all problems.
+`plain_yaml` reads the text, and pydantic checks types and ranges. This module puts pydantic's
+errors into plain words and reports all problems at once.
 """
 
 import difflib
@@ -24,7 +24,7 @@ MAX_BYTES = 256 * 1024
 MAX_LINES = 20  # of problems in one message
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-# What other trainers call our keys: only hinted at, never accepted.
+# Our key: its names in other trainers. They serve as hints in messages and are never accepted.
 OTHER_NAMES = {
     "d_model": "n_embd n_embed hidden_size embed_dim",
     "n_layers": "num_hidden_layers num_layers depth",
@@ -57,15 +57,15 @@ OTHER_NAMES = {
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, set[str]]:
-    """Read a YAML file, put each `key=value` of `overrides` over it, and check everything.
+    """Read a YAML file, apply each `key=value` of `overrides`, and check the result.
 
-    Returns the configuration and the dotted names of the keys that `overrides` set, of which the
-    last one wins. The file is never changed.
-    Raises: ConfigError naming all problems of the file and the overrides, one in each line.
+    Returns the configuration and the dotted names of the keys that `overrides` set. If a key is set
+    twice, the last value wins. The file is never changed.
+    Raises: ConfigError with all problems of the file and the overrides, one on each line.
     """
     draft = _Draft()
     draft.take_file(_text_of(path))
-    names = {draft.override(text) for text in overrides}  # with "" for a refused one
+    names = {draft.override(text) for text in overrides}
     config = draft.checked()
     if config is None:
         raise ConfigError(_message(path, draft.problems))
@@ -73,7 +73,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, set[
 
 
 def effective_yaml(config: Config) -> str:
-    """Return every key with its value in force, as YAML that `load_config` reads back equal."""
+    """Return all keys with their values as YAML, which `load_config` reads to an equal Config."""
     return str(
         yaml.dump(
             config.model_dump(mode="json"),
@@ -86,7 +86,7 @@ def effective_yaml(config: Config) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that is not a plain word: to us more of them look like numbers (`6e-4`)."""
+    """Quotes every text that is not a plain word: we read more of them as numbers (`6e-4`)."""
 
     def represent_data(self, data: object) -> yaml.Node:
         if isinstance(data, str) and not PLAIN_WORD.fullmatch(data):
@@ -103,7 +103,7 @@ def _message(path: Path, problems: Sequence[str]) -> str:
 
 
 class _Draft:
-    """A configuration in the making: its values, where each was given, and what is wrong."""
+    """A configuration while it is built: its values, where each was given, and the problems."""
 
     def __init__(self) -> None:
         self.yaml = PlainYaml()
@@ -116,7 +116,7 @@ class _Draft:
         return self.yaml.problems
 
     def take_file(self, text: str) -> None:
-        """Take a file's values; a section that is absent, or has nothing below it, is empty."""
+        """Take a file's values; a missing or empty section becomes {}."""
         tree = self.yaml.read(text)
         if isinstance(tree, dict):
             self.values = tree
@@ -131,9 +131,9 @@ class _Draft:
                 parent[last] = {}
 
     def _place_of(self, name: str) -> tuple[dict[str, object] | None, str]:
-        """Return the values that a dotted name is among, and its last part.
+        """Return the section that contains a dotted name, and the name's last part.
 
-        None: what is above it is not a section; the final check says so.
+        None: the name's first part is not a section; the final check reports that.
         """
         *above, last = name.split(".")
         values: object = self.values
@@ -142,7 +142,7 @@ class _Draft:
         return (values if isinstance(values, dict) else None), last
 
     def override(self, text: str) -> str:
-        """Put one `key=value` over the values; return the key, or "" when it is refused."""
+        """Apply one `key=value`; return the key, or "" if it is refused."""
         name, equals, value = (part.strip() for part in text.partition("="))
         if name in self.fields and value:
             parent, last = self._place_of(name)
@@ -156,7 +156,7 @@ class _Draft:
         return ""
 
     def _value_of(self, name: str, text: str) -> object:
-        """Read the value that `--set` gives a key; a text needs no quotes, but may have them."""
+        """Read the value that `--set` gives a key; text may be given with or without quotes."""
         is_text = any(words.startswith("text") for words in accepted_values(self.fields[name]))
         if not is_text or text in NULL:
             return self.yaml.read(text, name)
@@ -170,17 +170,17 @@ class _Draft:
         if not equals:
             return "expected key=value"
         if name in self.fields:
-            return "found no value, expected one, or null"
+            return "found no value after =, expected a value or null"
         if name in self.sections:
             below = next(known for known in self.fields if known.startswith(f"{name}."))
-            return f"this is a section, expected one of its keys, such as {below}=..."
+            return f"found a section, expected one of its keys, such as {below}=..."
         for known in self.fields:
             if name.startswith(f"{known}."):
-                return f"{known} is a value, it has no keys below it"
+                return f"{known} is a value, it has no keys"
         return _unknown(name, self._names_like(name, None))
 
     def checked(self) -> Config | None:
-        """Return the configuration; None when there are problems, which are all noted then."""
+        """Return the configuration, or None if there are `problems`."""
         config = None
         if self.values is not None:
             try:
@@ -190,7 +190,7 @@ class _Draft:
         return None if self.problems else config
 
     def _describe(self, error: ValidationError) -> None:
-        """Note one line for each key that pydantic refuses; the first of a union speaks for all."""
+        """Note one line for each key that pydantic refuses; of a union, only the first error."""
         described: set[str] = set()
         for item in error.errors(include_url=False):
             unknown = item["type"] == "extra_forbidden"
@@ -199,9 +199,9 @@ class _Draft:
             if label in described or (item["input"] is REFUSED and not unknown):
                 continue
             described.add(label)
-            # what is not shown is counted only
+            # problems that will not be shown are only counted
             reason = "" if len(self.problems) >= MAX_LINES else self._reason_for(item, name, index)
-            if not item["loc"]:  # keys of several sections, which the reason names
+            if not item["loc"]:  # about several sections: the reason names the keys
                 self.problems.append(reason)
                 continue
             place = f" ({self.yaml.places[name]})" if name in self.yaml.places else ""
@@ -232,7 +232,7 @@ class _Draft:
         return f"found {shown(given)}, expected a section, its keys indented below it"
 
     def _names_like(self, name: str, given: object) -> Collection[str]:
-        """Return what an unknown name may have meant: a section, or a key."""
+        """Return the names to compare an unknown name with: all sections, or all keys."""
         sections = {section.rpartition(".")[2] for section in self.sections}
         if isinstance(given, dict) or name.rpartition(".")[2] in sections:
             return self.sections
@@ -250,7 +250,7 @@ def _sections_of(names: Iterable[str]) -> list[str]:
 
 
 def _text_of(path: Path) -> str:
-    """Return the text of a YAML file. Raises: ConfigError with the reason why it has none."""
+    """Return the text of a YAML file. Raises: ConfigError with the reason."""
     try:
         _check_name(path)
         return _decoded(_bytes_of(path))
@@ -270,15 +270,15 @@ def _text_of(path: Path) -> str:
 def _check_name(path: Path) -> None:
     if not NAME.fullmatch(path.stem):
         raise ValueError(
-            f"the file's name, {shown(path.stem)}, names the experiment: "
-            "expected 1 to 100 of A-Z a-z 0-9 . _ -, the first a letter or digit"
+            f"the file's name, {shown(path.stem)}, becomes the run's name: "
+            "expected 1 to 100 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
         )
 
 
 def _bytes_of(path: Path) -> bytes:
-    # asked before opening, since opening a FIFO waits for a writer
+    # checked first, because opening a FIFO waits for a writer
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("a folder, pipe or device, expected a YAML file")
+        raise ValueError("found a folder, pipe or device, expected a YAML file")
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
@@ -290,12 +290,12 @@ def _bytes_of(path: Path) -> bytes:
 
 def _decoded(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
-        raise ValueError("UTF-16 or a binary file (NUL bytes), expected text saved as UTF-8")
+        raise ValueError("found UTF-16 or a binary file (NUL bytes), expected text saved as UTF-8")
     return data.decode("utf-8")
 
 
 def _similar_file(path: Path) -> str:
-    """Return a hint at the existing YAML with the most similar name, "" when none is similar."""
+    """Return a hint that names the YAML file with the most similar name, "" if none is similar."""
     nearby: dict[str, Path] = {}
     for file in islice(_files_near(path), 1000):
         nearby.setdefault(file.name, file)
@@ -316,7 +316,7 @@ def _unknown(name: str, known: Collection[str]) -> str:
     """Say that a key does not exist and which one was probably meant."""
     section, _, leaf = name[:200].rpartition(".")
     if name in known:
-        return f"a name with dots works in --set only, expected {leaf}: in its section"
+        return f"a name with dots works only in --set; in YAML, write {leaf}: inside its section"
     leaf = _our_names().get(leaf, leaf)
     siblings = [other for other in known if other.rpartition(".")[0] == section]
     meant = (
@@ -334,7 +334,10 @@ def _our_names() -> Mapping[str, str]:
 
 
 def _same_leaf(section: str, leaf: str, known: Collection[str]) -> str:
-    """Return the name with this last part; of several, one whose section ends alike; else ""."""
+    """Return the known name that ends in `leaf`, "" if there is none.
+
+    Of several, a name is preferred whose section has the same last part.
+    """
     same = [other for other in known if other.rpartition(".")[2] == leaf]
     above = section.rpartition(".")[2]
     for other in same:
@@ -344,7 +347,7 @@ def _same_leaf(section: str, leaf: str, known: Collection[str]) -> str:
 
 
 def _similar_leaf(leaf: str, known: Collection[str]) -> str:
-    """Return the name whose last part is most similar, "" when none is similar."""
+    """Return the known name whose last part is most similar to `leaf`, "" if none is similar."""
     leaves = {other.rpartition(".")[2]: other for other in known}
     close = difflib.get_close_matches(leaf, leaves, 1, 0.6)
     return leaves[close[0]] if close else ""

@@ -1,4 +1,4 @@
-"""The page of all keys, docs/configuration.md, made from the descriptions in config.py.
+"""Make docs/configuration.md, the page of all keys, from the descriptions in config.py.
 
 `python -m chatgot.configuration_page` rewrites it.
 """
@@ -17,26 +17,26 @@ INTRODUCTION = """\
 # The configuration: all keys
 
 One YAML file is one experiment: a few lines that differ from the defaults below.
-`--set section.key=value` sets any key from the command line, over the file. A key that does not
-exist, or a value out of its range, ends the command with exit code 2 and a message that names the
-key, what was found and what is expected.
+`--set section.key=value` sets any key from the command line and wins over the file. An unknown key
+or a value out of its range ends the command with exit code 2. The message names the key, what was
+found and what is expected.
 
-A whole number may be written `1000` or `1e3`; `0x10`, `010`, `1_000`, `1:30`, `yes` and `no` are
-refused, since YAML reads them otherwise than they look.
+A whole number may be written `1000` or `1e3`. `0x10`, `010`, `1_000`, `1:30`, `yes` and `no` are
+refused, because YAML does not read them as they look.
 
-**On resume** says what a resumed run does with a value that differs from its checkpoint's:
+**On resume** says what happens if a resumed run gets a value that differs from its checkpoint's:
 
-- *taken*: the new value holds from there on;
+- *taken*: the new value is used from then on;
 - *only by `--set`*: the run is refused (exit 3) unless `--set` names the key; the change is logged;
-- *refused*: the run is refused (exit 3), since the value belongs to what was trained so far;
-- *see there*: the run keeps its own value, or decides as the key's meaning says.
+- *refused*: the run is refused (exit 3), because its training so far depends on the value;
+- *see meaning*: the run keeps its own value, or does what the column *meaning* says.
 
 This page is made from `chatgot/config.py` by `python -m chatgot.configuration_page`."""
 RESUME_WORDS = {
     "free": "taken",
     "set": "only by `--set`",
     "never": "refused",
-    "kept": "see there",
+    "kept": "see meaning",
 }
 COLUMNS = ("key", "default", "range", "meaning", "on resume")
 
@@ -48,7 +48,7 @@ def configuration_page() -> str:
 
 
 def _tables(section: type[BaseModel], name: str) -> Iterator[str]:
-    """Yield the heading, the purpose and the table of a section, then of the sections in it."""
+    """Yield the heading, purpose and table of a section, then those of the sections in it."""
     inner: dict[str, type[BaseModel]] = {}
     rows = [_row(COLUMNS), _row("---" for _ in COLUMNS)]
     for key, field in section.model_fields.items():

@@ -1,12 +1,13 @@
-"""What a user can get wrong, and the exit code of each.
+"""The errors that a user can solve, and the exit code of each.
 
 A message says what was read, what was found, what was expected and what to do, in one or two lines.
-The script prints it without a traceback. Anything else is a defect of ours: traceback, exit code 1.
+The script prints it without a traceback. Any other exception is a bug in ChatGoT: it is shown with
+its traceback, and the exit code is 1.
 """
 
 
 class UserError(Exception):
-    """Something that the user can mend; `exit_code` is what the process ends with."""
+    """A problem that the user can solve; the process ends with `exit_code`."""
 
     exit_code = 1
 
@@ -18,17 +19,17 @@ class ConfigError(UserError):
 
 
 class CheckpointRejected(UserError):
-    """A checkpoint that is missing, damaged, foreign or does not fit; nothing was loaded."""
+    """A checkpoint that is missing, damaged or does not fit this run; nothing was loaded."""
 
     exit_code = 3
 
 
 class OtherFormat(CheckpointRejected):
-    """A checkpoint of another format, which this ChatGoT does not resume."""
+    """A checkpoint in a file format that this version of ChatGoT cannot resume."""
 
 
 class Diverged(UserError):
-    """Training keeps failing with losses or gradients gone bad, and nothing is left to try."""
+    """Losses or gradients keep going bad, and there is nothing left to try."""
 
     exit_code = 4
 
@@ -42,7 +43,7 @@ class StorageError(UserError):
 class OutOfMemory(UserError):
     """One step does not fit into this machine's memory.
 
-    unchanged: the weights and the optimizer are as they were before that step.
+    unchanged: whether the weights and the optimizer are still as they were before that step.
     """
 
     exit_code = 6

@@ -1,7 +1,7 @@
-"""A YAML text as plain values; what YAML reads otherwise than a person means is refused by name.
+"""Read YAML as plain values; refuse values that YAML reads differently than a person would.
 
-PyYAML's constructors are not used: its events show depth, aliases and tags before anything recurses
-or grows, and scalars are read here (`6e-4` is a number; `010`, `1:30` and `no` are refused).
+PyYAML's constructors are not used. Its events show depth, aliases and tags before anything recurses
+or grows, and scalars are read here: `6e-4` is a number; `010`, `1:30` and `no` are refused.
 """
 
 import math
@@ -25,35 +25,35 @@ CONSTANTS: dict[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,39})")
-# unlike PyYAML's it knows 6e-4 too
+# unlike PyYAML's pattern, this one matches 6e-4
 REAL = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
 LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
-# Longer numbers are not read, only to show in a message what PyYAML would make of them.
+# Characters of a value in a message. What PyYAML makes of longer values is not computed.
 MAX_SHOWN = 40
 
 
 class Refused:
-    """The type of REFUSED; its one value fits no key."""
+    """The type of REFUSED, a value that no key accepts."""
 
     def __repr__(self) -> str:
         return "?"
 
 
-# in the place of a value that a problem has been noted for
+# replaces a value whose problem has been noted
 REFUSED: Final = Refused()
 
 
 @dataclass
 class PlainYaml:
-    """Reads YAML texts; notes where each key was given, and what is wrong, one line each."""
+    """Reads YAML texts; notes where each key was given, and each problem in one line."""
 
-    places: dict[str, str] = field(default_factory=dict)  # of each dotted name
+    places: dict[str, str] = field(default_factory=dict)  # dotted name -> where it was given
     problems: list[str] = field(default_factory=list)
 
     def read(self, text: str, name: str = "") -> object:
         """Return the plain values of a text, or REFUSED.
 
-        name: the key that the text is set to by `--set`; "" for a whole file.
+        name: the key, if the text is the value of a `--set`; "" for a whole file.
         """
         events = _Events()
         try:
@@ -84,9 +84,10 @@ class PlainYaml:
         self.problems.append(f"--set {name}: {reason}" if name else f"line {line}: {reason}")
 
     def _plain(self, node: yaml.Node, name: str, place: str) -> object:
-        """Return the value of a node no deeper than MAX_DEPTH; what it refuses becomes REFUSED.
+        """Return the value of a node, with REFUSED in place of each refused value.
 
-        place: where all of the text was given; "": in the node's own line of a file.
+        node: at most MAX_DEPTH deep. place: where the text was given, if it is no file; "": the
+        place is the node's line in the file.
         """
         if isinstance(node, yaml.SequenceNode):
             return [
@@ -131,10 +132,10 @@ class PlainYaml:
 
 
 class _Events:
-    """One walk over a text's events: how deep, how many, and what in them is not plain."""
+    """Walks over a text's events: limits depth and number, notes anchors, aliases and tags."""
 
     def __init__(self) -> None:
-        self.line = 1  # of the event in hand
+        self.line = 1  # of the current event
         self.decorations: list[tuple[int, str]] = []
         self._depth = 0
         self._nodes = 0
@@ -171,11 +172,11 @@ class _Events:
         if self._nodes > MAX_NODES:
             raise ValueError(f"more than {MAX_NODES} keys and values")
         if self._documents > 1:
-            raise ValueError("a second document (---) begins before here, expected one")
+            raise ValueError("found a second document (after ---), expected one")
 
 
 def _decoration(event: yaml.Event) -> str:
-    """Return the alias, anchor or tag of an event, with its kind; "" when it has none."""
+    """Return the alias, anchor or tag of an event, with its kind; "" if it has none."""
     anchor = getattr(event, "anchor", None)
     tag = getattr(event, "tag", None)
     if isinstance(event, yaml.AliasEvent):
@@ -194,7 +195,7 @@ def _line_of(node: yaml.Node) -> str:
 
 
 def _scalar(node: yaml.ScalarNode) -> tuple[object, str]:
-    """Return the value of an unquoted text, and why it is refused, "" when it is not."""
+    """Return the value of an unquoted text and the reason to refuse it, "" if there is none."""
     text = node.value
     if text in CONSTANTS:
         return CONSTANTS[text], ""
@@ -212,9 +213,12 @@ def _scalar(node: yaml.ScalarNode) -> tuple[object, str]:
 
 
 def _why_misread(node: yaml.ScalarNode) -> str:
-    """Return why a text that is no plain number is refused: PyYAML would read it otherwise."""
+    """Return why an unquoted text is refused, "" if it is not.
+
+    It is refused if PyYAML would read it as something else than text.
+    """
     text = node.value
-    kind = node.tag.rpartition(":")[2]  # what PyYAML takes it for
+    kind = node.tag.rpartition(":")[2]  # the type that PyYAML gives it
     if kind == "merge":
         return "found the merge key <<, expected the keys themselves"
     if text.lower().lstrip("+-") in (".inf", ".nan"):

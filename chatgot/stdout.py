@@ -1,4 +1,4 @@
-"""How results reach stdout, whose reader may have gone, and streams that were never open."""
+"""Write results to stdout, even if its reader has exited or a standard stream is closed."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ from chatgot.errors import StorageError
 
 
 def write_to_stdout(chunks: Iterable[bytes]) -> None:
-    """Write bytes to stdout; a reader that has gone (`| head -1`) has seen what it wanted.
+    """Write bytes to stdout; stop without an error if the reader has exited (`| head -1`).
 
-    Raises: StorageError when stdout cannot be written for another reason.
+    Raises: StorageError if stdout cannot be written for another reason.
     """
     try:
         for chunk in chunks:
@@ -23,9 +23,9 @@ def write_to_stdout(chunks: Iterable[bytes]) -> None:
 
 
 def open_closed_streams() -> None:
-    """Let standard streams that were closed before the start lead nowhere.
+    """Open the null device for each standard stream that was closed at the start.
 
-    Else the next file opened would get the number of one, and with it what C code prints.
+    Otherwise the next file opened would get the stream's number, and C code would print into it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -33,5 +33,5 @@ def open_closed_streams() -> None:
 
 
 def silence_stdout() -> None:
-    """Send stdout to nowhere, so that the interpreter's last flush cannot fail."""
+    """Send stdout to the null device, so that the interpreter's last flush cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What SIGINT, SIGTERM and SIGHUP do: they end the process, or ask a training run to stop."""
+"""How SIGINT, SIGTERM and SIGHUP end the process or ask a training run to stop."""
 
 import os
 import signal
@@ -9,11 +9,11 @@ Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
 
 class StopRequest:
-    """Whether a signal asked the run to stop, and with which exit code it then ends.
+    """Knows whether a signal asked the run to stop, and the exit code to end with.
 
-    Until `training` is set there is nothing to save: the signal ends the process by SystemExit.
-    After that, the first signal only sets the flag, which the loop reads between steps; a second
-    one ends the process at once.
+    Until `training` is set there is nothing to save, and a signal raises SystemExit. After that,
+    the first signal is only noted; the training loop calls `requested` between steps. A second
+    signal ends the process at once.
     """
 
     def __init__(self) -> None:

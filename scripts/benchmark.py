@@ -1,4 +1,4 @@
-"""Measure what docs/benchmarks.md states, each figure beside a reference measured in the same run.
+"""Measure the figures of docs/benchmarks.md, each with a reference in the same run.
 
     python scripts/benchmark.py PART --help
 
@@ -22,15 +22,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEAST_STEPS = 2  # the first one warms up
-LEAST_PEER_STEPS = 3  # of a comparison with peers: the first two are left out
+LEAST_PEER_STEPS = 3  # in a comparison with peers, the first two steps do not count
 
 
 def absolute(text: str) -> Path:
-    """Return a path that stays right in another folder."""
+    """Return the path as absolute, so that it is valid in every folder."""
     return Path(text).resolve()
 
 
-# what add_argument takes for each option; a part may have a default of its own
+# the arguments of add_argument for each option; a part can override the default
 OPTIONS: dict[str, dict[str, Any]] = {
     "config": {
         "type": absolute,
@@ -46,7 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compare": {
         "type": absolute,
         "metavar": "CONFIG",
-        "help": "another one, in turn with --config",
+        "help": "another experiment, measured in turn with --config",
     },
     "compare_set": {
         "action": "append",
@@ -55,20 +55,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "set a key of --compare; repeatable",
     },
     "steps": {"type": int, "default": 8, "help": "optimizer steps of one run"},
-    "rounds": {"type": int, "default": 3, "help": "turns of each side"},
+    "rounds": {"type": int, "default": 3, "help": "how many times to measure each side"},
     "gigabytes": {"type": float, "default": 1.0, "help": "size of the large file"},
-    "dropout": {"type": float, "default": 0.0, "help": "on both sides"},
+    "dropout": {"type": float, "default": 0.0, "help": "dropout of both sides"},
     "checkout": {
         "type": absolute,
         "required": True,
         "metavar": "DIR",
         "help": "a clone of https://github.com/karpathy/nanoGPT",
     },
-    "python": {"required": True, "metavar": "PATH", "help": "the frameworks' interpreter"},
-    "precision": {"choices": ("bf16", "fp32"), "default": "bf16", "help": "the frameworks'"},
+    "python": {"required": True, "metavar": "PATH", "help": "Python that has the frameworks"},
+    "precision": {
+        "choices": ("bf16", "fp32"),
+        "default": "bf16",
+        "help": "precision of the frameworks",
+    },
     "max_iters": {"type": int, "default": 2000, "help": "nanoGPT's iterations"},
-    "minutes": {"type": float, "default": 3.0, "help": "no case begins later than that"},
-    "output": {"type": absolute, "help": "write the figures as JSON to this file as well"},
+    "minutes": {"type": float, "default": 3.0, "help": "begin no case after this many minutes"},
+    "output": {"type": absolute, "help": "also write the figures as JSON to this file"},
 }
 
 MIXED = "configs/models/debug/chatgot_small_14M_mixed_precision.yaml"
@@ -77,7 +81,7 @@ MINI = "configs/models/chatgot_mini.yaml"
 
 @dataclass(frozen=True)
 class Part:
-    """One subcommand: the function that measures it, in benchmarks/, and what it takes."""
+    """One subcommand: its function in benchmarks/, and its options."""
 
     function: str  # module:function
     help: str
@@ -101,18 +105,18 @@ PARTS = {
     ),
     "help_time": Part(
         "commands:help_time",
-        "seconds of each script's --help, beside python -c pass",
+        "seconds of each script's --help, compared with python -c pass",
         ("rounds",),
         {"rounds": 10},
     ),
     "large_text": Part(
         "training:large_text",
-        "a large text: first start, second start, memory beside a small text",
+        "a large text: first start, second start, memory, compared with a small text",
         ("config", "steps", "gigabytes"),
     ),
     "saving": Part(
         "files:saving",
-        "a checkpoint's save, verification and load, and the share of the time",
+        "seconds to save, verify and load a checkpoint, and its share of a run's time",
         ("config", "steps", "rounds"),
     ),
     "mixed": Part(
@@ -122,27 +126,27 @@ PARTS = {
     ),
     "checks": Part(
         "training:checks",
-        "the time of a step with all its checks against the same step without",
+        "the time of a step with all its checks, compared with the same step without them",
         ("config", "steps", "rounds"),
     ),
     "recompute": Part(
         "training:recompute",
-        "gradient checkpointing's memory of activations and time against plain",
+        "memory for activations, and time, with and without gradient checkpointing",
         ("config", "rounds"),
     ),
     "batch_sizes": Part(
         "training:batch_sizes",
-        "each micro-batch's tokens/s against what the search at the start finds",
+        "tokens/s of each micro-batch size, compared with the size found by the search",
         ("steps", "rounds"),
     ),
     "logging": Part(
         "files:logging_cost",
-        "the share of a run's time that its lines, rows and curves take",
+        "the share of a run's time that log, rows and curves take",
         ("steps",),
     ),
     "log_fixer": Part(
         "files:log_fixer",
-        "the log fixer's MB/s and memory on large logs, a plain copy's MB/s",
+        "MB/s and memory of the log fixer on large logs, and MB/s of a plain copy",
         ("rounds", "gigabytes"),
     ),
     "gpu": Part(
@@ -153,19 +157,19 @@ PARTS = {
     ),
     "nanogpt": Part(
         "peers:nanogpt",
-        "tokens/s of nanoGPT's train.py at our shape, and ours",
+        "tokens/s of nanoGPT's train.py with our model's shape, and of ChatGoT",
         ("checkout", "config", "set", "steps", "rounds", "dropout"),
         {"config": MIXED},
     ),
     "frameworks": Part(
         "peers:frameworks",
-        "tokens/s of a plain GPT in Lightning and the Hugging Face Trainer, and ours",
+        "tokens/s of a plain GPT in Lightning and the Hugging Face Trainer, and of ChatGoT",
         ("python", "precision", "config", "set", "steps", "rounds", "dropout"),
         {"config": MIXED},
     ),
     "time_to_loss": Part(
         "peers:time_to_loss",
-        "seconds to the loss that nanoGPT's documented CPU command ends with",
+        "seconds until ChatGoT reaches the final loss of nanoGPT's documented CPU command",
         ("checkout", "config", "set", "max_iters", "rounds"),
         {"config": MINI},
     ),
@@ -187,7 +191,7 @@ def add_options(parser: argparse.ArgumentParser, part: Part) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the part and what it takes."""
+    """Return the part to measure and its options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -196,18 +200,23 @@ def parse_arguments() -> argparse.Namespace:
         add_options(parts.add_parser(name, help=part.help, description=part.help), part)
     args = parser.parse_args()
     if "rounds" in args and args.rounds < 1:
-        parser.error("--rounds: at least 1")
+        parser.error(f"--rounds: found {args.rounds}, expected at least 1")
     least_steps = LEAST_PEER_STEPS if "dropout" in args else LEAST_STEPS
     if "steps" in args and args.steps < least_steps:
-        parser.error(f"--steps: at least {least_steps}, the first ones are left out")
+        parser.error(
+            f"--steps: found {args.steps}, expected at least {least_steps}: "
+            "the first steps do not count"
+        )
     if "checkout" in args and not (args.checkout / "train.py").is_file():
         parser.error(
-            f"{args.checkout}: no train.py there; git clone https://github.com/karpathy/nanoGPT"
+            f"--checkout {args.checkout}: found no train.py in it, expected the folder of: "
+            "git clone https://github.com/karpathy/nanoGPT"
         )
     if "python" in args:
-        args.python = shutil.which(args.python)
-        if args.python is None:
-            parser.error("--python: no such interpreter")
+        interpreter = shutil.which(args.python)
+        if interpreter is None:
+            parser.error(f"--python {args.python}: no such interpreter")
+        args.python = interpreter
     return args
 
 

@@ -222,7 +222,7 @@ HOSTILE = {
     "no end of the run": ("seed: 1\n", ["training", "epochs, max_steps, max_minutes"]),
     "a dotted name": (
         "training.batch_size: 3\n",
-        ["training.batch_size", "--set only", "batch_size:"],
+        ["training.batch_size", "only in --set", "batch_size:"],
     ),
     "an empty key": ("'': 3\n", ['""', "unknown key"]),
 }

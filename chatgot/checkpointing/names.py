@@ -1,11 +1,11 @@
-"""What a run and its files are called."""
+"""The names of a run and its files."""
 
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
-# local time, to the second; of two runs of one name the greater timestamp began later
+# local time, to the second; of two runs with one name, the later one has the greater timestamp
 TIMESTAMP = "%Y%m%d-%H%M%S"
 RUN_ID = re.compile(r"(?P<config>[^/\\\0]+)_(?P<timestamp>\d{8}-\d{6})", re.ASCII)
 # steps are written without padding; 18 digits fit an int64
@@ -14,14 +14,14 @@ LOCK_NAME = re.compile(r"\." + RUN_ID.pattern + r"\.lock", re.ASCII)
 
 
 def lock_path(folder: Path, run_id: str) -> Path:
-    """Return the path of a run's lock file, whether or not it is there."""
+    """Return the path of a run's lock file, which may not exist."""
     return folder / f".{run_id}.lock"
 
 
 def newest_timestamp(checkpoint_dir: Path, config_name: str) -> str | None:
     """Return the greatest timestamp among a configuration's runs; None: there is no run.
 
-    Looks at the names of checkpoints and lock files alone. Raises: OSError.
+    Only the names of checkpoints and lock files are examined. Raises: OSError.
     """
     timestamps = set(_timestamps(checkpoint_dir, config_name))
     return max(filter(_is_time, timestamps), default=None)
@@ -44,7 +44,7 @@ def _timestamps(checkpoint_dir: Path, config_name: str) -> Iterator[str]:
 
 
 def _is_time(timestamp: str) -> bool:
-    """Return whether a clock can have shown this: a name may say 20259999-999999."""
+    """Return whether a timestamp is a real date and time; a name may say 20259999-999999."""
     try:
         _read(timestamp)
     except ValueError:
@@ -53,5 +53,5 @@ def _is_time(timestamp: str) -> bool:
 
 
 def _read(timestamp: str) -> datetime:
-    """Return the moment that a timestamp names. Raises: ValueError."""
+    """Return a timestamp as a datetime. Raises: ValueError."""
     return datetime.fromisoformat(timestamp.replace("-", "T"))

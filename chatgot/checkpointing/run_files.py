@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the newest one that is whole, which ones stay, which are set aside."""
+"""The checkpoints of a run: find the newest complete one, remove old ones, set some aside."""
 
 import logging
 import os
@@ -15,26 +15,26 @@ from chatgot.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
-REWIND_FILES = 2  # checkpoints kept for rewinds: the newest, and the one before it
-MAX_SET_ASIDE = 1000  # of one name
+REWIND_FILES = 2  # checkpoints kept for rewinds: the newest two
+MAX_SET_ASIDE = 1000  # superseded files of one name
 
 
 def checkpoint_path(checkpoint_dir: Path, run_id: str, step: int) -> Path:
-    """Return the path of a run's checkpoint of one step, whether or not it is there."""
+    """Return the path of a run's checkpoint of one step, which may not exist."""
     return checkpoint_dir / f"{run_id}_step_{step}.pt"
 
 
 def probe_folder(folder: Path) -> None:
-    """Make `folder` with its parents and write one file into it.
+    """Make `folder` with its parents, and test that a file can be written into it.
 
-    Raises: StorageError naming what is in the way.
+    Raises: StorageError with the reason.
     """
     probe = folder / f".probe.{os.getpid()}.tmp"
     try:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing:
-            # else a power cut could take the folder with all that is in it
+            # otherwise a power cut could remove the folder with all its files
             fsync_folder(path.parent)
         try:
             with atomic_file(probe) as file:
@@ -48,7 +48,10 @@ def probe_folder(folder: Path) -> None:
 
 
 def run_files(checkpoint_dir: Path, config_name: str) -> dict[str, dict[int, Path]]:
-    """Return a configuration's checkpoints, by their names alone: {timestamp: {step: path}}."""
+    """Return a configuration's checkpoints as {timestamp: {step: path}}; only names are examined.
+
+    Raises: OSError.
+    """
     runs: dict[str, dict[int, Path]] = {}
     with os.scandir(checkpoint_dir) as entries:
         for entry in entries:
@@ -60,13 +63,13 @@ def run_files(checkpoint_dir: Path, config_name: str) -> dict[str, dict[int, Pat
 
 
 def files_of_run(checkpoint_dir: Path, run_id: str) -> dict[int, Path]:
-    """Return one run's checkpoints, by their names alone: {step: path}. Raises: OSError."""
+    """Return one run's checkpoints as {step: path}; only names are examined. Raises: OSError."""
     config_name, _, timestamp = run_id.rpartition("_")
     return run_files(checkpoint_dir, config_name).get(timestamp, {})
 
 
 def older_files(path: Path) -> Iterator[Path]:
-    """Yield the same run's checkpoints of lower steps, newest first, by their names alone."""
+    """Yield the same run's checkpoints of lower steps, newest first; only names are examined."""
     match = NAME.fullmatch(path.name)
     if match is None:
         return
@@ -80,9 +83,9 @@ def older_files(path: Path) -> Iterator[Path]:
 
 
 def newest_whole(checkpoint_dir: Path, run_id: str, without: Collection[Path] = ()) -> Path | None:
-    """Return the newest whole checkpoint of a run; None: there is none, or the folder is gone.
+    """Return the newest complete checkpoint of a run; None: there is none, or the folder is gone.
 
-    without: files that do not count.
+    without: files to ignore.
     """
     try:
         files = files_of_run(checkpoint_dir, run_id)
@@ -94,9 +97,9 @@ def newest_whole(checkpoint_dir: Path, run_id: str, without: Collection[Path] = 
 
 
 def sweep_temporaries(checkpoint_dir: Path, run_id: str) -> None:
-    """Remove what killed saves of this run left.
+    """Remove temporary files of saves that were killed.
 
-    The caller has the run's lock, so no save is in progress.
+    The caller has the run's lock, so no other process is saving.
     """
     pattern = re.compile(re.escape(f".{run_id}_step_") + r"\d+\.pt\.\d+\.tmp", re.ASCII)
     with os.scandir(checkpoint_dir) as entries:
@@ -107,7 +110,7 @@ def sweep_temporaries(checkpoint_dir: Path, run_id: str) -> None:
 
 
 def files_after(checkpoint_dir: Path, run_id: str, global_step: int) -> list[Path]:
-    """Return this run's checkpoints of later steps, by their names alone."""
+    """Return this run's checkpoints of later steps; only names are examined. Raises: OSError."""
     files = files_of_run(checkpoint_dir, run_id)
     return [files[step] for step in sorted(files) if step > global_step]
 
@@ -115,10 +118,10 @@ def files_after(checkpoint_dir: Path, run_id: str, global_step: int) -> list[Pat
 def superseded_by(
     checkpoint_dir: Path, run_id: str, global_step: int, resumed_from: Path
 ) -> list[Path]:
-    """Return the checkpoints that a run resumed from an older one leaves behind.
+    """Return the checkpoints to set aside when a run is resumed from an older one.
 
-    Later steps, and this step's own file when the run was resumed from a different file of the same
-    step.
+    These are the checkpoints of later steps, and also the one of this step if the run was resumed
+    from another file with the same step.
     """
     later = files_after(checkpoint_dir, run_id, global_step)
     own = checkpoint_path(checkpoint_dir, run_id, global_step)
@@ -132,24 +135,25 @@ def superseded_by(
 
 
 def set_aside(paths: list[Path]) -> None:
-    """Rename checkpoints to NAME.pt.superseded, and log which.
+    """Rename checkpoints to NAME.pt.superseded, and log their names.
 
-    Raises: StorageError when the folder refuses.
+    Raises: StorageError if they cannot be renamed.
     """
     try:
         for path in filter(Path.is_file, paths):
             path.replace(_free_name(path))
     except OSError as error:
         raise StorageError(
-            f"{paths[0].parent}: checkpoints cannot be set aside: {error.strerror}"
+            f"{paths[0].parent}: checkpoints cannot be renamed to .superseded: {error.strerror}; "
+            "make the folder writable"
         ) from error
     if paths:
         names = ", ".join(path.name for path in paths)
-        logger.info("left behind, set aside as .superseded: %s", names)
+        logger.info("no longer part of this run, renamed to .superseded: %s", names)
 
 
 def _free_name(path: Path) -> Path:
-    """Return the first free name for a superseded file: what was set aside before stays."""
+    """Return a free name for a superseded file, so that no earlier one is overwritten."""
     names = [f"{path.name}.superseded"]
     names += [f"{path.name}.superseded.{number}" for number in range(2, MAX_SET_ASIDE)]
     return next(path.with_name(name) for name in names if not path.with_name(name).exists())
@@ -169,13 +173,13 @@ def cleanup_old_checkpoints(
     keep: Collection[int] = (),
     rewind_interval: int | None = None,
 ) -> list[Path]:
-    """Remove all but the newest `max_to_keep` whole checkpoints of one run; return what is removed.
+    """Remove all but the newest `max_to_keep` checkpoints of one run; return the removed paths.
 
-    keep: steps whose files stay beyond that (the best evaluation).
-    rewind_interval: a rewind goes back to the multiples of it; their two newest files stay too.
-    Only whole regular files of this run count and go: damaged ones, links, other runs' and unknown
-    files stay untouched. A file that cannot be removed is one warning.
+    Only complete, regular files of this run are counted and removed. Damaged files, links and the
+    files of other runs stay untouched. A file that cannot be removed is logged as a warning.
 
+    keep: steps whose checkpoints are kept in addition (the best evaluation).
+    rewind_interval: rewinds use the steps that are multiples of it; the newest two are kept too.
     Raises: ValueError for `max_to_keep` below 1.
     """
     if max_to_keep < 1:
@@ -184,7 +188,9 @@ def cleanup_old_checkpoints(
         files = run_files(checkpoint_dir, config_name).get(timestamp, {})
     except OSError as error:
         logger.warning(
-            "%s cannot be listed (%s): old checkpoints stay", checkpoint_dir, error.strerror
+            "%s cannot be listed (%s): old checkpoints are not removed",
+            checkpoint_dir,
+            error.strerror,
         )
         return []
     whole_steps = [step for step in sorted(files, reverse=True) if is_whole(files[step])]
@@ -200,17 +206,19 @@ def cleanup_old_checkpoints(
             files[step].unlink()
             removed.append(files[step])
         except OSError as error:
-            logger.warning("%s is old and could not be removed: %s", files[step], error.strerror)
+            logger.warning(
+                "old checkpoint %s could not be removed: %s", files[step], error.strerror
+            )
     return removed
 
 
 def open_to_others(folder: Path) -> str | None:
-    """Return why other users may add and remove files in a folder; None: they may not."""
+    """Return why other users can add and remove files in a folder; None: they cannot."""
     if os.name == "nt":
         return None
     status = folder.stat()
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        return "every user may write there"
+        return "every user can write to this folder"
     if status.st_uid not in (0, os.getuid()):
-        return "it belongs to another user"
+        return "this folder belongs to another user"
     return None

@@ -1,4 +1,4 @@
-"""One process per run: a run's id is taken by a lock that the kernel releases with the process."""
+"""One process per run: a lock on the run's id, which the kernel releases with the process."""
 
 import errno
 import logging
@@ -14,19 +14,19 @@ from chatgot.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
-NEXT_TRY_S = 0.05  # between two looks at the clock while this second's id is taken
-# A link is never followed, a pipe in the lock's place never waited for; Windows has neither flag.
+NEXT_TRY_S = 0.05  # wait between two tries while this second's id is taken
+# Never follow a link, and never wait if the lock file is a pipe. Windows has neither flag.
 NO_FOLLOW_NO_WAIT = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-# The umask narrows it; members of a group's folder must be able to open the lock.
+# The umask removes some of these rights. In a shared folder, other users must open the lock too.
 ALL_MAY_OPEN = 0o666
 
 
 class RunLock:
     """Holds `.{run_id}.lock` until it is released or the process dies; no child inherits it.
 
-    The file stays in place: it keeps the id taken. filelock's `lock_descriptor` is used rather than
-    its `FileLock`, since that one falls back to a lock that outlives a killed process where the
-    file system has none, and removes the file on Windows.
+    The file is never removed, so the id stays taken. It uses filelock's `lock_descriptor`, not its
+    `FileLock`: on a file system without locks, `FileLock` makes a lock that outlives a killed
+    process, and on Windows it removes the file.
     """
 
     def __init__(self, run_id: str, descriptor: int) -> None:
@@ -38,15 +38,15 @@ class RunLock:
         return self.run_id.rpartition("_")[2]
 
     def release(self) -> None:
-        """Unlock and close the file, which stays."""
-        # unlocked first: a forked child that still has the descriptor does not keep the lock
+        """Unlock and close the file; it is not removed."""
+        # unlock first, or a forked child with the descriptor would keep the lock
         with suppress(OSError):
             unlock_descriptor(self._descriptor)
         os.close(self._descriptor)
 
 
 def lock_this_run(folder: Path, run_id: str) -> RunLock | None:
-    """Take a new run's id in one more folder; None: it is taken there. Raises: StorageError."""
+    """Lock a new run's id in another folder; None: it is taken there. Raises: StorageError."""
     path = lock_path(folder, run_id)
     try:
         descriptor = _create(path)
@@ -56,11 +56,11 @@ def lock_this_run(folder: Path, run_id: str) -> RunLock | None:
 
 
 def lock_new_run(checkpoint_dir: Path, config_name: str) -> RunLock:
-    """Take a new run's id, and with it the lock.
+    """Choose a new run's id and lock it.
 
-    The timestamp is this second's; where that one is taken, the next second's. It is later than
-    that of every run of this name, because `latest` compares names; a clock that is behind is one
-    warning.
+    The timestamp is the current second, or the next one if that is taken. It is always later than
+    the timestamps of all runs with this name, because `latest` compares names. If the clock is
+    behind, there is one warning.
 
     Raises: StorageError.
     """
@@ -87,7 +87,7 @@ def lock_new_run(checkpoint_dir: Path, config_name: str) -> RunLock:
             continue
         if timestamp != clock:
             logger.warning(
-                "the clock says %s, but a run of %s began at %s: this one is named %s",
+                "the clock says %s, but a run of %s began at %s: this run is named %s",
                 clock,
                 config_name,
                 newest,
@@ -97,9 +97,9 @@ def lock_new_run(checkpoint_dir: Path, config_name: str) -> RunLock:
 
 
 def lock_old_run(checkpoint_dir: Path, run_id: str) -> RunLock:
-    """Take the lock of a run that is to be resumed.
+    """Lock a run that will be resumed.
 
-    Raises: StorageError when another process trains it, or the lock cannot be opened.
+    Raises: StorageError if another process trains it, or the lock cannot be opened.
     """
     path = lock_path(checkpoint_dir, run_id)
     descriptor = _open_or_create(path)
@@ -125,29 +125,29 @@ def _second_after(timestamp: str) -> str:
         return second_after(timestamp)
     except OverflowError:
         raise StorageError(
-            f"a run began at {timestamp}, the last second that a name can hold: "
-            "rename its files, or this configuration"
+            f"a run began at {timestamp}, the last possible timestamp: "
+            "rename its files, or this configuration's YAML"
         ) from None
 
 
 def _create(path: Path) -> int:
-    """Create the lock file, not inheritable. Raises: FileExistsError, StorageError."""
+    """Create the lock file; return its descriptor. Raises: FileExistsError, StorageError."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_FOLLOW_NO_WAIT, ALL_MAY_OPEN)
     except FileExistsError:
         raise
     except OSError as error:
         raise StorageError(
-            f"{path}: the lock cannot be made: {error.strerror}; "
+            f"{path}: the lock file cannot be created: {error.strerror}; "
             "set paths.checkpoints to a writable folder"
         ) from error
 
 
 def _open_or_create(path: Path) -> int:
-    """Open the lock file; a run from another folder has none yet. Raises: StorageError."""
+    """Open the lock file, or create it: a copied run has none. Raises: StorageError."""
     while True:
         if path.is_symlink():
-            raise StorageError(f"{path}: is a link, expected a lock file: remove it")
+            raise StorageError(f"{path}: found a link, expected a lock file: remove the link")
         try:
             return _open(path)
         except FileNotFoundError:
@@ -156,20 +156,23 @@ def _open_or_create(path: Path) -> int:
         except PermissionError as error:
             raise _belongs_to_another(path, error) from error
         except OSError as error:
-            raise StorageError(f"{path}: the lock cannot be opened: {error.strerror}") from error
+            raise StorageError(
+                f"{path}: the lock file cannot be opened: {error.strerror}; "
+                "expected a file that this user can read"
+            ) from error
 
 
 def _open(path: Path) -> int:
-    # without O_CREAT: in a shared sticky folder Linux refuses it for another user's file
+    # without O_CREAT: in a shared sticky folder, Linux refuses O_CREAT for another user's file
     try:
         return os.open(path, os.O_RDWR | NO_FOLLOW_NO_WAIT)
     except PermissionError:
-        # another user's file that may only be read: local file systems lock it all the same
+        # another user's file may be read-only for us; local file systems still lock it
         return os.open(path, os.O_RDONLY | NO_FOLLOW_NO_WAIT)
 
 
 def _try_lock(descriptor: int, path: Path) -> bool:
-    """Return whether the lock is held now; if it is not, close the descriptor.
+    """Try to lock; return whether it worked. If not, the descriptor is closed.
 
     Raises: StorageError.
     """
@@ -177,11 +180,11 @@ def _try_lock(descriptor: int, path: Path) -> bool:
         is_held = lock_descriptor(descriptor, blocking=False)
     except OSError as error:
         os.close(descriptor)
-        if error.errno == errno.EBADF:  # NFS locks only what may be written
+        if error.errno == errno.EBADF:  # NFS locks only files that were opened for writing
             raise _belongs_to_another(path, error) from error
         raise StorageError(
-            f"this file system has no locks ({error.strerror}): "
-            "set paths.checkpoints and paths.logs to another one"
+            f"{path}: this file system has no file locks ({error.strerror}): "
+            "set paths.checkpoints and paths.logs to folders on another one"
         ) from error
     if not is_held:
         os.close(descriptor)
@@ -190,8 +193,8 @@ def _try_lock(descriptor: int, path: Path) -> bool:
 
 def _belongs_to_another(path: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"{path}: the lock belongs to {_owner(path)} and cannot be opened: {error.strerror}; "
-        "its owner can share it with: chmod a+rw"
+        f"{path}: the lock file belongs to {_owner(path)} and cannot be opened: "
+        f"{error.strerror}; its owner can share it with: chmod a+rw {path}"
     )
 
 

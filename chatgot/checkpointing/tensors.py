@@ -1,4 +1,4 @@
-"""The tensors of a nested state: their names, whether they are finite, whether they fit."""
+"""The tensors in a nested state: their names, whether they are finite, whether they fit."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,13 +8,13 @@ import torch
 
 from chatgot.errors import CheckpointRejected
 
-# a real checkpoint is 5 levels deep with thousands of values; a crafted one may have no end
+# a real checkpoint has 5 levels and thousands of values; a crafted one may be endless
 MAX_DEPTH = 20
 MAX_VALUES = 1_000_000
 
 
 def all_tensors(state: object) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of a nested state with its dotted name.
+    """Yield every tensor in a nested state, with its dotted name.
 
     Raises: ValueError for a state that is nested too deeply, cyclic, or larger than any checkpoint.
     """
@@ -32,7 +32,7 @@ def all_tensors(state: object) -> Iterator[tuple[str, torch.Tensor]]:
             (f"{name}.{key}" if name else str(key), child, depth + 1)
             for key, child in _items(value)
         ]
-        # the last one is popped first
+        # reversed, because the last one is popped first
         pending += reversed(children)
 
 
@@ -43,7 +43,7 @@ def _items(value: object) -> Iterable[tuple[object, object]]:
 
 
 def not_finite(state: dict[str, Any]) -> list[str]:
-    """Return the names of the tensors of a nested state that hold NaN or infinity."""
+    """Return the names of the tensors in a nested state that contain NaN or infinity."""
     return [
         name
         for name, tensor in all_tensors(state)
@@ -54,15 +54,15 @@ def not_finite(state: dict[str, Any]) -> list[str]:
 def is_finite(tensor: torch.Tensor) -> bool:
     """Return whether every element is finite.
 
-    A finite sum proves it in a tenth of the time that looking at each element takes.
+    A finite sum proves it, ten times faster than checking each element.
     """
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def check_tensors(path: Path, stored: dict[str, Any], expected: dict[str, torch.Tensor]) -> None:
-    """Check stored weights before loading: load_state_dict would fail half-way.
+    """Check stored weights before loading, because load_state_dict could fail half-way.
 
-    Compares names, shapes and dtypes with the model's, and looks for NaN and infinity.
+    Names, shapes and dtypes must be the model's, and all values finite.
     Raises: CheckpointRejected.
     """
     problems = [f"{name} is missing" for name in expected.keys() - stored.keys()]
@@ -73,7 +73,7 @@ def check_tensors(path: Path, stored: dict[str, Any], expected: dict[str, torch.
 
 
 def tensor_problems(name: str, tensor: object, shape: torch.Size, dtype: torch.dtype) -> list[str]:
-    """Return what is wrong with a stored tensor; empty: nothing."""
+    """Return the problems of a stored tensor; empty: none."""
     if not isinstance(tensor, torch.Tensor):
         return [f"{name} is not a plain CPU tensor"]
     if tensor.layout != torch.strided or tensor.device.type != "cpu":
@@ -82,11 +82,11 @@ def tensor_problems(name: str, tensor: object, shape: torch.Size, dtype: torch.d
         return [f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"]
     if tensor.dtype != dtype:
         return [f"{name} is {tensor.dtype}, expected {dtype}"]
-    return [] if is_finite(tensor) else [f"{name} holds NaN or infinity"]
+    return [] if is_finite(tensor) else [f"{name} contains NaN or infinity"]
 
 
 def refuse(path: Path, what: str, problems: list[str], shown: int = 6) -> None:
-    """Reject a checkpoint when there are problems; name at most `shown` of them.
+    """Reject a checkpoint if there are problems; name at most `shown` of them.
 
     Raises: CheckpointRejected.
     """

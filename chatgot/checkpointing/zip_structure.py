@@ -1,4 +1,4 @@
-"""Whether a zip file is built as torch.save builds one; asked before anything in it is read."""
+"""Check that a zip file has the structure of torch.save's, before anything in it is read."""
 
 import os
 import re
@@ -6,14 +6,14 @@ import zipfile
 import zlib
 from typing import BinaryIO
 
-# Bytes of a zip's last record without its comment; its last two are the comment's length.
+# Bytes of a zip's last record without its comment; its last two bytes are the comment's length.
 END_OF_ZIP = 22
-# Bytes of the record just before it in zips over 4 GB: where to find the next one.
+# In zips over 4 GB: bytes of the record before it, which tells where ZIP64_RECORD is ...
 ZIP64_LOCATOR = 20
-# Bytes of the record before that: sizes that do not fit into 4 bytes.
+# ... and bytes of the record before that, with the sizes that do not fit into 4 bytes.
 ZIP64_RECORD = 56
 LONGEST_COMMENT = 1 << 16
-# more than any checkpoint has; a list of millions would fill the memory
+# more than any checkpoint has; millions of entries would fill the memory
 MAX_ENTRIES = 50_000
 MAX_ENTRY_NAME = 256
 NAME_SHOWN = 80  # characters of an entry's name in a message
@@ -22,7 +22,7 @@ ENTRY = re.compile(
     r"(data\.pkl|version|byteorder|data/\d+|\.data/[\w.]+|\.format_version|\.storage_alignment)",
     re.ASCII,
 )
-# what zipfile raises over crafted bytes
+# errors that zipfile raises for crafted bytes
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     OSError,
@@ -37,7 +37,9 @@ ZIP_ERRORS = (
 def odd_entries(file: BinaryIO, checksums: bool = False) -> str | None:
     """Return what is unusual about the zip's structure; None: nothing.
 
-    checksums: compare each entry with its own checksum, too. Leaves the file at its start.
+    Afterwards the file's position is at its start.
+
+    checksums: also compare each entry with its checksum.
     """
     size = file.seek(0, os.SEEK_END)
     try:
@@ -70,14 +72,15 @@ def _is_stored(entry: zipfile.ZipInfo) -> bool:
 
 
 def _has_too_many_entries(file: BinaryIO) -> bool:
-    """Return whether the zip's list of entries is longer than a checkpoint's.
+    """Return whether the zip's list of entries is too long for a checkpoint.
 
-    zipfile would read all of it into memory. Source: APPNOTE.TXT, 4.3.14 to 4.3.16.
+    It is checked first because zipfile reads the whole list into memory.
+    Source: APPNOTE.TXT, 4.3.14 to 4.3.16.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - ZIP64_RECORD - ZIP64_LOCATOR - END_OF_ZIP - LONGEST_COMMENT))
     tail = file.read()
-    # where zipfile looks for the last record: at the end, or before a comment
+    # like zipfile, look for the last record at the end, then before a comment
     end = len(tail) - END_OF_ZIP
     if not tail[end:].startswith(b"PK\x05\x06") or not tail.endswith(b"\0\0"):
         end = tail.rfind(b"PK\x05\x06")

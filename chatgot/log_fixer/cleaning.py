@@ -1,10 +1,9 @@
-r"""Text of a log -> text that any program shows alike.
+r"""Text of a log -> text that looks the same in every program.
 
-No escape sequences, progress bars, NULs, mojibake or control characters are left. It works by
-lines, and each line comes out as a fixed point: cleaning it again changes nothing. Only what shows
-nothing (complete escape sequences, NULs, byte order marks) or was overwritten (progress bars) is
-removed. Every other control character becomes a visible escape: `\x08`, or `\x1b` for a sequence
-that was cut off.
+Cleaning works line by line and mends mojibake. It removes what is invisible (complete escape
+sequences, NULs, byte order marks) and what was overwritten (earlier states of a progress bar).
+Every other control character becomes a visible escape: `\x08`, or `\x1b` for a sequence that was
+cut off. A cleaned line is a fixed point: cleaning it again changes nothing.
 """
 
 import re
@@ -14,12 +13,12 @@ import ftfy
 from ftfy.badness import is_bad
 from ftfy.chardata import CHARMAP_ENCODINGS
 
-HELD_CHARACTERS = 1 << 21  # of a line that has not ended; a longer line is cleaned in parts
-SEQUENCE_CHARACTERS = 4096  # the longest escape sequence that such a cut leaves in one part
-MOJIBAKE_CHARACTERS = 1 << 16  # in a longer line mojibake stays as it is
+HELD_CHARACTERS = 1 << 21  # of an unfinished line; a longer line is cleaned in parts
+SEQUENCE_CHARACTERS = 4096  # longest escape sequence that is never cut between two such parts
+MOJIBAKE_CHARACTERS = 1 << 16  # mojibake in a longer line is not mended
 
-# Source: ECMA-48, 5.2 to 5.6, with xterm's BEL as an end of OSC. A string has no control
-# characters, so that an unfinished one ends where the next sequence begins.
+# Source: ECMA-48, 5.2 to 5.6; xterm also ends an OSC with BEL. Strings contain no control
+# characters here, so an unfinished string ends where the next sequence begins.
 _STRING = r"[^\x00-\x08\x0a-\x1f\x7f-\x9f]*"
 _CSI = r"[0-?]*[ -/]*[@-~]"
 _STRING_END = r"(?:\x1b\\|\x9c)"
@@ -29,8 +28,8 @@ _SEQUENCE = rf"(?:\x1b{_AFTER_ESC})"
 _C1_SEQUENCE = rf"(?:\x9b{_CSI}|\x9d{_OSC}|[\x90\x98\x9e\x9f]{_STRING}{_STRING_END})"
 SEQUENCE = re.compile(_SEQUENCE)
 UNFINISHED = re.compile(rf"\x1b(?!{_AFTER_ESC})")
-# The C1 controls that begin a sequence also occur in half the letters of UTF-8 that was read as
-# Latin-1. Those are no sequences, unless they have parameters and an end.
+# In UTF-8 that was misread as Latin-1, half of all letters contain a C1 control that could begin a
+# sequence. It counts as one only if parameters and an end follow.
 _PLAINLY_C1 = rf"\x9b[0-9;?]+[A-Za-z]|\x9d[0-9]+;{_OSC}"
 _CP1252_TAILS = bytes(range(0x80, 0xA0)).decode("cp1252", "ignore")
 _TAIL = rf"(?!{_PLAINLY_C1})[\x80-\xbf{_CP1252_TAILS}]"
@@ -38,7 +37,7 @@ _MISREAD = rf"[\xc2-\xdf]{_TAIL}|[\xe0-\xef](?:{_TAIL}){{2}}|[\xf0-\xf4](?:{_TAI
 C1_INTRODUCER = re.compile("[\x90\x98\x9b\x9d-\x9f]")
 C1 = re.compile(rf"(?P<misread>{_MISREAD})|(?P<sequence>{_C1_SEQUENCE})|[\x90\x98\x9b\x9d-\x9f]")
 
-# What a line's last state overwrote: up to the last carriage return after which anything is shown
+# The overwritten part of a line: up to the last carriage return with visible text after it
 OVERWRITTEN = re.compile(rf"^[^\n]*\r(?={_SEQUENCE}*[^\r\n\x1b])", re.MULTILINE)
 STRAY_RETURN = re.compile(r"\r(?!\n)")
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -46,9 +45,9 @@ SEQUENCE_OR_CONTROL = re.compile(rf"{_SEQUENCE}|{_C1_SEQUENCE}|{CONTROL.pattern}
 
 
 def _mojibake_pattern() -> re.Pattern[str]:
-    """Match what may be mojibake: a C1 control, or two characters that misread two bytes of UTF-8.
+    """Match text that may be mojibake: a C1 control, or two characters that were UTF-8 bytes.
 
-    They are the first two bytes of a sequence, read in an encoding that ftfy knows.
+    That is: the first two bytes of a UTF-8 sequence, misread in an encoding that ftfy knows.
     """
     pairs = ["[\x80-\x9f]"]
     for encoding in CHARMAP_ENCODINGS:
@@ -60,8 +59,8 @@ def _mojibake_pattern() -> re.Pattern[str]:
 
 MOJIBAKE = _mojibake_pattern()
 ABOVE_ASCII = re.compile("[^\x00-\x7f]+")
-# Up to this many suspects, one regex of theirs beats scanning every run; more would take quadratic
-# time
+# Up to this many suspects, one regex of all suspects is faster than scanning every run. With more
+# it would take quadratic time.
 FEW_SUSPECTS = 64
 ASCII_TO_BLANK = bytes([0x20] * 0x80) + bytes(range(0x80, 0x100))
 C1_BYTES = re.compile(rb"\xc2[\x80-\x9f]")
@@ -71,14 +70,14 @@ CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 def clean_ansi_escape_sequences(text: str) -> str:
     r"""Remove whole escape sequences: CSI, OSC, other strings, charset switches, 7-bit or 8-bit.
 
-    A link (OSC 8) keeps its text. An ESC or an 8-bit introducer whose sequence is cut off becomes
-    `\x1b` or `\x9b`: what follows it may be text.
+    A link (OSC 8) keeps its text. If a sequence is cut off, only its ESC or 8-bit introducer
+    becomes `\x1b` or `\x9b`, because the characters after it may be text.
     """
     return SEQUENCE.sub("", _escape_unfinished(text, True, Counter()))
 
 
 def _escape_unfinished(text: str, remove_ansi: bool, counts: Counter[str]) -> str:
-    """Escape introducers that begin no sequence; remove 8-bit sequences, if `remove_ansi`."""
+    """Escape introducers of unfinished sequences; remove 8-bit sequences if `remove_ansi`."""
     if "\x1b" in text:
         text, count = UNFINISHED.subn(r"\\x1b", text)
         counts["controls"] += count
@@ -100,9 +99,9 @@ def _escape_unfinished(text: str, remove_ansi: bool, counts: Counter[str]) -> st
 
 
 def is_clean(block: bytes, newline: str | None) -> bool:
-    """Tell quickly whether whole 8-bit lines come out as they are.
+    """Return whether cleaning would leave these complete 8-bit lines unchanged.
 
-    False also where it would take longer to tell.
+    A quick test: False may also mean that the answer would take longer.
     """
     if not block.endswith(b"\n") or len(block.translate(None, CONTROL_BYTES)) < len(block):
         return False
@@ -120,10 +119,10 @@ def is_clean(block: bytes, newline: str | None) -> bool:
 
 
 def _may_hold_mojibake(utf8: bytes) -> bool:
-    """Tell whether ftfy has to look at these lines: a run above ASCII is bad with its neighbours.
+    """Return whether ftfy has to look at these lines: some run above ASCII looks like mojibake.
 
-    The answer for a block is that for any of its lines. It looks once at each distinct run, which
-    is 30 times faster.
+    For a block the answer is True if it is for any of its lines. Looking only once at each
+    distinct run is 30 times faster.
     """
     runs = b" ".join(set(utf8.translate(ASCII_TO_BLANK).split())).decode()
     if not MOJIBAKE.search(runs):
@@ -157,8 +156,9 @@ class LogCleaner:
 
     Memory is bounded, also for a line that never ends.
 
-    remove_ansi: False keeps complete escape sequences. newline: "\n" makes every line end that;
-    None keeps them. held: so many characters of a line are kept until its end is seen.
+    remove_ansi: False keeps complete escape sequences.
+    newline: "\n" replaces every line end; None keeps the line ends as they are.
+    held: number of characters to keep of a line whose end has not come yet.
     """
 
     def __init__(
@@ -167,17 +167,17 @@ class LogCleaner:
         self._remove_ansi = remove_ansi
         self._newline = newline
         self._limit = held
-        self._held = ""  # a line that has not ended, as it came
+        self._held = ""  # an unfinished line, not cleaned yet
         self._in_long_line = False
-        self._written = False  # the beginning of a long line has gone out already
-        self._state = ""  # the cleaned last state of a long line
+        self._written = False  # the beginning of a long line has been returned already
+        self._state = ""  # the last state of a long line, cleaned
         self.counts: Counter[str] = Counter()
 
     def holds(self) -> bool:
         return bool(self._held) or self._in_long_line
 
     def feed(self, text: str) -> str:
-        """Take the next characters; return what is certain by now."""
+        """Take the next characters; return the cleaned text that later input cannot change."""
         self._held += text
         out = []
         while True:
@@ -199,20 +199,20 @@ class LogCleaner:
         return "".join(out)
 
     def _take(self, end: int) -> str:
-        """Take the first characters out of those that are held."""
+        """Remove the first `end` of the held characters and return them."""
         taken = self._held[:end]
         self._held = self._held[end:]
         return taken
 
     def end(self) -> str:
-        """Return the rest: a last line that has no end."""
+        """Return the cleaned rest: a last line without a line end."""
         rest = self._take(len(self._held))
         return self._long_line_end(rest) if self._in_long_line else self._lines(rest)
 
     # Lines of ordinary length
 
     def _lines(self, text: str) -> str:
-        text = self._escape_unfinished(self._without_nothing(text))
+        text = self._escape_unfinished(self._without_invisible(text))
         if "\r" in text:
             text, count = OVERWRITTEN.subn("", text)
             self.counts["progress_bars"] += count
@@ -225,9 +225,9 @@ class LogCleaner:
         return text
 
     def _finish(self, text: str) -> str:
-        """Mend mojibake and escape what control characters are left."""
+        """Mend mojibake and escape the remaining control characters."""
         if not text.isascii() and _may_hold_mojibake(text.encode()):
-            lines = text.split("\n")  # not splitlines: U+2028 and others are no line ends
+            lines = text.split("\n")  # splitlines would also split at U+2028 and others
             text = "\n".join(
                 self._without_mojibake(line) if _is_suspect(line) else line for line in lines
             )
@@ -236,7 +236,7 @@ class LogCleaner:
     def _without_mojibake(self, line: str) -> str:
         """Mend one line until nothing changes.
 
-        It ends: each change leaves fewer characters above ASCII, or fewer control characters.
+        This ends, because each change reduces the characters above ASCII or the control characters.
         """
         body = line.removesuffix("\r")
         if len(body) > MOJIBAKE_CHARACTERS:
@@ -255,10 +255,10 @@ class LogCleaner:
         return body + line[len(before) :]
 
     def _plain(self, text: str) -> str:
-        """Remove what shows nothing: NULs, byte order marks, complete escape sequences."""
-        return self._without_sequences(self._escape_unfinished(self._without_nothing(text)))
+        """Remove what is invisible: NULs, byte order marks, complete escape sequences."""
+        return self._without_sequences(self._escape_unfinished(self._without_invisible(text)))
 
-    def _without_nothing(self, text: str) -> str:
+    def _without_invisible(self, text: str) -> str:
         """Remove NULs and byte order marks."""
         for name, character in (("nuls", "\0"), ("byte_order_marks", "\ufeff")):
             if character in text:
@@ -291,9 +291,9 @@ class LogCleaner:
     # A line that is too long to hold
 
     def _part_end(self) -> int:
-        """Return where the held text is cut.
+        """Return where to cut the held text.
 
-        After a carriage return, else before a sequence, else at the limit.
+        It is cut after a carriage return, else before an escape sequence, else at the limit.
         """
         end = self._held.rfind("\r", 0, self._limit - 1) + 1
         if end == 0:
@@ -301,9 +301,9 @@ class LogCleaner:
         return end if end > 0 else self._limit
 
     def _long_line_part(self, part: str) -> str:
-        """Take a part of a line without its end.
+        """Clean a part of a line whose end has not come yet.
 
-        The line's last state is held back while it is short enough to be a progress bar.
+        The line's last state is held back as long as it may be a progress bar, which is short.
         """
         self._in_long_line = True
         text = self._state + self._plain(part)
@@ -320,9 +320,9 @@ class LogCleaner:
         return self._shown(body)
 
     def _shown(self, text: str) -> str:
-        """Show every control character of text whose line's beginning has gone out.
+        """Escape all control characters in a line whose beginning has been returned already.
 
-        A carriage return cannot overwrite that any more, so it is shown, too.
+        A carriage return can no longer overwrite that beginning, so it is escaped too.
         """
         self.counts["controls"] += text.count("\r")
         return self._escape_controls(text.replace("\r", r"\x0d"))
@@ -335,7 +335,7 @@ class LogCleaner:
         return out
 
     def _written_line_end(self, rest: str) -> str:
-        """Return the end of a long line whose beginning has gone out."""
+        """Return the end of a long line whose beginning has been returned already."""
         body = rest.removesuffix("\n")
         line_end = rest[len(body) :]
         text = self._state + self._plain(body)

@@ -1,17 +1,17 @@
-"""Bytes of a log -> its text, piece by piece, where the encoding may change in the middle.
+"""Bytes of a log -> its text, piece by piece; the encoding may change in the middle.
 
-Nothing is dropped. A log that several programs appended to holds UTF-8, UTF-16 (PowerShell's `>>`
-writes it into any file) and lines in old code pages. `pieces` cuts out the stretches of UTF-16;
-between two of them is a segment of 8-bit lines. A line (also a part of one, up to a carriage
-return) is read
+Nothing is dropped. If several programs append to a log, it can contain UTF-8, UTF-16 (PowerShell's
+`>>` appends it to any file) and lines in old code pages. `pieces` cuts out the stretches of UTF-16;
+between two of them there is a segment of 8-bit lines. A line (or its part up to a carriage return)
+is decoded
 
-1. as strict UTF-8 if it can be;
-2. else as a drawing in cp437 or cp850 where that is plain;
-3. else as broken UTF-8 where most of it is UTF-8;
-4. else in the one encoding on which all such lines of the segment are judged together.
+1. as UTF-8, if it is valid UTF-8;
+2. else in cp437 or cp850, if it is clearly a drawing of lines and boxes;
+3. else as broken UTF-8, if most of it is UTF-8;
+4. else in one encoding, which is chosen for all such lines of the segment together.
 
-The outcome does not depend on how many bytes are read at once, and memory not on the length of the
-file or of its lines.
+The result does not depend on how many bytes are read at once. The memory needed does not depend on
+the length of the file or of its lines.
 """
 
 import codecs
@@ -42,9 +42,9 @@ from chatgot.log_fixer.pieces import (
 BOX_BYTES = bytes.fromhex(
     "b0 b1 b2 b3 b4 b9 ba bb bc bf c0 c1 c2 c3 c4 c5 c8 c9 ca cb cc cd ce d9 da db fe"
 )
-# Read as cp1252, the lines of a table are ÄÄÄ, ÚÄÄ, ³ ... ³; in cp1251 and koi8-r box bytes are
-# letters: ИНН is C8 CD CD. So a few dashes are a drawing only in a run of box bytes with no letter
-# next to it, and corners only with their own dashes.
+# The bytes of a table's lines are also letters: ÄÄÄ, ÚÄÄ, ³ ... ³ in cp1252, and ИНН in cp1251 is
+# C8 CD CD. So dashes count as a drawing only inside a run of box bytes without a letter next to it,
+# and corners only together with matching dashes.
 _BOX = b"[" + re.escape(BOX_BYTES) + b"]"
 _RUN = rb"(?<![\x80-\xffA-Za-z])(?=%s*+(?![\x80-\xffA-Za-z]))%s*?"
 _BAR = rb"[\xb3\xba]"
@@ -70,23 +70,23 @@ DRAWING = re.compile(b"|".join(DRAWINGS), re.DOTALL)
 # Letters in cp850 that are lines or Greek in cp437, next to a letter
 _ONLY_CP850 = rb"[\xb5-\xb7\xc6\xc7\xd0-\xd8\xde\xe0\xe2-\xe5\xe7-\xed]"
 CP850_LETTER = re.compile(rb"[A-Za-z]%s|%s[A-Za-z]" % (_ONLY_CP850, _ONLY_CP850))
-# A one-byte introducer with parameters and an end, which cp1252 would read as ›31m. No double-byte
-# encoding has a digit there.
+# A C1 sequence: one-byte introducer, parameters, end. cp1252 would read it as ›31m. In double-byte
+# encodings no digit can follow the introducer's byte.
 RAW_C1 = re.compile(
     rb"\x9b[;?]*+[0-9][0-9;?]*+[A-Za-z]"
     rb"|\x9d[0-9]++;[^\x00-\x08\x0a-\x1f\x7f-\x9f]*+(?:\x07|\x1b\\\\|\x9c)"
 )
-# Code pages in which these introducers are rare signs, or themselves
+# In these code pages the introducers' bytes are rare signs, or C1 controls themselves
 WITHOUT_C1 = ("cp125", "iso8859")
-# A character of UTF-8 that lacks its last bytes, at the end of a line
+# An incomplete UTF-8 character at the end of a line
 CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")
-# How Python's `surrogateescape` hands on a byte that it cannot decode
+# Python's `surrogateescape` turns a byte that it cannot decode into one of these
 SMUGGLED = re.compile("[\udc80-\udcff]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class LogDecoder:
-    """Text of the pieces of one file, in their order, and what was learnt about them."""
+    """Decodes the pieces of one file, in their order, and counts encodings and bad bytes."""
 
     def __init__(
         self, file: SeekableFile, read_bytes: int = READ_BYTES, line_bytes: int = LINE_BYTES
@@ -94,11 +94,11 @@ class LogDecoder:
         self._file = file
         self._read_bytes = read_bytes
         self._line_bytes = line_bytes
-        # The encoding of this segment's lines that are not UTF-8
-        self._judgement: str | None = None
-        # Bytes above ASCII read in each encoding; of UTF-16 every byte
+        # The encoding chosen for this segment's lines that are not UTF-8
+        self._segment_guess: str | None = None
+        # Bytes decoded in each encoding: those above ASCII, and all bytes of UTF-16
         self.sizes: Counter[str] = Counter()
-        # The highest confidence of each encoding that was guessed
+        # The highest confidence with which each encoding was guessed
         self.confidences: dict[str, float] = {}
         self.undecodable_bytes = 0
         self.first_undecodable: int | None = None  # offset in the file
@@ -107,9 +107,9 @@ class LogDecoder:
         return pieces(self._file, 0, self._read_bytes, self._line_bytes)
 
     def text(self, piece: Piece) -> str:
-        r"""Return the characters of a piece; a byte that stands for no character becomes `\x81`."""
+        r"""Return the characters of a piece; an undecodable byte becomes an escape (`\x81`)."""
         if piece.kind != EIGHT_BIT:
-            self._judgement = None
+            self._segment_guess = None
             self.sizes[piece.kind] += len(piece.data)
             return self._wide_text(piece)
         try:
@@ -154,7 +154,7 @@ class LogDecoder:
         encoding = _known_encoding(line)
         if encoding is None:
             encoding = self._segment_encoding(piece_offset)
-            # A mark belongs to the file, not to the line's encoding
+            # A byte order mark belongs to the file, not to the line's encoding
             while line.startswith(codecs.BOM_UTF8):
                 marks += "\ufeff"
                 line = line[3:]
@@ -165,15 +165,15 @@ class LogDecoder:
         return marks + self._decoded(line, encoding, offset)
 
     def _segment_encoding(self, piece_offset: int) -> str:
-        """Return the encoding of the segment's unknown lines; judge them at the first such line."""
-        if self._judgement is None:
-            self._judgement, confidence = self._judge(piece_offset)
-            earlier = self.confidences.get(self._judgement, 0.0)
-            self.confidences[self._judgement] = max(confidence, earlier)
-        return self._judgement
+        """Return the encoding of the segment's unknown lines; choose it at the first such line."""
+        if self._segment_guess is None:
+            self._segment_guess, confidence = self._judge(piece_offset)
+            earlier = self.confidences.get(self._segment_guess, 0.0)
+            self.confidences[self._segment_guess] = max(confidence, earlier)
+        return self._segment_guess
 
     def _decoded_with_introducers(self, line: bytes, encoding: str, offset: int) -> str:
-        """Decode a line whose complete one-byte sequences stay C1 controls."""
+        """Decode a line, but keep the introducers of its complete C1 sequences as C1 controls."""
         texts = []
         end = 0
         for sequence in RAW_C1.finditer(line):
@@ -205,8 +205,8 @@ class LogDecoder:
     def _judge(self, offset: int) -> tuple[str, float]:
         """Return the encoding of the segment's unknown lines from `offset` on, and its confidence.
 
-        chardet's answer counts if it is sure enough and decodes them all, without control
-        characters; else it is cp1252.
+        It is chardet's answer, if the confidence is high enough and all lines decode without
+        control characters; else it is cp1252.
         """
         sample = bytearray()
         for line in self._unknown_lines(offset):
@@ -228,7 +228,7 @@ class LogDecoder:
         return "cp1252", confidence if encoding == "cp1252" else 0.0
 
     def _unknown_lines(self, offset: int) -> Iterator[bytes]:
-        """Yield the lines of a segment whose encoding is unknown, without one-byte sequences."""
+        """Yield the segment's lines of unknown encoding, without their C1 sequences."""
         for piece in pieces(self._file, offset, self._read_bytes, self._line_bytes):
             if piece.kind != EIGHT_BIT:
                 return
@@ -241,7 +241,7 @@ class LogDecoder:
 
 
 def _lines(data: bytes, line_bytes: int) -> Iterator[bytes]:
-    """Yield lines, and parts of lines: up to a carriage return, and of what is too long."""
+    """Yield lines, split at carriage returns too; a line over `line_bytes` comes in parts."""
     for line in data.splitlines(keepends=True):
         rest = line
         while len(rest) > line_bytes:
@@ -252,7 +252,7 @@ def _lines(data: bytes, line_bytes: int) -> Iterator[bytes]:
 
 
 def _known_encoding(line: bytes) -> str | None:
-    """Return "utf-8", also where a few bytes are broken; a code page for a drawing; else None."""
+    """Return utf-8 (a few bytes may be broken), a code page for a drawing, or None: unknown."""
     try:
         line.decode()
         return "utf-8"
@@ -271,7 +271,7 @@ def _known_encoding(line: bytes) -> str | None:
 
 
 def _is_text_in(line: bytes, encoding: str) -> bool:
-    """Tell whether a line decodes in this encoding, without control characters."""
+    """Return whether a line decodes in this encoding, without C1 control characters."""
     try:
         return not C1_CONTROL.search(line.decode(encoding))
     except (UnicodeDecodeError, LookupError):

@@ -1,10 +1,10 @@
-"""Find where a log changes between 8-bit text and UTF-16: pieces of one kind each.
+"""Cut a log into pieces that are either 8-bit text or UTF-16.
 
-The pieces' bytes together are the file. UTF-16 is seen by its byte order mark, wherever that is,
-and without one by its structure: four Latin characters in a row. Lines of such a stretch may be in
-any script; a stretch without a mark that never has four Latin characters in a row (Chinese,
-Russian) is not seen. The pieces' kinds do not depend on how many bytes are read at once, and memory
-not on the length of the file or of its lines.
+The pieces together have all bytes of the file. UTF-16 is recognised by its byte order mark,
+anywhere in the file, or by four Latin characters in a row. The other lines of such a stretch may be
+in any script. A stretch without a mark and without four Latin characters in a row (Chinese,
+Russian) is not recognised. The pieces' kinds do not depend on how many bytes are read at once. The
+memory needed does not depend on the length of the file or of its lines.
 """
 
 import codecs
@@ -17,14 +17,14 @@ from typing import Protocol
 from chatgot.data.encoding import ASCII, NO_TEXT
 
 READ_BYTES = 1 << 20
-LINE_BYTES = 1 << 21  # a longer line is decided on in parts
+LINE_BYTES = 1 << 21  # a longer line is judged in parts
 EIGHT_BIT = "8-bit"
-UNKNOWN = "unknown"  # what follows UTF-16 has yet to be looked at
-# Twice the shortest stretch of UTF-16: the end of what has been read cuts none
+UNKNOWN = "unknown"  # UTF-16 ends here, and the bytes after it have not been examined yet
+# Twice the shortest stretch of UTF-16, so that the end of the buffer never cuts one in two
 HOLD_BYTES = 16
-# How far a UTF-16 stretch reaches back before its first Latin, over Cyrillic and other alphabets
+# How far before its first Latin characters a UTF-16 stretch may begin (Cyrillic, other alphabets)
 EARLIER_BYTES = 256
-PEEK_BYTES = 4096  # how much is looked at after a line of UTF-16, to see whether UTF-16 goes on
+PEEK_BYTES = 4096  # examined after a line of UTF-16, to see whether UTF-16 continues
 
 LATIN = rb"[\t\n\r\x1b\x20-\x7e\xa0-\xff]"
 LE = rb"(?:%s\0)" % LATIN
@@ -36,22 +36,22 @@ WIDE_START = re.compile(
     + rb"|(?P<BE>(?<=\n)\xfe\xff|\xfe\xff(?=%s{2})|%s{4})" % (BE, BE)
 )
 WIDE_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-# Latin, and the alphabets of U+0100 to U+06FF, whose high byte no 8-bit text has
+# Latin, and the alphabets of U+0100 to U+06FF: their high byte never occurs in 8-bit text
 ALPHABETIC = {
     "utf-16-le": re.compile(rb"(?:%s|[\x00-\xff][\x01-\x06])*" % LE, re.DOTALL),
     "utf-16-be": re.compile(rb"(?:%s|[\x01-\x06][\x00-\xff])*" % BE, re.DOTALL),
 }
 # As UTF-16 these 16 bytes would be 8 ideographs that all look like pairs of ASCII characters.
 ASCII_RUN = rb"[\t\r\x20-\x7e]{16}"
-# Also after half of a line feed, where UTF-16 was cut off
+# 8-bit text after UTF-16, which may have been cut off in the middle of a line feed
 EIGHT_BIT_AGAIN = re.compile(rb"(?<=\0)\n?" + ASCII_RUN)
 EIGHT_BIT_LINE = re.compile(rb"[^\0\n]*" + ASCII_RUN)
-# The control characters that terminal output does not have
+# Control characters that terminal output does not contain
 CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\a\b\t\n\f\r\x1b"})
 
 
 class SeekableFile(Protocol):
-    """What is needed of a log that is open for reading its bytes."""
+    """The methods that an open log needs: seek and read, in bytes."""
 
     def seek(self, offset: int, /) -> object: ...
 
@@ -60,9 +60,9 @@ class SeekableFile(Protocol):
 
 @dataclass
 class Piece:
-    """Bytes of one kind, from one place in the file.
+    """Consecutive bytes of one kind.
 
-    They are whole lines, unless the kind changes in the middle of one or a line is very long.
+    They are complete lines, unless the kind changes within a line or a line is very long.
     """
 
     offset: int
@@ -73,7 +73,10 @@ class Piece:
 def pieces(
     file: SeekableFile, start: int = 0, read_bytes: int = READ_BYTES, line_bytes: int = LINE_BYTES
 ) -> Iterator[Piece]:
-    """Cut a file into pieces from `start` on: its beginning, or that of a line of a segment."""
+    """Yield the pieces of a file from `start` on.
+
+    start: 0, or where a line of 8-bit text begins.
+    """
     buffer = b""
     offset = start
     at_end = False
@@ -107,11 +110,11 @@ def pieces(
             offset += end
             at_line_start = data.endswith(b"\n" if kind == EIGHT_BIT else (b"\n\0", b"\0\n"))
             just_left_wide = False
-            # This was seen by the NUL before it, which is gone from the buffer
+            # it was recognised by the NUL before it, which is no longer in the buffer
             if kind != EIGHT_BIT and follows == EIGHT_BIT:
                 kind = EIGHT_BIT
                 just_left_wide = True
-        elif kind == kind_before:  # nothing could be decided: more is needed
+        elif kind == kind_before:  # more bytes are needed to decide
             if at_end:
                 return
             file.seek(offset + len(buffer))
@@ -121,9 +124,9 @@ def pieces(
 
 
 def _eight_bit_end(data: bytes, at_end: bool, line_bytes: int, skip: int) -> tuple[int, str | None]:
-    """Return where the 8-bit lines at the start of `data` end for certain, and what UTF-16 follows.
+    """Return up to where `data` is certainly 8-bit lines, and the encoding of UTF-16 after that.
 
-    None: no UTF-16 follows there.
+    None: no UTF-16 follows.
     """
     wide_start = None
     if b"\0" in data or codecs.BOM_UTF16_LE in data or codecs.BOM_UTF16_BE in data:
@@ -142,7 +145,7 @@ def _eight_bit_end(data: bytes, at_end: bool, line_bytes: int, skip: int) -> tup
 
 
 def _before_alphabets(data: bytes, end: int, earliest: int, is_little_endian: bool) -> int:
-    """Return where UTF-16 in the alphabets of U+0100 to U+06FF begins that goes on up to `end`."""
+    """Return where the UTF-16 in alphabets of U+0100 to U+06FF begins that ends at `end`."""
     high_byte = 1 if is_little_endian else 0
     while end - 2 >= earliest:
         character = data[end - 2 : end]
@@ -155,7 +158,7 @@ def _before_alphabets(data: bytes, end: int, earliest: int, is_little_endian: bo
 def part_end(line: bytes, line_bytes: int) -> int:
     """Return where to cut a line that is too long.
 
-    After a carriage return, else between two characters of UTF-8.
+    It is cut after a carriage return, else between two characters of UTF-8.
     """
     end = line.rfind(b"\r", 0, line_bytes) + 1
     if end:
@@ -169,9 +172,9 @@ def part_end(line: bytes, line_bytes: int) -> int:
 def _wide_end(
     data: bytes, at_end: bool, encoding: str, marked: bool, at_line_start: bool, line_bytes: int
 ) -> tuple[int, str | None]:
-    """Return where the UTF-16 lines at the start of `data` end for certain, and what follows.
+    """Return up to where `data` is certainly UTF-16 lines, and the kind of the bytes after that.
 
-    None: UTF-16 goes on, or more bytes are needed to tell.
+    None: UTF-16 continues, or more bytes are needed to decide.
     """
     end = 0
     while end < len(data):
@@ -193,7 +196,7 @@ def _wide_end(
             return end + eight_bit.start(), EIGHT_BIT
         if not marked and not _is_wide(line, encoding):
             alphabetic = ALPHABETIC[encoding].match(line)
-            assert alphabetic is not None  # it matches the empty string, too
+            assert alphabetic is not None  # it also matches the empty string
             return end + alphabetic.end(), UNKNOWN
         end = line_end
         at_line_start = line.endswith((b"\n\0", b"\0\n"))
@@ -203,7 +206,7 @@ def _wide_end(
 
 
 def _wide_line_end(data: bytes, start: int, encoding: str) -> int:
-    """Return the end of the UTF-16 line that starts at `start`, or 0 if `data` lacks that end."""
+    """Return the end of the UTF-16 line that starts at `start`; 0 if `data` does not contain it."""
     newline = "\n".encode(encoding)
     place = data.find(newline, start)
     while place >= 0:
@@ -223,7 +226,7 @@ def _wide_part_end(data: bytes, limit: int, encoding: str) -> int:
 
 
 def _is_wide(line: bytes, encoding: str) -> bool:
-    """Tell whether a line after unmarked UTF-16 is UTF-16 too: mostly Latin, or all of it text."""
+    """Return whether a line after UTF-16 without a mark is UTF-16: half Latin or more, or text."""
     high_bytes = line[1::2] if encoding == "utf-16-le" else line[0::2]
     if 4 * high_bytes.count(0) >= len(line):
         return True
@@ -231,7 +234,7 @@ def _is_wide(line: bytes, encoding: str) -> bool:
 
 
 def _is_text_in(data: bytes, encoding: str) -> bool:
-    """Tell whether the first line of `data` reads as UTF-16 text.
+    """Return whether the first line of `data` is text when decoded as UTF-16.
 
     Its last character may be cut off, its line end may not.
     """
@@ -243,7 +246,7 @@ def _is_text_in(data: bytes, encoding: str) -> bool:
 
 
 def _wide_start(data: bytes) -> str | None:
-    """Return the encoding of the UTF-16 that starts here by its mark or structure, if any does."""
+    """Return the encoding of UTF-16 at the start of `data`; None: there is no UTF-16."""
     if data[:2] in WIDE_MARKS:
         return WIDE_MARKS[data[:2]]
     wide_start = WIDE_START.match(data)
@@ -253,12 +256,13 @@ def _wide_start(data: bytes) -> str | None:
 
 
 def _is_eight_bit(data: bytes, at_end: bool, encoding: str) -> bool | None:
-    """Tell whether 8-bit text begins where a line of UTF-16 has ended.
+    """Return whether 8-bit text begins after a line of UTF-16.
 
-    A line without NUL that is UTF-8, nearly ASCII or no text as UTF-16 is 8-bit text. A short line
-    may be ideographs in UTF-16, so after less than 8 bytes the next line must be of that kind, too.
+    A line without NULs is 8-bit text if it is UTF-8, nearly ASCII, or not text when decoded as
+    UTF-16. A line of fewer than 8 bytes could be ideographs in UTF-16, so the next line is examined
+    as well.
 
-    None: not enough bytes to tell.
+    None: more bytes are needed to decide.
     """
     if len(data) < PEEK_BYTES and not at_end:
         return None

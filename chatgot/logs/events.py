@@ -1,6 +1,6 @@
-"""What happened in a run, for programs: events.jsonl, one JSON object a line.
+"""What happened in a run, for programs: events.jsonl, one JSON object per line.
 
-The log is for people, and its words are free. A fact that a program needs travels with the record:
+The log is for people, and its wording may change. A program's facts are attached to the log record:
 
     logger.info("saved %s", path, extra=event("save", path=str(path), best=False))
 """
@@ -39,26 +39,26 @@ KINDS = frozenset(
 
 
 def event(kind: str, step: int | None = None, **fields: object) -> dict[str, object]:
-    """Return what a logging call takes as `extra`, so that its record is an event of this kind.
+    """Return the argument `extra` of a logging call that makes its record an event.
 
-    step: the optimizer step that it belongs to; None: the run's present one.
-    fields: what a program needs to know. A field called `text` replaces the record's message.
+    step: the optimizer step that the event belongs to; None: the run's current step.
+    fields: the facts of the event. A field `text` replaces the record's message.
     """
     assert kind in KINDS, f"{kind!r} is no kind of event; expected one of {sorted(KINDS)}"
-    assert "time" not in fields, "the time of an event is that of its record"
+    assert "time" not in fields, "an event's time is the time of its log record"
     return {"event": {"step": step, "kind": kind, **fields}}
 
 
 class EventLog(Steady):
     """Write the events of a run to `run_dir`/events.jsonl while the `with` block runs.
 
-    An event is a log record made with `event(...)`, or one of level WARNING or above. Records from
-    before the block, when the run had no folder yet, come first.
-    Best effort: what cannot be written is one warning, and training goes on.
+    An event is a log record made with `event(...)`, or any record of level WARNING or above.
+    Records from before the block, when the run had no folder yet, come first.
+    Best effort: if a line cannot be written there is one warning, and training continues.
 
-    step: returns the run's present step.
-    keep_up_to: of a resumed run, the last step whose events stay; later ones, and a torn last line,
-    are removed before the first new event. None: a fresh run.
+    step: returns the run's current step.
+    keep_up_to: in a resumed run, the last step whose events stay. Later events and an incomplete
+        last line are removed before the first new event. None: a fresh run.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class EventLog(Steady):
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object] | None:
-    """Return a record's event fields, step and kind among them; None: not an event."""
+    """Return a record's event fields, including step and kind; None: it is not an event."""
     fields: dict[str, object] | None = getattr(record, "event", None)
     if fields is not None:
         return dict(fields)

@@ -1,4 +1,4 @@
-"""A file of JSON objects, one a line, each with its `step`: append one, or cut back to a step.
+"""Files with one JSON object per line, each with its `step`: append a line, or cut back to a step.
 
 metrics.jsonl, events.jsonl and samples.jsonl are such files.
 """
@@ -15,10 +15,10 @@ from chatgot.atomic_file import atomic_file
 
 
 class JsonLines:
-    """Append objects to `path`, one a line.
+    """Append objects to `path`, one per line.
 
-    keep_up_to: of a resumed run, the last step whose lines stay. Later ones, and a torn last line,
-    are removed before the first new line. None: nothing is removed.
+    keep_up_to: in a resumed run, the last step whose lines stay. Later lines and an incomplete last
+        line are removed before the first new line. None: nothing is removed.
     """
 
     def __init__(self, path: Path, keep_up_to: int | None = None) -> None:
@@ -31,10 +31,10 @@ class JsonLines:
             self._keep_up_to = step
 
     def append(self, fields: Mapping[str, object]) -> None:
-        """Append one line in one write, whole or not at all; non-finite numbers become null.
+        """Append one line, completely or not at all; non-finite numbers become null.
 
-        The file is opened anew for each line, since somebody may have moved it.
-        Raises: OSError when the line is lost; what was in the file before is still there.
+        The file is opened again for each line, because it may have been moved.
+        Raises: OSError if the line is lost; the older lines are still there.
         """
         line = json.dumps(as_json(fields), allow_nan=False).encode() + b"\n"
         if self._keep_up_to is not None:
@@ -49,7 +49,7 @@ class JsonLines:
 
 
 def as_json(value: object) -> object:
-    """Return a value that JSON can hold: NaN and infinity become null, other objects their text."""
+    """Return a value that JSON can store: NaN and infinity become null, other objects text."""
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -62,9 +62,9 @@ def as_json(value: object) -> object:
 
 
 def remove_later_lines(path: Path, last_step: int) -> None:
-    """Remove the lines after `last_step` and a torn last line, atomically.
+    """Remove the lines after `last_step` and an incomplete last line, atomically.
 
-    A file without such lines is left as it is.
+    A file without such lines is not written.
     """
     content = path.read_bytes() if path.exists() else b""
     lines = content.split(b"\n")
@@ -75,7 +75,7 @@ def remove_later_lines(path: Path, last_step: int) -> None:
 
 
 def step_of(line: bytes) -> float:
-    """Return a line's step; infinity when it has none."""
+    """Return a line's step; infinity if it has none."""
     with suppress(ValueError, TypeError, KeyError, RecursionError):
         step = json.loads(line)["step"]
         if isinstance(step, int | float):

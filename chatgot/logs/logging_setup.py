@@ -1,9 +1,9 @@
-"""The log: the console and a file for each run. Either may fail without harm to the run.
+"""The log: on the console and in one file per run. If either fails, the run continues.
 
 Nothing is set up at import, only by `setup_console` and `setup_logging`.
-One record is one physical line: newlines and control characters in a message are escaped visibly,
-so that no text can forge a record or steer the terminal. Samples (`extra={"block": True}`) and
-tracebacks have further lines, which are indented.
+One record is one line: newlines and control characters in a message are escaped, so that no text
+can imitate a record or control the terminal. Samples (`extra={"block": True}`) and tracebacks have
+more lines, which are indented.
 """
 
 import copy
@@ -31,7 +31,7 @@ from chatgot.stdout import open_closed_streams
 FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 FURTHER_LINE = "\n    "
-LINK = "training.log"  # in the run's folder; it leads to the log
+LINK = "training.log"  # in the run's folder, a link to the log
 # C0 except tab, DEL, C1, line separators, bidi controls, invisible marks and tags, lone surrogates
 UNSAFE = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
@@ -39,7 +39,7 @@ UNSAFE = re.compile(
 )
 
 logger = logging.getLogger("chatgot")
-LOGGERS = (logger, logging.getLogger("py.warnings"))  # whose records are logged
+LOGGERS = (logger, logging.getLogger("py.warnings"))  # our own, and Python's warnings
 
 
 def escape_controls(text: str, newline: str = r"\n") -> str:
@@ -52,7 +52,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class OneLine(logging.Formatter):
-    """Format a copy of the record, so that nothing of one output (colours) reaches the other."""
+    """Format a copy of the record, so that the console's colours do not get into the file."""
 
     def format(self, record: logging.LogRecord) -> str:
         newline = FURTHER_LINE if getattr(record, "block", False) else r"\n"
@@ -72,29 +72,29 @@ class OneLine(logging.Formatter):
 
 
 class ColouredOneLine(OneLine, ColoredFormatter):
-    """Colours where colorlog finds them fit: on a terminal, and as NO_COLOR and FORCE_COLOR say."""
+    """Use colours where colorlog does: on a terminal; NO_COLOR and FORCE_COLOR can change that."""
 
 
 class Steady(logging.Handler):
-    """A handler whose failure never reaches the caller: the other handlers get one warning."""
+    """A handler that never raises: if it fails, the other handlers get one warning."""
 
     has_warned = False
 
     @property
     def target(self) -> str:
-        """What this handler writes to, as a warning names it."""
+        """The name of this handler's output, for warnings."""
         return "console"
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's name
         error = sys.exc_info()[1]
         place = f"{record.filename}:{record.lineno}"
         self.warn_other_handlers(
-            f"{type(error).__name__}: {error}; the record {str(record.msg)[:200]!r} of {place} "
-            "was lost, later lost records are not reported"
+            f"{type(error).__name__}: {error}; the record {str(record.msg)[:200]!r} from {place} "
+            "was lost; more lost records will not be reported"
         )
 
     def warn_other_handlers(self, problem: str) -> None:
-        """Log a problem of this handler on the other ones, once."""
+        """Log a problem of this handler with the other handlers, once."""
         if self.has_warned:
             return
         self.has_warned = True
@@ -105,7 +105,7 @@ class Steady(logging.Handler):
                 handler.handle(warning)
 
     def share_lock(self) -> None:
-        """Take the lock of the handlers in use, since a warning goes from one to another."""
+        """Use the lock of the installed handlers, because one handler warns through the others."""
         for handler in logger.handlers:
             if isinstance(handler, Steady):
                 self.lock = handler.lock
@@ -113,7 +113,7 @@ class Steady(logging.Handler):
 
 
 class Console(Steady):
-    """Write to stderr, above tqdm's bar; a character it cannot show becomes a backslash escape."""
+    """Write to stderr, above tqdm's bar; an unencodable character becomes a backslash escape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,9 +135,9 @@ class Console(Steady):
             self.handleError(record)
 
     def close(self) -> None:
-        """Flush now: a failing flush at interpreter exit would end with code 120."""
+        """Flush now: if flushing fails at interpreter exit, the exit code becomes 120."""
         super().close()
-        # stderr is closed, or was before the start
+        # stderr may be closed
         with suppress(OSError, ValueError, AttributeError):
             try:
                 sys.stderr.flush()
@@ -146,10 +146,10 @@ class Console(Steady):
 
 
 class LogFile(Steady, RotatingFileHandler):
-    """Append to the log and rotate it; begin it anew when it was deleted or moved away."""
+    """Append to the log and rotate it; start a new file if it was deleted or moved away."""
 
-    run_dir: Path | None = None  # where link_log put the link
-    header: tuple[logging.LogRecord, ...] = ()  # what each new part begins with
+    run_dir: Path | None = None  # folder of the link that link_log made
+    header: tuple[logging.LogRecord, ...] = ()  # the first records of each new part
 
     @property
     def target(self) -> str:
@@ -167,8 +167,8 @@ class LogFile(Steady, RotatingFileHandler):
             opened = os.fstat(self.stream.fileno())
             if not (path.exists() and os.path.samestat(path.stat(), opened)):
                 self.close()
-        is_full = super().shouldRollover(record)  # this opens the file where it is closed
-        # an empty part is not worth a name
+        is_full = super().shouldRollover(record)  # opens the file if it is closed
+        # an empty part is not rotated
         return bool(is_full) and self.stream is not None and self.stream.tell() > 0
 
     def doRollover(self) -> None:  # noqa: N802 logging's name
@@ -176,26 +176,26 @@ class LogFile(Steady, RotatingFileHandler):
             self.close()
             super().doRollover()
         except OSError as error:
-            self.maxBytes = 0  # each further try would push the oldest part out
-            self.warn_other_handlers(f"cannot be rotated and grows on: {error}")
+            self.maxBytes = 0  # never try again: each try would remove the oldest part
+            self.warn_other_handlers(f"cannot be rotated and keeps growing: {error}")
         run_dir = self.run_dir
-        self.run_dir = None  # it stays None when the link fails
+        self.run_dir = None  # link_log sets it again, unless it fails
         if run_dir is not None:
             link_log(Path(self.baseFilename), run_dir)
 
     def close(self) -> None:
-        # a full disk: the file is closed all the same, and the next record opens it again
+        # on a full disk the file is closed in spite of the error; the next record opens it again
         with suppress(OSError):
             super().close()
 
 
 class Early(Steady):
-    """Keep records until there is a place for them: the log, and then the run's events.
+    """Keep records until they can be written: to the log file, then to the run's events.
 
-    in_file: whether the log has them already.
+    in_file: whether the log file has them already.
     """
 
-    MOST = 1000  # records: a program that never opens a run's events shall not keep all it logs
+    MOST = 1000  # records; a program that never opens a run's events must not keep all of them
 
     def __init__(self, records: Iterable[logging.LogRecord] = (), in_file: bool = False) -> None:
         super().__init__()
@@ -209,9 +209,9 @@ class Early(Steady):
 
 
 def take_early_records() -> list[logging.LogRecord]:
-    """Return the records that were kept for the run's events, and keep no more of them.
+    """Return the records kept for the run's events, and stop keeping them.
 
-    Records that the log file does not have yet stay for it.
+    Records that the log file does not have yet stay for the file.
     """
     records = []
     for handler in [handler for handler in logger.handlers if isinstance(handler, Early)]:
@@ -228,12 +228,12 @@ def _remove(handler: logging.Handler) -> None:
 
 
 def _install(*handlers: Steady) -> None:
-    """Log to these handlers in place of those of the call before."""
+    """Log to these handlers instead of the handlers of an earlier call."""
     for target in LOGGERS:
         for old in [handler for handler in target.handlers if isinstance(handler, Steady)]:
             _remove(old)
         for handler in handlers:
-            # one lock for all: a warning goes from one handler to another
+            # one lock for all, because one handler warns through the others
             handler.lock = handlers[0].lock
             target.addHandler(handler)
         target.propagate = False
@@ -246,23 +246,23 @@ def _install(*handlers: Steady) -> None:
 def _log_uncaught(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Log an exception that nobody caught; the console shows it as the log does."""
+    """Log an uncaught exception on the console and in the file."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
     else:
-        logger.critical("an exception that nobody caught:", exc_info=(kind, error, traceback))
+        logger.critical("uncaught exception:", exc_info=(kind, error, traceback))
 
 
 def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_type is not SystemExit:
         name = args.thread.name if args.thread else "a thread"
-        logger.critical("an exception that nobody caught in %s:", name, exc_info=args.exc_value)
+        logger.critical("uncaught exception in %s:", name, exc_info=args.exc_value)
 
 
 def setup_console() -> None:
-    """Log to the console until there is a file, which then gets these records too.
+    """Log to the console; a log file that is opened later gets these records too.
 
-    Standard streams that were closed before the start lead nowhere from now on.
+    Opens the null device for standard streams that were closed at the start.
     """
     open_closed_streams()
     _install(Console(), Early())
@@ -278,8 +278,8 @@ def setup_logging(
 ) -> Path:
     """Log to the console and to `logs_dir`/train_{config_name}_{timestamp}.log; return that path.
 
-    Called again, it replaces the handlers of the call before. Python's warnings are logged too.
-    Raises: StorageError when the file cannot be opened; what was set up before then stays.
+    Another call replaces the handlers of the first. Python's warnings are logged too.
+    Raises: StorageError if the file cannot be opened; then the old handlers stay.
     """
     names = ("train", config_name, timestamp or time.strftime("%Y%m%d-%H%M%S"))
     path = Path(logs_dir, "_".join(filter(None, names)) + ".log")
@@ -289,7 +289,7 @@ def setup_logging(
     except OSError as error:
         advice = "set paths.logs to a folder that can be written"
         raise StorageError(
-            f"{path}: the log cannot be opened: {error.strerror or error}; {advice}"
+            f"{path}: the log file cannot be opened: {error.strerror or error}; {advice}"
         ) from error
     file.setFormatter(OneLine(FORMAT, DATE_FORMAT))
     early = [
@@ -305,14 +305,14 @@ def setup_logging(
 
 
 def log_header(lines: Iterable[str]) -> None:
-    """Log the lines, and repeat them at the top of each further part of the log."""
+    """Log the lines, and repeat them at the top of each new part of the log."""
     records = [
         logger.makeRecord(logger.name, logging.INFO, __file__, 0, "%s", (line,), None)
         for line in lines
     ]
     for handler in logger.handlers:
         if isinstance(handler, LogFile):
-            # before they are logged: that may begin a new part already
+            # set first: logging the lines may already start a new part
             handler.header = tuple(records)
     for record in records:
         logger.handle(record)
@@ -321,8 +321,8 @@ def log_header(lines: Iterable[str]) -> None:
 def link_log(log_path: Path, run_dir: Path) -> None:
     """Make `run_dir`/training.log a relative link to the log, training.log.1 ... to older parts.
 
-    Renewed after each rotation. Where links cannot be made, a copy as of then.
-    Best effort: a failure is one warning; no retry.
+    The links are made again after each rotation. If links are impossible, the parts are copied.
+    Best effort: a failure is logged as a warning and not retried.
     """
     try:
         name = re.compile(re.escape(log_path.name) + r"(\.\d+)?")
@@ -344,16 +344,16 @@ def _link(part: Path, link: Path) -> None:
         target = os.path.relpath(part.parent.resolve() / part.name, link.parent.resolve())
         temporary.symlink_to(target)
     except (OSError, ValueError):
-        # Windows without the right to make links, or the log on another drive
+        # Windows: no right to make links, or the log is on another drive
         shutil.copyfile(part, temporary)
     temporary.replace(link)
 
 
 @contextmanager
 def crash_trace(path: Path) -> Iterator[None]:
-    """Let a crash of the interpreter itself (a segmentation fault) leave a traceback in `path`.
+    """Write a traceback to `path` if the interpreter itself crashes (a segmentation fault).
 
-    Without a crash no file stays. Best effort: where it cannot be made there is no trace.
+    Without a crash no file is left. Best effort: if the file cannot be opened, there is no trace.
     """
     try:
         file = path.open("ab")

@@ -1,6 +1,6 @@
 """The numbers and samples of a run: metrics.jsonl, samples.jsonl, and TensorBoard's event files.
 
-All of it is best effort: what cannot be written is one warning, and training goes on unchanged.
+All of it is best effort: if writing fails there is one warning, and training continues unchanged.
 """
 
 import logging
@@ -32,10 +32,10 @@ TAGS = {
     "tokens_per_s": "perf/tokens_per_s",
 }
 
-LAYOUT = {  # charts that hold several curves, in the tab of custom scalars
+LAYOUT = {  # charts with several curves, in TensorBoard's tab "custom scalars"
     "loss": {"train and validation": ["Multiline", ["train/loss", "val/loss", "val/loss_full"]]},
     "machine": {
-        "seconds since the row before": ["Multiline", [r"time/.*"]],
+        "seconds since the last row": ["Multiline", [r"time/.*"]],
         "memory in MiB": ["Multiline", ["perf/memory_mib"]],
     },
 }
@@ -44,10 +44,11 @@ LAYOUT = {  # charts that hold several curves, in the tab of custom scalars
 class MetricsWriter:
     """Write `run_dir`/metrics.jsonl, samples.jsonl and TensorBoard's curves; x = optimizer steps.
 
-    keep_rows_up_to: of a resumed run, the last step whose row stays. Later ones, and a torn last
-    line, are removed before the first new one, and hidden in TensorBoard. None: a fresh run.
-    keep_samples_up_to: the same for samples; None: as for the rows.
-    hyperparameters: the configuration, flat, for TensorBoard's table of runs.
+    keep_rows_up_to: in a resumed run, the last step whose row stays. Later rows and an incomplete
+        last line are removed before the first new row, and hidden in TensorBoard. None: a fresh
+        run.
+    keep_samples_up_to: the same for samples; None: same as for the rows.
+    hyperparameters: the configuration by dotted names, for TensorBoard's table of runs.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class MetricsWriter:
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error  # until close
         with self._board_best_effort():
-            from torch.utils.tensorboard import SummaryWriter  # here: it takes 0.25 s
+            from torch.utils.tensorboard import SummaryWriter  # not at the top: it takes 0.25 s
 
             purge_step = None if keep_rows_up_to is None else keep_rows_up_to + 1
             self._board = SummaryWriter(str(run_dir), purge_step=purge_step)
@@ -95,8 +96,8 @@ class MetricsWriter:
     ) -> None:
         """Write one row and its curves.
 
-        `val_loss_full` is in the row only when it is given. Non-finite numbers are null.
-        A step at or before the last row means a rewind: rows from that step on are removed first.
+        The row has `val_loss_full` only if it is given. Non-finite numbers become null.
+        A step that is not after the last row means a rewind: rows from that step on are removed.
         """
         if step <= self._last_row:
             self._rewind(step - 1)
@@ -120,16 +121,16 @@ class MetricsWriter:
         self.curves(step, curves)
 
     def curves(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Draw curves that have no column in metrics.jsonl, by their tags."""
+        """Add points to TensorBoard's curves: {tag: number}."""
         with self._board_best_effort():
             for tag, number in numbers.items():
                 if self._board:
                     self._board.add_scalar(tag, number, step)
 
     def sample(self, step: int, index: int, prompt: str, text: str, seed: int) -> None:
-        """Write what the model made of a prompt, and show it in TensorBoard's tab of texts.
+        """Write one sample, and show it in TensorBoard's tab "text".
 
-        index: of the prompt, from 1.
+        index: number of the prompt, from 1. text: the model's continuation.
         """
         if (step, index) <= self._last_sample:
             self._samples.cut_back(step - 1)  # the run was rewound
@@ -142,7 +143,7 @@ class MetricsWriter:
                 self._board.add_text(f"samples/prompt_{index}", markdown, step)
 
     def close(self) -> None:
-        """Write what TensorBoard's thread still has."""
+        """Write everything that TensorBoard's thread has not written yet."""
         board = self._board
         self._board = None
         try:
@@ -189,20 +190,22 @@ class MetricsWriter:
                 self._warn_of_lost_record(self._samples.path, "sample", step, error)
 
     def _warn_of_lost_record(self, path: Path, what: str, step: int, error: OSError) -> None:
-        message = "%s: the %s of step %s was lost, training goes on: %s"
+        message = "%s: the %s of step %s was lost, training continues: %s"
         logger.warning(message, path, what, step, error)
 
     @contextmanager
     def _board_best_effort(self) -> Iterator[None]:
-        """Let nothing that TensorBoard raises out.
+        """Turn any error of TensorBoard into a warning, and stop using it.
 
-        It may be a broken installation, a full disk, or the last error of its thread.
+        Reasons are a broken installation, a full disk, or an earlier error in its thread.
         """
         try:
             yield
         except Exception as error:  # noqa: BLE001 whatever it is, training goes on, without curves
             self._board = None
-            logger.warning("no more TensorBoard in %s, training goes on: %r", self._run_dir, error)
+            logger.warning(
+                "no more TensorBoard curves in %s, training continues: %r", self._run_dir, error
+            )
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
         """Ignore errors of TensorBoard's own thread; its next call raises them here."""
@@ -215,7 +218,7 @@ def _add_hyperparameters(
 ) -> None:
     """Add a run's settings to TensorBoard's table of runs.
 
-    `SummaryWriter.add_hparams` would make a folder of its own for them.
+    `SummaryWriter.add_hparams` would make another folder for them.
     """
     from torch.utils.tensorboard import FileWriter
     from torch.utils.tensorboard.summary import hparams
@@ -231,7 +234,7 @@ def _add_hyperparameters(
 
 
 def _fenced(text: str) -> str:
-    """Return Markdown that shows the text as it is: no run of backticks in it ends its fence."""
+    """Return Markdown that shows the text unchanged; its fence is longer than any in the text."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join((fence, escape_controls(text, newline="\n"), fence))

@@ -1,4 +1,4 @@
-"""Where the time goes: tokens per second, seconds of each part of a run, durations for people."""
+"""Where the time goes: tokens per second, seconds of each part of a run, durations in words."""
 
 import math
 import time
@@ -9,19 +9,19 @@ PARTS = ("forward_backward", "update", "evaluation", "sampling", "saving")
 
 
 class Throughput:
-    """Tokens per second since the last reading, over training time only."""
+    """Tokens per second since the last call of `take`, over the time that was added."""
 
     def __init__(self) -> None:
         self._tokens = 0
         self._seconds = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
-        """Count these tokens, and seconds of training; either may be 0."""
+        """Add tokens and seconds of training; either may be 0."""
         self._tokens += tokens
         self._seconds += seconds
 
     def take(self) -> float | None:
-        """Return the rate and begin anew; None when no token was trained on."""
+        """Return the rate and reset; None if no tokens were added."""
         rate = None
         if self._tokens and self._seconds > 0:
             rate = self._tokens / self._seconds
@@ -31,14 +31,14 @@ class Throughput:
 
 
 class TimeSplit:
-    """Seconds that each part of a run took since the last reading."""
+    """Seconds that each part of a run took since the last call of `take`."""
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(PARTS, 0.0)
 
     @contextmanager
     def of(self, part: str) -> Iterator[None]:
-        """Count the block's time for `part`, also when it ends in an error."""
+        """Add the block's time to `part`, even after an error."""
         start = time.perf_counter()
         try:
             yield
@@ -46,9 +46,9 @@ class TimeSplit:
             self._seconds[part] += time.perf_counter() - start
 
     def take(self, data_s: float) -> dict[str, float]:
-        """Return the seconds of each part and begin anew.
+        """Return the seconds of each part and reset.
 
-        data_s: the part of forward_backward spent making batches; reported as `data`.
+        data_s: seconds of forward_backward spent on making batches; they become the part `data`.
         """
         seconds = self._seconds
         self._seconds = dict.fromkeys(PARTS, 0.0)

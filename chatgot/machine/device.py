@@ -1,4 +1,4 @@
-"""Which device, how many threads, and the state of torch's generators."""
+"""The device, the number of threads, and torch's random generators."""
 
 import logging
 import os
@@ -18,9 +18,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device that the configuration names; `auto` takes cuda, then mps, then cpu.
+    """Return the device that the configuration names; `auto`: cuda, else mps, else cpu.
 
-    Raises: ConfigError when this machine has no such device.
+    Raises: ConfigError if this machine has no such device.
     """
     available = {
         "cuda": torch.cuda.is_available(),
@@ -32,16 +32,16 @@ def pick_device(name: str) -> torch.device:
     if not available[name]:
         kinds = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise ConfigError(
-            f"device: {name} is not available here; found {kinds}; "
+            f"device: {name} is not available on this machine, found {kinds}: "
             "set device to one of them or to auto"
         )
     return torch.device(name)
 
 
 def set_threads(threads: int | None) -> int:
-    """Use `threads` CPU threads, or torch's own choice; return the number.
+    """Set the number of CPU threads (None: torch's own choice) and return it.
 
-    torch chooses OMP_NUM_THREADS, else one per core.
+    torch's own choice is OMP_NUM_THREADS, or else one thread per core.
     """
     if threads is not None and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
@@ -63,7 +63,7 @@ def seed_generators(device: torch.device, *key: int) -> None:
 
 @contextmanager
 def preserved_generators(device: torch.device) -> Iterator[None]:
-    """Put torch's global generators back as they were, whatever happens inside."""
+    """Restore torch's global generators after the block, even after an error."""
     cpu_state = torch.get_rng_state()
     device_state = _device_rng_state(device)
     try:
@@ -98,15 +98,15 @@ def describe(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return versions, and the settings that decide how torch computes.
+    """Return the versions and settings that can change the results, as plain strings.
 
-    Plain strings: checkpoints and the log's header hold them.
+    They are stored in checkpoints and shown in the log's header.
     """
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        # the instructions in use: others add in another order
+        # the CPU instructions in use: with others, sums are added in another order
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "onednn": str(torch.backends.mkldnn.enabled),
         "matmul_precision": torch.get_float32_matmul_precision(),

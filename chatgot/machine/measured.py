@@ -1,4 +1,4 @@
-"""What is fast on this machine: measured once, kept in machine.json in the user's cache folder."""
+"""Measure once what is fast on this machine; machine.json in the user's cache keeps it."""
 
 import json
 import logging
@@ -17,26 +17,29 @@ from chatgot.atomic_file import atomic_file
 
 logger = logging.getLogger(__name__)
 
-# Rows and columns of the products that a peak is measured with: a GPU needs larger ones to be busy
+# Rows and columns of the matrices for measuring the peak; only large ones keep a GPU busy
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192, "mps": 8192}
-THREAD_ROUNDS = 30  # some tenths of a second: longer than another program's short work
-FEWER_THREADS_GAIN = 1.1  # half the threads must be this much faster: timings are noisy
+THREAD_ROUNDS = 30  # takes some tenths of a second, longer than a short burst of another program
+FEWER_THREADS_GAIN = 1.1  # half the threads must be this much faster, because timings are noisy
 
 
 def cache_folder() -> Path | None:
-    """Return this program's folder in the user's cache; None, with one warning: there is no such.
+    """Return this program's folder in the user's cache; None, with one warning: there is none.
 
-    In a container the user may have no home: no HOME is set, and no list of users has them.
+    In a container the user may have no home: HOME is not set, and /etc/passwd lacks the user.
     """
     try:
         return user_cache_path("chatgot")
     except (OSError, RuntimeError) as error:
-        _warn_once(f"no folder for this machine's measurements: {error}; they are made in each run")
+        _warn_once(
+            f"no cache folder for the measurements of this machine ({error}): "
+            "each run measures again"
+        )
         return None
 
 
 def machine_file() -> Path | None:
-    """Return the file that keeps the measurements; it may be deleted at any time.
+    """Return the path of the file with the measurements; it may be deleted at any time.
 
     None: this user has no cache folder.
     """
@@ -45,10 +48,11 @@ def machine_file() -> Path | None:
 
 
 def remembered(what: str, measure: Callable[[], list[float]]) -> list[float]:
-    """Return what `measure` gave for `what` on this CPU with this torch, now or in an older run.
+    """Return the stored result of `measure` for this CPU and torch; measure if there is none.
 
-    what: names quantity, shape and dtype. A choice that is made from these numbers is the same in
-    each fresh run.
+    So every fresh run makes the same choice from these numbers.
+
+    what: names the quantity, shape and dtype.
     """
     key = f"{what} | {cpu_name()} | torch {torch.__version__}"
     path = machine_file()
@@ -78,19 +82,18 @@ def _write(path: Path, measurements: dict[str, object]) -> None:
             file.write(json.dumps(measurements, indent=1).encode())
     except OSError as error:
         _warn_once(
-            f"{path} cannot be written ({error.strerror}): "
-            "this machine's measurements are made again next time"
+            f"{path} cannot be written ({error.strerror}): the next run measures this machine again"
         )
 
 
 @cache
 def _warn_once(message: str) -> None:
-    """Log a warning, each one once in a process."""
+    """Log each warning once per process."""
     logger.warning("%s", message)
 
 
 def cpu_name() -> str:
-    """Return the CPU's model and the instructions that torch uses of it."""
+    """Return the CPU's model and the instruction set that torch uses."""
     return f"{_cpu_model()} {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -104,7 +107,7 @@ def _cpu_model() -> str:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     elif device.type == "mps":
@@ -112,9 +115,9 @@ def synchronise(device: torch.device) -> None:
 
 
 def best_times(ways: Sequence[Callable[[], object]], rounds: int = 3) -> list[float]:
-    """Return the seconds of the fastest of `rounds` calls of each way, after one that warms up.
+    """Return the seconds of each way's fastest call, out of `rounds` after a warm-up call.
 
-    The ways take turns, so that other work on this machine slows all of them down.
+    The ways take turns, so that another program's work slows all of them down.
     """
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds + 1):
@@ -126,14 +129,14 @@ def best_times(ways: Sequence[Callable[[], object]], rounds: int = 3) -> list[fl
 
 
 def best_time(do: Callable[[], object], repeats: int = 3) -> float:
-    """Return the seconds of the fastest of `repeats` calls, after one that warms up."""
+    """Return the seconds of the fastest of `repeats` calls, after a warm-up call."""
     return best_times([do], repeats)[0]
 
 
 def bf16_gain(d_model: int, d_hid: int, rows: int = 128) -> float:
-    """Return how many times faster bf16 is than fp32, measured once per machine.
+    """Return how many times faster bf16 is than fp32 on the CPU, measured once per machine.
 
-    The product is (rows, d_model) x (d_model, d_hid).
+    It times the matrix product (rows, d_model) x (d_model, d_hid).
     """
 
     def measure() -> list[float]:
@@ -150,17 +153,17 @@ def bf16_gain(d_model: int, d_hid: int, rows: int = 128) -> float:
 
 
 class ThreadChoice(NamedTuple):
-    """A number of threads, and the seconds of some products with each number that was tried."""
+    """The chosen number of threads, and the seconds of a few products with each tried number."""
 
     threads: int
     seconds: dict[int, float]
 
 
 def fast_threads(d_model: int, rows: int = 512) -> ThreadChoice:
-    """Choose torch's own number of threads, or half of it where products are clearly faster so.
+    """Return torch's own number of threads, or half of it if matrix products are clearly faster.
 
-    Measured once per machine. The two hardware threads of a core share its arithmetic: the second
-    one may be in the way.
+    Measured once per machine. Two hardware threads of one core share its arithmetic units, so the
+    second one can slow the first one down.
     """
     most = torch.get_num_threads()
     half = most // 2
@@ -189,9 +192,9 @@ def fast_threads(d_model: int, rows: int = 512) -> ThreadChoice:
 def product_peak(
     device: torch.device, dtype: torch.dtype, repeats: int = 5, size: int | None = None
 ) -> float:
-    """Return the FLOP/s of the fastest of `repeats` matrix products of size^3.
+    """Return the FLOP/s of the fastest of `repeats` products of two (size, size) matrices.
 
-    It is not kept: what a shared machine gives changes.
+    Measured in each run, because the speed of a shared machine changes.
     """
     if size is None:
         size = PEAK_SIZE[device.type]
@@ -207,9 +210,10 @@ def product_peak(
 
 
 def peak_for_mfu(device: torch.device) -> tuple[float, str]:
-    """Return the measured peak that MFU is taken against, in FLOP/s, and its dtype.
+    """Return the measured peak that MFU is relative to, in FLOP/s, and its dtype.
 
-    It is that of bf16, but of fp32 where bf16 is slower: large bf16 products would take minutes.
+    It is measured in bf16, but in fp32 on CPUs where bf16 is slower: there, large bf16 products
+    would take minutes.
     """
     if device.type == "cpu" and bf16_gain(512, 512) < 1:
         return product_peak(device, torch.float32), "fp32"

@@ -1,4 +1,4 @@
-"""How much memory is used and left, which errors mean a lack of it, and what helps."""
+"""How much memory is used and free, which errors mean out of memory, and what helps."""
 
 import ctypes
 import gc
@@ -12,7 +12,7 @@ import torch
 
 MIB = 1 << 20
 
-# parts of errors that torch raises as plain RuntimeError
+# texts inside out-of-memory errors that torch raises as plain RuntimeError
 ALLOCATOR_WORDS = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -20,17 +20,17 @@ ALLOCATOR_WORDS = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-# whole messages: C++'s own, and what oneDNN makes of it
+# whole messages: the one of C++, and those that oneDNN raises instead
 BARE_MESSAGES = (
     "std::bad_alloc",
     "could not create a primitive",
     "could not create a memory object",
     "could not execute a primitive",
 )
-# the files of a control group that hold its limit and its use: version 1, version 2
+# files of a control group with its memory limit and memory use: version 1, version 2
 GROUP_FILES_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 GROUP_FILES_2 = ("memory.max", "memory.current")
-# parameters of mallopt(3), and the largest value that they take
+# parameters of mallopt(3), and their largest value
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
@@ -38,7 +38,7 @@ LARGEST_VALUE = 2**31 - 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is the allocator's, not one whose text merely speaks of memory."""
+    """Return whether an error means out of memory, rather than only mentioning memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -58,9 +58,9 @@ def peak_memory_mib() -> float:
 
 
 def used_memory(device: torch.device) -> int:
-    """Return the bytes that this process holds on the device, with freed ones that it keeps.
+    """Return the bytes that this process uses on the device, its caches included.
 
-    On a CPU it is the resident memory; its peak where the system does not tell.
+    On a CPU it is the resident memory, or its peak if the system does not tell the present value.
     """
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
@@ -72,10 +72,10 @@ def used_memory(device: torch.device) -> int:
 
 
 def memory_limits(device: torch.device) -> list[tuple[int, int]]:
-    """Return (bytes that are left, bytes that this process could have in all), tightest first.
+    """Return (free bytes, most bytes that this process could use) for each limit, tightest first.
 
-    On a CPU there is one pair for what the machine can give without swapping, one for each control
-    group with a limit, and one for RLIMIT_AS. Empty: the system tells nothing.
+    On a CPU there is one pair for the memory that is available without swapping, one for each
+    control group with a limit, and one for RLIMIT_AS. Empty: the system does not tell.
     """
     if device.type == "cuda":
         return [torch.cuda.mem_get_info(device)]
@@ -86,9 +86,9 @@ def memory_limits(device: torch.device) -> list[tuple[int, int]]:
 
 
 def too_full(device: torch.device, headroom: float, more: float) -> str:
-    """Return why `more` bytes would leave too little memory; empty: there is room, or nobody knows.
+    """Return why `more` bytes would leave too little memory; empty: there is room or it is unknown.
 
-    headroom: the share of each limit that has to stay free.
+    headroom: the share of each limit that must stay free.
     """
     for free, total in memory_limits(device):
         if free - more < headroom * total:
@@ -101,7 +101,7 @@ def too_full(device: torch.device, headroom: float, more: float) -> str:
 
 
 def _cpu_limits() -> Iterator[tuple[int, int]]:
-    """Yield (free, total) for each limit on this process."""
+    """Yield (free, total) in bytes for each limit on this process."""
     used = used_memory(torch.device("cpu"))
     with suppress(psutil.Error, OSError):
         free = psutil.virtual_memory().available
@@ -128,10 +128,10 @@ def _address_space() -> int | None:
 def _control_groups(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> Iterator[tuple[int, int]]:
-    """Yield (held, limit) in bytes of each control group above this process that limits memory.
+    """Yield (used, limit) in bytes of each control group that limits this process's memory.
 
-    Knows version 1 and 2. The groups count cached pages of files as held, though the kernel gives
-    them up when memory is needed: they are taken off.
+    Knows versions 1 and 2. A group counts cached file pages as used, although the kernel frees them
+    when memory is needed; they are subtracted.
     """
     try:
         lines = own.read_text().splitlines()
@@ -147,14 +147,14 @@ def _control_groups(
 
 
 def _limits_above(top: Path, path: str, names: tuple[str, str]) -> Iterator[tuple[int, int]]:
-    """Yield (held, limit) of the control group at `path` and of those above it, up to `top`."""
+    """Yield (used, limit) of the control group at `path` and of those above it, up to `top`."""
     folder = top / path.lstrip("/")
     if not folder.is_dir():
-        folder = top  # in a container the process's own group is the top
+        folder = top  # in a container, the process's own group is mounted at the top
     for group in (folder, *folder.parents):
         if not group.is_relative_to(top):
             break
-        # no limit is "max", which is no number
+        # without a limit the file says "max", which is not a number
         with suppress(OSError, ValueError):
             limit = int((group / names[0]).read_text())
             held = int((group / names[1]).read_text())
@@ -162,14 +162,14 @@ def _limits_above(top: Path, path: str, names: tuple[str, str]) -> Iterator[tupl
 
 
 def _cached_files(group: Path) -> int:
-    """Return the bytes of files that a control group's processes read and no longer use."""
+    """Return the bytes of cached file pages in a control group that are not in use."""
     lines = (group / "memory.stat").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("inactive_file "))
     return int(line.split()[1])
 
 
 def release_memory(device: torch.device) -> None:
-    """Give freed memory back to the system: what a failed or larger attempt held."""
+    """Give freed memory back to the system, after a failed attempt or one that needed more."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -182,12 +182,13 @@ def release_memory(device: torch.device) -> None:
 
 
 def reuse_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next tensors; return whether that is possible here.
+    """Let glibc reuse freed memory for the next tensors; return whether that is possible.
 
-    Otherwise it hands large blocks back to the kernel and asks for them again in the same step, in
-    pieces that fit less and less well: with gradient checkpointing that takes a fifth more memory.
-    Not under RLIMIT_AS: what is kept cannot be given back there, and after a lack of memory oneDNN
-    finds no room for its code; large blocks are mapped one by one instead.
+    By default glibc returns large blocks to the kernel and asks for them again in the same step.
+    The memory becomes fragmented: with gradient checkpointing a run takes a fifth more.
+
+    Under RLIMIT_AS glibc must not keep freed memory: it would stay lost for oneDNN, which needs
+    room for its code after out of memory. There, large blocks are mapped one by one instead.
 
     Source: mallopt(3), M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX.
     """

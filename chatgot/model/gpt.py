@@ -1,4 +1,4 @@
-"""The GPT: shapes, maths, initialisation; one layer loop for both architectures.
+"""The GPT model: shapes, maths, initialisation; one loop over the layers for both architectures.
 
 Letters: B batch, T time (tokens), C `d_model`, H `n_head`, G heads of keys and values, D head size,
 V vocabulary.
@@ -25,7 +25,7 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (T, 1, D)
 
 
 class KeyValueCache:
-    """Keys and values of the tokens that one block has processed; each tensor (B, G, T, D)."""
+    """The keys and values of all tokens that one block has processed, each (B, G, T, D)."""
 
     def __init__(self) -> None:
         self.k: Tensor | None = None
@@ -33,7 +33,7 @@ class KeyValueCache:
 
     @property
     def length(self) -> int:
-        """Return the number of tokens in it."""
+        """Return the number of cached tokens."""
         return 0 if self.k is None else self.k.size(2)
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,9 +54,9 @@ def make_norm(cfg: ModelConfig, size: int) -> nn.Module:
 
 
 def rotation(past: int, T: int, head_size: int, base: float, device: torch.device) -> Rotation:
-    """Return the rotation of T tokens after `past` others: angles grow with the position.
+    """Return the rotation of T tokens that follow `past` others; angles grow with the position.
 
-    base: of the wavelengths, `rope_base`. Source: arXiv:2104.09864, section 3.2.2.
+    base: `rope_base`. Source: arXiv:2104.09864, section 3.2.2.
     """
     wave = base ** (torch.arange(0, head_size, 2, device=device) / head_size)  # (D / 2,)
     angle = torch.arange(past, past + T, device=device)[:, None] / wave  # (T, D / 2)
@@ -66,7 +66,7 @@ def rotation(past: int, T: int, head_size: int, base: float, device: torch.devic
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """Turn each pair (i, i + D / 2) of queries (B, T, H, D) or keys (B, T, G, D) by its angle."""
+    """Rotate each pair of elements (i, i + D / 2) of queries (B, T, H, D) or keys (B, T, G, D)."""
     cosines, sines = by
     lower, upper = x.chunk(2, dim=-1)  # 2 x (B, T, heads, D / 2)
     return x * cosines + torch.cat((-upper, lower), dim=-1) * sines
@@ -75,7 +75,7 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 class Attention(nn.Module):
     """Causal self-attention; `modern` normalises queries and keys and rotates them by position.
 
-    sizes: the rows of queries, keys and values in `qkv`: (H x D, G x D, G x D).
+    sizes: how many rows of `qkv` make queries, keys and values: (H x D, G x D, G x D).
     """
 
     def __init__(self, cfg: ModelConfig) -> None:
@@ -95,7 +95,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, cfg.d_model, bias=bias)
 
     def forward(self, x: Tensor, rotated: Rotation | None, cache: KeyValueCache | None) -> Tensor:
-        """Return (B, T, C) from x (B, T, C); with a cache, x is what follows the cached tokens."""
+        """Return (B, T, C) from x (B, T, C); with a cache, x holds only the tokens after it."""
         B, T, _ = x.shape
         parts = self.qkv(x).split(self.sizes, dim=-1)
         q, k, v = (
@@ -110,7 +110,7 @@ class Attention(nn.Module):
             k, v = cache.extend(k, v)  # 2 x (B, G, T_past + T, D)
         if past:
             assert T == 1, "a filled cache takes one token at a time"
-            # without a mask: the one token may look at all before it
+            # no mask is needed: the one new token attends to all tokens
             grouped = q.size(1) != k.size(1)
             y = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)  # (B, H, 1, D)
         else:
@@ -121,7 +121,7 @@ class Attention(nn.Module):
 
     @staticmethod
     def _normalise_and_rotate(t: Tensor, norm: nn.Module | None, rotated: Rotation) -> Tensor:
-        """Return queries (B, T, H, D) or keys (B, T, G, D) in their own dtype, computed in fp32."""
+        """Return queries (B, T, H, D) or keys (B, T, G, D); computed in fp32, dtype unchanged."""
         normal = t.float()
         if norm is not None:
             normal = norm(normal)
@@ -139,7 +139,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, C) from x (B, T, C)."""
-        # the exact erf form of GELU, which is faster than tanh on a CPU
+        # GELU's exact (erf) form, which is faster than its tanh form on a CPU
         hidden = F.gelu(self.up(x))  # (B, T, d_hid)
         result: Tensor = self.down(hidden)  # (B, T, C)
         return result
@@ -150,7 +150,7 @@ class GatedMLP(nn.Module):
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
-        # by default 8/3 x d_model, which gives about as many weights as with GELU
+        # default: about 8/3 x d_model, a multiple of 32, for about as many weights as with GELU
         d_hid = cfg.d_hid or 32 * max(1, round(cfg.d_model / 12))
         self.gate_up = nn.Linear(cfg.d_model, 2 * d_hid, bias=False)
         self.down = nn.Linear(d_hid, cfg.d_model, bias=False)
@@ -163,7 +163,7 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each on a normalised residual stream and added to it."""
+    """Attention, then the MLP; each reads the normalised residual stream and adds to the stream."""
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """Return (B, T, C) from x (B, T, C).
 
-        keep: which elements of the two branches stay, (2, B, T, C); None: all of them.
+        keep: dropout masks of the two branches, (2, B, T, C), True: keep; None: no dropout.
         """
         keep_attention, keep_mlp = (None, None) if keep is None else keep
         y = self.attention(self.norm_attention(x), rotated, cache)  # (B, T, C)
@@ -201,7 +201,7 @@ class GPT(nn.Module):
         self.dropout = cfg.dropout
         # every n-th block recomputes its activations; set by numerics/gradient_checkpointing.py
         self.recompute_every: int | None = None
-        # numerics/compilation.py puts a compiled one here, which runs in training only
+        # runs one block in training; numerics/compilation.py puts a compiled version here
         self.training_block: Callable[..., Tensor] = Block.__call__
         self.token_embedding = nn.Embedding(vocab_size, cfg.d_model)
         learned = cfg.architecture == "gpt"
@@ -213,23 +213,24 @@ class GPT(nn.Module):
 
     @property
     def blocks(self) -> list[Block]:
-        """Return the layers with their type, which a ModuleList forgets."""
+        """Return the layers as a list of Blocks; a ModuleList does not know their type."""
         return cast("list[Block]", list(self.layers))
 
     def tie(self) -> None:
-        """Let embedding and head share one matrix, where the configuration says so."""
+        """Let embedding and head share one matrix, if `tie_embeddings` is true."""
         if self.cfg.tie_embeddings:
             self.head.weight = self.token_embedding.weight
 
     def use_attention(self, kernel: str) -> None:
-        """Compute attention by `kernel` (attention.py) in all blocks."""
+        """Set the attention kernel (attention.py) of all blocks."""
         for block in self.blocks:
             block.attention.kernel = kernel
 
     def initialise(self, seed: int) -> None:
-        """Draw the initial weights: normal, with residual projections scaled down.
+        """Draw the initial weights from a normal distribution, smaller ones for residual layers.
 
-        The draws come from a generator of their own.
+        They are drawn from a generator of their own, seeded with `seed`. Biases are 0, a norm's
+        weights 1.
         Source: GPT-2, section 2.3: residual layers are scaled by 1 / sqrt(number of them).
         """
         generator = torch.Generator().manual_seed(seed)
@@ -250,7 +251,7 @@ class GPT(nn.Module):
         """Return the logits and, with targets, the mean loss in nats per token (fp32).
 
         x, y: (B, T) int64 with T at most `max_seq_length`.
-        caches: one for each block; x then holds only the tokens that follow the cached ones.
+        caches: one for each block; x then holds only the tokens after the cached ones.
         Returns: logits (B, T, V); loss () or None.
         """
         B, T = x.shape
@@ -279,7 +280,7 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Draw the dropout masks of one block and run it; return (B, T, C).
 
-        The draws are made outside of what is compiled.
+        The masks are drawn here because the block itself may be compiled.
         """
         keep = self._keep_mask(h, 2)  # (2, B, T, C)
         run = self.training_block if self.training and torch.is_grad_enabled() else Block.__call__
@@ -287,30 +288,27 @@ class GPT(nn.Module):
         return y
 
     def rotation(self, past: int, T: int, device: torch.device) -> Rotation | None:
-        """Return the rotation of queries and keys; None: positions are learned.
-
-        T: number of tokens, which follow `past` others.
-        """
+        """Return the rotation of T tokens after `past` others; None: positions are learned."""
         if self.cfg.architecture != "modern":
             return None
         return rotation(past, T, self.cfg.head_size, self.cfg.rope_base, device)
 
     def _keep_mask(self, h: Tensor, *count: int) -> Tensor | None:
-        """Draw which elements stay, (*count, *h.shape); None: nothing is dropped."""
+        """Draw dropout masks, (*count, *h.shape), True: keep; None: no dropout."""
         if not self.training or not self.dropout:
             return None
         return keep_mask((*count, *h.shape), self.dropout, h.device)
 
     def parameter_count(self) -> int:
-        """Return the number of trained numbers; a tied head counts once."""
+        """Return the number of parameters; a tied embedding and head count once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def flops_per_token(self) -> int:
         """Return the floating-point operations of forward and backward for one token.
 
-        6 for each weight of a matrix product (head included, embeddings not) and, for causal
-        attention, 6 x n_layers x n_head x head size x T.
-        Source: Kaplan et al. 2020, arXiv:2001.08361, table 1, halved for causality.
+        6 for each weight in a matrix product (the head counts, embeddings do not), and
+        6 x n_layers x n_head x head size x T for causal attention.
+        Source: Kaplan et al. 2020, arXiv:2001.08361, table 1; attention halved, as it is causal.
         """
         in_blocks = sum(p.numel() for p in self.layers.parameters() if p.dim() >= 2)
         matrices = in_blocks + self.head.weight.numel()
@@ -320,11 +318,11 @@ class GPT(nn.Module):
 
 
 def build_model(cfg: ModelConfig, vocab_size: int, device: torch.device, seed: int) -> GPT:
-    """Make a model with fresh weights.
+    """Make a model with fresh weights on `device`.
 
-    They are drawn on the CPU, so that they are the same on every device.
+    The weights are drawn on the CPU, so they are the same for every device.
     """
-    # the modules' own initialisation costs time and draws from the global generator
+    # "meta" skips the modules' own initialisation, which is slow and uses the global generator
     with torch.device("meta"):
         model = GPT(cfg, vocab_size)
     model.to_empty(device="cpu")
@@ -335,7 +333,7 @@ def build_model(cfg: ModelConfig, vocab_size: int, device: torch.device, seed: i
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off in training mode, and back as it was, whatever happens inside."""
+    """Switch dropout off while the block runs; the model stays in training mode."""
     modules = [m for m in model.modules() if isinstance(m, GPT | Block | Attention)]
     rates = [module.dropout for module in modules]
     for module in modules:
@@ -349,7 +347,7 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and gradients off, and back as they were, whatever happens inside."""
+    """Switch the model to evaluation mode, without gradients, while the block runs."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""The gradient of one optimizer step: the same however its sequences are cut into micro-batches.
+"""The gradient of one optimizer step; it does not depend on the micro-batch size.
 
 Letter: S sequences of the step.
 """
@@ -23,13 +23,13 @@ def add_gradients(
 ) -> Tensor:
     """Add up the gradients of the micro-batches; return the mean loss, () on the device.
 
-    Runs in the precision of the autocast context that the caller has entered: one context for all
-    micro-batches casts the weights once. Does not synchronise with the device.
+    The caller enters the autocast context: with one context for all micro-batches, weights are cast
+    only once. Does not synchronise with the device.
 
-    starts: of the step's windows, (S,).
-    key: (seed, position); the global generator is set for each micro-batch by (*key, its first
-    sequence) alone.
-    scale: what a loss goes through before its backward.
+    starts: where the step's windows start in the text, (S,).
+    key: (seed, position). Each micro-batch seeds the global generators from (*key, index of its
+        first sequence) alone.
+    scale: applied to each loss before its backward (loss scaling).
     """
     S = len(starts)
     device = windows.device
@@ -38,7 +38,7 @@ def add_gradients(
         x, y = windows.batch(starts[first : first + micro_batch_size])
         seed_generators(device, *key, first)
         _, loss = model(x, y)
-        # Weighted by the micro-batch's share of the step's tokens: the sum is the mean over all.
+        # weighted by the micro-batch's share of the step, so the sum is the mean over all tokens
         share = loss * (len(x) / S)
         scale(share).backward()  # type: ignore[no-untyped-call] # untyped in torch
         total += share.detach()

@@ -1,4 +1,4 @@
-"""SafeGradScaler: no non-finite loss or gradient reaches the weights, in any precision."""
+"""SafeGradScaler: keep non-finite losses and gradients away from the weights, in any precision."""
 
 import logging
 import math
@@ -17,22 +17,23 @@ logger = logging.getLogger(__name__)
 
 
 class SafeGradScaler(GradScaler):
-    """A GradScaler that also watches every loss and gradient norm, enabled or not.
+    """A GradScaler that also checks every loss and gradient norm, enabled or not.
 
-    One verdict holds for all optimizers of a step: a single bad micro-batch or norm drops the whole
-    step. (An optimizer that first appears after the verdict is judged by itself, once; from then on
-    it is known.) Flag and norm stay on the device until `read`, once a step; on the healthy path
-    nothing else is synchronised.
+    One verdict is valid for all optimizers of a step: one bad micro-batch or norm skips the whole
+    step. (An optimizer that is first seen after the verdict gets its own verdict, once; from the
+    next step on it is known.) The results stay on the device until `read`, which synchronises once
+    a step; in a healthy step nothing else does.
 
-    nan_counter: bad steps in a row. An infinite norm over a finite loss while the scale is above
-        its floor is an fp16 scale finding its height: that step is skipped and not counted.
-    fallback_triggered: `max_nan_before_fallback` bad steps in a row, or one with the scale at
-        `min_loss_scale`.
-    warning_logged: the fallback has been said, once.
+    nan_counter: bad steps in a row. If the loss is finite but the norm is infinite, and the loss
+        scale is above `min_loss_scale`, fp16 is still calibrating its scale: the step is skipped
+        but not counted.
+    fallback_triggered: there were `max_nan_before_fallback` bad steps in a row, or one bad step
+        with the scale at `min_loss_scale`.
+    warning_logged: the fallback has been logged; this happens once.
     Source: loss scaling, Micikevicius et al., arXiv:1710.03740.
     """
 
-    def __init__(  # noqa: PLR0913 - GradScaler's own arguments, as its drop-in must have them
+    def __init__(  # noqa: PLR0913 - GradScaler's own arguments: a drop-in has the same
         self,
         device: str = "cuda",
         init_scale: float = 2.0**16,
@@ -47,7 +48,7 @@ class SafeGradScaler(GradScaler):
         factors = (init_scale, growth_factor, backoff_factor, growth_interval)
         super().__init__(device, *factors, enabled)
         if not self.is_enabled():
-            # A disabled GradScaler has no state; this one has, since it may be switched on later.
+            # a disabled GradScaler has no state; this one needs it, as it may be enabled later
             enabled_twin = GradScaler("cpu", *factors)
             self.__dict__ |= enabled_twin.__dict__ | {"_device": device, "_enabled": False}
         self.max_nan_before_fallback = max_nan_before_fallback
@@ -56,26 +57,26 @@ class SafeGradScaler(GradScaler):
         self.fallback_triggered = False
         self.warning_logged = False
         self.last_norm = math.nan  # gradient norm of the last step
-        # what the warning adds: where the numbers went wrong
+        # returns a text for the warning: where the numbers went wrong
         self.describe: Callable[[], str] | None = None
         self._known: list[ref[Optimizer]] = []
         self.begin()
 
     def begin(self) -> None:
-        """Forget the step in hand: it is done, or starts again."""
+        """Forget the current step: it is done, or it starts again."""
         self.healthy: bool | None = None  # the verdict, once it has been read
         self.calibrating = False  # the step was dropped only for a scale that is still too high
         self._losses_finite: Tensor | None = None  # () bool on the device
         self._norms: dict[int, Tensor] = {}  # gradient norm () of each unscaled optimizer
         self._stepped: set[int] = set()
-        # unscaled for the verdict, before the caller has asked for it
+        # optimizers unscaled for the verdict before the caller asked for it
         self._implicit: set[int] = set()
         self._per_optimizer_states.clear()
 
     def scale(self, outputs: Tensor | Iterable[Tensor]) -> Any:
-        """Return the loss, or losses in their structure, times the scale (1 when disabled).
+        """Return the losses times the scale (1 if disabled); note whether they are finite.
 
-        Notes whether they are finite.
+        outputs: a tensor, or nested lists or tuples of tensors.
         """
         if not isinstance(outputs, (Tensor, list, tuple)):
             outputs = list(outputs)
@@ -87,7 +88,10 @@ class SafeGradScaler(GradScaler):
         return super().scale(outputs)
 
     def unscale_(self, optimizer: Optimizer) -> None:
-        """Divide the optimizer's gradients by the scale (1 when disabled) and take their norm."""
+        """Divide the optimizer's gradients by the scale (1 if disabled) and compute their norm.
+
+        Raises: RuntimeError if called twice before `update`.
+        """
         if id(optimizer) in self._implicit:
             self._implicit.remove(id(optimizer))
             return
@@ -107,21 +111,21 @@ class SafeGradScaler(GradScaler):
         self._norms[id(optimizer)] = get_total_norm(dense)
 
     def _known_optimizers(self) -> list[Optimizer]:
-        """Return the optimizers that it has unscaled and that still exist."""
+        """Return the optimizers that were unscaled before and still exist."""
         optimizers = (known() for known in self._known)
         return [optimizer for optimizer in optimizers if optimizer is not None]
 
     def gradient_norm(self) -> Tensor:
-        """Return the 2-norm () over the gradients of all optimizers unscaled so far."""
+        """Return the 2-norm, (), of the gradients of all optimizers unscaled in this step."""
         norms = list(self._norms.values())
         return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
     def read(self, *more: Tensor) -> list[float]:
-        """Decide on the step; return the gradient norm and `more` as numbers.
+        """Judge the step: set `healthy`; return the gradient norm and `more` as numbers.
 
-        This is the step's one synchronisation with the device.
+        This is the step's only synchronisation with the device.
 
-        more: tensors () on the same device that must be finite too, such as the step's loss.
+        more: further tensors () that must be finite, such as the step's loss.
         """
         norm = self.gradient_norm()
         finite = self._losses_finite
@@ -138,10 +142,13 @@ class SafeGradScaler(GradScaler):
         return [norm_value, *values]
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> float | None:
-        """Update the weights if the step is healthy, else leave them and the optimizer alone."""
+        """Call the optimizer's step if the step is healthy; else change nothing.
+
+        Raises: RuntimeError for a closure, or if called twice before `update`.
+        """
         if args or "closure" in kwargs:
             raise RuntimeError(
-                "a closure cannot be used: the loss is judged before the optimizer's step"
+                "a closure cannot be used: the loss is checked before the optimizer's step"
             )
         if id(optimizer) in self._stepped:
             raise RuntimeError("step() has already been called since the last update()")
@@ -159,9 +166,9 @@ class SafeGradScaler(GradScaler):
         return optimizer.step(*args, **kwargs) if self.healthy else None
 
     def update(self, new_scale: float | Tensor | None = None) -> None:
-        """End the step: count it, grow or shrink the scale, trigger the fallback if it must be."""
+        """End the step: count it, grow or shrink the scale, trigger the fallback if needed."""
         if self.healthy is None and self._norms:
-            self.read()  # gradients were unscaled and looked at, and left alone
+            self.read()  # the caller unscaled gradients but made no step
         at_floor = False
         if self.healthy:
             self.nan_counter = 0
@@ -176,10 +183,10 @@ class SafeGradScaler(GradScaler):
         self.begin()
 
     def _update_scale(self, new_scale: float | Tensor | None) -> None:
-        """Grow the scale after a healthy step, shrink it after any other, down to its floor."""
+        """Grow the scale after healthy steps, shrink it after others, down to `min_loss_scale`."""
         for state in self._per_optimizer_states.values() if self._norms else ():
             for found_inf in state["found_inf_per_device"].values():
-                # a bad loss, or a norm that overflows, shrinks it too
+                # a bad loss or an overflowing norm shrinks the scale, too
                 found_inf.fill_(0.0 if self.healthy else 1.0)
         super().update(new_scale)
         if self.healthy is False:
@@ -200,7 +207,7 @@ class SafeGradScaler(GradScaler):
         )
 
     def set_rung(self, enabled: bool) -> None:
-        """Go on in another precision, with loss scaling or without: the count starts anew."""
+        """Switch loss scaling on or off for another precision; reset the count of bad steps."""
         self._enabled = enabled
         self.nan_counter = 0
         self.fallback_triggered = False
@@ -208,7 +215,7 @@ class SafeGradScaler(GradScaler):
         self.begin()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state, disabled or not; plain numbers."""
+        """Return the whole state as plain numbers, even if disabled."""
         scale = self._init_scale if self._scale is None else self._scale.item()
         tracker = self._growth_tracker
         return {
@@ -223,10 +230,7 @@ class SafeGradScaler(GradScaler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, enabled or disabled.
-
-        GradScaler's own is taken too, which is empty for a disabled one.
-        """
+        """Load a state of this class or of GradScaler, where a disabled one's is empty."""
         if state_dict:
             enabled = self._enabled
             self._enabled = True  # GradScaler loads nothing into a disabled one

@@ -17,21 +17,21 @@ from torch.optim.optimizer import ParamsT
 from chatgot.machine.measured import bf16_gain
 
 # Coefficients of x, (x x^T) x and (x x^T)^2 x, one row for each iteration. Each row is the minimax
-# for the interval of singular values that the last iteration leaves, beginning with 0.01 to 1;
-# after the third they lie in 0.73 to 1.27.
+# polynomial for the interval of singular values that the last iteration leaves. The first interval
+# is 0.01 to 1; after the third iteration the singular values lie in 0.73 to 1.27.
 ITERATIONS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 
 
 class Muon(torch.optim.Muon):
-    """torch.optim.Muon with its update computed so that it is fast on a CPU.
+    """torch.optim.Muon with an update that is fast on a CPU.
 
-    `orthogonal` makes do with three iterations where torch's has five. Matrices of one shape are
-    orthogonalised together, in batched products. A matrix that stacks several (queries, keys and
-    values, say) is taken apart before that: `pieces` in its group says into how many of equal
+    `orthogonal` needs three iterations, torch's own version five. Matrices of one shape are
+    orthogonalised together, in batched products. A weight that stacks several matrices (queries,
+    keys and values, say) is split first: `pieces` in its group is the number of matrices of equal
     height, or lists the rows of each.
 
-    dtype: of the products. torch's own class computes all of them in bf16, which is a hundred times
-    slower than fp32 on CPUs without bf16 instructions.
+    dtype: of the products. torch's own class always uses bf16, which is a hundred times slower than
+    fp32 on CPUs without bf16 instructions.
     """
 
     def __init__(
@@ -68,27 +68,30 @@ class Muon(torch.optim.Muon):
                 self._update(pairs, group)
 
     def _momentum(self, p: Tensor, group: dict[str, Any]) -> Tensor:
-        """Add the gradient to its momentum; return what to make orthogonal, (R, C)."""
+        """Update a parameter's momentum by its gradient; return the matrix to orthogonalise."""
         assert p.grad is not None
         buffer: Tensor = self.state[p]["momentum_buffer"]
         buffer.lerp_(p.grad, 1 - group["momentum"])
         return p.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
 
     def _update(self, pairs: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
-        """Decay parameters of one shape and add the orthogonalised momentum, given with each."""
+        """Decay parameters of one shape, then update them by their orthogonalised momentum.
+
+        pairs: each parameter with its momentum, both (height, C).
+        """
         height, C = pairs[0][0].shape
         stack = torch.stack([momentum for _, momentum in pairs])  # (parameters, height, C)
         for rows, R in _runs(group["pieces"], height):
             x = stack[:, rows].reshape(-1, R, C).to(self.dtype)  # (n, R, C)
             updates = orthogonal(x, group["ns_coefficients"], group["eps"])  # (n, R, C)
-            factor = max(1.0, R / C) ** 0.5  # of the learning rate, as torch's "original"
+            factor = max(1.0, R / C) ** 0.5  # on the learning rate, as torch's adjust_lr "original"
             for (p, _), update in zip(pairs, updates.reshape(len(pairs), -1, C), strict=True):
                 p[rows].mul_(1 - group["lr"] * group["weight_decay"])
                 p[rows].add_(update, alpha=-group["lr"] * factor)
 
 
 def _runs(pieces: int | Sequence[int], height: int) -> Iterator[tuple[slice, int]]:
-    """Yield the neighbouring pieces of equal height: the rows of all of them, and of one, R."""
+    """Yield each run of neighbouring pieces of equal height: all its rows, and R of one piece."""
     if isinstance(pieces, int):
         yield slice(0, height), height // pieces
         return
@@ -101,14 +104,13 @@ def _runs(pieces: int | Sequence[int], height: int) -> Iterator[tuple[slice, int
 
 
 def orthogonal(x: Tensor, iterations: Sequence[tuple[float, float, float]], eps: float) -> Tensor:
-    """Return the nearest orthogonal matrices, roughly; x is (n, R, C).
+    """Return matrices close to the nearest orthogonal ones; x is (n, R, C).
 
-    Singular values that the first division leaves at 0.01 or more end between 0.7 and 1.3; in bf16
-    the greatest may reach 1.6.
+    First x is divided by the fourth root of the sum of its singular values' fourth powers. The
+    first product gives this number; it is never below the largest singular value and much closer to
+    it than the Frobenius norm. Singular values of 0.01 or more after this division end between 0.7
+    and 1.3; in bf16 the largest may reach 1.6.
 
-    That division is by the fourth root of the sum of the singular values' fourth powers, which the
-    first product gives: it is never below the greatest of them, and much nearer to it than the
-    Frobenius norm.
     Source: quintic Newton-Schulz iteration, Jordan et al. 2024; its coefficients: Amsel et al.,
     arXiv:2505.16932.
     """
@@ -152,7 +154,7 @@ class MuonWithAdamW(Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override] # takes no closure
         """Update all weights.
 
-        Every `step` counter of Muon's half is raised before the first of its weights changes.
+        All `step` counters of Muon's groups are raised before Muon changes its first weight.
         """
         assert closure is None
         for group in self.muon.param_groups:
@@ -163,7 +165,7 @@ class MuonWithAdamW(Optimizer):
 
 
 def pick_muon_precision(model: nn.Module, device: torch.device) -> Literal["fp32", "bf16"]:
-    """Return bf16 or fp32, for Muon's products: bf16 where this machine is fast at it."""
+    """Return the dtype for Muon's products: bf16 if it is fast on this machine, else fp32."""
     if device.type != "cpu":
         return "bf16"
     shapes = (p.shape for p in model.parameters() if p.dim() == 2)

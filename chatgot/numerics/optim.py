@@ -1,4 +1,4 @@
-"""Parameter groups, the optimizer, and the learning rate of each step."""
+"""The optimizer, its parameter groups, and the learning rate of each step."""
 
 import math
 from typing import Any
@@ -12,12 +12,12 @@ from chatgot.machine.device import DTYPES
 from chatgot.model.gpt import Attention
 from chatgot.numerics.muon import Muon, MuonWithAdamW
 
-# Matrices that are several stacked ones, and of how many: Muon takes them apart.
+# Weights that stack several matrices, and how many; Muon handles each of these matrices alone.
 PIECES = {"qkv.weight": 3, "gate_up.weight": 2}
-# How many pieces of equal height a matrix has, or the rows of each.
+# The number of stacked matrices of equal height, or the number of rows of each.
 Pieces = int | tuple[int, ...]
 
-# What an optimizer's `param_groups` holds: parameters and their settings.
+# One of an optimizer's `param_groups`: parameters and their settings.
 Group = dict[str, Any]
 
 
@@ -26,9 +26,9 @@ def build_optimizer(
 ) -> Optimizer:
     """Make AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
-    AdamW's decay is on matrices (Linear and Embedding weights) only, Muon's on all that it has.
+    Weight decay is on matrices only: the weights of Linear and Embedding.
 
-    muon_precision: fp32 or bf16, of the products that compute Muon's updates.
+    muon_precision: fp32 or bf16, for the matrix products in Muon's updates.
     Source: Loshchilov & Hutter, arXiv:1711.05101; decay on matrices only: GPT-3, arXiv:2005.14165,
     appendix B.
     """
@@ -67,7 +67,7 @@ def _build_adamw(parameters: list[nn.Parameter], settings: TrainingConfig) -> Ad
 
 
 def _pieces(name: str, model: nn.Module) -> Pieces:
-    """Return of how many matrices the parameter of this name is made, or the rows of each."""
+    """Return how many matrices the parameter of this name stacks, or the rows of each."""
     owner = model.get_submodule(name.rsplit(".", 2)[0])
     if isinstance(owner, Attention) and name.endswith("qkv.weight") and len(set(owner.sizes)) > 1:
         return owner.sizes
@@ -75,19 +75,19 @@ def _pieces(name: str, model: nn.Module) -> Pieces:
 
 
 def is_muon(group: Group) -> bool:
-    """Return whether a group's weights are Muon's."""
+    """Return whether Muon updates this group."""
     return "momentum" in group
 
 
 def state_names(group: Group) -> tuple[str, ...]:
-    """Return the names of the tensors, shaped as the parameter, that a group's optimizer keeps."""
+    """Return the names of the state tensors that have the shape of their parameter."""
     return ("momentum_buffer",) if is_muon(group) else ("exp_avg", "exp_avg_sq")
 
 
 def allocate_state(optimizer: Optimizer) -> None:
-    """Make the state that the optimizer would make in its first step.
+    """Create the state that the optimizer would create in its first step.
 
-    After that no step asks for memory for it.
+    So the first step needs no more memory than the later ones.
     """
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -100,7 +100,7 @@ def allocate_state(optimizer: Optimizer) -> None:
 
 
 def set_lr(optimizer: Optimizer, lr: float, settings: TrainingConfig) -> None:
-    """Set the learning rate: AdamW's is `lr`, Muon's follows in the ratio of their peaks."""
+    """Set AdamW's learning rate to `lr`, and Muon's to the same share of its own peak."""
     muon_lr = lr * settings.muon_learning_rate / settings.learning_rate
     for group in optimizer.param_groups:
         group["lr"] = muon_lr if is_muon(group) else lr
@@ -111,7 +111,7 @@ def lr_at(step: int, settings: TrainingConfig, decay_steps: int) -> float:
 
     Linear warmup, then decay to `min_learning_rate`.
 
-    step: optimizer steps already done, from 0, so the first update already has lr > 0.
+    step: number of steps already done; the first update, step 0, has lr > 0.
     decay_steps: the step at which the decay ends (`schedule_horizon`); later steps keep
         `min_learning_rate`.
     Source: cosine annealing, Loshchilov & Hutter, arXiv:1608.03983.
@@ -121,13 +121,13 @@ def lr_at(step: int, settings: TrainingConfig, decay_steps: int) -> float:
         return settings.learning_rate * (step + 1) / warmup
     if step >= decay_steps:
         return settings.min_learning_rate
-    done = (step - warmup) / (decay_steps - warmup)  # 0 to 1
+    done = (step - warmup) / (decay_steps - warmup)  # share of the decay, 0 to 1
     left = 0.5 * (1 + math.cos(math.pi * done)) if settings.lr_schedule == "cosine" else 1 - done
     return settings.min_learning_rate + left * (settings.learning_rate - settings.min_learning_rate)
 
 
 def steps_of_epochs(epochs: int, windows_per_epoch: int, sequences_per_step: int) -> int:
-    """Return the optimizer steps after which each window of `epochs` epochs has been used."""
+    """Return how many optimizer steps use every window of `epochs` epochs."""
     return math.ceil(epochs * windows_per_epoch / sequences_per_step)
 
 
@@ -137,7 +137,7 @@ def schedule_horizon(settings: TrainingConfig, windows_per_epoch: int) -> int:
         return settings.lr_decay_steps
     if settings.max_steps is not None:
         return settings.max_steps
-    assert settings.epochs is not None  # the configuration makes sure
+    assert settings.epochs is not None  # config.py checks that
     return steps_of_epochs(settings.epochs, windows_per_epoch, settings.sequences_per_step)
 
 

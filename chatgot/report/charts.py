@@ -1,4 +1,4 @@
-"""A run's curves as pictures: loss; learning rate, gradient norm, speed, memory, what changed."""
+"""Draw a run's curves: the loss; then learning rate, gradient norm, speed, memory and others."""
 
 import io
 import os
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = 600  # of one line: about one for each two pixels
-SMOOTHED_FROM = 60  # points; below that the plain line is readable
-DOTTED_BELOW = 20  # points; so few are marked one by one
-WIDE = 30.0  # largest over smallest value from which on an axis is logarithmic
-MOST_MARKS = 30  # events drawn as vertical lines, the last ones
-MOST_CROSSES = 200  # rows with a number that is not finite, about
+POINTS = 600  # of one line: about one for every two pixels
+SMOOTHED_FROM = 60  # points; a line with fewer is readable as it is
+DOTTED_BELOW = 20  # points; with fewer, each point gets a marker
+WIDE = 30.0  # largest / smallest value; above it an axis is logarithmic
+MOST_MARKS = 30  # vertical lines for events; older events get none
+MOST_CROSSES = 200  # about the most crosses for rows with non-finite numbers
 MARKS = {"resume": "#0891b2", "rewind": "#dc2626", "precision": "#d97706"}
 TRAIN = "#2563eb"
 VAL = "#e11d48"
@@ -30,15 +30,15 @@ FULL = "#7c3aed"
 GREY = "#64748b"
 
 Values = NDArray[np.float64]  # (N,)
-Curve = tuple[Values, Values]  # steps and values, NaN where there is none
+Curve = tuple[Values, Values]  # steps and values; NaN: no value
 
 
 @dataclass(frozen=True)
 class Panel:
     """One small chart.
 
-    noisy: also drawn smoothed. stepped: a value holds until the next one. may_be_log: the axis is
-    logarithmic where the values are far apart.
+    noisy: also draw it smoothed. stepped: a value stays until the next one. may_be_log: use a
+    logarithmic axis if the values differ much.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Panel:
 
 @contextmanager
 def closed_style() -> Iterator[None]:
-    """Draw in matplotlib's own style, whatever MPLBACKEND or a file matplotlibrc say."""
+    """Draw in matplotlib's default style; ignore MPLBACKEND and matplotlibrc."""
     backend = os.environ.pop("MPLBACKEND", None)  # an unknown one would make the import fail
     try:
         import matplotlib
@@ -69,9 +69,9 @@ def closed_style() -> Iterator[None]:
 
 
 def column(rows: list[Row], name: str, gaps: bool = False) -> Curve:
-    """Return one number of the rows that have it.
+    """Return one column of the rows, without the rows that lack it.
 
-    gaps: a row that was not finite is NaN where it has no number.
+    gaps: keep rows with non-finite numbers, with NaN in place of a missing number.
     """
     taken = [
         row
@@ -88,7 +88,7 @@ def as_curve(points: Sequence[tuple[float, float]]) -> Curve:
 
 
 def thinned(curve: Curve) -> Curve:
-    """Return at most 2 x POINTS points of a curve: of each stretch its lowest and its highest."""
+    """Return at most 2 x POINTS points of a curve: the lowest and highest of each section."""
     x, y = curve
     if len(x) <= 2 * POINTS:
         return curve
@@ -102,9 +102,9 @@ def thinned(curve: Curve) -> Curve:
 
 
 def smoothed(curve: Curve) -> Curve:
-    """Return the mean of each point's neighbourhood, a hundredth of the curve wide.
+    """Return the moving average of a curve, over a hundredth of its points.
 
-    What is missing does not count.
+    Missing values are ignored.
     """
     x, y = curve
     there = ~np.isnan(y)
@@ -141,15 +141,15 @@ def loss_chart(rows: list[Row], events: list[Event]) -> bytes:
         _mark_nonfinite(axes, rows)
         _mark_events(axes, events)
         log = is_wide(train[1], val[1])
-        _dress(axes, "nats per token, log scale" if log else "nats per token", "", log)
+        _style_axes(axes, "nats per token, log scale" if log else "nats per token", "", log)
         if axes.get_legend_handles_labels()[0]:
-            # the losses fall: there is room
+            # losses fall, so the upper right corner is free
             axes.legend(fontsize=8.5, frameon=False, ncols=2, loc="upper right")
         return _png(figure)
 
 
 def health_chart(rows: list[Row], curves: Curves) -> bytes:
-    """Draw learning rate, gradient norm, tokens/s, memory, and what else changed; return a PNG."""
+    """Draw learning rate, gradient norm, tokens/s, memory, and other curves; return a PNG."""
     panels = health_panels(rows, curves)
     lines = (len(panels) + 1) // 2
     last = max([1.0, *(float(panel.curve[0].max(initial=0)) for panel in panels)])
@@ -165,7 +165,7 @@ def health_chart(rows: list[Row], curves: Curves) -> bytes:
 
 
 def health_panels(rows: list[Row], curves: Curves) -> list[Panel]:
-    """Return the small charts: four always, others only where their number changed."""
+    """Return the small charts: four always, the others only if their number changed."""
     norm = column(rows, "grad_norm", gaps=True)
     memory = as_curve(curves.get("perf/memory_mib", []))
     panels = [
@@ -188,7 +188,7 @@ def health_panels(rows: list[Row], curves: Curves) -> list[Panel]:
 
 
 def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure  # not pyplot, which keeps state of its own
+    from matplotlib.figure import Figure  # not pyplot, which has global state
 
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -202,7 +202,7 @@ def _draw(
     stepped: bool = False,
     label: str = "",
 ) -> None:
-    """Draw a curve; a noisy one of many points faintly, and its mean over that."""
+    """Draw a curve; if it is noisy and long, draw it faintly, with its moving average on top."""
     if not len(curve[0]):
         return
     smooth = noisy and len(curve[0]) >= SMOOTHED_FROM
@@ -225,7 +225,7 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     values = panel.curve[1]
     _draw(axes, panel.curve, panel.color, noisy=panel.noisy, stepped=panel.stepped)
     log = panel.may_be_log and is_wide(values)
-    _dress(axes, f"{panel.unit} (log scale)" if log else panel.unit, panel.title, log)
+    _style_axes(axes, f"{panel.unit} (log scale)" if log else panel.unit, panel.title, log)
     if not log:
         axes.set_ylim(0, 1.1 * max(np.nan_to_num(values).max(initial=0), 1e-9))
     if panel.title == "precision":
@@ -270,7 +270,7 @@ def _mark_events(axes: "Axes", events: list[Event]) -> None:
         axes.axvline(step, color=MARKS[kind], linewidth=1, linestyle=":", label=label)
 
 
-def _dress(axes: "Axes", unit: str, title: str, log: bool) -> None:
+def _style_axes(axes: "Axes", unit: str, title: str, log: bool) -> None:
     from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
 
     axes.set_title(title, fontsize=10, loc="left", color="#0f172a")

@@ -1,6 +1,6 @@
-"""The report of a run: numbers, curves, samples, events and settings, as one HTML page.
+"""The report of a run: numbers, curves, samples, events and settings, in one HTML file.
 
-The page needs nothing else. page.html.j2 says how it looks; here is what it shows.
+The file needs no other files. This module collects the content; page.html.j2 has the layout.
 """
 
 import base64
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 NAME = "report.html"
-DOCTYPE = b"<!doctype html>"  # what the page, and no other file of a run, begins with
-SOURCES = ("metrics.jsonl", "events.jsonl", LINK)  # a folder without all of them holds no run
-# shown at most: steps of a prompt, prompts
+DOCTYPE = b"<!doctype html>"  # only the report begins with this, no other file of a run
+SOURCES = ("metrics.jsonl", "events.jsonl", LINK)  # a run's folder has at least one of them
+# at most this many samples for each prompt, and this many prompts
 SAMPLE_STEPS = 6
 PROMPTS = 8
-# lines of the table of events that are shown when it is longer
+# of a longer table of events, only the first and the last lines are shown
 FIRST_EVENTS = 20
 LAST_EVENTS = 60
-PARTS = {  # of the time, by their tags, and their colours
+PARTS = {  # parts of a run's time, and their colours
     "forward_backward": "#2563eb",
     "update": "#0891b2",
     "data": "#059669",
@@ -44,24 +44,26 @@ PARTS = {  # of the time, by their tags, and their colours
 
 @dataclass(frozen=True)
 class Part:
-    """What one part of the page shows, and what it lacks."""
+    """The content of one part of the page, and messages about what is missing."""
 
     content: object = None
     problems: tuple[str, ...] = ()
 
 
 def write_report(run_dir: Path, output: Path | None = None) -> Path:
-    """Write `run_dir`/report.html, or `output`, from what is in `run_dir` now; return its path.
+    """Write `run_dir`/report.html, or `output`, from the files in `run_dir`; return its path.
 
-    The run may still go on. A part whose source is missing or damaged says so on the page.
-    Raises: ConfigError when the folder holds no run, StorageError when the page cannot be written.
+    The run may still be training. If a file is missing or damaged, the page says so.
+    Raises: ConfigError if the folder is not a run's, StorageError if the page cannot be written.
     """
     if not run_dir.is_dir():
         raise ConfigError(
-            f"{run_dir}: is no folder; expected the folder of a run: logs/tensorboard/RUN"
+            f"{run_dir}: is not a folder, expected the folder of a run: logs/tensorboard/RUN"
         )
     if not any((run_dir / name).is_file() for name in SOURCES):
-        raise ConfigError(f"{run_dir}: holds no run; expected one of {', '.join(SOURCES)}")
+        raise ConfigError(
+            f"{run_dir}: is not the folder of a run, expected a file {' or '.join(SOURCES)} in it"
+        )
     if output is not None:
         _refuse_foreign(output)
     page = render(run_dir)
@@ -77,7 +79,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
 
 
 def _refuse_foreign(output: Path) -> None:
-    """Refuse to replace what is no page like this one: a run's own files, a device, a folder.
+    """Refuse to replace anything but an older report: a run's files, a device, a folder.
 
     Raises: ConfigError.
     """
@@ -88,7 +90,7 @@ def _refuse_foreign(output: Path) -> None:
             if file.read(len(DOCTYPE)) == DOCTYPE:
                 return
     raise ConfigError(
-        f"{output}: is there already and no report; expected a new name, or an older report"
+        f"{output}: exists and is not a report, expected a new name or an older report"
     )
 
 
@@ -108,9 +110,9 @@ def render(run_dir: Path) -> str:
 
 
 def load_template() -> "Template":
-    """Return the page's template; in what it shows, no markup works and no control character acts.
+    """Return the page's template; it escapes markup and control characters in its values.
 
-    It is filled with `name` and with one `Part` for each part of the page.
+    Its values are `name` and one `Part` for each part of the page.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -130,19 +132,19 @@ def load_template() -> "Template":
         undefined=StrictUndefined,
     )
     environment.filters["cut"] = cut
-    # the one text that is not escaped is our own
+    # the only unescaped text: our own style sheet
     style = (files / "style.css").read_text(encoding="utf-8")
     environment.globals["style"] = Markup(style)
     return environment.from_string((files / "page.html.j2").read_text(encoding="utf-8"))
 
 
 def cut(text: str, length: int) -> str:
-    """Return a text, or its first `length` characters and a mark."""
+    """Return a text, or its first `length` characters and "..."."""
     return text if len(text) <= length else f"{text[:length]} ..."
 
 
 def _part(make: Callable[[], Part]) -> Part:
-    """Return one part of the page; where it cannot be made, what it lacks is why."""
+    """Return one part of the page; if it cannot be made, return the error as its problem."""
     try:
         return make()
     except Exception as error:  # noqa: BLE001 whatever is wrong with one source, the others are worth a page
@@ -155,7 +157,7 @@ def _part(make: Callable[[], Part]) -> Part:
 
 @dataclass(frozen=True)
 class Fact:
-    """One of the run's main numbers; without a value it is not known."""
+    """One of the run's main numbers; value None: not known."""
 
     name: str
     value: str | None
@@ -174,7 +176,7 @@ class Summary:
 
 
 def summary(record: RunRecord) -> Part:
-    """Return how the run stands, its main numbers, and how to go on."""
+    """Return the run's status, its main numbers, and how to resume it."""
     events = record.events
     content = Summary(
         status=story.status(events),
@@ -185,7 +187,7 @@ def summary(record: RunRecord) -> Part:
     )
     if record.rows:
         return Part(content)
-    return Part(content, ("metrics.jsonl is missing or has no row that can be read",))
+    return Part(content, ("metrics.jsonl is missing or has no readable row",))
 
 
 def facts(record: RunRecord) -> list[Fact]:
@@ -211,18 +213,18 @@ def facts(record: RunRecord) -> list[Fact]:
 
 
 def column(rows: list[Row], name: str) -> list[float]:
-    """Return one number of the rows that have it."""
+    """Return one column of the rows, without missing values."""
     values = [row.numbers.get(name) for row in rows]
     return [value for value in values if value is not None]
 
 
 def last_numbers(rows: list[Row]) -> dict[str, float]:
-    """Return of each name the last number that the rows have."""
+    """Return the last number of each column."""
     return {name: value for row in rows for name, value in row.numbers.items() if value is not None}
 
 
 def best_loss(rows: list[Row]) -> Fact:
-    """Return the lowest loss on held-out text, the untrained model's aside."""
+    """Return the lowest validation loss, not counting step 0."""
     losses = [(row.numbers.get("val_loss"), row.step) for row in rows if row.step > 0]
     measured = [(loss, step) for loss, step in losses if loss is not None]
     if not measured:
@@ -232,7 +234,7 @@ def best_loss(rows: list[Row]) -> Fact:
 
 
 def steps_done(record: RunRecord) -> str | None:
-    """Return the steps that the run's end names; without an end it is as far as its last row."""
+    """Return the steps from the run's end event, or from its last row if it has no end."""
     end = story.end_of(record.events)
     steps = None if end is None else end.number("global_step")
     if steps is None and record.rows:
@@ -246,7 +248,7 @@ def steps_done(record: RunRecord) -> str | None:
 
 @dataclass(frozen=True)
 class Image:
-    """A PNG in base64, and what it shows in words."""
+    """A PNG in base64, and its description in words."""
 
     alt: str
     base64: str
@@ -259,7 +261,7 @@ def image(png: bytes, alt: str) -> Image:
 def loss(record: RunRecord) -> Part:
     """Return the picture of the losses."""
     if not record.rows:
-        return Part(problems=("no curve: metrics.jsonl has no row that can be read",))
+        return Part(problems=("no curve: metrics.jsonl has no readable row",))
     from chatgot.report.charts import loss_chart
 
     last = last_numbers(record.rows)
@@ -270,16 +272,16 @@ def loss(record: RunRecord) -> Part:
 
 
 def health(record: RunRecord) -> Part:
-    """Return the picture of learning rate, gradient norm, speed, memory and what else changed."""
+    """Return the picture of learning rate, gradient norm, speed, memory and other curves."""
     problem = record.board.problem
     problems = (problem,) if problem else ()
     curves = record.board.curves
     if not record.rows and not curves:
-        return Part(problems=("no curve: metrics.jsonl has no row that can be read", *problems))
+        return Part(problems=("no curve: metrics.jsonl has no readable row", *problems))
     from chatgot.report.charts import health_chart
 
     if record.rows:
-        # what the events tell needs no TensorBoard
+        # curves from events do not need TensorBoard
         curves = curves | story.curves(record.events, record.rows[-1].step)
     alt = "learning rate, gradient norm, tokens per second and memory over the steps"
     return Part(image(health_chart(record.rows, curves), alt), problems)
@@ -287,7 +289,7 @@ def health(record: RunRecord) -> Part:
 
 @dataclass(frozen=True)
 class TimePart:
-    """What one part of the run took."""
+    """The time that one part of the run took."""
 
     name: str
     color: str
@@ -313,7 +315,7 @@ def time_split(record: RunRecord) -> Part:
         sums[name] = sum(seconds for _, seconds in points if seconds > 0)
     whole = sum(sums.values())
     if not whole:
-        return Part(problems=(board.problem or "the run did not measure where its time went",))
+        return Part(problems=(board.problem or "the run has no measurements of its time",))
     parts = [
         TimePart(
             name=name.replace("_", " and "),
@@ -333,7 +335,7 @@ def time_split(record: RunRecord) -> Part:
 
 @dataclass(frozen=True)
 class PromptSamples:
-    """What the model made of one prompt; `made`: how many samples there are, shown or not."""
+    """The samples of one prompt; `made`: how many there are, including those not shown."""
 
     index: int
     made: str
@@ -342,39 +344,39 @@ class PromptSamples:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Stands in the table of events for the lines that are not shown."""
+    """A line in the table of events that replaces the lines that are not shown."""
 
     left_out: str
 
 
 def spread(n: int, most: int) -> list[int]:
-    """Return at most `most` of the indices below n: the first, the last, and evenly between."""
+    """Return at most `most` indices below n, evenly spread, including the first and the last."""
     if n <= most:
         return list(range(n))
     return [round(i * (n - 1) / (most - 1)) for i in range(most)]
 
 
 def samples(record: RunRecord) -> Part:
-    """Return for each prompt what the model made of it, from the first sample to the last."""
+    """Return the samples of each prompt, from the first step to the last."""
     by_prompt: dict[int, list[Sample]] = {}
     for sample in record.samples:
         by_prompt.setdefault(sample.index, []).append(sample)
     if not by_prompt:
-        return Part(problems=("samples.jsonl is missing or has no sample that can be read",))
+        return Part(problems=("samples.jsonl is missing or has no readable sample",))
     shown = [
         PromptSamples(index, f"{len(made):,}", [made[i] for i in spread(len(made), SAMPLE_STEPS)])
         for index, made in list(by_prompt.items())[:PROMPTS]
     ]
     if len(by_prompt) <= PROMPTS:
         return Part(shown)
-    return Part(shown, (f"{len(by_prompt) - PROMPTS:,} more prompts are left out",))
+    return Part(shown, (f"{len(by_prompt) - PROMPTS:,} more prompts are not shown",))
 
 
 def event_table(record: RunRecord) -> Part:
-    """Return the table of what happened, in its order."""
+    """Return the table of events, in order."""
     lines: list[story.Line | LeftOut] = [*story.table(record.events)]
     if not lines:
-        return Part(problems=("events.jsonl is missing or has no event that can be read",))
+        return Part(problems=("events.jsonl is missing or has no readable event",))
     left_out = len(lines) - FIRST_EVENTS - LAST_EVENTS
     if left_out > 0:
         lines[FIRST_EVENTS:-LAST_EVENTS] = [LeftOut(f"{left_out:,}")]
@@ -382,7 +384,7 @@ def event_table(record: RunRecord) -> Part:
 
 
 def configuration(run_dir: Path) -> Part:
-    """Return the effective configuration."""
+    """Return the run's effective configuration, config.yaml."""
     try:
         text = (run_dir / "config.yaml").read_text(encoding="utf-8", errors="replace")
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What a run left in its folder: rows of metrics, events, samples, TensorBoard's curves.
+"""Read a run's folder: rows of metrics, events, samples, TensorBoard's curves.
 
-Nothing that is read is trusted: what is damaged or missing is passed over, and the page says so
-where it would have been shown. Nobody reads the log here: its words are for people.
+No file is trusted: damaged and missing parts are ignored, and the report says what is missing. The
+log itself is not read, because its wording is for people and may change.
 """
 
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-LARGEST = 1e30  # a larger number is as good as infinite: no chart could show it beside others
+LARGEST = 1e30  # larger numbers count as infinite: no chart could show them with others
 
 Curves = dict[str, list[tuple[float, float]]]  # by TensorBoard's tag: (step, number)
 
@@ -21,7 +21,7 @@ Curves = dict[str, list[tuple[float, float]]]  # by TensorBoard's tag: (step, nu
 class Row:
     """One row of metrics.jsonl.
 
-    numbers: by the file's names; None: null, or no sensible number.
+    numbers: {column: number}; None: null, or not a number that can be drawn.
     nonfinite: whether one of its numbers was NaN or infinite.
     """
 
@@ -34,8 +34,8 @@ class Row:
 class Event:
     """One event of events.jsonl.
 
-    time: local, "2025-01-02 03:04:05"; empty where the file has no time that can be read.
-    fields: what the event's kind has besides.
+    time: local time, "2025-01-02 03:04:05"; empty: no readable time.
+    fields: the other fields of the event.
     """
 
     time: str
@@ -45,22 +45,22 @@ class Event:
     fields: Mapping[str, object] = field(default_factory=dict)
 
     def word(self, name: str) -> str:
-        """Return a field that is a text; of any other, an empty one."""
+        """Return a text field; empty if it is missing or not a text."""
         value = self.fields.get(name)
         return value if isinstance(value, str) else ""
 
     def number(self, name: str) -> float | None:
-        """Return a field that is a sensible number."""
+        """Return a field's number; None if it is missing or cannot be drawn."""
         return number(self.fields.get(name))
 
     def holds(self, name: str) -> bool:
-        """Return whether a field is there and true."""
+        """Return whether a field exists and is true."""
         return self.fields.get(name) is True
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample of samples.jsonl: what the model made of the prompt number `index`."""
+    """One sample of samples.jsonl: the model's `text` for the prompt number `index`."""
 
     step: int
     index: int
@@ -78,7 +78,7 @@ class Board:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that a run's folder tells."""
+    """Everything read from a run's folder."""
 
     rows: list[Row]
     events: list[Event]
@@ -87,7 +87,7 @@ class RunRecord:
 
 
 def read_run(run_dir: Path) -> RunRecord:
-    """Read what is in a run's folder now."""
+    """Read a run's folder as it is now."""
     return RunRecord(
         rows=read_rows(run_dir),
         events=read_events(run_dir),
@@ -97,16 +97,16 @@ def read_run(run_dir: Path) -> RunRecord:
 
 
 def number(value: object) -> float | None:
-    """Return a value of JSON as a number that can be drawn, else None."""
+    """Return a JSON value as a number that can be drawn, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not abs(value) <= LARGEST:  # NaN is not either
+    if not abs(value) <= LARGEST:  # also true for NaN
         return None
     return float(value)
 
 
 def read_objects(path: Path) -> Iterator[dict[str, object]]:
-    """Yield the objects of a file of JSON lines; torn and foreign lines are passed over."""
+    """Yield the objects in a file of JSON lines; other and incomplete lines are ignored."""
     with suppress(OSError), path.open("rb") as file:
         for line in file:
             with suppress(ValueError, RecursionError):
@@ -116,7 +116,7 @@ def read_objects(path: Path) -> Iterator[dict[str, object]]:
 
 
 def read_rows(run_dir: Path) -> list[Row]:
-    """Return the rows of metrics.jsonl in the order of their steps; of one step the last row."""
+    """Return the rows of metrics.jsonl, sorted by step; for each step only its last row."""
     rows: dict[float, Row] = {}
     for columns in read_objects(run_dir / "metrics.jsonl"):
         step = number(columns.get("step"))
@@ -127,7 +127,7 @@ def read_rows(run_dir: Path) -> list[Row]:
 
 
 def read_events(run_dir: Path) -> list[Event]:
-    """Return the events of events.jsonl in the order in which they were written."""
+    """Return the events of events.jsonl in the order of the file."""
     own = ("time", "step", "kind", "text")
     events = []
     for line in read_objects(run_dir / "events.jsonl"):
@@ -146,7 +146,7 @@ def read_events(run_dir: Path) -> list[Event]:
 
 
 def read_samples(run_dir: Path) -> list[Sample]:
-    """Return the samples of samples.jsonl by prompt and step; of one prompt and step the last."""
+    """Return the samples of samples.jsonl, sorted by prompt and step; of duplicates the last."""
     samples: dict[tuple[int, int], Sample] = {}
     for line in read_objects(run_dir / "samples.jsonl"):
         step = whole(line.get("step"))
@@ -161,27 +161,27 @@ def read_samples(run_dir: Path) -> list[Sample]:
 
 
 def whole(value: object) -> int | None:
-    """Return a value of JSON as a whole number, else None."""
+    """Return a JSON value as a whole number, else None."""
     as_number = number(value)
     return None if as_number is None else int(as_number)
 
 
 def local_time(value: object) -> str:
-    """Return ISO 8601 as this machine's local time, to the second, as the log shows it."""
+    """Return an ISO 8601 time as local time to the second, as in the log; empty if unreadable."""
     if not isinstance(value, str):
         return ""
     try:
         time = datetime.fromisoformat(value).astimezone()
-    except (ValueError, OverflowError, OSError):  # not a time, or one that no clock shows
+    except (ValueError, OverflowError, OSError):  # not a time, or out of range
         return ""
     return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def read_board(run_dir: Path) -> Board:
-    """Return TensorBoard's curves, without what a resumed or rewound run left behind.
+    """Return TensorBoard's curves, without points that a resume or a rewind has undone.
 
-    Whatever fails (no TensorBoard here, a damaged file) is the `problem`; what was read before it
-    stays.
+    An error (TensorBoard is not installed, a file is damaged) becomes the `problem`; curves read
+    before it are kept.
     """
     board = Board()
     if not any(run_dir.glob("*tfevents*")):
@@ -193,7 +193,7 @@ def read_board(run_dir: Path) -> Board:
         # 0: all of them
         points = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
         try:
-            with _quiet("tensorboard"):  # it warns of what it rightly leaves out
+            with _quiet("tensorboard"):  # it warns about the points that it rightly leaves out
                 points.Reload()
         finally:
             for tag in points.Tags()["scalars"]:
@@ -206,7 +206,7 @@ def read_board(run_dir: Path) -> Board:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Switch a foreign logger off for the time of the block."""
+    """Switch another library's logger off while the block runs."""
     foreign = logging.getLogger(name)
     before = foreign.disabled
     foreign.disabled = True
@@ -217,7 +217,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def yaml_that_began(run_dir: Path) -> str:
-    """Return the path of the YAML that a run's run.json names; empty: there is none to read."""
+    """Return the path of the YAML in a run's run.json; empty: there is no readable run.json."""
     try:
         about = json.loads((run_dir / "run.json").read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -227,7 +227,7 @@ def yaml_that_began(run_dir: Path) -> str:
 
 
 def is_gone(path: Path) -> bool:
-    """Return whether a file is not there any more; one that cannot be looked at may be there."""
+    """Return whether a file no longer exists; False if that cannot be found out."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

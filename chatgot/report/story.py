@@ -1,4 +1,4 @@
-"""What became of a run, as its events tell it: how it stands, what changed, what to show of it."""
+"""The story of a run, from its events: its status, what changed, and the table of events."""
 
 import re
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from chatgot.report.run_record import Curves, Event
 
-GROUP_FROM = 4  # so many events of one kind between two turning points become one line
+GROUP_FROM = 4  # from this many events of one kind between two turning points, one line for all
 BEGINNINGS = ("start", "resume")  # of a session of training
 ENDS = ("done", "stop", "crash")
-TURNING_POINTS = (*BEGINNINGS, *ENDS, "rewind", "precision")  # where a run's story turns
-PRECISIONS = ("fp32", "bf16", "fp16")  # as TensorBoard's curve amp/precision numbers them
+TURNING_POINTS = (*BEGINNINGS, *ENDS, "rewind", "precision")  # events that change the run's course
+PRECISIONS = ("fp32", "bf16", "fp16")  # the values 0, 1, 2 of TensorBoard's curve amp/precision
 COLORS = {
     "best": "good",
     "done": "good",
@@ -26,7 +26,7 @@ COLORS = {
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands, in words, and the colour of that."""
+    """A run's status in words, and its colour."""
 
     words: str
     color: str
@@ -36,8 +36,8 @@ class Status:
 class Line:
     """One line of the table of events.
 
-    until: when the last of many events was, without the day where it is that of `time`.
-    count: how many events it stands for, and their steps; empty for one event.
+    until: for several events, the time of the last one; without the date if it is the same day.
+    count: for several events, their number and steps; empty for one event.
     """
 
     time: str
@@ -59,18 +59,18 @@ def last_of(events: Iterable[Event], kinds: Iterable[str]) -> Event | None:
 
 
 def end_of(events: list[Event]) -> Event | None:
-    """Return the event that ended the run; None while it runs, or when it was killed."""
+    """Return the event that ended the run; None: it is still running, or it was killed."""
     last = last_of(events, (*BEGINNINGS, *ENDS))
     return last if last is not None and last.kind in ENDS else None
 
 
 def status(events: list[Event]) -> Status:
-    """Return how the run stands."""
+    """Return the run's status."""
     if last_of(events, (*BEGINNINGS, *ENDS)) is None:
-        return Status("how it ended is not known", "warn")
+        return Status("it is not known how the run ended", "warn")
     end = end_of(events)
     if end is None:
-        return Status("has no end: still running, or killed", "warn")
+        return Status("still running, or killed", "warn")
     if end.kind == "done":
         return Status("done", "good")
     if end.kind == "stop":
@@ -85,7 +85,7 @@ def begin_and_end(events: list[Event]) -> tuple[str, str] | None:
 
 
 def about(events: list[Event]) -> list[str]:
-    """Return what the run says of itself, a line for each fact."""
+    """Return the run's model, text, device and software, one line each."""
     beginning = last_of(events, BEGINNINGS)
     if beginning is None:
         return []
@@ -96,7 +96,7 @@ def about(events: list[Event]) -> list[str]:
     ]
     facts = {
         "model": beginning.word("model"),
-        "text": beginning.text,  # of a beginning, what it learns from
+        "text": beginning.text,  # in these events, the training text
         "device": beginning.word("device"),
         "software": ", ".join(software),
     }
@@ -104,15 +104,15 @@ def about(events: list[Event]) -> list[str]:
 
 
 def resume_command(events: list[Event]) -> str:
-    """Return the command that goes on from where the run ended; empty where there is none."""
+    """Return the command that resumes the run from its end; empty: there is none."""
     end = end_of(events)
     return "" if end is None else end.word("resume_command")
 
 
 def precisions(events: list[Event], board: Curves) -> list[str]:
-    """Return the precisions that were in force, in their order.
+    """Return the precisions that the run used, in order.
 
-    board: TensorBoard's curves, which tell of a run that wrote no events.
+    board: TensorBoard's curves, used if the run wrote no events.
     """
     names = [name for name in map(_precision_from, events) if name]
     if not names:
@@ -123,7 +123,7 @@ def precisions(events: list[Event], board: Curves) -> list[str]:
 
 
 def _precision_from(event: Event) -> str:
-    """Return the precision that an event says is in force from now on."""
+    """Return the precision that the run uses after an event; empty: the event does not say."""
     if event.kind in BEGINNINGS:
         return event.word("precision")
     return event.word("new") if event.kind == "precision" else ""
@@ -134,9 +134,9 @@ def _precision_from(event: Event) -> str:
 
 
 def curves(events: list[Event], last_step: float) -> Curves:
-    """Return precision, micro-batch and skipped steps over the steps, under TensorBoard's tags.
+    """Return precision, micro-batch size and skipped steps as curves, by TensorBoard's tags.
 
-    A tag is there only where the events tell of it. `last_step`: where each curve ends.
+    A curve without any event is left out. last_step: where each curve ends.
     """
     precision: list[tuple[float, float]] = []
     micro_batch: list[tuple[float, float]] = []
@@ -147,7 +147,7 @@ def curves(events: list[Event], last_step: float) -> Curves:
         if event.kind == "rewind":
             back_to = event.number("to")
             for curve in (precision, micro_batch, skips):
-                _take_back(curve, step if back_to is None else back_to)
+                _remove_undone(curve, step if back_to is None else back_to)
         elif event.kind == "micro_batch":
             if not micro_batch:
                 _add(micro_batch, 0.0, event.number("old"))
@@ -174,8 +174,8 @@ def _add(curve: list[tuple[float, float]], step: float, value: float | None) -> 
         curve.append((step, value))
 
 
-def _take_back(curve: list[tuple[float, float]], step: float) -> None:
-    """Let a rewind to `step` take the points after it back; what is in force stays so."""
+def _remove_undone(curve: list[tuple[float, float]], step: float) -> None:
+    """Remove the points that a rewind to `step` has undone; the current value stays."""
     if curve and curve[-1][0] > step:
         value = curve[-1][1]
         curve[:] = [point for point in curve if point[0] < step]
@@ -187,7 +187,7 @@ def _take_back(curve: list[tuple[float, float]], step: float) -> None:
 
 
 def label(event: Event) -> str:
-    """Return how the table calls an event."""
+    """Return an event's label in the table."""
     if event.kind == "warning":
         return event.word("level").lower() or "warning"
     if event.kind == "evaluation" and event.holds("best"):
@@ -203,7 +203,7 @@ def color(event: Event) -> str:
 
 
 def text_of(event: Event) -> str:
-    """Return an event in words for people: the log's, or its own where the log has many lines."""
+    """Return an event's text in the table: the log's, or a short one for `start` and `resume`."""
     if event.kind == "start":
         return f"run {event.word('run_id')}"
     if event.kind == "resume":
@@ -216,12 +216,12 @@ def is_turning_point(event: Event) -> bool:
 
 
 def table(events: list[Event]) -> list[Line]:
-    """Return the table's lines: between turning points, many events of one kind become one line."""
+    """Return the table's lines; between turning points, many events of one kind become one line."""
     lines: list[Line] = []
     stretch: list[Event] = []
     for event in events:
         if event.kind == "evaluation" and not event.holds("best"):
-            continue  # the chart of the loss has them all
+            continue  # the loss chart shows all evaluations
         if is_turning_point(event):
             lines += _collapsed(stretch)
             lines.append(_line([event]))
@@ -232,13 +232,13 @@ def table(events: list[Event]) -> list[Line]:
 
 
 def _collapsed(stretch: list[Event]) -> list[Line]:
-    """Return the lines of a stretch without turning points, each where its first event is."""
+    """Return the lines for events without a turning point; a group is at its first event."""
     groups: dict[str, list[Event]] = {}
     for event in stretch:
-        groups.setdefault(_kinship(event), []).append(event)
+        groups.setdefault(_group_key(event), []).append(event)
     lines = []
     for event in stretch:
-        group = groups[_kinship(event)]
+        group = groups[_group_key(event)]
         if len(group) < GROUP_FROM:
             lines.append(_line([event]))
         elif event is group[0]:
@@ -246,8 +246,8 @@ def _collapsed(stretch: list[Event]) -> list[Line]:
     return lines
 
 
-def _kinship(event: Event) -> str:
-    """Return what events of one group share: warnings, their words but for the numbers in them."""
+def _group_key(event: Event) -> str:
+    """Return the key of an event's group: its label, and for warnings the text without numbers."""
     if event.kind != "warning":
         return label(event)
     return label(event) + re.sub(r"\d+", "#", event.text[:80])

@@ -1,4 +1,4 @@
-"""What a run is made of: text, model, optimizer and state, put together fresh or for a resume.
+"""Build a run from text, model, optimizer and state, for a fresh start or a resume.
 
 Letters: S sequences of one optimizer step, T `max_seq_length`, V vocabulary size.
 """
@@ -44,12 +44,12 @@ from chatgot.run.run_state import RunState, Stored, StoredState, collect_state
 
 logger = logging.getLogger(__name__)
 
-SMALLEST_STEP_FLOPS = 1e9  # smaller steps are not worth 0.1 s of measuring the peak
+SMALLEST_STEP_FLOPS = 1e9  # for smaller steps, measuring the peak is not worth 0.1 s
 
 
 @dataclass
 class Run:
-    """The parts of one run, and what this process counts."""
+    """The parts of one run, and counters of this process."""
 
     config: Config
     device: torch.device
@@ -60,13 +60,13 @@ class Run:
     optimizer: Optimizer
     scaler: SafeGradScaler
     state: RunState
-    peak_flops: float  # per second, of this machine's matrix products; 0: not measured
-    config_path: str = ""  # absolute, of the YAML
-    start: StoredState | None = None  # what a rewind before the first checkpoint goes back to
-    abandoned: list[Path] = field(default_factory=list)  # checkpoints that a rewind left behind
-    failed_samples: int = 0  # of this process
-    steps_here: int = 0  # optimizer steps that this process began
-    times: TimeSplit = field(default_factory=TimeSplit)  # of this process
+    peak_flops: float  # FLOP/s of this machine's matrix products; 0: not measured
+    config_path: str = ""  # absolute path of the YAML
+    start: StoredState | None = None  # the state to rewind to before the first checkpoint
+    abandoned: list[Path] = field(default_factory=list)  # checkpoints after the last rewind's step
+    failed_samples: int = 0  # in this process
+    steps_here: int = 0  # optimizer steps started in this process
+    times: TimeSplit = field(default_factory=TimeSplit)  # in this process
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -95,7 +95,7 @@ class Run:
         return minutes is not None and self.state.progress.time_s >= 60 * minutes
 
     def how_to_extend(self) -> str:
-        """Return the settings that let an ended run go on."""
+        """Return the `--set` options that let a finished run continue."""
         settings = self.config.training
         progress = self.state.progress
         last = self.last_step
@@ -113,7 +113,7 @@ class Run:
         return collect_state(self.state, self.model, self.optimizer, self.scaler)
 
     def checkpoint(self) -> dict[str, Any]:
-        """Return all that a checkpoint holds: the state, and what makes it usable by itself."""
+        """Return a checkpoint's content: the state, and all that is needed to use it alone."""
         progress = self.state.progress
         S = self.config.training.sequences_per_step
         return {
@@ -134,11 +134,12 @@ class Run:
 
 
 def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Stored | None) -> Run:
-    """Build a run with fresh weights; with `stored`, take its modes and let `resume` load the rest.
+    """Build a run with fresh weights, in the modes of `stored` if there is a stored state.
 
-    A new run has no id yet. It may measure, prove and compile, which takes seconds. Side effects:
-    torch's number of threads, the generators of Python and numpy (unused in training; seeded, so
-    that two fresh runs save the same bytes).
+    `resume` loads the rest of the stored state. The new run has no id yet. Measuring, proving and
+    compiling may take seconds. Side effects: sets torch's number of threads, and seeds the
+    generators of Python and numpy (training does not use them, but two fresh runs must save the
+    same bytes).
     Raises: ConfigError.
     """
     settings = config.training
@@ -189,7 +190,7 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Store
 
 
 def first_micro_batch(settings: TrainingConfig) -> int:
-    """Return the micro-batch that a run begins with, before any trial."""
+    """Return the micro-batch size at the start, before any trial."""
     dynamic = settings.dynamic_batch_size
     if not dynamic.enabled:
         return settings.batch_size
@@ -198,13 +199,13 @@ def first_micro_batch(settings: TrainingConfig) -> int:
 
 
 def _peak_flops(config: Config, model: GPT, device: torch.device) -> float:
-    """Return the measured peak of matrix products in FLOP/s; 0, not measured, for tiny steps."""
+    """Return the measured peak of matrix products in FLOP/s; for tiny steps 0: not measured."""
     tokens = config.training.tokens_per_step(config.model)
     if tokens * model.flops_per_token() < SMALLEST_STEP_FLOPS:
         return 0.0
     peak, dtype = peak_for_mfu(device)
     logger.info(
-        "peak: %s matrix products run at %.0f GFLOP/s here; MFU is the share of it",
+        "peak: %s matrix products reach %.0f GFLOP/s on this machine; MFU is relative to that",
         dtype,
         peak / 1e9,
     )
@@ -212,12 +213,13 @@ def _peak_flops(config: Config, model: GPT, device: torch.device) -> float:
 
 
 def make_prompts(run: Run) -> list[str]:
-    """Return the prompts, unknown characters replaced, and one more from the validation text."""
+    """Return the prompts with unknown characters replaced, and one from the validation text."""
     replaced = [run.vocabulary.replace_unknown(prompt) for prompt in run.config.sampling.prompts]
     unknown = sorted({character for _, characters in replaced for character in characters})
     if unknown:
         logger.warning(
-            "prompts: %r do not occur in the text; they are shown replaced", "".join(unknown)
+            "prompts: the characters %r do not occur in the training text and are replaced",
+            "".join(unknown),
         )
     prompts = [text for text, _ in replaced]
     return [*prompts, line_start(run.val_windows.ids, run.vocabulary, run.config.seed)]

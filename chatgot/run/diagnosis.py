@@ -1,4 +1,4 @@
-"""Where the numbers of a step went wrong.
+"""Find where the numbers of a step became non-finite.
 
 Letters: S sequences of one optimizer step.
 """
@@ -19,10 +19,11 @@ from chatgot.run.run_state import RunState
 def describe_numbers(
     model: nn.Module, windows: TrainingWindows, state: RunState, config: Config
 ) -> str:
-    """Return in words where the step in hand went wrong.
+    """Return in words where the current step went wrong.
 
-    They are the loss and the logits of its first non-finite micro-batch (else of its last), and the
-    first module whose output is not finite. Computes the micro-batches once more; changes nothing.
+    The text gives the loss and the logits of the first non-finite micro-batch (or of the last one),
+    and the first module whose output is not finite. The micro-batches are computed again, forward
+    only; nothing is changed.
     """
     not_finite: list[str] = []  # names of modules, in the order of their outputs
 
@@ -38,7 +39,7 @@ def describe_numbers(
     starts = windows.starts(position, S)
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if name and name.count(".") <= 1:  # layers.3, but not what is inside of it
+            if name and name.count(".") <= 1:  # layers.3, but not the modules inside it
                 stack.callback(module.register_forward_hook(note_in(name)).remove)
         stack.enter_context(preserved_generators(windows.device))
         stack.enter_context(torch.no_grad())
@@ -49,9 +50,9 @@ def describe_numbers(
             logits, loss = model(x, y)
             if not_finite or not torch.isfinite(loss):
                 break
-    where = "all outputs finite"
+    where = "all outputs are finite"
     if not_finite:
-        where = f"first output that is not finite: {not_finite[0]}"
+        where = f"first non-finite output: {not_finite[0]}"
     logits_fp32 = logits.float()
     return (
         f"step {state.progress.global_step + 1}, data position {position}, "

@@ -1,4 +1,4 @@
-"""Whether a stored state is one that a run has saved, and whether it fits the run at hand."""
+"""Check that a stored state can come from a run, and that it fits this run."""
 
 import math
 import random
@@ -22,19 +22,19 @@ SHOWN_VALUE = 40  # characters of a value in a message
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint for an exact resume, its counters and generators checked as well.
+    """Read a checkpoint for an exact resume; also check its counters and generators.
 
-    Raises: CheckpointRejected naming file and reason.
+    Raises: CheckpointRejected with file and reason.
     """
     checkpoint = load_checkpoint(path)
     invalid = invalid_counters(checkpoint)
     if invalid:
-        raise CheckpointRejected(f"{path}: invalid or missing: {', '.join(invalid)}")
+        raise CheckpointRejected(f"{path}: invalid or missing values: {', '.join(invalid)}")
     return checkpoint
 
 
 def invalid_counters(stored: Stored) -> list[str]:
-    """Return the names of the counters and generators that cannot be what a run has saved."""
+    """Return the names of counters and generators with values that no run can have saved."""
     invalid = []
     try:
         state = RunState.model_validate(stored["state"])
@@ -52,7 +52,7 @@ def invalid_counters(stored: Stored) -> list[str]:
 
 
 def _missing(part: Part, prefix: str = "") -> list[str]:
-    """Return the names of the counters that a stored state did not have and got defaults for."""
+    """Return the names of counters that the stored state lacked; they have their defaults now."""
     names = []
     for name in type(part).model_fields:
         value = getattr(part, name)
@@ -66,7 +66,7 @@ def _missing(part: Part, prefix: str = "") -> list[str]:
 def _names_of_problems(error: ValidationError) -> list[str]:
     """Return each problem once.
 
-    It is the field's name, or the validator's message where two fields contradict.
+    A problem is a field's name, or the validator's message if two fields contradict each other.
     """
     names = []
     for problem in error.errors(include_url=False, include_input=False):
@@ -79,9 +79,9 @@ def _names_of_problems(error: ValidationError) -> list[str]:
 
 
 def _generators_fit(states: Mapping[str, Any]) -> bool:
-    """Return whether throw-away generators accept the states.
+    """Return whether temporary generators accept the states.
 
-    Checked now, since a failed restore would be half done.
+    Checked before restoring, because a restore that fails would be half done.
     """
     try:
         version, internal, gauss = states["python"]
@@ -105,16 +105,18 @@ def _generators_fit(states: Mapping[str, Any]) -> bool:
 def check_optimizer(
     path: Path, stored: Mapping[str, Any], optimizer: Optimizer, updates: int
 ) -> None:
-    """Check a stored optimizer state before loading: load_state_dict would accept any shape.
+    """Check a stored optimizer state before loading, because load_state_dict accepts any shape.
 
-    updates: optimizer updates made so far; after the first one each parameter has a state.
+    updates: optimizer updates so far; after the first one, every parameter must have a state.
     Raises: CheckpointRejected.
     """
     own_groups = optimizer.state_dict()["param_groups"]
     groups = stored.get("param_groups")
     state = stored.get("state")
     if not (isinstance(state, dict) and _same_groups(groups, own_groups)):
-        raise CheckpointRejected(f"{path}: the optimizer's state is of another optimizer or model")
+        raise CheckpointRejected(
+            f"{path}: the optimizer's state belongs to another optimizer or model"
+        )
     assert isinstance(groups, list)
     refuse(
         path,
@@ -138,7 +140,7 @@ def check_optimizer(
 
 
 def _same_groups(groups: Any, own_groups: list[dict[str, Any]]) -> bool:
-    """Return whether stored parameter groups have the names and the parameters of our own."""
+    """Return whether stored parameter groups have the same keys and parameters as our own."""
     if not isinstance(groups, list) or len(groups) != len(own_groups):
         return False
     for group, own in zip(groups, own_groups, strict=True):
@@ -150,7 +152,7 @@ def _same_groups(groups: Any, own_groups: list[dict[str, Any]]) -> bool:
 
 
 def _other_settings(groups: list[dict[str, Any]], own_groups: list[dict[str, Any]]) -> list[str]:
-    """Return one line for each setting that differs; the learning rate is set anew each step."""
+    """Return one line for each setting that differs; each step sets the learning rate anew."""
     lines = set()
     for group, own in zip(groups, own_groups, strict=True):
         for key in own.keys() - {"lr", "params"}:
@@ -162,16 +164,16 @@ def _other_settings(groups: list[dict[str, Any]], own_groups: list[dict[str, Any
 
 
 def check_scaler(path: Path, stored: Mapping[str, Any], scaler: SafeGradScaler) -> None:
-    """Check a stored scaler state before loading: load_state_dict would fail half-way.
+    """Check a stored scaler state before loading, because load_state_dict could fail half-way.
 
     Raises: CheckpointRejected.
     """
-    if not stored:  # of torch's own scaler, disabled
+    if not stored:  # from torch's own GradScaler, disabled
         return
     own = scaler.state_dict()
     problems = [f"{key} is missing or unknown" for key in stored.keys() ^ own.keys()]
     for key in stored.keys() & own.keys():
         value = stored[key]
         if type(value) is not type(own[key]) or not 0 <= value < math.inf:
-            problems.append(f"{key} is {value!r:.{SHOWN_VALUE}}")
+            problems.append(f"{key} is invalid: {value!r:.{SHOWN_VALUE}}")
     refuse(path, "the scaler's state does not fit", problems)

@@ -1,7 +1,7 @@
-"""Everything of a run that changes while training: counters in named parts, how they are stored.
+"""Everything in a run that changes while training: counters in named parts, and how to store them.
 
-Weights, optimizer and loss scaler keep their own state. One model of the counters checks what is
-loaded and what is about to be saved, so nothing can be saved that cannot be loaded.
+Weights, optimizer and loss scaler keep their own state. The same pydantic models check the counters
+before a save and after loading, so every saved state can be loaded.
 """
 
 import copy
@@ -23,7 +23,7 @@ from chatgot.numerics.optim import allocate_state
 from chatgot.numerics.precision import Precision
 
 LARGEST_COUNT = 1 << 62
-LARGEST_MICRO_BATCH = 1 << 30  # sequences; what every machine refuses anyway
+LARGEST_MICRO_BATCH = 1 << 30  # sequences; too large for any machine
 
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Step = Annotated[int, Field(ge=-1, le=LARGEST_COUNT)]  # -1: never yet
@@ -34,7 +34,7 @@ Reason = Annotated[str, Field(max_length=1000)]
 
 
 def kept_on_rewind(default: Any) -> Any:
-    """Declare a counter that a rewind leaves as it is; all others go back with the weights."""
+    """Declare a counter that a rewind does not change; all others go back with the weights."""
     return Field(default, json_schema_extra={"kept_on_rewind": True})
 
 
@@ -54,7 +54,7 @@ class BadStep(Part):
 
 
 class SizeChange(Part):
-    """A change of the micro-batch size, in force after step `step`."""
+    """A change of the micro-batch size after step `step`."""
 
     step: Count
     old: Sequences
@@ -63,7 +63,7 @@ class SizeChange(Part):
 
 
 class RejectedSize(Part):
-    """A micro-batch that is not tried again before the step `until`."""
+    """A micro-batch size that is not tried again before step `until`."""
 
     size: Sequences
     times: Count
@@ -79,21 +79,21 @@ class Progress(Part):
     skipped_ranges: list[tuple[Count, Count]] = []  # [first, end) of positions, in order
     skipped_steps: Count = 0  # skipped updates among the steps up to global_step
     tokens: Count = 0  # tokens trained on
-    time_s: float = Field(  # in the training loop, over all resumes
+    time_s: float = Field(  # seconds in the training loop, over all resumes
         0.0, ge=0, allow_inf_nan=False, json_schema_extra={"kept_on_rewind": True}
     )
     train_loss: float | None = None  # of the last step: token-weighted mean, nats per token
     grad_norm: float | None = None  # of the last step, before clipping
     lr: float | None = None  # of the last step
-    tokens_per_s: float | None = None  # of the steps between the last two rows
+    tokens_per_s: float | None = None  # over the steps between the last two rows of metrics
 
     def advance(self) -> None:
-        """Go to the next group of sequences, past those that a rewind leaves out."""
+        """Go to the next group of sequences; jump over skipped ranges."""
         self.position += 1
         self.leave_out()
 
     def leave_out(self) -> None:
-        """Move the position out of the ranges that are left out, which are in order."""
+        """If the position is in a skipped range, move it to the end of the range."""
         for first, end in self.skipped_ranges:
             if first <= self.position < end:
                 self.position = end
@@ -108,18 +108,18 @@ class Progress(Part):
 
 
 class Modes(Part):
-    """How steps are computed: each choice gives other bits, so a resumed run keeps them."""
+    """How steps are computed. Each choice changes the bits, so a resumed run keeps its choices."""
 
-    precision: Precision = kept_on_rewind("fp32")  # in force
-    # at the start; a fallback may lower `precision`
+    precision: Precision = kept_on_rewind("fp32")  # the current one
+    # the one at the start; after a fallback `precision` differs
     asked_precision: Precision = kept_on_rewind("fp32")
-    precision_raised: bool = kept_on_rewind(False)  # after a fallback it may climb back, once
+    precision_raised: bool = kept_on_rewind(False)  # it was tried again after a fallback, once
     attention: Kernel = kept_on_rewind("sdpa")  # the kernel
     compiled: bool = kept_on_rewind(False)  # the blocks run compiled
-    # of the products of Muon's updates
+    # of the matrix products in Muon's updates
     muon_precision: Literal["fp32", "bf16"] = kept_on_rewind("fp32")
     threads: int = Field(1, ge=1, le=MAX_THREADS, json_schema_extra={"kept_on_rewind": True})
-    # in its proof or in a step; it stays off
+    # it failed in its proof or in a step, so it stays off
     gradient_checkpointing_failed: bool = kept_on_rewind(False)
 
 
@@ -134,27 +134,27 @@ class MicroBatch(Part):
 
 
 class Health(Part):
-    """How well the steps went, and what was done about those that did not."""
+    """How well the steps went, and the countermeasures so far."""
 
-    good_steps: Count = 0  # in a row, since the precision in force was taken up
-    bad_steps: list[BadStep] = []  # those in a row up to now
-    bad_before_rung: Count = 0  # of `bad_steps`: those before the precision was lowered
-    skips: Count = kept_on_rewind(0)  # updates left out, also those that a rewind has undone
+    good_steps: Count = 0  # in a row, in the current precision
+    bad_steps: list[BadStep] = []  # in a row, up to the last step
+    bad_before_rung: Count = 0  # how many of `bad_steps` came before the last fallback
+    skips: Count = kept_on_rewind(0)  # skipped updates, including those that a rewind has undone
     rewinds: Count = kept_on_rewind(0)
-    rewound_to: Step = kept_on_rewind(-1)  # step of the last rewind's checkpoint, 0 for the start
+    rewound_to: Step = kept_on_rewind(-1)  # step that the last rewind went back to, 0: the start
     best_train_loss: Loss = math.inf  # lowest loss of a step so far
     recent_losses: list[Finite] = []  # of the last good steps, for the spike statistic
 
 
 class Marks(Part):
-    """What was done at which step, so that nothing is done twice at one step after a resume."""
+    """At which step each thing was done last, so that a resume does nothing twice."""
 
     val_loss: float | None = None  # of the last evaluation, nats per token
     best_val_loss: Loss = math.inf
     best_step: Step = -1
     last_eval_step: Step = -1
     last_sample_step: Count = 0  # 0: untrained weights are not sampled
-    last_save_step: Step = 0  # 0: untrained weights need no checkpoint; -1: those of init_from do
+    last_save_step: Step = 0  # 0: untrained weights are not saved; -1: weights of init_from are
     last_proof_step: Count = 0  # of gradient checkpointing
 
 
@@ -171,7 +171,7 @@ class RunState(Part):
 
 
 def overwrite(state: RunState, other: RunState) -> None:
-    """Give `state` the values of `other`, in place: references to its parts stay valid."""
+    """Copy the values of `other` into `state` in place; references to its parts stay valid."""
     for name in RunState.model_fields:
         mine = getattr(state, name)
         theirs = getattr(other, name)
@@ -183,7 +183,7 @@ def overwrite(state: RunState, other: RunState) -> None:
 
 
 def after_rewind(now: RunState, stored: RunState) -> RunState:
-    """Return the counters after going back to `stored`; some a rewind leaves as they are now."""
+    """Return the counters after a rewind to `stored`; those `kept_on_rewind` are as in `now`."""
     result = stored.model_copy(deep=True)
     _keep(now, result)
     for name in RunState.model_fields:
@@ -204,7 +204,7 @@ Stored = Mapping[str, Any]  # a checkpoint's content, or a StoredState
 
 
 class StoredState(TypedDict):
-    """What changes while training, as plain values and tensors."""
+    """Everything that changes while training, as plain values and tensors."""
 
     model_state_dict: dict[str, Tensor]
     optimizer_state_dict: dict[str, Any]
@@ -218,7 +218,8 @@ def collect_state(
 ) -> StoredState:
     """Return everything that changes while training; tensors are shared, not copied.
 
-    The counters are checked as they are when loaded: what could not be loaded is not saved.
+    The counters get the same check as when loading, so every saved state can be loaded.
+    Raises: pydantic.ValidationError.
     """
     return {
         "model_state_dict": model.state_dict(),
@@ -236,7 +237,7 @@ def restore_state(
     optimizer: Optimizer,
     scaler: SafeGradScaler,
 ) -> None:
-    """Put a collected state back, generators last. The caller has checked that it fits."""
+    """Load a collected state, the generators last. The caller has checked that it fits."""
     model.load_state_dict(stored["model_state_dict"], strict=True)
     optimizer.load_state_dict(stored["optimizer_state_dict"])
     allocate_state(optimizer)  # a state from before the first update has none
@@ -260,7 +261,7 @@ def generator_states() -> dict[str, Any]:
 
 
 def set_generator_states(states: Mapping[str, Any]) -> None:
-    """Put the states that `generator_states` returned back into the global generators."""
+    """Load the states from `generator_states` into the global generators."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = states["numpy"]

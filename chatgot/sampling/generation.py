@@ -1,4 +1,4 @@
-"""Prompt -> stream of text, one token at a time, with a key/value cache.
+"""From a prompt to text, one token at a time, with a key/value cache.
 
 Letters: T tokens, V vocabulary.
 """
@@ -22,11 +22,12 @@ def generate(
     *,
     end_of_text: int | None = None,
 ) -> Iterator[int]:
-    """Yield up to `max_new_tokens` ids that continue `ids` (at least one).
+    """Yield up to `max_new_tokens` ids that continue `ids`.
 
-    Draws from `generator` (a CPU one) alone. When the context is full, its older half is forgotten.
+    When the context is full, its older half is forgotten. All random numbers come from `generator`.
 
-    end_of_text: the id that ends the text when it is drawn; it is not yielded. None: no id does.
+    ids: the prompt, at least one id. generator: on the CPU.
+    end_of_text: the id that ends the text; it is not yielded. None: no id ends it.
     """
     T = model.cfg.max_seq_length
     device = next(model.parameters()).device
@@ -35,7 +36,7 @@ def generate(
     for _ in range(sampling.max_new_tokens):
         with evaluating(model):
             if caches is None or caches[0].length >= T:
-                # read from the start, or again once the older half is forgotten
+                # process the whole context: at the start, and after forgetting the older half
                 context = context[-T:] if caches is None else context[-(T // 2 + 1) :]
                 caches = [KeyValueCache() for _ in range(model.cfg.n_layers)]
                 x = torch.tensor([context], device=device)  # (1, T)
@@ -50,10 +51,11 @@ def generate(
 
 
 def pick_token(logits: Tensor, sampling: SamplingConfig, generator: torch.Generator) -> int:
-    """Draw one id from logits (V,) by temperature, top_k and top_p; temperature 0 is greedy."""
+    """Draw one id from logits (V,) with temperature, top_k and top_p; temperature 0 is greedy."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    logits = (logits - logits.max()) / sampling.temperature  # at most 0: no temperature is too low
+    # subtracting the maximum first prevents an overflow at low temperatures
+    logits = (logits - logits.max()) / sampling.temperature
     if sampling.top_k is not None:
         likeliest = logits.topk(min(sampling.top_k, len(logits))).indices
         excluded = torch.full_like(logits, -torch.inf)
@@ -61,7 +63,7 @@ def pick_token(logits: Tensor, sampling: SamplingConfig, generator: torch.Genera
     probabilities = logits.softmax(dim=-1)
     if sampling.top_p is not None:  # nucleus sampling, Holtzman et al., arXiv:1904.09751
         ordered, order = probabilities.sort(descending=True)
-        more_likely = ordered.cumsum(dim=-1) - ordered  # 0 for the likeliest, which always stays
+        more_likely = ordered.cumsum(dim=-1) - ordered  # 0 for the first, which is always kept
         outside = more_likely >= sampling.top_p
         probabilities = probabilities.index_fill(0, order[outside], 0.0)
     return int(torch.multinomial(probabilities, 1, generator=generator))
@@ -75,11 +77,11 @@ def continue_text(
     *seed: int,
     end_of_text: int | None = None,
 ) -> Iterator[str]:
-    """Yield the characters that follow `prompt`; the same `seed` numbers give the same text.
+    """Yield the text that continues `prompt`, token by token; equal seeds give equal texts.
 
-    The prompt's characters must be in the vocabulary (`Vocabulary.replace_unknown`).
+    All characters of the prompt must be in the vocabulary (see `Vocabulary.replace_unknown`).
 
-    end_of_text: as in `generate`.
+    seed: one or more numbers. end_of_text: as in `generate`.
     """
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
     generator = torch.Generator().manual_seed(state)

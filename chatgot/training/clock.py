@@ -1,4 +1,4 @@
-"""How long a run has trained, and how many tokens per second its steps make."""
+"""How long a run has trained, and its tokens per second."""
 
 import time
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from chatgot.run.assembly import Run
 
 
 class StepClock:
-    """Measures a run: its training time over all resumes, its tokens per second.
+    """Measures a run's training time, over all resumes, and its tokens per second.
 
-    The training time is the wall time since the loop began: evaluations, samples, saves and trials
-    are in it. The rate is of the steps alone.
+    The training time is wall time in the loop, including evaluations, samples, saves and trials.
+    The tokens per second are over the steps and their logging only.
     """
 
     def __init__(self, run: Run) -> None:
@@ -22,7 +22,7 @@ class StepClock:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Count the block as one optimizer step, unless it ends in an error."""
+        """Count the block as one optimizer step, unless it raises."""
         before = time.perf_counter()
         yield
         tokens = self._run.config.training.tokens_per_step(self._run.config.model)
@@ -31,11 +31,11 @@ class StepClock:
 
     @contextmanager
     def logging(self) -> Iterator[None]:
-        """Count the block's time as the steps' own: a rate includes what logging costs."""
+        """Add the block's time to the steps' time: tokens per second include logging."""
         before = time.perf_counter()
         yield
         self._throughput.add(0, time.perf_counter() - before)
 
     def tokens_per_s(self) -> float | None:
-        """Return the rate of the steps since the last call; None when there was none."""
+        """Return the tokens per second since the last call; None if there was no step."""
         return self._throughput.take()

@@ -1,4 +1,4 @@
-"""What is due now: an evaluation, samples, a checkpoint; by steps, by minutes, at the run's end."""
+"""Whether an evaluation, samples or a checkpoint is due: by steps, by minutes, or at the end."""
 
 import time
 
@@ -6,7 +6,7 @@ from chatgot.run.assembly import Run
 
 
 def evaluation_due(run: Run) -> bool:
-    """Return whether the present weights are still to be evaluated: by steps, or at the end."""
+    """Return whether an evaluation of the current weights is due, by steps or at the run's end."""
     interval = run.config.training.eval_interval
     if interval is None or run.state.marks.last_eval_step == run.state.progress.global_step:
         return False
@@ -14,7 +14,7 @@ def evaluation_due(run: Run) -> bool:
 
 
 def step_save_due(run: Run) -> bool:
-    """Return whether `save_checkpoint_steps` asks for a checkpoint of this step, not saved yet."""
+    """Return whether `save_checkpoint_steps` asks for a checkpoint that is not saved yet."""
     interval = run.config.training.save_checkpoint_steps
     if interval is None or run.state.marks.last_save_step == run.state.progress.global_step:
         return False
@@ -22,10 +22,10 @@ def step_save_due(run: Run) -> bool:
 
 
 def is_new_best(run: Run) -> bool:
-    """Return whether the weights were evaluated as the best so far, and not saved as best yet.
+    """Return whether the current weights are the best so far, but are not saved as the best yet.
 
-    If so, a save is due, and that save makes this step the best one.
-    Untrained weights are not, nor are those of a step after which the loss went wrong.
+    If so, a save is due, which makes this step the best one. Untrained weights never count, nor do
+    weights after a bad step.
     """
     marks = run.state.marks
     step = run.state.progress.global_step
@@ -37,7 +37,7 @@ def is_new_best(run: Run) -> bool:
 
 
 class Due:
-    """Decides what is due: it has the clocks, run.state.marks the steps."""
+    """Decides what is due. It keeps the clocks; run.state.marks keeps the steps."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -46,7 +46,7 @@ class Due:
         self._saved_marks = self._marks()
 
     def evaluation(self) -> bool:
-        """Return whether the present weights are to be evaluated now."""
+        """Return whether an evaluation is due now: by steps, or at the end of the run."""
         return evaluation_due(self._run)
 
     def samples(self) -> bool:
@@ -66,8 +66,8 @@ class Due:
     def checkpoint(self) -> bool:
         """Return whether a checkpoint is due now: by steps, by minutes, the best, or at the end.
 
-        While bad steps follow each other nobody knows whether the weights are any good. At the end
-        a file that is there already is replaced when more has been evaluated or sampled since.
+        After a bad step no save is due, because the weights may be damaged. At the end, an existing
+        checkpoint of this step is replaced if there was an evaluation or a sample since.
         """
         run = self._run
         marks = run.state.marks
@@ -83,11 +83,11 @@ class Due:
         return step_save_due(run) or _passed(self._last_save_s, minutes)
 
     def sampled(self) -> None:
-        """Start the clock of the samples again."""
+        """Restart the clock of the samples."""
         self._last_samples_s = time.monotonic()
 
     def saved(self) -> None:
-        """Start the clock of the checkpoints again, whether or not the save succeeded."""
+        """Restart the clock of the checkpoints, even if the save failed."""
         self._last_save_s = time.monotonic()
         self._saved_marks = self._marks()
 
@@ -97,7 +97,7 @@ class Due:
 
 
 def _passed(since_s: float, minutes: float | None) -> bool:
-    """Return whether so many minutes have passed; None: never."""
+    """Return whether this many minutes have passed since `since_s`; None: never."""
     if minutes is None:
         return False
     return time.monotonic() - since_s >= 60 * minutes

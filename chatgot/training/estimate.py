@@ -1,4 +1,4 @@
-"""How large, how fast and how long: what a run would take."""
+"""Estimate a run's size, memory, speed and time (`--dry_run`)."""
 
 import time
 
@@ -10,10 +10,10 @@ from chatgot.training.step import compute_gradients
 
 
 def estimate(run: Run, repeats: int = 2) -> list[str]:
-    """Return lines on parameters, operations, memory and time.
+    """Return lines about parameters, operations, memory and time.
 
-    Measured on forward and backward of steps whose gradients are thrown away; updates, which are
-    not made, come on top.
+    It measures the forward and backward passes of `repeats` steps and discards the gradients. The
+    time for updates is not included.
     """
     model = run.model
     seconds = min(_seconds_of_a_step(run) for _ in range(repeats))
@@ -26,14 +26,14 @@ def estimate(run: Run, repeats: int = 2) -> list[str]:
         limits.append((run.last_step - progress.global_step) * seconds)
     remark = ""
     if run.device.type == "cpu":
-        remark = ", half of it or more is Python and torch in small models"
+        remark = ", which includes Python and torch (half or more of it, for small models)"
     return [
         f"parameters: {model.parameter_count():,}",
         f"FLOPs per token: {model.flops_per_token():,}",
         f"memory: {most_memory_mib(run.device):,.0f} MiB{remark}",
         f"speed: {tokens / seconds:,.0f} tokens/s, "
         f"{seconds:.2f} s for forward and backward of one step of {tokens:,} tokens",
-        f"time: about {human_time(max(0.0, min(limits)))} until the end, "
+        f"time: about {human_time(max(0.0, min(limits)))} until the end of the run, "
         "without updates and evaluations",
     ]
 

@@ -1,4 +1,4 @@
-"""What the log says of a run: its header, its cautions, a step, its end; and the curves beside it.
+"""The log's lines about a run: header, warnings, steps, end; and TensorBoard's other curves.
 
 Letters: S sequences of one optimizer step, T tokens of a window.
 """
@@ -22,7 +22,7 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and two moments, 4 bytes each
 
 
 def model_line(run: Run) -> str:
-    """Return architecture, size and cost of the model."""
+    """Return the model's architecture, size and cost in one line."""
     millions = run.model.parameter_count() / 1e6
     mflop = run.model.flops_per_token() / 1e6
     architecture = run.config.model.architecture
@@ -30,7 +30,7 @@ def model_line(run: Run) -> str:
 
 
 def text_line(run: Run) -> str:
-    """Return how much text there is, and what it was read as."""
+    """Return the size of the text and its encoding in one line."""
     return (
         f"{len(run.train_windows.ids):,} training and {len(run.val_windows.ids):,} validation "
         f"tokens, {len(run.vocabulary.characters)} characters, read as {run.tokens.encoding}"
@@ -38,7 +38,7 @@ def text_line(run: Run) -> str:
 
 
 def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
-    """Return the lines that each part of a log begins with: what runs, where, on what, and how."""
+    """Return the first lines of each part of a log: what runs, where, on which device, and how."""
     config = run.config
     modes = run.state.modes
     every = run.model.recompute_every
@@ -63,18 +63,19 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
 
 
 def cautions(run: Run) -> list[str]:
-    """Return the lines that warn: of settings without effect, a cut warmup, a small disk."""
+    """Return warnings: settings without effect, a warmup that is too long, a small disk."""
     config = run.config
     lines = remarks(config)
     warmup = config.training.warmup_steps
     last = run.last_step
     if warmup >= run.decay_steps:
         lines.append(
-            f"training.warmup_steps={warmup} is cut to the schedule's {run.decay_steps} steps"
+            f"training.warmup_steps={warmup} is too long: "
+            f"the warmup ends with the schedule, after {run.decay_steps} steps"
         )
     elif last is not None and warmup >= last:
         lines.append(
-            f"training.warmup_steps={warmup}: the run's {last} steps end within the warmup"
+            f"training.warmup_steps={warmup}: the run ends after {last} steps, before the warmup"
         )
     files = config.training.max_checkpoints_to_keep + 1
     needed = files * CHECKPOINT_BYTES_PER_PARAMETER * run.model.parameter_count()
@@ -82,22 +83,19 @@ def cautions(run: Run) -> list[str]:
     if free < needed:
         lines.append(
             f"{files} checkpoints need {needed / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free on their disk"
+            f"but only {free / 1e9:.1f} GB are free on their disk"
         )
     danger = open_to_others(run.checkpoint_dir)
     if danger:
         lines.append(
             f"{config.paths.checkpoints}: {danger}; "
-            "who can write there can replace your checkpoints"
+            "anyone who can write to it can replace your checkpoints"
         )
     return lines
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout that this package is in; None: there is none.
-
-    With + when files differ.
-    """
+    """Return the commit of this package's git checkout, with + if files differ; None: no git."""
     folder = Path(__file__).resolve().parent
     describe_head = ["describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
@@ -114,7 +112,7 @@ def git_commit() -> str | None:
 
 
 def end_line(run: Run) -> str:
-    """Return the log's last word on the run's health."""
+    """Return the log's last line about skipped steps, rewinds and precision."""
     health = run.state.health
     modes = run.state.modes
     precision = f"{modes.precision} throughout"
@@ -127,7 +125,7 @@ def end_line(run: Run) -> str:
 
 
 def model_flops_utilisation(run: Run) -> float | None:
-    """Return MFU: FLOPs of the steps since the last row over what the machine could have done.
+    """Return MFU: the FLOP/s since the last row of metrics, relative to the measured peak.
 
     Source: model FLOPs utilisation, Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
     """
@@ -138,7 +136,7 @@ def model_flops_utilisation(run: Run) -> float | None:
 
 
 def curves(run: Run) -> dict[str, float]:
-    """Return what TensorBoard draws beside the row of metrics, by its tags."""
+    """Return TensorBoard's curves that have no column in metrics.jsonl: {tag: number}."""
     state = run.state
     values: dict[str, float] = {
         "amp/scale": run.scaler.get_scale(),
@@ -157,7 +155,7 @@ def curves(run: Run) -> dict[str, float]:
 
 
 def postfix(run: Run) -> str:
-    """Return what the progress bar shows: loss, speed, micro-batch size x micro-batches."""
+    """Return the progress bar's text: loss, speed, micro-batch size x number of micro-batches."""
     progress = run.state.progress
     size = run.state.micro_batch.size
     S = run.config.training.sequences_per_step
@@ -166,7 +164,7 @@ def postfix(run: Run) -> str:
 
 
 def step_line(run: Run) -> str:
-    """Return the log's line on the step just done."""
+    """Return the log's line about the last step."""
     progress = run.state.progress
     settings = run.config.training
     last = run.last_step
@@ -191,7 +189,7 @@ def step_line(run: Run) -> str:
 
 
 def start_facts(run: Run) -> dict[str, object]:
-    """Return what an event of a run's start says of it."""
+    """Return the fields of a run's `start` and `resume` events."""
     library_versions = versions()
     return {
         "ranks": 1,
@@ -209,7 +207,7 @@ def start_facts(run: Run) -> dict[str, object]:
 
 
 def end_facts(run: Run) -> dict[str, object]:
-    """Return what an event of a run's end says of it."""
+    """Return the fields of the event that ends a run."""
     state = run.state
     return {
         "global_step": state.progress.global_step,

@@ -1,6 +1,6 @@
-"""A step went wrong: lower the precision, rewind and leave out the data, or stop.
+"""React to steps that went wrong: fall back to a safer precision, rewind and skip data, or stop.
 
-Single steps are skipped before any of that.
+A single bad step is only skipped (step.py).
 """
 
 import copy
@@ -36,11 +36,11 @@ class Outcome(enum.Enum):
 
 
 def recover(run: Run) -> Outcome:
-    """Do what the steps so far call for: nothing, another precision, or a rewind.
+    """React to the last steps: do nothing, change the precision, or rewind.
 
-    Returns whether the run goes on after this step, or was rewound to an earlier one.
+    Returns whether the run continues after this step or was rewound to an earlier one.
 
-    Raises: Diverged at the end of the ladder, with a report.
+    Raises: Diverged, with a report, if nothing is left to try.
     """
     health = run.state.health
     modes = run.state.modes
@@ -64,7 +64,7 @@ def _lower_precision(run: Run) -> None:
     old = run.state.modes.precision
     lower = next_lower(old, run.device)
     logger.warning(
-        "precision falls back from %s to %s from step %d on",
+        "too many bad steps: precision falls back from %s to %s, starting with step %d",
         old,
         lower,
         run.state.progress.global_step + 1,
@@ -79,7 +79,10 @@ def _lower_precision(run: Run) -> None:
 
 
 def raise_precision(run: Run) -> None:
-    """Go one rung up, once in a run, if that precision passes its proof again."""
+    """Return to mixed precision, one rung of the ladder, if it passes its proof again.
+
+    This is tried once in a run.
+    """
     modes = run.state.modes
     windows = run.train_windows
     higher = modes.asked_precision
@@ -96,11 +99,11 @@ def raise_precision(run: Run) -> None:
         problem = "out of memory"
     if problem:
         logger.warning(
-            "precision stays at %s: %s could not be proven (%s)", modes.precision, higher, problem
+            "precision stays at %s: the check of %s failed (%s)", modes.precision, higher, problem
         )
         return
     logger.info(
-        "precision climbs back from %s to %s from step %d on",
+        "precision returns from %s to %s, starting with step %d",
         modes.precision,
         higher,
         run.state.progress.global_step + 1,
@@ -110,18 +113,18 @@ def raise_precision(run: Run) -> None:
 
 
 def next_higher(run: Run) -> Precision:
-    """Return the rung above fp32 on the way to the precision asked for."""
+    """Return the precision one rung above fp32, towards the configured one."""
     asked = run.state.modes.asked_precision
     lower = next_lower(asked, run.device)
     return asked if lower == "fp32" else lower
 
 
 def rewind(run: Run) -> None:
-    """Go back to the newest good checkpoint; leave out the data that went wrong, and some more.
+    """Go back to the newest good checkpoint; skip the data of the bad steps, and some more.
 
-    A second rewind without a good checkpoint in between goes one further back; without a checkpoint
-    it goes back to the start.
-    Raises: Diverged when `max_rewinds` are used up, or there is nothing to go back to.
+    If there is no new good checkpoint since the last rewind, go back one checkpoint further. If
+    there is no checkpoint, go back to the start.
+    Raises: Diverged if `max_rewinds` are used up, or there is nothing to go back to.
     """
     state = run.state
     if state.health.rewinds >= run.config.training.safety.max_rewinds:
@@ -133,7 +136,7 @@ def rewind(run: Run) -> None:
     ranges, left_out = ranges_to_skip(run)
     words = ""
     if left_out is not None:
-        words = f", data positions {left_out[0]} to {left_out[1] - 1} are left out"
+        words = f", data positions {left_out[0]} to {left_out[1] - 1} are skipped"
     reason = last_bad_numbers(state)
     logger.warning(
         "diverged at step %d (%s): rewinding to step %d%s",
@@ -145,7 +148,7 @@ def rewind(run: Run) -> None:
     )
     _go_back(run, step, stored, ranges)
     checkpoint_dir = run.checkpoint_dir
-    # renamed only with the next save: until then they are all there is
+    # renamed at the next save: until then the run has no others
     run.abandoned = files_after(checkpoint_dir, state.run_id, state.progress.global_step)
     best_path = checkpoint_path(checkpoint_dir, state.run_id, state.marks.best_step)
     if not best_path.is_file():
@@ -153,9 +156,9 @@ def rewind(run: Run) -> None:
 
 
 def _forget_best(run: Run) -> None:
-    """Forget the best checkpoint, whose file is gone.
+    """Forget the best checkpoint, because its file is gone.
 
-    The one rewound to is the best now, if it was evaluated.
+    The checkpoint of this step becomes the best one, if it was evaluated.
     """
     marks = run.state.marks
     step = run.state.progress.global_step
@@ -169,7 +172,7 @@ def _forget_best(run: Run) -> None:
 
 
 def _go_back(run: Run, step: int, stored: Stored, ranges: list[tuple[int, int]]) -> None:
-    """Put a stored state in force, except for the counters that a rewind leaves as they are."""
+    """Load a stored state, except for the counters that a rewind does not change."""
     state = run.state
     before = state.model_copy(deep=True)
     restore_state(stored, state, run.model, run.optimizer, run.scaler)
@@ -178,7 +181,7 @@ def _go_back(run: Run, step: int, stored: Stored, ranges: list[tuple[int, int]])
     overwrite(state, after_rewind(before, state))
     state.health.rewinds += 1
     state.health.rewound_to = step
-    # steps that trials wait for move back with the run
+    # the steps of the next trials move back with the run
     back = before.progress.global_step - step
     micro_batch = state.micro_batch
     micro_batch.next_growth_step = max(0, micro_batch.next_growth_step - back)
@@ -189,9 +192,9 @@ def _go_back(run: Run, step: int, stored: Stored, ranges: list[tuple[int, int]])
 
 
 def ranges_to_skip(run: Run) -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
-    """Return all ranges of positions to leave out, and the one that is new.
+    """Return all ranges of positions [first, end) to skip, and the new one of them.
 
-    The new range is None when the weights hold NaN although no step was bad.
+    The new range is None if the weights contain NaN although no step was bad.
     """
     ranges = run.state.progress.skipped_ranges
     bad_steps = run.state.health.bad_steps
@@ -206,7 +209,7 @@ def ranges_to_skip(run: Run) -> tuple[list[tuple[int, int]], tuple[int, int] | N
 
 
 def rewind_target(run: Run) -> tuple[int, Stored] | None:
-    """Return the step to go back to, and its state: of a checkpoint, or of the start.
+    """Return the step to go back to and its stored state, from a checkpoint or from the start.
 
     None: there is nothing to go back to.
     """
@@ -215,7 +218,7 @@ def rewind_target(run: Run) -> tuple[int, Stored] | None:
     for step, stored in _good_checkpoints(run):
         is_first = target is None
         target = (step, stored)
-        # a rewind already used this checkpoint: take one further back, if there is one
+        # if a rewind already used this checkpoint, take the next older one, if any
         was_used = health.rewinds > 0 and step <= health.rewound_to
         if not (is_first and was_used):
             break
@@ -226,7 +229,7 @@ def rewind_target(run: Run) -> tuple[int, Stored] | None:
 
 
 def _good_checkpoints(run: Run) -> Iterator[tuple[int, Stored]]:
-    """Yield (step, content) of the checkpoints that a rewind may go back to, the newest first."""
+    """Yield (step, content) of the checkpoints that a rewind may use, newest first."""
     rewind_interval = run.config.training.save_checkpoint_steps
     if rewind_interval is None:
         return
@@ -241,7 +244,7 @@ def _good_checkpoints(run: Run) -> Iterator[tuple[int, Stored]]:
             stored = read_checkpoint(path)
             check_state(run, stored, path, data_may_change=True)
         except CheckpointRejected as error:
-            logger.warning("%s; passed over", error)
+            logger.warning("%s; the rewind ignores this checkpoint", error)
             continue
         bad_steps = stored["state"]["health"]["bad_steps"]
         if not bad_steps and not stored["scaler_state_dict"].get("nan_counter"):
@@ -249,7 +252,7 @@ def _good_checkpoints(run: Run) -> Iterator[tuple[int, Stored]]:
 
 
 def merge_ranges(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the ranges [first, end) in order; join those that overlap or touch."""
+    """Return the ranges [first, end) in order, with overlapping or adjacent ones joined."""
     result: list[tuple[int, int]] = []
     for first, end in sorted(ranges):
         if result and first <= result[-1][1]:
@@ -270,7 +273,7 @@ def last_bad_numbers(state: RunState) -> str:
 
 
 def failure_report(run: Run) -> str:
-    """Return what exit 4 says: where, with which numbers, what was tried, what to resume from."""
+    """Return the message of exit 4: the step, its numbers, what was tried, and what to do."""
     state = run.state
     ranges = [f"{first} to {end - 1}" for first, end in state.progress.skipped_ranges]
     lr = state.progress.lr
@@ -278,7 +281,7 @@ def failure_report(run: Run) -> str:
     if lr is not None and math.isfinite(lr):
         rate = f"{lr:.3g}"
     advice = "lower training.learning_rate"
-    # later checkpoints than the last rewind's may be ruined, though finite
+    # checkpoints after the last rewind's may be damaged, though they are finite
     path = checkpoint_path(run.checkpoint_dir, state.run_id, state.health.rewound_to)
     newest = path if path.is_file() else newest_whole(run.checkpoint_dir, state.run_id)
     if newest is not None:
@@ -288,7 +291,7 @@ def failure_report(run: Run) -> str:
         f"learning rate {rate}",
         f"tried: {state.health.skips} steps skipped, precision {state.modes.asked_precision} -> "
         f"{state.modes.precision}, {state.health.rewinds} rewinds, "
-        f"data positions left out: {', '.join(ranges) or 'none'}",
+        f"data positions skipped: {', '.join(ranges) or 'none'}",
         advice,
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""When a save happens: the marks it sets, the check before it, what is undone when it fails."""
+"""One save: check the state, set the marks, write the file, undo the marks if that fails."""
 
 import logging
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Saver:
-    """Saves one run; a failed save leaves no mark behind.
+    """Saves one run; a failed save leaves the marks unchanged.
 
     stopped: whether a signal has asked the run to stop.
     """
@@ -27,12 +27,12 @@ class Saver:
         self._writer = CheckpointWriter(run.state.progress.global_step)
 
     def save(self, last_chance: bool = False) -> bool:
-        """Save a checkpoint, then remove old ones; return whether it is there.
+        """Save a checkpoint, then remove old ones; return whether it was saved.
 
-        A state that is not finite is not saved: the run is rewound instead, unless a signal asks to
-        stop. A step whose weights are the best so far becomes the best step with its file:
-        retention keeps that file.
-        Raises: Diverged; StorageError where no save may fail any more (`last_chance`, run's end).
+        A state with NaN or infinity is not saved; the run is rewound instead, unless a signal asked
+        it to stop. If the weights are the best so far, this step becomes the best step, and its
+        file is kept.
+        Raises: Diverged; StorageError if this save must not fail (`last_chance`, or the run's end).
         """
         run = self.run
         marks = run.state.marks
@@ -40,7 +40,7 @@ class Saver:
         before = marks.model_copy()
         best = is_new_best(run)
         by_steps = step_save_due(run)
-        # set before the save: the file has to contain its own marks
+        # set before the save, because the file contains the marks
         marks.last_save_step = step
         if best:
             assert marks.val_loss is not None
@@ -51,7 +51,7 @@ class Saver:
             damaged = not_finite(run.checkpoint())
             if not damaged:
                 if by_steps:
-                    # before the save, so that the file has the proof's result
+                    # before the save, so that the file contains the result of the proof
                     prove_gradient_checkpointing_again(run.model, run.state, run.device)
                 saved = self._write(best, last_chance or run.ended())
         finally:
@@ -61,13 +61,13 @@ class Saver:
                 marks.best_step = before.best_step
         if damaged:
             names = ", ".join(damaged[:3])
-            logger.warning("step %d is not saved: NaN or infinity in %s", step, names)
+            logger.warning("step %d was not saved: found NaN or infinity in %s", step, names)
             if not self._stopped():
                 rewind(run)
         return saved
 
     def _write(self, best: bool, last_chance: bool) -> bool:
-        """Write the checkpoint, then remove old ones; return whether it is there."""
+        """Write the checkpoint, then remove old ones; return whether it was written."""
         run = self.run
         settings = run.config.training
         run_id = run.state.run_id
@@ -88,14 +88,14 @@ class Saver:
         return True
 
     def save_before_leaving(self) -> None:
-        """Save the step in hand, if this process has trained at all and it has no file yet."""
+        """Save the last step, if this process made a step and has not saved it yet."""
         run = self.run
         unsaved = run.state.marks.last_save_step != run.state.progress.global_step
         if run.steps_here and unsaved:
             self.save(last_chance=True)
 
     def save_what_is_whole(self, error: OutOfMemory) -> None:
-        """Save the last finished step, unless the update has already changed weights."""
+        """Save the last finished step, unless the failed update has already changed weights."""
         run = self.run
         unsaved = run.state.marks.last_save_step != run.state.progress.global_step
         if not error.unchanged or not unsaved:

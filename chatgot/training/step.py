@@ -1,7 +1,7 @@
-"""What one optimizer step computes: the gradient of the mean loss over its tokens, then the update.
+"""One optimizer step: compute the gradient of the mean loss over its tokens, then update.
 
-Gradients are checked before they are used. A step that runs out of memory, or whose recomputation
-differs, is done again.
+Gradients are checked before they are used. A step is repeated if it runs out of memory, or if
+gradient checkpointing recomputes something else.
 """
 
 import logging
@@ -25,14 +25,14 @@ from chatgot.training.batch_size import shrink
 
 logger = logging.getLogger(__name__)
 
-# a loss is bad above this many times the larger of ln V and the best step's loss
+# a loss is bad if it is above this factor x max(ln V, lowest loss so far)
 DIVERGED_FACTOR = 3.0
-NORMAL_DEVIATION = 1.4826  # sigma over the median absolute deviation, for normal noise
-LEAST_DEVIATION = 1e-3  # of the median: below it a spike would be no more than noise
+NORMAL_DEVIATION = 1.4826  # standard deviation / median absolute deviation, for normal noise
+LEAST_DEVIATION = 1e-3  # x median; with a smaller deviation, ordinary noise would be a spike
 
 
 def set_learning_rate(run: Run) -> None:
-    """Set the learning rate of the step to come; it depends on the step alone."""
+    """Set the learning rate of the next step; it depends on the step number only."""
     settings = run.config.training
     progress = run.state.progress
     progress.lr = lr_at(progress.global_step, settings, run.decay_steps)
@@ -42,10 +42,10 @@ def set_learning_rate(run: Run) -> None:
 def compute_gradients(run: Run) -> Tensor:
     """Run forward and backward of all micro-batches; return the step's loss, () on the device.
 
-    The loss is not synchronised. An attempt that runs out of memory is made again with a smaller
-    micro-batch; one in which a recomputation differs, without gradient checkpointing. Nothing is
-    left of the failed attempt.
-    Raises: OutOfMemory when the micro-batch cannot get smaller.
+    Does not synchronise with the device. After out of memory, the step is tried again with a
+    smaller micro-batch. If a recomputation differs, it is tried again without gradient
+    checkpointing. A failed attempt leaves nothing behind.
+    Raises: OutOfMemory if the micro-batch cannot be made smaller.
     """
     run.steps_here += 1
     loss = None
@@ -56,7 +56,7 @@ def compute_gradients(run: Run) -> Tensor:
 
 
 def _attempt(run: Run) -> Tensor | None:
-    """Add up the gradients of the step's micro-batches; return None when it is to be done again."""
+    """Add up the gradients of the step's micro-batches; return the loss, or None: try again."""
     state = run.state
     windows = run.train_windows
     position = state.progress.position
@@ -74,7 +74,7 @@ def _attempt(run: Run) -> Tensor | None:
         if not is_out_of_memory(error):
             raise
         out_of_memory = True
-    # only now: inside the handler, the exception's traceback keeps the tensors alive
+    # not inside the handler, where the exception's traceback still holds the tensors
     run.model.zero_grad(set_to_none=True)
     run.scaler.begin()
     if out_of_memory:
@@ -84,10 +84,10 @@ def _attempt(run: Run) -> Tensor | None:
 
 
 def update_weights(run: Run, loss: Tensor) -> bool:
-    """Clip the gradients and update the weights; skip that where loss or norm is not finite.
+    """Clip the gradients and update the weights; return whether the weights were updated.
 
-    Counts the step either way: a skipped step uses up its data as well. Synchronises with the
-    device once. Returns whether the weights were updated.
+    If the loss or the norm is not finite, the update is skipped. A skipped step counts, too: its
+    data is used up. Synchronises with the device once.
     Raises: OutOfMemory, before the step is counted.
     """
     with run.times.of("update"):
@@ -128,16 +128,16 @@ def _update(run: Run, loss: Tensor) -> bool:
 
 
 def _out_of_memory_in_update(run: Run) -> OutOfMemory:
-    """Return the error; it says whether a weight has been changed already.
+    """Return the error, which says whether weights have been changed already.
 
-    The optimizer counts each parameter's updates before it changes the parameter.
+    The optimizer counts a parameter's update before it changes the parameter.
     """
     progress = run.state.progress
     updates = progress.global_step - progress.skipped_steps
     unchanged = all(int(state["step"]) == updates for state in run.optimizer.state.values())
     damage = "" if unchanged else ", and the weights are half updated: resume from a checkpoint"
     return OutOfMemory(
-        f"step {progress.global_step + 1}: out of memory in the update of the weights{damage}\n"
+        f"step {progress.global_step + 1}: out of memory while updating the weights{damage}\n"
         "free some memory, or use a smaller model",
         unchanged,
     )
@@ -155,7 +155,7 @@ def _log_skip(run: Run, loss: float, norm: float, calibrating: bool) -> None:
         progress.position,
         precision,
         scale,
-        ", which is still being calibrated" if calibrating else "",
+        " (still being calibrated)" if calibrating else "",
         extra=event(
             "skip",
             step=progress.global_step + 1,
@@ -170,9 +170,9 @@ def _log_skip(run: Run, loss: float, norm: float, calibrating: bool) -> None:
 
 
 def judge_step(run: Run, loss: float, norm: float, healthy: bool) -> None:
-    """Count the step just done as good, or as one more bad one in a row.
+    """Count the last step as good, or as one more bad step in a row.
 
-    Bad is what is not finite, far too high, or a spike.
+    A step is bad if it is not finite, or if its loss is far too high or a spike.
     """
     health = run.state.health
     progress = run.state.progress
@@ -195,7 +195,7 @@ def judge_step(run: Run, loss: float, norm: float, healthy: bool) -> None:
     health.bad_steps = [*health.bad_steps, bad_step]
     if healthy:
         logger.warning(
-            "step %d: loss %g is %s, data position %d",
+            "step %d: loss %g is %s; data position %d",
             progress.global_step,
             loss,
             problem,
@@ -205,21 +205,21 @@ def judge_step(run: Run, loss: float, norm: float, healthy: bool) -> None:
 
 
 def _problem_of_loss(run: Run, loss: float) -> str:
-    """Return what is wrong with a finite loss; empty: nothing."""
+    """Return the problem of a finite loss; empty: none."""
     health = run.state.health
-    guessing = math.log(run.model.vocab_size)  # the loss of knowing nothing, in nats
+    guessing = math.log(run.model.vocab_size)  # loss of a uniform guess, in nats
     best = loss
     if math.isfinite(health.best_train_loss):
         best = health.best_train_loss
     if loss > DIVERGED_FACTOR * max(guessing, best):
         return "far too high"
     if is_spike(loss, health.recent_losses, run.config.training.safety.spike):
-        return "a spike, far above the recent ones"
+        return "a spike, far above the recent losses"
     return ""
 
 
 def is_spike(loss: float, recent: list[float], spike: SpikeConfig) -> bool:
-    """Return whether a loss is far above the recent ones, by their median absolute deviation."""
+    """Return whether a loss is far above the recent ones, in median absolute deviations."""
     if not spike.enabled or len(recent) < spike.window:
         return False
     median = statistics.median(recent)

@@ -172,7 +172,7 @@ def test_a_file_system_without_locks_is_refused_and_blames_no_process(tmp_path, 
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with parts.at_once(), pytest.raises(StorageError, match="no locks") as refused:
+    with parts.at_once(), pytest.raises(StorageError, match="no file locks") as refused:
         take(tmp_path)
     assert "another process" not in str(refused.value)
 
@@ -306,7 +306,7 @@ def test_a_lock_that_nfs_will_not_take_unwritten_names_its_owner(tmp_path, monke
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(StorageError, match="the lock belongs to"):
+    with pytest.raises(StorageError, match="the lock file belongs to"):
         lock_old_run(tmp_path, "tiny_20250102-030405")
 
 

@@ -368,7 +368,7 @@ def test_a_record_that_cannot_be_formatted_is_reported_not_raised(tmp_path):
     for lines in (read_log(tmp_path), done.stderr.decode().splitlines()):
         assert len(lines) == 2
         assert (
-            "TypeError: %d format: a real number is required, not str; the record '%d tokens' of"
+            "TypeError: %d format: a real number is required, not str; the record '%d tokens' from"
             in lines[0]
         )
         assert lines[1].endswith("INFO - 3 tokens")
@@ -465,7 +465,7 @@ def test_a_folder_that_vanished_stops_nothing(log, capsys):
 def test_a_folder_that_cannot_be_made_is_a_storage_error(log, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        StorageError, match=r"file/train_x_t.log: the log cannot be opened: .*paths.logs"
+        StorageError, match=r"file/train_x_t.log: the log file cannot be opened: .*paths.logs"
     ):
         setup_logging("x", "t", tmp_path / "file")
     logging.getLogger("chatgot.test").info("still here")
@@ -534,7 +534,9 @@ def test_a_log_that_cannot_be_rotated_grows_on_and_costs_one_old_part(log, tmp_p
         logging.getLogger("chatgot.test").info("line %d", i)
     assert len(tried) == 1
     reports = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
-    assert ["cannot be rotated and grows on: another process" in line for line in reports] == [True]
+    assert ["cannot be rotated and keeps growing: another process" in line for line in reports] == [
+        True
+    ]
     assert [HEAD.sub("", line) for line in log.read_text().splitlines()] == [
         f"line {i}" for i in range(100)
     ]
@@ -658,7 +660,7 @@ thread.start(); thread.join()
     done = run(code, tmp_path)
     assert done.returncode == (1 if where == "main" else 0)
     text = "\n".join(read_log(tmp_path))
-    assert "CRITICAL - an exception that nobody caught" in text
+    assert "CRITICAL - uncaught exception" in text
     assert "    Traceback (most recent call last):" in text
     assert r"    ValueError: lost \x1b[31m" in text
     assert ("worker" in text) is (where == "thread")

@@ -337,7 +337,7 @@ def rows(first, last):
         metrics.sample(step, 1, "KING:", "Hail.", 7)
         time.sleep(0.001)
 """
-NO_BOARD = "WARNING no more TensorBoard in run, training goes on: "
+NO_BOARD = "WARNING no more TensorBoard curves in run, training continues: "
 NO_ROW = "WARNING run/metrics.jsonl: the row of step "
 NO_SAMPLE = "WARNING run/samples.jsonl: the sample of step "
 
@@ -440,7 +440,7 @@ def test_an_exception_in_tensorboard_ends_the_curves_only(tmp_path, monkeypatch,
         record.getMessage() for record in caplog.records if record.name == "chatgot.metrics"
     ]
     assert warnings == [
-        f"no more TensorBoard in {tmp_path}, training goes on: ValueError('of all things')"
+        f"no more TensorBoard curves in {tmp_path}, training continues: ValueError('of all things')"
     ]
     assert [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
 

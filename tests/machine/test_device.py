@@ -27,7 +27,9 @@ def test_auto_takes_what_is_there_and_a_missing_device_is_refused():
         if found:
             assert pick_device(name).type == name
         else:
-            with pytest.raises(ConfigError, match=f"{name} is not available here; found .*cpu"):
+            with pytest.raises(
+                ConfigError, match=f"{name} is not available on this machine, found .*cpu"
+            ):
                 pick_device(name)
 
 

@@ -196,7 +196,7 @@ def test_a_tiny_model_is_not_worth_a_measurement_and_a_larger_one_is(monkeypatch
         monkeypatch.setattr(assembly, "SMALLEST_STEP_FLOPS", limit)
         assert parts.run().peak_flops == peak
     assert [line for line in caplog.messages if "peak" in line] == [
-        "peak: bf16 matrix products run at 3 GFLOP/s here; MFU is the share of it"
+        "peak: bf16 matrix products reach 3 GFLOP/s on this machine; MFU is relative to that"
     ]
 
 

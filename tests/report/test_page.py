@@ -287,7 +287,7 @@ def test_the_time_is_split_into_shares_of_the_whole(tmp_path):
 
 
 def test_without_a_split_of_the_time_it_says_so(tmp_path):
-    assert "did not measure where its time went" in page_of(folder_of_rows(tmp_path))
+    assert "has no measurements of its time" in page_of(folder_of_rows(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_of_damaged_event_files_what_can_be_read_is_shown(tmp_path, caplog):
         with caplog.at_level(logging.DEBUG):
             page = page_of(run_dir)
         assert len(pictures(page)) == 2
-        assert "did not measure" in page or "could not be read" in page
+        assert "no measurements of its time" in page or "could not be read" in page
     assert logging.getLogger("tensorboard").disabled is False
 
 
@@ -330,10 +330,10 @@ def test_the_page_of_a_run_without_events_says_what_is_missing(tmp_path):
     (run_dir / "training.log").write_text("2025-01-02 03:04:05 - INFO - done: 9 steps\n")
     page = page_of(run_dir)
     text = words(page)
-    assert "how it ended is not known" in text
+    assert "it is not known how the run ended" in text
     assert "no events.jsonl: its times are not known" in text
-    assert "events.jsonl is missing or has no event that can be read" in text
-    assert "samples.jsonl is missing or has no sample that can be read" in text
+    assert "events.jsonl is missing or has no readable event" in text
+    assert "samples.jsonl is missing or has no readable sample" in text
     assert "done: 9 steps" not in text
     assert len(pictures(page)) == 2
     assert "could not be made" not in page
@@ -384,7 +384,7 @@ def test_of_garbage_the_rows_are_drawn_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\x00" * 1000, b"{}"])
 def test_without_a_row_it_says_so(tmp_path, content):
     page = page_of(made_runs.write(tmp_path, rows=content))
-    assert "metrics.jsonl is missing or has no row" in page
+    assert "metrics.jsonl is missing or has no readable row" in page
     assert "could not be made" not in page
     assert pictures(page) == []
 
@@ -482,7 +482,7 @@ def test_long_samples_many_prompts_and_a_long_configuration_are_cut_too(tmp_path
     assert len(PICTURE.sub("", page)) < 100_000 + CONFIG_LENGTH
     assert "<h3>prompt 8 " in page
     assert "<h3>prompt 9 " not in page
-    assert "3 more prompts are left out" in page
+    assert "3 more prompts are not shown" in page
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_long_samples_many_prompts_and_a_long_configuration_are_cut_too(tmp_path
         (made_runs.end("done", 1234), 'good">done'),
         (made_runs.end("stop", 1234, signal="SIGINT"), 'calm">stopped by SIGINT'),
         (made_runs.end("crash", 1234, exit_code=4), 'bad">ended by an error'),
-        (made_runs.event("resume", 3), 'warn">has no end: still running, or killed'),
+        (made_runs.event("resume", 3), 'warn">still running, or killed'),
     ],
 )
 def test_how_the_run_stands_is_what_its_events_say_last(tmp_path, last, badge):
@@ -506,7 +506,7 @@ def test_how_the_run_stands_is_what_its_events_say_last(tmp_path, last, badge):
 def test_a_file_of_events_without_an_event_says_so(tmp_path):
     run_dir = made_runs.write(tmp_path)
     (run_dir / "events.jsonl").write_bytes(b"\x00garbage\n" * 10)
-    assert "events.jsonl is missing or has no event" in page_of(run_dir)
+    assert "events.jsonl is missing or has no readable event" in page_of(run_dir)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -551,7 +551,10 @@ print(os.environ.get("MPLBACKEND"))
 
 
 def test_a_folder_that_holds_no_run_is_refused_in_one_line(tmp_path):
-    for folder, problem in ((tmp_path, "holds no run"), (tmp_path / "nowhere", "is no folder")):
+    for folder, problem in (
+        (tmp_path, "is not the folder of a run"),
+        (tmp_path / "nowhere", "is not a folder"),
+    ):
         with pytest.raises(ConfigError, match=problem) as caught:
             write_report(folder)
         assert "\n" not in str(caught.value)
@@ -693,7 +696,7 @@ def test_what_is_no_report_is_not_replaced_by_one(tmp_path, name):
     os.mkfifo(folder / "pipe")
     (folder / "loop").symlink_to("loop")
     before = {path: path.lstat().st_mtime_ns for path in folder.iterdir()}
-    with pytest.raises(ConfigError, match="is there already and no report"):
+    with pytest.raises(ConfigError, match="exists and is not a report"):
         write_report(folder, folder / name)
     assert {path: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
     assert write_report(folder, tmp_path / "new.html") == write_report(

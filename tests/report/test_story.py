@@ -33,7 +33,7 @@ def saves(*steps: int) -> list[Event]:
         ),
         (made_runs.end("stop"), Status("stopped by a signal", "calm")),
         (made_runs.end("crash", exit_code=4), Status("ended by an error", "bad")),
-        (made_runs.event("resume", 3), Status("has no end: still running, or killed", "warn")),
+        (made_runs.event("resume", 3), Status("still running, or killed", "warn")),
     ],
 )
 def test_how_a_run_stands_is_its_last_beginning_or_end(tmp_path, last, expected):
@@ -45,7 +45,7 @@ def test_how_a_run_stands_is_its_last_beginning_or_end(tmp_path, last, expected)
 
 @pytest.mark.parametrize("events", [[], saves(1, 2)])
 def test_without_beginning_and_end_nobody_knows_how_it_stands(events):
-    assert story.status(events) == Status("how it ended is not known", "warn")
+    assert story.status(events) == Status("it is not known how the run ended", "warn")
     assert story.resume_command(events) == ""
     assert story.about(events) == []
 

@@ -137,7 +137,7 @@ def test_a_refused_null_is_shown_as_yaml_writes_it(trained, capsys):
     keys = {"grad_clip": None, "max_steps": 5, "save_checkpoint_steps": 2}
     harness.write_config(trained, training=keys)
     assert resume(trained) == 3
-    words = "training.grad_clip: 1.0 -> null (insist with --set training.grad_clip=null)"
+    words = "training.grad_clip: 1.0 -> null (to change it, add --set training.grad_clip=null)"
     assert words in capsys.readouterr().err
 
 

@@ -278,7 +278,7 @@ def test_out_of_memory_in_the_update_says_whether_the_weights_are_whole(has_begu
         raise MemoryError
 
     monkeypatch.setattr(run.optimizer, "step", fail)
-    with pytest.raises(OutOfMemory, match="step 2: out of memory in the update") as raised:
+    with pytest.raises(OutOfMemory, match="step 2: out of memory while updating") as raised:
         train_step(run)
     assert raised.value.unchanged is not has_begun
     assert ("half updated" in str(raised.value)) is has_begun

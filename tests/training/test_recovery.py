@@ -117,7 +117,7 @@ def test_a_rewound_run_ends_near_the_clean_one(clean, rewound):
 
 
 def test_the_log_says_where_a_rewind_goes_and_what_it_leaves_out(rewound):
-    assert "rewinding to step 8, data positions 10 to 14 are left out" in harness.log_of(rewound)
+    assert "rewinding to step 8, data positions 10 to 14 are skipped" in harness.log_of(rewound)
 
 
 @pytest.mark.parametrize("at", [9, 11, 12, 20])
@@ -148,7 +148,7 @@ def test_poison_in_every_later_position_is_exit_4_and_harms_no_file(tmp_path, ca
     said = capsys.readouterr().err
     numbers = "losses nan, nan, nan; gradient norms nan, nan, nan; learning rate"
     assert f"diverged at step 21: {numbers}" in said
-    assert "3 rewinds, data positions left out: 18 to" in said
+    assert "3 rewinds, data positions skipped: 18 to" in said
     files = harness.checkpoints(folder)
     assert files
     assert all(is_whole(path) for path in files.values())
@@ -405,8 +405,8 @@ def test_each_rung_warns_once_of_steps_in_a_row_with_the_numbers(stormy):
 
 def test_the_log_says_from_which_step_on_a_precision_is_lowered(stormy):
     log = harness.log_of(stormy)
-    assert "precision falls back from fp16 to bf16 from step 18 on" in log
-    assert "precision falls back from bf16 to fp32 from step 21 on" in log
+    assert "precision falls back from fp16 to bf16, starting with step 18" in log
+    assert "precision falls back from bf16 to fp32, starting with step 21" in log
 
 
 @pytest.mark.parametrize("at", [5, 17, 19, 25])
@@ -430,7 +430,7 @@ def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
     assert fall == (7, "bf16", "fp32")
     assert climb[1:] == ("fp32", "bf16")
     assert second_fall == (23, "bf16", "fp32")
-    words = "precision climbs back from fp32 to bf16 from step 14 on"
+    words = "precision returns from fp32 to bf16, starting with step 14"
     assert words in harness.log_of(folder)
 
 

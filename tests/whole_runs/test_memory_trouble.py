@@ -191,7 +191,7 @@ def test_no_memory_in_the_update_is_exit_6_and_saves_no_half_update(tmp_path, ca
         code, _ = job(folder, limit=always_enough)
     assert code == 6
     said = capsys.readouterr().err
-    assert "step 7: out of memory in the update of the weights, and the weights are half" in said
+    assert "step 7: out of memory while updating the weights, and the weights are half" in said
     assert max(harness.checkpoints(folder)) == 4
     undisturbed = new(tmp_path / "undisturbed", save_checkpoint_steps=4)
     assert job(folder, "--resume_from", "latest", limit=always_enough)[0] == 0

@@ -205,7 +205,7 @@ def test_a_state_that_never_gets_finite_is_never_saved_and_ends_in_exit_4(tmp_pa
 
 def test_the_log_says_which_state_was_not_saved(tmp_path):
     train_with_flipped_bits(tmp_path, times=1)
-    words = "step 3 is not saved: NaN or infinity in optimizer_state_dict.state.0.exp_avg"
+    words = "step 3 was not saved: found NaN or infinity in optimizer_state_dict.state.0.exp_avg"
     assert words in harness.log_of(tmp_path)
 
 
