@@ -7,6 +7,7 @@ from pathlib import Path
 
 import harness
 import pytest
+from windows import os_named
 
 from chatgot import __main__, __version__, command_line
 from chatgot.command_line import as_typed, command_name, command_words
@@ -276,5 +277,5 @@ def test_another_command_of_that_name_on_path_is_not_taken_for_it(started, tmp_p
     ],
 )
 def test_words_on_windows_are_quoted_where_a_shell_would_cut_them(monkeypatch, word, typed):
-    monkeypatch.setattr(command_line.os, "name", "nt")
+    monkeypatch.setattr(command_line, "os", os_named("nt"))
     assert as_typed([word]) == typed

@@ -165,6 +165,7 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
                 temporary.chmod(stat.S_IMODE(before.st_mode))
             if in_place:
                 report.backup = str(_keep_backup(path))
+                file.close()  # Windows replaces no open file
 
         try:
             with atomic_file(destination, verify) as target:
@@ -211,6 +212,10 @@ class _LogFile:
 
     def fileno(self) -> int:
         return self._file.fileno()
+
+    def close(self) -> None:
+        """Close the file; nothing more is read of it."""
+        self._file.close()
 
     def seek(self, offset: int, /) -> None:
         self._file.seek(offset)
