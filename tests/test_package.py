@@ -1,7 +1,9 @@
 """What is installed: the wheel's files, the version, and the packages that it needs."""
 
 import ast
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import harness
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -305,3 +308,78 @@ def test_development_pins_repeat_no_package_of_the_product():
     assert not set(development) & set(declared())
     for name, requirement in development.items():
         assert [bound.operator for bound in requirement.specifier] == ["=="], name
+
+
+# --------------------------------------------------------------------------------------------------
+# The workflows
+
+
+def workflows() -> dict[str, dict]:
+    paths = (ROOT / ".github" / "workflows").glob("*.yml")
+    return {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def steps() -> Iterator[dict]:
+    for workflow in workflows().values():
+        for job in workflow["jobs"].values():
+            yield from job["steps"]
+
+
+def problems_of(command: str) -> Iterator[str]:
+    """Yield what a workflow's command names that is not here: files, make targets, modules."""
+    words = shlex.split(command)
+    for word in words:
+        looks_like_path = "/" in word or re.fullmatch(r"requirements.*\.txt", word)
+        if looks_like_path and not (ROOT / word).exists():
+            yield f"no file {word}"
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        yield from (f"no target {word}" for word in words[1:] if word not in targets)
+    if words[0] == "chatgot":
+        known = {*VERBS, "--version", "--help"}
+        yield from (f"no verb {word}" for word in words[1:2] if word not in known)
+    elif words[0] not in ("make", "python", ".ci/run"):
+        yield f"no command {words[0]}"
+
+
+def test_commands_of_the_workflows_exist():
+    commands = [step["run"] for step in steps() if "run" in step]
+    assert commands
+    for command in commands:
+        assert list(problems_of(command)) == [], command
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["make tests", "chatgot trian", "scripts/none.py", "python -m pip -r requirements-x.txt"],
+)
+def test_command_that_names_what_is_not_here_is_found(command):
+    assert list(problems_of(command))
+
+
+def test_test_command_of_the_workflows_is_that_of_the_makefile():
+    commands = [step["run"] for step in steps() if "pytest" in step.get("run", "")]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for command in commands:
+        assert command.removeprefix("python ") in makefile
+
+
+def test_workflows_need_nothing_and_may_change_nothing():
+    for name, workflow in workflows().items():
+        text = (ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8")
+        assert "secrets" not in text.replace("no secrets", "")
+        assert workflow["permissions"] == {"contents": "read"}
+        assert workflow["concurrency"]["cancel-in-progress"] is True
+        for job in workflow["jobs"].values():
+            assert job["timeout-minutes"] <= 60
+    for step in steps():
+        assert re.fullmatch(r"actions/[a-z-]+@v\d+", step.get("uses", "actions/none@v1"))
+
+
+def test_oldest_python_of_the_workflows_is_the_oldest_that_is_allowed():
+    matrix = workflows()["tests.yml"]["jobs"]["linux"]["strategy"]["matrix"]
+    assert settings()["project"]["requires-python"] == f">={matrix['python'][0]}"
+
+
+def test_test_script_of_the_workflows_may_be_executed():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
