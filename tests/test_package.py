@@ -383,3 +383,11 @@ def test_oldest_python_of_the_workflows_is_the_oldest_that_is_allowed():
 
 def test_test_script_of_the_workflows_may_be_executed():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_files_have_the_same_line_ends_on_every_system():
+    """Else git on Windows would write carriage returns into scripts, pages and wheels."""
+    rules = (ROOT / ".gitattributes").read_text(encoding="utf-8").splitlines()
+    assert "* text=auto eol=lf" in rules
+    for path in shipped_files().values():
+        assert b"\r" not in path.read_bytes(), path

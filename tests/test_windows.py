@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from chatgot import atomic_file as atomic_file_module
 from chatgot import stdout as stdout_module
 from chatgot.atomic_file import atomic_file
 from chatgot.errors import StorageError
+from chatgot.log_fixer import files as log_files
 from chatgot.log_fixer.files import fix_log_file
 from chatgot.logs.logging_setup import crash_trace, setup_logging
 from chatgot.stdout import write_to_stdout
@@ -98,6 +100,16 @@ def test_log_is_mended_and_closed_before_it_is_replaced(windows_files, tmp_path,
     assert windows_files.refused == []
     if in_place:
         assert Path(report.backup).read_bytes() == b"caf\xe9\n"
+
+
+def test_mended_copy_of_a_read_only_log_can_be_replaced_on_windows(monkeypatch, tmp_path):
+    """A file's mode is "read only" there, and a rename replaces no such file."""
+    log = tmp_path / "a.log"
+    log.write_bytes(b"caf\xe9\n")
+    log.chmod(0o444)
+    monkeypatch.setattr(log_files, "os", os_named("nt"))
+    mended = Path(fix_log_file(log).output)
+    assert mended.stat().st_mode & stat.S_IWUSR
 
 
 def test_trace_of_a_run_without_a_crash_is_removed_after_it_is_closed(windows_files, tmp_path):

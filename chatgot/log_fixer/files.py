@@ -161,8 +161,9 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
 
         def verify(temporary: Path) -> None:
             _refuse_changed(file, before, path)
-            with suppress(PermissionError):  # some file systems have no modes
-                temporary.chmod(stat.S_IMODE(before.st_mode))
+            if os.name != "nt":  # a mode is "read only" there, and no rename replaces such a file
+                with suppress(PermissionError):  # some file systems have no modes
+                    temporary.chmod(stat.S_IMODE(before.st_mode))
             if in_place:
                 report.backup = str(_keep_backup(path))
                 file.close()  # Windows replaces no open file
