@@ -7,7 +7,7 @@ from pathlib import Path
 
 import harness
 import pytest
-from windows import os_named
+from windows_rules import os_named
 
 from chatgot import __main__, __version__, command_line
 from chatgot.command_line import as_typed, command_name, command_words
@@ -17,6 +17,7 @@ PYTHON = "/opt/venv/bin/python"
 CHECKOUT_SCRIPT = "/home/me/chatgot/scripts/report.py"
 SHIPPED_SCRIPT = "/opt/venv/lib/chatgot/scripts/report.py"
 WINDOWS_EXE = r"C:\Users\A Name\venv\Scripts\chatgot.exe"
+needs_unix_commands = pytest.mark.skipif(os.name == "nt", reason="Windows looks for chatgot.exe")
 
 
 def chatgot(*arguments: str, cwd: Path = harness.ROOT) -> subprocess.CompletedProcess[str]:
@@ -238,6 +239,7 @@ def test_program_that_set_its_own_arguments_is_started_again_as_a_script(started
     assert command_words() == [PYTHON, CHECKOUT_SCRIPT]
 
 
+@needs_unix_commands
 def test_command_on_path_is_called_by_its_name(started, tmp_path):
     program = install(tmp_path / "bin")
     started(["python", str(program), "report"], SHIPPED_SCRIPT, ["tiny"])
@@ -245,6 +247,7 @@ def test_command_on_path_is_called_by_its_name(started, tmp_path):
     assert command_line.command_line() == "chatgot report tiny"
 
 
+@needs_unix_commands
 def test_command_on_path_by_a_link_is_called_by_its_name(started, tmp_path):
     """pipx and uv put a link to the command into a folder that is on PATH."""
     program = install(tmp_path / "tool" / "bin")
@@ -254,6 +257,7 @@ def test_command_on_path_by_a_link_is_called_by_its_name(started, tmp_path):
     assert command_words() == ["chatgot", "report"]
 
 
+@needs_unix_commands
 def test_another_command_of_that_name_on_path_is_not_taken_for_it(started, tmp_path):
     install(tmp_path / "bin")
     program = install(tmp_path / "other bin")

@@ -1,5 +1,6 @@
 """The words of a run's lines: of its end, and of how a step is cut."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_the_progress_bar_shows_how_a_step_is_cut():
 @pytest.fixture
 def repository(tmp_path, monkeypatch) -> Path:
     """Return somebody's git repository, with one commit of one file."""
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     git(tmp_path, "init", "--quiet")
     (tmp_path / "file").write_text("theirs")
     git(tmp_path, "add", "file")

@@ -3,6 +3,7 @@
 Nothing here shows that the product runs there: each test is of one rule of Windows.
 """
 
+import ast
 import errno
 import io
 import logging
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import harness
 import pytest
-from windows import WindowsFiles, os_named
+from windows_rules import WindowsFiles, needs_unix, os_named
 
 from chatgot import atomic_file as atomic_file_module
 from chatgot import stdout as stdout_module
@@ -50,6 +51,23 @@ def test_what_is_open_or_mapped_is_refused_here(windows_files, tmp_path):
     assert len(windows_files.refused) == 3
     with pytest.raises(OSError, match="privilege"):
         path.symlink_to(tmp_path / "new")
+
+
+def test_test_modules_that_import_what_windows_lacks_are_left_out_there():
+    lacking = {"fcntl", "pty", "pwd", "resource", "termios"}
+    left_out = 0
+    for path in (harness.ROOT / "tests").rglob("test_*.py"):
+        if path.parent.name == "faults":
+            continue
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        names = {
+            alias.name for node in body if isinstance(node, ast.Import) for alias in node.names
+        }
+        left_out += needs_unix(path)
+        assert needs_unix(path) or not names & lacking, path
+    assert 5 < left_out < 15
+    assert needs_unix(harness.ROOT / "tests" / "faults")
+    assert not needs_unix(harness.ROOT / "tests" / "data")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -2,12 +2,26 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+# What Python lacks there
+UNIX_ONLY = re.compile(
+    r"^import (?:fcntl|pty|pwd|resource|termios)$|signal\.SIG(?:HUP|KILL|STOP)\b", re.MULTILINE
+)
 LINK_REFUSED = OSError(errno.EPERM, "A required privilege is not held by the client")
+
+
+def needs_unix(path: Path) -> bool:
+    """Return whether a folder or module of tests cannot be imported on Windows."""
+    if path.name == "faults":  # the kernel's limits, signals and file systems of their own
+        return True
+    if path.suffix != ".py":
+        return False
+    return UNIX_ONLY.search(path.read_text(encoding="utf-8")) is not None
 
 
 def open_paths() -> Iterator[str]:
