@@ -3,6 +3,7 @@
 import argparse
 import runpy
 import sys
+from difflib import get_close_matches
 
 from chatgot import __version__
 from chatgot.command_line import COMMAND
@@ -17,7 +18,39 @@ VERBS = {
 
 
 def main() -> None:
-    """Run the script of the verb that the command line names, with the other arguments."""
+    """Run the script of the verb that the command line names, with the other arguments.
+
+    Without arguments it prints the help.
+    """
+    verb = verb_of(sys.argv[1:])
+    if verb is None:
+        return
+    script = scripts_folder() / f"{VERBS[verb][0]}.py"
+    del sys.argv[1]  # the script finds its own arguments, as if it had been started as a file
+    sys.argv[0] = str(script)
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def verb_of(arguments: list[str]) -> str | None:
+    """Return the verb that the arguments begin with; None: there are none, the help is printed.
+
+    A mistake, `--help` and `--version` end the process.
+    """
+    parser = make_parser()
+    if not arguments:
+        parser.print_help()
+        return None
+    known = f"the verbs are {', '.join(VERBS)}"
+    options, unknown = parser.parse_known_args(arguments[:1])
+    if unknown:
+        parser.error(f"expected a verb before {unknown[0]} ({known})")
+    if options.verb not in VERBS:
+        parser.error(f"unknown verb {options.verb!r}{hint(options.verb)} ({known})")
+    return str(options.verb)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all that comes before a verb's own arguments."""
     verbs = "\n".join(f"  {verb:<9}{does}" for verb, (_, does) in VERBS.items())
     parser = argparse.ArgumentParser(
         prog=COMMAND,
@@ -25,14 +58,19 @@ def main() -> None:
         description=f"Train a small language model on your text, on this machine.\n\n{verbs}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"{COMMAND} VERB --help shows the options of a verb",
+        allow_abbrev=False,
     )
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of those above")
+    parser.add_argument("verb", nargs="?", metavar="VERB", help="one of those above")
     parser.add_argument("--version", action="version", version=f"{COMMAND} {__version__}")
-    verb = parser.parse_args(sys.argv[1:2]).verb
-    script = scripts_folder() / f"{VERBS[verb][0]}.py"
-    del sys.argv[1]  # the script finds its own arguments, as if it had been started as a file
-    sys.argv[0] = str(script)
-    runpy.run_path(str(script), run_name="__main__")
+    return parser
+
+
+def hint(word: str) -> str:
+    """Return a hint at the verb that is most like a word, or whose script is; maybe empty."""
+    verb_by_name = {verb: verb for verb in VERBS}
+    verb_by_name |= {script: verb for verb, (script, _) in VERBS.items()}
+    nearest = get_close_matches(word, verb_by_name, n=1)
+    return f", did you mean {verb_by_name[nearest[0]]}?" if nearest else ""
 
 
 if __name__ == "__main__":

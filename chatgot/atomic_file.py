@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import BinaryIO
 # Errors of file systems without modes, and of network file systems that cannot fsync a folder.
 NO_MODES = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
+WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between two tries to rename on Windows
 
 
 def temporary_name(path: Path) -> Path:
@@ -46,12 +48,26 @@ def atomic_file(path: Path, verify: Callable[[Path], None] | None = None) -> Ite
             os.fsync(file.fileno())
         if verify is not None:
             verify(temporary)
-        temporary.replace(path)
+        _replace(temporary, path)
     except BaseException:  # also SystemExit from a signal: no half-written file stays behind
         with suppress(OSError):
             temporary.unlink()
         raise
     fsync_folder(path.parent)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename; on Windows again for a while, where another program has one of the files open.
+
+    Virus scanners and search indexes look at each new file there, for some tenths of a second.
+    """
+    for wait_s in WAITS_S if os.name == "nt" else ():
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            time.sleep(wait_s)
+    temporary.replace(path)
 
 
 def _set_mode_by_umask(descriptor: int) -> None:

@@ -1,6 +1,7 @@
 """How the user started this command, and the words that start it again."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 COMMAND = "chatgot"
+# What cmd and PowerShell take as it is; all else stands in quotes
+PLAIN_ON_WINDOWS = re.compile(r"[\w.:\\/=+-]+")
 
 
 def command_words() -> list[str]:
@@ -17,17 +20,29 @@ def command_words() -> list[str]:
     They are `chatgot VERB`, `python -m chatgot VERB` or `python scripts/NAME.py`, as it was
     started.
     """
-    words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]
-    if len(words) > 2 and Path(words[1]).stem == COMMAND:
-        return [_shortest(words[1]), *words[2:]]
-    if words[1:3] == ["-m", COMMAND]:
-        return [sys.executable, *words[1:]]
+    words = _words_before(sys.argv[1:])
+    if words[-3:-1] == ["-m", COMMAND]:
+        return [sys.executable, *words[-3:]]
+    if len(words) > 2 and _is_command(words[-2]):
+        return [_shortest(words[-2]), words[-1]]
     return [sys.executable, sys.argv[0]]
 
 
 def command_line() -> str:
     """Return this command with its arguments, as it is typed."""
     return as_typed([*command_words(), *sys.argv[1:]])
+
+
+def _words_before(arguments: list[str]) -> list[str]:
+    """Return the words of this process before its arguments; none: it was not started with them."""
+    count = len(sys.orig_argv) - len(arguments)
+    return sys.orig_argv[:count] if sys.orig_argv[count:] == arguments else []
+
+
+def _is_command(word: str) -> bool:
+    """Tell whether a word is the path of the installed command: `chatgot`, or `chatgot.exe`."""
+    name = word.replace("\\", "/").rpartition("/")[2]
+    return name.lower().removesuffix(".exe") == COMMAND
 
 
 def _shortest(program: str) -> str:
@@ -44,7 +59,7 @@ def command_name(script: str) -> str:
     script: its `__file__`.
     """
     words = command_words()
-    if Path(words[0]).stem == COMMAND:
+    if _is_command(words[0]):
         return " ".join([COMMAND, *words[1:]])
     if words[1:3] == ["-m", COMMAND]:
         return " ".join(["python", *words[1:]])
@@ -52,5 +67,23 @@ def command_name(script: str) -> str:
 
 
 def as_typed(words: Sequence[str]) -> str:
-    """Return a command as it is typed into a shell of this system."""
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    """Return a command as it is typed into a shell of this system.
+
+    On Windows a program whose path has spaces stands in quotes, as cmd takes it; PowerShell needs
+    `& ` before it.
+    """
+    if os.name != "nt":
+        return shlex.join(words)
+    return " ".join(map(_quoted_on_windows, words))
+
+
+def _quoted_on_windows(word: str) -> str:
+    """Return a word in double quotes where a shell of Windows would cut or change it."""
+    if PLAIN_ON_WINDOWS.fullmatch(word):
+        return word
+    quoted = subprocess.list2cmdline([word])
+    if not quoted.startswith('"'):  # it has no space, but another character of the shells
+        # a backslash before the closing quote would escape it
+        backslashes = quoted[len(quoted.rstrip("\\")) :]
+        quoted = f'"{quoted}{backslashes}"'
+    return quoted

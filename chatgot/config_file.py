@@ -10,15 +10,18 @@ import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from chatgot.accepted_values import accepted_values, either
 from chatgot.config import Config, keys_of
 from chatgot.errors import ConfigError
 from chatgot.plain_yaml import NULL, REFUSED, PlainYaml, escaped, shown
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MAX_BYTES = 256 * 1024
 MAX_LINES = 20  # of problems in one message
@@ -207,7 +210,7 @@ class _Draft:
             place = f" ({self.yaml.places[name]})" if name in self.yaml.places else ""
             self.problems.append(f"{label}{place}: {reason}")
 
-    def _subject_of(self, item: ErrorDetails) -> tuple[str, int | None]:
+    def _subject_of(self, item: "ErrorDetails") -> tuple[str, int | None]:
         """Return the key or section that an error is about, and which item of its list."""
         path = item["loc"]
         dotted = [".".join(map(str, path[:n])) for n in range(1, len(path) + 1)]
@@ -218,7 +221,7 @@ class _Draft:
                     return name, None if item["type"] == "missing" else next(items, None)
         return (dotted[-1] if dotted else ""), None
 
-    def _reason_for(self, item: ErrorDetails, name: str, index: int | None) -> str:
+    def _reason_for(self, item: "ErrorDetails", name: str, index: int | None) -> str:
         given = item["input"]
         if item["type"] == "extra_forbidden":
             return _unknown(name, self._names_like(name, given))

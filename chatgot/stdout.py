@@ -1,5 +1,6 @@
 """Write results to stdout, even if its reader has exited or a standard stream is closed."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable
@@ -18,8 +19,18 @@ def write_to_stdout(chunks: Iterable[bytes]) -> None:
         sys.stdout.buffer.flush()
     except OSError as error:
         silence_stdout()
-        if not isinstance(error, BrokenPipeError):
+        if not reader_has_gone(error):
             raise StorageError(f"stdout cannot be written: {error.strerror or error}") from error
+
+
+def reader_has_gone(error: OSError) -> bool:
+    """Return whether a write failed because nobody reads the pipe any more.
+
+    Windows says "invalid argument" then.
+    """
+    if os.name == "nt" and error.errno == errno.EINVAL:
+        return True
+    return isinstance(error, BrokenPipeError)
 
 
 def open_closed_streams() -> None:

@@ -1,9 +1,12 @@
-"""How SIGINT, SIGTERM and SIGHUP end the process or ask a training run to stop."""
+"""How SIGINT, SIGTERM, SIGHUP and SIGBREAK end the process or ask a training run to stop."""
 
 import os
 import signal
 from collections.abc import Callable
 from types import FrameType
+
+# Windows has no SIGHUP; it alone has SIGBREAK (Ctrl+Break, or what a parent process can send)
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
 Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
@@ -23,9 +26,9 @@ class StopRequest:
 
     def install(self) -> None:
         """Install the handlers; a SIGHUP that was ignored at the start (nohup) stays ignored."""
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        for name in NAMES:
             number = getattr(signal, name, None)
-            if number is None:  # Windows has no SIGHUP
+            if number is None:  # this system lacks it
                 continue
             if name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
                 continue

@@ -28,7 +28,12 @@ from typing import TYPE_CHECKING
 
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, StorageError, UserError
-from chatgot.stdout import open_closed_streams, silence_stdout, write_to_stdout
+from chatgot.stdout import (
+    open_closed_streams,
+    reader_has_gone,
+    silence_stdout,
+    write_to_stdout,
+)
 from chatgot.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -261,12 +266,11 @@ def say(line: str, to_stderr: bool = False) -> None:
     printable = escape_controls(line).encode(encoding, "backslashreplace").decode(encoding)
     try:
         print(printable, file=stream, flush=True)
-    except BrokenPipeError:
-        if not to_stderr:
-            silence_stdout()
     except OSError as error:
-        if not to_stderr:
-            silence_stdout()
+        if to_stderr:
+            return
+        silence_stdout()
+        if not reader_has_gone(error):
             raise StorageError(f"stdout cannot be written: {error.strerror or error}") from error
 
 

@@ -1,13 +1,26 @@
 """What holds for every test: only temporary folders are written, and one thread computes."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from windows_rules import needs_unix
 
 from chatgot.logs.logging_setup import LOGGERS, Steady
 from chatgot.machine.measured import machine_file
+
+
+def pytest_report_header() -> str | None:
+    if os.name == "nt":
+        return "Windows: the modules of tests that need Unix are left out (tests/windows_rules.py)"
+    return None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what cannot be imported on Windows; what else fails there shall be seen."""
+    return True if os.name == "nt" and needs_unix(collection_path) else None
 
 
 @pytest.fixture(scope="session", autouse=True)

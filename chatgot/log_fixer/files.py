@@ -161,10 +161,12 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
 
         def verify(temporary: Path) -> None:
             _refuse_changed(file, before, path)
-            with suppress(PermissionError):  # some file systems have no modes
-                temporary.chmod(stat.S_IMODE(before.st_mode))
+            if os.name != "nt":  # a mode is "read only" there, and no rename replaces such a file
+                with suppress(PermissionError):  # some file systems have no modes
+                    temporary.chmod(stat.S_IMODE(before.st_mode))
             if in_place:
                 report.backup = str(_keep_backup(path))
+                file.close()  # Windows replaces no open file
 
         try:
             with atomic_file(destination, verify) as target:
@@ -211,6 +213,10 @@ class _LogFile:
 
     def fileno(self) -> int:
         return self._file.fileno()
+
+    def close(self) -> None:
+        """Close the file; nothing more is read of it."""
+        self._file.close()
 
     def seek(self, offset: int, /) -> None:
         self._file.seek(offset)

@@ -360,12 +360,14 @@ def crash_trace(path: Path) -> Iterator[None]:
     except OSError:
         yield
         return
-    with file:
-        faulthandler.enable(file)
-        try:
-            yield
-        finally:
-            faulthandler.disable()
-            with suppress(OSError):
-                if path.stat().st_size == 0:
-                    path.unlink()
+    try:
+        with file:
+            faulthandler.enable(file)
+            try:
+                yield
+            finally:
+                faulthandler.disable()
+    finally:  # closed by now: Windows removes no open file
+        with suppress(OSError):
+            if path.stat().st_size == 0:
+                path.unlink()

@@ -16,6 +16,7 @@ from chatgot.logs.timing import human_time
 from chatgot.machine.device import describe, versions
 from chatgot.machine.memory import used_memory
 from chatgot.run.assembly import Run
+from chatgot.shipped import PACKAGE
 
 PRECISION_CURVE = ("fp32", "bf16", "fp16")  # amp/precision: the index
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and two moments, 4 bytes each
@@ -95,12 +96,17 @@ def cautions(run: Run) -> list[str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of this package's git checkout, with + if files differ; None: no git."""
-    folder = Path(__file__).resolve().parent
+    """Return the commit of the checkout that this package is in; None: there is none.
+
+    With + when files differ.
+    """
+    checkout = PACKAGE.parent
+    # not any repository above: an installed package may lie inside somebody else's
+    where = [f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}"]
     describe_head = ["describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
         git = subprocess.run(
-            ["git", "-C", str(folder), *describe_head],
+            ["git", *where, *describe_head],
             capture_output=True,
             text=True,
             timeout=5,

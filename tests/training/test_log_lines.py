@@ -1,9 +1,14 @@
 """The words of a run's lines: of its end, and of how a step is cut."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import parts
 import pytest
 
-from chatgot.training.log_lines import end_line, postfix
+from chatgot.training import log_lines
+from chatgot.training.log_lines import end_line, git_commit, postfix
 
 
 @pytest.mark.parametrize(
@@ -27,3 +32,42 @@ def test_the_progress_bar_shows_how_a_step_is_cut():
     assert postfix(run).endswith(", 16x2")
     run.state.micro_batch.size = 12
     assert postfix(run).endswith(", 12x3")
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    """Return somebody's git repository, with one commit of one file."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "file").write_text("theirs")
+    git(tmp_path, "add", "file")
+    identity = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.org")
+    git(tmp_path, *identity, "commit", "--quiet", "-m", "theirs")
+    return tmp_path
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_checkout_with_a_plus_when_files_differ(repository, monkeypatch):
+    monkeypatch.setattr(log_lines, "PACKAGE", repository / "chatgot")
+    commit = git(repository, "rev-parse", "--short=12", "HEAD")
+    assert git_commit() == commit
+    (repository / "file").write_text("changed")
+    assert git_commit() == f"{commit}+"
+
+
+def test_a_package_inside_another_repository_has_no_commit(repository, monkeypatch):
+    """It is installed there, in a virtual environment: the commit would be of somebody's code."""
+    package = repository / ".venv" / "lib" / "site-packages" / "chatgot"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(log_lines, "PACKAGE", package)
+    assert git_commit() is None
+
+
+def test_another_repository_that_git_is_told_to_use_is_not_taken(repository, monkeypatch, tmp_path):
+    monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
+    monkeypatch.setattr(log_lines, "PACKAGE", tmp_path / "elsewhere" / "chatgot")
+    assert git_commit() is None
