@@ -24,7 +24,7 @@ import tempfile
 import traceback
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, StorageError, UserError
@@ -196,7 +196,7 @@ def fix_stdin(args: argparse.Namespace) -> int:
         spool = Path(folder) / "stdin"
         try:
             with spool.open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
+                keep_stdin(file)
         except OSError as error:
             message = f"stdin cannot be kept in {folder}: {error.strerror or error}"
             raise StorageError(message) from error
@@ -212,6 +212,18 @@ def fix_stdin(args: argparse.Namespace) -> int:
                 write_to_stdout(iter(partial(file.read, COPY_BYTES), b""))
     print_report(report, args)
     return WOULD_CHANGE if args.check and report.changed else 0
+
+
+def keep_stdin(file: BinaryIO) -> None:
+    """Copy stdin into a file, until it ends. Raises: OSError."""
+    # It imports colorlog and tqdm: a usage error does not wait for those
+    from chatgot.logs.waiting import is_terminal, waiting
+
+    if is_terminal(sys.stdin):  # somebody types there: a bar would be in the way
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        return
+    with waiting("reading stdin"):
+        shutil.copyfileobj(sys.stdin.buffer, file)
 
 
 def mend(path: Path, output: Path | None, args: argparse.Namespace) -> "FixReport":

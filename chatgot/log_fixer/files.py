@@ -21,6 +21,7 @@ from chatgot.errors import ConfigError, StorageError
 from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
 from chatgot.log_fixer.decoding import LogDecoder
 from chatgot.log_fixer.pieces import EIGHT_BIT, READ_BYTES, Piece, SeekableFile, pieces
+from chatgot.logs.waiting import Advance, waiting
 
 __all__ = [
     "FixReport",
@@ -154,7 +155,8 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
         if not force:
             _refuse_binary(file, path)
         if check or in_place:
-            fix_stream(file, None, report, remove_ansi, newline)
+            with waiting(f"reading {path.name}", before.st_size) as advance:
+                fix_stream(file, None, report, remove_ansi, newline, advance)
             _refuse_changed(file, before, path)
         if check or (in_place and not report.changed):
             return report
@@ -167,8 +169,11 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
                 report.backup = str(_keep_backup(path))
 
         try:
-            with atomic_file(destination, verify) as target:
-                fix_stream(file, target, report, remove_ansi, newline)
+            with (
+                waiting(f"mending {path.name}", before.st_size) as advance,
+                atomic_file(destination, verify) as target,
+            ):
+                fix_stream(file, target, report, remove_ansi, newline, advance)
         except OSError as error:
             named = path if in_place else output
             raise StorageError(f"{named}: cannot be written: {error.strerror or error}") from error
@@ -182,8 +187,12 @@ def fix_stream(
     report: FixReport,
     remove_ansi: bool = True,
     newline: str | None = None,
+    advance: Advance | None = None,
 ) -> None:
-    """Mend a seekable file from its beginning into `target` (None: only look); fill the report."""
+    """Mend a seekable file from its beginning into `target` (None: only look); fill the report.
+
+    advance: is told the bytes that have been mended.
+    """
     decoder = LogDecoder(file)
     cleaner = LogCleaner(remove_ansi, newline)
     write = target.write if target else len
@@ -193,6 +202,8 @@ def fix_stream(
             write(piece.data)
         else:
             write(cleaner.feed(decoder.text(piece)).encode())
+        if advance is not None:
+            advance(len(piece.data))
     write(cleaner.end().encode())
     report.encodings = dict(decoder.sizes)
     report.counts = {name: count for name, count in cleaner.counts.items() if count}

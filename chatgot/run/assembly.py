@@ -26,6 +26,7 @@ from chatgot.data.windows import (
     split_index,
 )
 from chatgot.logs.timing import TimeSplit
+from chatgot.logs.waiting import waiting
 from chatgot.machine.device import versions
 from chatgot.machine.measured import peak_for_mfu
 from chatgot.machine.memory import reuse_freed_memory
@@ -202,7 +203,8 @@ def _peak_flops(config: Config, model: GPT, device: torch.device) -> float:
     tokens = config.training.tokens_per_step(config.model)
     if tokens * model.flops_per_token() < SMALLEST_STEP_FLOPS:
         return 0.0
-    peak, dtype = peak_for_mfu(device)
+    with waiting("measuring how fast matrix products are"):
+        peak, dtype = peak_for_mfu(device)
     logger.info(
         "peak: %s matrix products run at %.0f GFLOP/s here; MFU is the share of it",
         dtype,
