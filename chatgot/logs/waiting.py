@@ -7,7 +7,7 @@ elapsed time moves while one long call computes. It draws no random number and c
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Event, Thread
 from typing import NoReturn, TextIO
 
@@ -94,7 +94,7 @@ class _Wait:
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         words = escape_controls(self.words).encode(encoding, "backslashreplace").decode(encoding)
         # A log line is written under this lock: it finds the bar drawn and known, or not there
-        with tqdm.get_lock():  # type: ignore[no-untyped-call] # untyped in its stubs
+        with _lock():
             # `disable` is not given: TQDM_DISABLE sets its default
             bar = tqdm(
                 desc=words,
@@ -102,10 +102,12 @@ class _Wait:
                 leave=False,
                 file=self.stream,
                 dynamic_ncols=True,
+                delay=DELAY_S,  # else it would be drawn at once, at 0 %
                 bar_format=WITHOUT_TOTAL if self.total is None else WITH_TOTAL,
             )
             if not bar.disable:
                 bar.start_t -= DELAY_S
+                bar.delay = 0
                 self._move(bar)
         return bar
 
@@ -113,7 +115,9 @@ class _Wait:
         """Draw the bar as far as the work is; beyond its total tqdm would drop it."""
         if self.total is not None:
             bar.n = min(self.done, self.total)
-        bar.refresh()
+        # refresh() itself would never release the lock when the console fails
+        with _lock():
+            bar.refresh(nolock=True)
 
     def _log_once(self, after_s: float) -> None:
         """Log one line when the wait goes on for so long."""
@@ -125,3 +129,9 @@ class _Wait:
             left = human_time(LINE_S / share - LINE_S)
             progress = f": {100 * share:.0f} % done, about {left} left"
         logger.info("still %s after %.0f s%s", self.words, LINE_S, progress)
+
+
+def _lock() -> AbstractContextManager[object]:
+    """Return the lock under which bars and log lines are written."""
+    lock: AbstractContextManager[object] = tqdm.get_lock()  # type: ignore[no-untyped-call] # in its stubs
+    return lock
