@@ -7,7 +7,7 @@ elapsed time moves while one long call computes. It draws no random number and c
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import NoReturn, TextIO
 
@@ -80,43 +80,43 @@ class _Wait:
             return
         if self.ended.wait(DELAY_S):
             return
-        # whatever the console refuses: it is closed, or its reader has gone
-        with suppress(OSError, ValueError):
-            bar = self._open_bar()
-            if bar.disable:  # TQDM_DISABLE
-                self._log_once(LINE_S - DELAY_S)
-                return
+        bar = self._make_bar()
+        if bar.disable:  # TQDM_DISABLE
+            self._log_once(LINE_S - DELAY_S)
+            return
+        try:
+            self._move(bar)
             while not self.ended.wait(TICK_S):
                 self._move(bar)
             bar.close()
+        except (OSError, ValueError):  # the console is closed, or its reader has gone
+            bar.disable = True
 
-    def _open_bar(self) -> "tqdm[NoReturn]":
+    def _make_bar(self) -> "tqdm[NoReturn]":
+        """Return a bar that is not drawn yet; `disable` is True where TQDM_DISABLE says so."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         words = escape_controls(self.words).encode(encoding, "backslashreplace").decode(encoding)
-        # A log line is written under this lock: it finds the bar drawn and known, or not there
-        with _lock():
-            # `disable` is not given: TQDM_DISABLE sets its default
-            bar = tqdm(
-                desc=words,
-                total=self.total,
-                leave=False,
-                file=self.stream,
-                dynamic_ncols=True,
-                delay=DELAY_S,  # else it would be drawn at once, at 0 %
-                bar_format=WITHOUT_TOTAL if self.total is None else WITH_TOTAL,
-            )
-            if not bar.disable:
-                bar.start_t -= DELAY_S
-                bar.delay = 0
-                self._move(bar)
+        # `disable` is not given: TQDM_DISABLE sets its default
+        bar = tqdm(
+            desc=words,
+            total=self.total,
+            leave=False,
+            file=self.stream,
+            dynamic_ncols=True,
+            bar_format=WITHOUT_TOTAL if self.total is None else WITH_TOTAL,
+            delay=1.0,  # without one tqdm would draw it here, at 0 %
+        )
+        if not bar.disable:
+            bar.start_t -= DELAY_S
+            bar.delay = 0
         return bar
 
     def _move(self, bar: "tqdm[NoReturn]") -> None:
         """Draw the bar as far as the work is; beyond its total tqdm would drop it."""
         if self.total is not None:
             bar.n = min(self.done, self.total)
-        # refresh() itself would never release the lock when the console fails
-        with _lock():
+        # refresh() by itself would keep the lock when the console fails
+        with tqdm.get_lock():  # type: ignore[no-untyped-call] # untyped in its stubs
             bar.refresh(nolock=True)
 
     def _log_once(self, after_s: float) -> None:
@@ -129,9 +129,3 @@ class _Wait:
             left = human_time(LINE_S / share - LINE_S)
             progress = f": {100 * share:.0f} % done, about {left} left"
         logger.info("still %s after %.0f s%s", self.words, LINE_S, progress)
-
-
-def _lock() -> AbstractContextManager[object]:
-    """Return the lock under which bars and log lines are written."""
-    lock: AbstractContextManager[object] = tqdm.get_lock()  # type: ignore[no-untyped-call] # in its stubs
-    return lock
