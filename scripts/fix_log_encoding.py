@@ -144,7 +144,7 @@ def logs_below(folder: Path) -> tuple[list[Path], list[UserError]]:
 
 
 def identity(path: Path) -> str:
-    """Return what two names of one file have in common; the name where no file can have it."""
+    """Return the same text for all names of one file; the name itself where it can name none."""
     try:
         return os.path.realpath(path)
     except (OSError, ValueError):
@@ -152,7 +152,7 @@ def identity(path: Path) -> str:
 
 
 def is_mended_copy(path: Path, args: argparse.Namespace) -> bool:
-    """Tell whether an earlier run wrote this file next to a log: it needs no `_fixed_fixed`."""
+    """Tell whether an earlier run wrote this file next to a log: it is not mended again."""
     if args.check or args.in_place or args.output or not path.stem.endswith("_fixed"):
         return False
     original = path.with_name(path.stem.removesuffix("_fixed") + path.suffix)

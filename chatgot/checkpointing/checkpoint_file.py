@@ -69,7 +69,7 @@ class _HashingWriter(io.RawIOBase):
         self.advance = advance
         self.digest = sha256()
         self.tail = b""
-        self.error: OSError | None = None  # torch raises one of its own over it
+        self.error: OSError | None = None  # torch hides it behind an error of its own
 
     def writable(self) -> bool:
         return True
@@ -185,8 +185,8 @@ def _digest(file: BinaryIO, size: int, advance: Advance) -> bytes:
 def is_whole(path: Path) -> bool:
     """Return whether `path` is a regular file that a finished save wrote under this name.
 
-    Its bytes are verified once, and again when inode, size or time have changed. Whether its
-    tensors fit a model is not asked here: their values are not read.
+    Its bytes are verified once, and again when inode, size or time have changed. The values of its
+    tensors are not read, so this does not say whether they fit a model.
     """
     try:
         status = path.lstat()
@@ -307,7 +307,7 @@ def _near(path: Path) -> str:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint for an exact resume: bytes verified first, then the schema.
 
-    All of it through one descriptor: what was verified is what is loaded. Nothing from the file is
+    It is opened once, so that what was verified is what is loaded. Nothing from the file is
     executed.
 
     Raises: CheckpointRejected naming file and reason.
@@ -402,7 +402,7 @@ def _check_schema(checkpoint: object, path: Path) -> dict[str, Any]:
 
 
 def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
-    """Return the keys whose values have the right type and yet are none that a run saves.
+    """Return the keys whose values have the right type but are not what a run saves.
 
     Run id and step become parts of a path.
     """

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 CACHE_FORMAT = 2
 CODE_POINTS = 0x110000  # Unicode's range
-END_OF_TEXT_POINT = CODE_POINTS  # stands for the end-of-text token: the first number that is free
-MAX_CHARACTERS = (1 << 16) - 1  # so many ids fit into a uint16 besides the end-of-text token's
+END_OF_TEXT_POINT = CODE_POINTS  # of the end-of-text token: the first number above Unicode
+MAX_CHARACTERS = (1 << 16) - 1  # a uint16 has room for these and the end-of-text token
 
 
 class About(TypedDict):

@@ -32,7 +32,7 @@ __all__ = [
     "fixed_path",
 ]
 
-HEAD_BYTES = 1 << 16  # in which a file shows that it is no text
+HEAD_BYTES = 1 << 16  # enough to see that a file is not text
 BINARY_MARKS = (
     b"\x7fELF",
     b"\x89PNG\r\n\x1a\n",
@@ -50,15 +50,15 @@ BINARY_MARKS = (
     b"\xca\xfe\xba\xbe",
     b"MZ\x90\0",
 )
-# At byte 257 the mark of a tar archive. Of a bitmap two reserved fields of zeros and the size of
-# its second header.
+# A tar archive has its mark at byte 257. A bitmap has two reserved fields of zeros, and the size
+# of its second header.
 BINARY_HEADS = re.compile(
     rb".{257}ustar[\0 ]|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL
 )
 # Terminal output has bell, backspace, form feed, ESC and the like, and NULs where a machine lost
 # power
 RARE_CONTROLS = bytes({*range(0x01, 0x20), 0x7F} - {*b"\a\b\t\n\v\f\r\x0e\x0f\x1b"})
-# A head with more control characters than both is no text; random bytes have a share of 0.08
+# A head with more control characters than both of these is not text; random bytes have 8 %
 MANY_CONTROLS = 8
 CONTROL_SHARE = 0.02
 NULS_OF_POWER_CUT = re.compile(rb"\0{8,}")
@@ -75,9 +75,9 @@ class FixReport:
     output: str | None = None  # None: nothing was written
     backup: str | None = None
     changed: bool = False  # the output differs from the input
-    # Bytes above ASCII read in each encoding; of UTF-16 every byte
+    # Bytes above ASCII by the encoding they were read in; in UTF-16 every byte counts
     encodings: dict[str, int] = field(default_factory=dict)
-    # What was removed, mended or shown as an escape
+    # How often each kind was removed, mended or shown as an escape
     counts: dict[str, int] = field(default_factory=dict)
     undecodable_bytes: int = 0  # kept as visible escapes
     first_undecodable_offset: int | None = None  # in the input, in bytes

@@ -27,8 +27,7 @@ JOIN_S = 5.0  # a console that takes nothing more (Ctrl+S) holds the work up no 
 
 # No numbers of bytes or tokens: the bar of several passes over a file would show a multiple of it.
 WITH_TOTAL = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-# The bar is empty here, and yet needed: tqdm cuts only lines that have one to the terminal's width.
-WITHOUT_TOTAL = "{desc}: {elapsed}{bar}"
+WITHOUT_TOTAL = "{desc}: {elapsed}"
 
 
 @contextmanager

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 Kernel = Literal["sdpa", "products"]
 KERNELS: tuple[Kernel, ...] = ("sdpa", "products")
-# Queries of one product: only half a square above the diagonal is wasted, and products stay large.
+# Queries in one product: few enough to waste little above the diagonal, enough to be fast.
 ROWS = 128
 # Longest context for which `products` is tried: its attention weights grow with the square of it.
 LONGEST = 512

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Share of a block's time that compiling saves at most: 5 to 20 % were measured on CPUs.
 MOST_GAIN = 0.25
-# Seconds of compiling to reckon with before it has been measured on this machine.
+# Seconds to assume for compiling until it has been measured on this machine.
 USUAL_COMPILE_S = 20.0
 
 
@@ -52,7 +52,7 @@ class Work:
 
     @property
     def name(self) -> str:
-        """Return the name under which a measurement is remembered: all that decides its speed."""
+        """Return the name of its measurements: it contains all that decides the speed."""
         cfg = self.config.model
         kernel = self.model.blocks[0].attention.kernel
         heads = f"{cfg.n_head} heads"
@@ -144,7 +144,7 @@ def _compile_if_it_pays(work: Work) -> bool:
         (eager_s,) = remembered(f"eager block {work.name}", lambda: [best_time(work.run_block)])
     in_blocks_s = min(blocks * eager_s, work.seconds_left)
     if in_blocks_s * MOST_GAIN < USUAL_COMPILE_S:
-        _log_off(f"only about {human_time(in_blocks_s)} are left in the blocks")
+        _log_off(f"only about {human_time(in_blocks_s)} of the run are left in the blocks")
         return False
     times = remembered(f"compiled block {work.name}", partial(_measure_compiled, work))
     compile_s, eager_s, compiled_s = times

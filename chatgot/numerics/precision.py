@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-# Against fp32: of the loss, relative; of the angle between the gradients.
+# How far the loss may be from fp32's, relative to it, and the least cosine of the gradients.
 MAX_LOSS_DIFFERENCE = 0.01
 MIN_COSINE = 0.99
-PROOF_SCALE = 1024.0  # of the loss, so that small fp16 gradients do not vanish
+PROOF_SCALE = 1024.0  # the loss times this, so that small fp16 gradients do not vanish
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

@@ -152,7 +152,8 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Store
     V = len(tokens.vocabulary)
     n_train = split_index(len(tokens.ids), config.data.test_split)
     windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed)
-    model = build_model(config.model, V, device, config.seed)
+    with waiting("building the model"):
+        model = build_model(config.model, V, device, config.seed)
 
     prove_precision(modes, config, model, windows, stored)
     modes.asked_precision = modes.precision

@@ -140,7 +140,7 @@ def test_a_short_wait_shows_nothing(on, caplog, monkeypatch):
 
 
 def test_a_bar_stays_within_its_total_and_within_the_terminal(on):
-    """tqdm drops a bar that is beyond its total, and does not cut words that have no bar."""
+    """tqdm would drop a bar that is beyond its total."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 60))  # rows, columns
     with os.fdopen(slave, "w", encoding="utf-8") as terminal:

@@ -32,12 +32,13 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(PROGRAM), "--config", "tiny.yaml", *arguments]
 
 
-def test_on_a_terminal_a_run_shows_bars_and_leaves_none_in_the_log(folder):
+def run_on_terminal(folder: Path, **variables: str) -> bytes:
+    """Run with stderr on a terminal; return what it received. Nothing may go to stdout."""
     environment = {name: os.environ[name] for name in os.environ if not name.startswith("TQDM_")}
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 120))  # rows, columns
     child = subprocess.Popen(
-        command(), cwd=folder, stdout=subprocess.PIPE, stderr=slave, env=environment
+        command(), cwd=folder, stdout=subprocess.PIPE, stderr=slave, env=environment | variables
     )
     os.close(slave)
     received = b""
@@ -48,11 +49,24 @@ def test_on_a_terminal_a_run_shows_bars_and_leaves_none_in_the_log(folder):
     stdout, _ = child.communicate(timeout=120)
     assert child.returncode == 0, received
     assert stdout == b""
-    for words in WORDS:
+    return received.replace(b"\r\n", b"\n")
+
+
+def test_on_a_terminal_a_run_shows_bars_and_leaves_none_in_the_log(folder):
+    received = run_on_terminal(folder)
+    for words in (*WORDS, b"  0%|"):  # that of training
         assert b"\r" + words in received
     log = harness.log_of(folder)
     assert "\r" not in log
     assert "still " not in log
+
+
+def test_with_tqdm_disable_a_terminal_shows_no_bar_at_all(folder):
+    received = run_on_terminal(folder, TQDM_DISABLE="1")
+    assert b"\r" not in received
+    assert b"step/s" not in received
+    for words in WORDS:
+        assert received.count(b"still " + words) == 1
 
 
 def test_in_a_pipe_a_run_shows_each_wait_by_one_line(folder):
