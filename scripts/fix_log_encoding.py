@@ -24,7 +24,7 @@ import tempfile
 import traceback
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, StorageError, UserError
@@ -149,7 +149,7 @@ def logs_below(folder: Path) -> tuple[list[Path], list[UserError]]:
 
 
 def identity(path: Path) -> str:
-    """Return what two names of one file have in common; the name where no file can have it."""
+    """Return the same text for all names of one file; the name itself where it can name none."""
     try:
         return os.path.realpath(path)
     except (OSError, ValueError):
@@ -157,7 +157,7 @@ def identity(path: Path) -> str:
 
 
 def is_mended_copy(path: Path, args: argparse.Namespace) -> bool:
-    """Tell whether an earlier run wrote this file next to a log: it needs no `_fixed_fixed`."""
+    """Tell whether an earlier run wrote this file next to a log: it is not mended again."""
     if args.check or args.in_place or args.output or not path.stem.endswith("_fixed"):
         return False
     original = path.with_name(path.stem.removesuffix("_fixed") + path.suffix)
@@ -201,7 +201,7 @@ def fix_stdin(args: argparse.Namespace) -> int:
         spool = Path(folder) / "stdin"
         try:
             with spool.open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
+                keep_stdin(file)
         except OSError as error:
             message = f"stdin cannot be kept in {folder}: {error.strerror or error}"
             raise StorageError(message) from error
@@ -217,6 +217,18 @@ def fix_stdin(args: argparse.Namespace) -> int:
                 write_to_stdout(iter(partial(file.read, COPY_BYTES), b""))
     print_report(report, args)
     return WOULD_CHANGE if args.check and report.changed else 0
+
+
+def keep_stdin(file: BinaryIO) -> None:
+    """Copy stdin into a file, until it ends. Raises: OSError."""
+    # It imports colorlog and tqdm: a usage error does not wait for those
+    from chatgot.logs.waiting import is_terminal, waiting
+
+    if is_terminal(sys.stdin):  # somebody types there: a bar would be in the way
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        return
+    with waiting("reading stdin"):
+        shutil.copyfileobj(sys.stdin.buffer, file)
 
 
 def mend(path: Path, output: Path | None, args: argparse.Namespace) -> "FixReport":

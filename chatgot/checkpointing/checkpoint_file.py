@@ -23,6 +23,7 @@ from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, odd_entries
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import CheckpointRejected, OtherFormat
+from chatgot.logs.waiting import Advance, waiting
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -58,13 +59,17 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
 
 
 class _HashingWriter(io.RawIOBase):
-    """Hashes what it writes; delays the zip's last record to add the comment."""
+    """Hashes what it writes; delays the zip's last record to add the comment.
 
-    def __init__(self, file: BinaryIO) -> None:
+    advance: is told the bytes that have been written.
+    """
+
+    def __init__(self, file: BinaryIO, advance: Advance) -> None:
         self.file = file
+        self.advance = advance
         self.digest = sha256()
         self.tail = b""
-        self.error: OSError | None = None  # torch raises one of its own over it
+        self.error: OSError | None = None  # torch hides it behind an error of its own
 
     def writable(self) -> bool:
         return True
@@ -94,6 +99,7 @@ class _HashingWriter(io.RawIOBase):
         except OSError as error:
             self.error = error
             raise
+        self.advance(len(data))
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = False) -> bool:
@@ -109,7 +115,7 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = Fals
 
     def verify(temporary: Path) -> None:
         with temporary.open("rb") as file:
-            problem = damage(file)
+            problem = damage(file, advance)
             if problem is not None:
                 raise OSError(errno.EIO, f"the file read back is {problem}", str(temporary))
             try:
@@ -122,8 +128,9 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = Fals
             _remember_verified(path, file)
         assert all(outline[key] == checkpoint[key] for key in ("run_id", "global_step"))
 
-    with atomic_file(path, verify) as file:
-        writer = _HashingWriter(file)
+    total = 2 * _tensor_bytes(checkpoint)  # each byte is written, then read back
+    with waiting(f"saving {path.name}", total) as advance, atomic_file(path, verify) as file:
+        writer = _HashingWriter(file, advance)
         try:
             torch.save(checkpoint, cast("IO[bytes]", writer))
         except RuntimeError as error:
@@ -132,10 +139,18 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = Fals
     return True
 
 
-def damage(file: BinaryIO) -> str | None:
+def _tensor_bytes(checkpoint: dict[str, Any]) -> int:
+    """Return the bytes that a checkpoint's tensors take in its file: tied weights once."""
+    plain = (tensor for _, tensor in all_tensors(checkpoint) if _is_plain(tensor))
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in plain}.values())
+
+
+def damage(file: BinaryIO, advance: Advance) -> str | None:
     """Return what is wrong with a checkpoint's bytes; None: they are whole.
 
     Looks at the hash first and at the zip's entries second, and unpickles nothing.
+
+    advance: is told the bytes that have been hashed.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -145,14 +160,14 @@ def damage(file: BinaryIO) -> str | None:
     file.seek(body - END_OF_ZIP)
     end = file.read(END_OF_ZIP)
     stored = file.read(DIGEST)
-    if _digest(file, body) != stored:
+    if _digest(file, body, advance) != stored:
         return "damaged: its SHA-256 does not match (truncated, altered, or not written by ChatGoT)"
     if not end.startswith(ZIP_END) or not end.endswith(DIGEST.to_bytes(2, "little")):
         return "damaged: it does not end in the record that ChatGoT writes"
     return odd_entries(file)
 
 
-def _digest(file: BinaryIO, size: int) -> bytes:
+def _digest(file: BinaryIO, size: int, advance: Advance) -> bytes:
     """Return the SHA-256 (hex) of the first `size` bytes of a file."""
     digest = sha256()
     left = size
@@ -162,6 +177,7 @@ def _digest(file: BinaryIO, size: int) -> bytes:
         if not block:
             break
         digest.update(block)
+        advance(len(block))
         left -= len(block)
     return digest.hexdigest().encode()
 
@@ -169,8 +185,8 @@ def _digest(file: BinaryIO, size: int) -> bytes:
 def is_whole(path: Path) -> bool:
     """Return whether `path` is a regular file that a finished save wrote under this name.
 
-    Its bytes are verified once, and again when inode, size or time have changed. Whether its
-    tensors fit a model is not asked here: their values are not read.
+    Its bytes are verified once, and again when inode, size or time have changed. The values of its
+    tensors are not read, so this does not say whether they fit a model.
     """
     try:
         status = path.lstat()
@@ -179,7 +195,7 @@ def is_whole(path: Path) -> bool:
         if _identity(path.name, status) in _verified:
             return True
         with _reading(path) as file:
-            if damage(file) is not None:
+            if _find_damage(file, path) is not None:
                 return False
             _outline(file, path)
             _remember_verified(path, file)
@@ -208,8 +224,14 @@ def _holds_tensors(value: object) -> bool:
     return next(all_tensors(value), None) is not None
 
 
+def _find_damage(file: BinaryIO, path: Path) -> str | None:
+    """Return what `damage` finds; of a large file it shows how far that is."""
+    with waiting(f"verifying {path.name}", os.fstat(file.fileno()).st_size) as advance:
+        return damage(file, advance)
+
+
 def _refuse_damage(file: BinaryIO, path: Path) -> None:
-    problem = damage(file)
+    problem = _find_damage(file, path)
     if problem is not None:
         raise CheckpointRejected(f"{path}: {problem}")
 
@@ -285,7 +307,7 @@ def _near(path: Path) -> str:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint for an exact resume: bytes verified first, then the schema.
 
-    All of it through one descriptor: what was verified is what is loaded. Nothing from the file is
+    It is opened once, so that what was verified is what is loaded. Nothing from the file is
     executed.
 
     Raises: CheckpointRejected naming file and reason.
@@ -293,7 +315,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     with _reading(path) as file:
         _refuse_damage(file, path)
         _outline(file, path)
-        checkpoint: dict[str, Any] = _read(file, path)
+        with waiting(f"loading {path.name}"):
+            checkpoint: dict[str, Any] = _read(file, path)
         _remember_verified(path, file)
     tensors = all_tensors(checkpoint)
     without_values = [name for name, tensor in tensors if tensor.device.type != "cpu"]
@@ -379,7 +402,7 @@ def _check_schema(checkpoint: object, path: Path) -> dict[str, Any]:
 
 
 def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
-    """Return the keys whose values have the right type and yet are none that a run saves.
+    """Return the keys whose values have the right type but are not what a run saves.
 
     Run id and step become parts of a path.
     """
@@ -415,11 +438,13 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | list[str] |
     with _reading(path) as file:
         if file.read(len(ZIP_START)) != ZIP_START:
             raise CheckpointRejected(f"{path}: not a torch.save zip file")
-        if damage(file) is not None:
-            problem = odd_entries(file, checksums=True)
+        if _find_damage(file, path) is not None:
+            with waiting(f"verifying {path.name}"):
+                problem = odd_entries(file, checksums=True)
             if problem is not None:
                 raise CheckpointRejected(f"{path}: {problem}")
-        content = _read(file, path)
+        with waiting(f"loading {path.name}"):
+            content = _read(file, path)
     if not isinstance(content, dict):
         raise CheckpointRejected(f"{path}: holds no named weights")
     state = content.get("model_state_dict", content)

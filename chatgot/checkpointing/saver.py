@@ -15,7 +15,7 @@ from chatgot.machine.memory import is_out_of_memory
 logger = logging.getLogger(__name__)
 
 MAX_FAILED_SAVES = 3  # in a row; then the run ends rather than go on without a safety net
-SAVING_SHARE = 0.01  # of the time; above it, the log says once which interval would be cheaper
+SAVING_SHARE = 0.01  # of the time; above it, the log says once which interval would be long enough
 
 
 class CheckpointWriter:
@@ -50,7 +50,7 @@ class CheckpointWriter:
         start_s = time.monotonic()
         since_last_s = start_s - self._last_s
         try:
-            # the file that this process began with may be replaced, by one with a late evaluation
+            # The file that this process began with is replaced: it may lack the last evaluation
             is_written = save_checkpoint(path, checkpoint, replace=step == self._first_step)
         except (OSError, RuntimeError, MemoryError) as error:
             if not isinstance(error, OSError) and not is_out_of_memory(error):
@@ -84,7 +84,7 @@ class CheckpointWriter:
         return True
 
     def _count_failure(self, path: Path, error: Exception, last_chance: bool) -> None:
-        """Warn of a failed save. Raises: StorageError when the run shall not go on without one."""
+        """Warn of a failed save. Raises: StorageError when the run must not go on without one."""
         self.failures += 1
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if last_chance or self.failures >= MAX_FAILED_SAVES:
@@ -113,7 +113,7 @@ class CheckpointWriter:
             interval = getattr(settings, key)
             if interval is not None and interval < value:
                 too_short[key] = value
-        # else this save came early, as the last one and the best one may
+        # Otherwise the intervals are long enough: this save came early, as the last or a best one
         if too_short:
             self._has_warned_of_cost = True
             logger.warning(

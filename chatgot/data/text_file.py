@@ -10,11 +10,22 @@ from pathlib import Path
 
 from chatgot.data.encoding import CHUNK_BYTES, decoded_chunks
 from chatgot.errors import ConfigError
+from chatgot.logs.waiting import Advance, waiting
+
+HASHED_BYTES = 1 << 20  # read at a time
 
 
 def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file's bytes, in hex. Raises: OSError."""
+    digest = hashlib.sha256()
+    with (
+        path.open("rb") as file,
+        waiting(f"reading {path.name}", os.fstat(file.fileno()).st_size) as advance,
+    ):
+        while block := file.read(HASHED_BYTES):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
 
 
 def check_text_file(path: Path) -> int:
@@ -61,10 +72,14 @@ def _hint(path: Path) -> str:
     return f", did you mean {path.with_name(nearest[0])}?" if nearest else ""
 
 
-def text_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
+def text_chunks(
+    path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES, advance: Advance | None = None
+) -> Iterator[str]:
     r"""Yield a file's text piece by piece, every line end as "\n", without a byte order mark.
 
     Memory grows neither with the file nor with its lines.
+
+    advance: is told the bytes of each piece that has been read and used; of the last one too many.
 
     Raises: ConfigError at the first byte that does not decode.
     """
@@ -79,6 +94,8 @@ def text_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) -> It
         text = newlines.decode(characters)
         if text:
             yield text
+        if advance is not None:
+            advance(chunk_bytes)
     text = newlines.decode("", final=True)
     if text:
         yield text

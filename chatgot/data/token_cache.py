@@ -17,13 +17,14 @@ from chatgot.data.encoding import detect_encoding
 from chatgot.data.text_file import check_text_file, file_sha256, text_chunks
 from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, DocumentSplitter, Vocabulary
 from chatgot.errors import ConfigError, StorageError
+from chatgot.logs.waiting import Advance, waiting
 
 logger = logging.getLogger(__name__)
 
 CACHE_FORMAT = 2
 CODE_POINTS = 0x110000  # Unicode's range
-END_OF_TEXT_POINT = CODE_POINTS  # stands for the end-of-text token: the first number that is free
-MAX_CHARACTERS = (1 << 16) - 1  # so many ids fit into a uint16 besides the end-of-text token's
+END_OF_TEXT_POINT = CODE_POINTS  # of the end-of-text token: the first number above Unicode
+MAX_CHARACTERS = (1 << 16) - 1  # a uint16 has room for these and the end-of-text token
 
 
 class About(TypedDict):
@@ -65,7 +66,10 @@ def load_tokens(text_path: Path, cache_dir: Path) -> Tokens:
     if about is None:
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            about = _encode(text_path, ids_path)
+            passes = 2  # one finds the characters, one writes their ids
+            total = passes * text_path.stat().st_size
+            with waiting(f"encoding {text_path.name}", total) as advance:
+                about = _encode(text_path, ids_path, advance)
             with atomic_file(about_path) as file:
                 file.write(json.dumps(about).encode())
         except OSError as error:
@@ -107,12 +111,18 @@ def _read_about(about_path: Path, ids_path: Path) -> About | None:
     return None
 
 
-def _encode(text_path: Path, ids_path: Path) -> About:
-    """Write a text's ids; return what the cache says about them. Raises: ConfigError, OSError."""
+def _encode(text_path: Path, ids_path: Path, advance: Advance) -> About:
+    """Write a text's ids; return what the cache says about them.
+
+    advance: is told the bytes that have been read, in both passes.
+
+    Raises: ConfigError, OSError.
+    """
     encoding = detect_encoding(text_path)
     counts = np.zeros(CODE_POINTS + 1, dtype=np.int64)
     digest = sha256()
-    for points in code_points(_hashed(text_chunks(text_path, encoding), digest.update)):
+    chunks = text_chunks(text_path, encoding, advance=advance)
+    for points in code_points(_hashed(chunks, digest.update)):
         counts += np.bincount(points, minlength=CODE_POINTS + 1)
     counts[END_OF_TEXT_POINT] = 0
     characters = np.flatnonzero(counts)
@@ -123,7 +133,7 @@ def _encode(text_path: Path, ids_path: Path) -> About:
     second_digest = sha256()
     tokens = 0
     with atomic_file(ids_path) as file:
-        chunks = text_chunks(text_path, encoding)
+        chunks = text_chunks(text_path, encoding, advance=advance)
         for points in code_points(_hashed(chunks, second_digest.update)):
             tokens += len(points)
             file.write(id_of[points].tobytes())

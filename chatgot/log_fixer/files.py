@@ -21,6 +21,7 @@ from chatgot.errors import ConfigError, StorageError
 from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
 from chatgot.log_fixer.decoding import LogDecoder
 from chatgot.log_fixer.pieces import EIGHT_BIT, READ_BYTES, Piece, SeekableFile, pieces
+from chatgot.logs.waiting import Advance, waiting
 
 __all__ = [
     "FixReport",
@@ -31,7 +32,7 @@ __all__ = [
     "fixed_path",
 ]
 
-HEAD_BYTES = 1 << 16  # in which a file shows that it is no text
+HEAD_BYTES = 1 << 16  # enough to see that a file is not text
 BINARY_MARKS = (
     b"\x7fELF",
     b"\x89PNG\r\n\x1a\n",
@@ -49,15 +50,15 @@ BINARY_MARKS = (
     b"\xca\xfe\xba\xbe",
     b"MZ\x90\0",
 )
-# At byte 257 the mark of a tar archive. Of a bitmap two reserved fields of zeros and the size of
-# its second header.
+# A tar archive has its mark at byte 257. A bitmap has two reserved fields of zeros, and the size
+# of its second header.
 BINARY_HEADS = re.compile(
     rb".{257}ustar[\0 ]|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL
 )
 # Terminal output has bell, backspace, form feed, ESC and the like, and NULs where a machine lost
 # power
 RARE_CONTROLS = bytes({*range(0x01, 0x20), 0x7F} - {*b"\a\b\t\n\v\f\r\x0e\x0f\x1b"})
-# A head with more control characters than both is no text; random bytes have a share of 0.08
+# A head with more control characters than both of these is not text; random bytes have 8 %
 MANY_CONTROLS = 8
 CONTROL_SHARE = 0.02
 NULS_OF_POWER_CUT = re.compile(rb"\0{8,}")
@@ -74,9 +75,9 @@ class FixReport:
     output: str | None = None  # None: nothing was written
     backup: str | None = None
     changed: bool = False  # the output differs from the input
-    # Bytes above ASCII read in each encoding; of UTF-16 every byte
+    # Bytes above ASCII by the encoding they were read in; in UTF-16 every byte counts
     encodings: dict[str, int] = field(default_factory=dict)
-    # What was removed, mended or shown as an escape
+    # How often each kind was removed, mended or shown as an escape
     counts: dict[str, int] = field(default_factory=dict)
     undecodable_bytes: int = 0  # kept as visible escapes
     first_undecodable_offset: int | None = None  # in the input, in bytes
@@ -154,7 +155,8 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
         if not force:
             _refuse_binary(file, path)
         if check or in_place:
-            fix_stream(file, None, report, remove_ansi, newline)
+            with waiting(f"reading {path.name}", before.st_size) as advance:
+                fix_stream(file, None, report, remove_ansi, newline, advance)
             _refuse_changed(file, before, path)
         if check or (in_place and not report.changed):
             return report
@@ -169,8 +171,11 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
                 file.close()  # Windows replaces no open file
 
         try:
-            with atomic_file(destination, verify) as target:
-                fix_stream(file, target, report, remove_ansi, newline)
+            with (
+                waiting(f"mending {path.name}", before.st_size) as advance,
+                atomic_file(destination, verify) as target,
+            ):
+                fix_stream(file, target, report, remove_ansi, newline, advance)
         except OSError as error:
             named = path if in_place else output
             raise StorageError(f"{named}: cannot be written: {error.strerror or error}") from error
@@ -184,8 +189,12 @@ def fix_stream(
     report: FixReport,
     remove_ansi: bool = True,
     newline: str | None = None,
+    advance: Advance | None = None,
 ) -> None:
-    """Mend a seekable file from its beginning into `target` (None: only look); fill the report."""
+    """Mend a seekable file from its beginning into `target` (None: only look); fill the report.
+
+    advance: is told the bytes that have been mended.
+    """
     decoder = LogDecoder(file)
     cleaner = LogCleaner(remove_ansi, newline)
     write = target.write if target else len
@@ -195,6 +204,8 @@ def fix_stream(
             write(piece.data)
         else:
             write(cleaner.feed(decoder.text(piece)).encode())
+        if advance is not None:
+            advance(len(piece.data))
     write(cleaner.end().encode())
     report.encodings = dict(decoder.sizes)
     report.counts = {name: count for name, count in cleaner.counts.items() if count}

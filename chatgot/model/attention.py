@@ -16,13 +16,14 @@ from torch.autograd.function import once_differentiable
 
 from chatgot.config import ModelConfig
 from chatgot.logs.events import event
+from chatgot.logs.waiting import waiting
 from chatgot.machine.measured import best_times, remembered
 
 logger = logging.getLogger(__name__)
 
 Kernel = Literal["sdpa", "products"]
 KERNELS: tuple[Kernel, ...] = ("sdpa", "products")
-# Queries of one product: only half a square above the diagonal is wasted, and products stay large.
+# Queries in one product: few enough to waste little above the diagonal, enough to be fast.
 ROWS = 128
 # Longest context for which `products` is tried: its attention weights grow with the square of it.
 LONGEST = 512
@@ -141,9 +142,10 @@ def pick_attention(
     grouped = "" if cfg.n_head == G else f", {G} key/value heads"
     threads = f"{torch.get_num_threads()} threads"
     what = f"attention {'x'.join(map(str, shape))}{grouped} {name}, {threads}"
-    sdpa_s, products_s = remembered(
-        what, lambda: best_times([_layer(kernel, shape, G, dtype) for kernel in KERNELS])
-    )
+    with waiting("measuring which way of attention is fast"):
+        sdpa_s, products_s = remembered(
+            what, lambda: best_times([_layer(kernel, shape, G, dtype) for kernel in KERNELS])
+        )
     kernel: Kernel = "sdpa" if sdpa_s <= products_s else "products"
     logger.info(
         "attention: %s; one layer of %d sequences takes %.2f ms by sdpa, "

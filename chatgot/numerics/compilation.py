@@ -19,6 +19,7 @@ from torch import Tensor
 from chatgot.config import Config
 from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
+from chatgot.logs.waiting import waiting
 from chatgot.machine.device import preserved_generators
 from chatgot.machine.measured import best_time, best_times, cache_folder, remembered, synchronise
 from chatgot.machine.memory import is_out_of_memory
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Share of a block's time that compiling saves at most: 5 to 20 % were measured on CPUs.
 MOST_GAIN = 0.25
-# Seconds of compiling to reckon with before it has been measured on this machine.
+# Seconds to assume for compiling until it has been measured on this machine.
 USUAL_COMPILE_S = 20.0
 
 
@@ -51,7 +52,7 @@ class Work:
 
     @property
     def name(self) -> str:
-        """Return the name under which a measurement is remembered: all that decides its speed."""
+        """Return the name of its measurements: it contains all that decides the speed."""
         cfg = self.config.model
         kernel = self.model.blocks[0].attention.kernel
         heads = f"{cfg.n_head} heads"
@@ -139,10 +140,11 @@ def _compile_if_it_pays(work: Work) -> bool:
     """Compare the time that compiled blocks would save in the rest of the run with compiling's."""
     micro_batches = math.ceil(work.config.training.sequences_per_step / work.micro_batch_size)
     blocks = work.steps_left * micro_batches * work.config.model.n_layers
-    (eager_s,) = remembered(f"eager block {work.name}", lambda: [best_time(work.run_block)])
+    with waiting("measuring how fast a block is"):
+        (eager_s,) = remembered(f"eager block {work.name}", lambda: [best_time(work.run_block)])
     in_blocks_s = min(blocks * eager_s, work.seconds_left)
     if in_blocks_s * MOST_GAIN < USUAL_COMPILE_S:
-        _log_off(f"only about {human_time(in_blocks_s)} are left in the blocks")
+        _log_off(f"only about {human_time(in_blocks_s)} of the run are left in the blocks")
         return False
     times = remembered(f"compiled block {work.name}", partial(_measure_compiled, work))
     compile_s, eager_s, compiled_s = times
@@ -180,7 +182,8 @@ def _measure_compiled(work: Work) -> list[float]:
         work.model.training_block = block
         work.run_block()
 
-    eager_s, compiled_s = best_times([partial(run, Block.__call__), partial(run, compiled)])
+    with waiting("measuring how much faster compiled blocks are"):
+        eager_s, compiled_s = best_times([partial(run, Block.__call__), partial(run, compiled)])
     return [compile_s, eager_s, compiled_s]
 
 
@@ -198,7 +201,8 @@ def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) ->
     start_s = time.perf_counter()
     work.model.training_block = torch.compile(Block.forward, dynamic=False)
     try:
-        work.run_block()
+        with waiting("compiling the blocks"):
+            work.run_block()
     except Exception as error:  # whatever is missing or broken, training can do without it
         if is_out_of_memory(error):
             raise

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from chatgot.logs.events import event
+from chatgot.logs.waiting import waiting
 from chatgot.machine.device import preserved_generators, seed_generators
 from chatgot.model.gpt import GPT
 
@@ -81,7 +82,7 @@ def recomputation_differs(model: GPT, every: int) -> str | None:
     device = next(model.parameters()).device
     model.train()
     try:
-        with preserved_generators(device):
+        with preserved_generators(device), waiting("proving gradient checkpointing"):
             plain = _loss_and_gradients(model, None)
             again = _loss_and_gradients(model, None)
             recomputed = _loss_and_gradients(model, every)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from chatgot.config import Config
 from chatgot.data.windows import Batch
 from chatgot.logs.events import event
+from chatgot.logs.waiting import waiting
 from chatgot.machine.device import DTYPES, preserved_generators
 from chatgot.machine.measured import bf16_gain
 from chatgot.machine.memory import is_out_of_memory, release_memory
@@ -19,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-# Against fp32: of the loss, relative; of the angle between the gradients.
+# How far the loss may be from fp32's, relative to it, and the least cosine of the gradients.
 MAX_LOSS_DIFFERENCE = 0.01
 MIN_COSINE = 0.99
-PROOF_SCALE = 1024.0  # of the loss, so that small fp16 gradients do not vanish
+PROOF_SCALE = 1024.0  # the loss times this, so that small fp16 gradients do not vanish
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
@@ -55,7 +56,10 @@ def _compare_with_fp32(model: nn.Module, batch: Batch, precision: str) -> str | 
     scale = PROOF_SCALE if precision == "fp16" else 1.0
     model.eval()
     try:
-        with preserved_generators(next(model.parameters()).device):
+        with (
+            preserved_generators(next(model.parameters()).device),
+            waiting(f"proving that {precision} is close to fp32"),
+        ):
             fp32_loss, expected = _loss_and_gradients(model, batch, "fp32", 1.0)
             loss, found = _loss_and_gradients(model, batch, precision, scale)
     finally:
@@ -130,7 +134,8 @@ def pick_precision(config: Config, device: torch.device) -> Precision:
     if device.type == "mps":
         return "fp16"
     d_hid = config.model.d_hid or 4 * config.model.d_model
-    gain = bf16_gain(config.model.d_model, d_hid)
+    with waiting("measuring how fast bf16 is"):
+        gain = bf16_gain(config.model.d_model, d_hid)
     if gain < 1:
         logger.warning(
             "mixed precision is off: bf16 runs at %.2g x the speed of fp32 on this CPU, "

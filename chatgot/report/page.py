@@ -17,6 +17,7 @@ from chatgot.atomic_file import atomic_file
 from chatgot.errors import ConfigError, StorageError
 from chatgot.logs.logging_setup import LINK, escape_controls
 from chatgot.logs.timing import human_time
+from chatgot.logs.waiting import waiting
 from chatgot.report import story
 from chatgot.report.run_record import Row, RunRecord, Sample, read_run
 
@@ -66,7 +67,8 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
         )
     if output is not None:
         _refuse_foreign(output)
-    page = render(run_dir)
+    with waiting("writing the report"):
+        page = render(run_dir)
     path = run_dir / NAME if output is None else output
     try:
         with atomic_file(path) as file:

@@ -26,6 +26,7 @@ from chatgot.data.windows import (
     split_index,
 )
 from chatgot.logs.timing import TimeSplit
+from chatgot.logs.waiting import waiting
 from chatgot.machine.device import versions
 from chatgot.machine.measured import peak_for_mfu
 from chatgot.machine.memory import reuse_freed_memory
@@ -152,7 +153,8 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Store
     V = len(tokens.vocabulary)
     n_train = split_index(len(tokens.ids), config.data.test_split)
     windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed)
-    model = build_model(config.model, V, device, config.seed)
+    with waiting("building the model"):
+        model = build_model(config.model, V, device, config.seed)
 
     prove_precision(modes, config, model, windows, stored)
     modes.asked_precision = modes.precision
@@ -203,7 +205,8 @@ def _peak_flops(config: Config, model: GPT, device: torch.device) -> float:
     tokens = config.training.tokens_per_step(config.model)
     if tokens * model.flops_per_token() < SMALLEST_STEP_FLOPS:
         return 0.0
-    peak, dtype = peak_for_mfu(device)
+    with waiting("measuring how fast matrix products are"):
+        peak, dtype = peak_for_mfu(device)
     logger.info(
         "peak: %s matrix products reach %.0f GFLOP/s on this machine; MFU is relative to that",
         dtype,

@@ -18,6 +18,7 @@ from chatgot.config import MAX_THREADS, Config, TrainingConfig
 from chatgot.data.windows import TrainingWindows
 from chatgot.errors import ConfigError
 from chatgot.logs.events import event
+from chatgot.logs.waiting import waiting
 from chatgot.machine.device import DTYPES, set_threads
 from chatgot.machine.measured import fast_threads
 from chatgot.machine.memory import is_out_of_memory
@@ -155,7 +156,8 @@ def choose_muon_precision(
         return
     if stored is not None:
         modes.muon_precision = stored["state"]["modes"]["muon_precision"]
-    else:
+        return
+    with waiting("measuring how fast bf16 is for Muon"):
         modes.muon_precision = pick_muon_precision(model, device)
 
 
@@ -250,7 +252,8 @@ def _wanted_threads(config: Config, device: torch.device, stored: Stored | None)
 
 
 def _measure_threads(d_model: int) -> int:
-    threads, seconds = fast_threads(d_model)
+    with waiting("measuring how many threads are fast"):
+        threads, seconds = fast_threads(d_model)
     words = [f"{1000 * s:.2f} ms with {n}" for n, s in sorted(seconds.items())]
     if words:
         logger.info(

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import CheckpointError
 from chatgot.config import TrainingConfig
 from chatgot.errors import OutOfMemory
 from chatgot.logs.events import event
+from chatgot.logs.waiting import waiting
 from chatgot.machine.device import preserved_generators
 from chatgot.machine.measured import synchronise
 from chatgot.machine.memory import (
@@ -127,9 +128,13 @@ def fit_micro_batch(run: Run, stopped: Stopped) -> bool:
     _obey_settings(run, sizes)
     with preserved_generators(run.device):
         if dynamic.initial == "auto" and not run.state.micro_batch.history:
-            return find_fastest_size(run, sizes, stopped)
+            with waiting("finding the fastest micro_batch_size"):
+                return find_fastest_size(run, sizes, stopped)
         larger = _size_to_try(run, sizes)
-        return larger is None or try_larger_size(run, larger, stopped)
+        if larger is None:
+            return True
+        with waiting(f"trying micro_batch_size {larger}"):
+            return try_larger_size(run, larger, stopped)
 
 
 def _obey_settings(run: Run, sizes: list[int]) -> None:

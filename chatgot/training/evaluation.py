@@ -2,13 +2,14 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
 from torch import nn
 
 from chatgot.data.windows import Batch
+from chatgot.logs.waiting import Advance, waiting
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.model.gpt import evaluating
 from chatgot.numerics.precision import autocast
@@ -50,33 +51,52 @@ def validation_losses(run: Run, stopped: Stopped) -> tuple[float | None, float |
     settings = run.config.training
     full_loss = None
     if run.ended() or settings.eval_batches == "all":
-        full_loss = _evaluate_halving_batches(run, windows.every_token, stopped)
+        full_loss = _evaluate_halving_batches(
+            run,
+            windows.every_token,
+            stopped,
+            words="evaluating every validation token",
+            tokens=len(windows.ids) - 1,
+        )
     if settings.eval_batches == "all":
         shown_full_loss = full_loss if run.ended() else None
         return full_loss, shown_full_loss
-    spread = partial(windows.spread, settings.eval_batches * settings.batch_size)
-    return _evaluate_halving_batches(run, spread, stopped), full_loss
+    sequences = settings.eval_batches * settings.batch_size
+    spread = partial(windows.spread, sequences)
+    loss = _evaluate_halving_batches(
+        run, spread, stopped, words="evaluating", tokens=sequences * windows.T
+    )
+    return loss, full_loss
 
 
 def _evaluate_halving_batches(
-    run: Run, batches: Callable[[int], Iterable[Batch]], stopped: Stopped
+    run: Run,
+    batches: Callable[[int], Iterable[Batch]],
+    stopped: Stopped,
+    *,
+    words: str,
+    tokens: int,
 ) -> float | None:
     """Evaluate; halve the batches when memory runs out, for all later evaluations too.
 
-    batches: gives the same windows in batches of the size it is asked for. Returns NaN when not
-    even one sequence fits. The training's micro-batch stays: other sizes fit there.
+    The training's micro-batch stays as it is: other sizes fit there.
+
+    batches: returns the same windows in batches of a given size.
+    words, tokens: what a wait shows, and how many tokens there are at most.
+    Returns NaN when not even one sequence fits, None when stopped.
     """
     micro_batch = run.state.micro_batch
     step = run.state.progress.global_step
     while True:
         try:
-            return evaluate(
-                run.model,
-                batches(micro_batch.eval_size),
-                run.device,
-                run.state.modes.precision,
-                stopped,
-            )
+            with waiting(words, tokens) as advance:
+                return evaluate(
+                    run.model,
+                    _counted(batches(micro_batch.eval_size), advance),
+                    run.device,
+                    run.state.modes.precision,
+                    stopped,
+                )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -95,3 +115,10 @@ def _evaluate_halving_batches(
             smaller,
         )
         micro_batch.eval_size = smaller
+
+
+def _counted(batches: Iterable[Batch], advance: Advance) -> Iterator[Batch]:
+    """Yield the batches; tell `advance` the tokens of each one when the next is asked for."""
+    for x, y in batches:
+        yield x, y
+        advance(y.numel())

@@ -4,10 +4,11 @@ import logging
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
+from chatgot.logs.waiting import is_terminal
 from chatgot.run.assembly import Run
 from chatgot.training.log_lines import postfix, step_line
 
@@ -20,13 +21,14 @@ class ProgressBar:
     """The bar of one run; closes with the block that it is used in."""
 
     def __init__(self, run: Run) -> None:
-        on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        # on a terminal TQDM_DISABLE sets the default of `disable`
+        off: dict[str, Any] = {} if is_terminal(sys.stderr) else {"disable": True}
         self.bar = tqdm(
             total=run.last_step,
             initial=run.state.progress.global_step,
             unit="step",
-            disable=not on_terminal,
             dynamic_ncols=True,
+            **off,
         )
         self._last_line_s = time.monotonic()
 

@@ -195,7 +195,7 @@ def test_the_outline_of_a_file_verified_before_is_read_without_its_bytes(
     path = tmp_path / "any.pt"
     path.write_bytes(whole)
     verified = []
-    monkeypatch.setattr(checkpoint_file, "damage", lambda file: verified.append(file))
+    monkeypatch.setattr(checkpoint_file, "damage", lambda file, advance: verified.append(file))
     assert read_outline(path) == read_outline(path)
     assert is_whole(path)
     assert len(verified) == 1
@@ -435,7 +435,7 @@ def test_a_crafted_pickle_with_the_right_hash_is_a_rejection_not_a_crash(whole, 
         )
     )
     with path.open("rb") as file:
-        assert damage(file) is None  # the hash is right: it comes to the unpickler
+        assert damage(file, lambda amount: None) is None  # it comes to the unpickler
     assert not is_whole(path)
     refused(path)
     refused(path, load=load_weights)

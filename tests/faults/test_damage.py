@@ -55,7 +55,7 @@ def test_every_single_flipped_bit_is_refused(whole, tmp_path, trials, table):
 def test_without_the_hash_flipped_bits_would_be_read_as_weights(
     whole, tmp_path, monkeypatch, table
 ):
-    monkeypatch.setattr(checkpoint_file, "damage", lambda file: None)
+    monkeypatch.setattr(checkpoint_file, "damage", lambda file, advance: None)
     rng = random.Random(3)
     path = tmp_path / "any.pt"
     wrong = 0

@@ -1,0 +1,130 @@
+"""Long waits: a bar on a terminal, elsewhere one line of the log; short waits show nothing.
+
+A thread of its own shows the wait, so that the work is never held up by a slow console, and the
+elapsed time moves while one long call computes. It draws no random number and computes nothing.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+from typing import NoReturn, TextIO
+
+from tqdm import tqdm
+
+from chatgot.logs.logging_setup import escape_controls
+from chatgot.logs.timing import human_time
+
+logger = logging.getLogger(__name__)
+
+Advance = Callable[[float], None]  # takes how much more is done
+
+DELAY_S = 0.5  # a shorter wait shows no bar
+TICK_S = 0.2  # between two pictures of the bar
+LINE_S = 5.0  # a shorter wait has no line in the log
+JOIN_S = 5.0  # a console that takes nothing more (Ctrl+S) holds the work up no longer than this
+
+# No numbers of bytes or tokens: the bar of several passes over a file would show a multiple of it.
+WITH_TOTAL = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+WITHOUT_TOTAL = "{desc}: {elapsed}"
+
+
+@contextmanager
+def waiting(words: str, total: float | None = None) -> Iterator[Advance]:
+    """Show that the block is at work, on stderr or in the log; yield what counts its progress.
+
+    words: what the block does, as in "encoding text.txt".
+    total: how much there is to do, in any unit; None: nobody knows.
+    Best effort: a console that fails, or a system without room for a thread, shows nothing.
+    """
+    wait = _Wait(words, total, sys.stderr)
+    thread = Thread(target=wait.show, name=f"waiting: {words}", daemon=True)
+    try:
+        with suppress(RuntimeError, MemoryError):  # no room for a thread
+            thread.start()
+        yield wait.advance
+    finally:
+        wait.ended.set()
+        if thread.ident is not None:
+            thread.join(JOIN_S)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a stream is open and a terminal."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+class _Wait:
+    """One wait, as its thread sees it."""
+
+    def __init__(self, words: str, total: float | None, stream: TextIO | None) -> None:
+        self.words = words
+        self.total = total or None
+        self.stream = stream
+        self.done = 0.0
+        self.ended = Event()
+
+    def advance(self, amount: float) -> None:
+        """Count how much more is done."""
+        self.done += amount
+
+    def show(self) -> None:
+        """Show the wait until it has ended."""
+        if not is_terminal(self.stream):
+            self._log_once(LINE_S)
+            return
+        if self.ended.wait(DELAY_S):
+            return
+        bar = self._make_bar()
+        if bar.disable:  # TQDM_DISABLE
+            self._log_once(LINE_S - DELAY_S)
+            return
+        try:
+            self._move(bar)
+            while not self.ended.wait(TICK_S):
+                self._move(bar)
+            bar.close()
+        except (OSError, ValueError):  # the console is closed, or its reader has gone
+            bar.disable = True
+
+    def _make_bar(self) -> "tqdm[NoReturn]":
+        """Return a bar that is not drawn yet; `disable` is True where TQDM_DISABLE says so."""
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        words = escape_controls(self.words).encode(encoding, "backslashreplace").decode(encoding)
+        # `disable` is not given: TQDM_DISABLE sets its default
+        bar = tqdm(
+            desc=words,
+            total=self.total,
+            leave=False,
+            file=self.stream,
+            dynamic_ncols=True,
+            bar_format=WITHOUT_TOTAL if self.total is None else WITH_TOTAL,
+            delay=1.0,  # without one tqdm would draw it here, at 0 %
+        )
+        if not bar.disable:
+            bar.start_t -= DELAY_S
+            bar.delay = 0
+        return bar
+
+    def _move(self, bar: "tqdm[NoReturn]") -> None:
+        """Draw the bar as far as the work is; beyond its total tqdm would drop it."""
+        if self.total is not None:
+            bar.n = min(self.done, self.total)
+        # refresh() by itself would keep the lock when the console fails
+        with tqdm.get_lock():  # type: ignore[no-untyped-call] # untyped in its stubs
+            bar.refresh(nolock=True)
+
+    def _log_once(self, after_s: float) -> None:
+        """Log one line when the wait goes on for so long."""
+        if self.ended.wait(after_s):
+            return
+        progress = ""
+        if self.total is not None and self.done > 0:
+            share = min(self.done / self.total, 1.0)
+            left = human_time(LINE_S / share - LINE_S)
+            progress = f": {100 * share:.0f} % done, about {left} left"
+        logger.info("still %s after %.0f s%s", self.words, LINE_S, progress)
