@@ -124,17 +124,16 @@ def context_for(request: Request, config: Config, n_tokens: int) -> int | None:
     return T
 
 
-def refuse_short(request: Request, possible: Sequence[Candidate], n_tokens: int) -> None:
-    """Refuse a text that is too short for each of the recipes.
+def refuse_short(request: Request, smallest: Config, n_tokens: int) -> None:
+    """Refuse a text that is too short for the smallest recipe.
 
     Raises: ConfigError with the characters found and needed.
     """
-    if any(context_for(request, candidate.config, n_tokens) for candidate in possible):
+    if context_for(request, smallest, n_tokens):
         return
-    least = min(_least_length(request, candidate.config) for candidate in possible)
     raise ConfigError(
-        f"{request.text}: {n_tokens} characters, at least {least} are needed to train on; "
-        "give a longer text"
+        f"{request.text}: {n_tokens} characters, at least {_least_length(request, smallest)} "
+        "are needed to train on; give a longer text"
     )
 
 
@@ -162,9 +161,8 @@ def check_request(request: Request) -> None:
         return
     if "training.max_minutes" in request.keys:
         raise ConfigError("--set training.max_minutes: with a text, say --minutes instead")
-    possible = candidates(request)
-    least = max(_least_length(request, candidate.config) for candidate in possible)
-    if size <= MOST_BYTES * least:
+    smallest = candidates(request)[0].config
+    if size <= MOST_BYTES * _least_length(request, smallest):
         # so small that its characters are counted at once
         chunks = text_chunks(request.text, detect_encoding(request.text))
-        refuse_short(request, possible, sum(map(len, chunks)))
+        refuse_short(request, smallest, sum(map(len, chunks)))

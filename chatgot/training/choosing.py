@@ -49,7 +49,6 @@ from chatgot.stopping import never
 from chatgot.training.chosen_yaml import yaml_with_reasons
 from chatgot.training.evaluation import evaluate
 from chatgot.training.recipe import (
-    LEAST_TOKENS_PER_PARAMETER,
     MOST_PASSES,
     SHARE_OF_TIME,
     Costs,
@@ -143,14 +142,14 @@ def choose(request: Request, dry_run: bool = False) -> Choice:
     """
     possible = candidates(request)
     tokens = _tokens(request, Path(possible[0].config.paths.cache), dry_run)
-    refuse_short(request, possible, len(tokens.ids))
+    refuse_short(request, possible[0].config, len(tokens.ids))
     trials = _trials(request, possible, tokens)
     device = pick_device(possible[0].config.device)
     logger.info(
-        "choosing a recipe for %s, %d characters, and %g minutes: measuring this machine's speed",
+        "choosing a recipe for %s (%s characters) and %s: measuring this machine's speed",
         request.text,
-        len(tokens.ids),
-        request.minutes,
+        f"{len(tokens.ids):,}",
+        _minutes(request.minutes),
     )
     choosing = _Choosing(request, trials, tokens, device)
     trial, speed = choosing.largest_trial()
@@ -284,7 +283,8 @@ class _Choosing:
         save_s = LEAST_SAVE_S + saved_bytes / SAVED_BYTES_PER_S
         return Costs(
             step=speed.step + save_s / STEPS_BETWEEN_SAVES,
-            round=evaluation_s + sampling_s + save_s,
+            evaluation=evaluation_s + save_s,
+            samples=sampling_s,
             start=speed.build,
             end=whole_s,
         )
@@ -299,16 +299,18 @@ class _Choosing:
         config = trial.candidate.config
         training = config.training
         steps = self._steps(trial, planned)
-        interval = max(1, round(steps * planned.interval / planned.steps))
-        log_interval = min(training.log_interval or interval, interval)
+        stretched = steps / planned.steps  # other than 1 where the user sets the steps
+        eval_interval = max(1, round(stretched * planned.eval_interval))
+        sample_interval = max(1, round(stretched * planned.sample_interval))
+        log_interval = min(training.log_interval or eval_interval, eval_interval)
         chosen: dict[str, object] = {
             "model.max_seq_length": trial.context,
             "model.dropout": dropout_for(steps / trial.steps_of_a_pass, config.model.dropout),
             "training.max_steps": planned.steps,
             "training.warmup_steps": warmup_for(steps, training.warmup_steps),
             "training.log_interval": log_interval,
-            "training.eval_interval": interval,
-            "training.sample_interval_steps": interval,
+            "training.eval_interval": eval_interval,
+            "training.sample_interval_steps": sample_interval,
             "training.save_checkpoint_steps": STEPS_BETWEEN_SAVES,
             "sampling.prompts": prompts,
         }
@@ -342,7 +344,8 @@ class _Choosing:
             "model.dropout": seen,
             "training.max_steps": steps,
             "training.max_minutes": "in case the machine is slower than it was when measured",
-            "training.eval_interval": "the run's steps in ten parts, or fewer in a short run",
+            "training.eval_interval": "ten times in the run, fewer in a short one",
+            "training.sample_interval_steps": "as above",
             "sampling.prompts": whose,
         }
         if trial.shortened:
@@ -384,20 +387,20 @@ class _Choosing:
         name = trial.recipe.name
         seen = self.tokens_in_time[name]
         rate = seen / self.seconds
-        parts = [
-            f"recipe: {name}, {_millions(trial.recipe.parameters)} parameters: "
-            f"at {rate:,.0f} tokens/s it sees {_millions(seen)} tokens in the time"
+        sentences = [
+            f"recipe: {name}, {_millions(trial.recipe.parameters)} parameters",
+            f"At {rate:,.0f} tokens/s it sees {_millions(seen)} tokens in the time",
         ]
         if seen < trial.recipe.tokens_needed:
-            parts.append("few for it, but it is the smallest; more minutes would help")
+            sentences.append("That is little, but no recipe is smaller: more minutes would help")
         larger = self._next_larger(name)
         if larger is not None:
-            parts.append(self._why_not(larger))
+            sentences.append(self._why_not(larger))
         measured: dict[str, object] = {
             "tokens_per_s": round(rate),
             "tokens_in_time": {name: round(n) for name, n in self.tokens_in_time.items()},
         }
-        return Note("; ".join(parts), "recipe", name, measured)
+        return Note(". ".join(sentences), "recipe", name, measured)
 
     def _next_larger(self, name: str) -> Trial | None:
         names = list(self.trials)
@@ -407,39 +410,37 @@ class _Choosing:
     def _why_not(self, larger: Trial) -> str:
         """Return why the next larger recipe is not taken."""
         model = larger.recipe
-        size = f"{model.name} ({_millions(model.parameters)})"
+        size = f"{model.name} ({_millions(model.parameters)} parameters)"
         if model.text_needed > self.n_train:
             return (
-                f"{size} would learn this text by heart, "
-                f"it needs {_millions(model.text_needed)} characters to train on"
+                f"{size} is too large for this text and would learn it by heart: "
+                f"it needs {_millions(model.text_needed)} characters"
             )
         seen = self.tokens_in_time[model.name]
         if not seen:
             return f"{size} does not fit into the memory"
         return (
-            f"{size} would see {_millions(seen)} at most and needs "
-            f"{_millions(model.tokens_needed)}, "
-            f"{LEAST_TOKENS_PER_PARAMETER:g} for each parameter"
+            f"{size} would see {_millions(seen)} tokens at most, "
+            f"but needs {_millions(model.tokens_needed)}"
         )
 
     def _note_on_steps(self, trial: Trial, planned: Plan) -> Note:
         """Return how long the run is, and why."""
         steps = self._steps(trial, planned)
         passes = steps / trial.steps_of_a_pass
-        text = f"steps: {steps:,}, {_times(passes, 'pass', 'passes')} over the training text"
         asked = _minutes(self.request.minutes)
+        takes = f"about {human_time(planned.seconds)} with evaluations, samples and saves"
+        why = f"This fits into {asked}: {takes}"
         if steps != planned.steps:
-            text += ", as asked with --set"
+            why = "As asked with --set"
+        elif planned.seconds > 60 * self.request.minutes:
+            why = f"{asked} is hardly enough to begin: it takes {takes}"
         elif planned.ends_early:
-            text += (
-                f", so the run ends after about {human_time(planned.seconds)}, not {asked}: "
-                "with more passes it would only learn the text by heart"
+            why = (
+                f"That ends before {asked} have passed, {takes}: "
+                "with more passes this model would only learn the text by heart"
             )
-        else:
-            text += (
-                f", about {human_time(planned.seconds)} of {asked} with evaluations, samples "
-                "and saves; the rest is a reserve"
-            )
+        text = f"steps: {steps:,}, {_times(passes, 'pass', 'passes')} over the training text. {why}"
         measured: dict[str, object] = {"seconds": round(planned.seconds), "passes": passes}
         return Note(text, "steps", steps, measured)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 # A larger model learns more from each token, but it sees fewer of them: below so many tokens for
 # each of its parameters, a smaller model gets further in the same time.
-LEAST_TOKENS_PER_PARAMETER = 0.4
+LEAST_TOKENS_PER_PARAMETER = 0.5
 # Above so many parameters for each token of the training text, a model learns the text by heart.
 MOST_PARAMETERS_PER_TOKEN = 8
 # Passes over the text after which a model mostly learns it by heart.
@@ -20,9 +20,9 @@ PASSES_WITHOUT_DROPOUT = 4
 DROPOUT = 0.2
 
 SHARE_OF_TIME = 0.9  # of the minutes is planned with: other programs may slow the machine down
-MOST_ROUNDS = 10  # of evaluation and samples, besides those before the first step
-SHARE_FOR_ROUNDS = 0.15  # of the time: in a short run they are fewer
-LEAST_SHARE_FOR_STEPS = 0.5  # of the time, however long the evaluations take
+MOST_ROUNDS = 10  # of evaluations, and of samples
+SHARE_FOR_ROUNDS = 0.1  # of the time for evaluations, and for samples: a short run has fewer
+LEAST_SHARE_FOR_STEPS = 0.5  # of the time, however long the rest takes
 WARMUP_SHARE = 0.1  # of the steps at most; a longer run takes the recipe's own warmup
 
 
@@ -70,17 +70,19 @@ class Costs:
     """What the parts of a run take, in seconds."""
 
     step: float  # with its share of the regular saves
-    round: float  # an evaluation, samples, and the save of the best weights
+    evaluation: float  # with the save of the best weights that it may bring
+    samples: float  # one round of them
     start: float  # from now to the first step: building, proving and compiling the model
     end: float  # the evaluation over every validation token
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many steps a run makes, and what it does every `interval` of them."""
+    """How many steps a run makes, and after how many it evaluates and shows samples."""
 
     steps: int
-    interval: int
+    eval_interval: int
+    sample_interval: int
     passes: float  # over the training text
     seconds: float  # that all of it takes, about
     ends_early: bool  # because the text is short, not the time
@@ -90,20 +92,27 @@ def plan(costs: Costs, minutes: float, steps_of_a_pass: float) -> Plan:
     """Return how many steps fit into the minutes, with all that a run does besides."""
     seconds = SHARE_OF_TIME * 60 * minutes
     left = max(seconds - costs.start - costs.end, LEAST_SHARE_FOR_STEPS * seconds)
-    rounds = _clamp(int(SHARE_FOR_ROUNDS * left / costs.round), 1, MOST_ROUNDS)
-    # one more round, before the first step
-    for_steps = max(left - (rounds + 1) * costs.round, LEAST_SHARE_FOR_STEPS * left)
+    evaluations = _rounds(left, costs.evaluation)
+    samplings = _rounds(left, costs.samples)
+    # one more evaluation and one more round of samples before the first step
+    for_rounds = (evaluations + 1) * costs.evaluation + (samplings + 1) * costs.samples
+    for_steps = max(left - for_rounds, LEAST_SHARE_FOR_STEPS * left)
     in_time = max(1, int(for_steps / costs.step))
     most = max(1, math.ceil(MOST_PASSES * steps_of_a_pass))
     steps = min(in_time, most)
-    taken = costs.start + steps * costs.step + (rounds + 1) * costs.round + costs.end
     return Plan(
         steps=steps,
-        interval=math.ceil(steps / rounds),
+        eval_interval=math.ceil(steps / evaluations),
+        sample_interval=math.ceil(steps / samplings),
         passes=steps / steps_of_a_pass,
-        seconds=taken,
+        seconds=costs.start + steps * costs.step + for_rounds + costs.end,
         ends_early=most < in_time,
     )
+
+
+def _rounds(seconds: float, cost: float) -> int:
+    """Return how often something is done that costs so many seconds."""
+    return max(1, min(int(SHARE_FOR_ROUNDS * seconds / cost), MOST_ROUNDS))
 
 
 def dropout_for(passes: float, of_recipe: float) -> float:
@@ -114,7 +123,3 @@ def dropout_for(passes: float, of_recipe: float) -> float:
 def warmup_for(steps: int, of_recipe: int) -> int:
     """Return the warmup of a run; a short run has a shorter one than the recipe's."""
     return min(of_recipe, int(WARMUP_SHARE * steps))
-
-
-def _clamp(value: int, least: int, most: int) -> int:
-    return max(least, min(value, most))
