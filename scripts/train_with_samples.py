@@ -189,6 +189,7 @@ from chatgot.run.assembly import Run, assemble, make_prompts
 from chatgot.run.folder import RunPaths, open_folder
 from chatgot.run.resuming import (
     ResumePoint,
+    Weights,
     find_checkpoint,
     has_newer_files,
     leave_newer_files_behind,
@@ -276,18 +277,15 @@ def probe_folders(paths: PathsConfig) -> None:
 
 
 def prepare(
-    args: argparse.Namespace, experiment: Experiment
+    args: argparse.Namespace, experiment: Experiment, weights: Weights | None
 ) -> tuple[Run, ResumePoint | None, list[str]]:
     """Build the run; return it, the checkpoint it goes on from, and what the log will say."""
     config = experiment.config
     point = None
-    weights = None
     if args.resume_from is not None:
         assert experiment.yaml is not None, "only a new run has no YAML yet"
         named_by_set = experiment.named_by_set
         point = find_checkpoint(args.resume_from, config, experiment.yaml, named_by_set)
-    if args.init_from is not None:
-        weights = load_weights(args.init_from)
     device = pick_device(config.device)
     text = text_path(config)
     if not args.dry_run:
@@ -550,12 +548,13 @@ def command_with(experiment: Experiment, *options: str) -> str:
 
 def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
+    weights = None if args.init_from is None else load_weights(args.init_from)
     experiment = find_experiment(args)
     notes = [] if experiment.choice is None else experiment.choice.notes
     if not args.dry_run:
         for note in notes:
             note.log()
-    run, point, remarks = prepare(args, experiment)
+    run, point, remarks = prepare(args, experiment, weights)
     if args.dry_run:
         lines = [*(note.text for note in notes), *estimate(run)]
         write_to_stdout([f"{line}\n".encode() for line in lines])

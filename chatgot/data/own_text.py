@@ -47,6 +47,11 @@ class Request:
         """The dotted names of the keys that the user sets."""
         return {override.partition("=")[0].strip() for override in self.overrides}
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The overrides that say where a run writes."""
+        return tuple(text for text in self.overrides if text.strip().startswith("paths."))
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -87,8 +92,7 @@ def recipe(request: Request, name: str, chosen: Sequence[str] = ()) -> Config:
 
 def paths_of(request: Request) -> PathsConfig:
     """Return the folders that a run of this text has. Raises: ConfigError."""
-    folders = tuple(text for text in request.overrides if text.strip().startswith("paths."))
-    return recipe(Request(request.text, overrides=folders), RECIPES[0]).paths
+    return recipe(Request(request.text, overrides=request.folders), RECIPES[0]).paths
 
 
 def candidates(request: Request) -> list[Candidate]:

@@ -65,7 +65,7 @@ def _runs_of_name(name: str, runs_dir: Path) -> Iterator[Path]:
 def _has_checkpoint(run_id: str, yaml: Path, request: Request) -> bool:
     """Return whether a run has a checkpoint where its YAML, and `--set`, say."""
     try:
-        config, _ = load_config(yaml, request.overrides)
+        config, _ = load_config(yaml, request.folders)
         return bool(files_of_run(Path(config.paths.checkpoints), run_id))
     except (ConfigError, OSError):
         return False
@@ -73,11 +73,7 @@ def _has_checkpoint(run_id: str, yaml: Path, request: Request) -> bool:
 
 def _yaml_of_checkpoint(request: Request, path: Path, runs_dir: Path) -> Path:
     """Return the YAML of a checkpoint's run. Raises: CheckpointRejected."""
-    yaml = Path(str(read_outline(path).get("config_path", "")))
-    match = NAME.fullmatch(path.name)
-    if match and is_gone(yaml):
-        run_id = path.name.rpartition("_step_")[0]
-        yaml = Path(yaml_that_began(runs_dir / run_id) or yaml)
+    yaml = Path(_yaml_in_folder(path, runs_dir) or _yaml_in_file(path))
     text = text_of_yaml(yaml)
     if text == str(request.text.resolve()) or (text and is_gone(Path(text))):
         return yaml
@@ -87,3 +83,16 @@ def _yaml_of_checkpoint(request: Request, path: Path, runs_dir: Path) -> Path:
         f"{path}: its run began from {began_from}, not from {request.text.resolve()}; "
         f"go on with: {instead} --resume_from {shlex.quote(str(path))}"
     )
+
+
+def _yaml_in_folder(path: Path, runs_dir: Path) -> str:
+    """Return the YAML that the folder of a checkpoint's run names; empty: there is none."""
+    if not NAME.fullmatch(path.name):
+        return ""
+    yaml = yaml_that_began(runs_dir / path.name.rpartition("_step_")[0])
+    return "" if is_gone(Path(yaml)) else yaml
+
+
+def _yaml_in_file(path: Path) -> str:
+    """Return the YAML that a checkpoint itself names. Raises: CheckpointRejected."""
+    return str(read_outline(path).get("config_path", ""))

@@ -339,9 +339,8 @@ class _Choosing:
         steps = f"as many as fit into {_minutes(self.request.minutes)}, as measured"
         if planned.ends_early:
             steps = f"{MOST_PASSES} passes over the text: after them it is only learnt by heart"
-        seen = f"each character is seen about {_times(planned.passes)}"
         reasons = {
-            "model.dropout": seen,
+            "model.dropout": f"against learning the text by heart in {_passes(planned.passes)}",
             "training.max_steps": steps,
             "training.max_minutes": "in case the machine is slower than it was when measured",
             "training.eval_interval": "ten times in the run, fewer in a short one",
@@ -371,11 +370,7 @@ class _Choosing:
             )
         notes.append(self._note_on_steps(trial, planned))
         if "model.dropout" not in keys:
-            passes = self._steps(trial, planned) / trial.steps_of_a_pass
-            dropout = config.model.dropout
-            why = "against learning it by heart, " if dropout else ""
-            text = f"dropout: {dropout:g}, {why}since the text is seen about {_times(passes)}"
-            notes.append(Note(text, "dropout", dropout, {"passes": round(passes, 2)}))
+            notes.append(self._note_on_dropout(trial, planned, config.model.dropout))
         if "sampling.prompts" not in keys:
             prompts = config.sampling.prompts
             shown = ", ".join(json.dumps(prompt.strip(), ensure_ascii=False) for prompt in prompts)
@@ -440,9 +435,22 @@ class _Choosing:
                 f"That ends before {asked} have passed, {takes}: "
                 "with more passes this model would only learn the text by heart"
             )
-        text = f"steps: {steps:,}, {_times(passes, 'pass', 'passes')} over the training text. {why}"
+        text = f"steps: {steps:,}, {_passes(passes)} over the training text. {why}"
         measured: dict[str, object] = {"seconds": round(planned.seconds), "passes": passes}
         return Note(text, "steps", steps, measured)
+
+    def _note_on_dropout(self, trial: Trial, planned: Plan, dropout: float) -> Note:
+        """Return why there is dropout, or none."""
+        passes = self._steps(trial, planned) / trial.steps_of_a_pass
+        if dropout == trial.candidate.config.model.dropout and dropout:
+            why = f"{dropout:g}, as in the recipe"
+        elif dropout:
+            why = f"{dropout:g}, against learning the text by heart in {_passes(passes)}"
+        elif passes <= 1:
+            why = "none, since nothing is seen twice"
+        else:
+            why = f"none, since {_passes(passes)} are too few to learn the text by heart"
+        return Note(f"dropout: {why}", "dropout", dropout, {"passes": round(passes, 2)})
 
 
 @contextmanager
@@ -516,9 +524,9 @@ def _minutes(minutes: float) -> str:
     return "1 minute" if minutes == 1 else f"{minutes:g} minutes"
 
 
-def _times(count: float, one: str = "time", many: str = "times") -> str:
+def _passes(count: float) -> str:
     shown = f"{count:.2g}" if count < 10 else f"{count:.0f}"
-    return f"{shown} {one if shown == '1' else many}"
+    return "1 pass" if shown == "1" else f"{shown} passes"
 
 
 def _millions(count: float) -> str:

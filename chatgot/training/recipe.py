@@ -14,7 +14,7 @@ LEAST_TOKENS_PER_PARAMETER = 0.5
 MOST_PARAMETERS_PER_TOKEN = 8
 # Passes over the text after which a model mostly learns it by heart.
 # Source: Muennighoff et al. 2023, arXiv:2305.16264: repeated tokens lose their worth by then.
-MOST_PASSES = 16
+MOST_PASSES = 8
 # From so many passes on dropout pays, and how much of it.
 PASSES_WITHOUT_DROPOUT = 4
 DROPOUT = 0.2

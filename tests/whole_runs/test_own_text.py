@@ -161,6 +161,24 @@ def test_a_run_of_another_text_with_that_name_is_not_resumed(trained, capsys):
         assert str(other) in said
 
 
+def test_a_typing_mistake_at_a_resume_is_named(trained, capsys):
+    resume = ["my text.txt", "--resume_from", "latest", "--set", "training.max_step=9"]
+    assert harness.train_here(trained, *resume) == 2
+    assert "did you mean training.max_steps?" in capsys.readouterr().err
+
+
+def test_a_damaged_file_is_refused_with_the_older_one(trained, capsys):
+    (run_dir,) = run_dirs(trained)
+    path = newest_file(trained, run_dir)
+    newer = path.with_name(f"{run_dir.name}_step_9999.pt")
+    newer.write_bytes(path.read_bytes()[:-1])
+    file = f"checkpoints/{newer.name}"
+    assert harness.train_here(trained, "my text.txt", "--resume_from", file) == 3
+    said = capsys.readouterr().err
+    assert newer.name in said
+    assert path.name in said
+
+
 # The report
 
 
