@@ -74,7 +74,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     start.add_argument(
         "--resume_from",
         metavar="FILE|latest",
-        help="go on, bit for bit, from a checkpoint of this config",
+        help="go on, bit for bit, from a checkpoint of this YAML or text",
     )
     start.add_argument(
         "--init_from",
@@ -111,6 +111,8 @@ def misused(args: argparse.Namespace) -> str:
             f"a text ({args.text}) and --config: give one of them; "
             f"for a YAML on this text, --set data.path={args.text}"
         )
+    if args.text is not None and is_yaml(args.text):
+        return f"{args.text} is a YAML, expected a text: did you mean --config {args.text}?"
     if args.minutes is None:
         return ""
     if args.config is not None:
@@ -125,6 +127,13 @@ def misused(args: argparse.Namespace) -> str:
     if not MIN_MINUTES <= args.minutes <= MAX_MINUTES:
         return f"--minutes: found {args.minutes:g}, expected a number above 0, at most 1e9"
     return ""
+
+
+def is_yaml(path: Path) -> bool:
+    """Return whether a path is a YAML, or the name of a shipped one."""
+    if path.suffix in (".yaml", ".yml"):
+        return True
+    return str(path) in shipped_names() and not path.exists()
 
 
 def request_of(args: argparse.Namespace) -> "Request":
@@ -240,22 +249,25 @@ class Experiment:
 
 
 def find_experiment(args: argparse.Namespace) -> Experiment:
-    """Return what to train; for a text without a YAML, this machine is measured and it is chosen.
+    """Return what to train; for a new run of a text this machine is measured, and it is chosen.
 
     Raises: ConfigError, CheckpointRejected, StorageError.
     """
-    yaml = args.config
-    overrides = args.set
-    if args.text is not None:
-        request = request_of(args)
-        check_request(request)
-        if args.resume_from is None:
-            if not args.dry_run:
-                probe_folders(paths_of(request))
-            choice = choose(request, args.dry_run)
-            return Experiment(request.name, choice.config, set(), None, [], choice)
+    if args.text is None:
+        return experiment_of(args.config, args.set)
+    request = request_of(args)
+    check_request(request)
+    if args.resume_from is not None:
         yaml = yaml_to_resume(request, args.resume_from)
-        overrides = [*overrides, *text_has_moved(yaml, args.text)]
+        return experiment_of(yaml, [*args.set, *text_has_moved(yaml, args.text)])
+    if not args.dry_run:
+        probe_folders(paths_of(request))
+    choice = choose(request, args.dry_run)
+    return Experiment(request.name, choice.config, set(), None, [], choice)
+
+
+def experiment_of(yaml: Path, overrides: list[str]) -> Experiment:
+    """Return the experiment of a YAML. Raises: ConfigError."""
     config, named_by_set = load_config(yaml, overrides)
     return Experiment(yaml.stem, config, named_by_set, yaml, overrides)
 
