@@ -49,12 +49,10 @@ from chatgot.stopping import never
 from chatgot.training.chosen_yaml import yaml_with_reasons
 from chatgot.training.evaluation import evaluate
 from chatgot.training.recipe import (
-    MOST_PASSES,
     SHARE_OF_TIME,
     Costs,
     Plan,
     Recipe,
-    dropout_for,
     largest_in_time,
     plan,
     recipes_for_text,
@@ -237,9 +235,8 @@ class _Choosing:
     def _guessed_settings(self, trial: Trial) -> list[str]:
         """Return the settings that decide the modes of the run, as far as they are known now."""
         steps = max(1, int(self.tokens_in_time[trial.recipe.name] / trial.tokens_per_step))
-        steps = min(steps, max(1, int(MOST_PASSES * trial.steps_of_a_pass)))
-        passes = steps / trial.steps_of_a_pass
-        dropout = dropout_for(passes, trial.candidate.config.model.dropout)
+        steps = min(steps, max(1, int(self._most_passes(trial) * trial.steps_of_a_pass)))
+        dropout = self._dropout(trial, steps)
         return [f"training.max_steps={steps}", f"model.dropout={dropout}"]
 
     def _measure(self, trial: Trial, settings: list[str]) -> Speed | None:
@@ -258,7 +255,12 @@ class _Choosing:
     def fitted(self, trial: Trial, speed: Speed) -> Choice:
         """Return the run: the recipe with as many steps as fit, and what follows from them."""
         config = trial.candidate.config
-        planned = plan(self._costs(trial, speed), self.request.minutes, trial.steps_of_a_pass)
+        planned = plan(
+            self._costs(trial, speed),
+            self.request.minutes,
+            trial.steps_of_a_pass,
+            self._most_passes(trial),
+        )
         prompts, whose = self._prompts()
         settings = self._settings(trial, planned, prompts)
         config = recipe(self.request, trial.recipe.name, settings)
@@ -305,7 +307,7 @@ class _Choosing:
         log_interval = min(training.log_interval or eval_interval, eval_interval)
         chosen: dict[str, object] = {
             "model.max_seq_length": trial.context,
-            "model.dropout": dropout_for(steps / trial.steps_of_a_pass, config.model.dropout),
+            "model.dropout": self._dropout(trial, steps),
             "training.max_steps": planned.steps,
             "training.warmup_steps": warmup_for(steps, training.warmup_steps),
             "training.log_interval": log_interval,
@@ -315,6 +317,14 @@ class _Choosing:
             "sampling.prompts": prompts,
         }
         return [f"{key}={as_yaml(value)}" for key, value in chosen.items()]
+
+    def _most_passes(self, trial: Trial) -> int:
+        return trial.recipe.most_passes(self.n_train)
+
+    def _dropout(self, trial: Trial, steps: int) -> float:
+        """Return the dropout of a run of so many steps."""
+        passes = steps / trial.steps_of_a_pass
+        return trial.recipe.dropout(passes, self.n_train, trial.candidate.config.model.dropout)
 
     def _steps(self, trial: Trial, planned: Plan) -> int:
         """Return the steps that the run will make: those planned, or those that the user sets."""
@@ -338,7 +348,7 @@ class _Choosing:
         """Return the comment of each key that was chosen; what the user sets says so."""
         steps = f"as many as fit into {_minutes(self.request.minutes)}, as measured"
         if planned.ends_early:
-            steps = f"{MOST_PASSES} passes over the text: after them it is only learnt by heart"
+            steps = f"{self._most_passes(trial)} passes: more would bring little on a text so short"
         reasons = {
             "model.dropout": f"against learning the text by heart in {_passes(planned.passes)}",
             "training.max_steps": steps,
@@ -433,7 +443,7 @@ class _Choosing:
         elif planned.ends_early:
             why = (
                 f"That ends before {asked} have passed, {takes}: "
-                "with more passes this model would only learn the text by heart"
+                "on so short a text more passes would bring little"
             )
         text = f"steps: {steps:,}, {_passes(passes)} over the training text. {why}"
         measured: dict[str, object] = {"seconds": round(planned.seconds), "passes": passes}
@@ -448,6 +458,8 @@ class _Choosing:
             why = f"{dropout:g}, against learning the text by heart in {_passes(passes)}"
         elif passes <= 1:
             why = "none, since nothing is seen twice"
+        elif trial.recipe.parameters <= self.n_train:
+            why = "none, since this model is too small to learn the text by heart"
         else:
             why = f"none, since {_passes(passes)} are too few to learn the text by heart"
         return Note(f"dropout: {why}", "dropout", dropout, {"passes": round(passes, 2)})

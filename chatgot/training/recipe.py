@@ -12,10 +12,12 @@ from dataclasses import dataclass
 LEAST_TOKENS_PER_PARAMETER = 0.5
 # Above so many parameters for each token of the training text, a model learns the text by heart.
 MOST_PARAMETERS_PER_TOKEN = 8
-# Passes over the text after which a model mostly learns it by heart.
-# Source: Muennighoff et al. 2023, arXiv:2305.16264: repeated tokens lose their worth by then.
+# Passes over the text after which a model mostly learns it by heart: one that has more parameters
+# than the text has tokens, and a smaller one, for which repeated tokens lose their worth by then.
+# Source of the latter: Muennighoff et al. 2023, arXiv:2305.16264.
 MOST_PASSES = 8
-# From so many passes on dropout pays, and how much of it.
+MOST_PASSES_OF_A_SMALLER_MODEL = 16
+# From so many passes on dropout pays for a model with more parameters than the text has tokens.
 PASSES_WITHOUT_DROPOUT = 4
 DROPOUT = 0.2
 
@@ -42,6 +44,18 @@ class Recipe:
     def text_needed(self) -> float:
         """The tokens that a training text must have, or this model learns it by heart."""
         return self.parameters / MOST_PARAMETERS_PER_TOKEN
+
+    def most_passes(self, training_tokens: int) -> int:
+        """Return after how many passes over a text this model would only learn it by heart."""
+        if self.parameters > training_tokens:
+            return MOST_PASSES
+        return MOST_PASSES_OF_A_SMALLER_MODEL
+
+    def dropout(self, passes: float, training_tokens: int, of_recipe: float) -> float:
+        """Return the dropout for so many passes over a text; the recipe's own is the least."""
+        if passes < PASSES_WITHOUT_DROPOUT or self.parameters <= training_tokens:
+            return of_recipe
+        return max(of_recipe, DROPOUT)
 
 
 def recipes_for_text(recipes: Sequence[Recipe], training_tokens: int) -> list[Recipe]:
@@ -88,8 +102,11 @@ class Plan:
     ends_early: bool  # because the text is short, not the time
 
 
-def plan(costs: Costs, minutes: float, steps_of_a_pass: float) -> Plan:
-    """Return how many steps fit into the minutes, with all that a run does besides."""
+def plan(costs: Costs, minutes: float, steps_of_a_pass: float, most_passes: int) -> Plan:
+    """Return how many steps fit into the minutes, with all that a run does besides.
+
+    most_passes: over the text, after which the run ends though there is time left.
+    """
     seconds = SHARE_OF_TIME * 60 * minutes
     left = max(seconds - costs.start - costs.end, LEAST_SHARE_FOR_STEPS * seconds)
     evaluations = _rounds(left, costs.evaluation)
@@ -98,7 +115,7 @@ def plan(costs: Costs, minutes: float, steps_of_a_pass: float) -> Plan:
     for_rounds = (evaluations + 1) * costs.evaluation + (samplings + 1) * costs.samples
     for_steps = max(left - for_rounds, LEAST_SHARE_FOR_STEPS * left)
     in_time = max(1, int(for_steps / costs.step))
-    most = max(1, math.ceil(MOST_PASSES * steps_of_a_pass))
+    most = max(1, math.ceil(most_passes * steps_of_a_pass))
     steps = min(in_time, most)
     return Plan(
         steps=steps,
@@ -113,11 +130,6 @@ def plan(costs: Costs, minutes: float, steps_of_a_pass: float) -> Plan:
 def _rounds(seconds: float, cost: float) -> int:
     """Return how often something is done that costs so many seconds."""
     return max(1, min(int(SHARE_FOR_ROUNDS * seconds / cost), MOST_ROUNDS))
-
-
-def dropout_for(passes: float, of_recipe: float) -> float:
-    """Return the dropout for so many passes over the text; the recipe's own is the least."""
-    return of_recipe if passes < PASSES_WITHOUT_DROPOUT else max(of_recipe, DROPOUT)
 
 
 def warmup_for(steps: int, of_recipe: int) -> int:

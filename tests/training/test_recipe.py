@@ -7,11 +7,11 @@ from chatgot.training.recipe import (
     LEAST_TOKENS_PER_PARAMETER,
     MOST_PARAMETERS_PER_TOKEN,
     MOST_PASSES,
+    MOST_PASSES_OF_A_SMALLER_MODEL,
     PASSES_WITHOUT_DROPOUT,
     SHARE_OF_TIME,
     Costs,
     Recipe,
-    dropout_for,
     largest_in_time,
     plan,
     recipes_for_text,
@@ -71,24 +71,24 @@ def test_more_minutes_never_take_a_smaller_model():
 
 
 def test_more_minutes_never_give_fewer_steps():
-    steps = [plan(COSTS, minutes / 10, 1_000).steps for minutes in range(1, 1_000)]
+    steps = [plan(COSTS, minutes / 10, 1_000, 8).steps for minutes in range(1, 1_000)]
     assert steps == sorted(steps)
 
 
 @pytest.mark.parametrize("minutes", [0.5, 1, 10, 60, 1_000])
 def test_all_that_is_planned_fits_into_the_minutes(minutes):
-    planned = plan(COSTS, minutes, LONG_TEXT)
+    planned = plan(COSTS, minutes, LONG_TEXT, 8)
     assert 0.8 * SHARE_OF_TIME * 60 * minutes <= planned.seconds <= SHARE_OF_TIME * 60 * minutes
 
 
 def test_costly_evaluations_leave_half_of_the_time_for_steps():
     costs = Costs(step=0.1, evaluation=100.0, samples=100.0, start=100.0, end=100.0)
-    assert plan(costs, 1, LONG_TEXT).steps == int(0.5 * 0.5 * SHARE_OF_TIME * 60 / costs.step)
+    assert plan(costs, 1, LONG_TEXT, 8).steps == int(0.5 * 0.5 * SHARE_OF_TIME * 60 / costs.step)
 
 
 @pytest.mark.parametrize("minutes", [1e-9, 1e-3, 1e9])
 def test_there_is_at_least_one_step_and_no_interval_of_none(minutes):
-    planned = plan(COSTS, minutes, 7.5)
+    planned = plan(COSTS, minutes, 7.5, 8)
     assert planned.steps >= 1
     assert planned.eval_interval >= 1
     assert planned.sample_interval >= 1
@@ -96,32 +96,42 @@ def test_there_is_at_least_one_step_and_no_interval_of_none(minutes):
 
 @pytest.mark.parametrize("minutes", [10, 60])
 def test_a_run_has_ten_evaluations_and_the_last_one_at_its_end(minutes):
-    planned = plan(COSTS, minutes, LONG_TEXT)
+    planned = plan(COSTS, minutes, LONG_TEXT, 8)
     assert 9 * planned.eval_interval < planned.steps <= 10 * planned.eval_interval
 
 
 def test_a_short_run_has_fewer_evaluations():
-    planned = plan(COSTS, 0.25, LONG_TEXT)
+    planned = plan(COSTS, 0.25, LONG_TEXT, 8)
     assert planned.steps < 5 * planned.eval_interval
 
 
 def test_a_short_text_ends_the_run_after_its_last_useful_pass():
-    planned = plan(COSTS, 60, 20)
-    assert planned.steps == MOST_PASSES * 20
-    assert planned.passes == MOST_PASSES
+    planned = plan(COSTS, 60, 20, 8)
+    assert planned.steps == 8 * 20
+    assert planned.passes == 8
     assert planned.ends_early
     assert planned.seconds < 60 * 60 / 10
 
 
 def test_a_long_text_does_not_end_the_run():
-    assert not plan(COSTS, 60, LONG_TEXT).ends_early
+    assert not plan(COSTS, 60, LONG_TEXT, 8).ends_early
+
+
+def test_a_model_larger_than_the_text_makes_fewer_passes():
+    assert SMALL.most_passes(training_tokens=SMALL.parameters - 1) == MOST_PASSES
+    assert SMALL.most_passes(training_tokens=SMALL.parameters) == MOST_PASSES_OF_A_SMALLER_MODEL
 
 
 def test_dropout_comes_with_many_passes_and_is_never_below_the_recipes():
-    assert dropout_for(0.5, 0.0) == 0.0
-    assert dropout_for(PASSES_WITHOUT_DROPOUT - 0.01, 0.1) == 0.1
-    assert dropout_for(PASSES_WITHOUT_DROPOUT, 0.0) == DROPOUT
-    assert dropout_for(100, 0.5) == 0.5
+    short = SMALL.parameters // 2
+    assert SMALL.dropout(0.5, short, of_recipe=0.0) == 0.0
+    assert SMALL.dropout(PASSES_WITHOUT_DROPOUT - 0.01, short, of_recipe=0.1) == 0.1
+    assert SMALL.dropout(PASSES_WITHOUT_DROPOUT, short, of_recipe=0.0) == DROPOUT
+    assert SMALL.dropout(100, short, of_recipe=0.5) == 0.5
+
+
+def test_a_model_smaller_than_the_text_needs_no_dropout():
+    assert SMALL.dropout(100, SMALL.parameters, of_recipe=0.0) == 0.0
 
 
 def test_a_short_run_has_a_short_warmup():
