@@ -19,6 +19,7 @@ from chatgot.accepted_values import accepted_values, either
 from chatgot.config import Config, keys_of
 from chatgot.errors import ConfigError
 from chatgot.plain_yaml import NULL, REFUSED, PlainYaml, escaped, shown
+from chatgot.shipped import shipped_names
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -73,6 +74,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, set[
     if config is None:
         raise ConfigError(_message(path, draft.problems))
     return config, names
+
+
+def config_of(text: str, name: str) -> Config:
+    """Return the configuration that a YAML text makes; `name` stands for its file in messages.
+
+    Raises: ConfigError.
+    """
+    draft = _Draft()
+    draft.take_file(text)
+    config = draft.checked()
+    if config is None:
+        raise ConfigError(_message(Path(name), draft.problems))
+    return config
 
 
 def effective_yaml(config: Config) -> str:
@@ -258,7 +272,7 @@ def _text_of(path: Path) -> str:
         _check_name(path)
         return _decoded(_bytes_of(path))
     except FileNotFoundError:
-        reason = f"no such file{_similar_file(path)}"
+        reason = f"no such file{_similar_file(path)}; shipped ones: {', '.join(shipped_names())}"
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:

@@ -15,6 +15,24 @@ def recipes_folder() -> Path:
     return _shipped("configs") / "models"
 
 
+def shipped_names() -> list[str]:
+    """Return the names of the YAMLs that come with the program, but for those in subfolders."""
+    return sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+
+
+def yaml_named(given: str) -> Path:
+    """Return the YAML that the user means: that file, else the shipped one of that name.
+
+    A shipped one is named with or without .yaml, and without a folder.
+    """
+    path = Path(given)
+    if path.exists() or path.name != given:
+        return path
+    name = given.removesuffix(".yaml")
+    shipped = {path.stem: path for path in recipes_folder().rglob("*.yaml")}
+    return shipped.get(name, path)
+
+
 def _shipped(name: str) -> Path:
     """Return a folder: a wheel has it inside the package, a checkout next to it."""
     installed = PACKAGE / name

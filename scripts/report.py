@@ -20,7 +20,7 @@ import re
 
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, UserError
-from chatgot.report.run_record import is_gone, yaml_that_began
+from chatgot.report.run_record import is_gone, origin
 from chatgot.stdout import open_closed_streams, write_to_stdout
 
 RUNS = Path("logs", "tensorboard")
@@ -42,7 +42,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "runs",
         nargs="+",
         metavar="RUN",
-        help=f"a run's folder, or a run's id or a configuration's name in {RUNS}",
+        help=f"a run's folder, or in {RUNS} a run's id, or the name of a YAML or of your text",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write the page there; for one RUN only"
@@ -56,7 +56,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def find_run(run: str) -> Path:
     """Return the folder of a run named by its folder, its id, or its configuration.
 
-    Of a configuration it is the newest run, unless several YAMLs of that name began some.
+    Of a configuration it is the newest run, unless several YAMLs or texts of that name began some.
     Raises: ConfigError.
     """
     for folder in (Path(run), RUNS / run):
@@ -71,11 +71,11 @@ def find_run(run: str) -> Path:
         raise ConfigError(
             f"{run}: no such folder, and no run of that name in {place}; give a run's folder"
         )
-    began = {yaml_that_began(folder) for folder in folders}
-    yamls = sorted(yaml for yaml in began if yaml and not is_gone(Path(yaml)))
-    if len(yamls) > 1:
+    origins = {origin(folder) for folder in folders}
+    there = sorted(path for path in origins if path and not is_gone(Path(path)))
+    if len(there) > 1:
         raise ConfigError(
-            f"{run}: {len(yamls)} YAMLs of that name began runs in {RUNS}: {', '.join(yamls)}; "
+            f"{run}: {len(there)} files of that name began runs in {RUNS}: {', '.join(there)}; "
             "give a run's id or folder"
         )
     return max(folders, key=lambda folder: folder.name)

@@ -1,10 +1,11 @@
 """Train a small chat-style language model from scratch on text, and show samples while it learns.
 
+    python scripts/train_with_samples.py my_text.txt --minutes 10
     python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
 
-Writes checkpoints/{config}_{timestamp}_step_{step}.pt, logs/train_{config}_{timestamp}.log and, for
-TensorBoard and the report, logs/tensorboard/{config}_{timestamp}/. Stop it at any time (Ctrl+C) and
-go on with --resume_from latest.
+Writes checkpoints/{name}_{timestamp}_step_{step}.pt, logs/train_{name}_{timestamp}.log and, for
+TensorBoard and the report, logs/tensorboard/{name}_{timestamp}/; the name is that of the YAML or of
+the text. Stop it at any time (Ctrl+C) and go on with --resume_from latest.
 
 This file is the story of a run: from top to bottom it reads as things happen.
 """
@@ -19,9 +20,14 @@ if (CHECKOUT / "chatgot").is_dir():
 
 import argparse
 import logging
+from typing import TYPE_CHECKING
 
 from chatgot.command_line import as_typed, command_name, command_words
+from chatgot.shipped import shipped_names, yaml_named
 from chatgot.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from chatgot.data.own_text import Request
 
 STOP = StopRequest()
 logger = logging.getLogger("chatgot.train")
@@ -39,17 +45,36 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description="Train a small language model on text and show samples while it learns.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  %(prog)s --config configs/models/chatgot_quick.yaml
-  %(prog)s --config my.yaml --resume_from latest
+  %(prog)s my_text.txt --minutes 10
+  %(prog)s my_text.txt --resume_from latest
+  %(prog)s --config chatgot_quick
   %(prog)s --config my.yaml --set data.path=my_text.txt
   %(prog)s --config my.yaml --dry_run""",
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="YAML", help="the experiment")
+    parser.add_argument(
+        "text",
+        type=Path,
+        nargs="?",
+        metavar="TEXT",
+        help="a text file to train on: a recipe is chosen for it, no YAML is needed",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="with TEXT: how long to train, in minutes (default: 10)",
+    )
+    parser.add_argument(
+        "--config",
+        type=yaml_named,
+        metavar="YAML",
+        help="the experiment: a file, or the name of a YAML that comes with the program",
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--resume_from",
         metavar="FILE|latest",
-        help="go on, bit for bit, from a checkpoint of this config",
+        help="go on, bit for bit, from a checkpoint of this YAML or text",
     )
     start.add_argument(
         "--init_from",
@@ -67,7 +92,56 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dry_run", action="store_true", help="print size, memory and time, then end"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    problem = misused(args)
+    if problem:
+        parser.exit(2, f"{parser.prog}: {problem}\n")
+    return args
+
+
+def misused(args: argparse.Namespace) -> str:
+    """Return which options do not go together, and what to do; empty: all do."""
+    if args.text is None and args.config is None:
+        return (
+            "nothing to train on: give a text file (my_text.txt --minutes 10), or --config with "
+            f"a YAML or one of the shipped names: {', '.join(shipped_names())}"
+        )
+    if args.text is not None and args.config is not None:
+        return (
+            f"a text ({args.text}) and --config: give one of them; "
+            f"for a YAML on this text, --set data.path={args.text}"
+        )
+    if args.text is not None and is_yaml(args.text):
+        return f"{args.text} is a YAML, expected a text: did you mean --config {args.text}?"
+    if args.minutes is None:
+        return ""
+    if args.config is not None:
+        return "--minutes goes with a text; with --config say --set training.max_minutes=M"
+    if args.resume_from is not None:
+        return (
+            "--minutes goes with a new run; one that goes on has its own end, "
+            "to move it say --set training.max_steps=N and --set training.max_minutes=M"
+        )
+    from chatgot.config import MAX_MINUTES, MIN_MINUTES
+
+    if not MIN_MINUTES <= args.minutes <= MAX_MINUTES:
+        return f"--minutes: found {args.minutes:g}, expected a number above 0, at most 1e9"
+    return ""
+
+
+def is_yaml(path: Path) -> bool:
+    """Return whether a path is a YAML, or the name of a shipped one."""
+    if path.suffix in (".yaml", ".yml"):
+        return True
+    return str(path) in shipped_names() and not path.exists()
+
+
+def request_of(args: argparse.Namespace) -> "Request":
+    """Return what the user asks for with a text."""
+    from chatgot.data.own_text import DEFAULT_MINUTES, Request
+
+    minutes = DEFAULT_MINUTES if args.minutes is None else args.minutes
+    return Request(args.text, minutes, tuple(args.set), resumes=args.resume_from is not None)
 
 
 def log_error(error: Exception) -> None:
@@ -80,11 +154,15 @@ def refuse_mistakes(argv: list[str]) -> None:
     """Exit with a message if the command line, the YAML or the text is unusable."""
     args = parse_arguments(argv)
     from chatgot.config_file import load_config
+    from chatgot.data.own_text import check_request
     from chatgot.data.text_file import check_text_file
     from chatgot.errors import UserError
     from chatgot.logs.logging_setup import setup_console
 
     try:
+        if args.text is not None:
+            check_request(request_of(args))
+            return
         config, _ = load_config(args.config, args.set)
         if config.data.path is not None:
             check_text_file(Path(config.data.path))
@@ -100,12 +178,14 @@ if __name__ == "__main__":  # here, above the imports that take seconds
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass, replace
 
 from chatgot.checkpointing.checkpoint_file import load_weights
 from chatgot.checkpointing.run_files import newest_whole, probe_folder
-from chatgot.config import flat
+from chatgot.config import Config, PathsConfig, flat
 from chatgot.config_file import load_config
 from chatgot.data.configured_text import load_text, text_path
+from chatgot.data.own_text import as_yaml, check_request, paths_of
 from chatgot.data.vocabulary import END_OF_TEXT_ID
 from chatgot.errors import OutOfMemory, UserError
 from chatgot.logs.events import event
@@ -113,19 +193,23 @@ from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
 from chatgot.logs.metrics import MetricsWriter
 from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
+from chatgot.report.run_record import text_of_yaml
 from chatgot.run.assembly import Run, assemble, make_prompts
 from chatgot.run.folder import RunPaths, open_folder
 from chatgot.run.resuming import (
     ResumePoint,
+    Weights,
     find_checkpoint,
     has_newer_files,
     leave_newer_files_behind,
     resume,
     start_from,
 )
+from chatgot.run.text_runs import yaml_to_resume
 from chatgot.sampling.generation import continue_text
 from chatgot.stdout import write_to_stdout
 from chatgot.training.batch_size import fit_micro_batch
+from chatgot.training.choosing import Choice, choose
 from chatgot.training.clock import StepClock
 from chatgot.training.due import Due, evaluation_due, is_new_best
 from chatgot.training.estimate import estimate
@@ -145,26 +229,83 @@ from chatgot.training.saving import Saver
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
 
 # --------------------------------------------------------------------------------------------------
+# What to train: the settings of a YAML, or those that are chosen for a text
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The settings of a run, and the YAML that holds them.
+
+    yaml: None for a text whose run has no folder yet; its YAML is written there.
+    overrides: what `--set` puts over the YAML.
+    """
+
+    name: str
+    config: Config
+    named_by_set: set[str]
+    yaml: Path | None
+    overrides: list[str]
+    choice: Choice | None = None
+
+
+def find_experiment(args: argparse.Namespace) -> Experiment:
+    """Return what to train; for a new run of a text this machine is measured, and it is chosen.
+
+    Raises: ConfigError, CheckpointRejected, StorageError.
+    """
+    if args.text is None:
+        return experiment_of(args.config, args.set)
+    request = request_of(args)
+    check_request(request)
+    if args.resume_from is not None:
+        yaml = yaml_to_resume(request, args.resume_from)
+        return experiment_of(yaml, [*args.set, *text_has_moved(yaml, args.text)])
+    if not args.dry_run:
+        probe_folders(paths_of(request))
+    choice = choose(request, args.dry_run)
+    return Experiment(request.name, choice.config, set(), None, [], choice)
+
+
+def experiment_of(yaml: Path, overrides: list[str]) -> Experiment:
+    """Return the experiment of a YAML. Raises: ConfigError."""
+    config, named_by_set = load_config(yaml, overrides)
+    return Experiment(yaml.stem, config, named_by_set, yaml, overrides)
+
+
+def text_has_moved(yaml: Path, text: Path) -> list[str]:
+    """Return what `--set` has to say where a text is no longer where its run's YAML says."""
+    path = str(text.resolve())
+    return [] if text_of_yaml(yaml) == path else [f"data.path={as_yaml(path)}"]
+
+
+def probe_folders(paths: PathsConfig) -> None:
+    """Make sure that a run's folders can be written. Raises: StorageError."""
+    probe_folder(Path(paths.checkpoints))
+    probe_folder(Path(paths.logs))
+
+
+# --------------------------------------------------------------------------------------------------
 # Before the first step: all that the user gave is checked, the cheapest first
 
 
-def prepare(args: argparse.Namespace) -> tuple[Run, ResumePoint | None, list[str]]:
+def prepare(
+    args: argparse.Namespace, experiment: Experiment, weights: Weights | None
+) -> tuple[Run, ResumePoint | None, list[str]]:
     """Build the run; return it, the checkpoint it goes on from, and what the log will say."""
-    config, named_by_set = load_config(args.config, args.set)
+    config = experiment.config
     point = None
-    weights = None
     if args.resume_from is not None:
-        point = find_checkpoint(args.resume_from, config, args.config, named_by_set)
-    if args.init_from is not None:
-        weights = load_weights(args.init_from)
+        assert experiment.yaml is not None, "only a new run has no YAML yet"
+        named_by_set = experiment.named_by_set
+        point = find_checkpoint(args.resume_from, config, experiment.yaml, named_by_set)
     device = pick_device(config.device)
     text = text_path(config)
     if not args.dry_run:
-        probe_folder(Path(config.paths.checkpoints))
-        probe_folder(Path(config.paths.logs))
-    tokens = load_text(config, text)
+        probe_folders(config.paths)
+    tokens = load_text(config, text) if experiment.choice is None else experiment.choice.tokens
     run = assemble(config, tokens, device, None if point is None else point.content)
-    run.config_path = str(args.config.resolve())
+    if experiment.yaml is not None:
+        run.config_path = str(experiment.yaml.resolve())
     remarks = [f"text in {text.resolve()}"]
     if point is not None:
         resume(run, point)
@@ -361,7 +502,7 @@ def train(run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver) -> N
 
 
 def say_how_to_go_on(
-    args: argparse.Namespace, run: Run, resumed_from: Path | None, exit_code: int
+    experiment: Experiment, run: Run, resumed_from: Path | None, exit_code: int
 ) -> None:
     """Log how the run ended, its best evaluation, and the command that resumes it."""
     marks = run.state.marks
@@ -371,14 +512,14 @@ def say_how_to_go_on(
         path = None
     if run.failed_samples:
         logger.warning("%d samples failed", run.failed_samples)
-    log_end(run, exit_code, path, None if path is None else resume_command(args, path))
+    log_end(run, exit_code, path, None if path is None else resume_command(experiment, path))
     if marks.best_step > 0:
         logger.info("best_val_loss %.4f at step %d", marks.best_val_loss, marks.best_step)
     if path is None:
         logger.info("no checkpoint was saved")
         return
     logger.info("newest checkpoint: %s", path.resolve())
-    logger.info("resume with: %s", resume_command(args, path))
+    logger.info("resume with: %s", resume_command(experiment, path))
 
 
 def log_end(run: Run, exit_code: int, path: Path | None, command: str | None) -> None:
@@ -400,10 +541,15 @@ def log_end(run: Run, exit_code: int, path: Path | None, command: str | None) ->
     logger.info("%s: %s", words, end_line(run), extra=last_event)
 
 
-def resume_command(args: argparse.Namespace, path: Path) -> str:
+def resume_command(experiment: Experiment, path: Path) -> str:
     """Return the command line that goes on from a checkpoint."""
-    words = [*command_words(), "--config", str(args.config), "--resume_from", str(path)]
-    for override in args.set:
+    return command_with(experiment, "--resume_from", str(path))
+
+
+def command_with(experiment: Experiment, *options: str) -> str:
+    """Return the command line that trains with the experiment's YAML."""
+    words = [*command_words(), "--config", str(experiment.yaml), *options]
+    for override in experiment.overrides:
         words += ["--set", override]
     return as_typed(words)
 
@@ -414,9 +560,16 @@ def resume_command(args: argparse.Namespace, path: Path) -> str:
 
 def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
-    run, point, remarks = prepare(args)
+    weights = None if args.init_from is None else load_weights(args.init_from)
+    experiment = find_experiment(args)
+    notes = [] if experiment.choice is None else experiment.choice.notes
+    if not args.dry_run:
+        for note in notes:
+            note.log()
+    run, point, remarks = prepare(args, experiment, weights)
     if args.dry_run:
-        write_to_stdout([f"{line}\n".encode() for line in estimate(run)])
+        lines = [*(note.text for note in notes), *estimate(run)]
+        write_to_stdout([f"{line}\n".encode() for line in lines])
         return 0
     last_evaluation_is_missing = evaluation_due(run) and not has_newer_files(run)
     if run.ended() and not last_evaluation_is_missing:
@@ -427,10 +580,15 @@ def run_training(args: argparse.Namespace) -> int:
             run.how_to_extend(),
         )
         return 0
-    with open_folder(run, args.config.stem, point) as paths:
+    chosen_yaml = None if experiment.choice is None else experiment.choice.yaml
+    with open_folder(run, experiment.name, point, chosen_yaml) as paths:
+        if chosen_yaml is not None:
+            experiment = replace(experiment, yaml=paths.run_dir / f"{experiment.name}.yaml")
+            remarks.append(f"settings in {experiment.yaml}")
+            remarks.append(f"the same run again: {command_with(experiment)}")
         # here too, so that an error stands in this run's log, above the command that resumes it
         exit_code = with_exit_code(lambda: train_in_folder(run, point, remarks, paths))
-        say_how_to_go_on(args, run, None if point is None else point.path, exit_code)
+        say_how_to_go_on(experiment, run, None if point is None else point.path, exit_code)
     return exit_code
 
 

@@ -95,9 +95,9 @@ def run_script(
     )
 
 
-def load_script() -> ModuleType:
+def load_script(path: Path = SCRIPT) -> ModuleType:
     """Return the script as a module of its own: many tiny runs without a new process each."""
-    spec = importlib.util.spec_from_file_location("train_with_samples", SCRIPT)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -28,9 +28,10 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_text_file(path: Path) -> int:
+def check_text_file(path: Path, advice: str = "set data.path to") -> int:
     """Return the size of a text file, in bytes.
 
+    advice: how the user names another file, for the messages.
     Raises: ConfigError for a file that is missing, not regular, not readable or empty. It does not
     wait for a FIFO's writer.
     """
@@ -38,22 +39,20 @@ def check_text_file(path: Path) -> int:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             message = (
-                f"{path}: expected a text file, found {_kind(status.st_mode)}; "
-                "set data.path to a text file"
+                f"{path}: expected a text file, found {_kind(status.st_mode)}; {advice} a text file"
             )
             raise ConfigError(message)
         os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
     except FileNotFoundError as error:
-        message = f"{path}: no such file{_hint(path)}; set data.path to a text file"
+        message = f"{path}: no such file{_hint(path)}; {advice} a text file"
         raise ConfigError(message) from error
     except OSError as error:
         message = (
-            f"{path}: cannot be read: {error.strerror or error}; "
-            "set data.path to a readable text file"
+            f"{path}: cannot be read: {error.strerror or error}; {advice} a readable text file"
         )
         raise ConfigError(message) from error
     if status.st_size == 0:
-        raise ConfigError(f"{path}: is empty; set data.path to a file with text in it")
+        raise ConfigError(f"{path}: is empty; {advice} a file with text in it")
     return status.st_size
 
 

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chatgot.config import Config
+from chatgot.data.lengths import is_long_enough, least_length
+from chatgot.data.lengths import split_index as split_index
 from chatgot.data.vocabulary import END_OF_TEXT_ID, Vocabulary
 from chatgot.errors import ConfigError
 
@@ -32,11 +34,6 @@ Starts = NDArray[np.int64]  # where windows begin in the text
 PROMPT_TOKENS = 1 << 16  # where in a text a prompt is looked for
 
 
-def split_index(n_tokens: int, test_split: float) -> int:
-    """Return where the validation part begins: it is the last `test_split` of the text."""
-    return n_tokens - int(n_tokens * test_split)
-
-
 def check_length(n_tokens: int, config: Config, text_path: Path) -> None:
     """Refuse a text that does not hold one batch of training windows and one validation window.
 
@@ -45,20 +42,9 @@ def check_length(n_tokens: int, config: Config, text_path: Path) -> None:
     T = config.model.max_seq_length
     batch_size = config.training.batch_size
     test_split = config.data.test_split
-
-    def is_enough(n: int) -> bool:
-        train = split_index(n, test_split)
-        return (train - 1) // T - 1 >= batch_size and n - train >= T + 1
-
-    if is_enough(n_tokens):
+    if is_long_enough(n_tokens, T, batch_size, test_split):
         return
-    # A lower bound, from which the exact length is counted up
-    train = (batch_size + 1) * T + 1
-    needed = max(
-        train + T + 1, int((T + 1) / test_split) - 1, int((train - 1) / (1 - test_split)) - 1
-    )
-    while not is_enough(needed):
-        needed += 1
+    needed = least_length(T, batch_size, test_split)
     raise ConfigError(
         f"{text_path}: {n_tokens} characters, at least {needed} are needed for one batch "
         f"(batch_size {batch_size}, max_seq_length {T}, test_split {test_split}); "

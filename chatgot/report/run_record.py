@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from chatgot.plain_yaml import PlainYaml
+
 LARGEST = 1e30  # larger numbers count as infinite: no chart could show them with others
 
 Curves = dict[str, list[tuple[float, float]]]  # by TensorBoard's tag: (step, number)
@@ -217,13 +219,44 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def yaml_that_began(run_dir: Path) -> str:
-    """Return the path of the YAML in a run's run.json; empty: there is no readable run.json."""
+    """Return the path of the YAML that began a run; empty: there is no readable run.json.
+
+    A YAML that lies in the run's own folder has moved with it where that was moved.
+    """
     try:
         about = json.loads((run_dir / "run.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return ""
     path = about.get("config_path") if isinstance(about, dict) else None
-    return path if isinstance(path, str) else ""
+    if not isinstance(path, str):
+        return ""
+    recorded = Path(path)
+    here = run_dir.resolve() / recorded.name
+    if recorded.parent.name == run_dir.name and is_gone(recorded) and not is_gone(here):
+        return str(here)
+    return path
+
+
+def origin(run_dir: Path) -> str:
+    """Return what a run began from: the path of its YAML; empty: nobody knows.
+
+    Where the YAML was written by a run for a text, it is the path of that text.
+    """
+    path = yaml_that_began(run_dir)
+    return text_of_yaml(Path(path)) or path
+
+
+def text_of_yaml(path: Path) -> str:
+    """Return the text of a YAML that a run wrote for it, into its folder; empty: another YAML."""
+    try:
+        if is_gone(path.parent / "run.json") or not path.is_file():
+            return ""
+        content = PlainYaml().read(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    data = content.get("data") if isinstance(content, dict) else None
+    text = data.get("path") if isinstance(data, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 def is_gone(path: Path) -> bool:

@@ -12,6 +12,7 @@ from chatgot.checkpointing.run_files import sweep_temporaries
 from chatgot.checkpointing.run_lock import RunLock, lock_new_run, lock_old_run, lock_this_run
 from chatgot.config import settings_hash
 from chatgot.config_file import effective_yaml
+from chatgot.errors import StorageError
 from chatgot.logs.events import EventLog
 from chatgot.logs.logging_setup import link_log, setup_logging
 from chatgot.report.page import write_report
@@ -30,9 +31,13 @@ class RunPaths:
 
 
 @contextmanager
-def open_folder(run: Run, config_name: str, point: ResumePoint | None) -> Iterator[RunPaths]:
+def open_folder(
+    run: Run, config_name: str, point: ResumePoint | None, chosen_yaml: str | None = None
+) -> Iterator[RunPaths]:
     """Take the run's id (a new one for a new run), and write its log and events until the end.
 
+    chosen_yaml: of a run that was begun without one; it is written into the run's folder, and is
+    from then on the YAML that began it.
     The log is linked beside the curves, at the start and again at the end, when the report is
     written and the run's lock released.
     Raises: StorageError.
@@ -46,6 +51,10 @@ def open_folder(run: Run, config_name: str, point: ResumePoint | None) -> Iterat
         sweep_temporaries(run.checkpoint_dir, lock.run_id)
         log_path = setup_logging(config_name, lock.timestamp, logs_dir)
         paths = RunPaths(log_path, logs_dir / "tensorboard" / lock.run_id)
+        if chosen_yaml is not None:
+            yaml_path = paths.run_dir / f"{config_name}.yaml"
+            _write_yaml(yaml_path, chosen_yaml)
+            run.config_path = str(yaml_path.resolve())
         _begin(run, paths)
         at_end.callback(_complete, run, paths)
         at_end.enter_context(
@@ -81,6 +90,19 @@ def _lock(run: Run, config_name: str, logs_dir: Path, at_end: ExitStack) -> RunL
             at_end.callback(logs_lock.release)
             return lock
         lock.release()  # a run of another folder of checkpoints has this id: try the next second
+
+
+def _write_yaml(path: Path, text: str) -> None:
+    """Write the YAML that was chosen for a run. Raises: StorageError, since a resume needs it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise StorageError(
+            f"{path}: the run's YAML cannot be written: {error.strerror or error}; "
+            "set paths.logs to a folder that can be written"
+        ) from error
 
 
 def _begin(run: Run, paths: RunPaths) -> None:

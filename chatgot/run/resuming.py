@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 TOKEN_ROWS = {"token_embedding.weight", "head.weight"}  # (V, C): one row a token
 
+Weights = tuple[dict[str, Tensor], str | list[str] | None]  # named tensors, and the vocabulary
 Check = Callable[[Path], object]  # raises CheckpointRejected for a file that would not do
 
 
@@ -386,9 +387,7 @@ def refuse_newer_files(point: ResumePoint, config: Config) -> None:
         )
 
 
-def start_from(
-    run: Run, weights: tuple[dict[str, Tensor], str | list[str] | None], path: Path
-) -> None:
+def start_from(run: Run, weights: Weights, path: Path) -> None:
     """Start a new run from the weights that match in name and shape; log each one that does not.
 
     Rows of the embedding and of the head are matched by the text of their token.

@@ -1,0 +1,172 @@
+"""A text that is trained on without a YAML: the run's name, the recipes to choose from, its length.
+
+Nothing here needs torch: a user's mistakes are found before it is imported.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatgot.config import Config, PathsConfig
+from chatgot.config_file import load_config
+from chatgot.data.encoding import detect_encoding
+from chatgot.data.lengths import is_long_enough, least_length
+from chatgot.data.text_file import check_text_file, text_chunks
+from chatgot.errors import ConfigError
+from chatgot.shipped import recipes_folder
+
+# The recipes to choose from, the smallest first
+RECIPES = ("chatgot_mini", "chatgot_quick", "chatgot_small_14M", "chatgot_small_85M")
+LEAST_CONTEXT = 32  # tokens: with fewer a model does not even see one sentence
+MOST_BYTES = 4  # of one character, in any encoding
+LONGEST_NAME = 80  # characters of a run's name; a configuration's may have 100
+# The folder of each run has files of these names
+TAKEN_NAMES = ("config",)
+DEFAULT_MINUTES = 10.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for: a text, the minutes to train, and the keys to set."""
+
+    text: Path
+    minutes: float = DEFAULT_MINUTES
+    overrides: tuple[str, ...] = ()
+    resumes: bool = False  # a run of this text is to go on
+
+    @property
+    def name(self) -> str:
+        """The name of the run, and of the YAML that is written for it."""
+        return name_of(self.text)
+
+    @property
+    def keys(self) -> set[str]:
+        """The dotted names of the keys that the user sets."""
+        return {override.partition("=")[0].strip() for override in self.overrides}
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The overrides that say where a run writes."""
+        return tuple(text for text in self.overrides if text.strip().startswith("paths."))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe that may be chosen, with the user's keys in it."""
+
+    name: str
+    config: Config
+
+
+def name_of(text: Path) -> str:
+    """Return a text's file name without its ending, made safe for the names of files and runs."""
+    ascii_only = unicodedata.normalize("NFKD", text.stem).encode("ascii", "ignore").decode()
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", ascii_only)
+    name = safe.lstrip("._-").rstrip("._-")[:LONGEST_NAME] or "text"
+    return f"{name}_text" if name.lower() in TAKEN_NAMES else name
+
+
+def as_yaml(value: object) -> str:
+    """Return a value on one line, as YAML reads it back; texts in quotes."""
+    text = json.dumps(value, ensure_ascii=False)  # JSON is YAML as well
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in text)
+
+
+def recipe(request: Request, name: str, chosen: Sequence[str] = ()) -> Config:
+    """Return a shipped recipe for this text, with what was chosen and what the user sets.
+
+    chosen: `key=value` texts; the user's own come after them and win.
+    Raises: ConfigError.
+    """
+    path = recipes_folder() / f"{name}.yaml"
+    given = [
+        f"data.path={as_yaml(str(request.text.resolve()))}",
+        f"training.max_minutes={request.minutes!r}",
+    ]
+    config, _ = load_config(path, [*given, *chosen, *request.overrides])
+    return config
+
+
+def paths_of(request: Request) -> PathsConfig:
+    """Return the folders that a run of this text has. Raises: ConfigError."""
+    return recipe(Request(request.text, overrides=request.folders), RECIPES[0]).paths
+
+
+def candidates(request: Request) -> list[Candidate]:
+    """Return the recipes that the user's keys leave possible, the smallest first.
+
+    Raises: ConfigError when they fit none.
+    """
+    possible = []
+    first_error = None
+    for name in RECIPES:
+        try:
+            possible.append(Candidate(name, recipe(request, name)))
+        except ConfigError as error:
+            first_error = first_error or error
+    if not possible:
+        assert first_error is not None, "each recipe was read or refused"
+        raise first_error
+    return possible
+
+
+def context_for(request: Request, config: Config, n_tokens: int) -> int | None:
+    """Return the longest context of which a text holds enough windows; None: it is too short.
+
+    It is the recipe's, or that halved as often as need be. A context that the user sets stays.
+    """
+    T = config.model.max_seq_length
+    batch_size = config.training.batch_size
+    test_split = config.data.test_split
+    while not is_long_enough(n_tokens, T, batch_size, test_split):
+        T //= 2
+        if T < LEAST_CONTEXT or "model.max_seq_length" in request.keys:
+            return None
+    return T
+
+
+def refuse_short(request: Request, smallest: Config, n_tokens: int) -> None:
+    """Refuse a text that is too short for the smallest recipe.
+
+    Raises: ConfigError with the characters found and needed.
+    """
+    if context_for(request, smallest, n_tokens):
+        return
+    raise ConfigError(
+        f"{request.text}: {n_tokens} characters, at least {_least_length(request, smallest)} "
+        "are needed to train on; give a longer text"
+    )
+
+
+def _least_length(request: Request, config: Config) -> int:
+    T = config.model.max_seq_length
+    while T // 2 >= LEAST_CONTEXT and "model.max_seq_length" not in request.keys:
+        T //= 2
+    return least_length(T, config.training.batch_size, config.data.test_split)
+
+
+def check_request(request: Request) -> None:
+    """Refuse, before anything is computed, what cannot be trained on.
+
+    Raises: ConfigError for a text that is missing, no regular file, not readable or too short, and
+    for keys that do not go with a text, or that no recipe can take.
+    """
+    if request.text.is_dir():
+        raise ConfigError(
+            f"{request.text}: a folder, expected one text file; a folder of texts is not read yet"
+        )
+    size = check_text_file(request.text, advice="give")
+    if "data.path" in request.keys:
+        raise ConfigError(f"--set data.path: the text is {request.text} already; leave one out")
+    if request.resumes:
+        return
+    if "training.max_minutes" in request.keys:
+        raise ConfigError("--set training.max_minutes: with a text, say --minutes instead")
+    smallest = candidates(request)[0].config
+    if size <= MOST_BYTES * _least_length(request, smallest):
+        # so small that its characters are counted at once
+        chunks = text_chunks(request.text, detect_encoding(request.text))
+        refuse_short(request, smallest, sum(map(len, chunks)))

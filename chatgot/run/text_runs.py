@@ -1,0 +1,98 @@
+"""Which run began from a text without a YAML: resuming by the text means that run's own YAML."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from chatgot.checkpointing.checkpoint_file import read_outline
+from chatgot.checkpointing.names import NAME, RUN_ID
+from chatgot.checkpointing.run_files import files_of_run
+from chatgot.config_file import load_config
+from chatgot.data.own_text import Request, paths_of
+from chatgot.errors import CheckpointRejected, ConfigError
+from chatgot.report.run_record import is_gone, origin, text_of_yaml, yaml_that_began
+
+
+def yaml_to_resume(request: Request, resume_from: str) -> Path:
+    """Return the YAML of the run that `latest`, or a checkpoint, means for a text.
+
+    `latest` is the newest run that began from this very text and has a checkpoint; if there is
+    none, the newest of that name whose text is gone (moved, or its folder renamed).
+    Raises: ConfigError; CheckpointRejected where there is none, or it began from something else.
+    """
+    runs_dir = Path(paths_of(request).logs) / "tensorboard"
+    if resume_from != "latest":
+        return _yaml_of_checkpoint(request, Path(resume_from), runs_dir)
+    text = str(request.text.resolve())
+    orphan = None
+    others: dict[str, None] = {}  # what the other runs of this name began from
+    for run_dir in _runs_of_name(request.name, runs_dir):
+        yaml = Path(yaml_that_began(run_dir))
+        if not text_of_yaml(yaml) or not _has_checkpoint(run_dir.name, yaml, request):
+            continue
+        if yaml.parent == run_dir.resolve():
+            yaml = run_dir / yaml.name  # shorter, for the commands in the log
+        began_from = origin(run_dir)
+        if began_from == text:
+            return yaml
+        if is_gone(Path(began_from)):
+            orphan = orphan or yaml
+        else:
+            others[began_from] = None
+    if orphan is not None:
+        return orphan
+    hint = ""
+    if others:
+        hint = f"; the runs of that name began from {', '.join(others)}"
+    raise CheckpointRejected(
+        f"{runs_dir}: no run of {text} with a checkpoint is here, so nothing can go on{hint}"
+    )
+
+
+def _runs_of_name(name: str, runs_dir: Path) -> Iterator[Path]:
+    """Yield the folders of a name's runs, the newest first."""
+    folders = {}
+    if runs_dir.is_dir():
+        for entry in os.scandir(runs_dir):
+            match = RUN_ID.fullmatch(entry.name)
+            if match and match["config"] == name and entry.is_dir():
+                folders[match["timestamp"]] = Path(entry.path)
+    for timestamp in sorted(folders, reverse=True):
+        yield folders[timestamp]
+
+
+def _has_checkpoint(run_id: str, yaml: Path, request: Request) -> bool:
+    """Return whether a run has a checkpoint where its YAML, and `--set`, say."""
+    try:
+        config, _ = load_config(yaml, request.folders)
+        return bool(files_of_run(Path(config.paths.checkpoints), run_id))
+    except (ConfigError, OSError):
+        return False
+
+
+def _yaml_of_checkpoint(request: Request, path: Path, runs_dir: Path) -> Path:
+    """Return the YAML of a checkpoint's run. Raises: CheckpointRejected."""
+    yaml = Path(_yaml_in_folder(path, runs_dir) or _yaml_in_file(path))
+    text = text_of_yaml(yaml)
+    if text == str(request.text.resolve()) or (text and is_gone(Path(text))):
+        return yaml
+    began_from = text or str(yaml)
+    instead = shlex.quote(text) if text else f"--config {shlex.quote(str(yaml))}"
+    raise CheckpointRejected(
+        f"{path}: its run began from {began_from}, not from {request.text.resolve()}; "
+        f"go on with: {instead} --resume_from {shlex.quote(str(path))}"
+    )
+
+
+def _yaml_in_folder(path: Path, runs_dir: Path) -> str:
+    """Return the YAML that the folder of a checkpoint's run names; empty: there is none."""
+    if not NAME.fullmatch(path.name):
+        return ""
+    yaml = yaml_that_began(runs_dir / path.name.rpartition("_step_")[0])
+    return "" if is_gone(Path(yaml)) else yaml
+
+
+def _yaml_in_file(path: Path) -> str:
+    """Return the YAML that a checkpoint itself names. Raises: CheckpointRejected."""
+    return str(read_outline(path).get("config_path", ""))

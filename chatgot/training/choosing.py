@@ -1,0 +1,547 @@
+"""How a text gets its run without a YAML: this machine is measured, a recipe chosen and fitted.
+
+The measuring builds models of its own and throws them away; what the run computes does not depend
+on it. The rules are in recipe.py.
+
+Letters: T `max_seq_length`, V vocabulary size.
+"""
+
+import gc
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from chatgot.config import Config
+from chatgot.config_file import config_of
+from chatgot.data.own_text import (
+    DEFAULT_MINUTES,
+    Candidate,
+    Request,
+    as_yaml,
+    candidates,
+    context_for,
+    recipe,
+    refuse_short,
+)
+from chatgot.data.prompts import prompts_of
+from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.vocabulary import END_OF_TEXT_ID
+from chatgot.data.windows import split_index
+from chatgot.errors import OutOfMemory
+from chatgot.logs.events import event
+from chatgot.logs.timing import human_time
+from chatgot.machine.device import pick_device, preserved_generators
+from chatgot.machine.measured import synchronise
+from chatgot.machine.memory import is_out_of_memory
+from chatgot.model.gpt import GPT
+from chatgot.numerics.optim import last_step
+from chatgot.run.assembly import Run, assemble
+from chatgot.sampling.generation import generate
+from chatgot.stopping import never
+from chatgot.training.chosen_yaml import yaml_with_reasons
+from chatgot.training.evaluation import evaluate
+from chatgot.training.recipe import (
+    SHARE_OF_TIME,
+    Costs,
+    Plan,
+    Recipe,
+    largest_in_time,
+    plan,
+    recipes_for_text,
+    warmup_for,
+)
+from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
+
+logger = logging.getLogger(__name__)
+
+# How many times more FLOP/s a larger model may reach than the smallest: a GPU idles between the
+# small kernels of a small model. Only a guess of what is worth measuring.
+HOPED_GAIN = {"cpu": 1.5, "mps": 10, "cuda": 100}
+SHARE_FOR_MEASURING = 0.03  # of the minutes, for the steps of one recipe
+LEAST_MEASURED_STEPS = 2
+MOST_MEASURED_STEPS = 20
+SAMPLED_TOKENS = 16
+SAVED_BYTES_PER_PARAMETER = 12  # weights and two moments, 4 bytes each
+SAVED_BYTES_PER_S = 100e6  # written, flushed to the disk and verified
+LEAST_SAVE_S = 0.05
+STEPS_BETWEEN_SAVES = 100  # the default of save_checkpoint_steps
+PROMPT_TEXT = 1 << 22  # tokens of the training text in which prompts are looked for
+
+
+@dataclass(frozen=True)
+class Note:
+    """One choice, for the log and the events."""
+
+    text: str
+    what: str
+    chosen: object
+    measured: dict[str, object] = field(default_factory=dict)
+
+    def log(self) -> None:
+        """Log the choice as an event."""
+        extra = event("choice", what=self.what, chosen=self.chosen, measured=self.measured)
+        logger.info("%s", self.text, extra=extra)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The run that was chosen for a text: its settings, the YAML that holds them, and why."""
+
+    config: Config
+    yaml: str
+    tokens: Tokens
+    notes: list[Note]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe on this text."""
+
+    recipe: Recipe
+    candidate: Candidate
+    context: int
+    flops_per_token: int
+    steps_of_a_pass: float
+
+    @property
+    def tokens_per_step(self) -> int:
+        """The tokens of one optimizer step, with the context that fits the text."""
+        return self.candidate.config.training.sequences_per_step * self.context
+
+    @property
+    def shortened(self) -> bool:
+        """Whether the text is too short for the recipe's own context."""
+        return self.context != self.candidate.config.model.max_seq_length
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured with one recipe, in seconds."""
+
+    build: float  # of the run, until its first step
+    step: float
+    batch: float  # of an evaluation
+    token: float  # of a sample
+
+
+def choose(request: Request, dry_run: bool = False) -> Choice:
+    """Choose the recipe and its settings for a text; takes some seconds of measuring.
+
+    dry_run: make no folder for the token cache where there is none.
+    Raises: ConfigError for a text that no recipe can be trained on; StorageError (token cache).
+    """
+    possible = candidates(request)
+    tokens = _tokens(request, Path(possible[0].config.paths.cache), dry_run)
+    refuse_short(request, possible[0].config, len(tokens.ids))
+    trials = _trials(request, possible, tokens)
+    device = pick_device(possible[0].config.device)
+    logger.info(
+        "choosing a recipe for %s (%s characters) and %s: measuring this machine's speed",
+        request.text,
+        f"{len(tokens.ids):,}",
+        _minutes(request.minutes),
+    )
+    choosing = _Choosing(request, trials, tokens, device)
+    trial, speed = choosing.largest_trial()
+    return choosing.fitted(trial, speed)
+
+
+def _tokens(request: Request, cache: Path, dry_run: bool) -> Tokens:
+    if not dry_run or cache.is_dir():
+        return load_tokens(request.text, cache)
+    # what is mapped into memory stays readable after its folder is gone
+    with tempfile.TemporaryDirectory(prefix="chatgot-", ignore_cleanup_errors=True) as folder:
+        return load_tokens(request.text, Path(folder))
+
+
+def _trials(request: Request, possible: list[Candidate], tokens: Tokens) -> list[Trial]:
+    """Return the recipes that this text is long enough for, the smallest first."""
+    n_train = split_index(len(tokens.ids), possible[0].config.data.test_split)
+    trials = []
+    for candidate in possible:
+        context = context_for(request, candidate.config, len(tokens.ids))
+        if context is None:
+            continue
+        config = recipe(request, candidate.name, [f"model.max_seq_length={context}"])
+        with torch.device("meta"):  # only counted, never filled
+            model = GPT(config.model, len(tokens.vocabulary))
+        trials.append(
+            Trial(
+                recipe=Recipe(candidate.name, model.parameter_count()),
+                candidate=candidate,
+                context=context,
+                flops_per_token=model.flops_per_token(),
+                steps_of_a_pass=n_train / config.training.tokens_per_step(config.model),
+            )
+        )
+    return trials
+
+
+class _Choosing:
+    """The measurements for one text, and what follows from them."""
+
+    def __init__(
+        self, request: Request, trials: list[Trial], tokens: Tokens, device: torch.device
+    ) -> None:
+        self.request = request
+        self.trials = {trial.recipe.name: trial for trial in trials}
+        self.tokens = tokens
+        self.device = device
+        self.n_train = split_index(len(tokens.ids), trials[0].candidate.config.data.test_split)
+        self.tokens_in_time: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that are planned with."""
+        return SHARE_OF_TIME * 60 * self.request.minutes
+
+    def largest_trial(self) -> tuple[Trial, Speed]:
+        """Return the largest recipe that fits text and time, and its measured speed.
+
+        The smallest is measured first; from its FLOP/s follows which larger one is worth measuring.
+        """
+        recipes = [trial.recipe for trial in self.trials.values()]
+        fitting = recipes_for_text(recipes, self.n_train)
+        smallest = self.trials[fitting[0].name]
+        speed = self._measure(smallest, ["training.compile=false"])
+        assert speed is not None, "the smallest model fits into the memory, or its step says so"
+        flops_per_s = smallest.flops_per_token * smallest.tokens_per_step / speed.step
+        for trial in self.trials.values():
+            gain = 1.0 if trial is smallest else HOPED_GAIN[self.device.type]
+            tokens_per_s = gain * flops_per_s / trial.flops_per_token
+            self.tokens_in_time[trial.recipe.name] = tokens_per_s * self.seconds
+        measured: dict[str, Speed] = {}
+        while True:
+            trial = self.trials[largest_in_time(fitting, self.tokens_in_time).name]
+            name = trial.recipe.name
+            if name in measured:
+                return trial, measured[name]
+            speed = self._measure(trial, self._guessed_settings(trial))
+            if speed is None:  # it does not fit into the memory
+                self.tokens_in_time[name] = 0.0
+                fitting = [other for other in fitting if other.name != name]
+                continue
+            measured[name] = speed
+            self.tokens_in_time[name] = trial.tokens_per_step / speed.step * self.seconds
+
+    def _guessed_settings(self, trial: Trial) -> list[str]:
+        """Return the settings that decide the modes of the run, as far as they are known now."""
+        steps = max(1, int(self.tokens_in_time[trial.recipe.name] / trial.tokens_per_step))
+        steps = min(steps, max(1, int(self._most_passes(trial) * trial.steps_of_a_pass)))
+        dropout = self._dropout(trial, steps)
+        return [f"training.max_steps={steps}", f"model.dropout={dropout}"]
+
+    def _measure(self, trial: Trial, settings: list[str]) -> Speed | None:
+        """Return the speed of a recipe on this text; None: it does not fit into the memory."""
+        context = f"model.max_seq_length={trial.context}"
+        config = recipe(self.request, trial.recipe.name, [context, *settings])
+        is_smallest = trial is next(iter(self.trials.values()))
+        try:
+            with _undisturbed(self.device):
+                return _speed(config, self.tokens, self.device, self.request.minutes)
+        except (RuntimeError, MemoryError, OutOfMemory) as error:
+            if is_smallest or not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):
+                raise
+        return None
+
+    def fitted(self, trial: Trial, speed: Speed) -> Choice:
+        """Return the run: the recipe with as many steps as fit, and what follows from them."""
+        config = trial.candidate.config
+        planned = plan(
+            self._costs(trial, speed),
+            self.request.minutes,
+            trial.steps_of_a_pass,
+            self._most_passes(trial),
+        )
+        prompts, whose = self._prompts()
+        settings = self._settings(trial, planned, prompts)
+        config = recipe(self.request, trial.recipe.name, settings)
+        reasons = self._reasons(trial, planned, whose)
+        yaml = yaml_with_reasons(config, self._title(trial), reasons)
+        again = config_of(yaml, f"{self.request.name}.yaml")
+        assert again == config, "the YAML says all that the run's settings say"
+        return Choice(again, yaml, self.tokens, self._notes(trial, planned, again, whose))
+
+    def _costs(self, trial: Trial, speed: Speed) -> Costs:
+        """Return what the parts of the run take, from what was measured."""
+        config = trial.candidate.config
+        settings = config.training
+        sequences = (len(self.tokens.ids) - self.n_train) / trial.context
+        whole_s = speed.batch * max(1.0, sequences / settings.batch_size)
+        evaluation_s = whole_s
+        if settings.eval_batches != "all":
+            evaluation_s = min(whole_s, settings.eval_batches * speed.batch)
+        samples = 1 + len(config.sampling.prompts)
+        sampling_s = samples * config.sampling.max_new_tokens * speed.token
+        saved_bytes = SAVED_BYTES_PER_PARAMETER * trial.recipe.parameters
+        save_s = LEAST_SAVE_S + saved_bytes / SAVED_BYTES_PER_S
+        return Costs(
+            step=speed.step + save_s / STEPS_BETWEEN_SAVES,
+            evaluation=evaluation_s + save_s,
+            samples=sampling_s,
+            start=speed.build,
+            end=whole_s,
+        )
+
+    def _prompts(self) -> tuple[list[str], str]:
+        """Return prompts that suit the text, and what they are."""
+        ids = self.tokens.ids[: min(self.n_train, PROMPT_TEXT)]
+        return prompts_of(self.tokens.vocabulary.decode(ids.tolist()))
+
+    def _settings(self, trial: Trial, planned: Plan, prompts: list[str]) -> list[str]:
+        """Return what is set in the recipe, as `key=value`."""
+        config = trial.candidate.config
+        training = config.training
+        steps = self._steps(trial, planned)
+        stretched = steps / planned.steps  # other than 1 where the user sets the steps
+        eval_interval = max(1, round(stretched * planned.eval_interval))
+        sample_interval = max(1, round(stretched * planned.sample_interval))
+        log_interval = min(training.log_interval or eval_interval, eval_interval)
+        chosen: dict[str, object] = {
+            "model.max_seq_length": trial.context,
+            "model.dropout": self._dropout(trial, steps),
+            "training.max_steps": planned.steps,
+            "training.warmup_steps": warmup_for(steps, training.warmup_steps),
+            "training.log_interval": log_interval,
+            "training.eval_interval": eval_interval,
+            "training.sample_interval_steps": sample_interval,
+            "training.save_checkpoint_steps": STEPS_BETWEEN_SAVES,
+            "sampling.prompts": prompts,
+        }
+        return [f"{key}={as_yaml(value)}" for key, value in chosen.items()]
+
+    def _most_passes(self, trial: Trial) -> int:
+        return trial.recipe.most_passes(self.n_train)
+
+    def _dropout(self, trial: Trial, steps: int) -> float:
+        """Return the dropout of a run of so many steps."""
+        passes = steps / trial.steps_of_a_pass
+        return trial.recipe.dropout(passes, self.n_train, trial.candidate.config.model.dropout)
+
+    def _steps(self, trial: Trial, planned: Plan) -> int:
+        """Return the steps that the run will make: those planned, or those that the user sets."""
+        settings = trial.candidate.config.training
+        if not {"training.max_steps", "training.epochs"} & self.request.keys:
+            return planned.steps
+        windows = (self.n_train - 1) // trial.context - 1
+        set_by_user = last_step(settings, windows)
+        return planned.steps if set_by_user is None else set_by_user
+
+    def _title(self, trial: Trial) -> list[str]:
+        """Return the first lines of the YAML."""
+        minutes = _minutes(self.request.minutes)
+        return [
+            f"The recipe {trial.recipe.name}, fitted to {self.request.text.name} and {minutes} "
+            "on the machine that it was chosen on.",
+            "It makes the same run again with --config.",
+        ]
+
+    def _reasons(self, trial: Trial, planned: Plan, whose: str) -> dict[str, str]:
+        """Return the comment of each key that was chosen; what the user sets says so."""
+        steps = f"as many as fit into {_minutes(self.request.minutes)}, as measured"
+        if planned.ends_early:
+            steps = f"{self._most_passes(trial)} passes: more would bring little on a text so short"
+        reasons = {
+            "model.dropout": f"against learning the text by heart in {_passes(planned.passes)}",
+            "training.max_steps": steps,
+            "training.max_minutes": "in case the machine is slower than it was when measured",
+            "training.eval_interval": "ten times in the run, fewer in a short one",
+            "training.sample_interval_steps": "as above",
+            "sampling.prompts": whose,
+        }
+        if trial.shortened:
+            reasons["model.max_seq_length"] = "the longest that so short a text has room for"
+        return reasons | dict.fromkeys(self.request.keys, "as asked with --set")
+
+    def _notes(self, trial: Trial, planned: Plan, config: Config, whose: str) -> list[Note]:
+        """Return a line on each choice, in the order in which they were made."""
+        keys = self.request.keys
+        notes = [self._note_on_recipe(trial)]
+        if self.request.minutes == DEFAULT_MINUTES:
+            words = f"minutes: {DEFAULT_MINUTES:g}; --minutes M takes M instead"
+            notes.insert(0, Note(words, "minutes", DEFAULT_MINUTES))
+        if trial.shortened:
+            own = trial.candidate.config.model.max_seq_length
+            notes.append(
+                Note(
+                    f"context: {trial.context} characters instead of the recipe's {own}, "
+                    f"since the text has only {len(self.tokens.ids):,}",
+                    "context",
+                    trial.context,
+                )
+            )
+        notes.append(self._note_on_steps(trial, planned))
+        if "model.dropout" not in keys:
+            notes.append(self._note_on_dropout(trial, planned, config.model.dropout))
+        if "sampling.prompts" not in keys:
+            prompts = config.sampling.prompts
+            shown = ", ".join(json.dumps(prompt.strip(), ensure_ascii=False) for prompt in prompts)
+            notes.append(Note(f"prompts: {shown} ({whose})", "prompts", prompts))
+        return notes
+
+    def _note_on_recipe(self, trial: Trial) -> Note:
+        """Return why this recipe is taken, and why not the next larger one."""
+        name = trial.recipe.name
+        seen = self.tokens_in_time[name]
+        rate = seen / self.seconds
+        sentences = [
+            f"recipe: {name}, {_millions(trial.recipe.parameters)} parameters",
+            f"At {rate:,.0f} tokens/s it sees {_millions(seen)} tokens in the time",
+        ]
+        if seen < trial.recipe.tokens_needed:
+            sentences.append("That is little, but no recipe is smaller: more minutes would help")
+        larger = self._next_larger(name)
+        if larger is not None:
+            sentences.append(self._why_not(larger))
+        measured: dict[str, object] = {
+            "tokens_per_s": round(rate),
+            "tokens_in_time": {name: round(n) for name, n in self.tokens_in_time.items()},
+        }
+        return Note(". ".join(sentences), "recipe", name, measured)
+
+    def _next_larger(self, name: str) -> Trial | None:
+        names = list(self.trials)
+        place = names.index(name) + 1
+        return self.trials[names[place]] if place < len(names) else None
+
+    def _why_not(self, larger: Trial) -> str:
+        """Return why the next larger recipe is not taken."""
+        model = larger.recipe
+        size = f"{model.name} ({_millions(model.parameters)} parameters)"
+        if model.text_needed > self.n_train:
+            return (
+                f"{size} is too large for this text and would learn it by heart: "
+                f"it needs {_millions(model.text_needed)} characters"
+            )
+        seen = self.tokens_in_time[model.name]
+        if not seen:
+            return f"{size} does not fit into the memory"
+        return (
+            f"{size} would see {_millions(seen)} tokens at most, "
+            f"but needs {_millions(model.tokens_needed)}"
+        )
+
+    def _note_on_steps(self, trial: Trial, planned: Plan) -> Note:
+        """Return how long the run is, and why."""
+        steps = self._steps(trial, planned)
+        passes = steps / trial.steps_of_a_pass
+        asked = _minutes(self.request.minutes)
+        takes = f"about {human_time(planned.seconds)} with evaluations, samples and saves"
+        why = f"This fits into {asked}: {takes}"
+        if steps != planned.steps:
+            why = "As asked with --set"
+        elif planned.seconds > 60 * self.request.minutes:
+            why = f"{asked} is hardly enough to begin: it takes {takes}"
+        elif planned.ends_early:
+            why = (
+                f"That ends before {asked} have passed, {takes}: "
+                "on so short a text more passes would bring little"
+            )
+        text = f"steps: {steps:,}, {_passes(passes)} over the training text. {why}"
+        measured: dict[str, object] = {"seconds": round(planned.seconds), "passes": passes}
+        return Note(text, "steps", steps, measured)
+
+    def _note_on_dropout(self, trial: Trial, planned: Plan, dropout: float) -> Note:
+        """Return why there is dropout, or none."""
+        passes = self._steps(trial, planned) / trial.steps_of_a_pass
+        if dropout == trial.candidate.config.model.dropout and dropout:
+            why = f"{dropout:g}, as in the recipe"
+        elif dropout:
+            why = f"{dropout:g}, against learning the text by heart in {_passes(passes)}"
+        elif passes <= 1:
+            why = "none, since nothing is seen twice"
+        elif trial.recipe.parameters <= self.n_train:
+            why = "none, since this model is too small to learn the text by heart"
+        else:
+            why = f"none, since {_passes(passes)} are too few to learn the text by heart"
+        return Note(f"dropout: {why}", "dropout", dropout, {"passes": round(passes, 2)})
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Leave generators, threads, compiled code and the log as they were: only speed is measured."""
+    package = logging.getLogger("chatgot")
+    level = package.level
+    threads = torch.get_num_threads()
+    package.setLevel(logging.ERROR)  # the run itself says all this again
+    try:
+        with preserved_generators(device):
+            yield
+    finally:
+        package.setLevel(level)
+        torch.set_num_threads(threads)
+        gc.collect()
+
+
+def _speed(config: Config, tokens: Tokens, device: torch.device, minutes: float) -> Speed:
+    """Build a run, train a few steps, evaluate and sample a little; return the seconds of each."""
+    started = time.perf_counter()
+    run = assemble(config, tokens, device, None)
+    run.model.train()
+    _step(run)  # warms up
+    build_s = time.perf_counter() - started
+    limit_s = SHARE_FOR_MEASURING * 60 * minutes
+    times: list[float] = []
+    while len(times) < LEAST_MEASURED_STEPS or (
+        sum(times) < limit_s and len(times) < MOST_MEASURED_STEPS
+    ):
+        times.append(_step(run))
+    speed = Speed(build_s, statistics.median(times), _seconds_of_a_batch(run), _per_token(run))
+    if run.state.modes.compiled:
+        torch.compiler.reset()  # the run compiles its blocks as a fresh process does
+    return speed
+
+
+def _step(run: Run) -> float:
+    """Make one optimizer step; return its seconds."""
+    started = time.perf_counter()
+    set_learning_rate(run)
+    loss = compute_gradients(run)
+    update_weights(run, loss)
+    synchronise(run.device)
+    return time.perf_counter() - started
+
+
+def _seconds_of_a_batch(run: Run) -> float:
+    """Return the seconds of evaluating one batch."""
+    size = run.config.training.batch_size
+    times = []
+    for _ in range(2):  # the first warms up
+        batches = list(run.val_windows.spread(size, size))
+        started = time.perf_counter()
+        evaluate(run.model, batches, run.device, run.state.modes.precision, never)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _per_token(run: Run) -> float:
+    """Return the seconds of one sampled token."""
+    sampling = run.config.sampling.model_copy(update={"max_new_tokens": SAMPLED_TOKENS})
+    generator = torch.Generator().manual_seed(run.config.seed)
+    start = run.val_windows.ids[:SAMPLED_TOKENS].tolist()
+    started = time.perf_counter()
+    made = len(list(generate(run.model, start, sampling, generator, end_of_text=END_OF_TEXT_ID)))
+    return (time.perf_counter() - started) / max(1, made)
+
+
+def _minutes(minutes: float) -> str:
+    return "1 minute" if minutes == 1 else f"{minutes:g} minutes"
+
+
+def _passes(count: float) -> str:
+    shown = f"{count:.2g}" if count < 10 else f"{count:.0f}"
+    return "1 pass" if shown == "1" else f"{shown} passes"
+
+
+def _millions(count: float) -> str:
+    if count < 99_500:
+        return f"{count:,.0f}"
+    return f"{count / 1e6:.1f} M" if count < 99.5e6 else f"{count / 1e6:,.0f} M"

@@ -1,0 +1,137 @@
+"""Which recipe fits a text and the minutes, and how its steps fill them: rules on numbers alone.
+
+What was measured for these rules is in docs/experiments.md, "How a recipe is chosen for a text".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# A larger model learns more from each token, but it sees fewer of them: below so many tokens for
+# each of its parameters, a smaller model gets further in the same time.
+LEAST_TOKENS_PER_PARAMETER = 0.5
+# Above so many parameters for each token of the training text, a model learns the text by heart.
+MOST_PARAMETERS_PER_TOKEN = 8
+# Passes over the text after which a model mostly learns it by heart: one that has more parameters
+# than the text has tokens, and a smaller one, for which repeated tokens lose their worth by then.
+# Source of the latter: Muennighoff et al. 2023, arXiv:2305.16264.
+MOST_PASSES = 8
+MOST_PASSES_OF_A_SMALLER_MODEL = 16
+# From so many passes on dropout pays for a model with more parameters than the text has tokens.
+PASSES_WITHOUT_DROPOUT = 4
+DROPOUT = 0.2
+
+SHARE_OF_TIME = 0.9  # of the minutes is planned with: other programs may slow the machine down
+MOST_ROUNDS = 10  # of evaluations, and of samples
+SHARE_FOR_ROUNDS = 0.1  # of the time for evaluations, and for samples: a short run has fewer
+LEAST_SHARE_FOR_STEPS = 0.5  # of the time, however long the rest takes
+WARMUP_SHARE = 0.1  # of the steps at most; a longer run takes the recipe's own warmup
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides whether a recipe fits: the size of its model."""
+
+    name: str
+    parameters: int
+
+    @property
+    def tokens_needed(self) -> float:
+        """The tokens that its model must see to get further than a smaller one."""
+        return LEAST_TOKENS_PER_PARAMETER * self.parameters
+
+    @property
+    def text_needed(self) -> float:
+        """The tokens that a training text must have, or this model learns it by heart."""
+        return self.parameters / MOST_PARAMETERS_PER_TOKEN
+
+    def most_passes(self, training_tokens: int) -> int:
+        """Return after how many passes over a text this model would only learn it by heart."""
+        if self.parameters > training_tokens:
+            return MOST_PASSES
+        return MOST_PASSES_OF_A_SMALLER_MODEL
+
+    def dropout(self, passes: float, training_tokens: int, of_recipe: float) -> float:
+        """Return the dropout for so many passes over a text; the recipe's own is the least."""
+        if passes < PASSES_WITHOUT_DROPOUT or self.parameters <= training_tokens:
+            return of_recipe
+        return max(of_recipe, DROPOUT)
+
+
+def recipes_for_text(recipes: Sequence[Recipe], training_tokens: int) -> list[Recipe]:
+    """Return the recipes whose model is not far larger than the text; at least the smallest.
+
+    recipes: the smallest first.
+    """
+    fitting = [recipe for recipe in recipes if recipe.text_needed <= training_tokens]
+    return fitting or list(recipes[:1])
+
+
+def largest_in_time(recipes: Sequence[Recipe], tokens_in_time: Mapping[str, float]) -> Recipe:
+    """Return the largest recipe that sees enough tokens, else the smallest.
+
+    tokens_in_time: for each recipe's name; one that is missing sees none.
+    """
+    largest = recipes[0]
+    for recipe in recipes:
+        if tokens_in_time.get(recipe.name, 0) >= recipe.tokens_needed:
+            largest = recipe
+    return largest
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of a run take, in seconds."""
+
+    step: float  # with its share of the regular saves
+    evaluation: float  # with the save of the best weights that it may bring
+    samples: float  # one round of them
+    start: float  # from now to the first step: building, proving and compiling the model
+    end: float  # the evaluation over every validation token
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many steps a run makes, and after how many it evaluates and shows samples."""
+
+    steps: int
+    eval_interval: int
+    sample_interval: int
+    passes: float  # over the training text
+    seconds: float  # that all of it takes, about
+    ends_early: bool  # because the text is short, not the time
+
+
+def plan(costs: Costs, minutes: float, steps_of_a_pass: float, most_passes: int) -> Plan:
+    """Return how many steps fit into the minutes, with all that a run does besides.
+
+    most_passes: over the text, after which the run ends though there is time left.
+    """
+    seconds = SHARE_OF_TIME * 60 * minutes
+    left = max(seconds - costs.start - costs.end, LEAST_SHARE_FOR_STEPS * seconds)
+    evaluations = _rounds(left, costs.evaluation)
+    samplings = _rounds(left, costs.samples)
+    # one more evaluation and one more round of samples before the first step
+    for_rounds = (evaluations + 1) * costs.evaluation + (samplings + 1) * costs.samples
+    for_steps = max(left - for_rounds, LEAST_SHARE_FOR_STEPS * left)
+    in_time = max(1, int(for_steps / costs.step))
+    most = max(1, math.ceil(most_passes * steps_of_a_pass))
+    steps = min(in_time, most)
+    return Plan(
+        steps=steps,
+        eval_interval=math.ceil(steps / evaluations),
+        sample_interval=math.ceil(steps / samplings),
+        passes=steps / steps_of_a_pass,
+        seconds=costs.start + steps * costs.step + for_rounds + costs.end,
+        ends_early=most < in_time,
+    )
+
+
+def _rounds(seconds: float, cost: float) -> int:
+    """Return how often something is done that costs so many seconds."""
+    return max(1, min(int(SHARE_FOR_ROUNDS * seconds / cost), MOST_ROUNDS))
+
+
+def warmup_for(steps: int, of_recipe: int) -> int:
+    """Return the warmup of a run; a short run has a shorter one than the recipe's."""
+    return min(of_recipe, int(WARMUP_SHARE * steps))

@@ -1,0 +1,49 @@
+"""Measuring this machine for a text leaves everything else as it was."""
+
+import logging
+
+import harness
+import pytest
+import torch
+
+from chatgot.data.own_text import Request
+from chatgot.training.choosing import choose
+
+
+@pytest.fixture
+def request_for_text(tmp_path) -> Request:
+    path = tmp_path / "text.txt"
+    path.write_text(harness.make_text(6000), encoding="utf-8")
+    cache = f"paths.cache={tmp_path / 'cache'}"
+    return Request(path, 0.01, (cache, "training.threads=1", "training.compile=false"))
+
+
+def test_measuring_leaves_threads_generators_and_log_as_they_were(request_for_text):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)  # the measured runs have one
+    level = logging.getLogger("chatgot").level
+    state = torch.get_rng_state()
+    choose(request_for_text)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert threads == 2
+    assert logging.getLogger("chatgot").level == level
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_users_steps_are_taken_and_the_rest_follows_them(request_for_text):
+    overrides = (*request_for_text.overrides, "training.max_steps=300")
+    choice = choose(Request(request_for_text.text, 0.01, overrides))
+    training = choice.config.training
+    assert training.max_steps == 300
+    assert training.warmup_steps == 10  # the recipe's own
+    assert choice.config.model.dropout == 0.2  # 85 passes over 5,400 characters
+    assert "As asked with --set" in next(n.text for n in choice.notes if n.what == "steps")
+
+
+def test_the_default_minutes_are_said(request_for_text):
+    choice = choose(Request(request_for_text.text, overrides=request_for_text.overrides))
+    assert choice.config.training.max_minutes == 10
+    assert choice.notes[0].text == "minutes: 10; --minutes M takes M instead"
+    assert choice.config.model.dropout == 0.2  # for the 8 passes, which end the run early
+    assert "ends before 10 minutes" in next(n.text for n in choice.notes if n.what == "steps")

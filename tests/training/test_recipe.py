@@ -1,0 +1,140 @@
+"""Which recipe a text and the minutes get, and how many steps: rules on made-up numbers."""
+
+import pytest
+
+from chatgot.training.recipe import (
+    DROPOUT,
+    LEAST_TOKENS_PER_PARAMETER,
+    MOST_PARAMETERS_PER_TOKEN,
+    MOST_PASSES,
+    MOST_PASSES_OF_A_SMALLER_MODEL,
+    PASSES_WITHOUT_DROPOUT,
+    SHARE_OF_TIME,
+    Costs,
+    Recipe,
+    largest_in_time,
+    plan,
+    recipes_for_text,
+    warmup_for,
+)
+
+SMALL = Recipe("small", 1_000_000)
+MIDDLE = Recipe("middle", 10_000_000)
+LARGE = Recipe("large", 100_000_000)
+ALL = [SMALL, MIDDLE, LARGE]
+COSTS = Costs(step=0.1, evaluation=0.5, samples=0.5, start=2.0, end=3.0)
+LONG_TEXT = 1e9  # steps of a pass: the text never ends the run
+
+
+def enough(recipe: Recipe) -> float:
+    return LEAST_TOKENS_PER_PARAMETER * recipe.parameters
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (1, ["small"]),
+        (SMALL.parameters / MOST_PARAMETERS_PER_TOKEN, ["small"]),
+        (MIDDLE.parameters / MOST_PARAMETERS_PER_TOKEN - 1, ["small"]),
+        (MIDDLE.parameters / MOST_PARAMETERS_PER_TOKEN, ["small", "middle"]),
+        (LARGE.parameters, ["small", "middle", "large"]),
+    ],
+)
+def test_a_model_far_larger_than_the_text_is_left_out(text, names):
+    assert [recipe.name for recipe in recipes_for_text(ALL, text)] == names
+
+
+@pytest.mark.parametrize(
+    ("tokens", "name"),
+    [
+        ({}, "small"),
+        ({"small": 1.0}, "small"),
+        ({"small": enough(SMALL), "middle": enough(MIDDLE) - 1}, "small"),
+        ({"small": enough(SMALL), "middle": enough(MIDDLE)}, "middle"),
+        ({"small": 0.0, "middle": 0.0, "large": enough(LARGE)}, "large"),
+        ({"small": 1e12, "middle": 1e12, "large": enough(LARGE) - 1}, "middle"),
+    ],
+)
+def test_the_largest_model_that_sees_enough_is_taken(tokens, name):
+    assert largest_in_time(ALL, tokens).name == name
+
+
+def test_more_minutes_never_take_a_smaller_model():
+    tokens_per_s = {"small": 30_000, "middle": 3_000, "large": 300}
+    sizes = []
+    for minutes in (0.1, 1, 10, 100, 1_000, 10_000, 100_000):
+        seen = {name: 60 * minutes * rate for name, rate in tokens_per_s.items()}
+        sizes.append(largest_in_time(ALL, seen).parameters)
+    assert sizes == sorted(sizes)
+    assert sizes[0] == SMALL.parameters
+    assert sizes[-1] == LARGE.parameters
+
+
+def test_more_minutes_never_give_fewer_steps():
+    steps = [plan(COSTS, minutes / 10, 1_000, 8).steps for minutes in range(1, 1_000)]
+    assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize("minutes", [0.5, 1, 10, 60, 1_000])
+def test_all_that_is_planned_fits_into_the_minutes(minutes):
+    planned = plan(COSTS, minutes, LONG_TEXT, 8)
+    assert 0.8 * SHARE_OF_TIME * 60 * minutes <= planned.seconds <= SHARE_OF_TIME * 60 * minutes
+
+
+def test_costly_evaluations_leave_half_of_the_time_for_steps():
+    costs = Costs(step=0.1, evaluation=100.0, samples=100.0, start=100.0, end=100.0)
+    assert plan(costs, 1, LONG_TEXT, 8).steps == int(0.5 * 0.5 * SHARE_OF_TIME * 60 / costs.step)
+
+
+@pytest.mark.parametrize("minutes", [1e-9, 1e-3, 1e9])
+def test_there_is_at_least_one_step_and_no_interval_of_none(minutes):
+    planned = plan(COSTS, minutes, 7.5, 8)
+    assert planned.steps >= 1
+    assert planned.eval_interval >= 1
+    assert planned.sample_interval >= 1
+
+
+@pytest.mark.parametrize("minutes", [10, 60])
+def test_a_run_has_ten_evaluations_and_the_last_one_at_its_end(minutes):
+    planned = plan(COSTS, minutes, LONG_TEXT, 8)
+    assert 9 * planned.eval_interval < planned.steps <= 10 * planned.eval_interval
+
+
+def test_a_short_run_has_fewer_evaluations():
+    planned = plan(COSTS, 0.25, LONG_TEXT, 8)
+    assert planned.steps < 5 * planned.eval_interval
+
+
+def test_a_short_text_ends_the_run_after_its_last_useful_pass():
+    planned = plan(COSTS, 60, 20, 8)
+    assert planned.steps == 8 * 20
+    assert planned.passes == 8
+    assert planned.ends_early
+    assert planned.seconds < 60 * 60 / 10
+
+
+def test_a_long_text_does_not_end_the_run():
+    assert not plan(COSTS, 60, LONG_TEXT, 8).ends_early
+
+
+def test_a_model_larger_than_the_text_makes_fewer_passes():
+    assert SMALL.most_passes(training_tokens=SMALL.parameters - 1) == MOST_PASSES
+    assert SMALL.most_passes(training_tokens=SMALL.parameters) == MOST_PASSES_OF_A_SMALLER_MODEL
+
+
+def test_dropout_comes_with_many_passes_and_is_never_below_the_recipes():
+    short = SMALL.parameters // 2
+    assert SMALL.dropout(0.5, short, of_recipe=0.0) == 0.0
+    assert SMALL.dropout(PASSES_WITHOUT_DROPOUT - 0.01, short, of_recipe=0.1) == 0.1
+    assert SMALL.dropout(PASSES_WITHOUT_DROPOUT, short, of_recipe=0.0) == DROPOUT
+    assert SMALL.dropout(100, short, of_recipe=0.5) == 0.5
+
+
+def test_a_model_smaller_than_the_text_needs_no_dropout():
+    assert SMALL.dropout(100, SMALL.parameters, of_recipe=0.0) == 0.0
+
+
+def test_a_short_run_has_a_short_warmup():
+    assert warmup_for(steps=1, of_recipe=20) == 0
+    assert warmup_for(steps=50, of_recipe=20) == 5
+    assert warmup_for(steps=5_000, of_recipe=20) == 20
