@@ -20,16 +20,41 @@ OURS = ("chatgot", "scripts", "benchmarks")
 PUBLIC_NAMES = {"os._exit"}
 # Modules of other packages that have a manual. A new import is looked up there first; then it is
 # added here, or to the table in CONTRIBUTING.md.
-PUBLIC_MODULES = set(
-    """
-    chardet colorlog filelock ftfy jinja2 markupsafe matplotlib matplotlib.axes matplotlib.figure
-    matplotlib.ticker numpy numpy.typing platformdirs psutil pydantic pydantic.fields pydantic_core
-    tqdm yaml
-    torch torch.amp torch.autograd.function torch.nn torch.nn.functional torch.nn.utils torch.optim
-    torch.profiler torch.utils torch.utils.checkpoint torch.utils.data torch.utils.tensorboard
-    lightning transformers
-    """.split()
-)
+PUBLIC_MODULES = {
+    "chardet",
+    "colorlog",
+    "filelock",
+    "ftfy",
+    "jinja2",
+    "lightning",
+    "markupsafe",
+    "matplotlib",
+    "matplotlib.axes",
+    "matplotlib.figure",
+    "matplotlib.ticker",
+    "numpy",
+    "numpy.typing",
+    "platformdirs",
+    "psutil",
+    "pydantic",
+    "pydantic.fields",
+    "pydantic_core",
+    "torch",
+    "torch.amp",
+    "torch.autograd.function",
+    "torch.nn",
+    "torch.nn.functional",
+    "torch.nn.utils",
+    "torch.optim",
+    "torch.profiler",
+    "torch.utils",
+    "torch.utils.checkpoint",
+    "torch.utils.data",
+    "torch.utils.tensorboard",
+    "tqdm",
+    "transformers",
+    "yaml",
+}
 NOT_INSTALLED = {"model"}  # nanoGPT's own module, which benchmarks/nanogpt_loss.py finds beside it
 PRIVATE = re.compile(r"_[A-Za-z]\w*")
 ROW = re.compile(r"\| (`[^|]+`) \| `([^`|]+)` \|.*\|")
