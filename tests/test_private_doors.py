@@ -57,7 +57,7 @@ PUBLIC_MODULES = {
 }
 NOT_INSTALLED = {"model"}  # nanoGPT's own module, which benchmarks/nanogpt_loss.py finds beside it
 PRIVATE = re.compile(r"_[A-Za-z]\w*")
-ROW = re.compile(r"\| (`[^|]+`) \| `([^`|]+)` \|.*\|")
+ROW = re.compile(r"\| (`[^|]+`) in `([^`|]+)` \|.*\|")
 FIRST_TABLE = "### Private names"
 SECOND_TABLE = "### Behaviour that no manual promises"
 
