@@ -22,6 +22,9 @@ SMOOTHED_FROM = 60  # points; below that the plain line is readable
 DOTTED_BELOW = 20  # points; so few are marked one by one
 WIDE = 30.0  # largest over smallest value from which on an axis is logarithmic
 MOST_MARKS = 30  # events drawn as vertical lines, the last ones
+DPI = 200  # two pixels of a picture for each of the page, at its full width
+COLOURS = 64  # of a picture: a few, and their way to white
+PAD = 0.08  # inches around each chart
 MOST_CROSSES = 200  # rows with a number that is not finite, about
 MARKS = {"resume": "#0891b2", "rewind": "#dc2626", "precision": "#d97706"}
 TRAIN = "#2563eb"
@@ -154,7 +157,7 @@ def health_chart(rows: list[Row], curves: Curves) -> bytes:
     lines = (len(panels) + 1) // 2
     last = max([1.0, *(float(panel.curve[0].max(initial=0)) for panel in panels)])
     with closed_style():
-        figure = _figure(9.6, 2.2 * lines)
+        figure = _figure(9.6, 2.3 * lines)
         grid = figure.subplots(lines, 2).flat
         for axes, panel in zip(grid, panels, strict=False):
             _draw_panel(axes, panel)
@@ -189,8 +192,9 @@ def health_panels(rows: list[Row], curves: Curves) -> list[Panel]:
 
 def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # not pyplot, which keeps state of its own
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=PAD, w_pad=PAD))
 
 
 def _draw(
@@ -290,6 +294,12 @@ def _dress(axes: "Axes", unit: str, title: str, log: bool) -> None:
 
 
 def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    """Return a chart as a PNG, sharp on a screen of high density and small by its palette."""
+    from PIL import Image  # matplotlib draws every PNG with it
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    picture = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    picture.save(file, format="png", optimize=True)
+    return file.getvalue()
