@@ -84,7 +84,7 @@ Row = list[Cell]
 def record_terminal(command: Sequence[str], folder: Path) -> list[bytes]:
     """Run a command in `folder` on a terminal of its own; return what that received, in pieces.
 
-    Raises: CalledProcessError when the command fails.
+    Raises: SystemExit when the command fails, with the end of what it said.
     """
     # not on Windows, where the rest of this file can be tested
     import pty
@@ -115,7 +115,8 @@ def record_terminal(command: Sequence[str], folder: Path) -> list[bytes]:
     finally:
         os.close(terminal)
     if code != 0:
-        raise subprocess.CalledProcessError(code, list(command), b"".join(pieces))
+        said = b"".join(pieces[-20:]).decode(errors="replace")
+        sys.exit(f"exit code {code} of {' '.join(command)}\n{said}")
     return pieces
 
 
