@@ -122,7 +122,7 @@ def test_terminal_is_recorded_with_its_size_and_colours(tmp_path, monkeypatch):
 
 def test_command_that_fails_on_the_terminal_ends_the_maker(tmp_path):
     pytest.importorskip("pty")
-    with pytest.raises(SystemExit, match="(?s)exit code 3 of .*said why"):
+    with pytest.raises(SystemExit, match=r"(?s)exit code 3 of .*said why"):
         maker.record_terminal(
             [sys.executable, "-c", "print('said why'); raise SystemExit(3)"], tmp_path
         )

@@ -238,7 +238,8 @@ body { margin: 0; width: %(width)dpx; background: transparent; color: %(ink)s;
   font-family: "DejaVu Sans Mono", ui-monospace, Menlo, Consolas, monospace; }
 main { border: 1px solid #3d4652; border-radius: 10px; overflow: hidden; background: %(ground)s; }
 header { position: relative; height: 32px; background: #1c232d; border-bottom: 1px solid #2c3440;
-  color: #aab4c0; font-size: 12px; line-height: 32px; text-align: center; }
+  color: #aab4c0; font-size: 12px; line-height: 32px; text-align: center;
+  white-space: nowrap; overflow: hidden; }
 header i { position: absolute; top: 10px; width: 11px; height: 11px; border-radius: 50%%; }
 pre { margin: 0; padding: 12px 14px 13px; font: inherit; font-size: 11.4px; line-height: 16px; }
 div { height: 16px; white-space: pre; }
