@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from colorlog import ColoredFormatter
 from tqdm import tqdm
@@ -30,6 +31,8 @@ from chatgot.stdout import open_closed_streams
 
 FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
+TERMINAL_FORMAT = "%(log_color)s%(asctime)s%(reset)s {level}%(message)s"
+TERMINAL_DATE_FORMAT = "%H:%M:%S"
 FURTHER_LINE = "\n    "
 LINK = "training.log"  # in the run's folder, a link to the log
 # C0 except tab, DEL, C1, line separators, bidi controls, invisible marks and tags, lone surrogates
@@ -75,6 +78,37 @@ class ColouredOneLine(OneLine, ColoredFormatter):
     """Use colours where colorlog does: on a terminal; NO_COLOR and FORCE_COLOR can change that."""
 
 
+class TerminalLine(ColouredOneLine):
+    """The time, in the level's colour, and the text: a step's line fits on most screens.
+
+    The level is named where it is not INFO. The log file has the date and every level.
+    """
+
+    def __init__(self, stream: TextIO, no_color: bool) -> None:
+        form = TERMINAL_FORMAT.format(level="")
+        super().__init__(form, TERMINAL_DATE_FORMAT, stream=stream, no_color=no_color)
+        form = TERMINAL_FORMAT.format(level="%(log_color)s%(levelname)s%(reset)s - ")
+        self._with_level = ColouredOneLine(
+            form, TERMINAL_DATE_FORMAT, stream=stream, no_color=no_color
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.levelno != logging.INFO:
+            return self._with_level.format(record)
+        return super().format(record)
+
+
+def console_formatter() -> ColouredOneLine:
+    """Return what stderr's lines look like: short on a terminal, elsewhere as in the log file."""
+    stream = sys.stderr
+    plain = stream is None or os.environ.get("TERM") == "dumb"
+    with suppress(AttributeError, ValueError, OSError):  # it may be closed, or anything
+        if stream.isatty():
+            return TerminalLine(stream, plain)
+    form = FORMAT.replace("%(levelname)s", "%(log_color)s%(levelname)s%(reset)s")
+    return ColouredOneLine(form, DATE_FORMAT, stream=stream, no_color=plain)
+
+
 class Steady(logging.Handler):
     """A handler that never raises: if it fails, the other handlers get one warning."""
 
@@ -117,9 +151,7 @@ class Console(Steady):
 
     def __init__(self) -> None:
         super().__init__()
-        form = FORMAT.replace("%(levelname)s", "%(log_color)s%(levelname)s%(reset)s")
-        plain = sys.stderr is None or os.environ.get("TERM") == "dumb"
-        self.setFormatter(ColouredOneLine(form, DATE_FORMAT, stream=sys.stderr, no_color=plain))
+        self.setFormatter(console_formatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr

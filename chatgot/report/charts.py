@@ -23,6 +23,9 @@ DOTTED_BELOW = 20  # points; with fewer, each point gets a marker
 WIDE = 30.0  # largest / smallest value; above it an axis is logarithmic
 MOST_MARKS = 30  # vertical lines for events; older events get none
 MOST_CROSSES = 200  # about the most crosses for rows with non-finite numbers
+DPI = 200  # two pixels of a picture for each of the page, at its full width
+COLOURS = 64  # of a picture: a few, and their way to white
+PAD = 0.08  # inches around each chart
 MARKS = {"resume": "#0891b2", "rewind": "#dc2626", "precision": "#d97706"}
 TRAIN = "#2563eb"
 VAL = "#e11d48"
@@ -154,7 +157,7 @@ def health_chart(rows: list[Row], curves: Curves) -> bytes:
     lines = (len(panels) + 1) // 2
     last = max([1.0, *(float(panel.curve[0].max(initial=0)) for panel in panels)])
     with closed_style():
-        figure = _figure(9.6, 2.2 * lines)
+        figure = _figure(9.6, 2.3 * lines)
         grid = figure.subplots(lines, 2).flat
         for axes, panel in zip(grid, panels, strict=False):
             _draw_panel(axes, panel)
@@ -189,8 +192,9 @@ def health_panels(rows: list[Row], curves: Curves) -> list[Panel]:
 
 def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # not pyplot, which has global state
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=PAD, w_pad=PAD))
 
 
 def _draw(
@@ -290,6 +294,12 @@ def _style_axes(axes: "Axes", unit: str, title: str, log: bool) -> None:
 
 
 def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    """Return a chart as a PNG, sharp on a screen of high density and small by its palette."""
+    from PIL import Image  # matplotlib draws every PNG with it
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    picture = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    picture.save(file, format="png", optimize=True)
+    return file.getvalue()

@@ -92,6 +92,19 @@ def screen(received: str) -> list[str]:
     return lines
 
 
+def on_terminal(lines: list[str]) -> list[str]:
+    """Return lines of the log as a terminal shows them: without the date and without INFO."""
+    short = []
+    for line in lines:
+        head = HEAD.match(line)
+        if head is None:
+            short.append(line)
+            continue
+        level = "" if head[1] == "INFO" else f"{head[1]} - "
+        short.append(f"{line[11:19]} {level}{line[head.end() :]}")
+    return short
+
+
 def read_log(folder: Path) -> list[str]:
     return (folder / LOG).read_text(encoding="utf-8").splitlines()
 
@@ -212,6 +225,7 @@ def test_formatting_leaves_the_record_as_it_was(log):
 )
 def test_colours_are_on_terminals_and_never_in_the_file(tmp_path, terminal, changes, coloured):
     code = r"""
+logger.info('calm')
 logger.warning('careful \x1b[31m')
 try: 1 / 0
 except ZeroDivisionError: logger.exception('oh')
@@ -225,7 +239,8 @@ except ZeroDivisionError: logger.exception('oh')
     assert ("\x1b" in console) is coloured
     assert r"careful \x1b[31m" in console
     plain = re.sub(r"\x1b\[\d+m", "", console).splitlines()
-    assert plain == read_log(tmp_path)
+    lines = read_log(tmp_path)
+    assert plain == (on_terminal(lines) if terminal else lines)
     assert b"\x1b" not in (tmp_path / LOG).read_bytes()
 
 
@@ -255,6 +270,14 @@ def test_a_console_that_lacks_a_character_shows_its_escape(tmp_path, encoding, s
     assert len(read_log(tmp_path)) == 1
 
 
+def test_terminal_line_has_the_time_and_the_level_where_it_matters(tmp_path):
+    code = "logger.info('calm'); logger.warning('careful')"
+    received = run_on_terminal(code, tmp_path, NO_COLOR="1")
+    calm, careful = received.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d calm", calm)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING - careful", careful)
+
+
 def test_a_record_stands_above_the_progress_bar_never_in_it(tmp_path):
     code = """
 from tqdm import tqdm
@@ -266,7 +289,7 @@ with tqdm(total=3, mininterval=0, ascii=True, desc="bar") as bar:
     received = run_on_terminal(code, tmp_path, NO_COLOR="1")
     assert received.count("bar:") >= 3  # it was drawn between the records
     lines = [line for line in screen(received) if line]
-    assert lines[:3] == read_log(tmp_path)
+    assert lines[:3] == on_terminal(read_log(tmp_path))
     assert len(lines) == 4
     assert lines[3].startswith("bar: 100%")
 

@@ -117,3 +117,29 @@ def test_the_report_opens_in_a_browser_whole_and_asks_for_nothing(run, page, pic
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     page.screenshot(path=str(pictures / "report.png"), full_page=True)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [480, 1000])
+def test_report_fits_a_phone_and_is_as_dark_as_the_screen(run, page, pictures, scheme, width):
+    (report,) = run.glob("logs/tensorboard/*/report.html")
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(report.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    red, green, blue = map(int, re.findall(r"\d+", colour))
+    assert (red + green + blue < 3 * 64) is (scheme == "dark")
+    # a chart keeps a width at which its numbers can be read
+    assert page.locator("img").first.bounding_box()["width"] >= 600
+    page.screenshot(path=str(pictures / f"report_{scheme}_{width}.png"), full_page=True)
+
+
+def test_report_is_light_on_paper_even_on_a_dark_screen(run, page):
+    (report,) = run.glob("logs/tensorboard/*/report.html")
+    page.goto(report.as_uri())
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(15, 23, 42)"
+    assert page.evaluate("getComputedStyle(document.images[0]).filter") == "none"
+    page.emulate_media(media="screen", color_scheme="light")

@@ -3,6 +3,7 @@
 import base64
 import html
 import importlib.util
+import io
 import json
 import logging
 import math
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import spoilt_runs
 import torch
+from PIL import Image
 
 from chatgot.errors import ConfigError, StorageError
 from chatgot.logs.metrics import MetricsWriter
@@ -511,6 +513,15 @@ def test_a_file_of_events_without_an_event_says_so(tmp_path):
 
 # --------------------------------------------------------------------------------------------------
 # The style of the pictures
+
+
+def test_chart_is_sharp_on_a_screen_of_high_density_and_small():
+    rows = [Row(float(step), {"train_loss": 3 - step / 1000}) for step in range(1000)]
+    content = charts.loss_chart(rows, [])
+    picture = Image.open(io.BytesIO(content))
+    assert picture.width == 1920  # the page shows it 960 wide
+    assert picture.mode == "P"
+    assert len(content) < 60_000
 
 
 def test_pictures_look_the_same_whatever_matplotlib_is_told(tmp_path):
