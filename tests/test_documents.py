@@ -273,9 +273,9 @@ def test_document_names_benchmarks_that_exist(document):
 
 
 def documented_events() -> dict[str, set[str]]:
-    """Return the fields that the README gives for each kind of event: the last cell of its row."""
+    """Return the documented fields of each kind of event: the last cell of its row."""
     fields = {}
-    for line in text_of("README.md").splitlines():
+    for line in text_of("docs/files-of-a-run.md").splitlines():
         row = re.fullmatch(r"\| `([a-z_]+)` \| .* \|([^|]*)\|", line)
         if row and row[1] in KINDS:
             fields[row[1]] = set(re.findall(r"`([a-z_]+)`", row[2]))
@@ -304,11 +304,11 @@ def events_in_code() -> dict[str, set[str]]:
     return fields
 
 
-def test_readme_has_every_kind_of_event():
+def test_page_has_every_kind_of_event():
     assert documented_events().keys() == KINDS
 
 
-def test_readme_has_the_fields_that_the_code_gives_events():
+def test_page_has_the_fields_that_the_code_gives_events():
     documented = documented_events()
     in_code = events_in_code()
     in_code["warning"].add("level")  # of a record that is a warning and no more
@@ -317,7 +317,7 @@ def test_readme_has_the_fields_that_the_code_gives_events():
         assert documented[kind] == fields - COLUMNS, kind
 
 
-def test_readme_has_the_fields_that_a_real_run_gives_events(tmp_path):
+def test_page_has_the_fields_that_a_real_run_gives_events(tmp_path):
     """Those at a run's start and end are collected in one place, and not spelt out at the event."""
     config = harness.write_config(tmp_path, training={"max_steps": 5})
     assert harness.train_here(tmp_path, "--config", config.name) == 0
