@@ -414,7 +414,7 @@ print('trained on')
 @pytest.mark.parametrize("module", ["tensorboard", "torch.utils.tensorboard"])
 def test_a_missing_tensorboard_costs_one_warning_and_no_row(tmp_path, module):
     code = f"""{MANY_ROWS}
-sys.modules[{module!r}] = None  # what an import of it then raises is what a missing package raises
+sys.modules[{module!r}] = None  # importing it now raises the error of a missing package
 run_dir.mkdir()
 metrics = MetricsWriter(run_dir)
 rows(0, 3)
