@@ -1,4 +1,4 @@
-"""What holds for every test: only temporary folders are written, and one thread computes."""
+"""Rules for all tests: they write only into temporary folders, and compute with one thread."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ def caches_in_a_temporary_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Compute with one thread: on matrices this small two mostly wait for each other."""
+    """Compute with one thread: on matrices this small, two threads mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -60,10 +60,10 @@ def take_log_down() -> None:
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch) -> Path:
-    """Where machine.json will be: in a cache folder of this test's own."""
+    """The path of machine.json, in a cache folder that only this test uses."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if tmp_path not in machine_file().parents:
-        pytest.skip("this system's cache folder is not where XDG_CACHE_HOME says")
+        pytest.skip("this system ignores XDG_CACHE_HOME")
     return machine_file()
 
 

@@ -1,4 +1,4 @@
-"""A tiny run of the real script: a generated text, a YAML, ways to start it and to read it."""
+"""Tiny runs of the real script: write a text and a YAML, start the script, read its files."""
 
 import copy
 import importlib.util
@@ -63,6 +63,7 @@ def make_text(characters: int = 6000, seed: int = 0) -> str:
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of nested sections with changes merged in."""
     result = dict(base)
     for key, value in changes.items():
         result[key] = merged(base.get(key) or {}, value) if isinstance(value, dict) else value
@@ -82,7 +83,7 @@ def write_config(folder: Path, name: str = "tiny", **changes: Any) -> Path:
 def run_script(
     folder: Path, *arguments: str, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess:
-    """Run the script in `folder` as a user does; text output."""
+    """Run the script in `folder` in a new process, as a user does; its output is text."""
     command = [sys.executable, str(SCRIPT), *arguments]
     return subprocess.run(
         command,
@@ -96,7 +97,7 @@ def run_script(
 
 
 def load_script(path: Path = SCRIPT) -> ModuleType:
-    """Return the script as a module of its own: many tiny runs without a new process each."""
+    """Return the script as a fresh module, for many tiny runs in one process."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -124,34 +125,35 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def load(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def run_dir(folder: Path) -> Path:
-    """Return the folder of the curves of the only run below `folder`/logs."""
+    """Return the folder with the curves of the only run below `folder`/logs."""
     (path,) = (folder / "logs" / "tensorboard").iterdir()
     return path
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics of the only run below `folder`/logs."""
+    """Return the rows of metrics.jsonl of the only run below `folder`/logs."""
     return json_lines(folder, "metrics.jsonl")
 
 
 def events(folder: Path, kind: str | None = None, **fields: object) -> list[dict[str, Any]]:
-    """Return the events of the only run below `folder`/logs: of a kind, with these fields."""
+    """Return the events of the only run below `folder`/logs with this kind and these fields."""
     all_events = json_lines(folder, "events.jsonl")
     expected = fields if kind is None else {"kind": kind, **fields}
     return [event for event in all_events if event.items() >= expected.items()]
 
 
 def warnings(folder: Path) -> str:
-    """Return the texts of all warnings of the only run, for the names and paths in them."""
+    """Return the text of all warnings of the only run, to look for names and paths in it."""
     return "\n".join(warning["text"] for warning in events(folder, "warning"))
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
-    """Return the samples of the only run below `folder`/logs, but for the time of each."""
+    """Return the samples of the only run below `folder`/logs, without their times."""
     made = json_lines(folder, "samples.jsonl")
     return [{name: value for name, value in sample.items() if name != "time"} for sample in made]
 
@@ -164,7 +166,7 @@ def json_lines(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def log_of(folder: Path) -> str:
-    """Return the only log below `folder`/logs: for the tests of a line's own words."""
+    """Return the text of the only log below `folder`/logs, for tests of its wording."""
     (path,) = (folder / "logs").glob("train_*.log")
     return path.read_text(encoding="utf-8")
 
@@ -172,7 +174,7 @@ def log_of(folder: Path) -> str:
 def trained(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return what must be bit-equal between two runs of the same steps.
 
-    That is all but the run's id, its clock and its speed.
+    That is everything except the run's id, its clock and its speed.
     """
     state = copy.deepcopy(checkpoint["state"])
     del state["run_id"]

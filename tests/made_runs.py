@@ -1,4 +1,4 @@
-"""Folders of runs made by hand: what a report reads, without a run."""
+"""Write the folders of made-up runs, for tests of the report."""
 
 import json
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ BEGIN = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 def event(
     kind: str, step: int | None = 0, text: str = "", at: float = 0, **fields: object
 ) -> dict[str, object]:
-    """Return an event, as events.jsonl has it, `at` seconds after the run's begin."""
+    """Return an event as in events.jsonl, `at` seconds after the start of the run."""
     time = (BEGIN + timedelta(seconds=at)).isoformat(timespec="milliseconds")
     return {"time": time, "step": step, "kind": kind, "text": text, **fields}
 
 
 def start(**changes: object) -> dict[str, object]:
-    """Return the event with which a run begins."""
+    """Return the event that begins a run."""
     fields: dict[str, Any] = {
         "ranks": 1,
         "device": "cpu, 2 threads",
@@ -37,7 +37,7 @@ def start(**changes: object) -> dict[str, object]:
 
 
 def end(kind: str, step: int = 40, at: float = 90, **changes: object) -> dict[str, object]:
-    """Return the event with which a session of training ends."""
+    """Return the event that ends a run or its present process."""
     fields: dict[str, Any] = {
         "global_step": step,
         "skips": 1,
@@ -53,6 +53,7 @@ def end(kind: str, step: int = 40, at: float = 90, **changes: object) -> dict[st
 
 
 def json_lines(objects: Iterable[object]) -> bytes:
+    """Return objects as JSON, one a line."""
     return b"".join(json.dumps(item).encode() + b"\n" for item in objects)
 
 
@@ -63,7 +64,7 @@ def write(
     samples: Iterable[object] = (),
     name: str = RUN_ID,
 ) -> Path:
-    """Make a run's folder; without events or samples there is no such file. Return it."""
+    """Write the folder of a run, without the files that get no lines; return the folder."""
     run_dir = parent / name
     run_dir.mkdir(parents=True)
     if rows is not None:

@@ -1,6 +1,6 @@
-"""A made-up limit of memory, and tiny runs under it: more sequences at once than it allows raise.
+"""A made-up memory limit, and tiny runs under it.
 
-What they raise is what the allocator raises.
+More sequences at once than the limit allows raise the error of the allocator.
 """
 
 import math
@@ -16,23 +16,23 @@ from chatgot.training.batch_size import fit_micro_batch
 from chatgot.training.recovery import Outcome, recover
 from chatgot.training.step import compute_gradients, update_weights
 
-# of dynamic_batch_size: trials soon, and neither memory nor speed decides
+# keys of dynamic_batch_size: trials come soon, and neither memory nor speed decides
 CALM = {"growth_interval_steps": 10, "memory_headroom": 0.0, "minimum_gain": -1.0, "initial": 8}
 STEADY = {"learning_rate": 1e-3, "min_learning_rate": 1e-3, "warmup_steps": 0, "max_steps": 10_000}
 
 
 def never() -> bool:
-    """Nobody asks the run to stop."""
+    """Say that nobody has asked the run to stop."""
     return False
 
 
 def is_recomputing() -> bool:
-    """Return whether this forward is inside a backward."""
+    """Return whether this forward pass recomputes activations inside a backward pass."""
     return torch._C._current_graph_task_id() != -1
 
 
 class MemoryLimit:
-    """Raises where more than `limit` sequences go through `place`; `fired` has their numbers.
+    """Raises where more than `limit` sequences go through `place`; `fired` lists their numbers.
 
     limit: sequences, or a function that returns them.
     place: "forward", "backward" or "recompute".
@@ -46,13 +46,13 @@ class MemoryLimit:
         self.fired: list[int] = []
 
     def check(self, sequences: int) -> None:
-        """Raise when so many sequences are too many."""
+        """Raise if `sequences` is more than the limit."""
         limit = self.limit() if callable(self.limit) else self.limit
         if sequences > limit:
             self.fail(sequences)
 
     def fail(self, sequences: int) -> None:
-        """Raise what the allocator raises."""
+        """Raise the error of the allocator."""
         self.fired.append(sequences)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
@@ -74,7 +74,7 @@ class MemoryLimit:
 def dynamic_run(
     limit: MemoryLimit | None = None, size: int = 8, dropout: float = 0.0, **training: Any
 ) -> Run:
-    """Return a run of 8 sequences a step, `size` of them at once at the start, under a limit."""
+    """Return a run of 8 sequences a step under a limit; it begins with `size` of them at once."""
     dynamic = CALM | {"enabled": True, "initial": size} | training.pop("dynamic_batch_size", {})
     one_batch = {"batch_size": 8, "accumulate_grad_batches": 1}
     keys = STEADY | one_batch | {"dynamic_batch_size": dynamic} | training
@@ -91,7 +91,7 @@ def gradient(run: Run) -> torch.Tensor:
 
 
 def train_step(run: Run, gradients: list[torch.Tensor] | None = None) -> float:
-    """Do what the script does for one step; return its loss, and add its gradient to a list."""
+    """Do one step like the script; return its loss, and append its gradient to `gradients`."""
     assert fit_micro_batch(run, never)
     loss = compute_gradients(run)
     if gradients is not None:
@@ -102,12 +102,12 @@ def train_step(run: Run, gradients: list[torch.Tensor] | None = None) -> float:
 
 
 def trained_state(run: Run) -> dict[str, Any]:
-    """Return copies of weights, optimizer state and generators."""
+    """Return copies of the weights, the optimizer's state and the generators."""
     stored = run.collect_state()
     names = ("model_state_dict", "optimizer_state_dict", "rng")
     return parts.copied({name: stored[name] for name in names})
 
 
 def size_changes(run: Run) -> list[tuple[int, int]]:
-    """Return (old, new) of each change of the micro-batch so far."""
+    """Return (old, new) of each change of the micro-batch size so far."""
     return [(change.old, change.new) for change in run.state.micro_batch.history]

@@ -1,4 +1,4 @@
-"""Small parts for the unit tests, milliseconds each: a configuration, made-up ids, a whole run."""
+"""Small parts for unit tests, each made in milliseconds: a configuration, ids, a whole run."""
 
 import contextlib
 import io
@@ -46,7 +46,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 
 def config(**sections: Any) -> Config:
-    """Return a tiny configuration; keyword arguments are sections, merged, or top-level keys."""
+    """Return a tiny configuration; keyword arguments are sections to merge, or top-level keys."""
     values: dict[str, Any] = {
         "seed": 5,
         "device": "cpu",
@@ -58,16 +58,18 @@ def config(**sections: Any) -> Config:
 
 
 def made_up_ids(n: int, seed: int = 0) -> np.ndarray:
+    """Return n random ids of characters, without the end-of-text token."""
     return np.random.default_rng(seed).integers(1, len(ALPHABET) + 1, n).astype("<u2")
 
 
 def tokens(n: int = 2000, seed: int = 0, alphabet: str = ALPHABET) -> Tokens:
+    """Return a made-up text as tokens, with its vocabulary and hash."""
     ids = made_up_ids(n, seed)
     return Tokens(ids, Vocabulary(alphabet), sha256(ids.tobytes()).hexdigest(), "utf-8")
 
 
 def run(stored: dict[str, Any] | None = None, precision: str = "fp32", **sections: Any) -> Run:
-    """Return a freshly assembled run over made-up text, in training mode."""
+    """Return a new run on made-up text, in training mode."""
     if precision != "fp32":
         mixed = {"mixed_precision": True, "precision_dtype": precision}
         sections["training"] = {**mixed, **sections.get("training", {})}
@@ -78,6 +80,7 @@ def run(stored: dict[str, Any] | None = None, precision: str = "fp32", **section
 
 
 def windows(T: int = 8, n: int = 1000, seed: int = 5) -> TrainingWindows:
+    """Return the training windows of a made-up text."""
     return TrainingWindows(made_up_ids(n), T, len(ALPHABET) + 1, CPU, seed)
 
 
@@ -96,14 +99,14 @@ def latest(checkpoint_dir: Path, config_path: Path = Path("tiny.yaml")) -> tuple
 
 
 def with_digest(plain: bytes) -> bytes:
-    """Return a zip with the right SHA-256 as its comment, as an attacker could make it."""
+    """Return a zip with the right SHA-256 as its comment, as an attacker could write it."""
     assert plain[-22:-18] == b"PK\x05\x06"
     body = plain[:-2] + struct.pack("<H", 64)
     return body + sha256(body).hexdigest().encode()
 
 
 def forge(path: Path, content: Any) -> None:
-    """Write what a save would have refused to write, with the right SHA-256."""
+    """Write a checkpoint that a save would refuse to write, with the right SHA-256."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     path.write_bytes(with_digest(buffer.getvalue()))
@@ -122,10 +125,10 @@ def copied(state: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Turn a block that hangs into a failure."""
+    """Make a block that hangs fail after 10 s."""
 
     def too_late(number: int, frame: object) -> None:
-        # it raises no Exception: nothing on the way takes it for an error of its own
+        # pytest.fail raises no Exception, so that no handler on the way catches it
         pytest.fail("this took more than 10 s")
 
     before = signal.signal(signal.SIGALRM, too_late)

@@ -1,4 +1,4 @@
-"""Tiny runs of the real script in which a loss is spoilt, memory runs out or a signal comes."""
+"""Tiny runs of the real script with spoilt losses, out of memory, or a signal."""
 
 import contextlib
 import math
@@ -26,8 +26,8 @@ BASE = {
     "accumulate_grad_batches": 2,
 }
 
-Spoil = Callable[[RunState, Tensor], Tensor]  # the loss of one micro-batch -> what stands for it
-Poke = Callable[[RunState, nn.Module], None]  # touches weights and gradients of a step
+Spoil = Callable[[RunState, Tensor], Tensor]  # the loss of one micro-batch -> its replacement
+Poke = Callable[[RunState, nn.Module], None]  # may change weights and gradients of a step
 
 
 def run(
@@ -41,8 +41,8 @@ def run(
     """Train in this process, in `folder`; return the exit code.
 
     spoil: may return another loss for a micro-batch in place of the real one.
-    poke: may touch weights and gradients when a step's gradients are there.
-    A SIGTERM comes in the step after `stop_at`, or in the first one in which `stop_when` holds.
+    poke: may change weights and gradients once a step's gradients are complete.
+    A SIGTERM comes in the step after `stop_at`, or in the first one in which `stop_when` is true.
     """
     script = harness.load_script()
     real = script.compute_gradients
@@ -76,7 +76,7 @@ def run(
 
 @contextlib.contextmanager
 def spoilt_losses(run: Run, spoil: Spoil):
-    """Spoil each loss of a training forward while the block runs."""
+    """Replace each training loss by `spoil` of it while the block runs."""
     forward = run.model.forward
 
     def spoilt(x, y=None, caches=None):
@@ -93,7 +93,7 @@ def spoilt_losses(run: Run, spoil: Spoil):
 
 
 def poison(positions: Collection[int], value: float = math.nan) -> Spoil:
-    """Spoil the loss of some positions of the data, whenever they are trained on."""
+    """Return a Spoil that replaces the loss at some positions of the data, whenever they come."""
     fired = []
 
     def spoil(state: RunState, loss: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def poison(positions: Collection[int], value: float = math.nan) -> Spoil:
 
 
 def new(folder: Path, **training: Any) -> Path:
-    """Make a folder with a text and a YAML; keyword arguments are keys of `training`."""
+    """Make a folder with a text and a YAML, and return it; keyword arguments are training keys."""
     folder.mkdir(exist_ok=True)
     harness.write_config(folder, training=harness.merged(BASE, training))
     return folder
@@ -119,5 +119,5 @@ def final(folder: Path) -> dict[str, Any]:
 
 
 def trained(folder: Path) -> dict[str, Any]:
-    """Return what two whole runs of the same steps must have in common."""
+    """Return what must be equal in two complete runs of the same steps."""
     return harness.trained(final(folder))

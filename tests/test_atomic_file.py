@@ -1,4 +1,4 @@
-"""A file is there whole or not at all: when anything fails, the old one stays, and nothing else."""
+"""A file is written whole or not at all: if anything fails, only the old file is there."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def path(tmp_path) -> Path:
     return tmp_path / "file"
 
 
-def test_a_finished_block_replaces_the_file_and_leaves_nothing_beside_it(path):
+def test_a_finished_block_replaces_the_file_and_leaves_no_other(path):
     with atomic_file(path) as file:
         file.write(NEW)
         assert path.read_bytes() == OLD
@@ -43,7 +43,7 @@ def test_a_reader_of_the_old_file_keeps_the_old_content(path):
 
 
 def write_until(path: Path, at: int, error: BaseException) -> None:
-    """Write `at` times, each time more than a buffer, so that some is on the disk; then fail."""
+    """Write `at` times, more than a buffer each time, so that bytes reach the disk; then fail."""
     with atomic_file(path) as file:
         for _ in range(at):
             file.write(NEW * 5000)
@@ -55,7 +55,7 @@ def write_until(path: Path, at: int, error: BaseException) -> None:
 )
 @pytest.mark.parametrize("at", range(5))
 @pytest.mark.parametrize("exists", [True, False])
-def test_an_error_at_any_write_leaves_the_old_file_and_no_temporary_one(path, error, at, exists):
+def test_an_error_at_any_write_leaves_only_the_old_file(path, error, at, exists):
     if not exists:
         path.unlink()
     before = tree(path.parent)
@@ -69,7 +69,7 @@ def test_an_error_at_any_write_leaves_the_old_file_and_no_temporary_one(path, er
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT]
 )
-def test_an_error_of_any_system_call_leaves_only_the_old_file(path, call, number, monkeypatch):
+def test_an_error_in_any_system_call_leaves_only_the_old_file(path, call, number, monkeypatch):
     before = tree(path.parent)
     fired = []
 
@@ -86,7 +86,7 @@ def test_an_error_of_any_system_call_leaves_only_the_old_file(path, call, number
     assert tree(path.parent) == before
 
 
-def test_after_a_failed_fsync_the_next_attempt_writes_a_file_of_its_own(path, monkeypatch):
+def test_an_attempt_after_a_failed_fsync_writes_a_new_file(path, monkeypatch):
     inodes = []
 
     def refuse(descriptor):
@@ -98,14 +98,14 @@ def test_after_a_failed_fsync_the_next_attempt_writes_a_file_of_its_own(path, mo
     with pytest.raises(OSError, match="lost"), atomic_file(path) as file:
         file.write(NEW)
     spare = path.with_name("spare")
-    spare.write_bytes(b"")  # takes the inode that is free again
+    spare.write_bytes(b"")  # takes the inode of the failed file
     with atomic_file(path) as file:
         file.write(NEW)
-    assert len(inodes) == 3  # the first file, the second one, its folder
+    assert len(inodes) == 3  # the first file, the second file, and its folder
     assert path.read_bytes() == NEW
 
 
-def test_what_verification_refuses_does_not_replace_the_file(path):
+def test_a_file_that_fails_verification_does_not_replace_the_old_one(path):
     verified = []
 
     def verify(temporary: Path) -> None:
@@ -114,11 +114,11 @@ def test_what_verification_refuses_does_not_replace_the_file(path):
 
     with pytest.raises(OSError, match="read back another"), atomic_file(path, verify) as file:
         file.write(NEW)
-    assert verified == [NEW]  # all of it was there to be looked at
+    assert verified == [NEW]  # the whole file could be verified
     assert tree(path.parent) == {"file": OLD}
 
 
-def test_file_fsync_rename_folder_fsync_come_in_this_order(path, monkeypatch):
+def test_the_order_is_file_fsync_rename_folder_fsync(path, monkeypatch):
     order = []
     real_fsync = os.fsync
     real_replace = os.replace
@@ -140,7 +140,7 @@ def test_file_fsync_rename_folder_fsync_come_in_this_order(path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is Unix's")
-def test_a_full_disk_at_any_byte_is_an_error_and_harms_nothing(path):
+def test_a_full_disk_at_any_byte_is_an_error_and_damages_no_file(path):
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(path)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -156,7 +156,7 @@ def test_a_full_disk_at_any_byte_is_an_error_and_harms_nothing(path):
 
 
 @pytest.mark.parametrize("points_to", ["a file", "nothing"])
-def test_a_link_planted_under_the_temporary_name_is_not_followed(path, tmp_path_factory, points_to):
+def test_a_link_planted_at_the_temporary_name_is_not_followed(path, tmp_path_factory, points_to):
     victim = tmp_path_factory.mktemp("elsewhere") / "victim"
     if points_to == "a file":
         victim.write_bytes(b"precious")
@@ -187,14 +187,14 @@ def test_a_link_that_appears_between_unlink_and_open_is_refused(
     assert path.read_bytes() == OLD
 
 
-def test_a_temporary_file_of_a_dead_process_with_our_id_is_no_obstacle(path):
+def test_a_leftover_of_a_dead_process_with_our_id_is_replaced(path):
     temporary_name(path).write_bytes(b"half of a")
     with atomic_file(path) as file:
         file.write(NEW)
     assert tree(path.parent) == {"file": NEW}
 
 
-def test_a_link_in_the_files_own_place_is_replaced_not_followed(path, tmp_path_factory):
+def test_a_link_at_the_files_own_path_is_replaced_not_followed(path, tmp_path_factory):
     victim = tmp_path_factory.mktemp("elsewhere") / "victim"
     victim.write_bytes(b"precious")
     path.unlink()
@@ -210,7 +210,7 @@ def test_a_link_in_the_files_own_place_is_replaced_not_followed(path, tmp_path_f
 @pytest.mark.parametrize(
     ("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o000, 0o666)]
 )
-def test_a_temporary_file_is_private_and_a_finished_one_obeys_the_umask(path, umask, mode):
+def test_a_temporary_file_is_private_and_a_finished_one_follows_umask(path, umask, mode):
     path.unlink()
     before = os.umask(umask)
     try:
@@ -224,7 +224,7 @@ def test_a_temporary_file_is_private_and_a_finished_one_obeys_the_umask(path, um
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
-def test_a_missing_folder_is_an_error_that_makes_nothing(tmp_path):
+def test_a_missing_folder_is_an_error_and_is_not_created(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "missing" / "file") as file:
         file.write(NEW)
     assert tree(tmp_path) == {}

@@ -1,4 +1,4 @@
-"""The keys themselves: bounds that their arithmetic can take, and keys that must go together."""
+"""The keys of a configuration: bounds that arithmetic can take, and keys that belong together."""
 
 import math
 import subprocess
@@ -39,7 +39,7 @@ LARGEST_INT64 = 2**63 - 1
 
 
 class Bounds(NamedTuple):
-    """The range of one number of a key, as its field gives it; None: the field gives none."""
+    """The range of one number of a key, from its field; None where the field has no bound."""
 
     kind: type
     ge: float | None
@@ -75,7 +75,7 @@ class Bounds(NamedTuple):
 
 
 def bounds_in(annotation: Any, metadata: list[Any]) -> Iterator[Bounds]:
-    """Yield the bounds of each number in a type, those of a union or a tuple in turn."""
+    """Yield the bounds of each number in a type, including members of unions and tuples."""
     origin = get_origin(annotation)
     args = get_args(annotation)
     if origin is Annotated:
@@ -98,7 +98,7 @@ def bounds_in(annotation: Any, metadata: list[Any]) -> Iterator[Bounds]:
 
 
 def numbers_of_keys() -> dict[str, list[Bounds]]:
-    """Return the bounds of each key that holds a number."""
+    """Return the bounds of the numbers in each key that has any."""
     found = {
         name: list(bounds_in(field.annotation, field.metadata)) for name, field in FIELDS.items()
     }
@@ -109,7 +109,7 @@ NUMBERS = numbers_of_keys()
 
 
 def numbers_at(*places: str) -> list[tuple[str, float]]:
-    """Return (key, number) for these places of each key's range, as far as it has one."""
+    """Return (key, number) for these places of the range of each key that has a full one."""
     return [
         (name, getattr(bounds, place))
         for name, (bounds, *_) in NUMBERS.items()
@@ -118,7 +118,7 @@ def numbers_at(*places: str) -> list[tuple[str, float]]:
     ]
 
 
-# What must stand beside a key's end, since two keys limit each other there.
+# The keys to set together with a key at an end of its range, since two keys limit each other there.
 BESIDE: dict[str, dict[str, Any]] = {
     "model.d_model": {"model.n_head": 1},
     "model.n_head": {"model.d_model": MAX_HEADS},
@@ -131,12 +131,12 @@ BESIDE: dict[str, dict[str, Any]] = {
     "training.batch_size": {"training.accumulate_grad_batches": 1},
     "training.accumulate_grad_batches": {"training.batch_size": 1},
 }
-# An end that another rule keeps from being used, and the number next to it that may be.
+# An end of a range that another rule forbids, and the next number that is allowed.
 OTHER_END = {("model.head_dim", 1): 2}
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
-    """Return sections from dotted names, with what every configuration needs."""
+    """Return sections from dotted names, plus the keys that every configuration needs."""
     result: dict[str, Any] = {"training": {"max_steps": 10}}
     for name, value in values.items():
         *sections, last = name.split(".")
@@ -152,7 +152,7 @@ def make(values: dict[str, Any]) -> Config:
 
 
 def given(name: str, value: float) -> Any:
-    """Return what a key is set to, to have this number: a pair for a key of two."""
+    """Return the value that gives a key this number: a pair for a key of two numbers."""
     return [value, value] if len(NUMBERS[name]) > 1 else value
 
 
@@ -168,8 +168,8 @@ def test_every_numeric_key_has_a_lower_and_an_upper_bound(name):
         assert bounds.complete, bounds
 
 
-def test_the_numeric_keys_are_those_that_hold_numbers():
-    """Bounds are read from the types: a type that the reading does not know must not hide one."""
+def test_the_numeric_keys_are_all_keys_that_contain_numbers():
+    """Bounds are read from the types; a type unknown to the reader must not hide a number."""
     numeric = {
         name
         for name in FIELDS
@@ -189,7 +189,7 @@ def test_both_ends_of_a_range_are_accepted(name, value):
 
 
 @pytest.mark.parametrize(("name", "value"), numbers_at("below", "above"))
-def test_just_beyond_a_range_is_refused_with_the_range(tmp_path, name, value):
+def test_a_number_just_beyond_its_range_is_refused_with_the_range(tmp_path, name, value):
     path = tmp_path / "small.yaml"
     path.write_text("training: {max_steps: 10}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
@@ -221,7 +221,9 @@ def test_just_beyond_a_range_is_refused_with_the_range(tmp_path, name, value):
         ("training.dynamic_batch_size.growth_backoff=1e300", "(at least 1, at most 10000)"),
     ],
 )
-def test_what_no_arithmetic_can_take_is_refused_with_its_range(tmp_path, override, range_of_it):
+def test_numbers_that_no_arithmetic_can_take_are_refused_with_the_range(
+    tmp_path, override, range_of_it
+):
     path = tmp_path / "small.yaml"
     path.write_text("training: {max_steps: 10, optimizer: muon}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
@@ -232,7 +234,7 @@ def test_what_no_arithmetic_can_take_is_refused_with_its_range(tmp_path, overrid
 
 
 @pytest.mark.parametrize("rate", [1.2e-38, 1e30, 3e38])
-def test_rates_have_no_limit_but_fp32s(rate):
+def test_rates_have_no_limit_except_that_of_fp32(rate):
     training = make({"training.learning_rate": rate, "training.grad_clip": rate}).training
     assert (training.learning_rate, training.grad_clip) == (rate, rate)
 
@@ -256,7 +258,7 @@ def test_temperature_zero_is_accepted_and_stays_zero(zero):
     assert make({"sampling.temperature": zero}).sampling.temperature == 0
 
 
-# Keys that must go together
+# Keys that belong together
 
 
 @pytest.mark.parametrize(
@@ -312,7 +314,7 @@ def test_temperature_zero_is_accepted_and_stays_zero(zero):
         ),
     ],
 )
-def test_products_that_no_number_holds_are_refused_with_both_keys(tmp_path, values, named):
+def test_products_that_overflow_are_refused_with_both_keys(tmp_path, values, named):
     path = tmp_path / "small.yaml"
     path.write_text("training: {max_steps: 10}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
@@ -322,17 +324,17 @@ def test_products_that_no_number_holds_are_refused_with_both_keys(tmp_path, valu
     assert "1 problem\n" in str(caught.value)
 
 
-def test_a_muon_run_may_rise_to_its_minimum_where_the_rate_stays_in_fp32():
+def test_a_muon_rate_may_rise_to_its_minimum_where_fp32_can_hold_it():
     values = {"training.learning_rate": 1e-3, "training.min_learning_rate": 1e-2}
     assert make(values | {"training.optimizer": "muon"}).training.optimizer == "muon"
     steep = {"training.learning_rate": FP32_MIN, "training.min_learning_rate": FP32_MAX}
     assert make(steep).training.optimizer == "adamw"
 
 
-# What the bounds stand for
+# The reasons for the bounds
 
 
-def test_largest_model_has_weights_that_torch_can_count_bytes_of():
+def test_weights_of_the_largest_model_have_sizes_that_torch_can_count():
     heads = 3 * MAX_HEADS * MAX_HEAD_SIZE
     with torch.device("meta"):
         for rows in (3 * MAX_WIDTH, 2 * MAX_HIDDEN, heads):
@@ -340,7 +342,7 @@ def test_largest_model_has_weights_that_torch_can_count_bytes_of():
             assert weight.nbytes < LARGEST_INT64
 
 
-def test_tokens_and_sequences_of_a_run_stay_in_int64():
+def test_numbers_of_tokens_and_sequences_fit_in_int64():
     skipped = 1000 * 10**6  # max_rewinds x rewind_skip_steps at their ends
     assert (2**37 + skipped) * MAX_SEQUENCES < LARGEST_INT64
     assert MAX_SEQUENCES * 2**20 < 2**62
@@ -348,7 +350,7 @@ def test_tokens_and_sequences_of_a_run_stay_in_int64():
     assert float(MAX_STEPS - 1) != MAX_STEPS
 
 
-def test_highest_rate_of_muon_is_one_that_fp32_takes():
+def test_the_highest_rate_of_muon_stays_finite_in_fp32():
     weight = nn.Parameter(torch.ones(2**12, 1))
     settings = {"lr": MAX_MUON_RATE, "momentum": 0.9, "weight_decay": MAX_DECAY}
     muon = Muon([{"params": [weight], "pieces": 1}], torch.float32, **settings)
@@ -391,7 +393,7 @@ def model(**values: Any) -> ModelConfig:
 
 
 @pytest.mark.parametrize("architecture", ["gpt", "modern"])
-def test_heads_default_to_todays_model(architecture):
+def test_default_heads_are_those_of_plain_multi_head_attention(architecture):
     cfg = model(architecture=architecture, d_model=192, n_head=3)
     assert (cfg.n_kv_head, cfg.head_dim, cfg.rope_base, cfg.qk_norm) == (None, None, 10_000, True)
     assert (cfg.kv_heads, cfg.head_size) == (3, 64)
@@ -432,10 +434,10 @@ def test_gpt_refuses_heads_that_would_change_its_shapes(values, message):
     assert message in str(caught.value)
 
 
-def test_gpt_takes_heads_of_the_size_that_it_has_anyway():
+def test_gpt_accepts_heads_of_its_own_default_size():
     cfg = model(n_kv_head=8, head_dim=64)
     assert (cfg.kv_heads, cfg.head_size) == (8, 64)
-    assert model(d_model=24, n_head=8).head_size == 3  # an odd one: nothing is rotated
+    assert model(d_model=24, n_head=8).head_size == 3  # an odd size: gpt rotates nothing
 
 
 @pytest.mark.parametrize(
@@ -445,7 +447,7 @@ def test_gpt_takes_heads_of_the_size_that_it_has_anyway():
         ({"qk_norm": False}, "model.qk_norm=false has no effect: architecture is gpt"),
     ],
 )
-def test_gpt_remarks_once_on_a_key_of_modern(values, line):
+def test_gpt_warns_once_of_a_key_that_only_modern_uses(values, line):
     assert remarks(Config(model=model(**values), training={"max_steps": 1})) == [line]
     modern = model(architecture="modern", **values)
     assert remarks(Config(model=modern, training={"max_steps": 1})) == []
@@ -460,7 +462,7 @@ def test_a_shape_or_position_key_never_changes_on_resume(name):
 
 
 @pytest.mark.parametrize("name", ["config", "config_file"])
-def test_configuration_is_read_without_heavy_imports(name):
+def test_a_configuration_is_read_without_heavy_imports(name):
     code = f"import sys, chatgot.{name}; print(sorted({{'torch', 'numpy'}} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=harness.ROOT, capture_output=True, text=True, check=True

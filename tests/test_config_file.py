@@ -1,4 +1,4 @@
-"""Every mistake in a configuration is named, quickly and all at once; what is written is read."""
+"""All mistakes in a configuration are named at once and quickly; valid values are read exactly."""
 
 import os
 import time
@@ -20,7 +20,7 @@ FIELDS = dict(keys_of())
 
 @pytest.fixture(params=["CSafeLoader", "SafeLoader"])
 def parser(request, monkeypatch):
-    """Run a test with libyaml and with PyYAML's own parser, used where libyaml is missing."""
+    """Run a test with both parsers: libyaml, and PyYAML's own, used where libyaml is missing."""
     if not hasattr(yaml, request.param):
         pytest.skip("this PyYAML has no libyaml")
     monkeypatch.setattr(plain_yaml, "PARSER", getattr(yaml, request.param))
@@ -33,7 +33,7 @@ def write(folder: Path, content: str | bytes, name: str = "small.yaml") -> Path:
 
 
 def refusal(path: Path, *overrides: str) -> str:
-    """Return the message of the ConfigError that must come within half a second of CPU time."""
+    """Return the message of the ConfigError, which must come within half a second of CPU time."""
     start = time.process_time()
     with pytest.raises(ConfigError) as caught:
         load_config(path, overrides)
@@ -239,7 +239,7 @@ def test_a_hostile_file_is_refused_by_name_within_half_a_second(tmp_path, parser
     ("key", "found"),
     [("gradient_checkpointing", "maybe"), ("eval_batches", "x"), ("max_steps", "x")],
 )
-def test_a_key_of_several_types_takes_one_line(tmp_path, key, found):
+def test_an_error_on_a_key_of_several_types_is_one_line(tmp_path, key, found):
     lines = refusal(write(tmp_path, f"training: {{epochs: 1, {key}: {found}}}")).splitlines()
     assert lines[0].endswith("small.yaml: 1 problem")
     assert len(lines) == 2
@@ -247,7 +247,7 @@ def test_a_key_of_several_types_takes_one_line(tmp_path, key, found):
     assert " or " in lines[1]
 
 
-def test_all_problems_of_file_and_overrides_come_together(tmp_path):
+def test_all_problems_of_file_and_overrides_are_named_together(tmp_path):
     content = "seed: -1\nmodel: {bias: no, lr: 1}\ntraining: {max_steps: 0}\n"
     message = refusal(write(tmp_path, content), "device=gpu", "data.pth=x", "seed")
     assert "7 problems" in message
@@ -263,7 +263,7 @@ def test_all_problems_of_file_and_overrides_come_together(tmp_path):
         assert words in message
 
 
-def test_twenty_problems_are_shown_and_the_rest_counted(tmp_path):
+def test_twenty_problems_are_shown_and_the_rest_are_counted(tmp_path):
     lines = refusal(
         write(tmp_path, "".join(f"key_{n}: 1\n" for n in range(29)) + SMALLEST)
     ).splitlines()
@@ -286,14 +286,14 @@ def test_twenty_problems_are_shown_and_the_rest_counted(tmp_path):
         "..",
     ],
 )
-def test_a_name_that_cannot_name_an_experiment_is_refused(tmp_path, name):
+def test_a_file_name_that_cannot_name_an_experiment_is_refused(tmp_path, name):
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / name)
     assert "the file's name" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_names_of_a_hundred_letters_digits_dots_and_dashes_are_accepted(tmp_path):
+def test_names_of_100_letters_digits_dots_and_dashes_are_accepted(tmp_path):
     for stem in ("a" * 100, "7.b_c-d"):
         assert load_config(write(tmp_path, SMALLEST, f"{stem}.yaml"))[0].training.max_steps == 10
 
@@ -317,14 +317,14 @@ def test_a_missing_file_suggests_the_nearest_name(tmp_path, asked):
     assert f"did you mean {there}?" in message
 
 
-def test_a_missing_file_without_a_similar_one_is_only_missing(tmp_path):
+def test_a_missing_file_without_a_similar_name_gets_no_suggestion(tmp_path):
     (tmp_path / "models/debug").mkdir(parents=True)
     write(tmp_path / "models", SMALLEST, "unlike.yaml")
     said = refusal(tmp_path / "models/debug/huge/13B.yaml")
     assert "no such file; shipped ones: chatgot_mini, " in said
 
 
-def test_what_is_not_a_regular_file_is_refused(tmp_path):
+def test_anything_but_a_regular_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "folder.yaml").mkdir()
     for name in ("pipe.yaml", "folder.yaml"):
@@ -344,7 +344,7 @@ def test_an_unreadable_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("key", FIELDS)
-def test_each_key_missing_one_letter_is_recognised_in_file_and_override(tmp_path, key):
+def test_a_key_that_lacks_a_letter_is_recognised_in_file_and_override(tmp_path, key):
     section, _, leaf = key.rpartition(".")
     for position in range(len(leaf)):
         wrong = leaf[:position] + leaf[position + 1 :]
@@ -362,10 +362,10 @@ def test_each_key_missing_one_letter_is_recognised_in_file_and_override(tmp_path
         )
 
 
-def test_a_similar_key_of_the_same_section_is_hinted_at_first(tmp_path):
+def test_a_similar_key_of_the_same_section_is_suggested_first(tmp_path):
     message = refusal(
         write(tmp_path, f"model: {{max_seq_step: 1}}\n{SMALLEST}")
-    )  # nearer to training.max_steps
+    )  # more similar to training.max_steps
     assert "did you mean model.max_seq_length?" in message
 
 
@@ -387,7 +387,7 @@ MOVED = {
 
 
 @pytest.mark.parametrize("key", MOVED)
-def test_old_place_of_a_safety_key_hints_at_the_new_one(tmp_path, key):
+def test_a_safety_key_in_its_old_place_gets_a_hint_at_the_new_one(tmp_path, key):
     content = f"training:\n  max_steps: 1\n  {key}: {MOVED[key]}\n"
     message = refusal(write(tmp_path, content))
     assert f"training.{key} (line 3): unknown key, did you mean training.safety.{key}?" in message
@@ -396,12 +396,12 @@ def test_old_place_of_a_safety_key_hints_at_the_new_one(tmp_path, key):
 @pytest.mark.parametrize(
     "key", ["max_rewinds", "min_loss_scale", "spike", "spike.enabled", "spike.threshold"]
 )
-def test_override_of_a_moved_safety_key_hints_at_the_new_place(tmp_path, key):
+def test_an_override_of_a_moved_safety_key_gets_a_hint_at_the_new_place(tmp_path, key):
     message = refusal(write(tmp_path, SMALLEST), f"training.{key}=1")
     assert f"--set training.{key}: unknown key, did you mean training.safety.{key}?" in message
 
 
-def test_a_section_given_empty_in_its_old_place_hints_at_the_new_one(tmp_path):
+def test_an_empty_section_in_its_old_place_gets_a_hint_at_the_new_one(tmp_path):
     message = refusal(write(tmp_path, "training:\n  max_steps: 1\n  spike:\n"))
     assert "did you mean training.safety.spike?" in message
 
@@ -423,14 +423,14 @@ def test_a_section_given_empty_in_its_old_place_hints_at_the_new_one(tmp_path):
         "out_dir": "paths.checkpoints",
     }.items(),
 )
-def test_a_name_of_another_trainer_is_hinted_at_and_not_accepted(tmp_path, other, ours):
+def test_a_key_of_another_trainer_gets_a_hint_but_is_not_accepted(tmp_path, other, ours):
     assert f"did you mean {ours}?" in refusal(
         write(tmp_path, f"training:\n  max_steps: 1\n  {other}: 1\n")
     )
     assert f"did you mean {ours}?" in refusal(write(tmp_path, f"{SMALLEST}{other}: 1\n"))
 
 
-def test_every_hinted_name_is_a_key_and_no_key_is_hinted_away():
+def test_hints_at_other_trainers_names_point_only_to_our_keys():
     ours = {name.rpartition(".")[2] for name in FIELDS}
     others = " ".join(config_file.OTHER_NAMES.values()).split()
     assert config_file.OTHER_NAMES.keys() <= ours
@@ -441,7 +441,7 @@ def test_every_hinted_name_is_a_key_and_no_key_is_hinted_away():
 @pytest.mark.parametrize(
     "text", ["6e-4", "5e-4", "1e+30", "1e-05", "1E-5", ".5", "5.", "+0.5", "1.5e3", "3"]
 )
-def test_numbers_are_numbers(tmp_path, parser, text):
+def test_numbers_in_any_notation_are_read_as_numbers(tmp_path, parser, text):
     assert read(
         tmp_path, f"training: {{max_steps: 1, learning_rate: {text}}}"
     ).training.learning_rate == float(text)
@@ -450,7 +450,7 @@ def test_numbers_are_numbers(tmp_path, parser, text):
     ).training.learning_rate == float(text)
 
 
-def test_a_section_without_anything_below_it_counts_as_empty(tmp_path):
+def test_a_section_without_keys_counts_as_empty(tmp_path):
     assert read(tmp_path, f"sampling:\nmodel: ~\ndata: {{}}\n{SMALLEST}") == read(tmp_path)
 
 
@@ -463,7 +463,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path):
     )
 
 
-OTHER_VALUES = {  # a value unlike the default for each key, as written and as it arrives
+OTHER_VALUES = {  # for each key a value other than the default, as written and as read
     "seed": ("7", 7),
     "device": ("cpu", "cpu"),
     "model.architecture": ("modern", "modern"),
@@ -589,7 +589,7 @@ def test_a_text_key_takes_quotes_off_and_null_as_null(tmp_path):
         ("a\x1bb=1", [r"--set a\x1bb", "unknown key"]),
     ],
 )
-def test_a_wrong_override_is_refused_by_name(tmp_path, parser, override, named):
+def test_an_invalid_override_is_refused_by_name(tmp_path, parser, override, named):
     path = write(tmp_path, SMALLEST)
     message = refusal(path, override)
     for words in named:
@@ -597,7 +597,7 @@ def test_a_wrong_override_is_refused_by_name(tmp_path, parser, override, named):
     assert path.read_text() == SMALLEST
 
 
-def test_an_override_mends_a_value_out_of_range_but_not_a_broken_section(tmp_path):
+def test_an_override_replaces_a_bad_value_but_not_a_broken_section(tmp_path):
     assert read(tmp_path, "seed: -1\ntraining: {max_steps: 1}", "seed=1").seed == 1
     assert "model (line 1): found 3" in refusal(
         write(tmp_path, f"model: 3\n{SMALLEST}"), "model.d_model=8"
@@ -638,7 +638,7 @@ TEXTS += [
 TEXTS += ["x" * 3000]
 
 
-def test_the_effective_yaml_reads_back_equal(tmp_path, parser):
+def test_the_effective_yaml_is_read_back_equal(tmp_path, parser):
     floats = {
         "learning_rate": 1e-05,
         "min_learning_rate": 0.0,
@@ -663,7 +663,7 @@ def test_the_effective_yaml_reads_back_equal(tmp_path, parser):
     st.lists(st.text(min_size=1), max_size=4),
     st.floats(min_value=FP32_MIN, max_value=FP32_MAX),
 )
-def test_any_effective_yaml_reads_back_equal(tmp_path_factory, prompts, rate):
+def test_any_effective_yaml_is_read_back_equal(tmp_path_factory, prompts, rate):
     training = {"max_steps": 3, "learning_rate": rate}
     config = Config.model_validate({"training": training, "sampling": {"prompts": prompts}})
     assert load_config(write(tmp_path_factory.getbasetemp(), effective_yaml(config)))[0] == config
@@ -674,7 +674,7 @@ def test_every_key_is_in_the_effective_yaml(tmp_path):
 
 
 def message_of(path: Path, *overrides: str) -> str:
-    """Return why a configuration is refused, "" when it is not; no other error may come."""
+    """Return why a configuration is refused, or ""; any other error fails the test."""
     try:
         load_config(path, overrides)
     except ConfigError as error:

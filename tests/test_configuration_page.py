@@ -1,4 +1,4 @@
-"""docs/configuration.md says of every key what config.py says."""
+"""docs/configuration.md and config.py agree on every key."""
 
 import re
 
@@ -23,7 +23,7 @@ def rows_of(page: str) -> dict[str, list[str]]:
     return rows
 
 
-def test_page_in_docs_is_the_one_that_config_makes():
+def test_page_in_docs_is_the_one_that_is_generated_from_config():
     assert PAGE == harness.ROOT / "docs" / "configuration.md"
     assert PAGE.read_text(encoding="utf-8") == configuration_page(), (
         "docs/configuration.md is out of date: python -m chatgot.configuration_page rewrites it"
@@ -39,8 +39,8 @@ def test_page_has_one_full_row_for_every_key():
         assert cells[3] in RESUME_WORDS.values()
 
 
-def test_page_gives_defaults_that_read_back_as_the_defaults(tmp_path):
-    """Written into a YAML file, the page's defaults are the configuration without any key."""
+def test_page_gives_defaults_that_are_read_back_as_the_defaults(tmp_path):
+    """A YAML file with the page's defaults gives the same configuration as one without any key."""
     path = tmp_path / "defaults.yaml"
     path.write_text("training: {max_steps: 10}\n", encoding="utf-8")
     rows = rows_of(configuration_page())

@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts in pyproject.toml hold, and a planted import breaks them."""
+"""The import contracts in pyproject.toml are kept, and each of them notices a planted import."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ def contracts() -> dict[str, dict]:
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in `folder`, whose packages it finds; text output."""
+    """Run a command that finds the packages in `folder`; its output is text."""
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )
@@ -32,7 +32,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Return a folder with a copy of all that the contracts are about."""
+    """Return a folder with a copy of all packages in the contracts."""
     for package in PACKAGES:
         shutil.copytree(
             harness.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
@@ -47,7 +47,7 @@ def plant(copy: Path, module: str, line: str) -> None:
         file.write(f"\n{line}\n")
 
 
-def test_every_contract_of_imports_is_kept(copy):
+def test_every_import_contract_is_kept(copy):
     checked = run(copy, LINT_IMPORTS)
     assert checked.returncode == 0, checked.stdout
     for name in (WINGS, WITHOUT_TORCH):
@@ -63,7 +63,7 @@ def test_every_contract_of_imports_is_kept(copy):
         ("chatgot/log_fixer/cleaning.py", "def later() -> None:\n    import torch", WITHOUT_TORCH),
     ],
 )
-def test_planted_import_breaks_its_contract(copy, module, line, broken):
+def test_a_planted_import_breaks_its_contract(copy, module, line, broken):
     plant(copy, module, line)
     checked = run(copy, LINT_IMPORTS)
     assert checked.returncode == 1
@@ -71,7 +71,7 @@ def test_planted_import_breaks_its_contract(copy, module, line, broken):
 
 
 def test_every_module_of_the_package_is_in_a_layer():
-    """A wing that no layer names would be free to import anything."""
+    """A wing outside all layers could import anything."""
     layers = {name.strip() for line in contracts()[WINGS]["layers"] for name in line.split("|")}
     folder = harness.ROOT / "chatgot"
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
@@ -88,7 +88,7 @@ def test_report_log_fixer_and_ground_floor_load_no_torch(copy):
     assert "chatgot.report.charts imports torch" in checked.stderr
 
 
-def test_each_wing_says_what_it_answers_and_nothing_else():
+def test_each_wings_init_file_is_one_docstring_of_one_line():
     for path in sorted((harness.ROOT / "chatgot").glob("*/__init__.py")):
         (line,) = path.read_text(encoding="utf-8").splitlines()
         assert line.startswith('"""'), path

@@ -1,4 +1,4 @@
-"""The experiments that ship with the project."""
+"""The configurations that ship with the project."""
 
 import harness
 import pytest
@@ -26,13 +26,13 @@ def test_every_shipped_config_loads_and_is_named_in_the_readme(path):
         ("chatgot_small_14M_dynamic_batch", "training.dynamic_batch_size.enabled", True),
     ],
 )
-def test_a_debug_config_is_the_clean_one_but_for_its_mechanism(name, key, value):
+def test_a_debug_config_differs_from_the_clean_one_only_in_its_mechanism(name, key, value):
     clean = flat(load_config(DEBUG / "chatgot_small_14M_clean.yaml")[0].model_dump())
     other = flat(load_config(DEBUG / f"{name}.yaml")[0].model_dump())
     assert {k: other[k] for k in other if other[k] != clean[k]} == {key: value}
 
 
-def test_the_clean_debug_config_has_the_values_that_the_family_shares():
+def test_the_clean_debug_config_has_the_values_shared_by_its_family():
     config, _ = load_config(DEBUG / "chatgot_small_14M_clean.yaml")
     values = flat(config.model_dump())
     shared = {

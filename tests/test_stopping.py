@@ -1,4 +1,4 @@
-"""A signal ends the process, or asks a training run to stop; a second one ends that too."""
+"""A signal ends the process or, in training, asks the run to stop; a second one ends that, too."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 
 class Child:
-    """A process that waits for signals, ready when made."""
+    """A process that waits for signals, ready as soon as it is created."""
 
     def __init__(self, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         program = PROGRAMS / "wait_for_signal.py"
@@ -28,7 +28,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # a SIGHUP is heard also where the tests themselves ignore it
+            # SIGHUP arrives even where the tests themselves ignore it
             preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         assert self.process.stdout.readline() == "ready\n"
@@ -40,7 +40,7 @@ class Child:
         return self.process.stdout.readline().strip()
 
     def end(self) -> tuple[int, str]:
-        """Wait for the end; return the exit code and what it still said, on stdout alone."""
+        """Wait for the end; return the exit code and the rest of stdout."""
         out, err = self.process.communicate(timeout=20)
         assert err == ""
         return self.process.returncode, out.strip()
@@ -69,7 +69,7 @@ def test_the_second_signal_ends_the_process_at_once(first, second, code):
     child.send(first)
     assert child.line().endswith(first)
     child.send(second)
-    assert child.end() == (code, "")  # not even cleaned up
+    assert child.end() == (code, "")  # without any clean-up
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored():
@@ -79,19 +79,19 @@ def test_a_hangup_that_nohup_ignores_stays_ignored():
     assert child.end() == (143, "143 SIGTERM\ncleaned up")
 
 
-def test_without_a_signal_nothing_is_requested():
+def test_no_stop_is_requested_without_a_signal():
     stop = StopRequest()
     assert not stop.requested()
     assert (stop.exit_code, stop.signal_name) == (None, "")
 
 
-def test_importing_and_making_a_request_installs_nothing():
+def test_importing_and_making_a_request_install_no_handler():
     before = [signal.getsignal(getattr(signal, name)) for name, _ in SIGNALS]
     StopRequest()
     assert [signal.getsignal(getattr(signal, name)) for name, _ in SIGNALS] == before
 
 
-def test_the_handlers_are_there_before_torch_is_imported(tmp_path):
+def test_the_handlers_are_installed_before_torch_is_imported(tmp_path):
     config = harness.write_config(tmp_path)
     program = str(PROGRAMS / "signal_at_torch.py")
     done = subprocess.run(

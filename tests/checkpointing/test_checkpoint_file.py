@@ -1,4 +1,4 @@
-"""A checkpoint file is read whole and unaltered or refused; nothing in it is ever executed."""
+"""A checkpoint file is read whole and unaltered, or it is refused; nothing in it is executed."""
 
 import contextlib
 import hashlib
@@ -38,7 +38,7 @@ TOKENS = ["<|endoftext|>", *parts.ALPHABET]
 
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
-    """What a run of two steps saves."""
+    """The content of a checkpoint, as a run saves it."""
     state = parts.run()
     for p in state.model.parameters():
         p.grad = torch.full_like(p, 1e-3)
@@ -50,12 +50,14 @@ def content() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, content) -> bytes:
+    """The bytes of a checkpoint file."""
     path = tmp_path_factory.mktemp("whole") / "any.pt"
     save_checkpoint(path, content)
     return path.read_bytes()
 
 
 def refused(path: Path, *words: str, load=load_checkpoint) -> str:
+    """Assert that a file is refused with these words; return the message."""
     with pytest.raises(CheckpointRejected) as raised:
         load(path)
     message = str(raised.value)
@@ -66,7 +68,7 @@ def refused(path: Path, *words: str, load=load_checkpoint) -> str:
 
 
 def rezipped(whole: bytes, change=lambda entries: entries, **keywords) -> bytes:
-    """Return the entries, changed as a list of (name, bytes), in a zip with a right SHA-256."""
+    """Return a zip with changed entries, a list of (name, bytes), and the right SHA-256."""
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
     buffer = io.BytesIO()
@@ -79,7 +81,7 @@ def rezipped(whole: bytes, change=lambda entries: entries, **keywords) -> bytes:
 # Written and read
 
 
-def test_what_is_loaded_equals_what_was_saved_in_every_field(tmp_path, content):
+def test_loaded_content_equals_the_saved_one_in_every_field(tmp_path, content):
     path = tmp_path / f"{parts.RUN_ID}_step_1.pt"
     save_checkpoint(path, content)
     loaded = load_checkpoint(path)
@@ -88,15 +90,13 @@ def test_what_is_loaded_equals_what_was_saved_in_every_field(tmp_path, content):
     save_checkpoint(again, loaded)
     assert parts.same(load_checkpoint(again), loaded)
     for key in content:
-        if (
-            key == "config"
-        ):  # tuples stay tuples or become lists; the values are those of the configuration
+        if key == "config":  # tuples may become lists; the values stay
             assert loaded[key] == content[key]
         else:
             assert parts.same(loaded[key], content[key]), key
 
 
-def test_the_zips_comment_is_the_hash_and_zipfile_and_torch_read_the_file(whole, tmp_path):
+def test_a_file_has_its_hash_as_comment_and_zipfile_and_torch_read_it(whole, tmp_path):
     assert whole[-64:].decode() == hashlib.sha256(whole[:-64]).hexdigest()
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         assert archive.comment == whole[-64:]
@@ -107,15 +107,13 @@ def test_the_zips_comment_is_the_hash_and_zipfile_and_torch_read_the_file(whole,
     assert "model_state_dict" in loaded
 
 
-def test_the_same_content_gives_the_same_values_under_any_name(whole, tmp_path):
+def test_a_file_has_the_same_values_under_any_name(whole, tmp_path):
     path = tmp_path / "my favourite.bin"
     path.write_bytes(whole)
     assert load_checkpoint(path)["run_id"] == parts.RUN_ID
 
 
-def test_a_save_leaves_a_whole_file_of_its_name_and_replaces_a_damaged_one(
-    tmp_path, content, whole
-):
+def test_a_save_keeps_a_whole_file_and_replaces_a_damaged_one(tmp_path, content, whole):
     path = tmp_path / "any.pt"
     path.write_bytes(whole)
     inode = path.stat().st_ino
@@ -135,7 +133,7 @@ def test_saving_changes_neither_the_content_nor_the_generators(tmp_path, content
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-def test_an_error_at_any_write_is_an_os_error_and_changes_no_file(tmp_path, whole):
+def test_a_failed_write_is_an_os_error_and_changes_no_file(tmp_path, whole):
     path = tmp_path / "checkpoints" / "any.pt"
     path.parent.mkdir()
     path.write_bytes(whole[:-1])  # damaged, so that a save would replace it
@@ -180,7 +178,7 @@ print(wrong)
 # The outline
 
 
-def test_the_outline_is_the_plain_values_without_what_holds_tensors(whole, content, tmp_path):
+def test_the_outline_is_the_content_without_its_tensors(whole, content, tmp_path):
     path = tmp_path / "any.pt"
     path.write_bytes(whole)
     outline = read_outline(path)
@@ -189,9 +187,7 @@ def test_the_outline_is_the_plain_values_without_what_holds_tensors(whole, conte
     assert all(parts.same(outline[key], loaded[key]) for key in outline)
 
 
-def test_the_outline_of_a_file_verified_before_is_read_without_its_bytes(
-    whole, tmp_path, monkeypatch
-):
+def test_an_outline_that_is_read_twice_verifies_its_file_once(whole, tmp_path, monkeypatch):
     path = tmp_path / "any.pt"
     path.write_bytes(whole)
     verified = []
@@ -217,11 +213,11 @@ def test_a_damaged_or_foreign_file_has_no_outline(whole, content, tmp_path):
 # Damage
 
 
-def test_a_flip_of_any_bit_is_refused(whole, tmp_path):
+def test_a_file_with_any_bit_flipped_is_refused(whole, tmp_path):
     path = tmp_path / "any.pt"
     rng = random.Random(0)
     bits = [rng.randrange(8 * len(whole)) for _ in range(300)]
-    bits += range(8 * (len(whole) - 86), 8 * len(whole), 5)  # the zip's last record and the comment
+    bits += range(8 * (len(whole) - 86), 8 * len(whole), 5)  # the zip's last record and its comment
     for bit in bits:
         altered = bytearray(whole)
         altered[bit // 8] ^= 1 << bit % 8
@@ -230,7 +226,7 @@ def test_a_flip_of_any_bit_is_refused(whole, tmp_path):
         assert not is_whole(path)
 
 
-def test_a_truncation_at_any_place_is_refused(whole, content, tmp_path):
+def test_a_file_truncated_at_any_place_is_refused(whole, content, tmp_path):
     path = tmp_path / "any.pt"
     for size in [
         *range(0, len(whole), 1024),
@@ -248,27 +244,27 @@ def test_a_truncation_at_any_place_is_refused(whole, content, tmp_path):
         refused(path)
         if size < len(whole) - 64:
             refused(path, load=load_weights)
-        else:  # only the comment, which other files lack, is cut: the weights may be read
+        else:  # only the comment is cut, which foreign files lack: the weights may be read
             with contextlib.suppress(CheckpointRejected):
                 assert parts.same(load_weights(path)[0], dict(content["model_state_dict"]))
 
 
-def test_a_zeroed_page_anywhere_is_refused(whole, tmp_path):
+def test_a_file_with_a_zeroed_page_is_refused(whole, tmp_path):
     path = tmp_path / "any.pt"
     for start in range(0, len(whole), 4096):
         page = whole[start : start + 4096]
-        assert page.strip(b"\0")  # there is something to lose
+        assert page.strip(b"\0")  # the page is not zero anyway
         path.write_bytes(whole[:start] + bytes(len(page)) + whole[start + 4096 :])
         refused(path, "damaged" if start else "zip")
 
 
 @pytest.mark.parametrize("extra", [b"\0", b"x" * 64, b"PK\x05\x06" + bytes(18)])
-def test_bytes_after_the_end_are_refused(whole, tmp_path, extra):
+def test_a_file_with_bytes_after_its_end_is_refused(whole, tmp_path, extra):
     (tmp_path / "any.pt").write_bytes(whole + extra)
     refused(tmp_path / "any.pt")
 
 
-def test_a_longer_comment_is_refused_though_its_hash_is_right(whole, tmp_path):
+def test_a_comment_longer_than_its_right_hash_is_refused(whole, tmp_path):
     end = len(whole) - 64
     body = whole[: end - 2] + struct.pack("<H", 74) + b"0123456789"
     (tmp_path / "any.pt").write_bytes(body + hashlib.sha256(body).hexdigest().encode())
@@ -277,7 +273,7 @@ def test_a_longer_comment_is_refused_though_its_hash_is_right(whole, tmp_path):
     refused(tmp_path / "any.pt")
 
 
-def test_a_file_without_the_hash_is_read_for_new_runs_only(content, tmp_path):
+def test_a_file_without_a_hash_is_read_for_new_runs_only(content, tmp_path):
     path = tmp_path / "foreign.pt"
     torch.save(content, path)
     refused(path, "not written by ChatGoT")
@@ -289,20 +285,20 @@ def test_a_file_without_the_hash_is_read_for_new_runs_only(content, tmp_path):
 @pytest.mark.parametrize(
     "name", ["{run}_step_2.pt", "{run}_step_0.pt", "other_20250102-030405_step_1.pt"]
 )
-def test_a_file_under_another_files_name_is_refused(whole, tmp_path, name):
+def test_a_file_with_the_name_of_another_is_refused(whole, tmp_path, name):
     path = tmp_path / name.format(run=parts.RUN_ID)
     path.write_bytes(whole)
     refused(path, "renamed", f"{parts.RUN_ID}_step_1.pt")
 
 
-# What is no file
+# What is not a regular file
 
 
 @pytest.mark.parametrize("load", [load_checkpoint, load_weights])
 @pytest.mark.parametrize(
     "kind", ["link", "dangling", "loop", "fifo", "folder", "missing", "device", "memory"]
 )
-def test_what_is_no_regular_file_is_refused_at_once(whole, tmp_path, kind, load):
+def test_anything_but_a_regular_file_is_refused_at_once(whole, tmp_path, kind, load):
     path = tmp_path / "any.pt"
     target = tmp_path / "target.pt"
     target.write_bytes(whole)
@@ -318,20 +314,20 @@ def test_what_is_no_regular_file_is_refused_at_once(whole, tmp_path, kind, load)
     with parts.at_once():
         message = refused(path, load=load)
     if kind == "link":
-        assert str(target) in message  # the user may want that one
+        assert str(target) in message  # the user may want to name the target
 
 
-def test_a_missing_file_is_refused_with_the_newest_one_of_its_folder(whole, tmp_path):
+def test_a_missing_file_is_refused_with_the_newest_file_of_its_folder(whole, tmp_path):
     for step in (2, 10, 9):
         (tmp_path / f"{parts.RUN_ID}_step_{step}.pt").write_bytes(b"")
     refused(tmp_path / f"{parts.RUN_ID}_step_11.pt", f"{parts.RUN_ID}_step_10.pt")
 
 
-# What executes
+# Pickles that execute code
 
 
 class Bomb:
-    """Makes a sentinel file when it is unpickled by plain pickle."""
+    """Makes a sentinel file when plain pickle unpickles it."""
 
     def __init__(self, sentinel: Path) -> None:
         self.sentinel = sentinel
@@ -341,7 +337,7 @@ class Bomb:
 
 
 def armed(kind: str, content: dict[str, Any], sentinel: Path) -> bytes:
-    """Return a file in which a bomb stands in the nested state."""
+    """Return a file with a bomb inside the nested state."""
     bomb = Bomb(sentinel)
     loaded = {**content, "run": {**content["state"], "run_id": bomb}}
     buffer = io.BytesIO()
@@ -365,7 +361,7 @@ def armed(kind: str, content: dict[str, Any], sentinel: Path) -> bytes:
 
 @pytest.mark.parametrize("forced", [False, True])
 @pytest.mark.parametrize("kind", ["zip", "zip with the right hash", "legacy", "pickle", "tar"])
-def test_a_pickle_that_executes_is_refused_and_never_executed(
+def test_a_pickle_that_would_run_code_is_refused_and_never_runs_it(
     content, tmp_path, kind, forced, monkeypatch
 ):
     sentinel = tmp_path / "sentinel"
@@ -377,7 +373,7 @@ def test_a_pickle_that_executes_is_refused_and_never_executed(
         refused(path, load=load)
         assert not is_whole(path) or kind == "zip with the right hash"
     assert not sentinel.exists()
-    if kind == "zip with the right hash":  # the bomb is live: who trusts it is hit
+    if kind == "zip with the right hash":  # the bomb works: a reader that trusts it runs it
         torch.load(path, weights_only=False)
         assert sentinel.exists()
 
@@ -424,7 +420,7 @@ PICKLES = {
 
 
 @pytest.mark.parametrize("kind", PICKLES)
-def test_a_crafted_pickle_with_the_right_hash_is_a_rejection_not_a_crash(whole, tmp_path, kind):
+def test_a_crafted_pickle_with_the_right_hash_is_refused_without_a_crash(whole, tmp_path, kind):
     path = tmp_path / "any.pt"
     path.write_bytes(
         rezipped(
@@ -435,13 +431,13 @@ def test_a_crafted_pickle_with_the_right_hash_is_a_rejection_not_a_crash(whole, 
         )
     )
     with path.open("rb") as file:
-        assert damage(file, lambda amount: None) is None  # it comes to the unpickler
+        assert damage(file, lambda amount: None) is None  # the hash is right: it is unpickled
     assert not is_whole(path)
     refused(path)
     refused(path, load=load_weights)
 
 
-def test_a_changed_pickle_with_the_right_hash_is_refused_or_a_checkpoint(whole, tmp_path):
+def test_a_mutated_pickle_with_the_right_hash_is_valid_or_refused(whole, tmp_path):
     path = tmp_path / "any.pt"
     rng = random.Random(1)
     outcomes = []
@@ -505,7 +501,7 @@ def rooted(root: str):
         "no root",
     ],
 )
-def test_a_zip_with_an_entry_that_no_checkpoint_has_is_refused(whole, tmp_path, change):
+def test_a_zip_with_entries_that_no_checkpoint_has_is_refused(whole, tmp_path, change):
     path = tmp_path / "any.pt"
     path.write_bytes(rezipped(whole, change))
     refused(path)
@@ -534,7 +530,7 @@ def test_a_compressed_zip_is_refused(whole, tmp_path, method):
     refused(path, load=load_weights)
 
 
-def test_a_zip_that_unpacks_to_more_than_it_holds_is_refused(whole, tmp_path):
+def test_a_zip_bomb_is_refused(whole, tmp_path):
     def bomb(entries):
         return [*entries, ("archive/data/7777", bytes(50_000_000))]
 
@@ -551,11 +547,11 @@ def test_a_zip_behind_other_bytes_is_refused(whole, tmp_path):
         refused(path)
 
 
-# Tensors that are not what they say
+# Tensors that lie about themselves
 
 
 def tampered(content: dict[str, Any], tensor: torch.Tensor, key: str = "exp_avg") -> dict[str, Any]:
-    """Return a copy of a checkpoint's content in which `tensor` stands in the optimizer's state."""
+    """Return a copy of a checkpoint's content with `tensor` in the optimizer's state."""
     copy = parts.copied(content)
     copy["optimizer_state_dict"]["state"][0][key] = tensor
     return copy
@@ -571,7 +567,7 @@ def tampered(content: dict[str, Any], tensor: torch.Tensor, key: str = "exp_avg"
         (
             lambda t: torch.zeros(1).expand(t.shape),
             "not plain CPU tensors",
-        ),  # fused AdamW would write past its end
+        ),  # fused AdamW would write past the end of its storage
         (lambda t: t.T, "not plain CPU tensors"),
         (lambda t: t.to_sparse(), "not plain CPU tensors"),
         (
@@ -582,9 +578,7 @@ def tampered(content: dict[str, Any], tensor: torch.Tensor, key: str = "exp_avg"
     ],
     ids=["10^12 elements", "expanded", "transposed", "sparse", "NaN", "inf"],
 )
-def test_a_tensor_that_no_run_saves_is_refused_before_any_of_it_is_copied(
-    content, tmp_path, tensor, word
-):
+def test_a_tensor_that_no_run_saves_is_refused_before_it_is_copied(content, tmp_path, tensor, word):
     path = tmp_path / "any.pt"
     parts.forge(
         path, tampered(content, tensor(content["optimizer_state_dict"]["state"][0]["exp_avg"]))
@@ -592,7 +586,7 @@ def test_a_tensor_that_no_run_saves_is_refused_before_any_of_it_is_copied(
     refused(path, word)
 
 
-def test_tied_weights_larger_than_everything_else_are_saved_and_loaded(tmp_path):
+def test_tied_weights_larger_than_all_else_are_saved_and_loaded(tmp_path):
     state = parts.run(model={"d_model": 2048, "n_layers": 1, "n_head": 1, "d_hid": 1})
     path = parts.checkpoint_file(tmp_path, state)
     weights = load_checkpoint(path)["model_state_dict"]
@@ -609,10 +603,7 @@ def test_a_tensor_declared_larger_than_the_file_takes_no_memory(content, tmp_pat
     parts.forge(path, tampered(content, torch.zeros(8)))
 
     def declare(entries):
-        """Let the pickle say 10^9 where it says 8.
-
-        That is the storage's size (which ends a tuple) or the tensor's.
-        """
+        """Put 10^9 in place of 8: the storage's size (which ends a tuple) or the tensor's."""
         pickled = dict(entries)
         (name,) = (name for name in pickled if name.endswith("data.pkl"))
         data = pickled[name]
@@ -627,7 +618,7 @@ def test_a_tensor_declared_larger_than_the_file_takes_no_memory(content, tmp_pat
     assert peak_memory_mib() - before < 100
 
 
-def test_a_zip_of_a_million_entries_is_refused_in_little_time_and_memory(tmp_path):
+def test_a_zip_of_a_million_entries_is_refused_fast_and_in_little_memory(tmp_path):
     count = 1_000_000
     entry = b"PK\x01\x02" + bytes(24) + (20).to_bytes(2, "little") + bytes(16)
     entry += b"archive/data/1234567"
@@ -663,14 +654,14 @@ def test_a_zip_whose_entries_overlap_is_refused(whole, tmp_path):
 # The schema
 
 
-def test_a_key_that_this_version_does_not_know_is_refused_by_its_name(content, tmp_path):
+def test_an_unknown_key_is_refused_by_name(content, tmp_path):
     path = tmp_path / "any.pt"
     parts.forge(path, {**content, "momentum_of_the_future": 1})
     refused(path, "momentum_of_the_future")
 
 
 @pytest.mark.parametrize("key", SCHEMA)
-def test_a_missing_key_is_refused_by_its_name(content, tmp_path, key):
+def test_a_missing_key_is_refused_by_name(content, tmp_path, key):
     path = tmp_path / "any.pt"
     parts.forge(path, {name: value for name, value in content.items() if name != key})
     refused(path, key.replace("_", " ") if key == "format_version" else key)
@@ -687,7 +678,7 @@ def test_a_key_of_another_type_is_refused(content, tmp_path, key, value):
 
 
 @pytest.mark.parametrize("version", [0, 1, 4, 999, -1, None, "2"])
-def test_another_format_version_is_refused_and_said(content, tmp_path, version):
+def test_another_format_version_is_refused_and_named(content, tmp_path, version):
     path = tmp_path / "any.pt"
     parts.forge(path, {**content, "format_version": version})
     message = refused(path, "version", str(version), "--init_from")
@@ -695,7 +686,7 @@ def test_another_format_version_is_refused_and_said(content, tmp_path, version):
 
 
 @pytest.mark.parametrize("version", [1, 4])
-def test_the_weights_and_characters_of_format_1_are_read_for_new_runs(content, tmp_path, version):
+def test_weights_and_characters_of_other_versions_are_read_for_new_runs(content, tmp_path, version):
     path = tmp_path / "any.pt"
     older = {key: content[key] for key in ("model_state_dict", "optimizer_state_dict")}
     older |= {"format_version": version, "vocabulary": parts.ALPHABET, "run": content["state"]}
@@ -706,7 +697,7 @@ def test_the_weights_and_characters_of_format_1_are_read_for_new_runs(content, t
     refused(path, f"version {version}", "--init_from")
 
 
-def test_the_tokens_of_format_2_are_read_for_new_runs(whole, tmp_path):
+def test_tokens_of_format_2_are_read_for_new_runs(whole, tmp_path):
     path = tmp_path / "any.pt"
     path.write_bytes(whole)
     assert load_weights(path)[1] == TOKENS
@@ -728,14 +719,14 @@ def test_the_tokens_of_format_2_are_read_for_new_runs(whole, tmp_path):
     ],
     ids=str,
 )
-def test_a_vocabulary_that_is_none_is_refused_and_not_handed_on(content, tmp_path, tokens):
+def test_an_invalid_vocabulary_is_refused_and_not_handed_on(content, tmp_path, tokens):
     path = tmp_path / "any.pt"
     parts.forge(path, {**content, "vocabulary": tokens})
     refused(path, "vocabulary")
     assert load_weights(path)[1] is None
 
 
-def test_the_outline_names_the_yaml_that_began_the_run(content, tmp_path):
+def test_the_outline_names_the_yaml_that_started_the_run(content, tmp_path):
     path = tmp_path / "any.pt"
     parts.forge(path, {**content, "config_path": "/somewhere/tiny.yaml", "config_sha256": "ab12"})
     outline = read_outline(path)
@@ -746,7 +737,7 @@ def test_the_outline_names_the_yaml_that_began_the_run(content, tmp_path):
 @pytest.mark.parametrize(
     "run_id", ["", "tiny", "tiny_", "tiny_../../../../tmp/x", "tiny_20250102-030405/../x", "../x"]
 )
-def test_a_run_id_that_is_no_run_id_is_refused_as_it_becomes_a_path(content, tmp_path, run_id):
+def test_an_invalid_run_id_is_refused_since_it_becomes_a_path(content, tmp_path, run_id):
     path = tmp_path / "any.pt"
     parts.forge(path, {**content, "run_id": run_id})
     refused(path)
@@ -762,13 +753,13 @@ def test_a_negative_step_is_refused(content, tmp_path):
     "value",
     [[1, 2], 3, "weights", {}, {"a": 1}, {"model_state_dict": [1]}, {"model_state_dict": 3}],
 )
-def test_a_foreign_file_without_named_weights_is_refused(tmp_path, value):
+def test_a_foreign_file_without_a_state_dict_is_refused(tmp_path, value):
     path = tmp_path / "foreign.pt"
     torch.save(value, path)
     refused(path, load=load_weights)
 
 
-def test_plain_named_weights_are_read(tmp_path):
+def test_a_plain_state_dict_is_read(tmp_path):
     weights = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.int64)}
     torch.save(weights, tmp_path / "foreign.pt")
     found, vocabulary = load_weights(tmp_path / "foreign.pt")
@@ -776,7 +767,7 @@ def test_plain_named_weights_are_read(tmp_path):
     assert vocabulary is None
 
 
-def test_of_a_foreign_file_only_plain_named_tensors_are_weights(tmp_path):
+def test_only_plain_named_tensors_of_a_foreign_file_are_weights(tmp_path):
     weights = {
         "a": torch.arange(3.0),
         7: torch.ones(1),
@@ -790,7 +781,7 @@ def test_of_a_foreign_file_only_plain_named_tensors_are_weights(tmp_path):
     assert list(found) == ["a"]
 
 
-def test_a_disk_that_cannot_be_read_is_a_rejection(whole, tmp_path, monkeypatch):
+def test_a_file_that_the_disk_cannot_read_is_refused(whole, tmp_path, monkeypatch):
     path = tmp_path / "any.pt"
     path.write_bytes(whole)
     fired = []
@@ -806,7 +797,7 @@ def test_a_disk_that_cannot_be_read_is_a_rejection(whole, tmp_path, monkeypatch)
     assert fired
 
 
-def test_no_flip_of_a_bit_in_a_foreign_file_gives_other_weights(tmp_path):
+def test_a_bit_flip_in_a_foreign_file_never_gives_other_weights(tmp_path):
     weights = {"a": torch.arange(64.0), "b": torch.ones(3)}
     path = tmp_path / "foreign.pt"
     accepted = []

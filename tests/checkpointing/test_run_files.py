@@ -1,4 +1,4 @@
-"""Checkpoints are found, kept and set aside by content, not by name; others' stay untouched."""
+"""Checkpoints are found, kept and set aside by content, not name; other files stay untouched."""
 
 import os
 import re
@@ -33,7 +33,7 @@ NEWER = "20260101-000000"
 
 @lru_cache(maxsize=4096)
 def content_of(run_id: str, step: int, loss: float = 2.0) -> bytes:
-    """Return the bytes of a small whole file, as a save makes it."""
+    """Return the bytes of a small whole file, as a save writes it."""
     content = parts.run().checkpoint()
     content |= {"run_id": run_id, "global_step": step, "loss": loss}
     content["state"]["run_id"] = run_id
@@ -49,12 +49,12 @@ def content_of(run_id: str, step: int, loss: float = 2.0) -> bytes:
 
 @pytest.fixture(scope="module")
 def whole() -> bytes:
-    """The bytes of a whole file of some other run."""
+    """The bytes of a whole file that belongs to another run."""
     return content_of("any_20250102-030405", 1)
 
 
 def put(folder: Path, *steps: int, timestamp: str = RUN, config: str = "tiny") -> dict[int, Path]:
-    """Put whole files of a run into `folder`."""
+    """Put whole files of a run into `folder`; return their paths by step."""
     files = {step: folder / f"{config}_{timestamp}_step_{step}.pt" for step in steps}
     for step, path in files.items():
         path.write_bytes(content_of(f"{config}_{timestamp}", step))
@@ -69,7 +69,7 @@ def damage(path: Path) -> None:
 
 
 def tree(folder: Path) -> dict[str, object]:
-    """Return everything in a folder with its content or kind."""
+    """Return everything in a folder, each with its content or kind."""
     found = {}
     for path in folder.iterdir():
         kind = "link to " + str(path.readlink()) if path.is_symlink() else "other"
@@ -78,7 +78,7 @@ def tree(folder: Path) -> dict[str, object]:
 
 
 def clean(folder: Path, keep: int = 5, best: Collection[int] = ()) -> list[int]:
-    """Clean up and return the removed steps."""
+    """Remove old checkpoints; return the removed steps."""
     removed = cleanup_old_checkpoints(folder, "tiny", RUN, max_to_keep=keep, keep=best)
     assert all(not path.exists() for path in removed)
     return sorted(int(path.stem.rpartition("_")[2]) for path in removed)
@@ -93,7 +93,7 @@ def steps_of(folder: Path) -> list[int]:
 # Retention
 
 
-def test_the_newest_n_by_step_stay_whatever_their_times(tmp_path, whole):
+def test_the_newest_n_files_by_step_stay_whatever_their_times(tmp_path, whole):
     files = put(tmp_path, 1, 2, 9, 10, 11, 100)
     for age, step in enumerate((1, 100, 2, 11, 9, 10)):
         os.utime(files[step], (1e9 - age, 1e9 - age))
@@ -102,7 +102,7 @@ def test_the_newest_n_by_step_stay_whatever_their_times(tmp_path, whole):
     assert clean(tmp_path, keep=3) == []
 
 
-def test_the_default_is_five(tmp_path, whole):
+def test_five_files_are_kept_by_default(tmp_path, whole):
     put(tmp_path, *range(1, 9))
     removed = cleanup_old_checkpoints(tmp_path, "tiny", RUN)
     assert [type(path) for path in removed] == [type(tmp_path)] * 3
@@ -110,7 +110,7 @@ def test_the_default_is_five(tmp_path, whole):
 
 
 @pytest.mark.parametrize("keep", [0, -1])
-def test_keeping_none_is_refused_and_removes_nothing(tmp_path, keep):
+def test_keeping_no_file_is_refused_and_removes_nothing(tmp_path, keep):
     put(tmp_path, 1, 2)
     with pytest.raises(ValueError, match="max_to_keep"):
         clean(tmp_path, keep=keep)
@@ -132,14 +132,14 @@ def test_the_best_evaluations_file_stays_beyond_the_newest_n(tmp_path, whole):
 
 
 @pytest.mark.parametrize("damaged", [(10,), (10, 9), (8,), (10, 9, 8, 7), (10, 9, 8, 7, 6)])
-def test_only_whole_files_count_and_damaged_ones_stay_untouched(tmp_path, damaged):
+def test_damaged_files_do_not_count_and_stay_untouched(tmp_path, damaged):
     files = put(tmp_path, 6, 7, 8, 9, 10)
     for step in damaged:
         damage(files[step])
     good = [step for step in (10, 9, 8, 7, 6) if step not in damaged]
     assert clean(tmp_path, keep=2) == sorted(good[2:])
     assert steps_of(tmp_path) == sorted([*good[:2], *damaged])
-    assert not good or any(is_whole(path) for path in tmp_path.iterdir())  # never zero good ones
+    assert not good or any(is_whole(path) for path in tmp_path.iterdir())  # one whole file stays
 
 
 FOREIGN = [
@@ -165,13 +165,11 @@ FOREIGN = [
 ]
 
 
-def test_all_but_regular_whole_files_of_this_run_stays_byte_for_byte(
-    tmp_path, tmp_path_factory, whole
-):
+def test_only_regular_whole_files_of_this_run_are_ever_removed(tmp_path, tmp_path_factory, whole):
     outside = tmp_path_factory.mktemp("outside") / "precious.pt"
     outside.write_bytes(
         content_of(f"tiny_{RUN}", 3)
-    )  # whole, and of this run: but reached through a link only
+    )  # a whole file of this run, but reached only through a link
     for name in FOREIGN:
         (tmp_path / name).write_bytes(whole)
     (tmp_path / f"tiny_{RUN}_step_2.pt").mkdir()
@@ -191,7 +189,7 @@ def test_all_but_regular_whole_files_of_this_run_stays_byte_for_byte(
 
 
 @pytest.mark.parametrize("config", ["a.b", "a+b", "(x", "tiny_20250102-030405", "[a-z]"])
-def test_a_configurations_name_is_no_pattern(tmp_path, config):
+def test_a_configurations_name_is_never_read_as_a_pattern(tmp_path, config):
     other = {"a.b": "axb", "a+b": "aab", "(x": "x", "tiny_20250102-030405": "tiny", "[a-z]": "b"}[
         config
     ]
@@ -222,7 +220,7 @@ def test_a_file_that_cannot_be_removed_does_not_stop_the_others(tmp_path, monkey
     assert files[2].name in caplog.text
 
 
-def test_retention_among_10000_foreign_files_takes_less_than_a_second(tmp_path, whole):
+def test_clean_up_among_10000_foreign_files_takes_under_a_second(tmp_path, whole):
     for i in range(2500):
         for name in (
             f"other_{RUN}_step_{i}.pt",
@@ -249,10 +247,10 @@ def test_a_file_verified_once_is_not_read_again_until_it_changes(tmp_path, whole
     files[1].write_bytes(whole[:-1])
     os.utime(files[1], ns=(0, about.st_mtime_ns))  # same time, other size
     assert not is_whole(files[1])
-    assert clean(tmp_path, keep=1) == []  # what is left of it is no checkpoint any more
+    assert clean(tmp_path, keep=1) == []  # the file is no longer a checkpoint
 
 
-# The newest one
+# The newest checkpoint
 
 
 def found(folder: Path) -> Path:
@@ -261,7 +259,7 @@ def found(folder: Path) -> Path:
     return path
 
 
-def test_a_file_under_another_name_is_passed_over_and_does_not_count(tmp_path, caplog):
+def test_a_file_under_the_wrong_name_is_skipped_and_does_not_count(tmp_path, caplog):
     files = put(tmp_path, 1, 2, 3)
     older_under_a_newer_name, of_another_run = (
         tmp_path / f"tiny_{RUN}_step_{step}.pt" for step in (8, 9)
@@ -277,11 +275,9 @@ def test_a_file_under_another_name_is_passed_over_and_does_not_count(tmp_path, c
 def test_a_file_with_a_non_finite_weight_is_passed_over(tmp_path, caplog):
     files = put(tmp_path, 1)
     run = parts.run()
-    run.state.run_id, run.state.progress.global_step, run.state.progress.position = (
-        f"tiny_{RUN}",
-        2,
-        2,
-    )
+    run.state.run_id = f"tiny_{RUN}"
+    run.state.progress.global_step = 2
+    run.state.progress.position = 2
     run.model.head.weight.data[0, 0] = torch.nan
     assert is_whole(parts.checkpoint_file(tmp_path, run))
     assert found(tmp_path) == files[1]
@@ -289,7 +285,7 @@ def test_a_file_with_a_non_finite_weight_is_passed_over(tmp_path, caplog):
     assert "costs 1 steps" in caplog.text
 
 
-def test_latest_is_the_greatest_step_of_the_newest_run_as_numbers(tmp_path, whole):
+def test_latest_is_the_greatest_step_of_the_newest_run_numerically(tmp_path, whole):
     put(tmp_path, 5000, timestamp=OLDER)
     put(tmp_path, 9000, timestamp=NEWER, config="other")
     files = put(tmp_path, 9, 10, 100)
@@ -298,7 +294,7 @@ def test_latest_is_the_greatest_step_of_the_newest_run_as_numbers(tmp_path, whol
     assert newest_whole(tmp_path, f"tiny_{RUN}") == files[100]
 
 
-def test_latest_names_the_damaged_files_it_passes_and_what_that_costs(tmp_path, caplog):
+def test_latest_names_the_damaged_files_it_skips_and_the_lost_steps(tmp_path, caplog):
     files = put(tmp_path, 10, 20, 30, 40)
     damage(files[40])
     files[30].write_bytes(b"")
@@ -310,7 +306,7 @@ def test_latest_names_the_damaged_files_it_passes_and_what_that_costs(tmp_path, 
     assert files[20].name not in caplog.text
 
 
-def test_latest_passes_over_links_folders_and_pipes_of_a_checkpoints_name(tmp_path, whole):
+def test_latest_skips_links_folders_and_pipes_named_like_checkpoints(tmp_path, whole):
     files = put(tmp_path, 3)
     (tmp_path / f"tiny_{RUN}_step_4.pt").symlink_to(files[3])
     (tmp_path / f"tiny_{RUN}_step_5.pt").mkdir()
@@ -318,7 +314,7 @@ def test_latest_passes_over_links_folders_and_pipes_of_a_checkpoints_name(tmp_pa
     assert found(tmp_path) == files[3]
 
 
-def test_a_run_of_damaged_files_is_refused_with_the_older_runs_best(tmp_path, whole):
+def test_a_run_of_damaged_files_is_refused_with_an_older_runs_file(tmp_path, whole):
     older = put(tmp_path, 7, 8, timestamp=OLDER)
     damage(older[8])
     for path in put(tmp_path, 1, 2).values():
@@ -329,7 +325,7 @@ def test_a_run_of_damaged_files_is_refused_with_the_older_runs_best(tmp_path, wh
     assert raised.value.exit_code == 3
 
 
-def test_no_checkpoint_at_all_is_refused_with_the_folder(tmp_path, whole):
+def test_a_folder_without_checkpoints_is_refused_by_name(tmp_path, whole):
     with pytest.raises(CheckpointRejected, match=re.escape(str(tmp_path))):
         parts.latest(tmp_path)
     put(tmp_path, 1, config="other")
@@ -340,10 +336,10 @@ def test_no_checkpoint_at_all_is_refused_with_the_folder(tmp_path, whole):
     assert newest_whole(tmp_path, f"tiny_{RUN}") is None
 
 
-# Going on from an older one
+# Resuming from an older checkpoint
 
 
-def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog):
+def test_newer_files_of_this_run_are_renamed_and_all_others_stay(tmp_path, caplog):
     caplog.set_level("INFO")
     files = put(tmp_path, 1, 2, 9, 10)
     damage(files[10])
@@ -354,7 +350,7 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog
     (tmp_path / f"tiny_{RUN}_step_12.pt").mkdir()
     caplog.clear()
     set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 2, files[2]))
-    assert steps_of(tmp_path) == [1, 2, 11, 12]  # only regular files are this run's
+    assert steps_of(tmp_path) == [1, 2, 11, 12]  # only regular files belong to this run
     for step in (9, 10):
         assert (tmp_path / f"{files[step].name}.superseded").read_bytes() == contents[step]
     assert len(tree(tmp_path)) == 8
@@ -362,7 +358,7 @@ def test_newer_files_of_this_run_are_renamed_and_all_else_stays(tmp_path, caplog
     assert files[10].name in caplog.text
 
 
-def test_nothing_newer_nothing_said(tmp_path, caplog):
+def test_setting_aside_says_nothing_when_no_file_is_newer(tmp_path, caplog):
     caplog.set_level("INFO")
     files = put(tmp_path, 1, 2)
     set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 2, files[2]))
@@ -370,7 +366,7 @@ def test_nothing_newer_nothing_said(tmp_path, caplog):
     assert caplog.records == []
 
 
-def test_a_file_set_aside_does_not_destroy_the_one_set_aside_before(tmp_path):
+def test_a_file_set_aside_never_replaces_one_set_aside_earlier(tmp_path):
     files = put(tmp_path, 1, 2)
     first = files[2].read_bytes()
     set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 1, files[1]))
@@ -382,7 +378,7 @@ def test_a_file_set_aside_does_not_destroy_the_one_set_aside_before(tmp_path):
 
 
 @pytest.mark.parametrize("alike", [True, False, "damaged"])
-def test_another_file_of_the_resumed_step_is_set_aside_and_a_copy_is_not(tmp_path, alike):
+def test_a_different_file_of_the_resumed_step_is_set_aside_a_copy_is_not(tmp_path, alike):
     files = put(tmp_path, 1, 2)
     elsewhere = tmp_path / "elsewhere.pt"
     elsewhere.write_bytes(content_of(f"tiny_{RUN}", 2, loss=2.0 if alike else 3.0))
@@ -407,7 +403,7 @@ def test_a_file_that_cannot_be_set_aside_is_a_storage_error(tmp_path, monkeypatc
         set_aside(superseded_by(tmp_path, f"tiny_{RUN}", 1, files[1]))
 
 
-# Saving, or not
+# Saves that succeed and fail
 
 
 def to_save(step: int = 1) -> dict:
@@ -416,9 +412,7 @@ def to_save(step: int = 1) -> dict:
     return content | {"global_step": step}
 
 
-def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(
-    tmp_path, caplog, monkeypatch
-):
+def test_failed_saves_are_counted_and_end_the_run_at_the_limit(tmp_path, caplog, monkeypatch):
     path = tmp_path / "a.pt"
     content = to_save()
     saver = CheckpointWriter(0)
@@ -435,7 +429,7 @@ def test_failed_saves_are_counted_warned_of_and_end_the_run_at_the_limit(
     assert (saver.failures, path.exists()) == (0, True)
 
 
-def test_the_last_chance_to_save_is_not_let_pass_with_a_warning(tmp_path, monkeypatch):
+def test_a_failed_last_save_is_an_error_not_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(StorageError, match="the save failed"):
         CheckpointWriter(0).save(
@@ -443,14 +437,14 @@ def test_the_last_chance_to_save_is_not_let_pass_with_a_warning(tmp_path, monkey
         )
 
 
-def test_a_defect_of_ours_is_not_taken_for_a_full_disk(tmp_path):
+def test_a_bug_in_our_code_is_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(AttributeError):
         CheckpointWriter(0).save(
             tmp_path / "a.pt", to_save() | {"no pickle": lambda: None}, parts.config().training
         )
 
 
-def test_a_state_that_could_not_be_loaded_again_is_never_saved(tmp_path):
+def test_a_state_that_cannot_be_loaded_is_never_saved(tmp_path):
     with pytest.raises(RuntimeError, match="could not be loaded again"):
         CheckpointWriter(0).save(
             tmp_path / "a.pt", to_save() | {"loss": np.float64(1.0)}, parts.config().training
@@ -458,7 +452,7 @@ def test_a_state_that_could_not_be_loaded_again_is_never_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_each_save_says_size_time_and_how_long_the_run_was_without_one(
+def test_each_save_logs_its_size_its_time_and_the_time_since_the_last(
     tmp_path, caplog, monkeypatch
 ):
     caplog.set_level("INFO")
@@ -470,13 +464,13 @@ def test_each_save_says_size_time_and_how_long_the_run_was_without_one(
 
 
 @pytest.mark.parametrize("best", [True, False])
-def test_a_save_is_an_event_with_path_size_time_and_whether_it_is_the_best(tmp_path, caplog, best):
+def test_a_save_is_an_event_with_path_size_time_and_best_flag(tmp_path, caplog, best):
     caplog.set_level("INFO")
     path = tmp_path / "a.pt"
     settings = parts.config().training
     writer = CheckpointWriter(0)
     writer.save(path, to_save(), settings, best=best)
-    writer.save(path, to_save(), settings)  # left as it is: no event
+    writer.save(path, to_save(), settings)  # the file is the same already: no event
     events = [record.event for record in caplog.records if hasattr(record, "event")]
     (fields,) = [event for event in events if event["kind"] == "save"]
     seconds = fields.pop("seconds")
@@ -502,7 +496,7 @@ def test_a_save_is_an_event_with_path_size_time_and_whether_it_is_the_best(tmp_p
             50,
             {"save_checkpoint_steps": 500, "checkpoint_interval_minutes": None},
             None,
-        ),  # it came early
+        ),  # this save came early
         (3.0, 25, {"save_checkpoint_steps": None, "checkpoint_interval_minutes": 2}, "=5 would"),
         (
             1.23,
@@ -512,7 +506,7 @@ def test_a_save_is_an_event_with_path_size_time_and_whether_it_is_the_best(tmp_p
         ),
     ],
 )
-def test_a_save_above_1_percent_names_once_the_interval_that_would_not(
+def test_a_save_above_1_percent_of_the_time_advises_once_on_the_interval(
     tmp_path, caplog, monkeypatch, cost, step, settings, advice
 ):
     clock = [0.0]
@@ -534,7 +528,7 @@ def test_a_save_above_1_percent_names_once_the_interval_that_would_not(
     assert advice is None or advice in said[0]
 
 
-def test_the_probe_makes_a_missing_folder_and_leaves_nothing_in_it(tmp_path):
+def test_the_probe_makes_a_missing_folder_and_leaves_it_empty(tmp_path):
     probe_folder(tmp_path / "a" / "b")
     probe_folder(tmp_path / "a" / "b")
     assert tree(tmp_path / "a" / "b") == {}
@@ -545,9 +539,7 @@ def disk_full(descriptor: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "file above", "dangling link", "too long", "full"])
-def test_a_folder_that_cannot_be_written_is_a_storage_error_that_names_it(
-    tmp_path, kind, monkeypatch
-):
+def test_an_unwritable_folder_is_a_storage_error_that_names_it(tmp_path, kind, monkeypatch):
     folder = tmp_path / ("x" * 300 if kind == "too long" else "folder")
     if kind == "file":
         folder.write_bytes(b"")

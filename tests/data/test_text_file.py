@@ -1,4 +1,4 @@
-"""Claims about any text file: whether it can be read, and its characters piece by piece."""
+"""A text file of the user: whether it can be read, and its characters in chunks."""
 
 import hashlib
 import os
@@ -19,16 +19,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
 
 
-# Which file is a text file
+# Which files are text files
 
 
-def test_a_text_file_has_its_size(tmp_path):
+def test_a_text_file_is_accepted_with_its_size(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"abc\r\n")
     assert check_text_file(path) == 5
 
 
-def test_one_character_is_a_text(tmp_path):
+def test_a_file_of_one_character_is_accepted(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("a")
     assert check_text_file(path) == 1
@@ -37,14 +37,14 @@ def test_one_character_is_a_text(tmp_path):
 @pytest.mark.parametrize(
     ("name", "found"), [("folder", "a folder"), ("fifo", "a FIFO"), ("socket", "a socket")]
 )
-def test_what_is_no_regular_file_is_named(tmp_path, monkeypatch, name, found):
+def test_anything_but_a_regular_file_is_refused_by_kind(tmp_path, monkeypatch, name, found):
     monkeypatch.chdir(tmp_path)
     if name == "folder":
         Path(name).mkdir()
     elif name == "fifo":
         os.mkfifo(name)
     else:
-        socket.socket(socket.AF_UNIX).bind(name)  # its name stays when it is closed
+        socket.socket(socket.AF_UNIX).bind(name)  # the name stays after it is closed
     errors = []
 
     def check() -> None:
@@ -52,7 +52,7 @@ def test_what_is_no_regular_file_is_named(tmp_path, monkeypatch, name, found):
             check_text_file(Path(name))
         errors.append(refusal.value)
 
-    # In a thread, so that a check that waits for a writer fails and does not hang
+    # In a thread, so that a check that waits for a writer fails instead of hanging
     thread = threading.Thread(target=check, daemon=True)
     thread.start()
     thread.join(timeout=10)
@@ -85,18 +85,18 @@ def test_a_missing_file_with_no_near_name_gets_no_hint(tmp_path):
     assert "did you mean" not in str(refusal.value)
 
 
-def test_a_missing_folder_is_said(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no folder"):
         check_text_file(tmp_path / "nowhere" / "text.txt")
 
 
-def test_a_file_in_the_place_of_a_folder_is_said(tmp_path):
+def test_a_file_where_a_folder_should_be_is_named(tmp_path):
     (tmp_path / "file").write_text("a")
     with pytest.raises(ConfigError, match="Not a directory"):
         check_text_file(tmp_path / "file" / "text.txt")
 
 
-def test_a_link_without_a_target_is_refused(tmp_path):
+def test_a_dangling_symlink_is_refused(tmp_path):
     (tmp_path / "link.txt").symlink_to("nowhere")
     with pytest.raises(ConfigError, match="no such file"):
         check_text_file(tmp_path / "link.txt")
@@ -117,7 +117,7 @@ def test_an_unreadable_file_is_refused(tmp_path):
     assert "ConfigError: secret.txt: cannot be read: Permission denied" in child.stderr
 
 
-def test_the_hash_is_that_of_the_bytes(tmp_path):
+def test_the_hash_covers_all_bytes_of_the_file(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"abc" * 100_000)
     assert file_sha256(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
@@ -167,14 +167,14 @@ def test_a_byte_order_mark_is_dropped_only_at_the_start(tmp_path):
     )
 
 
-def test_a_byte_that_does_not_decode_is_named_with_file_encoding_and_place(tmp_path):
+def test_an_undecodable_byte_is_named_with_file_encoding_and_offset(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"abc\n" * 10 + b"\xe9tat")
     with pytest.raises(ConfigError, match=r"text\.txt: not utf-8 at byte offset 40: byte 0xE9"):
         list(text_chunks(path, "utf-8", 7))
 
 
-def test_what_comes_before_the_broken_byte_is_read(tmp_path):
+def test_text_before_a_broken_byte_is_read(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"abcd\xff")
     chunks = text_chunks(path, "utf-8", 4)
@@ -183,7 +183,7 @@ def test_what_comes_before_the_broken_byte_is_read(tmp_path):
         next(chunks)
 
 
-def test_a_file_that_goes_away_is_a_bad_text(tmp_path):
+def test_a_file_that_vanishes_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         list(text_chunks(tmp_path / "gone.txt", "utf-8"))
 

@@ -1,4 +1,4 @@
-"""A text becomes ids once, and the cache is whole or made again."""
+"""A text is encoded once; its cache is whole, or it is made again."""
 
 import json
 import os
@@ -43,15 +43,15 @@ def test_tokens_decode_to_the_text(text, tmp_path):
     assert list(tokens.vocabulary.characters) == sorted(set(TEXT))
 
 
-def test_the_cache_cannot_be_written_through_the_tokens(text, tmp_path):
+def test_the_tokens_are_read_only(text, tmp_path):
     with pytest.raises(ValueError, match="read-only"):
         load_tokens(text, tmp_path / "cache").ids[0] = 1
 
 
-def test_a_cache_is_found_again_without_encoding(text, tmp_path, monkeypatch):
+def test_a_cache_is_used_again_without_encoding(text, tmp_path, monkeypatch):
     first = load_tokens(text, tmp_path / "cache")
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-    monkeypatch.setattr(chatgot.data.token_cache, "_encode", None)  # calling it would be an error
+    monkeypatch.setattr(chatgot.data.token_cache, "_encode", None)  # any call would fail
     again = load_tokens(text, tmp_path / "cache")
     assert np.array_equal(first.ids, again.ids)
     assert (first.vocabulary, first.text_sha256, first.encoding) == (
@@ -62,7 +62,7 @@ def test_a_cache_is_found_again_without_encoding(text, tmp_path, monkeypatch):
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == before
 
 
-def test_the_same_text_in_another_encoding_has_the_same_hash_and_ids(text, tmp_path):
+def test_a_text_in_another_encoding_has_the_same_hash_and_ids(text, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(TEXT * 50, encoding="utf-16")
     a, b = (load_tokens(path, tmp_path / "cache") for path in (text, other))
@@ -71,7 +71,7 @@ def test_the_same_text_in_another_encoding_has_the_same_hash_and_ids(text, tmp_p
     assert a.encoding != b.encoding
 
 
-def test_a_changed_text_is_encoded_again_though_size_and_time_are_equal(text, tmp_path):
+def test_a_changed_text_of_equal_size_and_time_is_encoded_again(text, tmp_path):
     before = load_tokens(text, tmp_path / "cache")
     about = text.stat()
     text.write_text((TEXT * 50).replace("N", "M", 1), encoding="utf-8")
@@ -97,7 +97,7 @@ def test_a_truncated_cache_is_made_again(text, tmp_path, kept, caplog):
 @pytest.mark.parametrize(
     "about", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"{}", b'{"format": 0, "tokens": 5}']
 )
-def test_a_damaged_description_of_the_cache_is_made_again(text, tmp_path, about, caplog):
+def test_a_cache_with_a_damaged_description_is_made_again(text, tmp_path, about, caplog):
     load_tokens(text, tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.json")
     path.write_bytes(about)
@@ -106,7 +106,7 @@ def test_a_damaged_description_of_the_cache_is_made_again(text, tmp_path, about,
     assert "encoding the text again" in caplog.text
 
 
-def test_a_description_of_the_cache_that_lacks_a_key_is_made_again(text, tmp_path):
+def test_a_cache_whose_description_lacks_a_key_is_made_again(text, tmp_path):
     load_tokens(text, tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.json")
     about = json.loads(path.read_bytes())
@@ -116,7 +116,9 @@ def test_a_description_of_the_cache_that_lacks_a_key_is_made_again(text, tmp_pat
 
 
 @pytest.mark.parametrize("vocabulary", ["\nab", ["a", "b"], [END_OF_TEXT, "aa"], None, 7])
-def test_a_description_whose_vocabulary_is_damaged_is_made_again(text, tmp_path, vocabulary):
+def test_a_cache_whose_description_has_a_damaged_vocabulary_is_made_again(
+    text, tmp_path, vocabulary
+):
     tokens = load_tokens(text, tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.json")
     about = json.loads(path.read_bytes())
@@ -124,7 +126,7 @@ def test_a_description_whose_vocabulary_is_damaged_is_made_again(text, tmp_path,
     assert load_tokens(text, tmp_path / "cache").vocabulary == tokens.vocabulary
 
 
-def test_a_cache_of_the_format_without_the_token_is_made_again(text, tmp_path, caplog):
+def test_a_cache_of_the_format_without_end_of_text_token_is_made_again(text, tmp_path, caplog):
     tokens = load_tokens(text, tmp_path / "cache")
     expected = tokens.ids.copy()
     (path,) = (tmp_path / "cache").glob("*.json")
@@ -137,7 +139,7 @@ def test_a_cache_of_the_format_without_the_token_is_made_again(text, tmp_path, c
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
-def test_a_failed_encoding_leaves_no_file_and_is_said_with_the_folder(
+def test_a_failed_encoding_leaves_no_file_and_the_error_names_the_folder(
     text, tmp_path, fails, monkeypatch
 ):
     fired = []
@@ -156,25 +158,25 @@ def test_a_failed_encoding_leaves_no_file_and_is_said_with_the_folder(
     assert len(names(tmp_path / "cache")) == 2
 
 
-def test_a_cache_whose_description_was_never_written_counts_as_none(text, tmp_path):
+def test_a_cache_without_a_description_is_made_again(text, tmp_path):
     load_tokens(text, tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.json")
     (ids_path,) = (tmp_path / "cache").glob("*.uint16")
     path.unlink()
-    # As a kill between the two files could leave it
+    # A kill between the two files could leave this
     ids_path.write_bytes(b"\0" * ids_path.stat().st_size)
     tokens = load_tokens(text, tmp_path / "cache")
     assert tokens.vocabulary.decode(tokens.ids.tolist()) == TEXT * 50
 
 
-def test_a_file_with_nothing_but_a_byte_order_mark_is_refused_as_empty(tmp_path):
+def test_a_file_of_only_a_byte_order_mark_is_refused_as_empty(tmp_path):
     (tmp_path / "empty.txt").write_bytes(b"\xef\xbb\xbf")
     with pytest.raises(ConfigError):
         load_tokens(tmp_path / "empty.txt", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty", "fifo"])
-def test_what_is_no_text_is_refused_before_a_cache_is_made(tmp_path, kind):
+def test_anything_but_a_text_file_is_refused_before_a_cache_is_made(tmp_path, kind):
     path = tmp_path / "text.txt"
     make = {"folder": path.mkdir, "empty": path.touch, "fifo": lambda: os.mkfifo(path)}
     make.get(kind, lambda: None)()
@@ -183,7 +185,7 @@ def test_what_is_no_text_is_refused_before_a_cache_is_made(tmp_path, kind):
     assert not (tmp_path / "cache").exists()
 
 
-def test_tokens_are_of_the_type_that_the_cache_holds(text, tmp_path):
+def test_tokens_have_the_type_that_is_in_the_cache(text, tmp_path):
     tokens = load_tokens(text, tmp_path / "cache")
     assert isinstance(tokens, Tokens)
     assert tokens.ids.dtype == np.dtype("<u2")
@@ -196,7 +198,7 @@ PLAYS = f"KING:\nNo é.\n{END_OF_TEXT}\nFOOL:\n{END_OF_TEXT}!\n{END_OF_TEXT}\n{E
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig", "cp1252"])
-def test_a_line_that_is_the_token_is_id_0_on_disk(tmp_path, encoding, line_end):
+def test_a_line_with_only_the_token_is_id_0_on_disk(tmp_path, encoding, line_end):
     path = tmp_path / "plays.txt"
     path.write_bytes(PLAYS.replace("\n", line_end).encode(encoding))
     tokens = load_tokens(path, tmp_path / "cache")
@@ -208,7 +210,7 @@ def test_a_line_that_is_the_token_is_id_0_on_disk(tmp_path, encoding, line_end):
     assert tokens.text_sha256 == sha256(PLAYS.encode()).hexdigest()
 
 
-def test_the_tokens_own_characters_are_in_no_vocabulary_without_them(tmp_path):
+def test_the_characters_of_the_token_do_not_enter_the_vocabulary(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(f"ba\n{END_OF_TEXT}\n")
     assert load_tokens(path, tmp_path / "cache").vocabulary == Vocabulary("\nab")
@@ -235,7 +237,7 @@ def test_tokens_are_the_same_in_chunks_of_any_size(tmp_path_factory, pieces, chu
 
 @pytest.mark.parametrize("before", [0, 1, 7, 12, 13, 14])
 def test_a_token_at_the_edge_of_a_chunk_is_one_id(tmp_path, before):
-    """So many of its bytes are in the first chunk; with 14 its line end is, too."""
+    """`before` of its bytes are in the first chunk; with 14 the line end is there, too."""
     path = tmp_path / "text.txt"
     content = b"a" * (CHUNK_BYTES - before - 1) + f"\n{END_OF_TEXT}\nb".encode()
     path.write_bytes(content)
@@ -245,14 +247,14 @@ def test_a_token_at_the_edge_of_a_chunk_is_one_id(tmp_path, before):
     assert len(tokens.ids) == len(content) - len(END_OF_TEXT) + 1
 
 
-def test_a_text_of_nothing_but_the_token_is_refused(tmp_path):
+def test_a_text_of_only_the_token_is_refused(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(END_OF_TEXT)
     with pytest.raises(ConfigError, match="holds no text"):
         load_tokens(path, tmp_path / "cache")
 
 
-def test_as_many_characters_as_fit_besides_the_token_are_told_apart(tmp_path):
+def test_65535_characters_fit_and_one_more_is_refused(tmp_path):
     path = tmp_path / "text.txt"
     characters = [chr(i) for i in range(0x20, 0x11000) if not 0xD800 <= i < 0xE000]
     path.write_text("".join(characters[:MAX_CHARACTERS]), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Text becomes ids and ids become the same text; what is unknown is replaced visibly."""
+"""Text becomes ids, and ids become the same text; unknown characters are replaced visibly."""
 
 import re
 
@@ -27,7 +27,7 @@ def test_encode_and_decode_are_each_others_inverse():
 
 
 @pytest.mark.parametrize("characters", ["?ab", "ab", " ab", "\n"])
-def test_unknown_characters_are_replaced_one_for_one_and_named(characters):
+def test_unknown_characters_are_each_replaced_by_one_and_named(characters):
     vocabulary = Vocabulary(characters)
     prompt = characters + "🎭é🎭" + characters
     text, unknown = vocabulary.replace_unknown(prompt)
@@ -43,7 +43,7 @@ def test_unknown_characters_are_replaced_one_for_one_and_named(characters):
 
 
 def ids_line_by_line(vocabulary: Vocabulary, text: str) -> list[int]:
-    """Encode by the definition: a line that is END_OF_TEXT is that token, the rest characters."""
+    """Encode by the definition: a line that is END_OF_TEXT is one token, else characters."""
     ids: list[int] = []
     for line in re.split("(\n)", text):
         ids += [0] if line == END_OF_TEXT else [1 + vocabulary.characters.index(c) for c in line]
@@ -65,14 +65,14 @@ PIECES = [
 texts_with_the_token = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 
-def test_the_token_is_id_0_and_characters_follow_from_id_1():
+def test_the_token_has_id_0_and_characters_begin_at_id_1():
     vocabulary = Vocabulary("abc")
     assert vocabulary.tokens == ["<|endoftext|>", "a", "b", "c"]
     assert (END_OF_TEXT_ID, len(vocabulary)) == (0, 4)
     assert vocabulary.encode("cab") == [3, 1, 2]
 
 
-def test_a_vocabulary_comes_back_from_its_tokens():
+def test_a_vocabulary_is_rebuilt_from_its_tokens():
     vocabulary = Vocabulary("".join(sorted(set(TEXT))))
     assert Vocabulary.from_tokens(vocabulary.tokens) == vocabulary
 
@@ -94,7 +94,7 @@ def test_a_vocabulary_comes_back_from_its_tokens():
         (END_OF_TEXT, "a"),
     ],
 )
-def test_what_is_no_list_of_tokens_is_refused(tokens):
+def test_anything_but_a_list_of_tokens_is_refused(tokens):
     with pytest.raises(ValueError, match="vocabulary"):
         Vocabulary.from_tokens(tokens)
 
@@ -108,25 +108,25 @@ def test_what_is_no_list_of_tokens_is_refused(tokens):
         ("\n<|endoftext|>", [1, 0]),
     ],
 )
-def test_a_line_that_is_the_token_is_one_id(text, ids):
+def test_a_line_with_only_the_token_is_one_id(text, ids):
     assert Vocabulary("\na").encode(text) == ids
 
 
 @pytest.mark.parametrize("before", ["a", " ", "\u2028", "\r", "\x0b", "<", "\n<|endoftext|>"])
-def test_the_token_inside_a_longer_line_is_only_characters(before):
+def test_the_token_inside_a_longer_line_is_encoded_as_characters(before):
     vocabulary = Vocabulary("".join(sorted({*before, *END_OF_TEXT})))
     for text in (before + END_OF_TEXT, END_OF_TEXT + before.replace("\n", "")):
         assert END_OF_TEXT_ID not in vocabulary.encode(text)
         assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
-def test_the_token_is_never_shown():
+def test_the_token_is_never_decoded_into_text():
     vocabulary = Vocabulary("\na")
     assert vocabulary.decode([2, 1, 0, 1, 2]) == "a\n\na"
     assert vocabulary.decode([0]) == ""
 
 
-def test_replacing_unknown_characters_leaves_the_tokens_line_alone():
+def test_replacing_unknown_characters_keeps_the_line_of_the_token():
     text = "é\n<|endoftext|>\n<|endoftext|>é\n<|endoftext|>"
     replaced, unknown = Vocabulary("\n?").replace_unknown(text)
     assert replaced == "?\n<|endoftext|>\n??????????????\n<|endoftext|>"
@@ -134,7 +134,7 @@ def test_replacing_unknown_characters_leaves_the_tokens_line_alone():
 
 
 @given(texts_with_the_token)
-def test_encoding_is_that_of_each_line_for_itself(text):
+def test_encoding_a_text_equals_encoding_it_line_by_line(text):
     vocabulary = Vocabulary("".join(sorted({*"".join(PIECES)})))
     assert vocabulary.encode(text) == ids_line_by_line(vocabulary, text)
 
@@ -142,7 +142,7 @@ def test_encoding_is_that_of_each_line_for_itself(text):
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.integers(1, 15))
 @example(["a", END_OF_TEXT], 1)
 @example(["\n", END_OF_TEXT, "\n"], 1)
-def test_documents_do_not_depend_on_where_the_chunks_end(pieces, size):
+def test_documents_do_not_depend_on_the_chunk_borders(pieces, size):
     text = "".join(pieces)
     expected = split_documents(text)
     assert split_in_chunks(pieces) == expected

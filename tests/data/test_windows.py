@@ -18,7 +18,7 @@ from chatgot.errors import ConfigError
 
 
 def starts_of_epoch(windows: TrainingWindows, epoch: int) -> np.ndarray:
-    """Return one epoch's starts in their order, through the public door: steps of one sequence."""
+    """Return one epoch's starts in order, asked for in steps of one sequence."""
     first = epoch * windows.per_epoch
     return np.array([int(windows.starts(first + i, 1)[0]) for i in range(windows.per_epoch)])
 
@@ -45,7 +45,7 @@ def test_a_grid_leaves_out_less_than_two_windows_of_the_text(T):
         assert N - 1 - parts.windows(T, N).per_epoch * T < 2 * T
 
 
-def test_epochs_have_offsets_and_orders_of_their_own():
+def test_each_epoch_has_its_own_offset_and_order():
     windows = parts.windows(T=16, n=2000)
     epochs = [starts_of_epoch(windows, epoch) for epoch in range(12)]
     assert len({int(starts.min()) for starts in epochs}) > 6
@@ -54,7 +54,7 @@ def test_epochs_have_offsets_and_orders_of_their_own():
     assert tuple(range(windows.per_epoch)) not in orders
 
 
-def test_seeds_have_orders_of_their_own():
+def test_each_seed_has_its_own_order():
     orders = {
         tuple(starts_of_epoch(parts.windows(seed=seed), 0)) for seed in (0, 1, 2, 1337, 2**63 - 1)
     }
@@ -62,7 +62,7 @@ def test_seeds_have_orders_of_their_own():
 
 
 @pytest.mark.parametrize("S", [1, 3, 8, 123, 124, 200, 500])
-def test_the_stream_of_steps_is_the_concatenation_of_the_epochs(S):
+def test_the_steps_go_through_one_epoch_after_the_other(S):
     windows = parts.windows()
     assert windows.per_epoch == 123
     stream = np.concatenate(
@@ -76,8 +76,9 @@ def test_the_stream_of_steps_is_the_concatenation_of_the_epochs(S):
         assert windows.epoch(position, S) == position * S // 123
 
 
-def test_the_windows_of_a_position_do_not_depend_on_what_was_asked_before():
-    used, other = parts.windows(), parts.windows()
+def test_the_windows_of_a_position_do_not_depend_on_earlier_calls():
+    used = parts.windows()
+    other = parts.windows()
     for position in (40, 3, 40, 17, 0, 39):
         used.starts(position, 8)
     torch.manual_seed(99)
@@ -85,7 +86,7 @@ def test_the_windows_of_a_position_do_not_depend_on_what_was_asked_before():
     assert used.starts(16, 8).tolist() == other.starts(16, 8).tolist()
 
 
-def test_drawing_windows_leaves_the_global_generators_alone():
+def test_drawing_windows_does_not_touch_the_global_generators():
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     windows = parts.windows()
     windows.batch(windows.starts(20, 8))
@@ -93,7 +94,7 @@ def test_drawing_windows_leaves_the_global_generators_alone():
     assert np.array_equal(np.random.get_state()[1], before[1])
 
 
-def test_a_target_is_the_token_one_further_on():
+def test_a_target_is_the_next_token():
     windows = parts.windows()
     starts = windows.starts(2, 5)
     x, y = windows.batch(starts)
@@ -132,7 +133,7 @@ def test_no_validation_token_is_ever_in_a_training_window(seed, T, test_split, n
 
 @pytest.mark.parametrize("batch_size", [1, 12, 40])
 @pytest.mark.parametrize("test_split", [0.01, 0.1, 0.29, 0.5, 0.9])
-def test_the_needed_length_that_the_message_names_is_exact(batch_size, test_split, tmp_path):
+def test_the_needed_length_in_the_error_message_is_exact(batch_size, test_split, tmp_path):
     wrong = []
     for T in (1, 4, 11, 16):
         run = {"batch_size": batch_size}
@@ -181,8 +182,9 @@ def test_every_token_but_the_first_is_a_target_exactly_once(n, batch_size):
 
 @pytest.mark.parametrize("batches", [1, 2, 5, 50])
 @pytest.mark.parametrize("n", [9, 17, 18, 100, 333, 1000])
-def test_spread_windows_lie_evenly_and_do_not_overlap(n, batches):
-    T, batch_size = 8, 3
+def test_spread_windows_are_evenly_spaced_and_do_not_overlap(n, batches):
+    T = 8
+    batch_size = 3
     windows = ValidationWindows(np.arange(n, dtype="<u2"), T, n, parts.CPU)
     found = list(windows.spread(batches * batch_size, batch_size))
     starts = [int(row[0]) for x, _ in found for row in x]
@@ -234,7 +236,7 @@ def test_a_text_without_whole_lines_still_gives_a_prompt(text):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_prompt_from_the_text_neither_shows_nor_passes_the_token(seed):
+def test_the_prompt_from_the_text_neither_has_nor_crosses_the_token(seed):
     text = f"so\nKING:\nGood morrow.\n{END_OF_TEXT}\nFOOL:\nNo, my good lord.\n{END_OF_TEXT}\n" * 3
     vocabulary = Vocabulary("".join(sorted(set(text))))
     ids = np.array(vocabulary.encode(text), dtype="<u2")
@@ -247,14 +249,14 @@ def test_the_prompt_from_the_text_neither_shows_nor_passes_the_token(seed):
 
 
 @pytest.mark.parametrize("text", [f"{END_OF_TEXT}\n", f"a\n{END_OF_TEXT}", f"{END_OF_TEXT}\n\n"])
-def test_a_text_with_the_token_but_no_line_after_it_gives_a_prompt(text):
+def test_a_text_without_a_line_after_the_token_still_gives_a_prompt(text):
     vocabulary = Vocabulary("\na")
     prompt = line_start(np.array(vocabulary.encode(text)), vocabulary, seed=3)
     assert prompt.strip("a\n") == ""
     assert prompt
 
 
-def test_windows_hold_the_token_like_any_other():
+def test_windows_contain_the_token_like_any_other():
     vocabulary = Vocabulary("\na")
     ids = np.array(vocabulary.encode(f"a\n{END_OF_TEXT}\na" * 9), dtype="<u2")
     windows = ValidationWindows(ids, 4, len(vocabulary), parts.CPU)

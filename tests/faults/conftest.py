@@ -1,4 +1,4 @@
-"""What fault trials share: their number, servers that fork the script, a reference, the table."""
+"""Fixtures of the fault trials: their number, servers that fork the script, reference, table."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def trials(request: pytest.FixtureRequest) -> Callable[..., int]:
-    """Return what picks the number of trials in force out of those for short, ci and long."""
+    """Return a function that picks the number of trials from those for short, ci and long."""
     level = LEVELS.index(request.config.getoption("--faults"))
     return lambda *numbers: numbers[level]
 
@@ -44,7 +44,7 @@ def server(servers: list[FaultServer]) -> FaultServer:
 
 @pytest.fixture(scope="session")
 def side_by_side(servers: list[FaultServer]) -> Callable[[Callable, list], list]:
-    """Return a map over trials, `do(server, item)`, on both cores."""
+    """Return a map that runs `do(server, item)` for each trial, on two servers at once."""
     free = list(servers)
     lock = threading.Lock()
 
@@ -73,7 +73,7 @@ def reference(
 
 @pytest.fixture
 def trial_folder(reference: fault_trials.Reference, tmp_path: Path) -> Callable[..., Path]:
-    """Return a maker of folders, each ready for a run like the reference."""
+    """Return a function that makes folders, each ready for a run like the reference."""
     return lambda name, **changes: fault_trials.new_folder(tmp_path, name, **changes)
 
 

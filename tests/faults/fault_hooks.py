@@ -1,7 +1,7 @@
-"""The faults, installed into a forked child from outside: nothing of them stands in the product.
+"""The faults, installed into a forked child from outside: the product knows nothing of them.
 
-Each hook takes a Target (the script's namespace, the shared byte of the phase). Whatever happens is
-written to fired.txt first, so that a test can tell that its fault took place.
+Each hook takes a Target: the script's namespace and the shared byte of the phase. Each fault is
+written to fired.txt before it happens, so that a test can assert that it did happen.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from chatgot.numerics import accumulation
 from chatgot.run import resuming, run_state
 from chatgot.training import evaluation
 
-# the file-system calls of a save: those that raise an audit event, and those that do not
+# the file-system calls of a save: with and without an audit event
 AUDITED = {"open", "os.rename", "os.remove", "os.scandir", "os.listdir", "os.mkdir", "os.chmod"}
 NOT_AUDITED = ("fsync", "fchmod", "close", "fstat", "lstat")
 PHASES = ["start", "step", "save", "evaluate", "sample", "log"]
@@ -53,14 +53,14 @@ class Target:
 
 
 def fire(what: str, open_file: Any = os.open) -> None:
-    """Write that a fault happens now; through the kernel, so that it outlives a kill."""
+    """Record that a fault happens now, unbuffered, so that the record survives a kill."""
     descriptor = open_file(FIRED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(descriptor, f"{what}\n".encode())
     os.close(descriptor)
 
 
 def numbers() -> Iterator[int]:
-    """Return 1, 2, 3 and so on: what counts calls."""
+    """Return 1, 2, 3 and so on, to count calls."""
     return itertools.count(1)
 
 
@@ -69,9 +69,9 @@ def kill_itself() -> None:
 
 
 def around(target: Target, phase: str, before: Any = None, after: Any = None) -> None:
-    """Call `before(n)` ahead of the script's n-th call (from 1) of a phase's function.
+    """Call `before(n)` before and `after(n)` after the script's n-th call (from 1) of a phase.
 
-    And `after(n)` behind it, also when it raises.
+    `after(n)` is called even when the phase raises.
     """
     name = FUNCTIONS[phase]
     real = function_of(target, name)
@@ -98,7 +98,7 @@ def function_of(target: Target, name: str) -> Any:
 
 
 def replace(target: Target, name: str, function: Any) -> None:
-    """Let the script call another function by this name."""
+    """Replace a function of the script, or a method of a class that it uses."""
     holder, _, method = name.rpartition(".")
     if holder:
         setattr(target.namespace[holder], method, function)
@@ -107,7 +107,7 @@ def replace(target: Target, name: str, function: Any) -> None:
 
 
 def heartbeat(target: Target) -> None:
-    """Keep the shared byte at the phase that the script is in."""
+    """Keep the current phase of the script in the shared byte."""
     for phase in FUNCTIONS:
         stack: list[int] = []
 
@@ -122,10 +122,10 @@ def heartbeat(target: Target) -> None:
 
 
 def steps(target: Target) -> None:
-    """Write what each update did to steps.jsonl.
+    """Record each update in steps.jsonl and each save in promised.txt.
 
-    That is its step, a hash of the batch's places in the text, its loss and its gradient norm.
-    And the step of each save that has returned to promised.txt: from then on it must never be lost.
+    An update's record: its step, a hash of the batch's places in the text, loss, gradient norm.
+    A save's record is its step, written when the save returns: from then on it must not be lost.
     """
     real_update = target.namespace["update_weights"]
 
@@ -158,7 +158,7 @@ def steps(target: Target) -> None:
 
 
 def die_at_byte(target: Target, save: int, byte: int) -> None:
-    """Let the kernel kill the process when a save writes beyond `byte` bytes of a file."""
+    """Let the kernel kill the process when a save writes more than `byte` bytes to a file."""
 
     def before(n: int) -> None:
         if n == save:
@@ -173,11 +173,11 @@ def watch_calls(target: Target, save: int, act: Any) -> None:
     """Call `act(n, name)` before each file-system call (n from 1) of the `save`-th save."""
     watching = [False]
     count = numbers()
-    saving = threading.current_thread()  # a thread of TensorBoard's writes at its own times
+    saving = threading.current_thread()  # TensorBoard's own thread writes whenever it likes
 
     def called(name: str) -> None:
         if watching[0] and threading.current_thread() is saving:
-            watching[0] = False  # what `act` itself calls is not meant
+            watching[0] = False  # do not watch the calls of `act` itself
             act(next(count), name)
             watching[0] = True
 
@@ -214,7 +214,7 @@ def count_calls(target: Target, save: int) -> None:
 def die_at_call(target: Target, save: int, call: int) -> None:
     """Kill the process before the `call`-th file-system call of a save.
 
-    The last "call" is the save's end.
+    One "call" beyond the last is the end of the save.
     """
 
     def act(n: int, name: str) -> None:
@@ -226,14 +226,14 @@ def die_at_call(target: Target, save: int, call: int) -> None:
 
 
 def die_in_phase(target: Target, phase: str, nth: int, how: str) -> None:
-    """End the process in another way than SIGKILL when a phase begins for the `nth` time."""
+    """End the process, not by SIGKILL, when a phase begins for the `nth` time."""
 
     def before(n: int) -> None:
         if n == nth:
             fire(how)
             if how == "segmentation fault":
                 ctypes.string_at(0)
-            else:  # from a thread, while the main one goes on
+            else:  # from a thread, while the main thread goes on
                 threading.Thread(target=lambda: os._exit(77)).start()
                 time.sleep(60)
 
@@ -263,7 +263,7 @@ def inside(target: Target, phase: str, nth: int, act: Any) -> None:
 
 
 def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float = 0.0) -> None:
-    """Send itself signals in the middle of the `nth` step, save, sample or pass of an evaluation.
+    """Send signals to this process in the middle of the `nth` step, save, sample or evaluation.
 
     Or before the first step.
     """
@@ -283,7 +283,7 @@ def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float
             return real(*args)
 
         target.namespace["assemble"] = assemble
-    elif phase == "save":  # its file is written, not synced
+    elif phase == "save":  # the file is written but not synced
         watch_calls(target, nth, lambda n, name: send(nth) if name == "fsync" and n < 10 else None)
     elif phase == "step":
         around(target, phase, send)
@@ -308,7 +308,7 @@ def chain(target: Target, saves: int) -> None:
 def file_limit(target: Target, byte: int, saves: list[int]) -> None:
     """Let no file grow beyond `byte` bytes during these saves.
 
-    The kernel cuts the write and then refuses.
+    The kernel cuts the write short and refuses the next one.
     """
     no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     real = saver.save_checkpoint
@@ -331,7 +331,7 @@ def file_limit(target: Target, byte: int, saves: list[int]) -> None:
 
 
 def failing_call(target: Target, call: str, number: str, saves: list[int]) -> None:
-    """Let a call of the os module fail with an errno during these saves."""
+    """Make a call of the os module fail with an errno during these saves."""
     failing = [False]
     real = getattr(os, call)
 
@@ -353,7 +353,7 @@ def failing_call(target: Target, call: str, number: str, saves: list[int]) -> No
 
 
 def move_folder(target: Target, save: int, back_at: int | None) -> None:
-    """Rename the folder of the checkpoints before a save, and back before a later one."""
+    """Move the folder of checkpoints away before a save, and back before a later one."""
 
     def before(n: int) -> None:
         if n == save:
@@ -371,7 +371,7 @@ def raising(target: Target, phase: str, nth: int, kind: str) -> None:
 
     def act() -> None:
         fire(f"{kind} in a {phase}")
-        torch.rand(7)  # as careless code would
+        torch.rand(7)  # as careless code might
         raise error("a made-up defect")
 
     if phase == "sample":
@@ -390,7 +390,7 @@ def raising(target: Target, phase: str, nth: int, kind: str) -> None:
 
 
 def slow_disk(target: Target, seconds: float) -> None:
-    """Let each fsync take longer."""
+    """Make each fsync take `seconds` longer."""
     real = os.fsync
 
     def wrapped(descriptor: int) -> None:
@@ -402,9 +402,9 @@ def slow_disk(target: Target, seconds: float) -> None:
 
 
 def turn_the_clock(target: Target, seconds: float, at_step: int) -> None:
-    """Turn the wall clock back by so many seconds before a step; negative: forward.
+    """Turn the wall clock back by `seconds` before a step; negative: forward.
 
-    at_step: 0 is from the start.
+    at_step: 0 means from the start.
     """
     real_time = time.time
     real_strftime = time.strftime
@@ -423,12 +423,12 @@ def turn_the_clock(target: Target, seconds: float, at_step: int) -> None:
 
 
 def mutant_wall_clock(target: Target) -> None:
-    """Measure intervals with the clock on the wall."""
+    """Measure intervals with the wall clock."""
     time.monotonic = lambda: time.time()
 
 
 def no_setting_aside(target: Target) -> None:
-    """Leave newer files where they are on resume: as if they had come afterwards."""
+    """Leave newer files in place on resume, as if they had been written later."""
     resuming.set_aside = lambda *args: None
 
 
@@ -455,7 +455,7 @@ def mutant_no_rng(target: Target) -> None:
 
 
 def mutant_no_position(target: Target) -> None:
-    """Leave a group of sequences out on resume."""
+    """Skip a group of sequences on resume."""
     real = resuming.restore_state
 
     def restore_state(stored: dict[str, Any], state: Any, *rest: Any) -> None:
@@ -466,7 +466,7 @@ def mutant_no_position(target: Target) -> None:
 
 
 def mutant_no_optimizer(target: Target) -> None:
-    """Leave the optimizer's state out on resume."""
+    """Do not restore the optimizer's state on resume."""
     real = resuming.restore_state
 
     def restore_state(
@@ -479,12 +479,12 @@ def mutant_no_optimizer(target: Target) -> None:
 
 
 def mutant_counts_damaged(target: Target) -> None:
-    """Let retention count whatever has the right name."""
+    """Let retention count any file with the right name."""
     run_files.is_whole = lambda path: path.is_file()
 
 
 def mutant_forgetful(target: Target) -> None:
-    """Remove the files there are before each save."""
+    """Remove all older files before each save."""
 
     def before(n: int) -> None:
         for path in Path("checkpoints").glob("*.pt"):
@@ -494,7 +494,7 @@ def mutant_forgetful(target: Target) -> None:
 
 
 def mutant_deaf(target: Target) -> None:
-    """End at a signal without a save."""
+    """End the run at a signal without saving."""
     real = target.namespace["train"]
 
     def train(*args: Any) -> None:

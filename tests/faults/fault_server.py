@@ -1,8 +1,8 @@
 """Run the script a thousand times: a process that has imported everything forks for each trial.
 
-As a program it reads one request a line, forks, waits and answers; `FaultServer` is its client. The
-process computes nothing itself (autograd works in a fork only then), so a trial costs what its
-steps cost, not the seconds of imports.
+The program reads one request a line, forks, waits and answers; `FaultServer` is its client. So a
+trial costs only its steps, not the seconds of the imports. The process itself computes nothing,
+or autograd would not work in its forks.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
-# in the trial's folder: what the hooks did, and what the script printed
+# files in the trial's folder: the faults that happened, and the output of the script
 FIRED = "fired.txt"
 SAID = "said.txt"
 
@@ -30,8 +30,8 @@ SAID = "said.txt"
 class Outcome:
     """How a trial ended."""
 
-    exit_code: int  # minus the signal's number when one killed it
-    phase: str  # of the script when it was killed from outside, else where it ended
+    exit_code: int  # minus the signal's number if a signal killed it
+    phase: str  # of the script when it was killed from outside or ended
     wall_s: float
     said: str
     fired: list[str]  # one line for each fault that happened
@@ -80,7 +80,7 @@ class FaultServer:
 
 
 def text_of(path: Path) -> str:
-    """Return a file's text; a child that was killed at once has not written it."""
+    """Return a file's text, or "" where a child was killed before it wrote the file."""
     return path.read_text(errors="replace") if path.exists() else ""
 
 
@@ -89,15 +89,15 @@ def serve() -> None:
     import fault_hooks
     import torch
 
-    # imported here, so that no child has to
+    # imported here, so that no child has to import it
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
     torch.set_num_threads(1)
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
     script = ROOT / "scripts" / "train_with_samples.py"
     code = compile(script.read_text(encoding="utf-8"), str(script), "exec")
-    exec(code, {"__name__": "imported", "__file__": str(script)})  # for what the script imports
-    heartbeat = mmap.mmap(-1, 1)  # shared with the child: the phase that it is in
+    exec(code, {"__name__": "imported", "__file__": str(script)})  # for the imports of the script
+    heartbeat = mmap.mmap(-1, 1)  # shared with the child: the child's phase
     for line in sys.stdin:
         request = json.loads(line)
         heartbeat[0] = 0
@@ -116,7 +116,7 @@ def serve() -> None:
 def wait(
     child: int, kill_after_s: float | None, begun: float, heartbeat: mmap.mmap
 ) -> tuple[int, int]:
-    """Wait for the child's end, or stop it after a time, look where it stands, and kill it."""
+    """Wait for the child's end; or stop it after a time, read its phase, and kill it."""
     if kill_after_s is None:
         _, status = os.waitpid(child, 0)
         return heartbeat[0], status
@@ -127,7 +127,7 @@ def wait(
         time.sleep(0.0002)
     os.kill(child, signal.SIGSTOP)
     _, status = os.waitpid(child, os.WUNTRACED)
-    if not os.WIFSTOPPED(status):  # it had just ended
+    if not os.WIFSTOPPED(status):  # it has just ended
         return heartbeat[0], status
     phase = heartbeat[0]
     os.kill(child, signal.SIGKILL)
@@ -136,7 +136,7 @@ def wait(
 
 
 def run_child(request: dict[str, Any], code: Any, script: Path, heartbeat: mmap.mmap) -> int:
-    """Be the script: in its folder, with its arguments, streams in files, faults installed."""
+    """Run the script in its folder, with arguments, streams into files, and faults installed."""
     import fault_hooks
 
     os.chdir(request["folder"])
@@ -158,9 +158,9 @@ def run_child(request: dict[str, Any], code: Any, script: Path, heartbeat: mmap.
         return namespace["main"](request["arguments"])
     except SystemExit as stopped:
         return stopped.code
-    except Exception:  # noqa: BLE001 whatever it is, the trial fails and shows it
+    except Exception:  # noqa: BLE001 any error fails the trial and is shown
         traceback.print_exc()
-        return 99  # a fault of the harness, not an exit code of the script
+        return 99  # an error of the harness, not an exit code of the script
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):

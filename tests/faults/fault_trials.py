@@ -1,4 +1,4 @@
-"""What a trial is made of: a folder with a tiny run, a fault, a resume; and was anything lost?"""
+"""The parts of a trial: a folder with a tiny run, a fault, a resume, and a check for losses."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ Hooks = list[tuple[str, dict[str, Any]]]
 
 @dataclass
 class Reference:
-    """The run that nothing disturbed: what every other one must end in."""
+    """An undisturbed run: every other run must end with the same weights."""
 
     folder: Path
     final: str
@@ -53,7 +53,7 @@ class Reference:
     wall_s: float
 
     def lost(self, folder: Path) -> str | None:
-        """Return what differs from the undisturbed run, or None: nothing was lost."""
+        """Return how a run differs from the undisturbed one, or None if nothing was lost."""
         broken = [path.name for path in files(folder).values() if not is_whole(path)]
         if broken:
             return f"broken under a final name: {broken}"
@@ -71,7 +71,7 @@ class Reference:
 
 @dataclass
 class Table:
-    """Counts for the table of faults."""
+    """Counts trials, hits and losses for the table of faults."""
 
     rows: dict[str, list[int]] = field(default_factory=dict)
 
@@ -82,7 +82,7 @@ class Table:
 
 
 def resumed_from(folder: Path) -> int | None:
-    """Return the step from which the folder's only run was last resumed; None: it never was."""
+    """Return the step from which the folder's only run was last resumed, or None."""
     resumes = harness.events(folder, "resume")
     return resumes[-1]["step"] if resumes else None
 
@@ -104,7 +104,7 @@ def final_hash(path: Path) -> str:
 
 
 def read_steps(folder: Path) -> dict[int, list]:
-    """Return each step's last record; a line that a kill tore is none."""
+    """Return each step's last record; torn lines do not count."""
     records = {}
     for line in (folder / "steps.jsonl").read_text().splitlines():
         try:
@@ -116,7 +116,7 @@ def read_steps(folder: Path) -> dict[int, list]:
 
 
 def promised(folder: Path) -> int:
-    """Return the last step whose save has returned; 0 where none has."""
+    """Return the last step whose save has returned, or 0."""
     path = folder / "promised.txt"
     steps = path.read_text().split() if path.exists() else []
     return max(map(int, steps), default=0)
@@ -135,7 +135,7 @@ def new_folder(parent: Path, name: str, **changes: Any) -> Path:
 def start(
     server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any
 ) -> Outcome:
-    """Begin a run, every step written to steps.jsonl."""
+    """Start a run that records each step in steps.jsonl."""
     hooks = [("steps", {}), *hooks]
     return server.run(folder, "--config", "tiny.yaml", *arguments, hooks=hooks, **keywords)
 
@@ -143,7 +143,7 @@ def start(
 def go_on(
     server: FaultServer, folder: Path, hooks: Hooks = (), *arguments: str, **keywords: Any
 ) -> Outcome:
-    """Resume the latest checkpoint; a run that died before its first one begins anew."""
+    """Resume the latest checkpoint; a run that died before its first one starts again."""
     if not files(folder):
         assert promised(folder) == 0, "a run was lost"
         (folder / "steps.jsonl").unlink(missing_ok=True)
@@ -154,9 +154,9 @@ def go_on(
 def undisturbed(
     server: FaultServer, parent: Path, name: str = "reference", **changes: Any
 ) -> Reference:
-    """Train without a fault, twice; both runs end in the same bits.
+    """Train twice without a fault; both runs end in the same bits.
 
-    The second one is as quick as those of the trials, so its time is taken.
+    Only the second run is as fast as those of the trials, so its time is the one returned.
     """
     first = new_folder(parent, name, **changes)
     second = new_folder(parent, f"{name}_again", **changes)
@@ -171,7 +171,7 @@ def undisturbed(
 
 
 def spread(n: int, total: int, seed: int = 0) -> list[int]:
-    """Return `n` different numbers of range(total), the first and the last among them, or all."""
+    """Return `n` different numbers of range(total), including the first and the last, or all."""
     if n >= total:
         return list(range(total))
     inner = random.Random(seed).sample(range(1, total - 1), n - 2)

@@ -1,4 +1,4 @@
-"""A checkpoint that was altered, cut, swapped or forged is refused; an older one is taken."""
+"""A checkpoint that was altered, cut, swapped or forged is refused; an older one is used."""
 
 import errno
 import io
@@ -24,7 +24,7 @@ def whole(reference) -> bytes:
 
 
 def accepted(path: Path, altered: bytes) -> bool:
-    """Return whether a file of these bytes is loaded; a refusal names it."""
+    """Return whether a file with these bytes is loaded; a refusal must name the file."""
     path.write_bytes(altered)
     try:
         load_checkpoint(path)
@@ -52,7 +52,7 @@ def test_every_single_flipped_bit_is_refused(whole, tmp_path, trials, table):
     assert taken == []
 
 
-def test_without_the_hash_flipped_bits_would_be_read_as_weights(
+def test_flipped_bits_would_be_read_as_weights_without_the_hash(
     whole, tmp_path, monkeypatch, table
 ):
     monkeypatch.setattr(checkpoint_file, "damage", lambda file, advance: None)
@@ -73,14 +73,14 @@ def test_without_the_hash_flipped_bits_would_be_read_as_weights(
     assert wrong > 5
 
 
-def test_a_truncation_at_every_kilobyte_is_refused(whole, tmp_path, trials, table):
+def test_a_file_truncated_at_any_kilobyte_is_refused(whole, tmp_path, trials, table):
     sizes = [*range(0, len(whole), 1024 * trials(16, 1, 1)), len(whole) - 1]
     taken = [size for size in sizes if accepted(tmp_path / "any.pt", whole[:size])]
     table.add("truncated at every kilobyte", len(sizes), len(taken), len(sizes))
     assert taken == []
 
 
-def test_a_zeroed_page_is_refused(whole, tmp_path, trials, table):
+def test_a_file_with_a_zeroed_page_is_refused(whole, tmp_path, trials, table):
     page = bytes(4096)
     every = 4096 * trials(8, 1, 1)
     starts = [i for i in range(0, len(whole), every) if whole[i : i + 4096].strip(b"\0")]
@@ -130,10 +130,10 @@ def put_a_folder_there(newest: Path, older: Path) -> None:
         put_a_folder_there,
     ],
 )
-def test_latest_falls_back_to_the_older_file_and_ends_in_the_same_bits(
+def test_latest_falls_back_to_an_older_file_and_ends_in_the_same_bits(
     server, reference, trial_folder, table, damage
 ):
-    """And it says so."""
+    """The log says so."""
     folder = trial_folder("damaged")
     assert start(server, folder, [("chain", {"saves": 4})]).fired
     newest = files(folder)[8]
@@ -150,7 +150,7 @@ def test_latest_falls_back_to_the_older_file_and_ends_in_the_same_bits(
     if damage is put_a_folder_there:
         assert os.strerror(errno.EISDIR) in harness.warnings(folder)
         newest.rmdir()
-    elif damage is not link_to_the_older_one:  # which is no file of this run, by its name alone
+    elif damage is not link_to_the_older_one:  # a symlink does not count as a file of this run
         assert newest.name in harness.warnings(folder)
     lost = reference.lost(folder)
     table.add("newest file damaged: latest falls back", 1, lost is not None)
@@ -170,7 +170,7 @@ class Bomb:
 @pytest.mark.parametrize("option", ["--resume_from", "--init_from"])
 @pytest.mark.parametrize("force", ["0", "1"])
 @pytest.mark.parametrize("form", ["zip with the right hash", "legacy"])
-def test_a_malicious_file_is_exit_3_and_never_executes(
+def test_a_malicious_file_is_exit_3_and_is_never_executed(
     server, reference, trial_folder, tmp_path, table, form, force, option
 ):
     folder = trial_folder("attacked")
@@ -189,11 +189,11 @@ def test_a_malicious_file_is_exit_3_and_never_executes(
     assert "gift.pt" in outcome.said
     assert "Traceback" not in outcome.said
     assert not sentinel.exists()
-    torch.load(path, weights_only=False)  # the bomb is live
+    torch.load(path, weights_only=False)  # the bomb works
     assert sentinel.exists()
 
 
-def test_retention_that_counts_damaged_files_would_lose_the_last_good_one(
+def test_a_retention_that_counts_damaged_files_loses_the_last_good_one(
     server, reference, trial_folder, table
 ):
     kept = []
@@ -203,7 +203,7 @@ def test_retention_that_counts_damaged_files_would_lose_the_last_good_one(
         assert start(server, folder, [("chain", {"saves": 2})], *keep).fired
         good_file = files(folder)[4]
         assert is_whole(good_file)
-        for step in (8, 10):  # newer files that another process, or a disk, has spoilt
+        for step in (8, 10):  # newer files, damaged by another process or by the disk
             newer = good_file.with_name(good_file.name.replace("_4.pt", f"_{step}.pt"))
             newer.write_bytes(flipped(good_file.read_bytes(), 999_999))
         hooks = [*mutant, ("no_setting_aside", {}), ("chain", {"saves": 1})]

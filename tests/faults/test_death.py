@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on from its last whole file, and ends in the same bits."""
+"""A run killed at any moment goes on from its last whole file and ends in the same bits."""
 
 import random
 import shutil
@@ -12,7 +12,7 @@ from fault_trials import STEPS, Hooks, Reference, files, go_on, resumed_from, st
 
 from chatgot.checkpointing.checkpoint_file import is_whole
 
-# the save that the deterministic trials die in: there are older files, and retention removes one
+# the deterministic trials die in this save: older files exist, and retention removes one of them
 SAVE = 3
 
 
@@ -24,9 +24,9 @@ def die_and_go_on(
     mutant: Hooks = (),
     **keywords: float | None,
 ) -> tuple[Outcome, str | None]:
-    """Run with a fault, then resume; return (how the first run ended, what was lost)."""
+    """Run with a fault, then resume; return (outcome of the first run, what was lost)."""
     outcome = start(server, folder, [*mutant, *hooks], **keywords)
-    if outcome.exit_code == 0:  # the run was over before the kill
+    if outcome.exit_code == 0:  # the run ended before the kill
         return outcome, reference.lost(folder)
     torn = [path.name for path in files(folder).values() if not is_whole(path)]
     if torn:
@@ -51,7 +51,7 @@ def die_and_go_on(
 
 @pytest.fixture(scope="module")
 def calls(servers, reference, tmp_path_factory) -> list[str]:
-    """The file-system calls of one save, counted in a run that does not die."""
+    """The names of the file-system calls of one save, from a run that does not die."""
     folder = fault_trials.new_folder(tmp_path_factory.mktemp("calls"), "dry")
     outcome = start(servers[0], folder, [("count_calls", {"save": SAVE})])
     assert outcome.exit_code == 0, outcome.said
@@ -61,13 +61,13 @@ def calls(servers, reference, tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def size(servers, reference, tmp_path_factory) -> int:
-    """The bytes of one save."""
+    """The size of one checkpoint in bytes."""
     folder = fault_trials.new_folder(tmp_path_factory.mktemp("size"), "dry")
     assert start(servers[0], folder, [("chain", {"saves": SAVE})]).fired
     return files(folder)[2 * SAVE].stat().st_size
 
 
-def test_killed_before_and_after_every_file_system_call_of_a_save(
+def test_a_run_killed_at_any_file_system_call_of_a_save_loses_nothing(
     side_by_side, reference, trial_folder, trials, table, calls
 ):
     chosen = fault_trials.spread(trials(6, 99, 99), len(calls))
@@ -87,7 +87,9 @@ def test_killed_before_and_after_every_file_system_call_of_a_save(
         assert lost is None
 
 
-def test_killed_at_any_byte_of_a_save(side_by_side, reference, trial_folder, trials, table, size):
+def test_a_run_killed_at_any_byte_of_a_save_loses_nothing(
+    side_by_side, reference, trial_folder, trials, table, size
+):
     def one(server, byte):
         folder = trial_folder(f"byte{byte}")
         hooks = [("die_at_byte", {"save": SAVE, "byte": byte})]
@@ -104,7 +106,7 @@ def test_killed_at_any_byte_of_a_save(side_by_side, reference, trial_folder, tri
         assert lost is None
 
 
-def test_killed_at_random(side_by_side, reference, trial_folder, trials, table):
+def test_a_run_killed_at_random_loses_nothing(side_by_side, reference, trial_folder, trials, table):
     rng = random.Random(20)
     wanted = trials(5, 50, 500)
     killed = []
@@ -116,7 +118,7 @@ def test_killed_at_random(side_by_side, reference, trial_folder, trials, table):
         shutil.rmtree(folder)
         return outcome, lost
 
-    for batch in range(0, 3 * wanted, 10):  # runs that end before their kill are no trials of it
+    for batch in range(0, 3 * wanted, 10):  # runs that end before their kill do not count
         moments = [(batch + i, rng.random() * reference.wall_s) for i in range(min(10, wanted))]
         for outcome, lost in side_by_side(one, moments):
             hit = outcome.exit_code == -signal.SIGKILL
@@ -133,7 +135,7 @@ def test_killed_at_random(side_by_side, reference, trial_folder, trials, table):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_a_run_still_comes_to_its_end(
+def test_a_run_killed_again_and_again_still_reaches_its_end(
     side_by_side, reference, trial_folder, trials, table
 ):
     def one(server, seed):
@@ -147,7 +149,7 @@ def test_killed_again_and_again_a_run_still_comes_to_its_end(
             generations += 1
             reached.append(max(files(folder), default=0))
             assert generations < 60
-            if rng.random() < 0.4:  # dies before its first save: nothing may be lost
+            if rng.random() < 0.4:  # it dies before its first save: nothing may be lost
                 when = rng.random() * 0.2 * reference.wall_s
                 outcome = go_on(server, folder, [], kill_after_s=when)
             else:
@@ -167,7 +169,7 @@ def test_killed_again_and_again_a_run_still_comes_to_its_end(
 @pytest.mark.parametrize(
     "phase", ["save", *(pytest.param(p, marks=pytest.mark.slow) for p in ("step", "sample"))]
 )
-def test_a_crash_of_the_interpreter_harms_no_file(
+def test_a_crash_of_the_interpreter_damages_no_file(
     server, reference, trial_folder, table, phase, how
 ):
     folder = trial_folder("crash")
@@ -188,7 +190,7 @@ def test_a_crash_of_the_interpreter_harms_no_file(
 # Mutants: the same trials must find what is broken
 
 
-def test_a_saver_that_writes_straight_to_the_final_name_is_found_out(
+def test_a_saver_that_writes_directly_to_the_final_name_is_caught(
     server, reference, trial_folder, table
 ):
     hooks = [("die_at_byte", {"save": SAVE, "byte": 60_000})]
@@ -199,7 +201,7 @@ def test_a_saver_that_writes_straight_to_the_final_name_is_found_out(
     table.add("mutant: writes straight to the final name", 1, 1)
 
 
-def test_a_saver_that_removes_old_files_first_is_found_out(server, reference, trial_folder, table):
+def test_a_saver_that_removes_old_files_first_is_caught(server, reference, trial_folder, table):
     hooks = [("die_at_byte", {"save": SAVE, "byte": 60_000})]
     mutant = [("mutant_forgetful", {})]
     outcome, lost = die_and_go_on(server, reference, trial_folder("m"), hooks, mutant)
@@ -209,12 +211,12 @@ def test_a_saver_that_removes_old_files_first_is_found_out(server, reference, tr
 
 
 @pytest.mark.parametrize("mutant", ["mutant_no_rng", "mutant_no_position", "mutant_no_optimizer"])
-def test_a_resume_that_forgets_a_part_of_the_state_is_found_out(
+def test_a_resume_that_forgets_a_part_of_the_state_is_caught(
     server, reference, trial_folder, table, mutant
 ):
     folder = trial_folder("m")
     hooks = [(mutant, {})]
-    if mutant == "mutant_no_rng":  # its undisturbed run is another one
+    if mutant == "mutant_no_rng":  # this mutant needs its own undisturbed run
         assert start(server, folder, hooks).exit_code == 0
         final = fault_trials.final_hash(files(folder)[STEPS])
         reference = Reference(folder, final, fault_trials.read_steps(folder), wall_s=0.0)

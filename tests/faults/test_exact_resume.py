@@ -1,4 +1,4 @@
-"""Resumed at any step, in any combination of mechanisms, a run ends in the same bits."""
+"""A run resumed at any step, with any combination of mechanisms, ends in the same bits."""
 
 import itertools
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from fault_trials import STEPS, files, go_on, resumed_from, start
 
 PRODUCT = list(itertools.product([False, True], [1, 3], [False, True], [False, True]))
-# every two values of two factors meet in one of these
+# each pair of values of two factors occurs in one of these
 PAIRS = {
     (False, 1, False, False),
     (True, 3, True, False),
@@ -23,7 +23,7 @@ PAIRS = {
     ("recompute", "accumulate", "bf16", "samples"),
     [pytest.param(*row, marks=[] if row in PAIRS else pytest.mark.slow) for row in PRODUCT],
 )
-def test_resumed_at_every_step(
+def test_a_run_resumed_at_any_step_ends_in_the_same_bits(
     server, side_by_side, tmp_path_factory, trials, table, recompute, accumulate, bf16, samples
 ):
     parent = tmp_path_factory.mktemp("product")
@@ -44,7 +44,7 @@ def test_resumed_at_every_step(
         for other, path in files(folder).items():
             if other > step:
                 path.unlink()
-        # not `latest`: the copied files belong to the YAML that they were copied from
+        # not `latest`: the copied files belong to the YAML of the original folder
         outcome = start(server, folder, [], "--resume_from", str(files(folder)[step]))
         lost = None if outcome.exit_code == 0 else outcome.said
         lost = lost or reference.lost(folder)
@@ -62,7 +62,9 @@ def test_resumed_at_every_step(
 
 
 @pytest.mark.slow
-def test_resumed_at_every_step_one_after_the_other(server, reference, trial_folder, table):
+def test_a_run_resumed_at_each_of_its_steps_ends_in_the_same_bits(
+    server, reference, trial_folder, table
+):
     folder = trial_folder("chain")
     every = ("--set", "training.save_checkpoint_steps=1")
     stop = ("signals", {"phase": "step", "nth": 1, "names": ["SIGTERM"]})

@@ -1,8 +1,8 @@
-"""After a power cut a whole checkpoint can be loaded: none that a save promised is missing.
+"""A power cut never takes a checkpoint whose save has returned.
 
-kill -9 does not show this: what the kernel holds survives a process, not a power cut. So the calls
-of a few saves are recorded, and every folder that a cut could leave is rebuilt: bytes that were not
-fsynced are gone or half there, and of the folder's changes since its last fsync any may be missing.
+kill -9 cannot show this: the kernel's buffers survive a process, but not a power cut. So the tests
+record the calls of a few saves and rebuild every folder that a cut could leave: bytes without an
+fsync are gone or half there, and any changes of the folder since its last fsync may be missing.
 """
 
 import itertools
@@ -22,12 +22,12 @@ RUN_ID = "tiny_20250102-030405"
 
 
 def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> list[tuple]:
-    """Save a few times with retention; return what reached the kernel, in order.
+    """Save a few times with retention; return the calls to the kernel in order.
 
-    And when each save had returned.
+    The list also has the moments at which saves returned.
     """
     calls: list[tuple] = []
-    files: dict[int, int] = {}  # inode: a number that no later file gets
+    files: dict[int, int] = {}  # inode -> a number that no later file gets
     real = {name: getattr(os, name) for name in ("open", "fsync", "replace", "unlink")}
 
     def opened(path, flags, *args, **keywords):
@@ -72,7 +72,7 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> lis
 
 
 def applied(names: dict[str, int], changes: list[tuple]) -> dict[str, int]:
-    """Return a folder's names after some of its changes; one that lacks another does nothing."""
+    """Return a folder's names after some changes; a change of a missing file does nothing."""
     names = dict(names)
     for kind, *rest in changes:
         if kind == "create":
@@ -84,7 +84,7 @@ def applied(names: dict[str, int], changes: list[tuple]) -> dict[str, int]:
     return names
 
 
-State = tuple[int, dict[str, bytes]]  # last step promised, content of each file by its name
+State = tuple[int, dict[str, bytes]]  # last step whose save returned, content of files by name
 
 
 def states_after_a_cut(calls: list[tuple]) -> Iterator[State]:
@@ -92,7 +92,7 @@ def states_after_a_cut(calls: list[tuple]) -> Iterator[State]:
     bytes_of = {call[1]: call[2] for call in calls if call[0] in ("data", "not synced")}
     for end in range(len(calls) + 1):
         synced: dict[int, bytes] = {}
-        durable: dict[str, int] = {}  # the folder's names as of its last fsync
+        durable: dict[str, int] = {}  # the folder's names at its last fsync
         pending: list[tuple] = []  # the folder's changes since then
         promised = 0
         for call in calls[:end]:
@@ -107,12 +107,12 @@ def states_after_a_cut(calls: list[tuple]) -> Iterator[State]:
                 pending.append(call)
         for changes in subsets(pending):
             names = applied(durable, changes)
-            for share in (0.0, 0.5):  # of the bytes that nobody has synced
+            for share in (0.0, 0.5):  # of the bytes without an fsync
                 yield promised, contents(names, synced, bytes_of, share)
 
 
 def subsets(changes: list[tuple]) -> Iterator[list[tuple]]:
-    """Yield all choices of changes, each in their order."""
+    """Yield all subsets of the changes, each in order."""
     for chosen in itertools.product([False, True], repeat=len(changes)):
         yield list(itertools.compress(changes, chosen))
 
@@ -120,7 +120,7 @@ def subsets(changes: list[tuple]) -> Iterator[list[tuple]]:
 def contents(
     names: dict[str, int], synced: dict[int, bytes], bytes_of: dict[int, bytes], share: float
 ) -> dict[str, bytes]:
-    """Return the bytes of each file, of those that are not synced only a share."""
+    """Return the content of each file, with only a share of the bytes without an fsync."""
     result = {}
     for name, file in names.items():
         unsynced = bytes_of.get(file, b"")
@@ -129,9 +129,9 @@ def contents(
 
 
 def lost_in(states: Iterable[State], folder: Path) -> tuple[int, list[str]]:
-    """Return how many states there are, and what is wrong with those that lost something.
+    """Return the number of states, and a description of each that lost something.
 
-    There the promised checkpoint, or a later one, is not loaded.
+    A state lost something if neither the promised checkpoint nor a later one is loaded.
     """
     lost = []
     tried = set()
@@ -161,7 +161,7 @@ def folders(tmp_path):
     return tmp_path / "recorded", tmp_path / "rebuilt"
 
 
-def test_no_power_cut_takes_what_a_save_has_promised(folders, monkeypatch, table):
+def test_a_power_cut_never_takes_a_checkpoint_whose_save_returned(folders, monkeypatch, table):
     calls = record(folders[0], monkeypatch)
     assert [call[0] for call in calls[:5]] == ["create", "data", "rename", "folder", "returned"]
     count, lost = lost_in(states_after_a_cut(calls), folders[1])
@@ -171,7 +171,7 @@ def test_no_power_cut_takes_what_a_save_has_promised(folders, monkeypatch, table
 
 
 @pytest.mark.parametrize("forgotten", ["file", "folder"])
-def test_a_save_without_one_of_its_fsyncs_is_found_out(folders, monkeypatch, table, forgotten):
+def test_a_save_without_one_of_its_fsyncs_is_caught(folders, monkeypatch, table, forgotten):
     if forgotten == "folder":
         monkeypatch.setattr(atomic_file, "fsync_folder", lambda folder: None)
     calls = record(folders[0], monkeypatch)

@@ -1,4 +1,4 @@
-"""Asked to stop, a run ends its step and saves; asked twice, it ends at once; no file is harmed."""
+"""A first signal lets a run end its step and save, a second ends it at once; no file is damaged."""
 
 import signal
 import subprocess
@@ -17,9 +17,9 @@ PHASES = ["step", "save", "sample", "evaluate", "last evaluation"]
 
 
 def hook(phase: str, names: list[str], **keywords: Any) -> tuple[str, dict[str, Any]]:
-    """Return the hook that sends signals in a phase's third call.
+    """Return the hook that sends signals in the third call of a phase.
 
-    The last evaluation is the fourth pass over batches, after those at steps 0, 8 and 16.
+    The last evaluation is the fourth one, after those at steps 0, 8 and 16.
     """
     place = {"phase": phase, "nth": 3}
     if phase == "last evaluation":
@@ -28,7 +28,7 @@ def hook(phase: str, names: list[str], **keywords: Any) -> tuple[str, dict[str, 
 
 
 def all_files(folder: Path) -> dict[Path, bytes]:
-    """Return all files of a trial but what the script printed."""
+    """Return all files of a trial except the output of the script."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "said.txt"]
     return {path: path.read_bytes() for path in paths}
 
@@ -45,7 +45,7 @@ def checkpoint_bytes(folder: Path) -> dict[int, bytes]:
         for name, code in (("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143))
     ],
 )
-def test_a_signal_in_any_phase_stops_the_run_saved_and_it_resumes_exactly(
+def test_a_signal_in_any_phase_saves_the_run_and_it_resumes_exactly(
     server, reference, trial_folder, table, phase, name, code
 ):
     folder = trial_folder("stopped")
@@ -69,20 +69,20 @@ def test_a_signal_in_any_phase_stops_the_run_saved_and_it_resumes_exactly(
     assert all_files(folder) == finished
 
 
-def test_a_run_that_ends_at_a_signal_without_a_save_is_found_out(server, trial_folder, table):
+def test_a_run_that_ends_at_a_signal_without_a_save_is_caught(server, trial_folder, table):
     folder = trial_folder("deaf")
     outcome = start(server, folder, [("mutant_deaf", {}), hook("step", ["SIGTERM"])])
     assert (outcome.fired, outcome.exit_code) == (["SIGTERM"], 143)
     stopped = max(files(folder), default=0)
     table.add("mutant: ends at a signal without a save", 1, stopped == 2)
-    assert stopped == 2  # the real one saves step 3
+    assert stopped == 2  # the real script saves step 3
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_before_the_first_step_saves_nothing(
     server, reference, trial_folder, table, name, code
 ):
-    """And leaves what was loaded as it is."""
+    """The file that was loaded stays as it is."""
     folder = trial_folder("early")
     early = [("signals", {"phase": "before the first step", "nth": 1, "names": [name]})]
     outcome = start(server, folder, early)
@@ -108,12 +108,12 @@ def test_a_signal_before_the_first_step_saves_nothing(
         pytest.param(["SIGTERM", "SIGINT"], marks=pytest.mark.slow),
     ],
 )
-def test_a_second_signal_ends_the_run_at_once_and_harms_no_file(
+def test_a_second_signal_ends_the_run_at_once_and_damages_no_file(
     server, reference, trial_folder, table, phase, names
 ):
     folder = trial_folder("insisted")
     outcome = start(server, folder, [hook(phase, names, gap_s=0.005)])
-    assert outcome.fired == names[:2]  # the third one finds nobody
+    assert outcome.fired == names[:2]  # the process is gone before the third signal
     assert outcome.exit_code == 130, outcome.said
     assert all(is_whole(path) for path in files(folder).values())
     assert go_on(server, folder).exit_code == 0

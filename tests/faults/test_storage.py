@@ -1,4 +1,4 @@
-"""A disk that is full, slow, broken or gone costs a warning, no file; if it stays so, exit 5."""
+"""A full, slow, broken or missing disk costs a warning but no file; if it stays so: exit 5."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from chatgot.checkpointing.checkpoint_file import is_whole
 
 
 def failed_saves(folder: Path, reason: str) -> int:
-    """Return how many warnings name a checkpoint and the system's reason."""
+    """Return the number of warnings that name a checkpoint and the system's reason."""
     warnings = harness.events(folder, "warning", level="WARNING")
     return sum("_step_" in event["text"] and reason in event["text"] for event in warnings)
 
@@ -47,7 +47,7 @@ def test_a_disk_full_at_any_byte_of_a_save_costs_one_warning(
 
 @pytest.mark.parametrize("byte", [0, 100_000])
 def test_three_failed_saves_in_a_row_are_exit_5(server, reference, trial_folder, table, byte):
-    """And the run goes on when there is room."""
+    """The run can be resumed when there is space again."""
     folder = trial_folder("full")
     outcome = start(server, folder, [("file_limit", {"byte": byte, "saves": [3, 4, 5]})])
     assert outcome.exit_code == 5, outcome.said
@@ -71,7 +71,7 @@ def test_three_failed_saves_in_a_row_are_exit_5(server, reference, trial_folder,
     ],
 )
 @pytest.mark.parametrize("saves", [pytest.param([2], marks=pytest.mark.slow), [2, 3, 4]])
-def test_a_system_call_that_fails_in_a_save(
+def test_a_failing_system_call_in_a_save_costs_a_warning_or_exit_5(
     server, reference, trial_folder, table, call, number, saves
 ):
     folder = trial_folder("failing")
@@ -92,7 +92,9 @@ def test_a_system_call_that_fails_in_a_save(
 
 
 @pytest.mark.parametrize("back_at", [5, None])
-def test_a_folder_that_is_moved_away(server, reference, trial_folder, table, back_at):
+def test_a_folder_that_is_moved_away_costs_warnings_or_exit_5(
+    server, reference, trial_folder, table, back_at
+):
     folder = trial_folder("moved")
     outcome = start(server, folder, [("move_folder", {"save": 3, "back_at": back_at})])
     assert outcome.fired == ["moved"]
@@ -107,19 +109,19 @@ def test_a_folder_that_is_moved_away(server, reference, trial_folder, table, bac
     assert lost is None
 
 
-# On file systems of their own
+# On separate file systems
 
 
 @pytest.fixture
 def mounted(tmp_path):
-    """Run the script with something mounted over one of its folders, in a namespace of its own."""
+    """Run the script in its own namespace, with something mounted over one of its folders."""
     probe = subprocess.run(
         ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"],
         capture_output=True,
         check=False,
     )
     if probe.returncode != 0:
-        pytest.skip("this machine lets nobody mount a small disk (unshare -Urm)")
+        pytest.skip("this machine does not let users mount a small disk (unshare -Urm)")
     folder = new_folder(tmp_path, "mounted")
 
     def run(mount: str, save_out: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -136,7 +138,7 @@ def mounted(tmp_path):
     return run
 
 
-def test_a_small_disk_that_fills_up_is_exit_5_and_what_it_holds_resumes(
+def test_a_small_disk_that_fills_up_is_exit_5_and_the_run_resumes(
     mounted, server, reference, table
 ):
     size = max(path.stat().st_size for path in files(reference.folder).values())
@@ -147,7 +149,7 @@ def test_a_small_disk_that_fills_up_is_exit_5_and_what_it_holds_resumes(
     shutil.copytree(folder / "out", folder / "checkpoints", dirs_exist_ok=True)
     assert sorted(files(folder)) == [2, 4]
     assert all(is_whole(path) for path in files(folder).values())
-    shutil.copy(reference.folder / "steps.jsonl", folder)  # the first run has written none
+    shutil.copy(reference.folder / "steps.jsonl", folder)  # the first run did not write the file
     assert go_on(server, folder).exit_code == 0
     lost = reference.lost(folder)
     table.add("a disk of 2.5 checkpoints fills up (ENOSPC)", 1, lost is not None)
@@ -176,7 +178,7 @@ def test_a_read_only_folder_is_exit_5_before_anything_is_computed(mounted, table
     assert files(mounted.folder) == {}
 
 
-# What must not disturb training
+# Faults that must not disturb training
 
 
 @pytest.mark.parametrize("kind", ["ValueError", "MemoryError"])
@@ -194,7 +196,7 @@ def test_a_sample_that_fails_is_one_warning_and_changes_no_bit(
     assert lost is None
 
 
-def test_memory_that_runs_out_in_a_save_is_a_failed_save(server, reference, trial_folder, table):
+def test_out_of_memory_in_a_save_is_a_failed_save(server, reference, trial_folder, table):
     folder = trial_folder("memory")
     hooks = [("raising", {"phase": "save", "nth": 2, "kind": "MemoryError"})]
     outcome = start(server, folder, hooks)
@@ -206,7 +208,7 @@ def test_memory_that_runs_out_in_a_save_is_a_failed_save(server, reference, tria
     assert lost is None
 
 
-def test_a_saver_without_a_temporary_file_does_not_survive_a_full_disk(
+def test_a_saver_without_a_temporary_file_is_caught_by_a_full_disk(
     server, reference, trial_folder, table
 ):
     folder = trial_folder("mutant")
@@ -218,7 +220,7 @@ def test_a_saver_without_a_temporary_file_does_not_survive_a_full_disk(
     assert broken
 
 
-def test_a_slow_disk_is_said_once_with_the_interval_that_would_do(
+def test_a_slow_disk_costs_one_warning_with_a_better_interval(
     server, reference, trial_folder, table
 ):
     folder = trial_folder("slow")
@@ -241,7 +243,7 @@ CLOCK = {
 def train_while_the_clock_jumps(server, folder, seconds, mutant=()) -> bool:
     """Return whether the run saved and sampled as if the clock had not jumped.
 
-    That is: it saved at its best evaluations, and sampled at the end alone.
+    That is: it saved at its best evaluations, and sampled only at the end.
     """
     hooks = [*mutant, ("turn_the_clock", {"seconds": seconds, "at_step": 5})]
     outcome = start(server, folder, hooks)
@@ -269,7 +271,7 @@ def test_a_clock_that_jumps_changes_nothing(server, reference, trial_folder, tab
     assert lost is None
 
 
-def test_intervals_by_the_wall_clock_are_found_out(server, trial_folder, table):
+def test_intervals_by_the_wall_clock_are_caught(server, trial_folder, table):
     folder = trial_folder("clock", training=CLOCK)
     mutant = [("mutant_wall_clock", {})]
     undisturbed = train_while_the_clock_jumps(server, folder, -86400, mutant)
@@ -277,7 +279,7 @@ def test_intervals_by_the_wall_clock_are_found_out(server, trial_folder, table):
     assert not undisturbed
 
 
-def test_a_clock_that_was_turned_back_before_the_resume_changes_nothing(
+def test_a_clock_turned_back_before_the_resume_changes_nothing(
     server, reference, trial_folder, table
 ):
     folder = trial_folder("clock")
@@ -291,8 +293,8 @@ def test_a_clock_that_was_turned_back_before_the_resume_changes_nothing(
     assert {path.name.partition("_step_")[0] for path in files(folder).values()} == {run_id}
 
 
-def test_a_second_process_on_a_living_run_is_refused(tmp_path, table):
-    """And the first one ends undisturbed."""
+def test_a_second_process_on_a_live_run_is_refused(tmp_path, table):
+    """The first process ends undisturbed."""
     folder = tmp_path
     longer = {"training": {"max_steps": 120, "log_interval": 40}}
     harness.write_config(folder, **harness.merged(TINY, longer))
@@ -304,7 +306,7 @@ def test_a_second_process_on_a_living_run_is_refused(tmp_path, table):
     while not files(folder):
         assert first.poll() is None
         time.sleep(0.01)
-    first.send_signal(signal.SIGSTOP)  # it stays alive while the second one tries
+    first.send_signal(signal.SIGSTOP)  # the first one stays alive while the second one tries
     before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
     second = harness.run_script(folder, "--config", "tiny.yaml", "--resume_from", "latest")
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before

@@ -1,4 +1,4 @@
-"""What a run promises on a CPU also holds on a CUDA device."""
+"""A run keeps its promises on a CUDA device as it does on a CPU."""
 
 import contextlib
 import functools
@@ -32,8 +32,8 @@ PRECISIONS = {
 }
 CALM = {"learning_rate": 1e-3, "min_learning_rate": 1e-3}  # small differences stay small
 
-# of losses, after the same sequences in other micro-batches. cuBLAS picks kernels by shape, which
-# add in other orders, so the bound is wider than the 1e-5 of the tests on a CPU.
+# Relative error of losses after the same sequences in other micro-batches. cuBLAS picks kernels by
+# shape, and they sum in different orders, so this is wider than the 1e-5 of the tests on a CPU.
 LOSS_TOLERANCE = 1e-4
 
 # LARGE sequences at once keep more than 2 GiB of activations, above LIMIT; half of them fit
@@ -50,7 +50,7 @@ LARGE_MODEL = {
 
 
 def train(folder: Path, *arguments: str, **sections: Any) -> Path:
-    """Train by the real script on the device, eager, in this process; return the folder."""
+    """Train with the real script on the device, eager, in this process; return the folder."""
     folder.mkdir(exist_ok=True)
     sections["training"] = {"compile": False, **sections.get("training", {})}
     config = harness.write_config(folder, device=DEVICE, **sections)
@@ -59,7 +59,7 @@ def train(folder: Path, *arguments: str, **sections: Any) -> Path:
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the events of one kind that the only run in `folder` has written."""
+    """Return the events of one kind of the only run in `folder`."""
     return [event for event in json_lines(folder, "events.jsonl") if event["kind"] == kind]
 
 
@@ -74,7 +74,7 @@ def final(folder: Path, step: int = STEPS) -> dict[str, Any]:
 
 
 def trained_parts(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return what must be bit-equal between two runs: all that training changes, but the clock."""
+    """Return what must be bit-equal between two runs: all that training changes but the clock."""
     state = {name: part for name, part in checkpoint["state"].items() if name != "run_id"}
     clocks = ("time_s", "tokens_per_s")
     state["progress"] = {k: v for k, v in state["progress"].items() if k not in clocks}
@@ -88,7 +88,7 @@ def losses(folder: Path) -> list[float]:
 
 @contextlib.contextmanager
 def made_up_limit(sequences: int) -> Iterator[list[int]]:
-    """Let more than so many training sequences at once fail as the allocator does.
+    """Make a forward pass of more than `sequences` training sequences run out of memory.
 
     Yields the sizes that have failed.
     """
@@ -108,8 +108,8 @@ def made_up_limit(sequences: int) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def real_limit(size: int) -> Iterator[None]:
-    """Let this process take at most so many bytes on the device."""
-    gc.collect()  # runs of other tests
+    """Let this process take at most `size` bytes on the device."""
+    gc.collect()  # free the runs of other tests
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(size / total)
@@ -122,7 +122,7 @@ def real_limit(size: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of a run that nothing disturbed, for a precision; each is made once."""
+    """Return a function that gives the folder of an undisturbed run in a precision, made once."""
 
     @functools.cache
     def run_in(precision: str) -> Path:
@@ -155,7 +155,7 @@ def test_run_computes_on_the_device_in_the_precision_asked_for(straight, precisi
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_resumed_run_equals_the_straight_one_bit_for_bit(straight, precision, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, precision, tmp_path):
     undisturbed = straight(precision)
     folder = tmp_path / "resumed"
     path = copy_up_to(undisturbed, folder, RESUMED_STEP)
@@ -165,7 +165,7 @@ def test_resumed_run_equals_the_straight_one_bit_for_bit(straight, precision, tm
     assert losses(folder) == losses(undisturbed)
 
 
-def test_resume_in_a_new_process_equals_the_straight_run(straight, tmp_path):
+def test_resume_in_a_new_process_equals_an_uninterrupted_run(straight, tmp_path):
     undisturbed = straight("bf16")
     folder = tmp_path / "resumed"
     path = copy_up_to(undisturbed, folder, RESUMED_STEP)
@@ -226,7 +226,7 @@ def test_micro_batch_that_cannot_fit_shrinks_until_it_does(tmp_path):
         folder.mkdir()
         text = harness.make_text(200_000)  # enough for one batch of LARGE sequences
         (folder / "text.txt").write_text(text, encoding="utf-8")
-        # an evaluation of LARGE sequences has to fit as well, or shrink by itself
+        # an evaluation of LARGE sequences must fit, or shrink on its own
         train(folder, model=LARGE_MODEL, training=dynamic(LARGE, **quiet))
     shrinks = [e for e in events(folder, "micro_batch") if e["reason"] == "oom"]
     assert shrinks
@@ -239,10 +239,10 @@ def test_micro_batch_that_cannot_fit_shrinks_until_it_does(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------
-# Proofs, and what is observed
+# Proofs and observation
 
 
-def test_gradient_checkpointing_is_proven_or_refused_with_its_reason(tmp_path):
+def test_gradient_checkpointing_is_proven_or_refused_with_a_reason(tmp_path):
     folder = train(tmp_path / "run", training={"gradient_checkpointing": True})
     told = events(folder, "gradient_checkpointing")
     assert told
@@ -251,11 +251,11 @@ def test_gradient_checkpointing_is_proven_or_refused_with_its_reason(tmp_path):
     assert failed == (not told[-1]["on"] and told[0]["on"])
 
 
-def test_gradient_checkpointing_changes_no_bit_where_it_is_on(tmp_path):
+def test_gradient_checkpointing_changes_no_bit_when_it_is_on(tmp_path):
     plain = train(tmp_path / "plain")
     folder = train(tmp_path / "recomputing", training={"gradient_checkpointing": True})
     if not events(folder, "gradient_checkpointing")[-1]["on"]:
-        pytest.skip("its proof has failed here, and it stays off")
+        pytest.skip("its proof failed here, so it stays off")
     names = ("model_state_dict", "optimizer_state_dict", "loss")
     expected = final(plain)
     recomputed = final(folder)
@@ -272,7 +272,7 @@ def test_evaluation_and_samples_leave_training_bit_equal(tmp_path):
     assert harness.same({n: seen[n] for n in names}, {n: expected[n] for n in names})
 
 
-def test_samples_are_made_on_the_device(straight):
+def test_samples_are_generated_on_the_device(straight):
     folder = straight("fp32")
     samples = json_lines(folder, "samples.jsonl")
     assert {sample["step"] for sample in samples} == {6, STEPS}
@@ -300,7 +300,7 @@ def test_checkpoint_of_the_device_starts_a_run_on_the_cpu(straight, precision, t
     assert harness.train_here(tmp_path, "--config", config.name, "--init_from", str(path)) == 0
     (start,) = events(tmp_path, "start")
     assert start["device"].startswith("cpu")
-    assert losses(tmp_path)[0] < losses(folder)[0]  # it begins with what was learnt
+    assert losses(tmp_path)[0] < losses(folder)[0]  # it starts with the trained weights
 
 
 def test_compiled_run_resumes_bit_for_bit(tmp_path):

@@ -1,4 +1,4 @@
-"""Claims about scripts/fix_log_encoding.py as a process: arguments, exit codes, pipes, signals."""
+"""scripts/fix_log_encoding.py as a process: arguments, exit codes, pipes and signals."""
 
 import json
 import os
@@ -12,7 +12,8 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "fix_log_encoding.py"
 LONG_NAME = "x" * 246 + ".log"  # with _fixed it is longer than a file system allows
-BROKEN, MENDED = "\x1b[31mnaÃ¯ve\x1b[0m\r\n".encode(), "naïve\r\n".encode()
+BROKEN = "\x1b[31mnaÃ¯ve\x1b[0m\r\n".encode()
+MENDED = "naïve\r\n".encode()
 
 
 def run(folder, *arguments, stdin=b""):
@@ -35,7 +36,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_files_patterns_and_folders_are_mended_once_each(folder):
+def test_files_patterns_and_folders_are_each_mended_once(folder):
     done = run(folder, "a.log", "*.log")
     assert (done.returncode, done.stderr) == (0, b"")
     assert (
@@ -59,7 +60,7 @@ def test_check_says_what_would_change_and_writes_nothing(folder):
     assert names(folder) == before
 
 
-def test_in_place_keep_ansi_newline_and_output(folder):
+def test_options_in_place_keep_ansi_newline_and_output_work(folder):
     assert run(folder, "a.log", "--in-place").returncode == 0
     assert ((folder / "a.log").read_bytes(), (folder / "a.log.bak").read_bytes()) == (
         MENDED,
@@ -110,7 +111,9 @@ def test_a_pipe_goes_from_stdin_to_stdout_and_its_report_to_stderr(folder):
         ([LONG_NAME], 5, "cannot be written: File name too long"),
     ],
 )
-def test_bad_input_is_one_line_an_exit_code_and_no_change(folder, arguments, exit_code, message):
+def test_bad_input_gets_one_line_an_exit_code_and_changes_nothing(
+    folder, arguments, exit_code, message
+):
     (folder / "binary.log").write_bytes(b"\x7fELF\x02\x01\x01" + bytes(100))
     (folder / "loop.log").symlink_to("loop.log")
     os.mkfifo(folder / "pipe")
@@ -123,14 +126,14 @@ def test_bad_input_is_one_line_an_exit_code_and_no_change(folder, arguments, exi
     assert {name: (folder / name).read_bytes() for name in names(folder)} == before
 
 
-def test_stdin_stands_alone_and_is_not_mended_in_place(folder):
+def test_stdin_is_refused_next_to_other_files_and_with_in_place(folder):
     for arguments in (["-", "--in-place"], ["-", "a.log"]):
         done = run(folder, *arguments)
         assert done.returncode == 2
         assert b"stands alone" in done.stderr
 
 
-def test_a_folder_that_may_not_be_entered_does_not_stop_the_others(folder):
+def test_an_unreadable_folder_does_not_stop_the_other_files(folder):
     (folder / "sub").chmod(0)
     try:
         if os.access(folder / "sub", os.R_OK):
@@ -148,7 +151,7 @@ def test_a_folder_that_may_not_be_entered_does_not_stop_the_others(folder):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full exists on Linux only")
-def test_a_stdout_that_cannot_be_written_does_not_stop_the_others(folder):
+def test_an_unwritable_stdout_does_not_stop_the_other_files(folder):
     command = f'"{sys.executable}" "{SCRIPT}" a.log clean.log > /dev/full'
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, capture_output=True, timeout=60, check=False
@@ -166,7 +169,7 @@ def test_a_binary_pipe_is_named_as_the_user_named_it(folder):
     assert done.stderr.startswith(b"error: -: looks like a binary file")
 
 
-def test_of_several_logs_all_are_mended_and_the_worst_exit_code_counts(folder):
+def test_several_logs_are_all_mended_and_the_worst_exit_code_counts(folder):
     done = run(folder, "gone.log", "a.log")
     assert done.returncode == 2
     assert (folder / "a_fixed.log").read_bytes() == MENDED
@@ -180,7 +183,7 @@ def imported_packages(folder, *arguments: str) -> set[str]:
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
 
-def test_a_log_is_mended_without_torch(folder):
+def test_the_script_mends_a_log_without_torch(folder):
     packages = imported_packages(folder, "a.log")
     assert (folder / "a_fixed.log").read_bytes() == MENDED
     assert "chardet" in packages
@@ -195,7 +198,7 @@ def test_help_and_usage_errors_do_not_wait_for_heavy_imports(folder, arguments):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_kill_in_the_middle_leaves_the_log_whole_and_no_half_output(folder, number):
+def test_a_kill_halfway_leaves_the_log_whole_and_no_partial_output(folder, number):
     content = BROKEN * 1_500_000
     (folder / "a.log").write_bytes(content)
     process = subprocess.Popen(
@@ -217,7 +220,7 @@ def test_a_kill_in_the_middle_leaves_the_log_whole_and_no_half_output(folder, nu
 @pytest.mark.parametrize(
     ("redirection", "code"), [("a.log >&-", 0), ("- <&-", 0), ("no.log 2>&-", 2)]
 )
-def test_a_closed_stream_is_no_defect(tmp_path, redirection, code):
+def test_a_closed_stream_causes_no_traceback(tmp_path, redirection, code):
     (tmp_path / "a.log").write_text("fine\n", encoding="utf-8")
     command = f"{sys.executable} {SCRIPT} {redirection}"
     done = subprocess.run(

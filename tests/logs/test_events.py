@@ -1,4 +1,4 @@
-"""Events of a run as a program reads them: events.jsonl, fed by the log's records."""
+"""events.jsonl: a run's events as programs read them, made from the log's records."""
 
 import json
 import logging
@@ -23,12 +23,13 @@ def read_events(run_dir: Path) -> list[dict]:
 
 
 def told(run_dir: Path, *names: str) -> list[tuple]:
+    """Return these fields of each event in the file."""
     return [tuple(fields.get(name) for name in names) for fields in read_events(run_dir)]
 
 
 @pytest.fixture
 def run_dir(clean_log, tmp_path) -> Path:
-    """A run's folder, with the log set up."""
+    """The folder of a run whose log is set up."""
     setup_console()
     setup_logging("x", "t", tmp_path / "logs")
     folder = tmp_path / "run"
@@ -36,7 +37,7 @@ def run_dir(clean_log, tmp_path) -> Path:
     return folder
 
 
-def test_an_event_has_time_step_kind_text_and_its_fields(run_dir):
+def test_an_event_has_its_time_step_kind_text_and_own_fields(run_dir):
     before = datetime.now(UTC)
     with EventLog(run_dir, step=lambda: 7):
         extra = event("save", path="a.pt", best=True, megabytes=1.5)
@@ -66,7 +67,7 @@ def test_a_field_called_text_replaces_the_message(run_dir):
     assert told(run_dir, "ranks", "text") == [(1, "9 tokens")]
 
 
-def test_an_unknown_kind_is_refused_where_it_is_made():
+def test_an_event_of_unknown_kind_is_refused_where_it_is_created():
     with pytest.raises(AssertionError, match="'evaluated' is no kind of event"):
         event("evaluated")
     assert len(KINDS) == 16
@@ -107,8 +108,8 @@ def test_a_crash_names_its_exception(run_dir):
     assert (crash["text"], crash["exception"]) == ("a defect:", "ValueError('of all things')")
 
 
-def test_records_from_before_the_folder_come_first_and_once(clean_log, tmp_path):
-    """The choices are measured before there is a file, and warnings come before the folder."""
+def test_records_from_before_the_folder_are_written_first_and_once(clean_log, tmp_path):
+    """Choices are measured before there is a file; warnings may come before there is a folder."""
     setup_console()
     logger.info("fp32", extra=event("choice", what="precision", measured={"loss": math.inf}))
     log = setup_logging("x", "t", tmp_path)
@@ -132,7 +133,7 @@ def test_records_from_before_the_folder_come_first_and_once(clean_log, tmp_path)
     assert [kind for (kind,) in told(tmp_path, "kind")] == ["choice", "warning", "start", "resume"]
 
 
-def test_events_opened_before_the_file_leave_the_log_its_records(clean_log, tmp_path):
+def test_early_records_reach_the_log_even_after_they_became_events(clean_log, tmp_path):
     setup_console()
     logger.info("fp32", extra=event("choice"))
     with EventLog(tmp_path, step=lambda: 0):
@@ -163,7 +164,7 @@ def test_a_program_without_events_keeps_few_records(run_dir):
     assert len(early.records) == Early.MOST
 
 
-def test_after_a_resume_later_events_and_a_torn_line_are_gone(run_dir):
+def test_a_resume_removes_later_events_and_a_torn_line(run_dir):
     step = [0]
     with EventLog(run_dir, step=lambda: step[0]):
         for i in range(5):
@@ -186,7 +187,7 @@ def test_after_a_resume_later_events_and_a_torn_line_are_gone(run_dir):
     ]
 
 
-def test_a_folder_that_vanishes_is_one_warning_and_nothing_else(run_dir, capsys):
+def test_a_vanished_folder_costs_one_warning_and_nothing_else(run_dir, capsys):
     with EventLog(run_dir, step=lambda: 1):
         shutil.rmtree(run_dir)
         for i in range(5):
@@ -199,7 +200,7 @@ def test_a_folder_that_vanishes_is_one_warning_and_nothing_else(run_dir, capsys)
     assert len(lines) == 7
 
 
-def test_a_step_that_cannot_be_told_costs_one_event_only(run_dir, capsys):
+def test_a_step_that_cannot_be_read_costs_only_one_event(run_dir, capsys):
     with EventLog(run_dir, step=lambda: 1 // 0):
         logger.info("a", extra=event("skip"))
         logger.info("c", extra=event("skip", 6))
@@ -207,8 +208,8 @@ def test_a_step_that_cannot_be_told_costs_one_event_only(run_dir, capsys):
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_a_failing_log_is_told_in_the_events(run_dir, monkeypatch):
-    """Each handler warns on the others, and none waits for another's lock."""
+def test_a_failing_log_becomes_an_event(run_dir, monkeypatch):
+    """Each handler warns through the others; they share one lock, so none waits for another."""
     log = run_dir.parent / "logs" / "train_x_t.log"
     with EventLog(run_dir, step=lambda: 1) as events:
         locks = {

@@ -1,4 +1,4 @@
-"""Log and console from outside: terminals, pipes, closed descriptors, full disks, forgery."""
+"""Log and console on terminals and pipes, with closed streams, full disks and forged records."""
 
 import copy
 import logging
@@ -48,7 +48,7 @@ def environment(**changes: str) -> dict[str, str]:
 def run(
     code: str, folder: Path, shell: str = '"$0" -c "$1"', **changes: str
 ) -> subprocess.CompletedProcess:
-    """Run SETUP and `code` in a process of its own, with the redirections of `shell`."""
+    """Run SETUP and `code` in a new process, with the redirections of `shell`."""
     command = ["bash", "-c", shell, sys.executable, SETUP + code]
     return subprocess.run(
         command,
@@ -82,7 +82,7 @@ def run_on_terminal(code: str, folder: Path, **changes: str) -> str:
 
 
 def screen(received: str) -> list[str]:
-    """Return the lines that a terminal shows after it received a text with carriage returns."""
+    """Return the lines that a terminal shows for a text with carriage returns."""
     lines = []
     for line in received.split("\n"):
         cells: list[str] = []
@@ -120,7 +120,7 @@ def log(clean_log, tmp_path) -> Path:
 
 
 def test_lines_have_the_promised_format_in_file_and_pipe(tmp_path):
-    # another library's console: it must not show the records a second time
+    # the console handler of another library: it must not show the records again
     root = "logging.basicConfig()"
     done = run(
         f"{root}\nlogger.info('five: %d', 5); logger.debug('not shown'); logger.error('bad')",
@@ -144,7 +144,7 @@ def test_the_file_is_named_by_config_and_timestamp_and_its_folder_made(log, tmp_
 
 
 @given(st.text(alphabet=st.characters(), max_size=60))
-def test_no_message_leaves_its_line_or_steers_the_terminal(text):
+def test_a_message_never_leaves_its_line_or_controls_the_terminal(text):
     record = logging.LogRecord("chatgot", logging.INFO, "", 0, "%s", (text,), None)
     line = OneLine(FORMAT).format(record)
     allowed = {"\t"}
@@ -157,7 +157,7 @@ def test_no_message_leaves_its_line_or_steers_the_terminal(text):
     line.encode("utf-8")
 
 
-def test_escapes_are_readable():
+def test_control_characters_become_readable_escapes():
     assert (
         escape_controls("a\x1b[31m\u202e\udc80\x85\r\n\tb")
         == r"a\x1b[31m\u202e\udc80\x85\r\n" + "\tb"
@@ -165,7 +165,7 @@ def test_escapes_are_readable():
     assert escape_controls("é → 🐉 \\n") == "é → 🐉 \\n"
 
 
-def test_a_forged_record_stays_inside_its_own(tmp_path):
+def test_a_forged_record_stays_inside_the_message(tmp_path):
     forged = "x\n2026-01-01 00:00:00 - ERROR - all is lost\x1b]52;c;aGk=\x07\u202e"
     done = run(f"logger.info('%s', {forged!r}); logger.info('end')", tmp_path)
     assert len(read_log(tmp_path)) == 2 == len(done.stderr.splitlines())
@@ -175,7 +175,7 @@ def test_a_forged_record_stays_inside_its_own(tmp_path):
     )
 
 
-def test_only_samples_and_tracebacks_have_further_indented_lines(tmp_path):
+def test_only_samples_and_tracebacks_span_several_lines_all_indented(tmp_path):
     code = """
 logger.info("sample:\\nKING:\\n2026-01-01 00:00:00 - ERROR - no\\x1b[2J\\n", extra={"block": True})
 try:
@@ -223,7 +223,7 @@ def test_formatting_leaves_the_record_as_it_was(log):
         (False, {"FORCE_COLOR": "1"}, True),
     ],
 )
-def test_colours_are_on_terminals_and_never_in_the_file(tmp_path, terminal, changes, coloured):
+def test_colours_appear_on_terminals_and_never_in_the_file(tmp_path, terminal, changes, coloured):
     code = r"""
 logger.info('calm')
 logger.warning('careful \x1b[31m')
@@ -278,7 +278,7 @@ def test_terminal_line_has_the_time_and_the_level_where_it_matters(tmp_path):
     assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING - careful", careful)
 
 
-def test_a_record_stands_above_the_progress_bar_never_in_it(tmp_path):
+def test_a_record_appears_above_the_progress_bar_never_in_it(tmp_path):
     code = """
 from tqdm import tqdm
 with tqdm(total=3, mininterval=0, ascii=True, desc="bar") as bar:
@@ -318,7 +318,7 @@ LINES = (
 
 
 def records(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the log's lines of LINES, and its reports of a failing console."""
+    """Return the lines of LINES in the log, and its warnings of a failing console."""
     lines = read_log(folder)
     reports = [line for line in lines if "WARNING" in line]
     return [HEAD.sub("", line) for line in lines if line not in reports], reports
@@ -327,11 +327,11 @@ def records(folder: Path) -> tuple[list[str], list[str]]:
 EXPECTED = [*(f"line {i}" for i in range(3000)), "the end"]
 
 
-def test_a_reader_that_goes_away_stops_nothing(tmp_path):
+def test_a_closed_pipe_on_stderr_stops_nothing(tmp_path):
     done = run(LINES, tmp_path, '"$0" -c "$1" 2>&1 >/dev/null | head -1; echo ${PIPESTATUS[0]}')
     assert len(done.stdout.splitlines()) == 2
     lines, reports = records(tmp_path)
-    assert len(reports) == 1  # the fault fired, and was said once
+    assert len(reports) == 1  # the fault fired, with one warning
     assert "console: BrokenPipeError" in reports[0]
     assert lines == EXPECTED
     assert done.stdout.splitlines()[1] == b"0"
@@ -351,7 +351,7 @@ def test_a_full_disk_under_stderr_stops_nothing(tmp_path):
     ["os.close(2)", "sys.stderr.close()", "sys.stderr = None"],
     ids=["descriptor", "stream", "none"],
 )
-def test_stderr_closed_on_the_way_stops_nothing(tmp_path, close):
+def test_stderr_closed_midway_stops_nothing(tmp_path, close):
     done = run(f"logger.info('heard')\n{close}\n{LINES}", tmp_path)
     assert len(done.stderr.splitlines()) == 1  # the fault fired
     lines, reports = records(tmp_path)
@@ -366,7 +366,7 @@ def test_stderr_closed_before_the_start_stops_nothing(tmp_path):
     assert done.returncode == 0
 
 
-def test_no_file_takes_the_place_of_a_stream_closed_before_the_start(tmp_path):
+def test_no_file_gets_the_descriptor_of_a_stream_closed_at_start(tmp_path):
     code = """
 import sys
 from pathlib import Path
@@ -385,7 +385,7 @@ logging.getLogger("chatgot").info("alone")
     assert [HEAD.sub("", line) for line in read_log(tmp_path)] == ["alone"]
 
 
-def test_a_record_that_cannot_be_formatted_is_reported_not_raised(tmp_path):
+def test_a_record_that_cannot_be_formatted_is_reported_without_raising(tmp_path):
     done = run("for n in ('three', 'four', 3): logger.info('%d tokens', n)", tmp_path)
     assert done.returncode == 0
     for lines in (read_log(tmp_path), done.stderr.decode().splitlines()):
@@ -402,6 +402,7 @@ def test_a_record_that_cannot_be_formatted_is_reported_not_raised(tmp_path):
 
 
 def console(done: subprocess.CompletedProcess) -> tuple[list[str], list[str]]:
+    """Return the lines of LINES on the console, and its warnings of a failing log."""
     lines = done.stderr.decode().splitlines()
     reports = [line for line in lines if "WARNING" in line]
     return [HEAD.sub("", line) for line in lines if line not in reports], reports
@@ -417,7 +418,7 @@ def test_a_full_disk_under_the_log_stops_nothing(tmp_path):
     assert done.returncode == 0
 
 
-def test_a_log_on_a_device_without_room_stops_nothing(tmp_path):
+def test_a_log_on_a_full_device_stops_nothing(tmp_path):
     (tmp_path / LOG).symlink_to("/dev/full")
     done = run(LINES, tmp_path)
     lines, reports = console(done)
@@ -427,14 +428,14 @@ def test_a_log_on_a_device_without_room_stops_nothing(tmp_path):
     assert done.returncode == 0
 
 
-def test_both_outputs_failing_stops_nothing(tmp_path):
+def test_failures_of_log_and_console_together_stop_nothing(tmp_path):
     (tmp_path / LOG).symlink_to("/dev/full")
     done = run(LINES + "\nprint('alive')", tmp_path, '"$0" -c "$1" 2>/dev/full')
     assert done.stdout == b"alive\n"
     assert done.returncode == 0
 
 
-def test_the_log_goes_on_when_there_is_room_again(tmp_path):
+def test_the_log_goes_on_once_there_is_space_again(tmp_path):
     code = """
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 logger.info("before")
@@ -447,11 +448,11 @@ logger.info("after")
     assert len(console(done)[1]) == 1
     lines = read_log(tmp_path)
     assert HEAD.sub("", lines[-1]) == "after"
-    assert all(HEAD.match(line) for line in lines)  # none is torn
+    assert all(HEAD.match(line) for line in lines)  # no line is torn
 
 
 @pytest.mark.parametrize("how", ["unlink", "rename"])
-def test_a_log_that_was_deleted_or_moved_is_begun_anew(log, how):
+def test_a_deleted_or_moved_log_is_started_anew(log, how):
     logger = logging.getLogger("chatgot.test")
     logger.info("before")
     log.unlink() if how == "unlink" else log.rename(log.with_name("old"))
@@ -459,7 +460,7 @@ def test_a_log_that_was_deleted_or_moved_is_begun_anew(log, how):
     assert HEAD.sub("", log.read_text()) == "after\n"
 
 
-def test_a_log_that_was_truncated_in_place_goes_on_from_there(log):
+def test_a_log_truncated_in_place_goes_on_from_there(log):
     logger = logging.getLogger("chatgot.test")
     logger.info("before")
     os.truncate(log, 0)
@@ -467,7 +468,7 @@ def test_a_log_that_was_truncated_in_place_goes_on_from_there(log):
     assert HEAD.sub("", log.read_text()) == "after\n"
 
 
-def test_a_folder_that_vanished_stops_nothing(log, capsys):
+def test_a_vanished_log_folder_stops_nothing(log, capsys):
     logger = logging.getLogger("chatgot.test")
     log.rename(log.parent.with_name("elsewhere.log"))
     log.parent.rmdir()
@@ -485,7 +486,7 @@ def test_a_folder_that_vanished_stops_nothing(log, capsys):
     assert HEAD.sub("", log.read_text()) == "back\n"
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error(log, tmp_path, capsys):
+def test_a_log_folder_that_cannot_be_created_is_a_storage_error(log, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         StorageError, match=r"file/train_x_t.log: the log file cannot be opened: .*paths.logs"
@@ -515,7 +516,7 @@ def test_a_second_call_replaces_the_first_and_closes_its_file(log, tmp_path, cap
 # Rotation and the link
 
 
-def test_rotation_keeps_every_line_of_the_last_parts_and_the_links_follow(log, tmp_path):
+def test_rotation_keeps_all_lines_of_the_last_parts_and_moves_the_links(log, tmp_path):
     setup_logging("x", "t", tmp_path, max_bytes=1000, backups=3)
     run_dir = tmp_path / "curves"
     run_dir.mkdir()
@@ -541,7 +542,7 @@ def test_a_line_longer_than_a_part_is_written_once(log, tmp_path):
     assert log.read_text().count("x" * 500) == 1
 
 
-def test_a_log_that_cannot_be_rotated_grows_on_and_costs_one_old_part(log, tmp_path, capsys):
+def test_a_log_that_cannot_be_rotated_goes_on_and_costs_one_old_part(log, tmp_path, capsys):
     setup_logging("x", "t", tmp_path, max_bytes=1000, backups=3)
     tried = []
 
@@ -566,7 +567,7 @@ def test_a_log_that_cannot_be_rotated_grows_on_and_costs_one_old_part(log, tmp_p
     assert [log.with_name(f"{LOG}.{i}").read_text() for i in (2, 3)] == ["old part 1", "old part 2"]
 
 
-def test_the_link_is_relative_and_replaces_what_was_there(log, tmp_path):
+def test_the_link_is_relative_and_replaces_an_earlier_one(log, tmp_path):
     run_dir = tmp_path / "curves" / "x_t"
     run_dir.mkdir(parents=True)
     (run_dir / "training.log").write_text("an old copy")
@@ -579,7 +580,7 @@ def test_the_link_is_relative_and_replaces_what_was_there(log, tmp_path):
     assert [path.name for path in run_dir.iterdir()] == ["training.log"]
 
 
-def test_the_link_holds_where_the_folder_is_itself_a_link(log, tmp_path):
+def test_the_link_works_in_a_folder_that_is_a_symlink(log, tmp_path):
     (tmp_path / "far" / "away").mkdir(parents=True)
     run_dir = tmp_path / "curves"
     run_dir.symlink_to(tmp_path / "far" / "away")
@@ -587,7 +588,7 @@ def test_the_link_holds_where_the_folder_is_itself_a_link(log, tmp_path):
     assert (run_dir / "training.log").resolve() == log.resolve()
 
 
-def test_where_links_cannot_be_made_there_is_a_copy(log, tmp_path, monkeypatch):
+def test_a_copy_is_made_where_links_are_not_possible(log, tmp_path, monkeypatch):
     asked = []
 
     def refuse(self, target, target_is_directory=False):
@@ -604,7 +605,7 @@ def test_where_links_cannot_be_made_there_is_a_copy(log, tmp_path, monkeypatch):
     assert (run_dir / "training.log").read_text() == log.read_text() != ""
 
 
-def test_a_link_that_fails_is_one_warning(log, tmp_path, capsys):
+def test_a_failed_link_is_one_warning(log, tmp_path, capsys):
     setup_logging("x", "t", tmp_path, max_bytes=300)
     run_dir = tmp_path / "curves"
     run_dir.mkdir()
@@ -618,7 +619,7 @@ def test_a_link_that_fails_is_one_warning(log, tmp_path, capsys):
 
 
 # --------------------------------------------------------------------------------------------------
-# The header, and what nobody caught
+# The header, and uncaught exceptions
 
 
 def test_each_part_begins_with_the_header(tmp_path):
@@ -644,7 +645,7 @@ for i in range(120):
     assert done.stderr.decode().count("run x_t") == 1  # the console has it once
 
 
-def test_a_log_that_is_begun_anew_has_the_header_too(tmp_path):
+def test_a_log_that_is_started_anew_has_the_header_too(tmp_path):
     code = """
 from chatgot.logs.logging_setup import log_header
 log_header(["run x_t"])
@@ -656,7 +657,7 @@ logger.info("two")
     assert [HEAD.sub("", line) for line in read_log(tmp_path)] == ["run x_t", "two"]
 
 
-def test_a_header_longer_than_a_part_still_lets_each_record_in(tmp_path):
+def test_a_header_longer_than_a_part_loses_no_record(tmp_path):
     code = """
 from chatgot.logs.logging_setup import log_header
 setup_logging("x", "t", Path("."), max_bytes=100)
@@ -670,7 +671,7 @@ for i in range(3):
 
 
 @pytest.mark.parametrize("where", ["main", "thread"])
-def test_an_exception_that_nobody_caught_is_in_the_file_with_its_traceback(tmp_path, where):
+def test_an_uncaught_exception_is_in_the_log_with_its_traceback(tmp_path, where):
     code = {
         "main": "raise ValueError('lost \\x1b[31m')",
         "thread": """

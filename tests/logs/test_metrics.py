@@ -1,4 +1,4 @@
-"""The numbers of a run as its readers see them: the jsonl files, and TensorBoard's own reader."""
+"""A run's numbers as readers see them: in the jsonl files and through TensorBoard's own reader."""
 
 import contextlib
 import html
@@ -49,7 +49,7 @@ def samples(run_dir: Path) -> list[tuple]:
 
 
 def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return what TensorBoard shows: for each tag its (step, value) points."""
+    """Return the (step, value) points that TensorBoard shows, by tag."""
     events = EventAccumulator(str(run_dir))
     events.Reload()
     return {
@@ -80,7 +80,7 @@ def write(
 # Rows and curves
 
 
-def test_a_row_has_all_keys_in_order_and_each_number_a_curve(tmp_path):
+def test_a_row_has_all_keys_in_order_and_a_curve_for_each_number(tmp_path):
     with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
         metrics.row(0, val_loss=4.5)
         metrics.row(
@@ -109,7 +109,7 @@ def test_a_row_has_all_keys_in_order_and_each_number_a_curve(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_number_that_is_not_finite_is_null_and_marked(tmp_path, value):
+def test_a_non_finite_number_is_null_and_marked(tmp_path, value):
     with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
         metrics.row(1, train_loss=value, lr=0.5)
         metrics.row(2, train_loss=2.0)
@@ -120,7 +120,7 @@ def test_a_number_that_is_not_finite_is_null_and_marked(tmp_path, value):
     assert not re.search("nan|inf", (tmp_path / "metrics.jsonl").read_text(), re.IGNORECASE)
 
 
-def test_each_row_is_on_disk_when_row_returns(tmp_path):
+def test_each_row_is_on_disk_when_the_call_returns(tmp_path):
     metrics = MetricsWriter(tmp_path)
     for step in range(3):
         metrics.row(step, train_loss=1.0)
@@ -128,7 +128,7 @@ def test_each_row_is_on_disk_when_row_returns(tmp_path):
     metrics.close()
 
 
-def test_writing_touches_no_random_generator(tmp_path):
+def test_writing_does_not_touch_the_random_generators(tmp_path):
     def states():
         return torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
 
@@ -146,7 +146,7 @@ def test_writing_touches_no_random_generator(tmp_path):
 # Resume
 
 
-def test_after_a_resume_each_step_is_there_once(tmp_path):
+def test_each_step_is_there_once_after_a_resume(tmp_path):
     write(tmp_path, range(10), loss=2.0)
     write(tmp_path, range(6, 12), keep_rows_up_to=5, loss=3.0)
     write(tmp_path, range(9, 14), keep_rows_up_to=8, loss=4.0)
@@ -161,23 +161,23 @@ def test_after_a_resume_each_step_is_there_once(tmp_path):
     "tail",
     [b'{"step": 3, "train_l', b"\x00" * 50, b'{"step": 3}\n{"ste', b"\xff\xfe", b"[" * 10**5],
 )
-def test_a_torn_last_line_is_removed_before_the_first_new_row(tmp_path, tail):
+def test_a_torn_last_line_is_removed_before_the_next_row(tmp_path, tail):
     write(tmp_path, range(3))
     path = tmp_path / "metrics.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
     inode = path.stat().st_ino
     metrics = MetricsWriter(tmp_path, keep_rows_up_to=2)
-    assert path.read_bytes() == whole + tail  # nothing is written before there is a row
+    assert path.read_bytes() == whole + tail  # the file stays as it is until the first row
     metrics.row(3, train_loss=2.0)
     metrics.close()
     assert path.read_bytes().startswith(whole)
     assert [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
-    assert path.stat().st_ino != inode  # replaced in one piece, not rewritten in place
+    assert path.stat().st_ino != inode  # replaced atomically, not rewritten in place
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_last_row_that_lacks_only_its_line_end_is_kept(tmp_path):
+def test_a_last_row_without_its_newline_is_kept(tmp_path):
     write(tmp_path, range(3))
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(path.read_bytes().removesuffix(b"\n"))
@@ -185,7 +185,7 @@ def test_a_last_row_that_lacks_only_its_line_end_is_kept(tmp_path):
     assert [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
 
 
-def test_a_file_with_nothing_to_remove_is_left_as_it_is(tmp_path):
+def test_a_file_with_nothing_to_remove_is_not_rewritten(tmp_path):
     write(tmp_path, range(3))
     inode = (tmp_path / "metrics.jsonl").stat().st_ino
     write(tmp_path, range(3, 5), keep_rows_up_to=2)
@@ -193,7 +193,7 @@ def test_a_file_with_nothing_to_remove_is_left_as_it_is(tmp_path):
     assert [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2, 3, 4]
 
 
-def test_a_resume_without_a_file_begins_one(tmp_path):
+def test_a_resume_without_a_file_starts_one(tmp_path):
     write(tmp_path / "new", range(3, 5), keep_rows_up_to=2)
     assert [row["step"] for row in read_rows(tmp_path / "new")] == [3, 4]
 
@@ -202,7 +202,7 @@ def test_a_resume_without_a_file_begins_one(tmp_path):
 # Samples
 
 
-def test_a_sample_is_one_line_of_its_own_file(tmp_path):
+def test_a_sample_is_one_line_in_a_file_for_samples(tmp_path):
     with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
         metrics.sample(5, 1, "KING:\n", "Hail\n\u2028\ud800 é.", 7)
         metrics.sample(5, 2, "QUEEN:\n", "", 7)
@@ -213,13 +213,15 @@ def test_a_sample_is_one_line_of_its_own_file(tmp_path):
     assert [sample["prompt"] for sample in made] == ["KING:\n", "QUEEN:\n"]
 
 
-def test_after_a_resume_each_sample_is_there_once(tmp_path):
+def test_each_sample_is_there_once_after_a_resume(tmp_path):
     for keep, steps in ((None, (10, 20, 30)), (20, (20, 25)), (22, (28,))):
         with contextlib.closing(MetricsWriter(tmp_path, keep_rows_up_to=keep)) as metrics:
             for step in steps:
                 for index in (1, 2):
                     metrics.sample(step, index, "A:", f"after {keep}", 7)
-    old, again, last = "after None", "after 20", "after 22"
+    old = "after None"
+    again = "after 20"
+    last = "after 22"
     assert samples(tmp_path) == [
         (10, 1, old),
         (10, 2, old),
@@ -231,8 +233,8 @@ def test_after_a_resume_each_sample_is_there_once(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [(10, 20, 30), (30,), ()])
-def test_after_a_rewind_each_sample_is_there_once(tmp_path, rows):
-    """The run goes back from step 30 to step 12, whichever steps have rows."""
+def test_each_sample_is_there_once_after_a_rewind(tmp_path, rows):
+    """The run goes back from step 31 to step 12, whichever steps have rows."""
     with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
         for passage, first in (("before", 1), ("after", 13)):
             for step in range(first, 32):
@@ -246,8 +248,8 @@ def test_after_a_rewind_each_sample_is_there_once(tmp_path, rows):
 
 
 @pytest.mark.parametrize("next_sample", [16, 22])
-def test_samples_of_steps_taken_back_by_a_rewind_do_not_stay(tmp_path, next_sample):
-    """Samples by minutes come at other steps the second time."""
+def test_samples_of_steps_undone_by_a_rewind_are_removed(tmp_path, next_sample):
+    """Samples made by the clock come at other steps the second time."""
     with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
         for step in (5, 14, 20):
             metrics.row(step, train_loss=1.0)
@@ -257,7 +259,7 @@ def test_samples_of_steps_taken_back_by_a_rewind_do_not_stay(tmp_path, next_samp
     assert samples(tmp_path) == [(5, 1, "before"), (next_sample, 1, "after")]
 
 
-def test_a_sample_is_shown_with_line_breaks_without_control_characters(tmp_path):
+def test_a_sample_is_shown_with_line_breaks_but_no_control_characters(tmp_path):
     with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
         text = "Come,\n\n<b>sweet</b> *lord* ```\n````\n\x1b[31m\u202e\ud800"
         metrics.sample(5, 1, "KING:\n", text, 7)
@@ -283,7 +285,7 @@ def test_a_sample_is_shown_with_line_breaks_without_control_characters(tmp_path)
         max_size=80,
     )
 )
-def test_no_text_breaks_out_of_its_block(text):
+def test_a_sample_never_breaks_out_of_its_code_block(text):
     page = markdown_to_safe_html(f"{_fenced(text)}\n\n{_fenced('end')}")
     expected = re.sub(
         "(?m)^ +$", "", escape_controls(text, "\n").expandtabs(4)
@@ -322,7 +324,7 @@ def run(code: str, folder: Path, shell: str = '"$0" -c "$1"') -> subprocess.Comp
 
 
 def check_unharmed(done: subprocess.CompletedProcess, *warnings: str) -> None:
-    """Assert that the child ended well and that stderr holds these warnings, a line each, only."""
+    """Assert that the child trained to its end and gave only these warnings, one a line."""
     assert (done.returncode, done.stdout) == (0, "trained on\n")
     lines = done.stderr.splitlines()
     assert len(lines) == len(warnings), done.stderr
@@ -342,7 +344,7 @@ NO_ROW = "WARNING run/metrics.jsonl: the row of step "
 NO_SAMPLE = "WARNING run/samples.jsonl: the sample of step "
 
 
-def test_a_full_disk_is_one_warning_each_and_leaves_no_torn_row(tmp_path):
+def test_a_full_disk_costs_one_warning_per_file_and_tears_no_row(tmp_path):
     code = f"""{MANY_ROWS}
 metrics = MetricsWriter(run_dir)
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -365,10 +367,10 @@ print("trained on")
         (0, 1.0),
         (1, 1.0),
         (2, 1.0),
-    ]  # what was written is readable
+    ]  # the written events are readable
 
 
-def test_a_folder_that_vanishes_is_one_warning_each(tmp_path):
+def test_a_vanished_folder_costs_one_warning_per_file(tmp_path):
     code = f"""{MANY_ROWS}
 metrics = MetricsWriter(run_dir)
 rows(0, 3)
@@ -384,7 +386,7 @@ print("trained on")
     assert not (tmp_path / "run").exists()
 
 
-def test_an_error_of_the_last_event_is_said_at_the_end(tmp_path):
+def test_an_error_of_the_last_event_is_logged_at_the_end(tmp_path):
     code = """
 metrics = MetricsWriter(run_dir)
 time.sleep(0.2)
@@ -397,7 +399,7 @@ print("trained on")
     check_unharmed(run(code, tmp_path), NO_BOARD + "FileNotFoundError", NO_SAMPLE + "1 was lost")
 
 
-def test_a_folder_that_cannot_be_made_is_one_warning_each(tmp_path):
+def test_a_folder_that_cannot_be_created_costs_one_warning_per_file(tmp_path):
     (tmp_path / "run").write_text("a file")
     code = f"""{MANY_ROWS}
 metrics = MetricsWriter(run_dir)
@@ -410,9 +412,9 @@ print('trained on')
 
 
 @pytest.mark.parametrize("module", ["tensorboard", "torch.utils.tensorboard"])
-def test_without_tensorboard_there_is_one_warning_and_every_row(tmp_path, module):
+def test_a_missing_tensorboard_costs_one_warning_and_no_row(tmp_path, module):
     code = f"""{MANY_ROWS}
-sys.modules[{module!r}] = None  # what an import of it then raises is what a missing package raises
+sys.modules[{module!r}] = None  # importing it now raises the error of a missing package
 run_dir.mkdir()
 metrics = MetricsWriter(run_dir)
 rows(0, 3)
@@ -423,7 +425,7 @@ print("trained on")
     assert [row["step"] for row in read_rows(tmp_path / "run")] == [0, 1, 2]
 
 
-def test_an_exception_in_tensorboard_ends_the_curves_only(tmp_path, monkeypatch, caplog):
+def test_an_exception_in_tensorboard_ends_only_the_curves(tmp_path, monkeypatch, caplog):
     from torch.utils.tensorboard import SummaryWriter
 
     calls = []
@@ -459,12 +461,12 @@ print("trained on")
     assert "ZeroDivisionError" in done.stderr
 
 
-def test_an_old_file_that_cannot_be_mended_is_tried_again(tmp_path, caplog):
+def test_a_failed_repair_of_an_old_file_is_tried_again(tmp_path, caplog):
     write(tmp_path, range(5))
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(path.read_bytes() + b'{"step": 5, "tr')
     blocker = path.with_name(f".metrics.jsonl.{os.getpid()}.tmp")
-    blocker.mkdir()  # the temporary file cannot be made
+    blocker.mkdir()  # a folder in the place of the temporary file
     with contextlib.closing(MetricsWriter(tmp_path, keep_rows_up_to=3)) as metrics:
         metrics.row(4, train_loss=3.0)
         assert metrics.lost_rows == 1
@@ -481,7 +483,7 @@ def test_an_old_file_that_cannot_be_mended_is_tried_again(tmp_path, caplog):
     assert [r.name for r in caplog.records] == ["chatgot.metrics"]
 
 
-def test_the_thread_hook_is_given_back(tmp_path):
+def test_the_thread_hook_is_restored(tmp_path):
     before = threading.excepthook
     metrics = MetricsWriter(tmp_path)
     assert threading.excepthook != before
@@ -489,7 +491,7 @@ def test_the_thread_hook_is_given_back(tmp_path):
     assert threading.excepthook == before
 
 
-def test_the_losses_share_a_chart_and_the_settings_are_in_the_table(
+def test_the_losses_share_a_chart_and_the_settings_have_a_table(
     tmp_path,
 ):
     settings = {
@@ -512,7 +514,7 @@ def test_the_losses_share_a_chart_and_the_settings_are_in_the_table(
     assert "_hparams_/session_start_info" in content
 
 
-def test_curves_beside_the_row_have_their_own_tags(tmp_path):
+def test_curves_outside_the_row_have_their_own_tags(tmp_path):
     with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
         metrics.curves(3, {"batch/micro_batch_size": 4, "time/saving_s": 0.5})
     assert curves(tmp_path)["batch/micro_batch_size"] == [(3, 4.0)]

@@ -1,4 +1,4 @@
-"""Where the time goes: rates over training time, seconds by part, durations as people say them."""
+"""Where the time goes: tokens per second, seconds by part, and durations as people say them."""
 
 import time
 
@@ -9,7 +9,7 @@ from chatgot.logs.timing import Throughput, TimeSplit, human_time
 from chatgot.training.log_lines import curves
 
 
-def test_throughput_counts_since_the_last_reading_only():
+def test_throughput_counts_only_since_the_last_reading():
     throughput = Throughput()
     assert throughput.take() is None
     throughput.add(100, 1.0)
@@ -17,7 +17,7 @@ def test_throughput_counts_since_the_last_reading_only():
     throughput.add(0, 0.5)
     assert throughput.take() == 150.0
     assert throughput.take() is None
-    throughput.add(0, 3.0)  # no token: no rate, and its time belongs to no later one
+    throughput.add(0, 3.0)  # no token: no rate, and later rates do not count its time
     assert throughput.take() is None
     throughput.add(10, 1.0)
     assert throughput.take() == 10.0
@@ -42,16 +42,17 @@ def test_throughput_counts_since_the_last_reading_only():
         (float("nan"), "unknown"),
     ],
 )
-def test_times_are_in_their_two_largest_units(seconds, text):
+def test_durations_are_shown_in_their_two_largest_units(seconds, text):
     assert human_time(seconds) == text
 
 
 def fail_after(seconds: float) -> None:
+    """Raise an OSError after some seconds."""
     time.sleep(seconds)
     raise OSError("disk")
 
 
-def test_each_part_counts_its_own_seconds_once_also_when_it_fails():
+def test_each_part_counts_its_own_seconds_once_even_when_it_fails():
     times = TimeSplit()
     with times.of("saving"):
         time.sleep(0.02)
@@ -67,7 +68,7 @@ def test_each_part_counts_its_own_seconds_once_also_when_it_fails():
     assert set(times.take(0.0).values()) == {0.0}
 
 
-def test_the_seconds_of_making_batches_are_counted_and_read_once():
+def test_the_time_to_make_batches_is_counted_and_read_once():
     training = parts.run()
     training.train_windows.batch(training.train_windows.starts(0, 4))
     assert 0 < curves(training)["time/data_s"] < 1

@@ -1,4 +1,4 @@
-"""Device, precision and threads: as asked for, as this machine has them, as once measured."""
+"""Device, precision and threads follow the configuration, the machine and its measurements."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from chatgot.numerics.precision import pick_precision
 # The device
 
 
-def test_auto_takes_what_is_there_and_a_missing_device_is_refused():
+def test_auto_takes_a_device_that_is_there_and_a_missing_one_is_refused():
     has_cuda = torch.cuda.is_available()
     has_mps = torch.backends.mps.is_available()
     assert pick_device("auto").type == ("cuda" if has_cuda else "mps" if has_mps else "cpu")
@@ -42,7 +42,7 @@ def test_the_description_names_kind_cores_and_threads():
     assert versions()["cpu"] == torch.backends.cpu.get_cpu_capability()
     assert all(
         type(version) is str for version in versions().values()
-    )  # plain strings: they stand in checkpoints
+    )  # plain strings: checkpoints contain them
 
 
 # Threads
@@ -56,7 +56,7 @@ def threads_as_before():
 
 
 @pytest.mark.usefixtures("threads_as_before")
-def test_the_number_of_threads_is_set_and_returned_and_none_leaves_it():
+def test_a_number_of_threads_is_set_and_none_keeps_the_present_number():
     for number in (2, 3, 1):
         assert set_threads(number) == number
         assert torch.get_num_threads() == number
@@ -84,7 +84,7 @@ def stored_with(threads: int) -> dict:
         (2, "3", 2, 2),
     ],
 )
-def test_the_key_wins_over_the_variable_and_the_checkpoint_over_both(
+def test_a_key_beats_the_variable_and_a_checkpoint_beats_both(
     key, variable, stored, expected, monkeypatch, caplog
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -103,7 +103,7 @@ def test_the_key_wins_over_the_variable_and_the_checkpoint_over_both(
 # Randomness
 
 
-def test_the_generators_seed_depends_on_each_number_of_the_key_alone():
+def test_the_generators_seed_depends_only_on_the_numbers_of_the_key():
     draws = {}
     for seed in (0, 5, 2**63 - 1):
         for position in (0, 1, 70_000):
@@ -117,14 +117,14 @@ def test_the_generators_seed_depends_on_each_number_of_the_key_alone():
     assert tuple(torch.rand(4).tolist()) == draws[5, 1, 511]
 
 
-def test_the_seed_of_a_key_is_the_same_in_every_process_and_for_ever():
+def test_the_seed_of_a_key_is_the_same_in_all_processes_and_versions():
     seed_generators(parts.CPU, 1337, 10, 4)
     assert (
         torch.initial_seed() == 8920291508623780104
-    )  # as this test was written: older checkpoints go on with it
+    )  # must never change: older checkpoints resume with these seeds
 
 
-# Precision, and what is remembered of this machine
+# Precision, and the measurements of this machine
 
 
 def mixed(**keys):
@@ -132,7 +132,7 @@ def mixed(**keys):
 
 
 def remember(machine: Path, gain: float) -> None:
-    """Write a measurement for the shape of parts.config as this machine's own."""
+    """Write a measurement for the shape of parts.config as if this machine had made it."""
     bf16_gain(16, 24)
     values = json.loads(machine.read_bytes())
     machine.write_text(json.dumps({key: [gain] for key in values}))
@@ -144,12 +144,12 @@ def test_the_speed_of_bf16_is_measured_once_per_machine_shape_and_version(machin
     (key,) = json.loads(machine.read_bytes())
     for word in (cpu_name(), torch.__version__, "16x24", "bf16"):
         assert word in key
-    monkeypatch.setattr(torch, "mm", None)  # measuring again would be an error
+    monkeypatch.setattr(torch, "mm", None)  # measuring again would fail
     assert bf16_gain(16, 24) == gain
     monkeypatch.undo()
 
 
-def test_measurements_of_other_shapes_are_kept_beside_each_other(machine):
+def test_measurements_of_several_shapes_are_all_kept(machine):
     first = bf16_gain(16, 24)
     second = bf16_gain(8, 24)
     assert sorted(json.loads(machine.read_bytes()).values()) == sorted([[first], [second]])
@@ -159,7 +159,7 @@ def test_measurements_of_other_shapes_are_kept_beside_each_other(machine):
 @pytest.mark.parametrize(
     ("gain", "precision"), [(0.01, "fp32"), (0.99, "fp32"), (1.5, "bf16"), (30.0, "bf16")]
 )
-def test_auto_on_a_cpu_is_bf16_where_that_is_fast_and_says_so_once(
+def test_auto_on_a_cpu_is_bf16_where_it_is_fast_and_logs_that_once(
     machine, gain, precision, caplog
 ):
     caplog.set_level(logging.INFO)
@@ -170,7 +170,7 @@ def test_auto_on_a_cpu_is_bf16_where_that_is_fast_and_says_so_once(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a": 1}'])
-def test_a_damaged_memory_of_this_machine_is_measured_anew(machine, content):
+def test_a_damaged_file_of_measurements_is_measured_anew(machine, content):
     machine.parent.mkdir(parents=True)
     machine.write_bytes(content)
     gain = bf16_gain(16, 24)
@@ -180,7 +180,7 @@ def test_a_damaged_memory_of_this_machine_is_measured_anew(machine, content):
 @pytest.mark.parametrize(
     "value", ['"fast"', "null", "1.0", "[]", '["fast"]', "[true]", "{}", "true"]
 )
-def test_a_remembered_value_that_is_no_measurement_is_measured_anew(machine, value):
+def test_a_stored_value_that_is_not_a_measurement_is_measured_anew(machine, value):
     bf16_gain(16, 24)
     (key,) = json.loads(machine.read_bytes())
     machine.write_text(f"{{{json.dumps(key)}: {value}}}")
@@ -188,26 +188,26 @@ def test_a_remembered_value_that_is_no_measurement_is_measured_anew(machine, val
     assert json.loads(machine.read_bytes())[key][0] > 0
 
 
-def test_a_cache_folder_that_cannot_be_written_costs_a_warning_only(machine, caplog):
+def test_an_unwritable_cache_folder_costs_only_a_warning(machine, caplog):
     machine.parent.parent.mkdir()
     machine.parent.write_bytes(b"a file in the folder's place")
     assert bf16_gain(16, 24) > 0
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_measuring_leaves_the_global_generator_alone(machine):
+def test_measuring_does_not_touch_the_global_generator(machine):
     before = torch.get_rng_state()
     bf16_gain(16, 24)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_without_mixed_precision_it_is_fp32_and_nothing_is_measured(machine):
+def test_precision_is_fp32_unmeasured_when_mixed_precision_is_off(machine):
     assert pick_precision(parts.config(), parts.CPU) == "fp32"
     assert not machine.exists()
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_a_named_precision_is_taken_unmeasured_and_fp16_on_a_cpu_warns(machine, dtype, caplog):
+def test_a_named_precision_is_not_measured_and_fp16_on_a_cpu_warns(machine, dtype, caplog):
     assert pick_precision(mixed(precision_dtype=dtype), parts.CPU) == dtype
     assert not machine.exists()
     assert [("1000 times" in record.message) for record in caplog.records] == [True] * (
@@ -215,7 +215,7 @@ def test_a_named_precision_is_taken_unmeasured_and_fp16_on_a_cpu_warns(machine, 
     )
 
 
-def test_a_resumed_run_keeps_its_precision_whatever_is_measured_now(machine):
+def test_a_resumed_run_keeps_its_precision_despite_new_measurements(machine):
     remember(machine, 30.0)
     keys = {"training": {"mixed_precision": True}}
     stored = parts.run(**keys).checkpoint()
@@ -225,5 +225,5 @@ def test_a_resumed_run_keeps_its_precision_whatever_is_measured_now(machine):
     assert parts.run(stored, **keys).state.modes.precision == "bf16"
 
 
-def test_no_test_touches_the_users_own_cache():
+def test_no_test_uses_the_users_own_cache():
     assert Path(os.environ["XDG_CACHE_HOME"]).name.startswith("user-cache")

@@ -1,4 +1,4 @@
-"""What is fast here is measured once and kept: threads, and the peak that MFU is taken against."""
+"""Speeds of this machine are measured once and kept: threads, and the peak FLOPS behind MFU."""
 
 import json
 import logging
@@ -28,10 +28,10 @@ def never() -> list[float]:
     raise AssertionError("this is known already")
 
 
-# What is remembered
+# Stored measurements
 
 
-def test_numbers_are_measured_once_and_kept_beside_the_others(machine):
+def test_numbers_are_measured_once_and_kept_with_the_others(machine):
     assert remembered("a", lambda: [1, 2.5]) == [1.0, 2.5]
     assert remembered("b", lambda: [3.0]) == [3.0]
     assert remembered("a", never) == [1.0, 2.5]
@@ -51,13 +51,13 @@ def test_another_cpu_or_torch_is_measured_anew(machine, monkeypatch):
     assert len(json.loads(machine.read_bytes())) == 3
 
 
-def test_a_measurement_that_fails_is_not_remembered(machine):
+def test_a_failed_measurement_is_not_stored(machine):
     with pytest.raises(ZeroDivisionError):
         remembered("a", lambda: [1 / 0])
     assert not machine.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_warning(machine, caplog):
+def test_an_unwritable_folder_costs_one_warning(machine, caplog):
     machine.parent.parent.mkdir(parents=True)
     machine.parent.write_bytes(b"a file in the folder's place")
     assert remembered("a", lambda: [1.0]) == [1.0]
@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_written_is_one_warning(machine, caplog):
 
 @pytest.fixture
 def without_home(monkeypatch):
-    """A container's user: no HOME, and nobody in the list of users."""
+    """Be a user as in some containers: no HOME, and no entry in the list of users."""
 
     def nobody(uid):
         raise KeyError(uid)
@@ -81,7 +81,7 @@ def without_home(monkeypatch):
 
 
 @pytest.mark.usefixtures("without_home")
-def test_a_user_without_a_home_is_warned_once_and_measures_anew(tmp_path, monkeypatch, caplog):
+def test_a_user_without_a_home_gets_one_warning_and_measures_anew(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     assert remembered("a", lambda: [1.0]) == [1.0]
     assert remembered("a", lambda: [2.0]) == [2.0]
@@ -89,10 +89,10 @@ def test_a_user_without_a_home_is_warned_once_and_measures_anew(tmp_path, monkey
     assert machine_file() is None
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "home" in caplog.text
-    assert list(tmp_path.iterdir()) == []  # no folder named ~ either
+    assert list(tmp_path.iterdir()) == []  # not even a folder named ~
 
 
-def test_the_cache_folder_is_where_the_measurements_are(machine):
+def test_the_measurements_are_in_the_cache_folder(machine):
     assert cache_folder() == machine.parent
 
 
@@ -119,7 +119,7 @@ def four_threads():
 @pytest.mark.parametrize(
     ("all_s", "half_s", "threads"), [(1.2, 1.0, 2), (1.05, 1.0, 4), (0.6, 1.0, 4)]
 )
-def test_half_the_threads_are_taken_where_they_are_clearly_faster(
+def test_half_of_the_threads_are_used_where_they_are_clearly_faster(
     all_s, half_s, threads, machine, monkeypatch
 ):
     tried = []
@@ -135,18 +135,18 @@ def test_half_the_threads_are_taken_where_they_are_clearly_faster(
     assert tried == [4, 2]
     assert torch.get_num_threads() == 4
     assert fast_threads(16).threads == threads
-    assert len(tried) == 2  # remembered
+    assert len(tried) == 2  # the second call measures nothing
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_a_measurement_of_threads_that_fails_leaves_their_number(machine, monkeypatch):
+def test_a_failed_measurement_of_threads_keeps_their_number(machine, monkeypatch):
     monkeypatch.setattr(machine_module, "best_times", lambda ways, rounds: [ways[1](), 1 / 0])
     with pytest.raises(ZeroDivisionError):
         fast_threads(16)
     assert torch.get_num_threads() == 4
 
 
-def test_one_thread_is_not_measured(machine):
+def test_a_single_thread_is_not_measured(machine):
     assert torch.get_num_threads() == 1
     assert fast_threads(16).threads == 1
     assert not machine.exists()
@@ -154,7 +154,7 @@ def test_one_thread_is_not_measured(machine):
 
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(("asked", "threads"), [(None, 2), (3, 3)])
-def test_a_run_takes_them_unless_the_user_or_the_checkpoint_says_otherwise(
+def test_a_run_uses_measured_threads_unless_user_or_checkpoint_say_other(
     asked, threads, machine, monkeypatch
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -168,7 +168,7 @@ def test_a_run_takes_them_unless_the_user_or_the_checkpoint_says_otherwise(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_peak_is_the_operations_of_a_product_over_its_time(dtype, monkeypatch):
+def test_the_peak_is_the_operations_of_a_product_divided_by_its_time(dtype, monkeypatch):
     assert product_peak(parts.CPU, dtype, repeats=1, size=32) > 1e6
     monkeypatch.setattr(machine_module, "best_time", lambda do, repeats: do() or 0.5)
     assert product_peak(parts.CPU, dtype, size=32) == 2 * 32**3 / 0.5
@@ -183,7 +183,7 @@ def test_the_peak_is_that_of_fp32_where_bf16_is_slow(gain, dtype, name, monkeypa
     assert peak_for_mfu(parts.CPU) == ({dtype: 7.0}, name)
 
 
-def test_a_tiny_model_is_not_worth_a_measurement_and_a_larger_one_is(monkeypatch, caplog):
+def test_the_peak_is_measured_for_larger_models_but_not_tiny_ones(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(assembly, "peak_for_mfu", lambda device: never())
     assert parts.run().peak_flops == 0
@@ -200,13 +200,11 @@ def test_a_tiny_model_is_not_worth_a_measurement_and_a_larger_one_is(monkeypatch
     ]
 
 
-def test_mfu_is_speed_times_operations_over_the_peak_in_line_and_curves_alike():
+def test_mfu_is_the_same_share_of_the_peak_in_the_log_and_the_curves():
     state = parts.run()
-    state.state.progress.train_loss, state.state.progress.lr, state.state.progress.grad_norm = (
-        1.0,
-        1e-3,
-        1.0,
-    )
+    state.state.progress.train_loss = 1.0
+    state.state.progress.lr = 1e-3
+    state.state.progress.grad_norm = 1.0
     state.state.progress.tokens_per_s = 500.0
     state.peak_flops = 4 * 500.0 * state.model.flops_per_token()
     assert model_flops_utilisation(state) == pytest.approx(0.25)
@@ -215,14 +213,13 @@ def test_mfu_is_speed_times_operations_over_the_peak_in_line_and_curves_alike():
 
 
 @pytest.mark.parametrize(("peak", "speed"), [(0.0, 500.0), (1e9, None)])
-def test_mfu_is_left_out_where_peak_or_speed_is_not_known(peak, speed):
+def test_mfu_is_left_out_where_peak_or_speed_is_unknown(peak, speed):
     state = parts.run()
-    state.state.progress.train_loss, state.state.progress.lr, state.state.progress.grad_norm = (
-        1.0,
-        1e-3,
-        1.0,
-    )
-    state.peak_flops, state.state.progress.tokens_per_s = peak, speed
+    state.state.progress.train_loss = 1.0
+    state.state.progress.lr = 1e-3
+    state.state.progress.grad_norm = 1.0
+    state.peak_flops = peak
+    state.state.progress.tokens_per_s = speed
     assert model_flops_utilisation(state) is None
     assert "MFU" not in step_line(state)
     assert "perf/mfu" not in curves(state)

@@ -1,4 +1,4 @@
-"""Memory: what is used and left, which errors mean that there is none, what is given back."""
+"""Memory: how much is used and left, which errors mean out of memory, and what is given back."""
 
 import resource
 import subprocess
@@ -36,7 +36,7 @@ def real_failure() -> Exception:
         lambda: RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
     ],
 )
-def test_the_allocators_errors_are_out_of_memory(make):
+def test_errors_of_the_allocator_are_out_of_memory(make):
     assert is_out_of_memory(make())
 
 
@@ -61,12 +61,12 @@ def test_a_failed_allocation_in_numpy_is_out_of_memory():
     ],
     ids=repr,
 )
-def test_an_error_that_merely_speaks_of_memory_is_not(error):
+def test_an_error_that_only_mentions_memory_is_not_out_of_memory(error):
     assert not is_out_of_memory(error)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone tells it twice")
-def test_the_peak_of_memory_is_the_kernels_in_mebibytes():
+def test_the_memory_peak_is_the_kernels_number_in_mebibytes():
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     (kernels,) = (int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
     assert peak_memory_mib() == pytest.approx(kernels, rel=0.02)
@@ -88,7 +88,7 @@ print(resident() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has mallopt")
 @pytest.mark.parametrize("kept", [True, False])
-def test_freed_memory_is_kept_for_the_next_tensors(kept):
+def test_freed_memory_is_reused_for_the_next_tensors(kept):
     script = FREED if kept else FREED.replace("assert reuse_freed_memory() or ", "assert ")
     command = [sys.executable, "-c", script, "kept" if kept else "plain"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -99,7 +99,7 @@ def test_freed_memory_is_kept_for_the_next_tensors(kept):
 
 
 def groups(folder: Path, own: str, files: dict[str, str]) -> list[tuple[int, int]]:
-    """Return what `_control_groups` finds in made-up control groups."""
+    """Return the limits that `_control_groups` finds in made-up control groups."""
     for name, content in files.items():
         path = folder / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def groups(folder: Path, own: str, files: dict[str, str]) -> list[tuple[int, int
     return list(_control_groups(folder / "cgroup", folder / "own"))
 
 
-def test_each_group_above_limits_the_process_less_its_cached_files(tmp_path):
+def test_each_parent_group_limits_the_process_cached_files_not_counted(tmp_path):
     stat = "anon 5\ninactive_file 100\nactive_file 7\n"
     files = {
         "a/b/memory.max": "2000\n",
@@ -124,7 +124,7 @@ def test_each_group_above_limits_the_process_less_its_cached_files(tmp_path):
     assert groups(tmp_path, "0::/a/b\n", files) == [(400, 2000), (800, 1000)]
 
 
-def test_version_1_is_read_too_and_a_containers_own_group_is_the_top(
+def test_groups_of_version_1_are_read_up_to_a_containers_own_group(
     tmp_path,
 ):
     files = {
@@ -135,22 +135,22 @@ def test_version_1_is_read_too_and_a_containers_own_group_is_the_top(
     assert groups(tmp_path, "4:memory:/docker/123\n3:cpu:/x\n0::/\n", files) == [(0, 3000)]
 
 
-def test_a_machine_without_control_groups_has_no_such_limit(tmp_path):
+def test_a_machine_without_control_groups_has_no_group_limit(tmp_path):
     assert list(_control_groups(tmp_path / "none", tmp_path / "nothing")) == []
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux alone has MemAvailable")
-def test_what_the_machine_can_give_is_the_kernels_memavailable(monkeypatch):
+def test_the_machines_free_memory_is_the_kernels_memavailable(monkeypatch):
     monkeypatch.setattr(memory, "_control_groups", list)
     monkeypatch.setattr(memory, "_address_space", lambda: None)
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     (kernels,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
     ((free, total),) = memory.memory_limits(CPU)
-    assert free == pytest.approx(kernels, abs=256 << 20)  # others take and free in between
+    assert free == pytest.approx(kernels, abs=256 << 20)  # other processes take and free meanwhile
     assert total - free == pytest.approx(memory.used_memory(CPU), abs=64 << 20)
 
 
-def test_of_a_limited_address_space_what_is_mapped_is_taken(monkeypatch):
+def test_mapped_memory_counts_against_a_limited_address_space(monkeypatch):
     monkeypatch.setattr(memory, "_control_groups", list)
     monkeypatch.setattr(memory, "_address_space", lambda: 1000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5000))
@@ -159,8 +159,8 @@ def test_of_a_limited_address_space_what_is_mapped_is_taken(monkeypatch):
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_macos_and_windows_tell_what_is_left(monkeypatch, platform):
-    """Neither has control groups, and neither obeys RLIMIT_AS."""
+def test_macos_and_windows_report_their_free_memory(monkeypatch, platform):
+    """Neither has control groups or obeys RLIMIT_AS."""
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(resource, "getrlimit", lambda limit: (500, 500))
     monkeypatch.setattr(memory, "_control_groups", list)
@@ -169,13 +169,13 @@ def test_macos_and_windows_tell_what_is_left(monkeypatch, platform):
     assert memory.memory_limits(CPU) == [(300, 500)]
 
 
-def test_the_peak_on_windows_is_that_of_the_working_set(monkeypatch):
+def test_the_memory_peak_on_windows_is_the_peak_working_set(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(psutil, "Process", lambda: with_memory(peak_wset=3 << 20))
     assert peak_memory_mib() == 3
 
 
-def test_a_system_that_tells_nothing_sets_no_limit(monkeypatch):
+def test_a_system_that_reports_nothing_sets_no_limit(monkeypatch):
     def refuse():
         raise FileNotFoundError("/proc")
 
@@ -191,7 +191,7 @@ def test_a_system_that_tells_nothing_sets_no_limit(monkeypatch):
 
 
 def with_memory(**fields: int) -> SimpleNamespace:
-    """Return a process as psutil shows one."""
+    """Return a process with this memory, as psutil shows it."""
     return SimpleNamespace(memory_info=lambda: SimpleNamespace(**fields))
 
 
@@ -209,7 +209,7 @@ print(used_memory(cpu), *memory_limits(cpu)[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS limits what Linux gives")
-def test_the_smallest_limit_is_what_is_left_and_shrinks_by_what_is_taken():
+def test_the_smallest_limit_counts_and_shrinks_by_what_is_taken():
     done = subprocess.run(
         [sys.executable, "-c", LIMITED], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -217,13 +217,13 @@ def test_the_smallest_limit_is_what_is_left_and_shrinks_by_what_is_taken():
     (used, free, total), (_, limited, limit), (more, less, _) = rows
     assert 100 << 20 < used < 2 << 30
     assert free < total
-    assert limited <= min(free + (1 << 28), 2 << 30)  # the machine may have less than the limit
+    assert limited <= min(free + (1 << 28), 2 << 30)  # the machine may have less free than that
     assert limited <= limit
     assert more - used > 250 << 20
     assert limited - less > 200 << 20
 
 
-def test_too_full_says_what_would_be_left(monkeypatch):
+def test_too_full_names_the_memory_that_would_be_left(monkeypatch):
     limits = [(300 << 20, 1000 << 20)]
     monkeypatch.setattr(memory, "memory_limits", lambda device: limits)
     assert memory.too_full(CPU, 0.1, 200 << 20) == ""
@@ -231,7 +231,7 @@ def test_too_full_says_what_would_be_left(monkeypatch):
         memory.too_full(CPU, 0.1, 201 << 20)
         == "it would leave 99 of 1,000 MiB, memory_headroom is 10%"
     )
-    limits.append((1000 << 20, 20_000 << 20))  # more is left there, and yet a smaller share
+    limits.append((1000 << 20, 20_000 << 20))  # more is left here, but a smaller share
     assert (
         memory.too_full(CPU, 0.1, 0) == "it would leave 1,000 of 20,000 MiB, memory_headroom is 10%"
     )
@@ -253,7 +253,7 @@ print(kept, used_memory(cpu) - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has malloc_trim")
-def test_memory_that_was_kept_for_reuse_can_be_given_back():
+def test_memory_kept_for_reuse_can_be_given_back():
     done = subprocess.run(
         [sys.executable, "-c", RELEASED], cwd=ROOT, capture_output=True, text=True, check=True
     )

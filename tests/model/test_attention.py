@@ -1,4 +1,4 @@
-"""Attention by products equals torch's, causal to the bit; the faster one is found once."""
+"""Attention by products equals torch's own and is exactly causal; the faster kernel is used."""
 
 import json
 import logging
@@ -20,9 +20,9 @@ FP32_TOLERANCE = 1e-5  # relative: the order of summation differs
 def drawn(
     shape: tuple[int, ...], seed: int = 0, scale: float = 1.0, dtype=torch.float32
 ) -> list[Tensor]:
-    """Return q, k, v that ask for gradients, and the gradient of the result.
+    """Return random q, k, v that require gradients, and a gradient of the result.
 
-    scale: of q, which makes the scores spread by as much.
+    scale: of q, and so of the spread of the scores.
     """
     generator = torch.Generator().manual_seed(seed)
     q, k, v, dy = (torch.randn(shape, generator=generator) for _ in range(4))
@@ -37,6 +37,7 @@ def results(kernel: str, q: Tensor, k: Tensor, v: Tensor, dy: Tensor) -> list[Te
 
 
 def error(found: Tensor, expected: Tensor) -> float:
+    """Return the relative error."""
     return ((found - expected).norm() / expected.norm()).item()
 
 
@@ -45,7 +46,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("T", [1, 7, 128, 129, 200, 256])
 @pytest.mark.parametrize("head_size", [1, 16, 64])
-def test_output_and_gradients_equal_sdpa(T, head_size):
+def test_output_and_gradients_equal_those_of_sdpa(T, head_size):
     tensors = drawn((2, 3, T, head_size), seed=T)
     for found, expected in zip(
         results("products", *tensors), results("sdpa", *tensors), strict=True
@@ -56,7 +57,7 @@ def test_output_and_gradients_equal_sdpa(T, head_size):
 @pytest.mark.parametrize("kernel", ["sdpa", "products"])
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_neighbouring_query_heads_share_keys_and_values(groups, kernel):
-    """The reference is written out head by head, in float64."""
+    """The reference computes head by head, in float64."""
     H = 6
     T = 150
     D = 4
@@ -98,8 +99,8 @@ def test_a_later_token_changes_no_bit_of_earlier_outputs(t, dtype):
 
 @pytest.mark.parametrize(("scale", "most"), [(1.0, 2.0), (2.0, 4.0), (8.0, 8.0)])
 @pytest.mark.parametrize("seed", range(4))
-def test_products_in_bf16_are_not_much_farther_from_fp32_than_sdpa(seed, scale, most):
-    """Products round the scores, which sdpa does not: it matters more where those are large."""
+def test_products_in_bf16_are_about_as_close_to_fp32_as_sdpa(seed, scale, most):
+    """Products round the scores, sdpa does not; so large scores cost precision."""
     tensors = drawn((4, 2, 200, 16), seed, scale, torch.bfloat16)
     exact = results("sdpa", *(t.detach().float().requires_grad_() for t in tensors))
     for name, ours, theirs, expected in zip(
@@ -113,7 +114,7 @@ def test_products_in_bf16_are_not_much_farther_from_fp32_than_sdpa(seed, scale, 
         assert error(ours, expected) < 0.03, name
 
 
-def test_a_model_computes_the_same_by_either_kernel():
+def test_a_model_computes_the_same_with_either_kernel():
     found = {}
     for kernel in ("sdpa", "products"):
         run = parts.run(training={"attention": kernel})
@@ -128,14 +129,14 @@ def test_a_model_computes_the_same_by_either_kernel():
         found[kernel] = [loss.detach(), *(p.grad for p in run.model.parameters())]
     for ours, theirs in zip(found["products"], found["sdpa"], strict=True):
         assert (ours - theirs).abs().max() <= FP32_TOLERANCE * max(0.1, theirs.abs().max())
-    assert not all(map(torch.equal, found["products"], found["sdpa"]))  # and it is another way
+    assert not all(map(torch.equal, found["products"], found["sdpa"]))  # two kernels did run
 
 
-# What is kept
+# What stays in memory
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_weights_stay_for_backward_except_in_recomputed_blocks(recompute, monkeypatch):
+def test_attention_weights_are_kept_for_backward_unless_recomputed(recompute, monkeypatch):
     kept = []
     real = Tensor.softmax
 
@@ -159,7 +160,7 @@ def test_weights_stay_for_backward_except_in_recomputed_blocks(recompute, monkey
     assert all(error(a.double(), b) < FP32_TOLERANCE for a, b in zip(found, expected, strict=True))
 
 
-# Which one
+# Which kernel is used
 
 
 def pick(
@@ -169,12 +170,12 @@ def pick(
 
 
 def remember(machine, seconds: list[float]) -> None:
-    """Write the times of sdpa and products as this machine's own."""
+    """Write the times of sdpa and products as if this machine had measured them."""
     pick()
     machine.write_text(json.dumps(dict.fromkeys(json.loads(machine.read_bytes()), seconds)))
 
 
-def test_what_is_asked_for_by_name_is_taken_unmeasured(machine):
+def test_a_kernel_asked_for_by_name_is_used_without_measuring(machine):
     assert [pick(name) for name in ("sdpa", "products")] == ["sdpa", "products"]
     assert not machine.exists()
 
@@ -185,13 +186,13 @@ def test_attention_dropout_needs_sdpa(machine, asked):
     assert not machine.exists()
 
 
-def test_long_contexts_and_other_devices_take_sdpa_unmeasured(machine):
+def test_long_contexts_and_other_devices_use_sdpa_without_measuring(machine):
     assert pick(max_seq_length=LONGEST + 1) == "sdpa"
     assert pick(device=torch.device("cuda")) == "sdpa"
     assert not machine.exists()
 
 
-def test_auto_measures_both_once_and_remembers_it(machine, monkeypatch, caplog):
+def test_auto_measures_both_kernels_once_and_remembers_the_times(machine, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     measured = []
     monkeypatch.setattr(attention, "_layer", lambda kernel, *rest: measured.append(kernel))
@@ -212,7 +213,7 @@ def test_auto_measures_both_once_and_remembers_it(machine, monkeypatch, caplog):
         "attention: sdpa; one layer of 4 sequences takes 1.00 ms by sdpa, "
         "2.00 ms by products, in float32"
     ]
-    pick(dtype=torch.bfloat16)  # each of these is another measurement
+    pick(dtype=torch.bfloat16)  # each of these calls needs a new measurement
     pick(batch_size=2)
     pick(n_head=4)
     assert len(measured) == 8
@@ -227,7 +228,7 @@ def test_auto_measures_both_once_and_remembers_it(machine, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("keys", [{}, {"architecture": "modern", "n_kv_head": 1, "head_dim": 6}])
-def test_a_real_measurement_leaves_the_global_generator_alone(keys, machine):
+def test_a_real_measurement_does_not_touch_the_global_generator(keys, machine):
     before = torch.get_rng_state()
     assert pick(**keys) in attention.KERNELS
     (times,) = json.loads(machine.read_bytes()).values()
@@ -239,14 +240,14 @@ def test_a_real_measurement_leaves_the_global_generator_alone(keys, machine):
 @pytest.mark.parametrize(
     ("seconds", "kernel"), [([2.0, 1.0], "products"), ([1.0, 2.0], "sdpa"), ([1.0, 1.0], "sdpa")]
 )
-def test_the_choice_follows_what_is_remembered(machine, seconds, kernel):
+def test_the_choice_follows_the_remembered_times(machine, seconds, kernel):
     remember(machine, seconds)
     assert pick() == kernel
     assert parts.run().state.modes.attention == kernel
 
 
 @pytest.mark.parametrize("setting", ["auto", "sdpa"])
-def test_a_resumed_run_keeps_its_kernel_whatever_is_measured_now(machine, setting):
+def test_a_resumed_run_keeps_its_kernel_despite_new_measurements(machine, setting):
     remember(machine, [2.0, 1.0])
     stored = parts.run().checkpoint()
     assert stored["state"]["modes"]["attention"] == "products"
@@ -257,7 +258,7 @@ def test_a_resumed_run_keeps_its_kernel_whatever_is_measured_now(machine, settin
     assert {block.attention.kernel for block in resumed.model.layers} == {"products"}
 
 
-def test_dropped_attention_weights_are_sdpas_business():
+def test_attention_dropout_is_computed_by_sdpa():
     q, k, v, _ = drawn((1, 2, 9, 3))
     torch.manual_seed(3)
     found = causal_attention(q, k, v, "products", dropout=0.5)

@@ -1,4 +1,4 @@
-"""Dropout: independent elements, the rate asked for, the generator that recomputation restores."""
+"""Dropout masks are independent, have the rate asked for, and are the same when recomputed."""
 
 import math
 from functools import cache
@@ -15,7 +15,7 @@ from chatgot.training.step import compute_gradients
 
 N = 10_000_000
 RATES = [0.1, 0.25, 0.5, 0.999]
-SIGMAS = 5  # one of two million healthy checks fails, and the seeds are fixed
+SIGMAS = 5  # a correct mask fails one check in two million; the seeds are fixed
 
 
 @cache
@@ -26,7 +26,7 @@ def mask(rate: float) -> Tensor:
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Return the correlation of two masks in its standard errors."""
+    """Return the correlation of two masks in standard errors."""
     a, b = (t.flatten().float() - t.float().mean() for t in (a, b))
     return (a @ b / (a.norm() * b.norm())).item() * math.sqrt(a.numel())
 
@@ -41,30 +41,30 @@ def test_the_share_of_dropped_elements_is_the_rate(rate):
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_kept_elements_are_scaled_by_one_value_and_the_others_are_zero(rate):
+def test_kept_elements_are_scaled_by_one_value_and_all_others_are_zero(rate):
     y = drop(torch.ones(1000), mask(rate)[:1000], rate)
     assert torch.equal(y == 0, ~mask(rate)[:1000])
-    exact = 1 / (1 - round(rate * 65536) / 65536)  # the rate that is met
+    exact = 1 / (1 - round(rate * 65536) / 65536)  # the rate is rounded to 16 bits
     assert set(y[y != 0].tolist()) <= {torch.tensor(exact).item()}
     assert exact == pytest.approx(1 / (1 - rate), rel=0.01)
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_mean_and_variance_of_the_output_are_those_of_independent_draws(rate):
+def test_output_has_the_mean_and_variance_of_independent_draws(rate):
     x = torch.linspace(1, 3, N)
     y = drop(x, mask(rate), rate)
-    variance = rate / (1 - rate)  # of an element whose value is 1
+    variance = rate / (1 - rate)  # of an element with value 1
     mean_square = 13 / 3  # of x
     error = (y - x).mean(dtype=torch.float64)
     assert abs(error) < SIGMAS * math.sqrt(variance * mean_square / N)
     sums = drop(torch.ones(N), mask(rate), rate).view(-1, 64).sum(dim=1, dtype=torch.float64)
-    excess = (1 - 6 * rate * (1 - rate)) / (64 * rate * (1 - rate))  # kurtosis of a binomial number
+    excess = (1 - 6 * rate * (1 - rate)) / (64 * rate * (1 - rate))  # excess kurtosis of a binomial
     spread = math.sqrt((2 + excess) / sums.numel())
     rounding = 0.01 if rate == 0.999 else 0.0  # of the rate
     assert abs(sums.var() / (64 * variance) - 1) < SIGMAS * spread + rounding
 
 
-def test_rate_0_keeps_everything_and_no_rate_drops_everything():
+def test_rate_0_keeps_all_elements_and_no_rate_drops_all():
     assert keep_mask((1000,), 0.0, parts.CPU).all()
     assert keep_mask((10 * 65536,), 0.9999999, parts.CPU).any()
     x = torch.ones(3)
@@ -76,12 +76,12 @@ def test_rate_0_keeps_everything_and_no_rate_drops_everything():
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("lag", range(1, 9))
-def test_neighbours_are_independent_within_and_across_draws(rate, lag):
+def test_neighbouring_elements_are_independent(rate, lag):
     assert abs(correlation(mask(rate)[:-lag], mask(rate)[lag:])) < SIGMAS
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_the_four_places_of_a_draw_have_the_same_rate_and_are_independent(rate):
+def test_the_four_elements_of_a_draw_have_one_rate_and_are_independent(rate):
     places = mask(rate).view(-1, 4)
     sigma = math.sqrt(rate * (1 - rate) / len(places))
     assert (
@@ -92,7 +92,7 @@ def test_the_four_places_of_a_draw_have_the_same_rate_and_are_independent(rate):
             assert abs(correlation(places[:, i], places[:, j])) < SIGMAS
 
 
-def test_branches_layers_micro_batches_and_steps_are_independent(monkeypatch):
+def test_masks_of_branches_layers_micro_batches_and_steps_are_independent(monkeypatch):
     model = {"d_model": 32, "dropout": 0.3, "n_layers": 3, "max_seq_length": 32}
     run = parts.run(model=model, training={"batch_size": 16})
     drawn = []
@@ -112,7 +112,7 @@ def test_branches_layers_micro_batches_and_steps_are_independent(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (5,), (7, 3), (2, 3, 5), (2, 1, 1, 3), (0, 4)])
-def test_every_shape_has_a_mask_of_its_own_shape(shape):
+def test_a_mask_has_the_shape_asked_for(shape):
     found = keep_mask(shape, 0.5, parts.CPU)
     assert found.shape == torch.Size(shape)
     assert found.dtype == torch.bool
@@ -125,7 +125,7 @@ def test_each_element_of_an_odd_size_is_dropped_at_the_rate(n):
     assert (share - 0.75).abs().max() < SIGMAS * math.sqrt(0.25 * 0.75 / 4000)
 
 
-def test_masks_come_from_the_global_generator_alone():
+def test_masks_come_only_from_the_global_generator():
     torch.manual_seed(3)
     first, second = (keep_mask((100,), 0.5, parts.CPU) for _ in range(2))
     assert not torch.equal(first, second)
@@ -148,10 +148,10 @@ def test_a_recomputation_repeats_the_mask():
     y.sum().backward()
     assert len(masks) == 2
     assert torch.equal(*masks)
-    assert torch.equal(x.grad, y.detach())  # of exp at 0
+    assert torch.equal(x.grad, y.detach())  # the derivative of exp is exp
 
 
-def test_the_gradient_is_dropped_and_scaled_as_the_output():
+def test_the_gradient_is_dropped_and_scaled_like_the_output():
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.ones(1000, dtype=dtype, requires_grad=True)
         y = drop(x, mask(0.25)[:1000], 0.25)

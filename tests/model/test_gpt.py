@@ -1,4 +1,4 @@
-"""The model: of the size its configuration's name says, causal, with weights set by the seed."""
+"""The model has the size in its configuration's name, is causal, and the seed sets its weights."""
 
 import math
 import re
@@ -37,23 +37,23 @@ def ids(B: int = 2, T: int = 8, seed: int = 0) -> torch.Tensor:
 # Size
 
 
-def test_there_are_configurations_whose_names_say_a_size():
+def test_two_shipped_configurations_have_a_size_in_their_name():
     assert {re.search(r"_(\d+M)", path.stem)[1] for path in SIZED} == {"14M", "85M"}
 
 
 @pytest.mark.parametrize("path", SIZED, ids=lambda path: path.stem)
 @pytest.mark.parametrize("vocab_size", [75, 90])
-def test_a_configuration_has_the_size_that_its_name_says_within_3_percent(path, vocab_size):
+def test_a_configuration_has_the_size_in_its_name_within_3_percent(path, vocab_size):
     said = 1e6 * int(re.search(r"_(\d+)M", path.stem)[1])
     cfg = ModelConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["model"])
-    with torch.device("meta"):  # counts without taking memory
+    with torch.device("meta"):  # counts parameters without memory for them
         count = GPT(cfg, vocab_size).parameter_count()
     assert abs(count - said) <= 0.03 * said, count
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_parameter_count_is_that_of_the_formula(tied, bias):
+def test_the_parameter_count_matches_the_formula(tied, bias):
     C = 16
     L = 2
     hidden = 24
@@ -64,7 +64,7 @@ def test_the_parameter_count_is_that_of_the_formula(tied, bias):
     assert model(tie_embeddings=tied, bias=bias).parameter_count() == matrices + vectors
 
 
-def test_without_d_hid_the_hidden_width_is_4_times_d_model():
+def test_the_hidden_width_is_4_times_d_model_by_default():
     assert model(d_hid=None).layers[0].mlp.up.weight.shape == (64, 16)
 
 
@@ -72,7 +72,7 @@ def test_without_d_hid_the_hidden_width_is_4_times_d_model():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_loss_of_fresh_weights_is_that_of_guessing(tied):
+def test_fresh_weights_have_the_loss_of_guessing(tied):
     net = build_model(model_config(d_model=64, tie_embeddings=tied), 80, parts.CPU, 3)
     x = torch.randint(0, 80, (32, 8), generator=torch.Generator().manual_seed(1))
     y = torch.randint(0, 80, (32, 8), generator=torch.Generator().manual_seed(2))
@@ -119,7 +119,7 @@ def test_sequences_of_one_batch_do_not_see_each_other():
     with evaluating(net):
         together = net(x)[0][0]
         alone = net(x[:1])[0][0]
-    assert torch.allclose(together, alone, atol=1e-6)  # another batch size may sum in another order
+    assert torch.allclose(together, alone, atol=1e-6)  # the batch size may change the order of sums
 
 
 def test_a_sequence_longer_than_the_context_is_an_error():
@@ -127,7 +127,7 @@ def test_a_sequence_longer_than_the_context_is_an_error():
         model()(ids(T=9))
 
 
-def test_the_model_maths_equal_a_plain_transcription_of_the_block():
+def test_the_model_computes_the_same_as_a_plain_transcription():
     net = model(init_range=0.3)
     x = ids()
     state = {name: tensor.double() for name, tensor in net.state_dict().items()}
@@ -166,8 +166,8 @@ def test_the_model_maths_equal_a_plain_transcription_of_the_block():
     ],
     ids=["gpt", "modern", "grouped"],
 )
-def test_flops_per_token_are_those_that_torch_counts(keys):
-    """Torch counts attention to all tokens; a causal one needs half of it."""
+def test_flops_per_token_equal_those_that_torch_counts(keys):
+    """Torch counts attention to all tokens; causal attention needs half of that."""
     net = model(n_layers=3, d_model=32, n_head=4, d_hid=40, max_seq_length=16, **keys)
     x = ids(B=2, T=16)
     # MATH: products of whole matrices
@@ -176,9 +176,9 @@ def test_flops_per_token_are_those_that_torch_counts(keys):
     by_operation = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
     attention = by_operation.pop("aten.bmm")
     all_pairs = 12 * 3 * 4 * keys.get("head_dim", 8) * 16 * x.numel()
-    assert attention == all_pairs  # of tokens: twice what causal attention needs
+    assert attention == all_pairs  # all pairs of tokens: twice what causal attention needs
     counted = (sum(by_operation.values()) + attention / 2) / x.numel()
-    assert net.flops_per_token() == counted  # exactly: both count products of matrices alone
+    assert net.flops_per_token() == counted  # exactly: both count only matrix products
 
 
 # The modern architecture
@@ -203,8 +203,8 @@ heads = pytest.mark.parametrize("keys", HEADS.values(), ids=HEADS.keys())
 
 @heads
 @pytest.mark.parametrize("kernel", ["sdpa", "products"])
-def test_modern_maths_equal_a_plain_transcription_of_qwen3(kernel, keys):
-    """Each head is normalised, then its halves are rotated; H / G query heads share one of keys.
+def test_a_modern_model_computes_the_same_as_a_transcription_of_qwen3(kernel, keys):
+    """Each head is normalised, then its halves are rotated; H / G query heads share one key head.
 
     Source: Qwen3, arXiv:2505.09388, and the layout of its weights as published.
     """
@@ -217,7 +217,7 @@ def test_modern_maths_equal_a_plain_transcription_of_qwen3(kernel, keys):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in net.parameters():
-            if parameter.dim() == 1:  # norms whose weights are not 1
+            if parameter.dim() == 1:  # give the norms weights other than 1
                 parameter.copy_(1 + 0.5 * torch.randn(parameter.shape, generator=generator))
     net.use_attention(kernel)
     w = {name: tensor.double() for name, tensor in net.state_dict().items()}
@@ -266,7 +266,7 @@ def test_modern_maths_equal_a_plain_transcription_of_qwen3(kernel, keys):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_modern_model_has_no_bias_and_no_learned_positions(tied, bias):
-    """Its size is that of the formula."""
+    """Its parameter count matches the formula."""
     C = 16
     L = 2
     hidden = 24
@@ -293,25 +293,25 @@ def test_the_size_follows_the_heads(keys):
     assert net.layers[0].attention.proj.weight.shape == (C, H * D)
 
 
-def test_without_qk_norm_there_are_no_weights_of_it():
+def test_a_model_without_qk_norm_has_no_weights_for_it():
     names = [name for name, _ in modern(qk_norm=False).named_parameters()]
     assert not [name for name in names if "q_norm" in name or "k_norm" in name]
 
 
-def test_the_defaults_of_the_heads_are_those_values_spelled_out():
+def test_the_default_heads_equal_the_same_values_spelled_out():
     plain = modern().state_dict()
     spelled = modern(n_kv_head=2, head_dim=8, rope_base=10_000.0, qk_norm=True).state_dict()
     assert parts.same(dict(plain), dict(spelled))
 
 
 @pytest.mark.parametrize(("d_model", "hidden"), [(16, 32), (192, 512), (768, 2048)])
-def test_without_d_hid_a_modern_model_has_as_many_weights_as_with_gelu(d_model, hidden):
+def test_a_modern_model_gets_as_many_mlp_weights_as_with_gelu_by_default(d_model, hidden):
     with torch.device("meta"):
         found = GPT(model_config(architecture="modern", d_model=d_model, d_hid=None), V)
     assert found.layers[0].mlp.gate_up.weight.shape == (2 * hidden, d_model)
 
 
-def test_rotated_queries_and_keys_know_their_distance_alone():
+def test_rotated_queries_and_keys_depend_only_on_their_distance():
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(1, 1, 1, 16, generator=generator) for _ in range(2))
 
@@ -329,7 +329,7 @@ def test_rotated_queries_and_keys_know_their_distance_alone():
     assert torch.equal(rotate(q, turn(0)), q)  # the first token is not turned
 
 
-def test_the_rotation_of_later_tokens_is_that_of_the_whole_sequence():
+def test_the_rotation_of_later_tokens_equals_that_in_the_whole_sequence():
     whole = rotation(0, 8, 8, 500.0, parts.CPU)
     later = rotation(5, 3, 8, 500.0, parts.CPU)
     for a, b in zip(whole, later, strict=True):
@@ -337,7 +337,7 @@ def test_the_rotation_of_later_tokens_is_that_of_the_whole_sequence():
         assert torch.equal(a[5:], b)
 
 
-def test_a_later_token_never_changes_earlier_logits_of_a_modern_model():
+def test_a_modern_models_later_token_never_changes_earlier_logits():
     net = modern()
     x = ids()
     other = x.clone()
@@ -369,13 +369,13 @@ def test_initial_weights_have_the_documented_spread(tied):
         assert abs(parameter.mean().item()) < 6 * expected / math.sqrt(parameter.numel()), name
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others():
     a, b, other = (model(seed).state_dict() for seed in (4, 4, 5))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not any(torch.equal(a[name], other[name]) for name in a if a[name].dim() >= 2)
 
 
-def test_building_neither_reads_nor_moves_the_global_generator():
+def test_building_a_model_neither_reads_nor_moves_the_global_generator():
     torch.manual_seed(11)
     before = torch.get_rng_state()
     first = model().state_dict()
@@ -385,7 +385,7 @@ def test_building_neither_reads_nor_moves_the_global_generator():
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_every_parameter_is_real_fp32_memory_of_its_own_and_is_trained():
+def test_every_parameter_is_fp32_shares_no_memory_and_is_trained():
     net = model()
     net(ids(), ids(seed=1))[1].backward()
     parameters = dict(net.named_parameters())
@@ -405,7 +405,7 @@ def test_tied_embedding_and_head_are_one_tensor_and_untied_are_two():
     assert not torch.equal(untied.head.weight, untied.token_embedding.weight)
 
 
-def test_tied_weights_stay_tied_through_an_update_and_a_loaded_state():
+def test_tied_weights_stay_tied_after_an_update_and_after_loading():
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
     net(ids(), ids(seed=1))[1].backward()
@@ -419,7 +419,7 @@ def test_tied_weights_stay_tied_through_an_update_and_a_loaded_state():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluating_restores_the_mode_even_on_an_error(training):
+def test_evaluating_restores_the_mode_even_after_an_error(training):
     net = model(dropout=0.5)
     net.train(training)
 
@@ -435,7 +435,7 @@ def test_evaluating_restores_the_mode_even_on_an_error(training):
     assert torch.is_grad_enabled()
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_acts_only_in_training():
     net = model(dropout=0.5, attention_dropout=0.5)
     x = ids()
     net.train()
@@ -447,7 +447,7 @@ def test_dropout_acts_in_training_only():
 
 
 def outputs(**keys) -> torch.Tensor:
-    """Return the logits in training mode, of large weights and with a fixed generator."""
+    """Return the logits in training mode, with large weights and a fixed seed."""
     net = model(**{"init_range": 0.3, **keys})
     net.train()
     torch.manual_seed(0)
@@ -483,7 +483,7 @@ def test_a_key_that_changes_sizes_changes_the_shapes(key, value):
     assert plain != changed
 
 
-def test_without_bias_no_linear_and_no_norm_has_one():
+def test_no_linear_and_no_norm_has_a_bias_when_bias_is_off():
     assert not [name for name, _ in model(bias=False).named_parameters() if name.endswith("bias")]
     biased = {name for name, _ in model().named_parameters() if name.endswith("bias")}
     layers = {
@@ -492,7 +492,7 @@ def test_without_bias_no_linear_and_no_norm_has_one():
     assert biased == {f"{name}.bias" for name in layers}
 
 
-def test_the_two_dropouts_act_in_their_own_places():
+def test_each_of_the_two_dropouts_acts_only_in_its_own_place():
     def noise(**keys):
         net = model(init_range=0.3, **keys)
         net.train()
@@ -505,7 +505,7 @@ def test_the_two_dropouts_act_in_their_own_places():
             lambda module, args: spread.append(args[0].detach())
         )
         net(ids())
-        return spread  # what comes into the first block, and its attention's result
+        return spread  # the first block's input, and its attention's result
 
     plain = noise()
     residual = noise(dropout=0.3)
@@ -534,5 +534,5 @@ def test_a_filled_cache_gives_the_logits_of_the_whole_sequence(keys):
         ]
     assert [cache.length for cache in caches] == [8, 8]
     assert caches[0].k.shape == (2, keys.get("n_kv_head", 4), 8, keys.get("head_dim", 8))
-    # other shapes sum in another order
+    # other shapes may change the order of sums
     assert torch.allclose(torch.cat(found, dim=1), whole, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Compiled blocks compute the same, in training alone, where that pays; without one it goes on."""
+"""Compiled blocks compute the same, where they pay; a failing compiler costs one warning."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from chatgot.run.resuming import find_checkpoint, resume
 from chatgot.sampling.generation import generate
 from chatgot.training.step import compute_gradients, update_weights
 
-# Steps: 4,000 s in blocks that take 1 ms, since two micro-batches go through two of them a step.
+# Steps: 4,000 s in the blocks; a step takes 4 ms there (2 micro-batches, 2 blocks of 1 ms each).
 LONG = 1_000_000
 
 
@@ -38,7 +38,7 @@ def is_compiled(run: Run) -> bool:
 
 
 def resumed_from(path, set_now: set[str] = frozenset(), architecture: str = "gpt", **keys) -> Run:
-    """Go the way of the script from a file to a run that can go on."""
+    """Resume a run from a file as the script does."""
     config = parts.config(model={"architecture": architecture, "dropout": 0.2}, training=keys)
     point = find_checkpoint(str(path), config, Path("tiny.yaml"), set_now)
     run = fresh_run(point.content, architecture, **keys)
@@ -47,12 +47,12 @@ def resumed_from(path, set_now: set[str] = frozenset(), architecture: str = "gpt
     return run
 
 
-# Really compiled
+# With the real compiler
 
 
 @pytest.fixture
 def own_variables():
-    """Take back what compiling sets in the environment."""
+    """Undo what compiling sets in the environment."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():
@@ -75,7 +75,7 @@ def test_compiled_blocks_compute_the_same_and_resume_bit_for_bit(architecture, t
         assert (
             compiled - eager
         ).norm() <= 1e-5 * eager.norm()  # fp32: operations are fused, sums go in another order
-    assert not all(map(torch.equal, found[True], found[False]))  # and something was compiled
+    assert not all(map(torch.equal, found[True], found[False]))  # something was compiled
     assert step(run)
     path = parts.checkpoint_file(tmp_path, run)
     again = resumed_from(path, architecture=architecture, compile=True)
@@ -87,7 +87,7 @@ def test_compiled_blocks_compute_the_same_and_resume_bit_for_bit(architecture, t
 
 
 @pytest.mark.slow
-def test_a_compiler_that_fails_is_one_warning_and_the_run_ends_well(tmp_path):
+def test_a_failing_compiler_costs_one_warning_and_the_run_completes(tmp_path):
     harness.write_config(tmp_path, training={"compile": True, "max_steps": 2})
     broken = tmp_path / "c++"
     broken.write_text("#!/bin/sh\nexit 1\n")
@@ -110,7 +110,7 @@ def test_a_compiler_that_fails_is_one_warning_and_the_run_ends_well(tmp_path):
     assert harness.load(path)["state"]["modes"]["compiled"] is False
 
 
-# With a stand-in for the compiler, which counts its calls and those of what it returns
+# With a fake compiler that counts its own calls and those of the functions it returns
 
 
 class Compiler:
@@ -133,14 +133,14 @@ class Compiler:
 
 @pytest.fixture
 def compiler(machine, monkeypatch, own_variables) -> Compiler:
-    """A stand-in for torch.compile, on a machine of which nothing is known yet."""
+    """A fake torch.compile, on a machine without any measurement."""
     stand_in = Compiler()
     monkeypatch.setattr(torch, "compile", stand_in)
     return stand_in
 
 
 def remember(machine, eager_s: float, compile_s: float, compiled_s: float) -> None:
-    """Write these times as this machine's own."""
+    """Write these times as if this machine had measured them."""
     fresh_run(max_steps=10**9, compile="auto")
     known = json.loads(machine.read_bytes())
     for key in known:
@@ -152,7 +152,7 @@ def remember(machine, eager_s: float, compile_s: float, compiled_s: float) -> No
     machine.write_text(json.dumps(known))
 
 
-def test_training_runs_compiled_blocks_evaluation_and_samples_eager_ones(compiler):
+def test_training_uses_compiled_blocks_evaluation_and_samples_eager_ones(compiler):
     run = fresh_run(compile=True)
     assert is_compiled(run)
     compiler.ran = 0
@@ -167,7 +167,7 @@ def test_training_runs_compiled_blocks_evaluation_and_samples_eager_ones(compile
     assert compiler.ran == 4  # two micro-batches, two blocks
 
 
-def test_a_measurement_is_remembered_under_all_that_decides_its_speed():
+def test_a_measurement_is_remembered_by_everything_that_affects_speed():
     def name(**model) -> str:
         run = parts.run(model={"architecture": "modern", **model})
         work = compilation.Work(
@@ -181,38 +181,38 @@ def test_a_measurement_is_remembered_under_all_that_decides_its_speed():
     assert name(rope_base=500.0) == name()
 
 
-def test_compiling_as_asked_and_as_in_the_checkpoint_are_events(compiler, caplog, tmp_path):
+def test_compilation_by_request_and_by_checkpoint_are_events(compiler, caplog, tmp_path):
     caplog.set_level(logging.INFO)
     path = parts.checkpoint_file(tmp_path, fresh_run(compile=True))
     resumed_from(path, compile=True)
     assert compile_events(caplog) == [(True, "as asked"), (True, "as in the checkpoint")]
 
 
-def test_choosing_leaves_generators_gradients_and_mode_alone(compiler):
+def test_the_choice_does_not_touch_generators_gradients_or_mode(compiler):
     eager = fresh_run(compile=False)
     compiled = fresh_run(compile=True)
     assert all(p.grad is None for p in compiled.model.parameters())
     assert parts.same(eager.checkpoint()["rng"], compiled.checkpoint()["rng"])
     assert step(eager)
     assert step(compiled)
-    # the stand-in changes no bit
+    # the fake compiler changes no bit
     assert parts.same(eager.model.state_dict(), compiled.model.state_dict())
 
 
 def compile_events(caplog) -> list[tuple[bool, str]]:
-    """Return what the events of the log say of compilation: whether it is on, and the reason."""
+    """Return (is on, reason) of each event about compilation."""
     events = [record.event for record in caplog.records if hasattr(record, "event")]
     return [(e["on"], e["reason"]) for e in events if e["kind"] == "compile"]
 
 
-def test_false_is_eager_without_a_word(compiler, caplog):
+def test_compile_false_is_eager_and_logs_nothing(compiler, caplog):
     caplog.set_level(logging.INFO)
     assert not is_compiled(fresh_run(compile=False, max_steps=LONG))
     assert compiler.compiled == 0
     assert "compile" not in caplog.text
 
 
-def test_auto_does_not_compile_for_a_short_run_and_says_so(compiler, caplog):
+def test_auto_does_not_compile_a_short_run_and_gives_the_reason(compiler, caplog):
     caplog.set_level(logging.INFO)
     assert not is_compiled(fresh_run(compile="auto"))
     assert compiler.compiled == 0
@@ -233,7 +233,7 @@ def test_auto_does_not_compile_for_a_short_run_and_says_so(compiler, caplog):
         (10.0, 0.5e-3, {"max_minutes": 5}, "on; a block takes"),
     ],
 )
-def test_auto_weighs_the_time_saved_against_the_time_compiling_takes(
+def test_auto_compares_the_time_saved_with_the_time_to_compile(
     compile_s, compiled_s, limits, word, compiler, machine, caplog
 ):
     remember(machine, 1e-3, compile_s, compiled_s)
@@ -247,16 +247,16 @@ def test_auto_weighs_the_time_saved_against_the_time_compiling_takes(
     assert [now for now, _ in compile_events(caplog)] == [on]
 
 
-def test_what_is_left_of_a_resumed_run_counts_and_not_the_whole(compiler, machine):
+def test_auto_counts_only_the_remaining_steps_of_a_resumed_run(compiler, machine):
     remember(machine, 1e-3, 10.0, 0.5e-3)
     content = fresh_run(compile="auto", max_steps=LONG).checkpoint()
     for done, expected in ((0, True), (LONG - 100, False)):
         content["state"]["progress"] |= {"global_step": done, "position": done}
-        content["config"]["training"]["compile"] = True  # the user asks for another mode now
+        content["config"]["training"]["compile"] = True  # the user asks for another mode
         assert is_compiled(fresh_run(content, compile="auto", max_steps=LONG)) is expected
 
 
-def test_auto_measures_once_and_keeps_what_it_measured_with(compiler, machine):
+def test_auto_measures_once_and_keeps_the_blocks_it_compiled(compiler, machine):
     fresh_run(compile="auto", max_steps=10**9)
     before = machine.read_bytes()
     assert compiler.compiled == 1
@@ -267,7 +267,7 @@ def test_auto_measures_once_and_keeps_what_it_measured_with(compiler, machine):
 
 
 @pytest.mark.parametrize(("compiled_s", "pays"), [(0.5e-3, True), (1e-3, False)])
-def test_what_was_compiled_to_measure_it_stays_where_it_pays(
+def test_blocks_compiled_for_measuring_stay_where_compiling_pays(
     compiled_s, pays, compiler, monkeypatch, caplog
 ):
     times = [1e-3, [1e-3, compiled_s]]
@@ -292,7 +292,7 @@ def test_what_was_compiled_to_measure_it_stays_where_it_pays(
         ({"dynamic_batch_size": {"enabled": True}}, "each micro-batch size would be compiled anew"),
     ],
 )
-def test_auto_is_off_beside_what_does_not_go_with_it(compiler, keys, why, caplog):
+def test_auto_is_off_with_options_that_rule_out_compiling(compiler, keys, why, caplog):
     caplog.set_level(logging.INFO)
     assert not is_compiled(fresh_run(compile="auto", max_steps=10**9, **keys))
     assert compiler.compiled == 0
@@ -304,7 +304,7 @@ def test_auto_is_off_beside_what_does_not_go_with_it(compiler, keys, why, caplog
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_a_resumed_run_keeps_its_mode_whatever_is_measured_now(mode, compiler, machine, tmp_path):
+def test_a_resumed_run_keeps_its_mode_despite_new_measurements(mode, compiler, machine, tmp_path):
     remember(machine, 1e-3, 10.0, 0.5e-3 if mode else 1e-3)
     run = fresh_run(compile="auto", max_steps=LONG)
     assert is_compiled(run) is mode
@@ -315,7 +315,7 @@ def test_a_resumed_run_keeps_its_mode_whatever_is_measured_now(mode, compiler, m
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_a_mode_that_the_user_insists_on_is_in_the_next_checkpoint(mode, compiler, tmp_path):
+def test_a_mode_set_by_the_user_is_in_the_next_checkpoint(mode, compiler, tmp_path):
     path = parts.checkpoint_file(tmp_path, fresh_run(compile=not mode))
     changed = resumed_from(path, {"training.compile"}, compile=mode)
     assert is_compiled(changed) is mode
@@ -330,9 +330,7 @@ def test_a_mode_that_the_user_insists_on_is_in_the_next_checkpoint(mode, compile
 @pytest.mark.parametrize(
     "error", [RuntimeError("no C++ compiler\nfound"), ImportError("triton"), OSError(2, "gone")]
 )
-def test_whatever_fails_in_the_compiler_is_one_warning_and_blocks_run_eager(
-    error, compiler, caplog
-):
+def test_any_compiler_failure_costs_one_warning_and_blocks_run_eager(error, compiler, caplog):
     compiler.error = error
     run = fresh_run(compile=True)
     plain = fresh_run(compile=False)
@@ -346,7 +344,7 @@ def test_whatever_fails_in_the_compiler_is_one_warning_and_blocks_run_eager(
     assert parts.same(run.model.state_dict(), plain.model.state_dict())
 
 
-def test_a_compiled_run_resumed_without_a_compiler_goes_on_eager(compiler, caplog, tmp_path):
+def test_a_compiled_run_goes_on_eager_where_there_is_no_compiler(compiler, caplog, tmp_path):
     path = parts.checkpoint_file(tmp_path, fresh_run(compile=True))
     compiler.error = RuntimeError("no C++ compiler")
     assert not is_compiled(resumed_from(path, compile=True))
@@ -355,13 +353,13 @@ def test_a_compiled_run_resumed_without_a_compiler_goes_on_eager(compiler, caplo
     assert f"compile: off, {reason}" in caplog.messages
 
 
-def test_memory_that_runs_out_while_a_block_runs_is_no_broken_compiler(compiler):
+def test_out_of_memory_in_a_block_is_not_taken_for_a_compiler_failure(compiler):
     compiler.error = torch.OutOfMemoryError("no memory")
     with pytest.raises(torch.OutOfMemoryError):
         fresh_run(compile=True)
 
 
-def test_the_whole_script_trains_evaluates_and_samples_with_compiled_blocks(compiler, tmp_path):
+def test_the_script_trains_evaluates_and_samples_with_compiled_blocks(compiler, tmp_path):
     finals: list[dict[str, Tensor]] = []
     for name, mode in (("eager", False), ("compiled", True)):
         folder = tmp_path / name

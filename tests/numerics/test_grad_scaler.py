@@ -1,4 +1,4 @@
-"""No non-finite loss or gradient reaches the weights or the optimizer, scaled or not."""
+"""No non-finite loss or gradient reaches the weights or the optimizer, with or without scaling."""
 
 import inspect
 import math
@@ -33,7 +33,7 @@ def make(scaler_class=SafeGradScaler, enabled=False, **keywords):
 def take(model, optimizer, scaler, factors=(1.0,), spoil=None) -> None:
     """Take one step of several micro-batches, each loss times a factor.
 
-    spoil: may change the gradients of the model, which it is given.
+    spoil: takes the model and may change its gradients.
     """
     for factor in factors:
         scaler.scale(model(torch.ones(4, 3)).square().mean() * factor / len(factors)).backward()
@@ -76,7 +76,7 @@ def test_a_bad_step_changes_neither_weights_nor_optimizer_and_is_noticed(
         keywords["spoil"] = lambda m: m.weight.grad.fill_(
             3e38 * (scaler.get_scale() if enabled else 1.0) / 65536
         )
-        if enabled:  # the unscaled gradient is finite then
+        if enabled:  # then the unscaled gradient is finite
             keywords["spoil"] = lambda m: m.weight.grad.fill_(3e38)
             scaler.update(1.0)
     take(model, optimizer, scaler, **keywords)
@@ -88,7 +88,7 @@ def test_a_bad_step_changes_neither_weights_nor_optimizer_and_is_noticed(
 
 
 @pytest.mark.parametrize("enabled", [False, True])
-def test_a_good_step_is_that_of_torchs_own_scaler(enabled):
+def test_a_good_step_equals_that_of_torchs_own_scaler(enabled):
     states = []
     for scaler_class in (SafeGradScaler, GradScaler):
         torch.manual_seed(0)
@@ -102,7 +102,7 @@ def test_a_good_step_is_that_of_torchs_own_scaler(enabled):
     assert states[0]["scale"] == (65536 * 4 if enabled else 1.0)
 
 
-def test_it_is_a_drop_in_with_the_arguments_and_defaults_of_torchs_scaler():
+def test_the_scaler_has_the_arguments_and_defaults_of_torchs_own():
     own = inspect.signature(SafeGradScaler.__init__).parameters
     for name, parameter in inspect.signature(GradScaler.__init__).parameters.items():
         assert (own[name].default, own[name].kind) == (parameter.default, parameter.kind)
@@ -133,7 +133,7 @@ def test_the_third_bad_step_in_a_row_triggers_the_fallback(caplog):
     assert "layers.1 was the first" in caplog.text
 
 
-def test_a_scale_that_finds_its_height_counts_at_the_floor_only():
+def test_overflows_count_as_bad_only_once_the_scale_is_at_its_floor():
     model, optimizer, scaler = make(enabled=True, min_loss_scale=1024.0)
     scales = []
     for _ in range(7):  # gradients that overflow fp16 at any scale
@@ -143,14 +143,14 @@ def test_a_scale_that_finds_its_height_counts_at_the_floor_only():
     assert scales[6] == (1024.0, 1, True)
 
 
-def test_a_non_finite_loss_counts_at_any_scale():
+def test_a_non_finite_loss_counts_as_bad_at_any_scale():
     model, optimizer, scaler = make(enabled=True)
     take(model, optimizer, scaler, (math.nan,))
     assert scaler.nan_counter == 1
     assert scaler.get_scale() == 32768
 
 
-def test_one_verdict_holds_for_all_optimizers_of_a_step():
+def test_all_optimizers_of_a_step_share_one_verdict():
     first = nn.Linear(3, 2)
     second = nn.Linear(3, 2)
     optimizers = [
@@ -171,7 +171,7 @@ def test_one_verdict_holds_for_all_optimizers_of_a_step():
         scaler.step(optimizer)
     scaler.update()
     assert both_states() == before
-    for optimizer in optimizers:  # torch's own pattern, without unscale_: both are known by now
+    for optimizer in optimizers:  # torch's own pattern, without unscale_: the scaler knows both
         optimizer.zero_grad()
     scaler.scale((first(torch.ones(1, 3)) + second(torch.ones(1, 3))).sum()).backward()
     second.weight.grad[0, 0] = math.inf
@@ -182,7 +182,7 @@ def test_one_verdict_holds_for_all_optimizers_of_a_step():
     assert scaler.nan_counter == 2
 
 
-def test_two_optimizers_first_seen_in_step_work_as_with_torchs_own():
+def test_two_optimizers_first_seen_in_step_work_as_in_torchs_scaler():
     first = nn.Linear(3, 2)
     second = nn.Linear(3, 2)
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (first, second)]
@@ -198,7 +198,7 @@ def test_two_optimizers_first_seen_in_step_work_as_with_torchs_own():
     assert torch.allclose(second.weight, before["second"]["weight"] - 0.1)
 
 
-def test_gradients_that_were_unscaled_and_left_alone_keep_the_scale():
+def test_gradients_that_are_unscaled_but_not_used_keep_the_scale():
     scales = []
     for scaler_class in (SafeGradScaler, GradScaler):
         model, optimizer, scaler = make(scaler_class, enabled=True)
@@ -209,7 +209,7 @@ def test_gradients_that_were_unscaled_and_left_alone_keep_the_scale():
     assert scales == [65536, 65536]
 
 
-def test_sparse_gradients_are_judged_too():
+def test_sparse_gradients_are_checked_too():
     embedding = nn.Embedding(4, 2, sparse=True)
     optimizer = torch.optim.SGD(embedding.parameters(), lr=0.1)
     scaler = SafeGradScaler("cpu")
@@ -225,14 +225,14 @@ def test_sparse_gradients_are_judged_too():
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_closure_whose_loss_nobody_would_have_judged_is_refused(enabled):
+def test_a_closure_is_refused_since_its_loss_would_go_unchecked(enabled):
     _, optimizer, scaler = make(enabled=enabled)
     for arguments in ({"closure": lambda: None}, {}):
         with pytest.raises(RuntimeError, match="closure"):
             scaler.step(optimizer, *([] if arguments else [lambda: None]), **arguments)
 
 
-def test_using_it_in_a_wrong_order_is_an_error():
+def test_calls_in_the_wrong_order_are_an_error():
     model, optimizer, scaler = make(enabled=True)
     scaler.scale(model(torch.ones(1, 3)).sum()).backward()
     scaler.unscale_(optimizer)
@@ -245,7 +245,7 @@ def test_using_it_in_a_wrong_order_is_an_error():
 
 @pytest.mark.parametrize("source", [True, False])
 @pytest.mark.parametrize("target", [True, False])
-def test_the_state_is_complete_and_loads_into_enabled_and_disabled_ones(source, target):
+def test_a_state_is_complete_and_loads_into_any_scaler_on_or_off(source, target):
     model, optimizer, scaler = make(enabled=source)
     take(model, optimizer, scaler)
     take(model, optimizer, scaler, (math.nan,))
@@ -256,18 +256,18 @@ def test_the_state_is_complete_and_loads_into_enabled_and_disabled_ones(source, 
     other.load_state_dict(state)
     assert other.state_dict() == state
     assert other.is_enabled() is target
-    other.load_state_dict({})  # what torch's own disabled scaler saves
+    other.load_state_dict({})  # the state of torch's own disabled scaler
     assert other.state_dict()["scale"] == state["scale"]
 
 
-def test_torchs_own_state_is_taken():
+def test_the_state_of_torchs_own_scaler_is_accepted():
     _, _, scaler = make(enabled=True)
     scaler.load_state_dict(GradScaler("cpu", init_scale=8.0).state_dict())
     assert (scaler.get_scale(), scaler.nan_counter) == (8.0, 0)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
+def test_a_healthy_step_reads_from_the_device_once(enabled, monkeypatch):
     run = parts.run(precision="fp16" if enabled else "fp32")
     reads = []
     for name in ("item", "tolist", "__bool__", "__float__", "__int__"):
@@ -285,12 +285,12 @@ def test_a_healthy_step_is_read_from_the_device_once(enabled, monkeypatch):
     loss = torch.zeros(())
     for first in range(0, 8, 4):
         x, y = run.train_windows.batch(run.train_windows.starts(0, 8)[first : first + 4])
-        reads.clear()  # the windows' own check of their ids, on the CPU
+        reads.clear()  # drop the reads of the windows' check of their ids, on the CPU
         share = run.model(x, y)[1] / 2
         scaler.scale(share).backward()
         loss = loss + share.detach()
         assert reads == []
-    monkeypatch.setattr(run.optimizer, "step", lambda: None)  # AdamW's own reads are not ours
+    monkeypatch.setattr(run.optimizer, "step", lambda: None)  # without the reads of AdamW itself
     assert update_weights(run, loss)
     assert reads == ["tolist"]
 
@@ -308,10 +308,10 @@ def norm_of(bad: float) -> float:
     return scaler.gradient_norm().item()
 
 
-def test_the_gradient_norm_is_that_of_all_gradients_together():
+def test_the_gradient_norm_covers_all_gradients_together():
     assert norm_of(12.0) == pytest.approx(13.0)
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan, 3e38])
-def test_a_non_finite_gradient_or_a_norm_that_overflows_shows_in_the_norm(bad):
+def test_a_non_finite_gradient_or_overflowing_norm_shows_in_the_norm(bad):
     assert not math.isfinite(norm_of(bad))

@@ -1,4 +1,4 @@
-"""Recomputing activations changes memory and time, and not one bit of loss or gradients."""
+"""Gradient checkpointing changes memory and time, but no bit of the loss or the gradients."""
 
 import parts
 import pytest
@@ -32,7 +32,7 @@ def loss_and_gradients(run: Run) -> list[torch.Tensor]:
 
 
 def passes(run: Run) -> list[int]:
-    """Return how often each block ran in one micro-batch, forward and recomputation together."""
+    """Return how often each block ran in one micro-batch: forward plus recomputation."""
     run.state.micro_batch.size = 8
     counts = [0] * len(run.model.layers)
     hooks = []
@@ -51,14 +51,16 @@ def passes(run: Run) -> list[int]:
 @pytest.mark.parametrize("every", [1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("architecture", ["gpt", "modern"])
-def test_loss_and_gradients_are_bit_equal_with_and_without(every, precision, architecture):
+def test_loss_and_gradients_are_bit_equal_with_gradient_checkpointing(
+    every, precision, architecture
+):
     plain, recomputing = (fresh_run(precision, architecture=architecture) for _ in range(2))
     assert enable_gradient_checkpointing(recomputing.model, every=every)
     assert all(map(torch.equal, loss_and_gradients(recomputing), loss_and_gradients(plain)))
 
 
 def private_masks(monkeypatch) -> torch.Generator:
-    """Let dropout masks come from a generator that recomputation does not restore; return it."""
+    """Draw dropout masks from a generator that recomputation does not restore; return it."""
     generator = torch.Generator().manual_seed(0)
     monkeypatch.setattr(
         chatgot.model.gpt,
@@ -68,7 +70,7 @@ def private_masks(monkeypatch) -> torch.Generator:
     return generator
 
 
-def test_the_comparison_would_notice_other_dropout_masks(monkeypatch):
+def test_the_comparison_notices_other_dropout_masks(monkeypatch):
     plain = fresh_run()
     recomputing = fresh_run()
     enable_gradient_checkpointing(recomputing.model)
@@ -88,7 +90,7 @@ def test_every_nth_block_is_recomputed_once(every, expected):
     assert passes(run) == expected
 
 
-def test_disabling_says_whether_it_was_on_and_ends_it():
+def test_disabling_switches_it_off_and_returns_whether_it_was_on():
     run = fresh_run()
     assert disable_gradient_checkpointing(run.model) is False
     assert enable_gradient_checkpointing(run.model) is True
@@ -107,7 +109,7 @@ def test_the_configuration_switches_it_on(setting):
     )
 
 
-def test_switching_it_on_is_an_event(caplog):
+def test_enabling_it_is_an_event(caplog):
     caplog.set_level("INFO")
     run = fresh_run()
     caplog.clear()
@@ -119,7 +121,7 @@ def test_switching_it_on_is_an_event(caplog):
     assert record.event["reason"].startswith("proven")
 
 
-def test_nothing_is_recomputed_in_evaluation():
+def test_evaluation_recomputes_nothing():
     run = fresh_run()
     enable_gradient_checkpointing(run.model)
     counts = []
@@ -130,7 +132,7 @@ def test_nothing_is_recomputed_in_evaluation():
     assert counts == [1]
 
 
-def test_generation_uses_its_cache_though_gradient_checkpointing_is_on():
+def test_generation_uses_its_cache_with_gradient_checkpointing_on():
     plain = fresh_run(init_range=1.0, tie_embeddings=False)
     recomputing = fresh_run(init_range=1.0, tie_embeddings=False)
     enable_gradient_checkpointing(recomputing.model)
@@ -143,7 +145,7 @@ def test_generation_uses_its_cache_though_gradient_checkpointing_is_on():
 
 
 @pytest.mark.parametrize("net", [nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))])
-def test_a_model_without_layers_is_left_as_it_is_with_one_warning(net, caplog):
+def test_a_model_without_layers_is_left_as_it_is_with_a_warning(net, caplog):
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     assert enable_gradient_checkpointing(net) is False
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -154,7 +156,7 @@ def test_a_model_without_layers_is_left_as_it_is_with_one_warning(net, caplog):
     assert disable_gradient_checkpointing(net) is False
 
 
-def test_enabling_leaves_generators_gradients_weights_and_mode_alone():
+def test_enabling_does_not_touch_generators_gradients_weights_or_mode():
     for training_mode in (True, False):
         run = fresh_run()
         loss_and_gradients(run)
@@ -173,7 +175,7 @@ def test_enabling_leaves_generators_gradients_weights_and_mode_alone():
 
 
 @pytest.mark.parametrize("at_pass", [1, 2])
-def test_an_error_in_a_block_comes_out_of_forward_and_recomputation(at_pass):
+def test_an_error_in_a_block_is_raised_in_forward_and_in_recomputation(at_pass):
     run = fresh_run()
     enable_gradient_checkpointing(run.model)
     calls = []
@@ -187,7 +189,7 @@ def test_an_error_in_a_block_comes_out_of_forward_and_recomputation(at_pass):
     hook = run.model.layers[2].register_forward_pre_hook(fail)
     with pytest.raises(ZeroDivisionError, match="in a block"):
         loss_and_gradients(run)
-    assert len(calls) == at_pass  # at the second pass it fired in backward
+    assert len(calls) == at_pass  # the second pass happens in backward
     hook.remove()
     assert all(map(torch.equal, loss_and_gradients(run), expected_plain()))
 
@@ -199,12 +201,12 @@ def expected_plain() -> list[torch.Tensor]:
 
 
 def odd_recomputation(run: Run, how, odd_calls=None) -> list[int]:
-    """Let block 2's attention compute something else when it is recomputed; return the calls.
+    """Let block 2's attention compute something else when it is recomputed; return the call count.
 
-    Not the block's own output: it is not computed again, since backward does not need it.
+    The block's own output would not do: backward does not need it, so it is not recomputed.
 
-    odd_calls: the calls that compute something else; None: each second one, the recomputation.
-    Returns: a list that holds the number of calls so far while recomputation is on.
+    odd_calls: the calls that compute something else; None: every second one, the recomputation.
+    Returns: a list with one number, the calls so far while recomputation is on.
     """
     attention = run.model.layers[2].attention
     calls = [0]
@@ -227,7 +229,7 @@ def other_value(h):
 
 
 def one_tensor_more(h):
-    return h + 0 * h[:, :1].exp()  # exp keeps its result for backward
+    return h + 0 * h[:, :1].exp()  # exp saves its result for backward
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_a_block_whose_recomputation_differs_is_refused(how, caplog):
     calls = odd_recomputation(run, how)
     caplog.clear()
     assert enable_gradient_checkpointing(run.model) is False
-    assert calls == [2]  # the proof did recompute it
+    assert calls == [2]  # the proof did recompute the block
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "gradient checkpointing stays off" in caplog.text
     event = caplog.records[0].event
@@ -247,7 +249,7 @@ def test_a_block_whose_recomputation_differs_is_refused(how, caplog):
     assert passes(run) == [1, 1, 1, 1]
 
 
-def test_an_error_inside_a_block_is_no_failed_proof_but_an_error():
+def test_an_error_in_a_block_during_the_proof_is_raised():
     run = fresh_run()
 
     def fail(module, args):
@@ -259,26 +261,26 @@ def test_an_error_inside_a_block_is_no_failed_proof_but_an_error():
     assert run.model.recompute_every is None
 
 
-def test_plain_passes_that_differ_on_a_cpu_prove_nothing(caplog):
+def test_a_proof_fails_where_plain_passes_differ_on_a_cpu(caplog):
     caplog.set_level("INFO")
     run = fresh_run()
     noise = torch.Generator().manual_seed(0)
     run.model.norm.register_forward_hook(
         lambda m, args, out: out * (1 + 1e-6 * torch.randn(1, generator=noise))
     )
-    # a CPU repeats itself, or something is wrong
+    # on a CPU two equal passes give equal bits, or something is wrong
     assert enable_gradient_checkpointing(run.model) is False
     assert "two plain passes differ by" in caplog.text
     assert "nothing can be proven" in caplog.text
 
 
-def test_dropout_masks_from_a_private_generator_are_refused_every_time(monkeypatch):
+def test_the_proof_always_refuses_dropout_from_a_private_generator(monkeypatch):
     private_masks(monkeypatch)
     run = fresh_run()
     assert [enable_gradient_checkpointing(run.model) for _ in range(20)] == [False] * 20
 
 
-def test_the_proof_leaves_each_modules_mode_as_it_was():
+def test_the_proof_restores_the_mode_of_each_module():
     run = fresh_run()
     run.model.layers[1].eval()
     modes = [module.training for module in run.model.modules()]
@@ -286,13 +288,13 @@ def test_the_proof_leaves_each_modules_mode_as_it_was():
     assert [module.training for module in run.model.modules()] == modes
 
 
-def test_every_below_one_is_an_error():
+def test_a_recompute_interval_below_one_is_an_error():
     with pytest.raises(ValueError, match="at least 1"):
         enable_gradient_checkpointing(fresh_run().model, every=0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_twenty_steps_with_and_without_end_in_the_same_bits(precision):
+def test_twenty_steps_with_and_without_it_end_in_the_same_bits(precision):
     finals = []
     for every in (None, 1):
         run = fresh_run(precision)
@@ -305,12 +307,12 @@ def test_twenty_steps_with_and_without_end_in_the_same_bits(precision):
     assert parts.same(*finals)
 
 
-def test_a_recomputation_that_changes_its_shape_costs_one_attempt(caplog):
-    """The step is done again without gradient checkpointing, with one warning, bit for bit."""
+def test_a_recomputation_of_another_shape_costs_one_attempt(caplog):
+    """The step runs again without gradient checkpointing: one warning, and the same bits."""
     plain = fresh_run()
     recomputing = fresh_run()
     assert enable_gradient_checkpointing(recomputing.model)
-    # two micro-batches a step, two calls each: the second micro-batch of the third step
+    # a step has two micro-batches of two calls each: this is the second one of the third step
     calls = odd_recomputation(recomputing, one_tensor_more, odd_calls={10})
     results = []
     for run in (plain, recomputing):
@@ -319,7 +321,7 @@ def test_a_recomputation_that_changes_its_shape_costs_one_attempt(caplog):
             update_weights(run, compute_gradients(run))
             losses.append(run.state.progress.train_loss)
         results.append((losses, parts.copied(run.model.state_dict())))
-    assert calls == [10]  # none after the one that differed
+    assert calls == [10]  # no call after the one that differed
     assert caplog.text.count("is done again without gradient checkpointing, which stays off") == 1
     assert recomputing.state.modes.gradient_checkpointing_failed
     assert recomputing.model.recompute_every is None
@@ -327,8 +329,8 @@ def test_a_recomputation_that_changes_its_shape_costs_one_attempt(caplog):
     assert parts.same(results[0][1], results[1][1])
 
 
-def test_a_value_that_turns_different_later_is_found_by_the_next_proof(caplog):
-    """Its warning names the steps since the last proof."""
+def test_a_recomputation_that_goes_wrong_later_fails_the_next_proof(caplog):
+    """The proof's warning names the steps since the last proof."""
     run = fresh_run()
     assert enable_gradient_checkpointing(run.model)
     run.state.progress.global_step = 100
@@ -344,7 +346,7 @@ def test_a_value_that_turns_different_later_is_found_by_the_next_proof(caplog):
     assert run.state.modes.gradient_checkpointing_failed
 
 
-def test_it_is_no_part_of_the_state_so_either_reads_the_others_weights():
+def test_weights_load_with_and_without_gradient_checkpointing():
     plain = fresh_run()
     recomputing = fresh_run()
     enable_gradient_checkpointing(recomputing.model)

@@ -1,4 +1,4 @@
-"""Muon equals torch's own, takes the hidden matrices alone, and is one optimizer with AdamW."""
+"""Muon equals torch's own, updates only the hidden matrices, and is one optimizer with AdamW."""
 
 import math
 from pathlib import Path
@@ -19,7 +19,7 @@ from chatgot.run.resuming import find_checkpoint, resume
 from chatgot.training.step import compute_gradients, update_weights
 
 SHAPES = [(8, 8), (16, 8), (8, 24), (48, 16), (16, 48), (48, 16)]
-# Of an update, 0.031 measured: 8 bits, three iterations, sums in another order.
+# Relative error of an update (0.031 measured): 8 bits, three iterations, sums in another order.
 BF16_TOLERANCE = 0.05
 SETTINGS = {"lr": 0.05, "weight_decay": 0.1, "momentum": 0.9}
 
@@ -44,7 +44,7 @@ def ours(parameters: list[nn.Parameter], dtype=torch.float32, pieces=1, **settin
 def steps(
     optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], n: int = 4
 ) -> list[list[torch.Tensor]]:
-    """Return what each of n updates adds to each parameter."""
+    """Return the change of each parameter in each of n updates."""
     updates = []
     for step in range(n):
         before = [p.detach().clone() for p in parameters]
@@ -66,7 +66,7 @@ def assert_close(found, expected, tolerance: float) -> None:
 @pytest.mark.parametrize(
     "settings", [{}, {"momentum": 0.0}, {"weight_decay": 0.0}, {"nesterov": False}]
 )
-def test_but_for_its_iterations_each_update_equals_torchs(monkeypatch, settings):
+def test_updates_equal_those_of_torchs_muon_with_the_same_iterations(monkeypatch, settings):
     def by_our_iterations(x, *_):
         return orthogonal(x[None], ITERATIONS, 1e-7)[0]
 
@@ -79,8 +79,8 @@ def test_but_for_its_iterations_each_update_equals_torchs(monkeypatch, settings)
     assert_close(found, expected, 1e-4)
 
 
-def test_in_bf16_each_update_is_close_to_that_in_fp32_and_not_the_same():
-    # as large as real ones: few singular values are near the steep end
+def test_updates_in_bf16_are_close_to_fp32_but_not_equal():
+    # as large as real matrices, so that few singular values are near the steep end
     shapes = [(192, 192), (384, 192), (192, 384)]
     a = matrices(shapes)
     b = matrices(shapes)
@@ -90,19 +90,19 @@ def test_in_bf16_each_update_is_close_to_that_in_fp32_and_not_the_same():
     assert not torch.equal(found[0][0], expected[0][0])
 
 
-def test_each_iteration_is_the_best_for_what_the_one_before_leaves():
+def test_each_iteration_is_optimal_for_what_the_last_one_leaves():
     values = torch.linspace(0.01, 1, 100_001, dtype=torch.float64)
     bounds = []
     for a, b, c in ITERATIONS:
         values = a * values + b * values**3 + c * values**5
         bounds.append((values.min().item(), values.max().item()))
-        # as far below 1 as above it, as the minimax is
+        # as far below 1 as above it: the sign of a minimax solution
         assert values.min() + values.max() == pytest.approx(2, abs=1e-3)
     assert bounds[-1] == pytest.approx((0.7305, 1.2695), abs=1e-3)
 
 
-def test_three_iterations_come_much_nearer_than_three_of_torchs():
-    values = torch.logspace(0, -2.5, 48)  # as spread as those of a gradient's momentum
+def test_three_iterations_come_much_closer_than_three_of_torchs():
+    values = torch.logspace(0, -2.5, 48)  # the spread of a real momentum's singular values
     generator = torch.Generator().manual_seed(3)
     u, v = (torch.linalg.qr(torch.randn(48, 48, generator=generator))[0] for _ in range(2))
 
@@ -120,7 +120,7 @@ def test_three_iterations_come_much_nearer_than_three_of_torchs():
 
 
 @pytest.mark.parametrize(("pieces", "shape"), [(3, (16, 16)), (2, (24, 8)), (3, (8, 24))])
-def test_a_stack_of_matrices_is_updated_as_the_matrices_by_themselves(pieces, shape):
+def test_a_stack_of_matrices_is_updated_like_its_matrices_alone(pieces, shape):
     stack = matrices([(pieces * shape[0], shape[1])])
     parts_of_it = matrices([shape] * pieces)
     with torch.no_grad():
@@ -139,8 +139,8 @@ def test_a_stack_of_matrices_is_updated_as_the_matrices_by_themselves(pieces, sh
 
 
 @pytest.mark.parametrize("rows", [(16, 8, 8), (8, 16, 16), (4, 8, 4), (24, 2, 2)])
-def test_pieces_of_unequal_height_are_updated_as_by_themselves(rows):
-    """Each has its own orthogonal matrix and its own factor of the learning rate."""
+def test_pieces_of_unequal_height_are_updated_like_single_matrices(rows):
+    """Each piece has its own orthogonal matrix and its own factor of the learning rate."""
     stacks = matrices([(sum(rows), 8)] * 2)
     by_themselves = matrices([(n, 8) for n in rows] * 2)
     with torch.no_grad():
@@ -166,11 +166,11 @@ def test_nesterov_looks_ahead_of_the_momentum():
     first = steps(ahead, [p], 2)
     second = steps(ours(plain, nesterov=False), plain, 2)
     assert ahead.param_groups[0]["nesterov"] is True  # the default
-    assert_close(first[:1], second[:1], 1e-4)  # in the first step both go along the gradient
+    assert_close(first[:1], second[:1], 1e-4)  # the first step of both follows the gradient
     assert (first[1][0] - second[1][0]).norm() > 0.05 * second[1][0].norm()
 
 
-def test_a_parameter_without_gradient_is_left_alone():
+def test_a_parameter_without_a_gradient_is_left_alone():
     p, frozen = matrices([(8, 8), (8, 8)])
     optimizer = ours([p, frozen])
     before = frozen.detach().clone()
@@ -181,7 +181,7 @@ def test_a_parameter_without_gradient_is_left_alone():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(16, 16), (40, 16), (16, 40), (64, 24)])
-def test_singular_values_of_the_update_lie_about_one(dtype, shape):
+def test_singular_values_of_the_update_are_about_one(dtype, shape):
     x = torch.randn(5, *shape, generator=torch.Generator().manual_seed(2))
     found = orthogonal(x.to(dtype), ITERATIONS, 1e-7)
     assert found.shape == x.shape
@@ -189,11 +189,11 @@ def test_singular_values_of_the_update_lie_about_one(dtype, shape):
     values = torch.linalg.svdvals(found.float())
     assert values.min() > 0.5
     assert values.max() < (1.28 if dtype == torch.float32 else 1.6)
-    u, _, vh = torch.linalg.svd(x, full_matrices=False)  # and the nearest orthogonal matrix is u vh
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)  # u vh is the nearest orthogonal matrix
     assert torch.cosine_similarity(found.float().flatten(), (u @ vh).flatten(), dim=0) > 0.95
 
 
-def test_each_matrix_of_a_batch_is_orthogonalised_by_itself():
+def test_each_matrix_of_a_batch_is_orthogonalised_separately():
     x = torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(2))
     scaled = x * torch.tensor([1e-6, 1.0, 1e6])[:, None, None]
     assert torch.allclose(
@@ -224,7 +224,7 @@ def state(run: Run) -> dict:
     ("architecture", "mlp"),
     [("gpt", {"mlp.up": 1, "mlp.down": 1}), ("modern", {"mlp.gate_up": 2, "mlp.down": 1})],
 )
-def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(architecture, mlp, tied):
+def test_muon_gets_the_matrices_of_the_blocks_and_adamw_all_else(architecture, mlp, tied):
     run = fresh_run(architecture=architecture, model={"tie_embeddings": tied})
     names = {id(p): name for name, p in run.model.named_parameters()}
     pieces = {}
@@ -250,7 +250,7 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(architecture, ml
         ({"head_dim": 4}, 3),
     ],
 )
-def test_grouped_heads_are_taken_apart_by_their_rows(keys, pieces):
+def test_grouped_heads_are_split_by_their_rows(keys, pieces):
     run = fresh_run(architecture="modern", model=keys)
     qkv = run.model.layers[0].attention.qkv.weight
     (group,) = [g for g in run.optimizer.param_groups if any(p is qkv for p in g["params"])]
@@ -258,7 +258,7 @@ def test_grouped_heads_are_taken_apart_by_their_rows(keys, pieces):
     assert step(run)
 
 
-def test_all_settings_reach_the_half_they_belong_to():
+def test_each_setting_reaches_the_half_that_it_belongs_to():
     keys = {
         "muon_momentum": 0.7,
         "weight_decay": 0.3,
@@ -295,7 +295,7 @@ def test_both_learning_rates_follow_the_schedule():
     assert all(muon == pytest.approx(40 * adamw) for adamw, muon in found)
 
 
-def test_a_learning_rate_of_nothing_for_either_half_leaves_that_half_alone():
+def test_a_learning_rate_of_zero_for_one_half_leaves_that_half_alone():
     run = fresh_run(weight_decay=0.0)
     half = {id(p): is_muon(group) for group in run.optimizer.param_groups for p in group["params"]}
     for frozen in (True, False):
@@ -307,7 +307,7 @@ def test_a_learning_rate_of_nothing_for_either_half_leaves_that_half_alone():
         assert moved == {key: muon is not frozen for key, muon in half.items()}
 
 
-def test_a_loaded_state_goes_on_with_the_same_updates():
+def test_an_optimizer_with_a_loaded_state_makes_the_same_updates():
     a = fresh_run()
     b = fresh_run()
     for _ in range(2):
@@ -335,7 +335,7 @@ def test_a_loaded_state_goes_on_with_the_same_updates():
     ],
     ids=["gpt", "modern", "grouped"],
 )
-def test_a_resumed_run_equals_the_straight_one(model, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(model, tmp_path):
     keys = {"model": {"dropout": 0.2, **model}}
     straight = fresh_run(**keys)
     for _ in range(2):
@@ -357,7 +357,7 @@ def test_a_resumed_run_equals_the_straight_one(model, tmp_path):
 
 @pytest.mark.parametrize("name", ["layers.0.mlp.up.weight", "token_embedding.weight"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_one_bad_gradient_leaves_both_halves_untouched(name, value):
+def test_a_single_bad_gradient_leaves_both_halves_untouched(name, value):
     run = fresh_run()
     assert step(run)
     before = state(run)
@@ -385,7 +385,7 @@ def test_one_bad_gradient_leaves_both_halves_untouched(name, value):
 
 
 @pytest.mark.parametrize("call", [1, 3])
-def test_memory_that_runs_out_in_muons_update_is_said_to_leave_it_half(call, monkeypatch):
+def test_out_of_memory_in_muons_update_is_reported_as_half_done(call, monkeypatch):
     run = fresh_run()
     calls = []
     real = muon_module.orthogonal
@@ -400,10 +400,10 @@ def test_memory_that_runs_out_in_muons_update_is_said_to_leave_it_half(call, mon
     with pytest.raises(OutOfMemory, match="half updated"):
         step(run)
     assert len(calls) == call
-    assert run.state.progress.global_step == 0  # it is not counted
+    assert run.state.progress.global_step == 0  # the step is not counted
 
 
-def test_memory_that_runs_out_before_the_update_changes_no_weight(monkeypatch):
+def test_out_of_memory_before_the_update_changes_no_weight(monkeypatch):
     run = fresh_run()
     before = state(run)
 
@@ -418,7 +418,7 @@ def test_memory_that_runs_out_before_the_update_changes_no_weight(monkeypatch):
 
 
 @pytest.mark.parametrize(("gain", "dtype"), [(0.5, torch.float32), (2.0, torch.bfloat16)])
-def test_products_are_fp32_where_bf16_is_slow_here(gain, dtype, monkeypatch):
+def test_products_are_fp32_where_bf16_is_slow(gain, dtype, monkeypatch):
     monkeypatch.setattr(muon_module, "bf16_gain", lambda *shape: gain)
     run = fresh_run()
     assert run.optimizer.muon.dtype == dtype == DTYPES[run.state.modes.muon_precision]
@@ -428,7 +428,7 @@ def test_products_are_fp32_where_bf16_is_slow_here(gain, dtype, monkeypatch):
     assert resumed.optimizer.muon.dtype == dtype
 
 
-def test_adamw_alone_has_no_muon():
+def test_an_adamw_run_has_no_muon():
     run = parts.run()
     assert type(run.optimizer) is torch.optim.AdamW
     assert type(build_optimizer(run.model, run.config.training)) is torch.optim.AdamW

@@ -1,4 +1,4 @@
-"""The learning rate of each step, where weight decay acts, and where schedule and run end."""
+"""The learning rate of each step, where weight decay acts, and when schedule and run end."""
 
 import math
 from itertools import pairwise
@@ -56,7 +56,7 @@ def test_the_decay_goes_from_the_peak_through_the_middle_to_the_minimum(
     assert min(found[10:]) == LEAST
 
 
-def test_cosine_and_linear_are_what_their_names_say():
+def test_cosine_and_linear_decay_follow_their_curves():
     quarter = 10 + 25
     cosine = LEAST + (PEAK - LEAST) * 0.5 * (1 + math.cos(math.pi / 4))
     assert lr_at(quarter, training(), 110) == pytest.approx(cosine, rel=1e-12)
@@ -65,12 +65,12 @@ def test_cosine_and_linear_are_what_their_names_say():
     )
 
 
-def test_without_warmup_the_first_step_has_the_peak():
+def test_the_first_step_without_warmup_has_the_peak():
     assert rates(1, warmup_steps=0) == [PEAK]
 
 
 @pytest.mark.parametrize("warmup_steps", [20, 21, 1000])
-def test_a_warmup_that_is_not_shorter_than_the_run_is_cut_to_the_run(warmup_steps):
+def test_a_warmup_as_long_as_the_run_or_longer_is_cut_to_the_run(warmup_steps):
     found = rates(25, decay_steps=20, warmup_steps=warmup_steps)
     assert found[:20] == pytest.approx([PEAK * i / 20 for i in range(1, 21)], rel=1e-12)
     assert found[20:] == [LEAST] * 5
@@ -86,7 +86,7 @@ def test_every_rate_is_finite_and_above_zero(decay_steps, warmup_steps):
     assert all(math.isfinite(rate) and 0 < rate <= PEAK for rate in found)
 
 
-def test_a_minimum_above_the_peak_rises():
+def test_a_minimum_above_the_peak_makes_the_rate_rise():
     found = rates(111, learning_rate=1e-4, min_learning_rate=1e-2)
     assert found[10] == pytest.approx(1e-4)
     assert found[110] == 1e-2
@@ -104,7 +104,7 @@ def test_set_lr_reaches_every_group():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_weight_decay_acts_on_matrices_only(tied):
+def test_weight_decay_acts_only_on_matrices(tied):
     net = parts.run(model={"tie_embeddings": tied}).model
     optimizer = build_optimizer(net, training(weight_decay=0.3))
     decay = {
@@ -115,7 +115,7 @@ def test_weight_decay_acts_on_matrices_only(tied):
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(expected)
 
 
-def test_with_zero_gradients_a_step_shrinks_matrices_only():
+def test_a_step_with_zero_gradients_shrinks_only_matrices():
     net = parts.run().model
     with torch.no_grad():
         for p in net.parameters():
@@ -137,7 +137,7 @@ def test_betas_and_epsilon_reach_the_optimizer():
     )
 
 
-def test_a_model_of_matrices_alone_and_frozen_parameters_are_no_problem():
+def test_models_of_matrices_alone_and_frozen_parameters_get_an_optimizer():
     net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
     net[1].weight.requires_grad_(False)
     optimizer = build_optimizer(net, training())
@@ -163,7 +163,7 @@ def test_a_model_of_matrices_alone_and_frozen_parameters_are_no_problem():
         ({"max_steps": 50, "max_minutes": 1.0}, 50, 50),
     ],
 )
-def test_horizon_and_end_follow_from_the_limits_that_are_set(keys, horizon, end):
+def test_horizon_and_end_follow_from_the_limits(keys, horizon, end):
     cfg = training(**keys)
     assert cfg.sequences_per_step == 8
     assert schedule_horizon(cfg, 100) == horizon
@@ -171,7 +171,7 @@ def test_horizon_and_end_follow_from_the_limits_that_are_set(keys, horizon, end)
 
 
 @pytest.mark.parametrize(("epochs", "S"), [(1, 8), (1, 1), (3, 7), (1, 1000), (5, 100)])
-def test_the_steps_of_the_epochs_are_the_fewest_that_use_each_window(epochs, S):
+def test_the_steps_of_the_epochs_are_just_enough_to_use_each_window(epochs, S):
     steps = steps_of_epochs(epochs, 100, S)
     assert steps * S >= epochs * 100 > (steps - 1) * S
 
@@ -190,7 +190,7 @@ def test_the_run_ends_at_max_steps_or_when_the_minutes_are_over(minutes):
     assert not run.ended()
 
 
-def test_a_warmup_longer_than_the_run_is_warned_of_once(tmp_path):
+def test_a_warmup_longer_than_the_run_gives_one_warning(tmp_path):
     harness.write_config(
         tmp_path, training={"max_steps": 2, "warmup_steps": 5, "eval_interval": None}
     )

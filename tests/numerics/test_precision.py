@@ -1,4 +1,4 @@
-"""Mixed precision is chosen by measurement and proven; both choices are events."""
+"""Mixed precision is chosen by measurement and then proven; choice and proof are events."""
 
 import logging
 import math
@@ -37,13 +37,13 @@ def test_the_faster_precision_is_chosen_and_is_an_event(gain, chosen, monkeypatc
     }
 
 
-def test_a_precision_asked_for_by_name_is_taken_unmeasured(machine):
+def test_a_precision_asked_for_by_name_is_used_without_measuring(machine):
     assert pick_precision(mixed(precision_dtype="bf16"), parts.CPU) == "bf16"
     assert pick_precision(parts.config(), parts.CPU) == "fp32"
     assert not machine.exists()
 
 
-def test_a_proof_that_succeeds_is_an_event_with_what_was_measured(net_and_batch, caplog):
+def test_a_successful_proof_is_an_event_with_the_measured_numbers(net_and_batch, caplog):
     caplog.set_level(logging.INFO)
     caplog.clear()
     assert prove_mixed_precision(*net_and_batch, "bf16") is None
@@ -54,7 +54,7 @@ def test_a_proof_that_succeeds_is_an_event_with_what_was_measured(net_and_batch,
 
 
 @pytest.mark.parametrize("factor", [1.05, math.nan])
-def test_a_proof_that_fails_says_what_differs_and_leaves_the_model_alone(
+def test_a_failed_proof_names_the_difference_and_leaves_the_model_alone(
     factor, net_and_batch, caplog
 ):
     net, batch = net_and_batch
@@ -77,7 +77,7 @@ def test_a_proof_that_fails_says_what_differs_and_leaves_the_model_alone(
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-def test_a_proof_without_memory_for_the_batch_is_made_on_half_of_it(net_and_batch):
+def test_a_proof_without_memory_for_the_batch_takes_half_of_it(net_and_batch):
     net, batch = net_and_batch
     sizes = []
 
@@ -88,11 +88,11 @@ def test_a_proof_without_memory_for_the_batch_is_made_on_half_of_it(net_and_batc
 
     hook = net.register_forward_pre_hook(run_out)
     assert prove_mixed_precision(net, batch, "bf16") is None
-    assert sizes == [4, 2, 1, 1]  # one of both precisions fails, then both run
+    assert sizes == [4, 2, 1, 1]  # the first of two passes fails at 4 and 2; both passes run at 1
     hook.remove()
 
 
-def test_another_error_in_the_proof_comes_out(net_and_batch):
+def test_any_other_error_in_the_proof_is_raised(net_and_batch):
     def fail(module, args):
         raise ZeroDivisionError
 
@@ -103,7 +103,7 @@ def test_another_error_in_the_proof_comes_out(net_and_batch):
     hook.remove()
 
 
-def test_the_rungs_go_down_to_fp32():
+def test_the_ladder_of_precisions_ends_in_fp32():
     assert next_lower("fp16", parts.CPU) == "bf16"
     assert next_lower("fp16", torch.device("mps")) == "fp32"
     assert next_lower("bf16", parts.CPU) == "fp32"

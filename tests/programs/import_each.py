@@ -1,6 +1,6 @@
-"""Import modules and all inside of them; end with exit code 1 at the first after which torch is in.
+"""Import modules and their submodules; exit with code 1 at the first one that imports torch.
 
-python import_each.py MODULE...      with the current folder first on the path
+Usage: python import_each.py MODULE..., with the current folder first on the path.
 """
 
 import importlib
@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path.cwd()))
 
 
 def names_in(name: str) -> list[str]:
-    """Return the module's name, and those of the modules inside of it."""
+    """Return the name of a module and the names of its submodules."""
     folders = getattr(importlib.import_module(name), "__path__", [])
     return [name, *(entry.name for entry in pkgutil.walk_packages(folders, f"{name}."))]
 

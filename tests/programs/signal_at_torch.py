@@ -10,7 +10,7 @@ import sys
 
 
 class Watch:
-    """An import hook that finds nothing, but sees what is looked for."""
+    """An import hook that finds no module, but sees the name of each import."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == "torch":

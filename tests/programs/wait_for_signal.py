@@ -1,6 +1,6 @@
-"""Wait for signals, training or not; print what they ask for.
+"""Wait for signals, in training or before it; print what they ask for.
 
-Usage: python wait_for_signal.py training|preparing [hang], which ignores that it is asked to stop.
+Usage: python wait_for_signal.py training|preparing [hang]; with `hang` it ignores the request.
 """
 
 import sys

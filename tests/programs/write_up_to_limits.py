@@ -1,6 +1,6 @@
-"""Write a file under growing limits of its size, as on a disk that fills up; print what went wrong.
+"""Write a file under growing size limits, as on a disk that fills up; print each failure.
 
-Usage: python write_up_to_limits.py PATH, whose folder holds that file alone.
+Usage: python write_up_to_limits.py PATH, in a folder with no other file.
 """
 
 import errno
@@ -22,7 +22,7 @@ def write(path: Path) -> None:
 
 
 def what_went_wrong(path: Path, limit: int) -> str:
-    """Return how writing under a limit differs from what it should be; "": not at all."""
+    """Return what is wrong with a write under a limit, or ""."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
     try:
         write(path)

@@ -1,7 +1,7 @@
-"""What a reader sees of TensorBoard, started as the README says, and of a run's report.
+"""TensorBoard, started with the README's command, and a run's report as readers see them.
 
-Both in headless Chromium. Each picture is saved into a temporary folder, or into $CHATGOT_PICTURES
-to be looked at. Where there is no Chromium the tests are skipped, but not on CI, which installs it.
+Both open in headless Chromium. The pictures go into a temporary folder, or into $CHATGOT_PICTURES
+for people to look at. Without Chromium the tests are skipped, but they fail on CI, which has it.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ def test_tensorboard_shows_the_loss_chart_and_the_samples(run, page, pictures):
         expect(chart.locator("svg .plot, svg .line-plot path, svg path").first).to_be_attached(
             timeout=WAIT_MS
         )
-        page.wait_for_timeout(1500)  # its lines glide into place
+        page.wait_for_timeout(1500)  # the animation of its lines
         page.screenshot(path=str(pictures / "tensorboard_loss.png"))
 
         page.goto(f"{address}#custom_scalars")
@@ -100,7 +100,7 @@ def test_tensorboard_shows_the_loss_chart_and_the_samples(run, page, pictures):
         page.screenshot(path=str(pictures / "tensorboard_samples.png"))
 
 
-def test_the_report_opens_in_a_browser_whole_and_asks_for_nothing(run, page, pictures):
+def test_the_report_opens_complete_in_a_browser_and_fetches_nothing(run, page, pictures):
     (report,) = run.glob("logs/tensorboard/*/report.html")
     asked = []
     page.on("request", lambda request: asked.append(request.url))
@@ -113,7 +113,7 @@ def test_the_report_opens_in_a_browser_whole_and_asks_for_nothing(run, page, pic
     assert all(complete and width > 300 for complete, width in sizes)
     for heading in ("Loss", "Samples over time", "Events", "Time", "Configuration"):
         expect(page.get_by_role("heading", name=heading).first).to_be_visible()
-    # nothing hangs out of the page
+    # nothing is wider than the page
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     page.screenshot(path=str(pictures / "report.png"), full_page=True)

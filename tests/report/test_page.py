@@ -1,4 +1,4 @@
-"""The report says what a run did, in one page that shows what it is given and fetches nothing."""
+"""The report says what a run did, in one page that treats all text as text and fetches nothing."""
 
 import base64
 import html
@@ -47,13 +47,13 @@ def page_of(run_dir: Path) -> str:
 
 
 def fetches(page: str) -> list[str]:
-    """Return what in the page's tags and style could make a browser fetch or run something."""
+    """Return all in the page's tags and style that could make a browser fetch or run something."""
     page = PICTURE.sub("", page)
     return [part for part in [*TAG.findall(page), *CSS.findall(page)] if FETCHES.search(part)]
 
 
 def words(page: str) -> str:
-    """Return what a reader sees of a page."""
+    """Return the text of a page as a reader sees it."""
     return html.unescape(TAG.sub(" ", CSS.sub("", page)))
 
 
@@ -75,12 +75,12 @@ def folder_of_rows(tmp_path: Path) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------
-# A real run that meets everything
+# A real run with every kind of trouble
 
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory) -> Path:
-    """A run that meets everything, and is stopped and resumed.
+    """A run that has every kind of trouble, and is stopped and resumed.
 
     It skips a step, falls back in precision, halves its micro-batch and rewinds.
     """
@@ -127,7 +127,7 @@ def page(troubled) -> str:
         ("done", {"global_step": 40}, 'good">done'),
     ],
 )
-def test_each_event_of_a_real_run_is_read_and_told(troubled, page, kind, fields, badge):
+def test_each_event_of_a_real_run_is_read_and_shown(troubled, page, kind, fields, badge):
     events = [event for event in read_events(troubled) if event.kind == kind]
     told = [{"step": event.step, **event.fields} for event in events]
     assert any(fields.items() <= event.items() for event in told), told
@@ -135,7 +135,7 @@ def test_each_event_of_a_real_run_is_read_and_told(troubled, page, kind, fields,
     assert page.count(">start</span>") == 1
 
 
-def test_its_head_has_the_numbers_of_the_run(troubled, page):
+def test_the_page_begins_with_the_numbers_of_the_run(troubled, page):
     text = words(page)
     rows = read_rows(troubled)
     best = min(rows[1:], key=lambda row: row.numbers["val_loss"] or math.inf)
@@ -155,7 +155,7 @@ def test_its_head_has_the_numbers_of_the_run(troubled, page):
     assert re.search(r"<dt>peak memory</dt><dd>[\d,]{3,} ", page)
 
 
-def test_it_shows_samples_over_time_as_they_were_made(troubled, page):
+def test_the_page_shows_samples_over_time_exactly(troubled, page):
     made = [sample for sample in read_samples(troubled) if sample.index == 1]
     steps = [int(step) for step in re.findall(r"<figcaption>step (\d+)</figcaption>", page)]
     assert steps[0] == made[0].step == 5
@@ -166,7 +166,7 @@ def test_it_shows_samples_over_time_as_they_were_made(troubled, page):
     assert (made[-1].prompt, made[-1].text) in samples_shown(page)
 
 
-def test_it_is_one_small_file_that_fetches_nothing(troubled, page):
+def test_the_page_is_one_small_file_that_fetches_nothing(troubled, page):
     assert fetches(page) == []
     assert "default-src 'none'" in page
     assert [picture[:8] for picture in pictures(page)] == [b"\x89PNG\r\n\x1a\n"] * 2
@@ -174,7 +174,7 @@ def test_it_is_one_small_file_that_fetches_nothing(troubled, page):
     assert page.count('<img alt="loss over 40') == 1
     assert page.count('<img alt="learning rate') == 1
     assert len(page) < 300_000
-    assert "gradient_checkpointing: false" in page  # of the configuration
+    assert "gradient_checkpointing: false" in page  # the configuration is there
     assert not [path for path in troubled.iterdir() if path.name.endswith(".tmp")]
 
 
@@ -182,7 +182,7 @@ def test_it_is_one_small_file_that_fetches_nothing(troubled, page):
 # Events, samples and time of runs made by hand
 
 
-def test_a_run_is_told_from_its_events_alone(tmp_path, utc):
+def test_the_page_describes_a_run_from_its_events_alone(tmp_path, utc):
     run_dir = made_runs.write(
         tmp_path,
         made_runs.start(),
@@ -214,7 +214,7 @@ def test_a_run_is_told_from_its_events_alone(tmp_path, utc):
     assert "could not be made" not in page
 
 
-def test_what_a_resumed_run_left_behind_is_not_shown(tmp_path):
+def test_events_that_a_resume_undid_are_not_shown(tmp_path):
     run_dir = made_runs.write(tmp_path)
     for keep, numbers in ((None, (10, 20, 30)), (20, (25,)), (22, (26,))):
         metrics = MetricsWriter(run_dir, keep_rows_up_to=keep)
@@ -239,8 +239,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_is_text_like_any_other(tmp_path, text):
-    """In samples, events, settings and in what the run says of itself."""
+def test_hostile_text_is_shown_as_text(tmp_path, text):
+    """It is in samples, events and settings, and in the description of the run."""
     named = dict.fromkeys(("model", "text", "device", "version", "precision", "run_id"), text)
     run_dir = made_runs.write(
         tmp_path,
@@ -265,7 +265,7 @@ def test_a_hostile_text_is_text_like_any_other(tmp_path, text):
     assert "could not be made" not in page
 
 
-def test_a_hostile_name_of_a_run_is_text_too(tmp_path):
+def test_a_hostile_name_of_a_run_is_shown_as_text(tmp_path):
     name = "<img src=x onerror=alert(1)>\x1b"
     page = page_of(made_runs.write(tmp_path, made_runs.start(), name=name))
     assert fetches(page) == []
@@ -288,7 +288,7 @@ def test_the_time_is_split_into_shares_of_the_whole(tmp_path):
     assert "width:75.000%" in page
 
 
-def test_without_a_split_of_the_time_it_says_so(tmp_path):
+def test_the_page_says_when_the_split_of_the_time_is_missing(tmp_path):
     assert "has no measurements of its time" in page_of(folder_of_rows(tmp_path))
 
 
@@ -303,7 +303,7 @@ def test_without_a_split_of_the_time_it_says_so(tmp_path):
         ("matplotlib.figure", 0, "this part could not be made: ModuleNotFoundError"),
     ],
 )
-def test_without_a_library_the_rest_of_the_page_is_there(
+def test_a_missing_library_leaves_the_rest_of_the_page(
     troubled, tmp_path, monkeypatch, module, pictures_left, said
 ):
     monkeypatch.setitem(sys.modules, module, None)
@@ -315,7 +315,7 @@ def test_without_a_library_the_rest_of_the_page_is_there(
     assert "<h2>Configuration</h2>" in page
 
 
-def test_of_damaged_event_files_what_can_be_read_is_shown(tmp_path, caplog):
+def test_the_readable_part_of_damaged_event_files_is_shown(tmp_path, caplog):
     run_dir = folder_of_rows(tmp_path)
     (events,) = run_dir.glob("*tfevents*")
     for content in (events.read_bytes()[:-9], b"\x00\xff" * 5000, b""):
@@ -327,7 +327,7 @@ def test_of_damaged_event_files_what_can_be_read_is_shown(tmp_path, caplog):
     assert logging.getLogger("tensorboard").disabled is False
 
 
-def test_the_page_of_a_run_without_events_says_what_is_missing(tmp_path):
+def test_the_page_says_what_is_missing_where_a_run_has_no_events(tmp_path):
     run_dir = folder_of_rows(tmp_path)
     (run_dir / "training.log").write_text("2025-01-02 03:04:05 - INFO - done: 9 steps\n")
     page = page_of(run_dir)
@@ -341,7 +341,7 @@ def test_the_page_of_a_run_without_events_says_what_is_missing(tmp_path):
     assert "could not be made" not in page
 
 
-def test_numbers_that_events_tell_need_no_tensorboard(tmp_path, monkeypatch):
+def test_numbers_that_are_in_the_events_need_no_tensorboard(tmp_path, monkeypatch):
     rows = made_runs.json_lines([{"step": 1, "lr": 1.0}, {"step": 9, "lr": 1.0}])
     events = [
         made_runs.start(),
@@ -376,7 +376,7 @@ GARBAGE = b"""\xff\xfe\x00garbage
 {"step": 5, "tra"""
 
 
-def test_of_garbage_the_rows_are_drawn_and_nothing_else(tmp_path):
+def test_only_the_valid_rows_among_garbage_are_drawn(tmp_path):
     page = page_of(made_runs.write(tmp_path, rows=GARBAGE))
     assert len(pictures(page)) == 2
     assert "could not be made" not in page
@@ -384,15 +384,15 @@ def test_of_garbage_the_rows_are_drawn_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\x00" * 1000, b"{}"])
-def test_without_a_row_it_says_so(tmp_path, content):
+def test_the_page_says_when_there_is_no_row(tmp_path, content):
     page = page_of(made_runs.write(tmp_path, rows=content))
     assert "metrics.jsonl is missing or has no readable row" in page
     assert "could not be made" not in page
     assert pictures(page) == []
 
 
-def test_a_row_that_is_not_finite_is_a_gap_and_a_mark():
-    """The line of the validation loss stays whole."""
+def test_a_non_finite_row_is_a_gap_and_a_mark():
+    """The line of the validation loss has no gap."""
     names = ("train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s")
     whole = [Row(float(step), dict.fromkeys(names, 1.0)) for step in range(5)]
     gap = dict.fromkeys(names, 1.0) | {"train_loss": None, "val_loss": None}
@@ -407,7 +407,7 @@ def test_a_row_that_is_not_finite_is_a_gap_and_a_mark():
     assert charts.health_chart(only, {})
 
 
-def test_thinning_keeps_each_spike_and_smoothing_each_mean():
+def test_thinning_keeps_each_spike_and_smoothing_keeps_the_mean():
     x = np.arange(50_000.0)
     y = np.zeros(50_000)
     y[[17, 31_234]] = 9.0, -9.0
@@ -422,7 +422,7 @@ def test_thinning_keeps_each_spike_and_smoothing_each_mean():
     assert charts.smoothed((np.arange(1000.0), noisy))[1] == pytest.approx(2.0, abs=0.2)
 
 
-def test_a_long_run_is_drawn_in_seconds_and_stays_small(tmp_path):
+def test_the_page_of_a_long_run_is_made_in_seconds_and_stays_small(tmp_path):
     rng = np.random.default_rng(0)
     rows = [
         {
@@ -472,7 +472,7 @@ def test_a_text_of_a_megabyte_is_cut(tmp_path):
     assert 'badge bad">error</span>' in page
 
 
-def test_long_samples_many_prompts_and_a_long_configuration_are_cut_too(tmp_path):
+def test_long_samples_prompts_and_configurations_are_cut_too(tmp_path):
     run_dir = made_runs.write(tmp_path)
     (run_dir / "config.yaml").write_text("y" * 1_000_000, encoding="utf-8")
     metrics = MetricsWriter(run_dir)
@@ -496,7 +496,7 @@ def test_long_samples_many_prompts_and_a_long_configuration_are_cut_too(tmp_path
         (made_runs.event("resume", 3), 'warn">still running, or killed'),
     ],
 )
-def test_how_the_run_stands_is_what_its_events_say_last(tmp_path, last, badge):
+def test_the_state_of_the_run_is_that_of_its_last_event(tmp_path, last, badge):
     run_dir = made_runs.write(tmp_path, made_runs.start(), made_runs.end("done", 9), last)
     page = page_of(run_dir)
     assert f'<span class="badge {badge}</span>' in page
@@ -505,7 +505,7 @@ def test_how_the_run_stands_is_what_its_events_say_last(tmp_path, last, badge):
     assert ("go on with" in page) is over
 
 
-def test_a_file_of_events_without_an_event_says_so(tmp_path):
+def test_the_page_says_when_the_file_of_events_is_empty(tmp_path):
     run_dir = made_runs.write(tmp_path)
     (run_dir / "events.jsonl").write_bytes(b"\x00garbage\n" * 10)
     assert "events.jsonl is missing or has no readable event" in page_of(run_dir)
@@ -524,8 +524,8 @@ def test_chart_is_sharp_on_a_screen_of_high_density_and_small():
     assert len(content) < 60_000
 
 
-def test_pictures_look_the_same_whatever_matplotlib_is_told(tmp_path):
-    """MPLBACKEND names no backend, and a matplotlibrc in the folder asks for another style."""
+def test_pictures_do_not_depend_on_the_users_matplotlib_settings(tmp_path):
+    """MPLBACKEND is not the name of a backend, and a matplotlibrc asks for another style."""
     code = """
 import hashlib, os
 from chatgot.report.charts import health_chart, loss_chart
@@ -554,14 +554,14 @@ print(os.environ.get("MPLBACKEND"))
         for folder, environment in (("plain", plain), ("strange", hostile))
     ]
     assert outputs[0][:2] == outputs[1][:2]
-    assert outputs[1][2] == "no such backend"  # the setting is still there for others
+    assert outputs[1][2] == "no such backend"  # the user's setting is unchanged
 
 
 # --------------------------------------------------------------------------------------------------
-# Where there is nothing to report, and the script
+# Folders without a run, and the script
 
 
-def test_a_folder_that_holds_no_run_is_refused_in_one_line(tmp_path):
+def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path):
     for folder, problem in (
         (tmp_path, "is not the folder of a run"),
         (tmp_path / "nowhere", "is not a folder"),
@@ -574,7 +574,7 @@ def test_a_folder_that_holds_no_run_is_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl", "training.log"])
-def test_one_file_of_a_run_is_enough_for_a_page(tmp_path, name):
+def test_a_single_file_of_a_run_is_enough_for_a_page(tmp_path, name):
     (tmp_path / name).write_text("", encoding="utf-8")
     assert "could not be made" not in page_of(tmp_path)
 
@@ -614,12 +614,12 @@ def test_a_name_that_two_yamls_share_is_refused_with_both(runs, capsys):
     assert load_script().main(["a"]) == 2
     error = capsys.readouterr().err
     assert all(str(yaml) in error for yaml in yamls)
-    yamls[0].unlink()  # of a YAML that is gone nobody means the run
+    yamls[0].unlink()  # nobody asks for the run of a YAML that is gone
     assert load_script().main(["a"]) == 0
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "", 7])
-def test_a_run_json_that_names_no_path_stops_no_report(runs, path):
+def test_a_run_json_without_a_valid_path_does_not_stop_the_report(runs, path):
     (runs / "a_20250102-030500" / "run.json").write_text(json.dumps({"config_path": path}))
     assert load_script().main(["a"]) == 0
 
@@ -633,14 +633,14 @@ def test_a_run_json_that_names_no_path_stops_no_report(runs, path):
         ("logs/tensorboard/a_20250102-030405/", "a_20250102-030405"),
     ],
 )
-def test_a_run_is_found_by_its_folder_its_id_or_its_configuration(runs, capsys, asked, expected):
+def test_a_run_is_found_by_its_folder_id_or_configuration(runs, capsys, asked, expected):
     assert load_script().main([asked]) == 0
     written = Path(capsys.readouterr().out.strip())
     assert written.resolve() == runs / expected / "report.html"
     assert f"<h1>{expected}</h1>" in written.read_text(encoding="utf-8")
 
 
-def test_of_several_runs_each_is_written_that_can_be(runs, capsys):
+def test_a_missing_run_does_not_stop_the_pages_of_the_others(runs, capsys):
     assert load_script().main(["a", "no.such", "a_b"]) == 2
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 2
@@ -648,7 +648,7 @@ def test_of_several_runs_each_is_written_that_can_be(runs, capsys):
     assert "no.such" in err
 
 
-def test_the_page_can_be_written_elsewhere_for_one_run(runs, capsys):
+def test_the_page_of_one_run_can_be_written_elsewhere(runs, capsys):
     assert load_script().main(["a", "--output", "page.html"]) == 0
     assert Path("page.html").is_file()
     assert not list(runs.glob("*/report.html"))
@@ -699,7 +699,7 @@ def test_help_has_examples(capsys):
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.yaml", ".", "pipe", "loop"])
-def test_what_is_no_report_is_not_replaced_by_one(tmp_path, name):
+def test_a_file_that_is_not_a_report_is_never_replaced(tmp_path, name):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "metrics.jsonl").write_text('{"step": 1, "train_loss": 2.0}\n', encoding="utf-8")
@@ -715,7 +715,7 @@ def test_what_is_no_report_is_not_replaced_by_one(tmp_path, name):
     )
 
 
-def test_the_scripts_bad_input_is_one_line_without_controls(tmp_path):
+def test_bad_input_to_the_script_gives_one_line_without_controls(tmp_path):
     script = harness.ROOT / "scripts" / "report.py"
     (tmp_path / "lögs✓").mkdir()
     (tmp_path / "lögs✓" / "metrics.jsonl").write_text('{"step": 1}\n', encoding="utf-8")

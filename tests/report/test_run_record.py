@@ -1,4 +1,4 @@
-"""What is in a run's folder is read without trust: damaged and foreign lines are passed over."""
+"""The files of a run are read without trust: damaged and foreign lines are skipped."""
 
 import logging
 import math
@@ -29,7 +29,7 @@ GARBAGE = b"""\xff\xfe\x00garbage
 {"step": 5, "tra"""
 
 
-def test_of_garbage_the_rows_are_read_and_nothing_else(tmp_path):
+def test_only_the_valid_rows_among_garbage_are_read(tmp_path):
     rows = read_rows(made_runs.write(tmp_path, rows=GARBAGE + b"\n" + b"[" * 100_000 + b"\n"))
     assert [(row.step, row.numbers["train_loss"], row.nonfinite) for row in rows] == [
         (1, 3.5, False),
@@ -40,12 +40,12 @@ def test_of_garbage_the_rows_are_read_and_nothing_else(tmp_path):
         assert rows[1].numbers[name] is None
 
 
-def test_of_one_step_the_last_row_counts_and_rows_are_in_order(tmp_path):
+def test_rows_are_in_order_and_the_last_row_of_a_step_counts(tmp_path):
     rows = made_runs.json_lines([{"step": 2, "lr": 1}, {"step": 1, "lr": 1}, {"step": 2, "lr": 3}])
     assert [row.numbers["lr"] for row in read_rows(made_runs.write(tmp_path, rows=rows))] == [1, 3]
 
 
-def test_of_garbage_the_events_are_read_and_nothing_else(tmp_path, utc):
+def test_only_the_valid_events_among_garbage_are_read(tmp_path, utc):
     good = made_runs.event("save", 3, "saved", at=0.999, path="a.pt", best=True, megabytes=1.5)
     run_dir = made_runs.write(tmp_path, good)
     with (run_dir / "events.jsonl").open("ab") as file:
@@ -62,7 +62,7 @@ def test_of_garbage_the_events_are_read_and_nothing_else(tmp_path, utc):
     assert skips[1].number("loss") is None
 
 
-def test_samples_are_in_the_order_of_prompts_and_steps_each_once(tmp_path):
+def test_samples_are_ordered_by_prompt_and_step_each_once(tmp_path):
     sample = {"time": "", "step": 5, "index": 10, "prompt": "A:", "text": "old", "seed": 1}
     again = sample | {"text": "new"}
     run_dir = made_runs.write(
@@ -85,7 +85,7 @@ def test_samples_are_in_the_order_of_prompts_and_steps_each_once(tmp_path):
     ]
 
 
-def test_a_folder_without_files_is_an_empty_record(tmp_path):
+def test_a_folder_without_files_gives_an_empty_record(tmp_path):
     assert read_rows(tmp_path) == []
     assert read_events(tmp_path) == []
     assert read_samples(tmp_path) == []
@@ -93,18 +93,18 @@ def test_a_folder_without_files_is_an_empty_record(tmp_path):
 
 
 @pytest.mark.parametrize("value", [None, 5, "", "yesterday", "0001-01-01T00:00:00+00:00", "\x00"])
-def test_a_time_that_is_none_is_empty(value):
+def test_an_invalid_time_is_read_as_empty(value):
     assert local_time(value) in ("", "1-01-01 00:00:00", "0001-01-01 00:00:00")
 
 
 @pytest.mark.parametrize(
     ("value", "expected"), [(3, 3), (3.0, 3), (True, None), (math.nan, None), ("3", None)]
 )
-def test_a_step_is_a_whole_number(value, expected):
+def test_a_step_is_read_only_from_a_whole_number(value, expected):
     assert whole(value) == expected
 
 
-def test_curves_that_a_resumed_run_left_behind_are_not_read(tmp_path):
+def test_curves_that_a_resume_undid_are_not_read(tmp_path):
     for keep, numbers in ((None, (10, 20, 30)), (20, (25,)), (22, ())):
         metrics = MetricsWriter(tmp_path, keep_rows_up_to=keep)
         for step in numbers:

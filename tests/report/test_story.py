@@ -1,4 +1,4 @@
-"""What became of a run is read from its events alone."""
+"""The story of a run is read from its events alone."""
 
 from pathlib import Path
 
@@ -36,21 +36,21 @@ def saves(*steps: int) -> list[Event]:
         (made_runs.event("resume", 3), Status("still running, or killed", "warn")),
     ],
 )
-def test_how_a_run_stands_is_its_last_beginning_or_end(tmp_path, last, expected):
-    """What comes after an end, or between two, changes nothing."""
+def test_the_state_of_a_run_is_its_last_beginning_or_end(tmp_path, last, expected):
+    """Events after an end, or between two, change nothing."""
     after = made_runs.event("warning", 40, "careful", level="ERROR")
     events = events_of(tmp_path, made_runs.start(), made_runs.end("done", 9), last, after)
     assert story.status(events) == expected
 
 
 @pytest.mark.parametrize("events", [[], saves(1, 2)])
-def test_without_beginning_and_end_nobody_knows_how_it_stands(events):
+def test_the_state_of_a_run_without_beginning_and_end_is_unknown(events):
     assert story.status(events) == Status("it is not known how the run ended", "warn")
     assert story.resume_command(events) == ""
     assert story.about(events) == []
 
 
-def test_a_run_goes_on_with_the_command_of_its_end_only_while_it_is_over(tmp_path):
+def test_the_command_to_go_on_is_shown_only_while_the_run_is_over(tmp_path):
     stop = made_runs.end("stop", 9)
     assert story.resume_command(events_of(tmp_path / "1", stop)) == stop["resume_command"]
     resumed = events_of(tmp_path / "2", stop, made_runs.event("resume", 9))
@@ -59,7 +59,7 @@ def test_a_run_goes_on_with_the_command_of_its_end_only_while_it_is_over(tmp_pat
     assert story.resume_command(events_of(tmp_path / "3", nothing_saved)) == ""
 
 
-def test_a_run_says_of_itself_what_its_last_beginning_says(tmp_path):
+def test_a_run_is_described_by_its_last_beginning(tmp_path):
     resume = made_runs.start(device="cuda") | {"kind": "resume"}
     assert story.about(events_of(tmp_path, made_runs.start(), resume)) == [
         "model: gpt, 0.0 M parameters",
@@ -69,7 +69,7 @@ def test_a_run_says_of_itself_what_its_last_beginning_says(tmp_path):
     ]
 
 
-def test_precisions_are_told_once_for_each_change(tmp_path):
+def test_precisions_are_listed_once_for_each_change(tmp_path):
     events = events_of(
         tmp_path,
         made_runs.start(precision="bf16"),
@@ -81,12 +81,12 @@ def test_precisions_are_told_once_for_each_change(tmp_path):
     assert story.precisions(events, {}) == ["bf16", "fp32", "bf16"]
 
 
-def test_of_a_run_without_events_the_curve_tells_the_precisions():
+def test_precisions_come_from_the_curve_where_there_are_no_events():
     board = {"amp/precision": [(1.0, 2.0), (2.0, 2.0), (3.0, 0.0), (4.0, 9.0)]}
     assert story.precisions([], board) == ["fp16", "fp32"]
 
 
-def test_curves_of_events_follow_a_rewind_back(tmp_path):
+def test_curves_from_events_go_back_with_a_rewind(tmp_path):
     events = events_of(
         tmp_path,
         made_runs.start(precision="bf16"),
@@ -105,7 +105,7 @@ def test_curves_of_events_follow_a_rewind_back(tmp_path):
     assert story.curves([], 20) == {}
 
 
-def test_many_of_a_kind_become_one_line_between_turning_points_only():
+def test_many_events_of_a_kind_become_one_line_but_not_across_a_resume():
     resume = Event("2025-01-02 03:30:00", 9, "resume", "", {"resumed_from": "a_step_9.pt"})
     lines = story.table([*saves(*range(100, 1000, 100)), resume, *saves(1200, 1300)])
     assert [(line.count, line.text) for line in lines] == [
@@ -118,13 +118,13 @@ def test_many_of_a_kind_become_one_line_between_turning_points_only():
     assert len(story.table(saves(*range(1, GROUP_FROM)))) == GROUP_FROM - 1
 
 
-def test_a_group_has_its_place_where_its_first_event_is():
+def test_a_group_is_placed_at_its_first_event():
     skip = Event("2025-01-02 03:00:02", 2, "skip", "step 2 skipped")
     lines = story.table([*saves(1), skip, *saves(3, 4, 5)])
     assert [line.label for line in lines] == ["save", "skip"]
 
 
-def test_warnings_of_different_words_stay_apart_and_none_is_lost():
+def test_warnings_of_different_wording_are_kept_apart_and_none_is_lost():
     level = {"level": "WARNING"}
     warnings = [
         Event("2025-01-02 03:00:00", 1, "warning", f"disk {i} is slow", level) for i in range(5)
@@ -156,5 +156,5 @@ def test_each_kind_has_a_label_and_a_colour(kind, fields, label, color):
     assert (line.label, line.color, line.text) == (label, color, "words")
 
 
-def test_evaluations_that_are_not_the_best_are_left_to_the_chart():
+def test_evaluations_that_are_not_the_best_are_only_in_the_chart():
     assert story.table([Event("", 1, "evaluation", "", {"best": False})]) == []

@@ -1,4 +1,4 @@
-"""What a run occupies on the disk: its id in both folders; what nobody touches before that."""
+"""A run takes its id in both of its folders before it touches any file."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ def run_with(tmp_path: Path, checkpoints: str):
     return run
 
 
-def test_two_runs_that_share_their_logs_get_ids_of_their_own(tmp_path):
-    """In one second, each with its own folder of checkpoints."""
+def test_two_runs_that_share_a_folder_of_logs_get_different_ids(tmp_path):
+    """Both start in the same second, each with its own folder of checkpoints."""
     first = run_with(tmp_path, "a")
     second = run_with(tmp_path, "b")
     with open_folder(first, "tiny", None) as one, open_folder(second, "tiny", None) as two:
@@ -37,15 +37,15 @@ def test_two_runs_that_share_their_logs_get_ids_of_their_own(tmp_path):
         assert one.run_dir != two.run_dir
 
 
-def test_an_id_is_taken_once_in_a_folder(tmp_path):
+def test_an_id_is_taken_only_once_in_a_folder(tmp_path):
     lock = lock_this_run(tmp_path, "tiny_20250102-030405")
     assert lock is not None
     lock.release()
     assert lock_this_run(tmp_path, "tiny_20250102-030405") is None
 
 
-def test_a_refused_resume_leaves_the_runs_events_as_they_are(tmp_path, monkeypatch):
-    """Another process has trained on since `latest` was looked for."""
+def test_a_refused_resume_does_not_touch_the_runs_events(tmp_path, monkeypatch):
+    """Another process has trained on since `latest` was looked up."""
     harness.write_config(tmp_path, training={"max_steps": 4, "save_checkpoint_steps": 2})
     assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
     events = harness.events(tmp_path)

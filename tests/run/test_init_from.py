@@ -1,6 +1,6 @@
-"""`--init_from`: a new run begins with what matches in another run's weights.
+"""`--init_from`: a new run starts with the matching weights of another run.
 
-Rows of the embedding and of the head are matched by their token's text, of both formats.
+Rows of the embedding and the head are matched by the text of their token, in both formats.
 """
 
 import re
@@ -17,14 +17,14 @@ from chatgot.data.vocabulary import END_OF_TEXT
 # one step that leaves the weights as they are
 STILL = {"max_steps": 1, "learning_rate": 1e-30, "min_learning_rate": 0, "weight_decay": 0}
 ROWS = ("token_embedding.weight", "head.weight")  # (V, C)
-NAME = re.compile(r"'(?:[^'\\]|\\.)+'")  # as repr shows a token
+NAME = re.compile(r"'(?:[^'\\]|\\.)+'")  # the repr of a token
 FORMATS = [1, 2]
 
 
 def as_format(folder: Path, format_version: int) -> Path:
-    """Return the last checkpoint of a run in a format.
+    """Return the last checkpoint of a run, converted to a format.
 
-    Format 1 had a string for a vocabulary, ids from 0, and no end-of-text token.
+    In format 1 the vocabulary is a string, ids begin at 0, and there is no end-of-text token.
     """
     path = harness.checkpoints(folder)[4]
     if format_version == 2:
@@ -41,7 +41,7 @@ def as_format(folder: Path, format_version: int) -> Path:
 
 
 def start_from(folder: Path, path: Path, name: str = "begun", **sections: Any) -> int:
-    """Begin a run of one step, which changes no weight, from a checkpoint."""
+    """Start a run from a checkpoint and do one step, which changes no weight."""
     harness.write_config(folder, name=name, training=STILL, **sections)
     return harness.train_here(folder, "--config", f"{name}.yaml", "--init_from", str(path))
 
@@ -56,20 +56,20 @@ def rows_by_token(content: dict[str, Any], name: str) -> dict[str, torch.Tensor]
 
 
 def fresh_rows(folder: Path, name: str, **sections: Any) -> dict[str, torch.Tensor]:
-    """Return the rows of a run that begins with fresh weights, by the text of their token."""
+    """Return the rows of a run with fresh weights, by the text of their token."""
     harness.write_config(folder, name="fresh", training=STILL, **sections)
     assert harness.train_here(folder, "--config", "fresh.yaml") == 0
     return rows_by_token(checkpoint_of(folder, "fresh"), name)
 
 
 def new_tokens(said: str) -> set[str]:
-    """Return the tokens that a run has said to be new."""
+    """Return the tokens that a run has listed as new."""
     lines = [line for line in said.splitlines() if "their rows are new" in line]
     assert len(lines) <= 1
     return set().union(*(NAME.findall(line.rpartition(": ")[2]) for line in lines))
 
 
-def test_init_from_takes_what_matches_and_lists_what_does_not(trained, capsys):
+def test_init_from_takes_matching_weights_and_lists_all_others(trained, capsys):
     path = harness.checkpoints(trained)[4]
     assert start_from(trained, path, model={"d_hid": 40}) == 0
     words = "layers.0.mlp.up.weight has shape (24, 16) (expected (40, 16))"
@@ -79,7 +79,7 @@ def test_init_from_takes_what_matches_and_lists_what_does_not(trained, capsys):
     assert harness.same(old["layers.0.attention.qkv.weight"], new["layers.0.attention.qkv.weight"])
 
 
-def test_init_from_a_file_in_which_nothing_matches_is_exit_3(trained, capsys):
+def test_init_from_a_file_without_matching_weights_is_exit_3(trained, capsys):
     path = harness.checkpoints(trained)[4]
     other = {"d_model": 20, "n_layers": 1, "d_hid": 8, "max_seq_length": 8}
     assert start_from(trained, path, model=other) == 3
@@ -91,7 +91,7 @@ def test_init_from_a_file_in_which_nothing_matches_is_exit_3(trained, capsys):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_format_1_file_gives_each_character_its_row(tmp_path, tied, capsys):
-    """And the token of the end of a text, which it does not know, is new and listed."""
+    """The end-of-text token, which format 1 does not know, is new and listed."""
     model = {"tie_embeddings": tied}
     harness.write_config(tmp_path, training={"max_steps": 4}, model=model)
     assert harness.train_here(tmp_path, "--config", "tiny.yaml") == 0
@@ -113,7 +113,7 @@ def test_a_format_1_file_gives_each_character_its_row(tmp_path, tied, capsys):
             assert torch.equal(new[END_OF_TEXT], fresh[END_OF_TEXT])
 
 
-def test_a_format_1_file_gives_all_other_weights_as_they_are(trained):
+def test_a_format_1_file_gives_all_other_weights_unchanged(trained):
     weights = harness.load(harness.checkpoints(trained)[4])["model_state_dict"]
     assert start_from(trained, as_format(trained, 1)) == 0
     begun = checkpoint_of(trained)["model_state_dict"]
@@ -122,7 +122,7 @@ def test_a_format_1_file_gives_all_other_weights_as_they_are(trained):
 
 
 @pytest.mark.parametrize("name", ["older.pt", "tiny_20250102-030405_step_4.pt"])
-def test_a_format_1_file_is_not_resumed_and_says_so_in_one_line(trained, name, capsys):
+def test_resuming_a_format_1_file_is_refused_in_one_line(trained, name, capsys):
     path = as_format(trained, 1)
     older = path.rename(path.with_name(name))
     for newer in harness.checkpoints(trained).values():
@@ -140,8 +140,8 @@ def test_a_format_1_file_is_not_resumed_and_says_so_in_one_line(trained, name, c
 
 
 @pytest.mark.parametrize("format_version", FORMATS)
-def test_a_text_with_other_characters_gets_the_rows_it_knows(trained, format_version, capsys):
-    """Those of the others are new and listed; what only the old text had is left out."""
+def test_a_text_with_other_characters_gets_the_rows_of_known_ones(trained, format_version, capsys):
+    """Rows of unknown characters are new and listed; rows only the old text had are dropped."""
     path = as_format(trained, format_version)
     text = (trained / "text.txt").read_text().replace("q", "é").replace("KING", "K§NG")
     (trained / "other.txt").write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
-"""`--resume_from latest` goes on with the last run that this very YAML began, and with no other.
+"""`--resume_from latest` resumes the last run that this YAML started, and no other run.
 
-Several YAMLs of one stem train in one working folder, with one folder of checkpoints.
+Several YAMLs with the same stem train in one working folder, with one folder of checkpoints.
 """
 
 import re
@@ -16,7 +16,7 @@ SHORT |= {"sample_interval_steps": None, "log_interval": None}
 
 @pytest.fixture
 def work(tmp_path) -> Path:
-    """A working folder with a text and nothing else."""
+    """A working folder that contains only a text."""
     (tmp_path / "text.txt").write_text(harness.make_text(), encoding="utf-8")
     return tmp_path
 
@@ -61,7 +61,7 @@ def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-# Its own runs
+# Runs of the same YAML
 
 
 def test_the_last_run_of_a_yaml_goes_on(work):
@@ -72,7 +72,7 @@ def test_the_last_run_of_a_yaml_goes_on(work):
     assert run_ids(work, step=3) == {newest}
 
 
-def test_the_yamls_own_run_goes_on_though_anothers_is_newer(work):
+def test_the_yamls_own_run_goes_on_although_another_run_is_newer(work):
     one = write_yaml(work, "one")
     two = write_yaml(work, "two")
     run_of_one = begin(work, one)
@@ -83,7 +83,7 @@ def test_the_yamls_own_run_goes_on_though_anothers_is_newer(work):
     assert run_ids(work, step=3) == {run_of_one, run_of_two}
 
 
-def test_a_link_to_a_yaml_is_that_yaml(work):
+def test_a_symlink_to_a_yaml_counts_as_that_yaml(work):
     one = write_yaml(work, "one")
     two = write_yaml(work, "two")
     run_of_one = begin(work, one)
@@ -94,10 +94,10 @@ def test_a_link_to_a_yaml_is_that_yaml(work):
     assert run_ids(work, step=3) == {run_of_one}
 
 
-# Those of another YAML
+# Runs of another YAML
 
 
-def test_the_runs_of_another_yaml_are_refused_with_both_names(work, capsys):
+def test_a_run_of_another_yaml_is_refused_with_both_names(work, capsys):
     one = write_yaml(work, "one")
     two = write_yaml(work, "two")
     begin(work, one)
@@ -111,8 +111,8 @@ def test_the_runs_of_another_yaml_are_refused_with_both_names(work, capsys):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_each_command_of_the_refusal_works(work, capsys, number):
-    """One goes on with the other YAML, one takes its checkpoint: both with that run."""
+def test_each_command_in_the_refusal_works(work, capsys, number):
+    """One names the other YAML, one names its checkpoint; both resume that run."""
     one = write_yaml(work, "one")
     two = write_yaml(work, "two")
     run_of_one = begin(work, one)
@@ -138,7 +138,7 @@ def test_the_command_names_the_newest_checkpoint_of_the_newest_run(work, capsys)
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"config_path": ', b"[]", b'{"config_path": 5}'])
-def test_a_checkpoint_knows_its_yaml_where_run_json_does_not(work, content):
+def test_a_checkpoint_names_its_yaml_where_run_json_does_not(work, content):
     one = write_yaml(work, "one")
     two = write_yaml(work, "two")
     run_of_one = begin(work, one)
@@ -152,8 +152,8 @@ def test_a_checkpoint_knows_its_yaml_where_run_json_does_not(work, content):
     assert run_ids(work, step=3) == {run_of_one}
 
 
-def test_a_whole_checkpoint_knows_its_yaml_where_the_newest_is_damaged(work):
-    """And run.json is gone."""
+def test_a_whole_checkpoint_names_its_yaml_where_the_newest_is_damaged(work):
+    """Its run.json is gone, too."""
     one = write_yaml(work, "one")
     two = write_yaml(work, "two")
     run_of_one = begin(work, one)
@@ -164,10 +164,10 @@ def test_a_whole_checkpoint_knows_its_yaml_where_the_newest_is_damaged(work):
     assert run_ids(work, step=3) == {run_of_one}
 
 
-# Those of a YAML that is gone
+# Runs of a YAML that is gone
 
 
-def test_the_run_of_a_yaml_that_was_moved_goes_on(work):
+def test_the_run_of_a_moved_yaml_goes_on(work):
     old = write_yaml(work, "old")
     run_id = begin(work, old)
     (work / "old").rename(work / "new")
@@ -175,7 +175,7 @@ def test_the_run_of_a_yaml_that_was_moved_goes_on(work):
     assert run_ids(work, step=3) == {run_id}
 
 
-def test_the_run_of_a_moved_yaml_goes_on_though_anothers_is_newer(work):
+def test_the_run_of_a_moved_yaml_goes_on_although_another_is_newer(work):
     old = write_yaml(work, "old")
     other = write_yaml(work, "other")
     run_id = begin(work, old)
@@ -185,7 +185,7 @@ def test_the_run_of_a_moved_yaml_goes_on_though_anothers_is_newer(work):
     assert run_ids(work, step=3) == {run_id}
 
 
-def test_a_yamls_own_run_comes_before_that_of_a_yaml_that_is_gone(work):
+def test_a_yamls_own_run_comes_before_the_run_of_a_missing_yaml(work):
     old = write_yaml(work, "old")
     own = write_yaml(work, "own")
     run_id = begin(work, own)
@@ -195,8 +195,8 @@ def test_a_yamls_own_run_comes_before_that_of_a_yaml_that_is_gone(work):
     assert run_ids(work, step=3) == {run_id}
 
 
-def test_a_resumed_run_of_a_moved_yaml_belongs_to_the_new_place(work):
-    """From then on another YAML in the old place does not get it."""
+def test_a_resumed_run_of_a_moved_yaml_belongs_to_the_new_path(work):
+    """From then on, another YAML at the old path does not get it."""
     old = write_yaml(work, "old")
     run_id = begin(work, old)
     (work / "old").rename(work / "new")
@@ -207,11 +207,11 @@ def test_a_resumed_run_of_a_moved_yaml_belongs_to_the_new_place(work):
     assert run_ids(work, step=3) == {run_id}
 
 
-# Damaged ones
+# Damaged runs
 
 
-def test_a_damaged_newest_run_is_refused_with_the_older_runs_best_file(work, capsys):
-    """It works when it is given."""
+def test_a_damaged_newest_run_is_refused_with_an_older_runs_file(work, capsys):
+    """That file works when the user names it."""
     config = write_yaml(work, "one")
     older = begin(work, config)
     newest = begin(work, config)

@@ -1,4 +1,4 @@
-"""What a resumed run may change, what it refuses, and what it does to the files."""
+"""A resumed run: which settings it may change, which it refuses, and what happens to files."""
 
 import contextlib
 from pathlib import Path
@@ -35,7 +35,7 @@ def checkpoint_bytes(folder: Path) -> dict[int, bytes]:
         "paths.cache=other",
     ],
 )
-def test_what_cannot_change_the_mathematics_is_taken_and_logged(trained, setting):
+def test_settings_that_cannot_change_the_maths_are_taken_and_logged(trained, setting):
     assert resume(trained, "training.max_steps=5", setting) == 0
     key, _, value = setting.partition("=")
     section, _, name = key.partition(".")
@@ -47,7 +47,7 @@ def test_what_cannot_change_the_mathematics_is_taken_and_logged(trained, setting
 
 
 @pytest.mark.parametrize("key", ["training.learning_rate", "training.grad_clip", "model.dropout"])
-def test_what_changes_the_mathematics_is_taken_only_when_set_names_it(trained, key, capsys):
+def test_settings_that_change_the_maths_are_taken_only_with_set(trained, key, capsys):
     section, name = key.split(".")
     harness.write_config(trained, **{section: {name: 0.25}})
     longer = ("training.max_steps=5", "training.save_checkpoint_steps=2")
@@ -67,7 +67,7 @@ def test_what_changes_the_mathematics_is_taken_only_when_set_names_it(trained, k
         "data.test_split=0.2",
     ],
 )
-def test_sizes_seed_and_step_size_are_never_changed_on_resume(trained, setting, capsys):
+def test_sizes_seed_and_step_size_never_change_on_resume(trained, setting, capsys):
     before = checkpoint_bytes(trained)
     assert resume(trained, "training.max_steps=5", setting) == 3
     assert setting.partition("=")[0] in capsys.readouterr().err
@@ -75,7 +75,7 @@ def test_sizes_seed_and_step_size_are_never_changed_on_resume(trained, setting, 
 
 
 def test_another_text_is_refused_unless_set_allows_it(trained, capsys):
-    """And even then when it has other characters."""
+    """With other characters it is refused even then."""
     text = trained / "text.txt"
     changed = text.read_text().replace("king", "gink", 1)
     text.write_text(changed)
@@ -86,26 +86,26 @@ def test_another_text_is_refused_unless_set_allows_it(trained, capsys):
     assert resume(trained, "training.max_steps=6", "data.allow_change=true") == 3
 
 
-def test_the_same_text_under_another_name_and_encoding_is_the_same_text(trained):
+def test_a_text_under_another_name_and_encoding_is_the_same_text(trained):
     (trained / "renamed.txt").write_text((trained / "text.txt").read_text(), encoding="utf-16")
     assert resume(trained, "training.max_steps=5", "data.path=renamed.txt") == 0
 
 
 def test_resuming_a_finished_run_is_exit_0_and_writes_nothing(trained, capsys):
-    """It says how to extend the run."""
+    """The message says how to extend the run."""
     before = all_files(trained)
     assert resume(trained) == 0
     assert "training.max_steps" in capsys.readouterr().err
     assert all_files(trained) == before
 
 
-def test_a_final_evaluation_that_a_stop_cut_short_is_made_on_resume(trained):
+def test_a_final_evaluation_cut_short_by_a_stop_is_made_on_resume(trained):
     whole = harness.rows(trained)
     path = harness.checkpoints(trained)[4]
     content = harness.load(path)
     content["state"]["marks"] |= {"last_eval_step": 3, "best_step": -1}
     path.unlink()
-    assert save_checkpoint(path, content)  # as a signal in the last step leaves it
+    assert save_checkpoint(path, content)  # the file that a signal in the last step leaves
     metrics = harness.run_dir(trained) / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
     assert resume(trained) == 0
@@ -116,7 +116,7 @@ def test_a_final_evaluation_that_a_stop_cut_short_is_made_on_resume(trained):
     assert resumed["step"] == 4
 
 
-def test_a_resume_sweeps_what_a_killed_save_left_and_nothing_else(trained):
+def test_a_resume_removes_only_leftovers_of_a_killed_save(trained):
     path = harness.checkpoints(trained)[4]
     left = path.with_name(f".{path.name}.4242.tmp")
     other = path.with_name(".another.pt.4242.tmp")
@@ -127,13 +127,13 @@ def test_a_resume_sweeps_what_a_killed_save_left_and_nothing_else(trained):
     assert other.exists()
 
 
-def test_a_longer_run_says_that_the_schedule_changes(trained):
+def test_extending_a_run_warns_that_the_schedule_changes(trained):
     assert resume(trained, "training.max_steps=5") == 0
     words = "the schedule changes from here: its decay now ends at step 5"
     assert words in harness.log_of(trained)
 
 
-def test_a_refused_null_is_shown_as_yaml_writes_it(trained, capsys):
+def test_a_refused_null_is_shown_in_yaml_spelling(trained, capsys):
     keys = {"grad_clip": None, "max_steps": 5, "save_checkpoint_steps": 2}
     harness.write_config(trained, training=keys)
     assert resume(trained) == 3
@@ -141,7 +141,7 @@ def test_a_refused_null_is_shown_as_yaml_writes_it(trained, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_resuming_from_an_older_file_sets_the_newer_ones_aside(trained):
+def test_a_resume_from_an_older_file_sets_the_newer_ones_aside(trained):
     files = harness.checkpoints(trained)
     assert resume(trained, "training.max_steps=3", start=str(files[2])) == 0
     assert (trained / "checkpoints" / (files[4].name + ".superseded")).exists()
@@ -149,14 +149,14 @@ def test_resuming_from_an_older_file_sets_the_newer_ones_aside(trained):
     assert [row["step"] for row in harness.rows(trained)] == [0, 1, 2, 3]
 
 
-def test_an_older_file_at_which_the_run_would_end_changes_nothing(trained):
+def test_resuming_an_older_file_at_the_runs_end_changes_nothing(trained):
     before = all_files(trained)
     assert resume(trained, "training.max_steps=2", start=str(harness.checkpoints(trained)[2])) == 0
     assert all_files(trained) == before
 
 
-def test_a_living_run_is_not_resumed_into_another_folder(trained, capsys):
-    """Of checkpoints, that is, with the same folder of logs: whose lock the living run holds."""
+def test_a_live_run_is_not_resumed_into_another_folder(trained, capsys):
+    """Only the folder of checkpoints differs; the lock is in the folder of logs, too."""
     files = harness.checkpoints(trained)
     lock = lock_old_run(trained / "logs", files[4].name.partition("_step_")[0])
     rows = harness.rows(trained)
@@ -168,8 +168,8 @@ def test_a_living_run_is_not_resumed_into_another_folder(trained, capsys):
     assert resume(trained, *more, start=str(files[4])) == 0
 
 
-def test_what_another_process_trained_on_is_not_resumed(trained, capsys):
-    """It trained on after `latest` was looked for."""
+def test_a_run_that_another_process_continued_is_not_resumed(trained, capsys):
+    """The other process trained on after `latest` was looked up."""
     script = harness.load_script()
     newest = harness.checkpoints(trained)[4]
     real = script.load_text

@@ -1,6 +1,6 @@
-"""Everything that changes while training goes into a checkpoint and comes back.
+"""Everything that changes in training goes into a checkpoint and comes back.
 
-What does not fit touches nothing.
+A checkpoint that does not fit the run changes nothing.
 """
 
 import math
@@ -48,7 +48,7 @@ def saved(tmp_path_factory) -> Path:
 
 
 def fresh(stored: dict[str, Any] | None = None, **sections) -> Run:
-    """Return a run as it stands before its first step, unlike the saved one in every weight."""
+    """Return a run before its first step; each of its weights differs from the saved run's."""
     model = {"dropout": 0.2, **sections.pop("model", {})}
     run = parts.run(stored, model=model, **sections)
     with torch.no_grad():
@@ -58,24 +58,24 @@ def fresh(stored: dict[str, Any] | None = None, **sections) -> Run:
 
 
 def everything(run: Run) -> dict[str, Any]:
-    """Return copies of all that `resume` may touch."""
+    """Return copies of everything that `resume` may change."""
     state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
     state |= {"scaler": run.scaler.state_dict(), "state": run.state.model_dump()}
     return parts.copied(state | {"rng": generator_states()})
 
 
 def resume_from(path: Path, run: Run | None = None) -> Run:
-    """Go the way of the script from a file to a run that can go on."""
+    """Resume a run from a file as the script does."""
     run = run or fresh(load_checkpoint(path))
     resume(run, find_checkpoint(str(path), run.config, Path("tiny.yaml"), set()))
     run.model.train()
     return run
 
 
-# There and back
+# Saved and loaded
 
 
-def test_a_resumed_run_goes_on_bit_for_bit_where_the_saved_one_stood(saved):
+def test_a_resumed_run_continues_the_saved_one_bit_for_bit(saved):
     undisturbed = parts.run(model={"dropout": 0.2})
     train(undisturbed, 2)
     torch.manual_seed(77)
@@ -86,14 +86,14 @@ def test_a_resumed_run_goes_on_bit_for_bit_where_the_saved_one_stood(saved):
     assert resumed.state.model_dump() == undisturbed.state.model_dump()
 
 
-def test_saving_again_right_after_a_resume_gives_the_same_content(saved, tmp_path):
+def test_a_save_right_after_a_resume_has_the_same_content(saved, tmp_path):
     again = parts.checkpoint_file(tmp_path, resume_from(saved))
     assert again.name == saved.name
     assert parts.same(load_checkpoint(again), load_checkpoint(saved))
 
 
 def unlike_any_other() -> RunState:
-    """Return a state in which each counter has a value of its own that no fresh run has."""
+    """Return a state in which each counter has a different value, and none that of a fresh run."""
     state = RunState(run_id=parts.RUN_ID, from_seed=False)
     for number, (part, name) in enumerate(counters(), start=100):
         value = getattr(getattr(state, part), name)
@@ -123,7 +123,7 @@ def unlike_any_other() -> RunState:
 
 
 def counters() -> list[tuple[str, str]]:
-    """Return part and name of each counter that is in a part."""
+    """Return (part, name) of each counter."""
     state = RunState()
     named = []
     for part in RunState.model_fields:
@@ -133,7 +133,7 @@ def counters() -> list[tuple[str, str]]:
     return named
 
 
-def test_every_counter_of_a_run_comes_back(tmp_path, monkeypatch):
+def test_every_counter_of_a_run_is_restored(tmp_path, monkeypatch):
     def not_compiled(function, **how):
         return function
 
@@ -160,7 +160,7 @@ KEPT = {  # by a rewind; all other counters go back with the weights
 }
 
 
-def test_a_rewind_keeps_what_it_must_not_undo_and_nothing_else():
+def test_a_rewind_keeps_only_the_counters_that_it_must_not_undo():
     now = unlike_any_other()
     before = now.model_dump()
     stored = RunState(run_id="tiny_20200101-000000")
@@ -173,14 +173,14 @@ def test_a_rewind_keeps_what_it_must_not_undo_and_nothing_else():
     assert now.model_dump() == before
 
 
-def test_a_state_that_could_not_be_loaded_is_not_saved():
+def test_a_state_that_cannot_be_loaded_is_not_saved():
     run = parts.run()
     run.state.modes.threads = 5000
     with pytest.raises(ValueError, match="threads"):
         run.checkpoint()
 
 
-def test_numbers_that_were_never_measured_come_back_as_none_and_infinity(tmp_path):
+def test_unmeasured_numbers_are_restored_as_none_and_infinity(tmp_path):
     path = parts.checkpoint_file(tmp_path, parts.run(model={"dropout": 0.2}))
     state = resume_from(path).state
     assert state.progress.train_loss is None
@@ -195,7 +195,7 @@ def draws() -> list[float]:
     return [*numbers, *np.random.standard_normal(2), *torch.rand(2).tolist()]
 
 
-def test_all_global_generators_come_back(tmp_path):
+def test_all_global_generators_are_restored(tmp_path):
     random.seed(3)
     np.random.seed(3)
     torch.manual_seed(3)
@@ -214,7 +214,7 @@ def test_setting_generator_states_is_the_inverse_of_reading_them():
     assert draws() == expected
 
 
-def test_an_fp16_runs_scale_and_growth_come_back(tmp_path):
+def test_the_loss_scale_and_growth_of_an_fp16_run_are_restored(tmp_path):
     run = parts.run(precision="fp16", model={"dropout": 0.2})
     run.scaler = SafeGradScaler("cpu", init_scale=512.0)
     train(run, 2)
@@ -233,7 +233,7 @@ def test_an_fp16_runs_scale_and_growth_come_back(tmp_path):
 
 
 def put(content: dict[str, Any], where: str, value: Any) -> None:
-    """Set one entry of a nested state by a path like `state/modes/threads`; Ellipsis deletes it."""
+    """Set one entry of a nested state by a path like `state/modes/threads`; ... deletes it."""
     *above, last = where.split("/")
     for name in above:
         content = content[int(name) if name.isdecimal() else name]
@@ -313,14 +313,14 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
 
 
 def assemble_and_resume(path: Path, run: Run) -> None:
-    """Go the way of the script from a file: find, assemble, resume `run`."""
+    """Do what the script does with a file: find it, assemble a run, resume `run`."""
     point = find_checkpoint(str(path), run.config, Path("tiny.yaml"), set())
     fresh(point.content)  # sets the threads
     resume(run, point)
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved, tmp_path, kind):
+def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(saved, tmp_path, kind):
     where, value, word = BROKEN[kind]
     content = parts.copied(load_checkpoint(saved))
     if "moment" in kind and not isinstance(value, torch.Tensor) and value is not ...:
@@ -331,7 +331,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
             value = torch.full_like(tensor, value)
     put(content, where, value)
     path = tmp_path / "changed.pt"
-    # with the right hash: an attacker, or a defect of ours, could write that
+    # with the right hash, as an attacker or a bug of ours could write it
     parts.forge(path, content)
     run = fresh()
     before = everything(run)
@@ -354,7 +354,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_touched(saved,
     ],
 )
 def test_another_architecture_is_refused_with_the_names_that_differ(saved, model, word):
-    """And nothing is touched."""
+    """Nothing is changed."""
     run = fresh(model=model)
     before = everything(run)
     stored = load_checkpoint(saved)
@@ -366,7 +366,7 @@ def test_another_architecture_is_refused_with_the_names_that_differ(saved, model
         check_settings(stored, saved, run.config, "tiny", set())
 
 
-def test_tied_weights_are_not_taken_for_untied_ones(saved):
+def test_tied_weights_are_refused_for_an_untied_model(saved):
     run = fresh(model={"tie_embeddings": False})
     before = everything(run)
     with pytest.raises(CheckpointRejected, match="optimizer"):
@@ -377,7 +377,7 @@ def test_tied_weights_are_not_taken_for_untied_ones(saved):
 @pytest.mark.parametrize(
     "change", [{"a": 1}, {"scale": "x"}, {"scale": math.nan}, {"_growth_tracker": -1}]
 )
-def test_a_scalers_state_that_is_none_is_refused_before_anything_is_loaded(saved, change):
+def test_an_invalid_scaler_state_is_refused_before_anything_is_loaded(saved, change):
     run = fresh(precision="fp16")
     stored = load_checkpoint(saved) | {"scaler_state_dict": run.scaler.state_dict() | change}
     before = everything(run)
@@ -386,7 +386,7 @@ def test_a_scalers_state_that_is_none_is_refused_before_anything_is_loaded(saved
     assert parts.same(everything(run), before)
 
 
-def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(saved):
+def test_a_key_that_is_newer_than_the_checkpoint_gets_its_default(saved):
     content = parts.copied(load_checkpoint(saved))
     del content["config"]["training"]["precision_dtype"]
     path = saved.with_name("older.pt")
@@ -395,7 +395,7 @@ def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(saved):
     resume(fresh(point.content), point)
 
 
-def test_names_with_a_prefix_are_refused(saved):
+def test_weight_names_with_a_prefix_are_refused(saved):
     stored = load_checkpoint(saved)
     weights = stored["model_state_dict"]
     stored["model_state_dict"] = {f"module.{name}": tensor for name, tensor in weights.items()}
@@ -406,13 +406,13 @@ def test_names_with_a_prefix_are_refused(saved):
     assert parts.same(everything(run), before)
 
 
-def test_another_configurations_checkpoint_is_refused(saved):
+def test_a_checkpoint_of_another_configuration_is_refused(saved):
     stored = load_checkpoint(saved)
     with pytest.raises(CheckpointRejected, match="--init_from"):
         check_settings(stored, saved, parts.config(), "other", set())
 
 
-def test_another_text_of_the_same_characters_is_taken_when_asked(saved, tmp_path, caplog):
+def test_another_text_with_the_same_characters_is_taken_when_asked(saved, tmp_path, caplog):
     content = load_checkpoint(saved) | {"data_sha256": "0" * 64}
     path = tmp_path / "other.pt"
     parts.forge(path, content)

@@ -1,4 +1,4 @@
-"""Text from the model: the cache changes nothing, the settings do what they say."""
+"""Text from the model: the cache changes nothing, and the settings do what they say."""
 
 import parts
 import pytest
@@ -17,7 +17,7 @@ T = 8
 def net() -> GPT:
     """Return a model in training mode, with dropout.
 
-    Its weights are large, so that its choices are many and far from ties.
+    Its weights are large, so that it makes varied choices without near ties.
     """
     keys = {"max_seq_length": T, "init_range": 1.0, "dropout": 0.5, "tie_embeddings": False}
     model = build_model(parts.config(model=keys).model, V, parts.CPU, 4)
@@ -34,9 +34,9 @@ def tokens(net: GPT, prompt: list[int], seed: int = 0, **keys) -> list[int]:
 
 
 def without_cache(net: GPT, prompt: list[int], n: int) -> list[int]:
-    """Return the likeliest continuation, all of the context computed anew for each token.
+    """Return the likeliest continuation, computed from the whole context for each token.
 
-    When the context is full, the older half of it is forgotten, as `generate` says.
+    When the context is full, its older half is forgotten, as in `generate`.
     """
     context = prompt[-T:]
     found = []
@@ -51,7 +51,7 @@ def without_cache(net: GPT, prompt: list[int], n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("length", [1, 3, T - 1, T, T + 1, 3 * T])
-def test_greedy_text_with_the_cache_equals_that_of_full_recomputation(net, length):
+def test_greedy_text_with_the_cache_equals_text_without_it(net, length):
     prompt = torch.randint(
         0, V, (length,), generator=torch.Generator().manual_seed(length)
     ).tolist()
@@ -76,7 +76,7 @@ def test_each_later_pass_sees_one_token_until_the_context_is_full(net):
     assert shapes == [3, 1, 1, 1, 1, 1, T // 2 + 1, 1]
 
 
-def test_settings_that_leave_one_token_take_the_likeliest(net):
+def test_settings_that_leave_one_token_choose_the_likeliest(net):
     greedy = tokens(net, [1, 2], temperature=0)
     for seed in range(3):
         assert tokens(net, [1, 2], seed, temperature=1.0, top_k=1) == greedy
@@ -85,7 +85,7 @@ def test_settings_that_leave_one_token_take_the_likeliest(net):
     assert tokens(net, [1, 2], 0, temperature=1.0) != greedy
 
 
-def test_every_temperature_that_the_configuration_takes_gives_text(net):
+def test_the_lowest_and_the_highest_allowed_temperature_give_text(net):
     assert tokens(net, [1, 2], temperature=1.2e-38) == tokens(net, [1, 2], temperature=0)
     assert len(tokens(net, [1, 2], temperature=3e38)) == 12
 
@@ -95,19 +95,19 @@ def drawn(logits: torch.Tensor, n: int = 400, **keys) -> list[int]:
     return [pick_token(logits, sampling(**keys), generator) for _ in range(n)]
 
 
-def test_top_k_leaves_the_k_likeliest_and_all_of_them():
+def test_top_k_keeps_exactly_the_k_likeliest_tokens():
     logits = torch.tensor([0.0, 3.0, 1.0, 2.0, -1.0])
     assert set(drawn(logits, temperature=1.0, top_k=2)) == {1, 3}
     assert set(drawn(logits, temperature=1.0, top_k=3)) == {1, 2, 3}
     assert set(drawn(logits, temperature=1.0, top_k=99)) == {0, 1, 2, 3, 4}
 
 
-def test_of_equally_likely_tokens_top_k_leaves_no_more_than_k():
+def test_top_k_keeps_no_more_than_k_of_equally_likely_tokens():
     assert len(set(drawn(torch.zeros(5), temperature=1.0, top_k=1))) == 1
     assert len(set(drawn(torch.zeros(5), temperature=1.0, top_k=2))) == 2
 
 
-def test_top_p_leaves_the_fewest_that_together_have_the_probability():
+def test_top_p_keeps_the_fewest_tokens_that_reach_the_probability():
     logits = torch.tensor([0.1, 0.5, 0.3, 0.1]).log()
     assert set(drawn(logits, temperature=1.0, top_p=0.4)) == {1}
     assert set(drawn(logits, temperature=1.0, top_p=0.7)) == {1, 2}
@@ -121,7 +121,7 @@ def test_temperature_sharpens_and_flattens_the_distribution():
     assert all(abs(share[t] - expected[t]) < 0.04 for t in share)  # 4 standard errors
 
 
-def test_the_number_of_tokens_is_the_one_asked_for(net):
+def test_a_text_has_the_number_of_tokens_asked_for(net):
     assert [len(tokens(net, [1], max_new_tokens=n)) for n in (1, 2, 20)] == [1, 2, 20]
 
 
@@ -129,7 +129,7 @@ def test_the_number_of_tokens_is_the_one_asked_for(net):
 
 
 def until(net: GPT, end_of_text: int | None, prompt: list[int], n: int = 12) -> list[int]:
-    """Return a text of at most n tokens, drawn with always the same seed."""
+    """Return a text of at most n tokens; the seed is always the same."""
     generator = torch.Generator().manual_seed(3)
     keys = sampling(temperature=1.0, max_new_tokens=n)
     return list(generate(net, prompt, keys, generator, end_of_text=end_of_text))
@@ -137,7 +137,7 @@ def until(net: GPT, end_of_text: int | None, prompt: list[int], n: int = 12) -> 
 
 @pytest.mark.parametrize("place", [0, 1, 5, 11])
 def test_the_end_of_text_token_ends_the_text_and_is_not_yielded(net, place):
-    """Also as the first token, as the last that was asked for, and beyond the context."""
+    """Also as the first token, as the last token asked for, and beyond the context."""
     whole = until(net, None, [1, 2])
     end = whole[place]
     assert until(net, end, [1, 2]) == whole[: whole.index(end)]
@@ -150,10 +150,10 @@ def test_an_end_of_text_token_in_the_prompt_ends_nothing(net):
         expected = whole[: whole.index(end)] if end in whole else whole
         assert until(net, end, [end, 1, 2]) == expected
         lengths.add(len(expected))
-    assert 12 in lengths  # the whole text, though its prompt has the token
+    assert 12 in lengths  # a whole text, although its prompt has the token
 
 
-def test_without_an_end_of_text_token_every_token_is_yielded(net):
+def test_every_token_is_yielded_where_no_end_of_text_token_is_given(net):
     found = until(net, None, [1, 2], n=200)
     assert len(found) == 200
     assert 0 in found
@@ -182,7 +182,7 @@ def text(net: GPT, *seed: int, **keys) -> str:
     )
 
 
-def test_the_same_seed_gives_the_same_text_and_another_one_another_text(net):
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(net):
     torch.manual_seed(1)
     first = text(net, 7, 100, 1)
     torch.manual_seed(2)
@@ -192,12 +192,12 @@ def test_the_same_seed_gives_the_same_text_and_another_one_another_text(net):
     assert set(first) <= set(ALPHABET)
 
 
-def test_text_comes_piece_by_piece(net):
+def test_text_is_yielded_piece_by_piece(net):
     stream = continue_text(net, Vocabulary(ALPHABET), "abc", sampling(), 1)
     assert len(next(stream)) == 1
 
 
-def test_generating_leaves_generators_mode_and_gradients_as_they_are(net):
+def test_generating_does_not_touch_generators_mode_or_gradients(net):
     net.zero_grad()
     x = torch.tensor([[1, 2, 3]])
     net(x, x)[1].backward()
@@ -217,7 +217,7 @@ def test_generating_leaves_generators_mode_and_gradients_as_they_are(net):
     assert parts.same(net.state_dict(), weights)
 
 
-def test_a_stream_that_is_given_up_or_fails_leaves_the_mode_as_it_was(net):
+def test_a_stream_that_is_dropped_or_fails_restores_the_mode(net):
     stream = continue_text(net, Vocabulary(ALPHABET), "abc", sampling(), 1)
     next(stream)
     stream.close()

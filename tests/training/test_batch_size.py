@@ -1,7 +1,7 @@
-"""The micro-batch is found and raised by trials: it must fit, pay and give the same gradient.
+"""Trials find and raise the micro-batch size: it must fit, pay and give the same gradient.
 
-A trial leaves no trace: that is held against runs that were set to that size. How the size is
-halved when memory runs out: test_out_of_memory.py.
+A trial leaves no trace: the tests compare with runs that were set to the size without trials. How
+the size is halved when memory runs out: test_out_of_memory.py.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def rejected_sizes(run: Run) -> dict[int, RejectedSize]:
 
 
 def trial(run: Run, caplog: pytest.LogCaptureFixture) -> dict[str, object]:
-    """Let one growth trial happen now, which must leave no trace; return the event on it."""
+    """Run one growth trial now, assert that it leaves no trace, and return its event."""
     caplog.set_level(logging.INFO)
     run.state.health.good_steps = 10_000
     before = trained_state(run)
@@ -69,10 +69,10 @@ def trial(run: Run, caplog: pytest.LogCaptureFixture) -> dict[str, object]:
     return event
 
 
-# It grows back
+# The size grows back
 
 
-def test_the_ladder_is_the_maximum_halved_down_to_the_minimum():
+def test_the_ladder_of_sizes_is_the_maximum_halved_down_to_the_minimum():
     def sizes(batch: int, accumulate: int = 1, **dynamic: int) -> list[int]:
         settings = TrainingConfig(
             max_steps=1,
@@ -90,8 +90,8 @@ def test_the_ladder_is_the_maximum_halved_down_to_the_minimum():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_when_the_limit_rises_it_is_back_within_the_interval(dropout):
-    """Each trial leaves no trace: all bits are those of a run set to that size at that step."""
+def test_the_size_is_back_within_the_interval_when_the_limit_rises(dropout):
+    """Trials leave no trace: all bits equal those of a run set to that size at that step."""
     limit = MemoryLimit(2)
     run = dynamic_run(limit, dropout=dropout)
     told = dynamic_run(dropout=dropout, dynamic_batch_size={"enabled": False})
@@ -111,7 +111,7 @@ def test_when_the_limit_rises_it_is_back_within_the_interval(dropout):
     assert size_changes(run) == [(8, 4), (4, 2), (2, 4), (4, 8)]
 
 
-def test_no_size_comes_and_goes_while_the_limit_is_between_two():
+def test_the_size_stays_the_same_while_the_limit_is_between_two_sizes():
     limit = MemoryLimit(5)
     run = dynamic_run(limit)
     sizes = []
@@ -127,7 +127,7 @@ def test_no_size_comes_and_goes_while_the_limit_is_between_two():
 
 
 def test_a_size_that_fails_after_its_trial_waits_twice_as_long_each_time():
-    """The trial fits, the step does not: the worst that can happen to a size."""
+    """The trial fits, but the step does not: the worst case for a size."""
     run = dynamic_run(size=4)
     failed_at = []
 
@@ -143,7 +143,7 @@ def test_a_size_that_fails_after_its_trial_waits_twice_as_long_each_time():
     assert failed_at == [10, 20, 40, 80, 160]
 
 
-def test_bad_steps_put_a_trial_off():
+def test_bad_steps_postpone_a_trial():
     run = dynamic_run(size=4)
     for _ in range(9):
         train_step(run)
@@ -156,9 +156,9 @@ def test_bad_steps_put_a_trial_off():
     assert run.state.micro_batch.size == 8
 
 
-# What a trial asks for: the same gradient
+# A trial demands the same gradient
 
-# how much more than its share a micro-batch counts: of (first, sequences, S, micro_batch_size)
+# the factor on a micro-batch's share of the loss: a function of (first, sequences, S, size)
 Factor = Callable[[int, int, int, int], float]
 
 
@@ -183,7 +183,7 @@ def sum_instead_of_mean(first: int, sequences: int, S: int, size: int) -> float:
 
 
 def split_with(factor: Factor) -> Callable:
-    """Return a twin of add_gradients in which each micro-batch's loss counts `factor` times."""
+    """Return a twin of add_gradients that multiplies each micro-batch's loss by `factor`."""
 
     def twin(model, windows, starts, size, *rest) -> Tensor:
         *others, scale = rest
@@ -205,7 +205,7 @@ def trial_of_uneven_cut(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> tuple[Run, dict[str, object]]:
-    """Try 7 instead of 3 of 10 sequences at once: the last micro-batch is smaller."""
+    """Run a trial of 7 instead of 3 of 10 sequences at once: the last micro-batch is smaller."""
     dynamic = {"initial": 3, "maximum": 7}
     run = dynamic_run(size=3, batch_size=10, dynamic_batch_size=dynamic, **mixed_keys(precision))
     monkeypatch.setattr(batch_size, "add_gradients", split_with(factor))
@@ -227,14 +227,14 @@ def test_a_broken_split_is_rejected_with_its_reason(factor, precision, monkeypat
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_right_split_is_accepted(precision, monkeypatch, caplog):
-    """The control of the broken ones."""
+    """The control for the broken splits."""
     run, event = trial_of_uneven_cut(as_it_should, precision, monkeypatch, caplog)
     assert (event["reason"], event["old"], event["new"]) == ("trial", 3, 7)
     assert run.state.micro_batch.size == 7
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_tolerances_are_well_above_the_rounding_of_each_precision(precision, monkeypatch):
+def test_the_tolerances_are_far_above_the_rounding_of_each_precision(precision, monkeypatch):
     run = dynamic_run(dropout=0.2, **mixed_keys(precision))
     for _ in range(3):
         train_step(run)
@@ -247,17 +247,17 @@ def test_the_tolerances_are_well_above_the_rounding_of_each_precision(precision,
     assert compare_gradients(run, 8, 3, 3) == ""
 
 
-def test_dropout_is_off_for_the_comparison_and_on_again_after_it(monkeypatch):
+def test_dropout_is_off_during_the_comparison_and_on_after_it(monkeypatch):
     run = dynamic_run(dropout=0.4)
     assert compare_gradients(run, 8, 1, 8) == ""
     rates = {module.dropout for module in run.model.modules() if hasattr(module, "dropout")}
     assert rates == {0.4}
-    # the control: with dropout on, other cuts have other masks
+    # the control: with dropout on, another split has other masks
     monkeypatch.setattr(batch_size, "without_dropout", lambda model: contextlib.nullcontext())
     assert "differs by" in compare_gradients(run, 8, 1, 8)
 
 
-def test_a_gradient_that_is_not_a_number_proves_nothing(caplog):
+def test_a_nan_gradient_proves_nothing(caplog):
     run = dynamic_run(size=4)
     with torch.no_grad():
         run.model.norm.weight[0] = math.nan
@@ -268,21 +268,21 @@ def test_a_gradient_that_is_not_a_number_proves_nothing(caplog):
     assert run.state.micro_batch.size == 4
 
 
-def test_a_loss_scale_that_is_being_calibrated_does_not_spoil_a_trial():
+def test_a_loss_scale_that_is_still_falling_does_not_spoil_a_trial():
     run = dynamic_run(**mixed_keys("fp16"), dynamic_batch_size={"initial": "auto"})
     run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**24})
     assert compare_gradients(run, 8, 1, 8) == ""
     high = run_trial(run, 8, 8).gradients[0].norm().item()
-    assert 1 < high < math.inf  # scaled all the same: small gradients would vanish
+    assert 1 < high < math.inf  # the loss is still scaled: small gradients would vanish
     run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 16.0})
     low = run_trial(run, 8, 8).gradients[0].norm().item()
     assert low == pytest.approx(high / 64, rel=0.05)
 
 
-# What a trial asks for: gain and memory
+# A trial demands a gain and free memory
 
 
-def test_a_size_without_the_gain_is_rejected_and_its_memory_given_back(caplog, monkeypatch):
+def test_a_size_without_a_gain_is_rejected_and_its_memory_given_back(caplog, monkeypatch):
     run = dynamic_run(size=4, dynamic_batch_size={"minimum_gain": 1e6})
     rejected_at_release = []
     monkeypatch.setattr(
@@ -291,7 +291,7 @@ def test_a_size_without_the_gain_is_rejected_and_its_memory_given_back(caplog, m
         lambda device: rejected_at_release.append(len(run.state.micro_batch.rejected)),
     )
     event = trial(run, caplog)
-    assert rejected_at_release == [0, 1]  # before the trial, and after the size was rejected
+    assert rejected_at_release == [0, 1]  # before the trial, and after the rejection
     assert event["reason"] == "rejected"
     rejected = rejected_sizes(run)[8]
     assert rejected.reason.startswith("it gains")
@@ -302,7 +302,7 @@ def test_a_size_without_the_gain_is_rejected_and_its_memory_given_back(caplog, m
 
 @pytest.mark.parametrize("is_foreseen", [True, False])
 def test_a_size_that_leaves_too_little_memory_is_rejected(is_foreseen, monkeypatch, caplog):
-    """It is not even tried where that is foreseen."""
+    """The size is not even tried where that is foreseen."""
     run = dynamic_run(size=4, dynamic_batch_size={"memory_headroom": 0.5})
     sizes = []
     run.model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
@@ -324,10 +324,10 @@ def test_a_size_that_leaves_too_little_memory_is_rejected(is_foreseen, monkeypat
     assert run.state.micro_batch.size == 4
 
 
-# What a trial computes is what a step computes
+# A trial computes what a step computes
 
 
-def test_a_trial_computes_the_next_steps_sequences_as_the_step_will():
+def test_a_trial_computes_the_sequences_of_the_next_step():
     run = dynamic_run(dropout=0.3, size=4)
     run.state.progress.global_step = 5
     run.state.progress.position = 5
@@ -337,7 +337,7 @@ def test_a_trial_computes_the_next_steps_sequences_as_the_step_will():
     assert all(map(torch.equal, gradients, tried))
 
 
-def test_a_trial_under_gradient_checkpointing_recomputes_as_a_step_does(caplog):
+def test_a_trial_under_gradient_checkpointing_recomputes_like_a_step(caplog):
     run = dynamic_run(size=4, gradient_checkpointing=True, dropout=0.2)
     layer_calls = []
     passes = []
@@ -349,8 +349,8 @@ def test_a_trial_under_gradient_checkpointing_recomputes_as_a_step_does(caplog):
 
 
 @pytest.mark.parametrize("initial", ["auto", 4])
-def test_a_recomputation_that_differs_in_a_trial_is_given_up_as_in_a_step(initial, caplog):
-    """Gradient checkpointing is off from then on, and the trial goes on without it."""
+def test_a_recomputation_that_differs_in_a_trial_is_switched_off(initial, caplog):
+    """Gradient checkpointing is off from then on; the trial goes on without it."""
     caplog.set_level(logging.INFO)
     dynamic = {"initial": initial}
     run = dynamic_run(size=4, gradient_checkpointing=True, dynamic_batch_size=dynamic)
@@ -358,7 +358,7 @@ def test_a_recomputation_that_differs_in_a_trial_is_given_up_as_in_a_step(initia
     real = layer.forward
 
     def unsteady(x, keep, rotated, cache=None):
-        # other shapes than the first time
+        # returns another shape than the first time
         return real(x[:, :4] if is_recomputing() else x, keep, rotated, cache)
 
     layer.forward = unsteady
@@ -372,7 +372,7 @@ def test_a_recomputation_that_differs_in_a_trial_is_given_up_as_in_a_step(initia
     assert run.state.micro_batch.history
 
 
-def test_an_error_in_a_trial_that_is_no_lack_of_memory_is_raised():
+def test_an_error_in_a_trial_other_than_out_of_memory_is_raised():
     run = dynamic_run(size=4)
 
     def fail(module: nn.Module, args: tuple) -> None:
@@ -384,7 +384,7 @@ def test_an_error_in_a_trial_that_is_no_lack_of_memory_is_raised():
         fit_micro_batch(run, never)
 
 
-def test_a_signal_in_a_trial_decides_nothing():
+def test_a_signal_ends_a_trial_without_a_decision():
     run = dynamic_run(size=4)
     run.state.health.good_steps = 10
     answers = iter([False, False, True, True, True])
@@ -399,7 +399,7 @@ def test_a_signal_in_a_trial_decides_nothing():
 
 
 def test_the_search_takes_the_fastest_size_that_fits_and_leaves_no_trace(caplog):
-    """It is made once in a run."""
+    """The search runs once in a run."""
     caplog.set_level(logging.INFO)
     limit = MemoryLimit(5)
     run = dynamic_run(limit, dynamic_batch_size={"initial": "auto"})
@@ -423,11 +423,11 @@ def test_the_search_takes_the_fastest_size_that_fits_and_leaves_no_trace(caplog)
 
 
 def measured(seconds: dict[int, float]) -> Callable:
-    """Return a twin of `time_sizes` that has these seconds per sequence, and rejects nothing."""
+    """Return a twin of `time_sizes` that gives these seconds per sequence and rejects nothing."""
     return lambda run, sizes, *rest: (seconds, {})
 
 
-def test_the_search_passes_over_a_size_whose_gradient_is_another(monkeypatch):
+def test_the_search_skips_a_size_with_another_gradient(monkeypatch):
     def broken(model, windows, starts, size, *rest):
         total = add_gradients(model, windows, starts, size, *rest)
         if size == 8:
@@ -443,7 +443,7 @@ def test_the_search_passes_over_a_size_whose_gradient_is_another(monkeypatch):
 
 
 def test_the_search_counts_the_remainder_of_an_uneven_size(monkeypatch):
-    """9 + 1: the one costs three."""
+    """10 = 9 + 1, and the last sequence alone costs as much as three."""
     monkeypatch.setattr(batch_size, "time_sizes", measured({1: 3.0, 2: 1.1, 4: 1.0, 9: 0.95}))
     dynamic = {"initial": "auto", "maximum": 9, "minimum": 1}
     run = dynamic_run(batch_size=10, dynamic_batch_size=dynamic)
@@ -451,14 +451,14 @@ def test_the_search_counts_the_remainder_of_an_uneven_size(monkeypatch):
     assert run.state.micro_batch.size == 4
 
 
-def test_where_not_even_the_smallest_size_fits_the_search_ends_the_run():
+def test_the_search_ends_the_run_where_not_even_the_smallest_size_fits():
     run = dynamic_run(MemoryLimit(0), dynamic_batch_size={"initial": "auto"})
     with pytest.raises(OutOfMemory, match="micro_batch_size 1"):
         fit_micro_batch(run, never)
 
 
-def test_no_pass_of_the_search_begins_that_would_end_after_its_time(monkeypatch):
-    """Here each sequence takes a second."""
+def test_the_search_starts_no_pass_that_would_exceed_its_time(monkeypatch):
+    """Each sequence takes a second here."""
     run = dynamic_run(dynamic_batch_size={"initial": "auto"})
     now = [0.0]
 
@@ -480,8 +480,8 @@ def test_no_pass_of_the_search_begins_that_would_end_after_its_time(monkeypatch)
     ("seconds", "expected"),
     [({1: 0.5, 2: 0.5, 4: 0.25}, 6), ({1: 9.0, 2: 9.0, 4: 8.0}, 4)],
 )
-def test_a_large_step_is_compared_in_part(seconds, expected, monkeypatch):
-    """But never with fewer sequences than the size."""
+def test_a_large_step_is_compared_only_in_part(seconds, expected, monkeypatch):
+    """It is never compared with fewer sequences than the size."""
     compared = []
 
     def equal(run: Run, sequences: int, size: int, other: int) -> str:
@@ -495,14 +495,14 @@ def test_a_large_step_is_compared_in_part(seconds, expected, monkeypatch):
     assert compared == [expected]
 
 
-def test_a_signal_before_the_first_pass_of_the_search_decides_nothing():
+def test_a_signal_before_the_first_pass_ends_the_search_undecided():
     run = dynamic_run(dynamic_batch_size={"initial": "auto"})
     assert not fit_micro_batch(run, lambda: True)
     assert run.state.micro_batch.history == []
     assert run.state.micro_batch.size == 8
 
 
-def test_after_the_search_the_interval_passes_before_a_trial():
+def test_a_trial_waits_for_the_whole_interval_after_the_search():
     run = dynamic_run(dynamic_batch_size={"initial": "auto"})
     run.state.progress.global_step = 3
     run.state.progress.position = 3
@@ -523,9 +523,7 @@ def test_after_the_search_the_interval_passes_before_a_trial():
         (8, 2, {}, 8),
     ],
 )
-def test_a_run_begins_with_the_size_that_the_configuration_names(
-    batch, accumulate, dynamic, expected
-):
+def test_a_run_begins_with_the_size_in_its_configuration(batch, accumulate, dynamic, expected):
     run = parts.run(
         training={
             "batch_size": batch,
@@ -547,7 +545,7 @@ def test_a_run_begins_with_the_size_that_the_configuration_names(
         {"initial": 0},
     ],
 )
-def test_sizes_that_cannot_be_are_refused(dynamic):
+def test_impossible_sizes_are_refused(dynamic):
     needed = "minimum <= initial <= maximum <= 8|initial.*\n.*greater than or equal to 1"
     with pytest.raises(ValueError, match=needed):
         dynamic_run(dynamic_batch_size={"initial": "auto", **dynamic})
@@ -562,11 +560,11 @@ def test_sizes_that_cannot_be_are_refused(dynamic):
         (4, {"minimum": 2, "maximum": 8, "initial": 4}, 4),
     ],
 )
-def test_a_resumed_run_takes_up_the_sizes_that_are_asked_for_now(size, dynamic, expected):
-    """Once: a size that it has changed since stays."""
+def test_a_resumed_run_takes_over_changed_sizes(size, dynamic, expected):
+    """It does so once: a size that it has changed since then stays."""
     run = dynamic_run(size=size, dynamic_batch_size=dynamic)
     micro_batch = run.state.micro_batch
-    if dynamic["initial"] == "auto":  # the search was made
+    if dynamic["initial"] == "auto":  # the search has run
         micro_batch.history = [SizeChange(step=0, old=8, new=size, reason="fastest")]
     assert fit_micro_batch(run, never)
     assert micro_batch.size == expected
@@ -577,10 +575,10 @@ def test_a_resumed_run_takes_up_the_sizes_that_are_asked_for_now(size, dynamic, 
     assert micro_batch.size == moved_on
 
 
-# What is remembered, and for how long
+# What the run remembers, and for how long
 
 
-def test_the_waiting_time_has_an_end():
+def test_the_waiting_time_is_limited():
     run = dynamic_run()
     micro_batch = run.state.micro_batch
     micro_batch.rejected = [RejectedSize(size=8, times=10_000, until=3, reason="x")]
@@ -612,7 +610,7 @@ REJECTED = {"size": 8, "times": 1, "until": 0, "reason": "x"}
         ("eval_size", 2.0),
     ],
 )
-def test_what_no_run_has_saved_is_refused(name, value):
+def test_values_that_no_run_saves_are_refused(name, value):
     stored = parts.copied(dynamic_run().checkpoint())
     stored["state"]["micro_batch"] |= {"history": [CHANGE], "rejected": [REJECTED]}
     assert invalid_counters(stored) == []

@@ -1,4 +1,4 @@
-"""The clock of a run's steps: what its rate counts, and its time over all resumes."""
+"""The clock of a run's steps: what its rate counts, and the run's time over all resumes."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ TOKENS = 64  # of a step of parts.run(): 8 sequences of 8 tokens
 
 @pytest.fixture
 def now(monkeypatch) -> list[float]:
-    """Return the time, in a list, that both clocks of `time` show to the module under test."""
+    """Return a list with the time that both clocks of `time` show to the module under test."""
     seconds = [1000.0]
 
     def read() -> float:
@@ -28,7 +28,7 @@ def do_step(step_clock: StepClock, now: list[float], seconds: float) -> None:
         now[0] += seconds
 
 
-def test_the_rate_is_that_of_the_steps_since_the_last_one(now):
+def test_the_rate_covers_the_steps_since_the_last_reading(now):
     step_clock = StepClock(parts.run())
     do_step(step_clock, now, 2.0)
     do_step(step_clock, now, 6.0)
@@ -37,7 +37,7 @@ def test_the_rate_is_that_of_the_steps_since_the_last_one(now):
     assert step_clock.tokens_per_s() == TOKENS
 
 
-def test_without_a_step_there_is_no_rate(now):
+def test_there_is_no_rate_without_a_step(now):
     step_clock = StepClock(parts.run())
     assert step_clock.tokens_per_s() is None
     do_step(step_clock, now, 2.0)
@@ -47,8 +47,8 @@ def test_without_a_step_there_is_no_rate(now):
     assert step_clock.tokens_per_s() is None
 
 
-def test_what_happens_between_steps_is_not_in_the_rate(now):
-    """Evaluation, samples, saves, trials of a batch size."""
+def test_the_rate_does_not_count_what_happens_between_steps(now):
+    """That is: evaluation, samples, saves, trials of a batch size."""
     step_clock = StepClock(parts.run())
     now[0] += 50.0
     do_step(step_clock, now, 2.0)
@@ -58,7 +58,7 @@ def test_what_happens_between_steps_is_not_in_the_rate(now):
     assert step_clock.tokens_per_s() == 2 * TOKENS / 4
 
 
-def test_logging_is_in_the_rate(now):
+def test_the_rate_counts_logging(now):
     step_clock = StepClock(parts.run())
     do_step(step_clock, now, 2.0)
     with step_clock.logging():
@@ -92,7 +92,7 @@ def test_a_step_that_ends_in_an_error_is_not_counted(now):
 
 
 def test_a_runs_time_goes_on_over_resumes(now):
-    """What passed between two processes is not training."""
+    """The time between two processes is not training time."""
     run = parts.run()
     step_clock = StepClock(run)
     do_step(step_clock, now, 3.0)
@@ -105,8 +105,8 @@ def test_a_runs_time_goes_on_over_resumes(now):
     assert resumed.state.progress.time_s == 7
 
 
-def test_a_runs_time_is_all_that_passes_in_the_training_loop(now):
-    """Evaluation and saves as well: it is what max_minutes limits."""
+def test_a_runs_time_is_all_the_time_in_the_training_loop(now):
+    """Evaluation and saves included: max_minutes limits this time."""
     run = parts.run()
     step_clock = StepClock(run)
     do_step(step_clock, now, 3.0)

@@ -1,4 +1,4 @@
-"""What is due, and when: by steps, by minutes, at the end of a run, for the best evaluation."""
+"""What is due and when: by steps, by minutes, at the end of a run, and at the best evaluation."""
 
 import math
 from types import SimpleNamespace
@@ -24,14 +24,14 @@ OFF = {
 
 @pytest.fixture
 def now(monkeypatch) -> list[float]:
-    """Return the time, in a list, that time.monotonic() shows to the module under test."""
+    """Return a list with the time that time.monotonic() shows to the module under test."""
     seconds = [1000.0]
     monkeypatch.setattr(due, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     return seconds
 
 
 def run_at(step: int, **training: object) -> Run:
-    """Return a run after `step` steps in which nothing is due but what the keys ask for."""
+    """Return a run after `step` steps in which only what the keys ask for is due."""
     run = parts.run(training=OFF | training)
     go_to(run, step)
     return run
@@ -43,7 +43,7 @@ def go_to(run: Run, step: int) -> None:
 
 
 def evaluated(run: Run, val_loss: float) -> None:
-    """Mark the present step as evaluated."""
+    """Mark the current step as evaluated."""
     run.state.marks.val_loss = val_loss
     run.state.marks.last_eval_step = run.state.progress.global_step
 
@@ -62,7 +62,7 @@ def add_bad_step(run: Run) -> None:
 
 
 def due_steps(answer: str, run: Run, last: int) -> list[int]:
-    """Return the steps up to `last` at which `answer` of Due says yes."""
+    """Return the steps up to `last` at which the method `answer` of Due says yes."""
     due_now = Due(run)
     steps = []
     for step in range(last + 1):
@@ -72,7 +72,7 @@ def due_steps(answer: str, run: Run, last: int) -> list[int]:
     return steps
 
 
-# The end of a run, however it comes
+# The end of a run, by steps or by minutes
 
 
 def ended_by_steps(**training: object) -> Run:
@@ -110,7 +110,7 @@ def test_an_evaluation_is_due_at_the_end_of_a_run(ended):
 
 
 @ENDINGS
-def test_without_an_interval_no_evaluation_is_due_not_even_at_the_end(ended):
+def test_no_evaluation_is_ever_due_without_an_interval(ended):
     assert not Due(run_at(0)).evaluation()
     assert not Due(ended()).evaluation()
 
@@ -118,7 +118,7 @@ def test_without_an_interval_no_evaluation_is_due_not_even_at_the_end(ended):
 # Samples
 
 
-def test_samples_are_due_every_interval_but_not_of_untrained_weights():
+def test_samples_are_due_every_interval_but_not_for_untrained_weights():
     assert due_steps("samples", run_at(0, sample_interval_steps=5), last=12) == [5, 10]
 
 
@@ -146,7 +146,7 @@ def test_samples_are_due_when_their_minutes_have_passed(now):
     assert due_now.samples()
 
 
-def test_a_save_does_not_start_the_clock_of_the_samples_again(now):
+def test_a_save_does_not_restart_the_clock_of_the_samples(now):
     due_now = Due(run_at(7, sample_interval_minutes=2.0))
     now[0] += 120.0
     due_now.saved()
@@ -163,7 +163,7 @@ def test_samples_are_due_at_the_end_of_a_run(ended, trigger):
 
 
 @ENDINGS
-def test_without_an_interval_no_samples_are_due_not_even_at_the_end(ended, now):
+def test_no_samples_are_ever_due_without_an_interval(ended, now):
     assert due_steps("samples", run_at(0), last=12) == []
     due_now = Due(ended())
     now[0] += 1e9
@@ -173,12 +173,12 @@ def test_without_an_interval_no_samples_are_due_not_even_at_the_end(ended, now):
 # Checkpoints, by steps and by minutes
 
 
-def test_a_checkpoint_is_due_every_interval_but_not_of_untrained_weights():
+def test_a_checkpoint_is_due_every_interval_except_untrained_weights():
     assert due_steps("checkpoint", run_at(0, save_checkpoint_steps=5), last=12) == [5, 10]
 
 
 def test_weights_of_another_run_are_saved_before_the_first_step():
-    """No seed brings them back."""
+    """No seed could restore them."""
     run = run_at(0, save_checkpoint_steps=5)
     run.state.marks.last_save_step = -1
     assert Due(run).checkpoint()
@@ -201,8 +201,8 @@ def test_a_checkpoint_is_due_when_its_minutes_have_passed(now):
     assert due_now.checkpoint()
 
 
-def test_after_a_save_that_failed_the_minutes_begin_again(now):
-    """Else the next step would try it again."""
+def test_a_failed_save_restarts_the_minutes(now):
+    """Otherwise the next step would try again."""
     due_now = Due(run_at(7, checkpoint_interval_minutes=2.0))
     now[0] += 120.0
     due_now.saved()
@@ -211,14 +211,14 @@ def test_after_a_save_that_failed_the_minutes_begin_again(now):
     assert due_now.checkpoint()
 
 
-def test_samples_do_not_start_the_clock_of_the_checkpoints_again(now):
+def test_samples_do_not_restart_the_clock_of_the_checkpoints(now):
     due_now = Due(run_at(7, checkpoint_interval_minutes=2.0))
     now[0] += 120.0
     due_now.sampled()
     assert due_now.checkpoint()
 
 
-def test_without_a_trigger_no_checkpoint_is_due_before_the_end(now):
+def test_no_checkpoint_is_due_before_the_end_without_a_trigger(now):
     run = run_at(0)
     due_now = Due(run)
     now[0] += 1e9
@@ -227,7 +227,7 @@ def test_without_a_trigger_no_checkpoint_is_due_before_the_end(now):
     assert due_steps("checkpoint", run, last=12) == []
 
 
-def test_while_bad_steps_follow_each_other_no_trigger_saves(now):
+def test_no_trigger_saves_during_a_series_of_bad_steps(now):
     run = run_at(10, save_checkpoint_steps=5, checkpoint_interval_minutes=1.0)
     due_now = Due(run)
     now[0] += 60.0
@@ -236,8 +236,8 @@ def test_while_bad_steps_follow_each_other_no_trigger_saves(now):
     assert not due_now.checkpoint()
 
 
-def test_a_late_save_of_a_step_that_has_its_file_is_not_triggered_by_steps():
-    """What such a trigger asks for (gradient checkpointing is proven again) was done before."""
+def test_a_late_save_of_a_saved_step_is_not_triggered_by_steps():
+    """The work of such a trigger, a new proof of gradient checkpointing, was done before."""
     run = run_at(5, save_checkpoint_steps=5)
     assert step_save_due(run)
     saved(run)
@@ -248,7 +248,7 @@ def test_a_late_save_of_a_step_that_has_its_file_is_not_triggered_by_steps():
 
 
 @ENDINGS
-def test_a_checkpoint_is_due_at_the_end_of_a_run_whatever_the_triggers(ended):
+def test_a_checkpoint_is_due_at_the_end_whatever_the_triggers(ended):
     run = ended()
     due_now = Due(run)
     assert due_now.checkpoint()
@@ -267,8 +267,8 @@ def worse_evaluation(run: Run) -> None:
 
 @ENDINGS
 @pytest.mark.parametrize("observe", [worse_evaluation, sampled])
-def test_what_is_observed_late_makes_the_last_checkpoint_due_again(ended, observe):
-    """A resume of an ended run whose last step was saved, but not evaluated or not sampled."""
+def test_a_late_observation_makes_the_last_checkpoint_due_again(ended, observe):
+    """The last step of an ended run was saved, but not evaluated or sampled; the run is resumed."""
     run = ended()
     saved(run)
     due_now = Due(run)
@@ -280,7 +280,7 @@ def test_what_is_observed_late_makes_the_last_checkpoint_due_again(ended, observ
 
 
 @pytest.mark.parametrize("observe", [worse_evaluation, sampled])
-def test_what_is_observed_late_before_the_end_is_saved_with_the_next_steps(observe):
+def test_a_late_observation_before_the_end_waits_for_the_next_save(observe):
     run = run_at(5, save_checkpoint_steps=5)
     saved(run)
     due_now = Due(run)
@@ -288,10 +288,10 @@ def test_what_is_observed_late_before_the_end_is_saved_with_the_next_steps(obser
     assert not due_now.checkpoint()
 
 
-# Checkpoints, of the best evaluation
+# Checkpoints of the best evaluation
 
 
-def test_the_best_evaluation_so_far_makes_a_checkpoint_due():
+def test_the_best_evaluation_so_far_makes_a_checkpoint_due_at_once():
     run = run_at(7)
     due_now = Due(run)
     evaluated(run, 3.0)
@@ -305,8 +305,8 @@ def test_the_best_evaluation_so_far_makes_a_checkpoint_due():
     assert due_now.checkpoint()
 
 
-def test_the_best_evaluation_is_saved_though_its_step_was_saved_before():
-    """An evaluation that came late, after a resume: the file is to say that it is the best."""
+def test_the_best_evaluation_is_saved_even_if_its_step_was_saved():
+    """The evaluation came late, after a resume; the file must say that it is the best."""
     run = run_at(7)
     saved(run)
     evaluated(run, 3.0)
@@ -322,8 +322,8 @@ def test_an_evaluation_that_is_not_lower_is_not_the_best(val_loss):
     assert not Due(run).checkpoint()
 
 
-def test_an_evaluation_of_an_earlier_step_is_not_that_of_these_weights():
-    """Such as that of a best step whose save failed."""
+def test_an_evaluation_of_an_earlier_step_says_nothing_of_these_weights():
+    """For example that of a best step whose save failed."""
     run = run_at(7)
     evaluated(run, 3.0)
     due_now = Due(run)
@@ -332,7 +332,7 @@ def test_an_evaluation_of_an_earlier_step_is_not_that_of_these_weights():
     assert not due_now.checkpoint()
 
 
-def test_a_step_that_is_the_best_already_is_not_saved_again():
+def test_a_step_that_is_already_the_best_is_not_saved_again():
     run = run_at(7)
     run.state.marks.best_val_loss = 3.0
     run.state.marks.best_step = 7

@@ -1,4 +1,4 @@
-"""A dry run says what was measured: where the memory is, and what the seconds are of."""
+"""A dry run says what it measured: in which memory, and which part of the work it timed."""
 
 import parts
 import torch
@@ -9,7 +9,7 @@ from chatgot.training.batch_size import most_memory_mib
 from chatgot.training.estimate import estimate
 
 
-def test_lines_say_that_only_forward_and_backward_are_timed():
+def test_the_lines_say_that_only_forward_and_backward_are_timed():
     run = parts.run(training={"max_steps": 3})
     text = "\n".join(estimate(run, repeats=1))
     assert "s for forward and backward of one step of 64 tokens" in text
@@ -18,7 +18,7 @@ def test_lines_say_that_only_forward_and_backward_are_timed():
     assert all(p.grad is None for p in run.model.parameters())
 
 
-def test_memory_on_a_gpu_is_the_gpus_not_the_hosts(monkeypatch):
+def test_the_memory_of_a_gpu_run_is_that_of_the_gpu_not_the_host(monkeypatch):
     monkeypatch.setattr(batch_size, "used_memory", lambda device: 5 * MIB)
     monkeypatch.setattr(batch_size, "peak_memory_mib", lambda: 7.0)
     assert most_memory_mib(torch.device("cuda")) == 5.0

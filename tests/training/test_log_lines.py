@@ -1,4 +1,4 @@
-"""The words of a run's lines: of its end, and of how a step is cut."""
+"""The wording of the log's lines: the end of a run, and how a step is split."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from chatgot.training.log_lines import end_line, git_commit, postfix
     ("precision", "words"),
     [("fp32", "fp16, then fp32"), ("bf16", "fp16, then bf16"), ("fp16", "fp16 throughout")],
 )
-def test_the_last_line_counts_steps_skips_and_rewinds_and_tells_precisions(precision, words):
+def test_the_last_line_has_steps_skips_rewinds_and_precisions(precision, words):
     run = parts.run()
     run.state.progress.global_step = 1040
     run.state.health.skips = 2
@@ -25,7 +25,7 @@ def test_the_last_line_counts_steps_skips_and_rewinds_and_tells_precisions(preci
     assert end_line(run) == f"1,040 steps, 2 skipped, 1 rewinds, {words}"
 
 
-def test_the_progress_bar_shows_how_a_step_is_cut():
+def test_the_progress_bar_shows_how_a_step_is_split():
     run = parts.run(training={"batch_size": 32, "accumulate_grad_batches": 1})
     run.state.progress.train_loss = 1.0
     run.state.micro_batch.size = 16

@@ -1,7 +1,7 @@
-"""Memory runs out: the micro-batch is halved and the same step done again, with the same result.
+"""Out of memory: the micro-batch is halved and the step runs again, with the same result.
 
-Whatever the size, a step trains on the same sequences with the same weighting; that is held against
-runs that were set to that size. Growth and trials: test_batch_size.py.
+Whatever the size, a step trains on the same sequences with the same weighting; the tests compare
+with runs that were set to that size. Growth and trials: test_batch_size.py.
 """
 
 import math
@@ -33,7 +33,7 @@ PLACES = ["forward", "backward", "recompute"]
 
 
 def assert_same_course(disturbed: Run, undisturbed: Run, number: int) -> None:
-    """Do step `number` with both; hold their losses, and step 7's gradients, against each other."""
+    """Do step `number` with both runs; compare their losses, and in step 7 their gradients."""
     gradients = []
     losses = [train_step(run, gradients) for run in (disturbed, undisturbed)]
     assert abs(losses[0] - losses[1]) <= (0 if number < 7 else 1e-5)
@@ -41,12 +41,12 @@ def assert_same_course(disturbed: Run, undisturbed: Run, number: int) -> None:
         assert (gradients[0] - gradients[1]).norm() <= 1e-6 * gradients[1].norm()
 
 
-# Half of it, the same step
+# Half of the size, the same step
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_out_of_memory_changes_neither_the_gradient_nor_later_losses(place, caplog):
-    """It happens in step 7; the log says so in one line."""
+    """It happens in step 7; the log has one line about it."""
     keys = {"gradient_checkpointing": place == "recompute"}
     limit = MemoryLimit(place=place)
     disturbed = dynamic_run(limit, **keys)
@@ -65,8 +65,8 @@ def test_out_of_memory_changes_neither_the_gradient_nor_later_losses(place, capl
     assert (record.event["old"], record.event["new"]) == (8, 4)
 
 
-def test_out_of_memory_in_micro_batch_3_of_4_begins_the_step_anew():
-    """Nothing of the first two micro-batches is left in the gradient."""
+def test_out_of_memory_in_micro_batch_3_of_4_restarts_the_step():
+    """The gradient has nothing left from the first two micro-batches."""
     limit = MemoryLimit()
     keys = {"dynamic_batch_size": {"growth_interval_steps": 1000}}
     disturbed = dynamic_run(limit, size=2, **keys)
@@ -94,7 +94,7 @@ def test_out_of_memory_in_micro_batch_3_of_4_begins_the_step_anew():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("place", PLACES)
-def test_after_a_shrink_all_bits_are_those_of_a_run_set_to_that_size(place, precision):
+def test_a_run_after_a_shrink_equals_one_set_to_that_size_bit_for_bit(place, precision):
     keys = {"gradient_checkpointing": place == "recompute", "dropout": 0.2}
     if precision == "bf16":
         keys |= {"mixed_precision": True, "precision_dtype": "bf16"}
@@ -110,7 +110,7 @@ def test_after_a_shrink_all_bits_are_those_of_a_run_set_to_that_size(place, prec
     assert parts.same(trained_state(disturbed), trained_state(told))
 
 
-def test_a_step_that_is_done_twice_is_counted_once():
+def test_a_step_that_runs_twice_is_counted_once():
     run = dynamic_run(MemoryLimit(2))
     train_step(run)
     assert run.state.micro_batch.size == 2
@@ -119,7 +119,7 @@ def test_a_step_that_is_done_twice_is_counted_once():
     assert (progress.global_step, progress.position) == (1, 1)
 
 
-def test_a_size_that_does_not_halve_evenly_is_rounded_down_to_the_minimum():
+def test_an_odd_size_is_halved_rounding_down_but_not_below_the_minimum():
     run = dynamic_run(MemoryLimit(0), size=7, dynamic_batch_size={"minimum": 2})
     with pytest.raises(OutOfMemory):
         train_step(run)
@@ -127,7 +127,7 @@ def test_a_size_that_does_not_halve_evenly_is_rounded_down_to_the_minimum():
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_at_the_smallest_size_it_ends_with_advice_and_whole_weights(enabled):
+def test_out_of_memory_at_the_smallest_size_ends_the_run_with_advice(enabled):
     limit = MemoryLimit()
     run = dynamic_run(limit, dynamic_batch_size={"enabled": enabled})
     train_step(run)
@@ -146,7 +146,7 @@ def test_at_the_smallest_size_it_ends_with_advice_and_whole_weights(enabled):
     assert parts.same(trained_state(run)["model_state_dict"], before)
 
 
-def test_at_a_minimum_above_one_the_advice_names_it():
+def test_the_advice_names_a_minimum_above_one():
     run = dynamic_run(MemoryLimit(0), dynamic_batch_size={"minimum": 4})
     with pytest.raises(OutOfMemory, match=r"dynamic_batch_size\.minimum"):
         train_step(run)
@@ -159,7 +159,7 @@ def test_at_a_minimum_above_one_the_advice_names_it():
         ValueError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_an_error_that_merely_speaks_of_memory_shrinks_nothing(error):
+def test_an_error_that_only_mentions_memory_shrinks_nothing(error):
     run = dynamic_run()
 
     def fail(*args: object) -> None:
@@ -171,7 +171,7 @@ def test_an_error_that_merely_speaks_of_memory_shrinks_nothing(error):
     assert run.state.micro_batch.size == 8
 
 
-def test_what_a_failed_attempt_held_is_given_back_before_the_next_one():
+def test_the_memory_of_a_failed_attempt_is_freed_before_the_next_one():
     outputs = []
     alive_counts = []
     run = dynamic_run()
@@ -188,8 +188,8 @@ def test_what_a_failed_attempt_held_is_given_back_before_the_next_one():
     assert alive_counts[:2] == [0, 0]
 
 
-def test_a_failed_attempt_leaves_no_verdict_on_the_step():
-    """Its first micro-batch had a loss that was not finite."""
+def test_a_failed_attempt_does_not_make_the_step_bad():
+    """The first micro-batch of that attempt had a non-finite loss."""
     run = dynamic_run(size=4)
     sizes = []
 
@@ -209,7 +209,7 @@ def test_a_failed_attempt_leaves_no_verdict_on_the_step():
 
 
 def released_after(module: ModuleType, limit: MemoryLimit, monkeypatch) -> list[int]:
-    """Return a list to which each release of memory adds the size that failed last; 0: none."""
+    """Return a list; each release of memory adds the size that failed last to it, or 0."""
     released = []
 
     def release(device: torch.device) -> None:
@@ -246,8 +246,8 @@ def test_memory_is_given_back_before_and_after_a_failed_trial(monkeypatch):
 # The optimizer
 
 
-def test_the_optimizers_state_is_there_before_the_first_step():
-    """That it is allocated so early changes no bit."""
+def test_the_optimizers_state_is_allocated_before_the_first_step():
+    """The early allocation changes no bit."""
     run = parts.run()
     late = parts.run()
     assert all(len(run.optimizer.state[p]) == 3 for p in run.model.parameters())
@@ -267,7 +267,7 @@ def test_the_optimizers_state_is_there_before_the_first_step():
 
 @pytest.mark.parametrize("has_begun", [False, True])
 def test_out_of_memory_in_the_update_says_whether_the_weights_are_whole(has_begun, monkeypatch):
-    """It is fatal either way."""
+    """The error ends the run either way."""
     run = dynamic_run()
     train_step(run)
     real = run.optimizer.step
@@ -289,8 +289,8 @@ def test_out_of_memory_in_the_update_says_whether_the_weights_are_whole(has_begu
 # Evaluation and proofs
 
 
-def test_out_of_memory_in_an_evaluation_halves_its_own_batches_only():
-    """The loss is the same; where not even one sequence fits, it is NaN."""
+def test_out_of_memory_in_an_evaluation_halves_only_its_own_batches():
+    """The loss is the same, or NaN where not even one sequence fits."""
     limit = MemoryLimit()
     run = dynamic_run(limit)
     expected, _ = evaluation.validation_losses(run, never)
@@ -310,7 +310,7 @@ def fail_for_memory(*args: object) -> None:
     raise MemoryError
 
 
-def test_out_of_memory_in_the_proof_of_a_precision_leaves_all_as_it_is(monkeypatch, caplog):
+def test_out_of_memory_in_the_proof_of_a_precision_changes_nothing(monkeypatch, caplog):
     run = dynamic_run(gradient_checkpointing=True)
     run.state.modes.asked_precision = "bf16"
     monkeypatch.setattr(recovery, "prove_mixed_precision", fail_for_memory)
@@ -320,7 +320,7 @@ def test_out_of_memory_in_the_proof_of_a_precision_leaves_all_as_it_is(monkeypat
     assert run.model.recompute_every == 1
 
 
-def test_out_of_memory_in_the_proof_of_gradient_checkpointing_leaves_it_on(monkeypatch, caplog):
+def test_out_of_memory_in_the_recomputation_proof_leaves_it_on(monkeypatch, caplog):
     run = dynamic_run(gradient_checkpointing=True)
     monkeypatch.setattr(modes, "recomputation_differs", fail_for_memory)
     modes.prove_gradient_checkpointing_again(run.model, run.state, run.device)
@@ -330,10 +330,10 @@ def test_out_of_memory_in_the_proof_of_gradient_checkpointing_leaves_it_on(monke
     assert not run.state.modes.gradient_checkpointing_failed
 
 
-# What is remembered
+# What the run remembers
 
 
-def test_after_a_shrink_the_interval_passes_before_a_trial():
+def test_a_trial_waits_for_the_whole_interval_after_a_shrink():
     run = dynamic_run(MemoryLimit(4))
     run.state.progress.global_step = 7
     run.state.progress.position = 7
@@ -341,8 +341,8 @@ def test_after_a_shrink_the_interval_passes_before_a_trial():
     assert run.state.micro_batch.next_growth_step == 17
 
 
-def test_a_rewind_keeps_the_size_and_what_was_learnt_about_sizes():
-    """What waits for a step waits as long as before."""
+def test_a_rewind_keeps_the_size_and_the_knowledge_about_sizes():
+    """Waiting times are as long as before."""
     limit = MemoryLimit()
     run = dynamic_run(limit)
     for _ in range(20):
@@ -362,8 +362,8 @@ def test_a_rewind_keeps_the_size_and_what_was_learnt_about_sizes():
     assert micro_batch.next_growth_step == 9
 
 
-def test_a_recomputation_that_differs_is_no_lack_of_memory():
-    """The step is done again without gradient checkpointing, at the same size."""
+def test_a_recomputation_that_differs_is_not_taken_for_out_of_memory():
+    """The step runs again without gradient checkpointing, at the same size."""
     run = dynamic_run(gradient_checkpointing=True)
     layer = run.model.layers[0]
     real = layer.forward

@@ -1,4 +1,4 @@
-"""A run shows that it moves: on a terminal by a bar, elsewhere by a line every 30 seconds."""
+"""A run shows its progress: with a bar on a terminal, else with a line every 30 seconds."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ def clock(monkeypatch):
 
 
 def run_at(step: int) -> Run:
-    """Return a run as it is after a step."""
+    """Return a run that has done its first steps, up to `step`."""
     run = parts.run()
     progress = run.state.progress
     progress.global_step = step
@@ -28,8 +28,8 @@ def run_at(step: int) -> Run:
     return run
 
 
-def test_without_a_terminal_a_line_comes_after_30_seconds_without_one(clock, caplog):
-    """After 30 s from the start, and 30 s after the line that step 4 has anyway."""
+def test_a_line_comes_after_30_silent_seconds_without_a_terminal(clock, caplog):
+    """It comes 30 s after the start, and 30 s after the usual line of step 4."""
     caplog.set_level(logging.INFO)
     with ProgressBar(run_at(0)) as progress:
         for step in range(1, 9):
@@ -40,7 +40,7 @@ def test_without_a_terminal_a_line_comes_after_30_seconds_without_one(clock, cap
     assert LINE_S == 30
 
 
-def test_on_a_terminal_there_is_a_bar_and_no_such_line(clock, caplog, monkeypatch):
+def test_a_terminal_gets_a_bar_and_no_such_line(clock, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     at_start = run_at(0)

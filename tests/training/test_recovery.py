@@ -1,4 +1,4 @@
-"""Numerical trouble heals: a step is skipped, the precision lowered, the run rewound.
+"""A run recovers from numerical trouble: it skips a step, lowers the precision or rewinds.
 
 Where none of that helps, the run stops with a report.
 """
@@ -36,11 +36,11 @@ def clean(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def rewound(tmp_path_factory) -> Path:
-    """A run that three bad steps, at positions 10 to 12, sent back to step 8."""
+    """A run that was rewound to step 8 by three bad steps, at positions 10 to 12."""
     folder = new(tmp_path_factory.mktemp("rewound") / "run")
     spoil = poison({10, 11, 12})
     assert run(folder, spoil=spoil) == 0
-    # once, two micro-batches each; then they are left out
+    # each position was trained on once, in two micro-batches; after the rewind it is left out
     assert spoil.fired == [10, 10, 11, 11, 12, 12]
     return folder
 
@@ -57,18 +57,18 @@ def precisions(folder: Path) -> list[tuple[int, str, str]]:
 
 
 def high_losses(folder: Path) -> int:
-    """Return how many steps had a loss that is finite and far too high."""
+    """Return the number of steps whose loss was finite but far too high."""
     return sum("loss" in warning for warning in harness.events(folder, "warning"))
 
 
 def done(folder: Path) -> dict[str, Any]:
-    """Return what the event of the run's end counts."""
+    """Return the counts in the event of the run's end."""
     (end,) = harness.events(folder, "done")
     return {name: end[name] for name in ("global_step", "skips", "rewinds", "precision")}
 
 
 def whole_and_finite(path: Path) -> bool:
-    """Return whether a checkpoint is whole, and all its weights and moments are finite."""
+    """Return whether a checkpoint is whole and all its weights and moments are finite."""
     if not is_whole(path):
         return False
     content = torch.load(path, weights_only=True)
@@ -82,7 +82,7 @@ def whole_and_finite(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("positions", [{10}, {10, 11}])
-def test_a_bad_window_shorter_than_the_limit_is_healed_by_skips_alone(tmp_path, positions):
+def test_a_bad_window_shorter_than_the_limit_costs_only_skips(tmp_path, positions):
     folder = new(tmp_path / "run")
     spoil = poison(positions)
     assert run(folder, spoil=spoil) == 0
@@ -100,7 +100,7 @@ def test_a_bad_window_shorter_than_the_limit_is_healed_by_skips_alone(tmp_path, 
 
 
 def test_a_poisoned_window_costs_one_rewind(rewound):
-    """The window is left out, and `rewind_skip_steps` more."""
+    """The window is left out, plus `rewind_skip_steps`."""
     state = final(rewound)["state"]
     assert state["health"]["rewinds"] == 1
     assert state["progress"]["skipped_ranges"] == [(10, 15)]
@@ -116,13 +116,13 @@ def test_a_rewound_run_ends_near_the_clean_one(clean, rewound):
     assert rows[-1]["val_loss_full"] == pytest.approx(expected, rel=0.02)
 
 
-def test_the_log_says_where_a_rewind_goes_and_what_it_leaves_out(rewound):
+def test_the_log_says_where_a_rewind_goes_and_what_it_skips(rewound):
     assert "rewinding to step 8, data positions 10 to 14 are skipped" in harness.log_of(rewound)
 
 
 @pytest.mark.parametrize("at", [9, 11, 12, 20])
 def test_a_run_stopped_around_a_rewind_ends_in_the_same_bits(tmp_path, at):
-    """It makes the same skips and rewinds as a run that was not stopped."""
+    """Its skips and rewinds are those of a run that was not stopped."""
     bad = {5, 10, 11, 12}
     straight = new(tmp_path / "straight")
     stopped = new(tmp_path / "stopped")
@@ -132,15 +132,15 @@ def test_a_run_stopped_around_a_rewind_ends_in_the_same_bits(tmp_path, at):
     assert harness.same(trained(stopped), trained(straight))
 
 
-def test_before_the_first_checkpoint_it_rewinds_to_the_start(tmp_path):
+def test_a_run_without_a_checkpoint_rewinds_to_the_start(tmp_path):
     folder = new(tmp_path / "run")
     assert run(folder, spoil=poison({1, 2, 3})) == 0
     assert rewinds(folder) == [(0, [1, 6])]
     assert final(folder)["state"]["progress"]["position"] == STEPS + 5
 
 
-def test_poison_in_every_later_position_is_exit_4_and_harms_no_file(tmp_path, capsys):
-    """The error names what went wrong, what was tried, and the last good file."""
+def test_nan_at_every_later_position_is_exit_4_and_harms_no_file(tmp_path, capsys):
+    """The error names the trouble, what was tried, and the last good file."""
     folder = new(tmp_path / "run")
     spoil = poison(range(18, 10_000))
     assert run(folder, spoil=spoil) == 4
@@ -165,7 +165,7 @@ def test_a_second_rewind_without_progress_goes_one_file_further_back(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e12])
-def test_a_senseless_learning_rate_is_exit_4_in_a_bounded_number_of_steps(tmp_path, rate, capsys):
+def test_an_absurd_learning_rate_is_exit_4_after_a_limited_number_of_steps(tmp_path, rate, capsys):
     folder = new(tmp_path / "run", learning_rate=rate, min_learning_rate=rate, warmup_steps=0)
     assert run(folder) == 4
     assert "lower training.learning_rate" in capsys.readouterr().err
@@ -176,8 +176,10 @@ def test_a_senseless_learning_rate_is_exit_4_in_a_bounded_number_of_steps(tmp_pa
 
 @pytest.mark.parametrize("rate", [1e3, 1e12])
 @pytest.mark.parametrize("keep", [1, 5])
-def test_a_senseless_rate_on_resume_leaves_the_last_good_file(clean, tmp_path, rate, keep, capsys):
-    """The error names a file to go on from that the high rate has not ruined."""
+def test_an_absurd_learning_rate_on_resume_keeps_the_last_good_file(
+    clean, tmp_path, rate, keep, capsys
+):
+    """The error names a file to resume from that the high rate has not ruined."""
     folder = new(tmp_path / "run", max_checkpoints_to_keep=keep)
     assert run(folder, stop_at=22) == 143
     good = harness.checkpoints(folder)[20]
@@ -194,13 +196,13 @@ def test_a_senseless_rate_on_resume_leaves_the_last_good_file(clean, tmp_path, r
     assert harness.same(trained(folder), trained(clean))
 
 
-def test_a_signal_after_a_rewind_saves_where_the_run_stands(tmp_path):
-    """Although the process resumed from a later step than that."""
+def test_a_signal_after_a_rewind_saves_the_current_step(tmp_path):
+    """The process itself was resumed from a later step."""
     bad = {24, 25, 26}
     straight = new(tmp_path / "straight")
     stopped = new(tmp_path / "stopped")
     assert run(straight, spoil=poison(bad)) == 0
-    assert run(stopped, spoil=poison(bad), stop_at=25) == 143  # two bad steps long
+    assert run(stopped, spoil=poison(bad), stop_at=25) == 143  # stopped after two bad steps
     code = run(
         stopped,
         "--resume_from",
@@ -212,14 +214,14 @@ def test_a_signal_after_a_rewind_saves_where_the_run_stands(tmp_path):
     files = harness.checkpoints(stopped)
     newest = harness.load(files[max(files)])
     assert newest["state"]["health"]["rewinds"] == 1
-    assert newest["global_step"] == 25  # resumed at 26, back to 24
+    assert newest["global_step"] == 25  # resumed at 26, rewound to 24, one step done
     assert run(stopped, "--resume_from", "latest", spoil=poison(bad)) == 0
     assert harness.same(trained(stopped), trained(straight))
     steps = [row["step"] for row in harness.rows(stopped)]
     assert steps == sorted(set(steps))
 
 
-def test_a_run_with_other_runs_weights_rewinds_to_them_after_a_resume(clean, tmp_path):
+def test_a_run_begun_with_other_weights_rewinds_to_them_after_a_resume(clean, tmp_path):
     weights = harness.checkpoints(clean)[STEPS]
     bad = {1, 2, 3}
     straight = new(tmp_path / "straight")
@@ -232,11 +234,11 @@ def test_a_run_with_other_runs_weights_rewinds_to_them_after_a_resume(clean, tmp
     assert harness.same(trained(stopped), trained(straight))
 
 
-# What a rewind leaves as the best, and as due
+# What is the best and what is due after a rewind
 
 
 def run_with_files(folder: Path, evaluated: dict[int, float]) -> Run:
-    """Return a run of 5 steps with a checkpoint after each; it is evaluated at some of them.
+    """Return a run of 5 steps with a checkpoint after each, and evaluations at some of them.
 
     A rewind goes back to the file of step 4, the newest multiple of 2.
     """
@@ -267,7 +269,7 @@ def checkpoint_dir(tmp_path) -> Path:
     return folder
 
 
-def test_a_rewind_keeps_the_best_step_whose_file_is_there(checkpoint_dir):
+def test_a_rewind_keeps_the_best_step_if_its_file_exists(checkpoint_dir):
     run = run_with_files(checkpoint_dir, {1: 2.0, 4: 2.5})
     rewind(run)
     assert run.state.progress.global_step == 4
@@ -281,14 +283,14 @@ def test_a_rewind_forgets_a_best_step_that_came_later(checkpoint_dir):
     assert best(run) == (1, 2.0)
 
 
-def test_where_the_best_file_is_gone_a_rewinds_checkpoint_is_the_best(checkpoint_dir):
+def test_a_rewinds_checkpoint_becomes_best_if_the_best_file_is_gone(checkpoint_dir):
     run = run_with_files(checkpoint_dir, {1: 2.0, 4: 2.5})
     remove_file(run, 1)
     rewind(run)
     assert best(run) == (4, 2.5)
 
 
-def test_where_the_best_file_is_gone_weights_not_evaluated_are_not_best(checkpoint_dir):
+def test_weights_without_evaluation_never_replace_a_missing_best_file(checkpoint_dir):
     run = run_with_files(checkpoint_dir, {1: 2.0, 3: 2.5})
     remove_file(run, 1)
     rewind(run)
@@ -322,7 +324,7 @@ def test_no_checkpoint_is_due_after_a_rewind_to_the_start(checkpoint_dir):
 # Losses that are finite, but far too high
 
 
-def test_a_single_high_loss_is_said_and_nothing_else(tmp_path):
+def test_a_single_high_loss_costs_only_a_warning(tmp_path):
     folder = new(tmp_path / "run")
     assert run(folder, spoil=poison({10}, value=10.0)) == 0
     assert high_losses(folder) == 1
@@ -330,8 +332,8 @@ def test_a_single_high_loss_is_said_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("enabled", [False, True])
-def test_spikes_among_the_recent_losses_are_rewound_when_asked(tmp_path, enabled):
-    """They are losses that stand out of the recent ones, but are not far too high."""
+def test_spikes_above_the_recent_losses_are_rewound_if_enabled(tmp_path, enabled):
+    """A spike is far above the recent losses, but not far too high."""
     spike = {"enabled": enabled, "window": 8, "threshold": 6.0}
     folder = new(tmp_path / "run", safety={"spike": spike})
     assert run(folder, spoil=poison({20, 21, 22}, value=1.8)) == 0
@@ -352,12 +354,12 @@ MIXED = {"mixed_precision": True, "max_nan_before_fallback": 3, "safety": {"amp_
 
 
 def mixed(retry_steps: int) -> dict[str, Any]:
-    """Return the keys of MIXED, with a climb back after so many good steps."""
+    """Return MIXED with a climb back to higher precision after `retry_steps` good steps."""
     return MIXED | {"safety": {"amp_retry_steps": retry_steps}}
 
 
 class Overflow(torch.autograd.Function):
-    """The loss as it is, and a gradient multiplied by infinity."""
+    """Passes the loss on, but multiplies its gradient by infinity."""
 
     @staticmethod
     def forward(ctx, loss):
@@ -369,7 +371,7 @@ class Overflow(torch.autograd.Function):
 
 
 def two_storms(state, loss):
-    """Spoil every step in fp16 by its gradients, in bf16 by its loss."""
+    """Spoil the gradients of every step in fp16, and the loss of every step in bf16."""
     if state.modes.precision == "fp16":
         return Overflow.apply(loss)
     if state.modes.precision == "bf16":
@@ -379,16 +381,16 @@ def two_storms(state, loss):
 
 @pytest.fixture(scope="module")
 def stormy(tmp_path_factory) -> Path:
-    """A run through both storms."""
+    """A run that has gone through both storms."""
     folder = new(tmp_path_factory.mktemp("stormy") / "run", precision_dtype="fp16", **MIXED)
     assert run(folder, spoil=two_storms) == 0
     return folder
 
 
 def test_an_overflow_storm_falls_from_fp16_to_bf16_to_fp32(stormy):
-    """Each fall comes at its step.
+    """Each fall comes at the expected step.
 
-    16 halvings from 65536 to the floor of 1 are not counted; the next one at the floor falls back.
+    16 halvings of the scale, from 65536 to the floor of 1, do not count; the next bad step does.
     """
     assert precisions(stormy) == [(17, "fp16", "bf16"), (20, "bf16", "fp32")]
     assert done(stormy) == {"global_step": STEPS, "skips": 20, "rewinds": 0, "precision": "fp32"}
@@ -403,21 +405,21 @@ def test_each_rung_warns_once_of_steps_in_a_row_with_the_numbers(stormy):
     assert all("logits" in line for line in lines)
 
 
-def test_the_log_says_from_which_step_on_a_precision_is_lowered(stormy):
+def test_the_log_says_from_which_step_the_precision_is_lower(stormy):
     log = harness.log_of(stormy)
     assert "precision falls back from fp16 to bf16, starting with step 18" in log
     assert "precision falls back from bf16 to fp32, starting with step 21" in log
 
 
 @pytest.mark.parametrize("at", [5, 17, 19, 25])
-def test_a_storm_resumed_in_its_middle_gives_the_same_bits(stormy, tmp_path, at):
+def test_a_storm_that_is_stopped_and_resumed_gives_the_same_bits(stormy, tmp_path, at):
     stopped = new(tmp_path / "stopped", precision_dtype="fp16", **MIXED)
     assert run(stopped, spoil=two_storms, stop_at=at) == 143
     assert run(stopped, "--resume_from", "latest", spoil=two_storms) == 0
     assert harness.same(trained(stopped), trained(stormy))
 
 
-def test_after_enough_good_steps_the_precision_climbs_back_once(tmp_path):
+def test_the_precision_climbs_back_once_after_enough_good_steps(tmp_path):
     folder = new(tmp_path / "run", precision_dtype="bf16", **mixed(retry_steps=6))
 
     def spoil(state, loss):
@@ -452,7 +454,7 @@ def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, 
     assert harness.same(trained(stopped), trained(straight))
 
 
-def test_a_user_who_switches_mixed_precision_off_gets_it_off(tmp_path):
+def test_mixed_precision_switched_off_on_resume_stays_off(tmp_path):
     folder = new(tmp_path / "run", precision_dtype="bf16", **mixed(retry_steps=3))
 
     def spoil(state, loss):
@@ -466,14 +468,14 @@ def test_a_user_who_switches_mixed_precision_off_gets_it_off(tmp_path):
     assert final(folder)["state"]["modes"]["precision"] == "fp32"
 
 
-def test_a_text_of_one_character_has_no_loss_to_compare_and_no_defect(tmp_path):
+def test_a_text_of_one_character_is_trained_without_false_alarm(tmp_path):
     folder = new(tmp_path / "run", precision_dtype="bf16", **MIXED)
     (folder / "text.txt").write_text("a" * 6000)
     assert run(folder) == 0
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_nan_in_a_lower_precision_for_ever_ends_in_fp32_and_then_exit_4(tmp_path, precision):
+def test_endless_nan_in_lower_precision_ends_in_fp32_and_then_exit_4(tmp_path, precision):
     keys = harness.merged(MIXED, {"safety": {"max_rewinds": 1}})
     folder = new(tmp_path / "run", precision_dtype=precision, **keys)
     assert run(folder, spoil=poison(range(10, 10_000))) == 4
@@ -482,8 +484,8 @@ def test_nan_in_a_lower_precision_for_ever_ends_in_fp32_and_then_exit_4(tmp_path
     assert all(is_whole(path) for path in harness.checkpoints(folder).values())
 
 
-def test_mixed_precision_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    """At the start, by its proof on the first micro-batch."""
+def test_mixed_precision_that_computes_a_different_result_is_refused(tmp_path, monkeypatch):
+    """The proof on the first micro-batch refuses it at the start."""
     folder = new(tmp_path / "run", precision_dtype="bf16", **MIXED)
     real = gpt.Block.forward
 
@@ -502,7 +504,7 @@ def test_mixed_precision_that_computes_something_else_is_refused(tmp_path, monke
 
 
 class Weighted(nn.Module):
-    """A model whose gradient is the same 8 million numbers in every precision."""
+    """A model with the same gradient of 8 million numbers in every precision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -531,9 +533,9 @@ TIMES = {"once": 1, "K times": 3, "for ever": 10_000}
 
 
 def inject(kind: str, times: int) -> tuple[dict[str, Callable], list[tuple[int, int]]]:
-    """Return what makes a run see NaN, and the list of what it has seen.
+    """Return the arguments that inject NaN into a run, and the list of injections so far.
 
-    kind: where NaN is: in the loss, in one micro-batch, in one gradient or in one weight.
+    kind: where the NaN is: in the loss, in one micro-batch, in one gradient or in one weight.
     """
     fired: list[tuple[int, int]] = []
     micro_batches: list[int] = []
@@ -575,9 +577,7 @@ def inject(kind: str, times: int) -> tuple[dict[str, Callable], list[tuple[int, 
 @pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("kind", ["loss", "micro-batch", "gradient", "weight"])
-def test_nan_of_every_kind_in_every_precision_goes_down_the_ladder(
-    tmp_path, kind, precision, times
-):
+def test_nan_of_every_kind_is_noticed_in_every_precision(tmp_path, kind, precision, times):
     is_mixed = precision != "fp32"
     keys = {"precision_dtype": precision, **MIXED} if is_mixed else {"precision_dtype": "auto"}
     folder = new(tmp_path / "run", **keys)
@@ -588,7 +588,7 @@ def test_nan_of_every_kind_in_every_precision_goes_down_the_ladder(
     for path in (folder / "checkpoints").glob("*.pt*"):
         assert whole_and_finite(path)
     lowered = [new for _, _, new in precisions(folder)]
-    # an fp16 run whose scale has room to fall calibrates: no step is bad so far
+    # an fp16 run whose scale can still fall is calibrating: no step counts as bad yet
     calibrates = precision == "fp16" and kind == "gradient"
     if times == "once" and kind != "weight":
         assert done(folder) == {
@@ -606,8 +606,8 @@ def test_nan_of_every_kind_in_every_precision_goes_down_the_ladder(
         assert ("fp32" in lowered) is is_mixed
 
 
-def test_without_the_check_the_ladder_is_not_taken(tmp_path, monkeypatch):
-    """NaN goes into the weights, and only the next save finds it."""
+def test_nan_is_not_noticed_without_the_check(tmp_path, monkeypatch):
+    """Without it NaN enters the weights, and only the next save notices."""
 
     class Blind(SafeGradScaler):
         def read(self, *more):
@@ -625,5 +625,5 @@ def test_without_the_check_the_ladder_is_not_taken(tmp_path, monkeypatch):
     assert "model_state_dict.token_embedding.weight" in harness.warnings(folder)
 
 
-def test_ranges_that_touch_become_one():
+def test_adjacent_ranges_become_one():
     assert merge_ranges([(10, 15), (3, 4), (15, 20), (12, 13)]) == [(3, 4), (10, 20)]

@@ -1,4 +1,4 @@
-"""Saving a run: a failed save leaves no mark behind, the best step is one that has a file."""
+"""Saving a run: a failed save leaves no mark, and the best step always has a file."""
 
 import math
 import shutil
@@ -26,7 +26,7 @@ def always() -> bool:
 
 
 def run_in(folder: Path, **training: object) -> Run:
-    """Return a run that saves into `folder`/checkpoints, which is there."""
+    """Return a run that saves into `folder`/checkpoints, which exists."""
     keys = {"max_steps": 1000, "save_checkpoint_steps": None} | training
     run = parts.run(training=keys, paths={"checkpoints": str(folder / "checkpoints")})
     run.checkpoint_dir.mkdir()
@@ -39,7 +39,7 @@ def train(run: Run, steps: int = 1) -> None:
 
 
 def evaluated(run: Run, val_loss: float) -> None:
-    """Mark the present step as evaluated."""
+    """Mark the current step as evaluated."""
     run.state.marks.val_loss = val_loss
     run.state.marks.last_eval_step = run.state.progress.global_step
 
@@ -51,7 +51,7 @@ def ruin(run: Run) -> None:
 
 
 def take_folder_away(run: Run) -> None:
-    """Let every save fail from now on."""
+    """Make every save fail from now on."""
     shutil.rmtree(run.checkpoint_dir)
 
 
@@ -66,7 +66,7 @@ def stored_state(run: Run, step: int) -> dict:
 # A save that succeeds
 
 
-def test_a_save_is_marked_in_the_run_and_in_its_file(tmp_path):
+def test_a_save_is_recorded_in_the_run_and_in_its_file(tmp_path):
     run = run_in(tmp_path)
     train(run, 2)
     assert Saver(run, never).save()
@@ -75,7 +75,7 @@ def test_a_save_is_marked_in_the_run_and_in_its_file(tmp_path):
     assert stored_state(run, 2) == run.state.model_dump()
 
 
-def test_the_best_step_becomes_best_with_its_file(tmp_path):
+def test_a_step_becomes_the_best_when_its_file_is_written(tmp_path):
     run = run_in(tmp_path)
     train(run, 2)
     evaluated(run, 2.5)
@@ -87,7 +87,7 @@ def test_the_best_step_becomes_best_with_its_file(tmp_path):
     assert (stored["best_step"], stored["best_val_loss"]) == (2, 2.5)
 
 
-def test_a_step_that_is_not_the_best_leaves_the_best_as_it_is(tmp_path):
+def test_a_save_that_is_not_the_best_does_not_change_the_best(tmp_path):
     run = run_in(tmp_path)
     saver = Saver(run, never)
     train(run)
@@ -113,7 +113,7 @@ def test_the_best_file_stays_when_older_ones_are_removed(tmp_path):
     assert saved_steps(run) == [1, 3]
 
 
-def test_the_files_that_a_rewind_goes_back_to_stay_as_well(tmp_path):
+def test_the_files_for_a_rewind_stay_as_well(tmp_path):
     run = run_in(tmp_path, max_checkpoints_to_keep=1, save_checkpoint_steps=2)
     saver = Saver(run, never)
     for _ in range(7):
@@ -122,8 +122,8 @@ def test_the_files_that_a_rewind_goes_back_to_stay_as_well(tmp_path):
     assert saved_steps(run) == [4, 6, 7]
 
 
-def test_the_file_that_the_process_began_with_is_replaced(tmp_path):
-    """What was evaluated late, after a resume, is added to it."""
+def test_a_late_save_replaces_the_file_that_the_run_resumed_from(tmp_path):
+    """The new file adds the evaluation that came late, after a resume."""
     run = run_in(tmp_path)
     train(run, 2)
     assert Saver(run, never).save()
@@ -133,7 +133,7 @@ def test_the_file_that_the_process_began_with_is_replaced(tmp_path):
     assert (marks["val_loss"], marks["best_step"]) == (2.5, 2)
 
 
-def test_what_a_rewind_left_behind_is_set_aside_by_the_next_save(tmp_path):
+def test_the_first_save_after_a_rewind_sets_newer_files_aside(tmp_path):
     run = run_in(tmp_path)
     train(run)
     left_behind = run.checkpoint_dir / f"{parts.RUN_ID}_step_9.pt"
@@ -146,7 +146,7 @@ def test_what_a_rewind_left_behind_is_set_aside_by_the_next_save(tmp_path):
 
 
 def test_a_step_triggered_save_proves_gradient_checkpointing_first(tmp_path):
-    """So that the file tells what the proof has found; other saves do not prove."""
+    """The file then has the result of the proof; other saves make no proof."""
     run = run_in(tmp_path, gradient_checkpointing=True, save_checkpoint_steps=2)
     saver = Saver(run, never)
     train(run)
@@ -160,7 +160,7 @@ def test_a_step_triggered_save_proves_gradient_checkpointing_first(tmp_path):
 # A save that fails
 
 
-def test_a_failed_save_leaves_no_mark_behind(tmp_path):
+def test_a_failed_save_leaves_no_mark(tmp_path):
     run = run_in(tmp_path)
     train(run, 2)
     evaluated(run, 2.5)
@@ -201,7 +201,7 @@ def test_the_third_failed_save_in_a_row_ends_the_run(tmp_path):
         saver.save()
 
 
-def test_a_save_that_is_the_last_chance_may_not_fail(tmp_path):
+def test_a_failed_save_without_a_second_chance_ends_the_run(tmp_path):
     run = run_in(tmp_path)
     train(run)
     take_folder_away(run)
@@ -209,7 +209,7 @@ def test_a_save_that_is_the_last_chance_may_not_fail(tmp_path):
         Saver(run, never).save(last_chance=True)
 
 
-def test_the_save_at_the_end_of_a_run_may_not_fail(tmp_path):
+def test_a_failed_save_at_the_end_of_a_run_is_an_error(tmp_path):
     run = run_in(tmp_path, max_steps=2)
     train(run, 2)
     take_folder_away(run)
@@ -217,8 +217,8 @@ def test_the_save_at_the_end_of_a_run_may_not_fail(tmp_path):
         Saver(run, never).save()
 
 
-def test_a_failed_save_that_ends_the_run_leaves_no_mark_behind(tmp_path):
-    """Else the log's last lines name a best step that has no file."""
+def test_a_failed_save_that_ends_the_run_leaves_no_mark(tmp_path):
+    """Otherwise the last lines of the log would name a best step without a file."""
     run = run_in(tmp_path)
     train(run, 2)
     evaluated(run, 2.5)
@@ -232,7 +232,7 @@ def test_a_failed_save_that_ends_the_run_leaves_no_mark_behind(tmp_path):
 # A state that is not finite
 
 
-def test_a_state_that_is_not_finite_is_rewound_instead_of_saved(tmp_path):
+def test_a_non_finite_state_is_rewound_instead_of_saved(tmp_path):
     run = run_in(tmp_path, save_checkpoint_steps=1)
     saver = Saver(run, never)
     train(run)
@@ -248,8 +248,8 @@ def test_a_state_that_is_not_finite_is_rewound_instead_of_saved(tmp_path):
     assert run.model.norm.weight.isfinite().all()
 
 
-def test_on_a_signal_a_state_that_is_not_finite_is_left_as_it_is(tmp_path):
-    """The run resumes from an older checkpoint then."""
+def test_a_signal_leaves_a_non_finite_state_unsaved(tmp_path):
+    """Then the run resumes from an older checkpoint."""
     run = run_in(tmp_path)
     train(run)
     evaluated(run, 2.5)
@@ -260,7 +260,7 @@ def test_on_a_signal_a_state_that_is_not_finite_is_left_as_it_is(tmp_path):
     assert run.state == before
 
 
-def test_where_no_rewind_is_left_a_state_that_is_not_finite_ends_the_run(tmp_path):
+def test_a_non_finite_state_ends_the_run_when_no_rewind_is_left(tmp_path):
     run = run_in(tmp_path)
     run.state.health.rewinds = 3
     train(run)
@@ -270,7 +270,7 @@ def test_where_no_rewind_is_left_a_state_that_is_not_finite_ends_the_run(tmp_pat
     assert run.state.marks.last_save_step == 0
 
 
-def test_a_rewind_sets_nothing_aside_until_something_is_saved(tmp_path):
+def test_a_rewind_sets_no_file_aside_before_the_next_save(tmp_path):
     run = run_in(tmp_path, save_checkpoint_steps=2)
     saver = Saver(run, never)
     train(run, 2)
@@ -289,15 +289,15 @@ def test_a_rewind_sets_nothing_aside_until_something_is_saved(tmp_path):
 # Before leaving
 
 
-def test_nothing_is_saved_before_leaving_when_no_step_was_made(tmp_path):
-    """Not even weights of another run, which no seed brings back: their file is still there."""
+def test_leaving_before_the_first_step_saves_nothing(tmp_path):
+    """Not even weights of another run, which no seed could restore: their file still exists."""
     run = run_in(tmp_path)
     run.state.marks.last_save_step = -1
     Saver(run, always).save_before_leaving()
     assert saved_steps(run) == []
 
 
-def test_the_step_in_hand_is_saved_before_leaving(tmp_path):
+def test_leaving_saves_the_current_step(tmp_path):
     run = run_in(tmp_path)
     train(run)
     Saver(run, always).save_before_leaving()
@@ -305,7 +305,7 @@ def test_the_step_in_hand_is_saved_before_leaving(tmp_path):
     assert run.state.marks.last_save_step == 1
 
 
-def test_a_step_that_has_its_file_is_not_saved_again_before_leaving(tmp_path):
+def test_leaving_does_not_save_a_saved_step_again(tmp_path):
     run = run_in(tmp_path)
     train(run)
     saver = Saver(run, always)
@@ -316,7 +316,7 @@ def test_a_step_that_has_its_file_is_not_saved_again_before_leaving(tmp_path):
     assert saved_steps(run) == []
 
 
-def test_the_save_before_leaving_may_not_fail(tmp_path):
+def test_a_failed_save_before_leaving_is_an_error(tmp_path):
     run = run_in(tmp_path)
     train(run)
     take_folder_away(run)
@@ -324,7 +324,7 @@ def test_the_save_before_leaving_may_not_fail(tmp_path):
         Saver(run, always).save_before_leaving()
 
 
-def test_out_of_memory_saves_the_step_before_it_if_the_weights_are_whole(tmp_path):
+def test_out_of_memory_saves_the_last_step_if_the_weights_are_whole(tmp_path):
     run = run_in(tmp_path)
     train(run)
     saver = Saver(run, never)
@@ -340,8 +340,8 @@ def test_out_of_memory_before_the_first_step_saves_nothing(tmp_path):
     assert saved_steps(run) == []
 
 
-def test_a_save_that_fails_after_out_of_memory_is_said_and_not_raised(tmp_path, caplog):
-    """The lack of memory is what ended the run."""
+def test_a_failed_save_after_out_of_memory_is_logged_but_not_raised(tmp_path, caplog):
+    """Out of memory is the error that ended the run."""
     run = run_in(tmp_path)
     train(run)
     take_folder_away(run)

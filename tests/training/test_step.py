@@ -1,4 +1,4 @@
-"""One optimizer step: one gradient however it is cut, nothing non-finite in the weights."""
+"""One optimizer step: the same gradient however it is split, and no non-finite weights."""
 
 import math
 
@@ -14,7 +14,7 @@ from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
 from chatgot.training.step import compute_gradients, judge_step, update_weights
 
-# fp32: micro-batches are added up in another order
+# fp32: micro-batches change the order of the sums
 ROUNDING = 1e-6
 
 
@@ -35,7 +35,7 @@ def updated_state(run: Run) -> dict:
 
 
 def poison(run: Run, value: float, name: str = "layers.0.mlp.up.weight") -> list[str]:
-    """Put `value` into one gradient as backward makes it; return a list that tells it happened."""
+    """Put `value` into one gradient during backward; return a list of the times it happened."""
     fired = []
 
     def hook(gradient: torch.Tensor) -> torch.Tensor:
@@ -48,11 +48,11 @@ def poison(run: Run, value: float, name: str = "layers.0.mlp.up.weight") -> list
     return fired
 
 
-# The same step, however it is cut
+# The same step, however it is split
 
 
 def reference() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return loss and gradient of 8 sequences as one batch, without the code under test."""
+    """Return loss and gradient of 8 sequences in one batch, without the code under test."""
     run = parts.run()
     x, y = run.train_windows.batch(run.train_windows.starts(0, 8))
     logits, _ = run.model(x, y)
@@ -62,7 +62,7 @@ def reference() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def assert_equals_reference(run: Run, loss: torch.Tensor) -> None:
-    """Hold a step's loss and gradient against the reference."""
+    """Compare a step's loss and gradient with the reference."""
     expected_loss, expected = reference()
     assert (flat_gradient(run) - expected).norm() <= ROUNDING * expected.norm()
     assert abs(loss - expected_loss) <= ROUNDING * expected_loss
@@ -93,8 +93,8 @@ def test_a_size_that_does_not_divide_the_step_gives_the_same_gradient(micro_batc
     assert_equals_reference(run, loss)
 
 
-def test_a_step_trains_on_its_position_not_on_its_number():
-    """After a rewind the two differ."""
+def test_a_step_trains_on_its_position_not_its_number():
+    """The two differ after a rewind."""
     run = parts.run()
     same_position = parts.run()
     at_the_start = parts.run()
@@ -107,7 +107,7 @@ def test_a_step_trains_on_its_position_not_on_its_number():
     assert not torch.equal(loss, compute_gradients(at_the_start))
 
 
-def test_a_step_counts_step_position_and_tokens_by_one_group():
+def test_a_step_advances_step_position_and_tokens_by_one_group():
     run = parts.run()
     progress = run.state.progress
     progress.global_step = 3
@@ -121,15 +121,15 @@ def test_a_step_counts_step_position_and_tokens_by_one_group():
     assert progress.grad_norm > 0
 
 
-def test_the_loss_of_a_step_is_that_of_all_its_tokens():
-    """Not that of the last micro-batch."""
+def test_the_loss_of_a_step_is_the_mean_over_all_its_tokens():
+    """It is not the loss of the last micro-batch."""
     run = parts.run(training={"batch_size": 1, "accumulate_grad_batches": 8})
     losses = []
     run.model.register_forward_hook(lambda module, args, out: losses.append(out[1].item()))
     step(run)
     assert len(losses) == 8
     assert run.state.progress.train_loss == pytest.approx(np.mean(losses), rel=1e-6)
-    # far above the rounding: the two can be told from each other
+    # far above the rounding: the two losses really differ
     assert abs(run.state.progress.train_loss - losses[-1]) > 1e-4
 
 
@@ -154,7 +154,7 @@ def test_gradients_are_clipped_and_the_norm_before_clipping_is_reported(grad_cli
         assert step(run)
     plain_gradient, clipped_gradient = gradients
     norm = plain_gradient.norm().item()
-    assert norm > 0.5  # else nothing would be clipped here
+    assert norm > 0.5  # otherwise nothing would be clipped
     # torch adds 1e-6 to the norm
     assert clipped_gradient.norm().item() == pytest.approx(grad_clip, rel=1e-4)
     direction = plain_gradient / norm
@@ -163,7 +163,7 @@ def test_gradients_are_clipped_and_the_norm_before_clipping_is_reported(grad_cli
     assert plain.state.progress.grad_norm == pytest.approx(norm, rel=1e-5)
 
 
-def test_a_gradient_below_the_limit_is_left_bit_for_bit():
+def test_a_gradient_below_the_limit_is_not_changed_by_any_bit():
     unlimited = parts.run(training={"grad_clip": None})
     limited = parts.run(training={"grad_clip": 1e9})
     assert step(unlimited)
@@ -171,13 +171,13 @@ def test_a_gradient_below_the_limit_is_left_bit_for_bit():
     assert parts.same(unlimited.model.state_dict(), limited.model.state_dict())
 
 
-# What is not finite never gets in
+# Non-finite values never enter the weights
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3e38])
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_a_bad_gradient_changes_no_weight_and_no_moment_and_counts(value, steps_before, caplog):
-    """3e38 is finite; its norm is not."""
+def test_a_bad_gradient_changes_no_weight_or_moment_and_is_counted(value, steps_before, caplog):
+    """3e38 is finite, but its norm is not."""
     run = parts.run()
     for _ in range(steps_before):
         assert step(run)
@@ -198,7 +198,7 @@ def test_a_bad_gradient_changes_no_weight_and_no_moment_and_counts(value, steps_
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_a_bad_loss_with_finite_gradients_changes_nothing_and_counts(value):
+def test_a_bad_loss_with_finite_gradients_changes_nothing_and_is_counted(value):
     run = parts.run()
     assert step(run)
     before = updated_state(run)
@@ -223,7 +223,7 @@ def test_one_bad_micro_batch_out_of_eight_is_noticed():
     assert parts.same(updated_state(run), before)
 
 
-def test_bad_steps_are_counted_in_a_row_and_a_good_one_starts_again():
+def test_bad_steps_in_a_row_are_counted_until_a_good_one():
     run = parts.run()
     bad_loss = torch.tensor(math.nan)
     for expected in (1, 2):
@@ -237,7 +237,7 @@ def test_bad_steps_are_counted_in_a_row_and_a_good_one_starts_again():
     assert (run.scaler.nan_counter, run.state.progress.skipped_steps) == (1, 3)
 
 
-def test_a_run_that_skips_a_group_equals_one_that_was_never_given_it():
+def test_a_run_that_skips_a_group_equals_one_that_never_had_it():
     skipping = parts.run()
     jumping = parts.run()
     compute_gradients(skipping)
@@ -248,10 +248,10 @@ def test_a_run_that_skips_a_group_equals_one_that_was_never_given_it():
     assert parts.same(updated_state(skipping), updated_state(jumping))
 
 
-# Mixed precision, on shapes that a CPU without fast half precision bears
+# Mixed precision, on shapes small enough for a CPU without fast half precision
 
 
-def test_fp16_with_loss_scaling_does_a_real_step_close_to_fp32():
+def test_a_step_in_fp16_with_loss_scaling_is_close_to_fp32():
     half = parts.run(precision="fp16")
     full = parts.run()
     half.scaler = SafeGradScaler("cpu", init_scale=64.0)
@@ -264,7 +264,7 @@ def test_fp16_with_loss_scaling_does_a_real_step_close_to_fp32():
         assert step(run)
         assert not parts.same(updated_state(run)["model"], before["model"])
     half_gradient, full_gradient = gradients
-    # fp16 has 11 bits; a gradient that was not unscaled fails
+    # fp16 has 11 bits; a gradient that is still scaled fails
     assert (half_gradient - full_gradient).norm() < 0.02 * full_gradient.norm()
     half_progress = half.state.progress
     full_progress = full.state.progress
@@ -273,7 +273,7 @@ def test_fp16_with_loss_scaling_does_a_real_step_close_to_fp32():
     assert half.scaler.nan_counter == 0
 
 
-def test_an_fp16_overflow_lowers_the_scale_and_is_not_counted_as_bad():
+def test_an_fp16_overflow_lowers_the_scale_but_does_not_count_as_bad():
     run = parts.run(precision="fp16")
     assert run.scaler.get_scale() == 65536
     before = updated_state(run)
@@ -285,7 +285,7 @@ def test_an_fp16_overflow_lowers_the_scale_and_is_not_counted_as_bad():
     assert parts.same(updated_state(run), before)
 
 
-def test_at_the_floor_of_the_scale_an_overflow_counts():
+def test_an_overflow_counts_as_bad_at_the_floor_of_the_scale():
     run = parts.run(precision="fp16")
     run.scaler = SafeGradScaler("cpu", init_scale=1.0)
     fired = poison(run, math.inf)
@@ -294,14 +294,14 @@ def test_at_the_floor_of_the_scale_an_overflow_counts():
     assert run.scaler.nan_counter == 1
 
 
-def test_a_bad_loss_in_fp16_counts_at_any_scale():
+def test_a_bad_loss_in_fp16_counts_as_bad_at_any_scale():
     run = parts.run(precision="fp16")
     compute_gradients(run)
     assert not update_weights(run, torch.tensor(math.nan))
     assert run.scaler.nan_counter == 1
 
 
-def test_fp16_norms_that_overflow_are_not_skipped_for_ever_uncounted():
+def test_fp16_steps_with_an_overflowing_norm_are_counted_in_the_end():
     """The gradients themselves are finite."""
     run = parts.run(precision="fp16")
     run.scaler = SafeGradScaler("cpu", init_scale=4.0)
@@ -316,8 +316,8 @@ def test_fp16_norms_that_overflow_are_not_skipped_for_ever_uncounted():
 @pytest.mark.parametrize(
     ("loss", "words"), [(100.0, "loss 100 is far too high"), (4.0, "loss 4 is a spike")]
 )
-def test_warning_of_a_bad_loss_tells_a_spike_from_one_far_too_high(loss, words, caplog):
-    """4 is less than 3 ln V, but far above the recent losses."""
+def test_a_warning_distinguishes_a_spike_from_a_loss_far_too_high(loss, words, caplog):
+    """A loss of 4 is below 3 ln V, but far above the recent losses."""
     run = parts.run(training={"safety": {"spike": {"enabled": True, "window": 8}}})
     for _ in range(8):
         judge_step(run, 2.0, 1.0, healthy=True)
@@ -329,7 +329,7 @@ def test_warning_of_a_bad_loss_tells_a_spike_from_one_far_too_high(loss, words, 
 
 
 def test_bf16_runs_the_linears_in_bf16_and_keeps_all_else_in_fp32():
-    """All else: weights, gradients, moments and loss."""
+    """All else means weights, gradients, moments and loss."""
     run = parts.run(precision="bf16")
     dtypes = set()
     gradient_dtypes = set()
@@ -350,7 +350,7 @@ def test_bf16_runs_the_linears_in_bf16_and_keeps_all_else_in_fp32():
     assert set(moments) == {torch.float32}
 
 
-def test_bf16_is_close_to_fp32_and_adds_micro_batches_up_in_fp32():
+def test_bf16_is_close_to_fp32_and_sums_micro_batches_in_fp32():
     run = parts.run(precision="bf16", training={"batch_size": 1, "accumulate_grad_batches": 8})
     loss = compute_gradients(run)
     expected_loss, expected = reference()
@@ -360,7 +360,7 @@ def test_bf16_is_close_to_fp32_and_adds_micro_batches_up_in_fp32():
     assert not torch.equal(gradient, gradient.bfloat16().double())
 
 
-def test_fp32_means_no_autocast():
+def test_fp32_uses_no_autocast():
     with autocast(parts.CPU, "fp32"):
         assert not torch.is_autocast_enabled("cpu")
     for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
@@ -389,7 +389,7 @@ def test_a_step_with_dropout_does_not_depend_on_earlier_generators():
 
 
 def masks(run: Run) -> list[torch.Tensor]:
-    """Return each micro-batch's first dropout mask, by where the first block's input is zero."""
+    """Return the first dropout mask of each micro-batch: the zeros in the first block's input."""
     dropped = []
     hook = run.model.layers[0].register_forward_pre_hook(
         lambda module, args: dropped.append(args[0] == 0)
@@ -399,7 +399,7 @@ def masks(run: Run) -> list[torch.Tensor]:
     return dropped
 
 
-def test_each_micro_batch_position_and_seed_has_masks_of_its_own():
+def test_each_micro_batch_position_and_seed_has_its_own_masks():
     base = masks(dropout_run())
     assert len(base) == 2
     later = dropout_run()
@@ -411,8 +411,8 @@ def test_each_micro_batch_position_and_seed_has_masks_of_its_own():
     assert all(map(torch.equal, base, masks(dropout_run())))
 
 
-def test_masks_depend_on_a_micro_batchs_first_sequence_alone():
-    """Not on how the others were cut."""
+def test_masks_depend_only_on_the_first_sequence_of_a_micro_batch():
+    """They do not depend on the split of the other sequences."""
     one_batch = {"batch_size": 8, "accumulate_grad_batches": 1}
     a = dropout_run()
     b = dropout_run(training=one_batch)
@@ -421,11 +421,11 @@ def test_masks_depend_on_a_micro_batchs_first_sequence_alone():
     assert all(map(torch.equal, masks(a), masks(b)))
     uneven = dropout_run(training=one_batch)
     uneven.state.micro_batch.size = 6
-    # both begin at sequence 6 and have two sequences
+    # both micro-batches begin at sequence 6 and have two sequences
     assert torch.equal(masks(uneven)[1], masks(a)[3])
 
 
-def test_seeding_is_a_pure_function_of_the_key_and_of_its_order():
+def test_seeding_is_a_pure_function_of_the_key_and_its_order():
     largest = (2**63 - 1, 10**9, 4096)
     draws = {}
     for key in [(5, 0, 0), (5, 0, 1), (5, 1, 0), (6, 0, 0), (0, 5, 0), (5, 0), largest]:
@@ -434,11 +434,11 @@ def test_seeding_is_a_pure_function_of_the_key_and_of_its_order():
         seed_generators(parts.CPU, *key)
         assert torch.equal(draw, torch.rand(8))
         draws[key] = tuple(draw.tolist())
-    # numpy: trailing zeros of a key may not count
+    # in numpy, trailing zeros of a key may not count
     assert len(set(draws.values())) >= len(draws) - 1
 
 
-def test_two_runs_of_ten_steps_are_bit_equal():
+def test_two_runs_of_ten_steps_are_equal_bit_for_bit():
     finals = []
     for _ in range(2):
         run = dropout_run()

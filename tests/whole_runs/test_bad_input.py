@@ -1,4 +1,4 @@
-"""Bad input as a user gives it: the right exit code, one or two clear lines, no file changed."""
+"""Bad input from a user gives the right exit code and one or two clear lines; no file changes."""
 
 import hashlib
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Return the files below `folder`, but for caches: the hash of each one's bytes by its name."""
+    """Return the hash of each file below `folder` by its name, without caches."""
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and "cache" not in path.parts:
@@ -28,7 +28,7 @@ def trained(tmp_path):
 
 
 def refuse(folder: Path, code: int, words: list[str], *arguments: str) -> str:
-    """Run the script as a user, see it refused with exit code `code`, and return what it said."""
+    """Run the script as a user; assert exit code `code` and these words; return the message."""
     before = tree(folder)
     done = harness.run_script(folder, *arguments)
     assert done.returncode == code, done.stderr
@@ -66,7 +66,7 @@ def test_a_bad_config_or_text_is_exit_2(tmp_path, arguments, words):
 
 
 def test_a_text_too_short_for_one_batch_is_exit_2_with_both_lengths(tmp_path):
-    """Its own and the one that is needed, which is exact."""
+    """The message has the text's length and the exact length that is needed."""
     harness.write_config(tmp_path)
     short = tmp_path / "short.txt"
     short.write_text(harness.make_text(99), encoding="utf-8")
@@ -94,18 +94,18 @@ def test_a_foreign_file_is_exit_3(trained, option):
     refuse(trained, 3, ["notes.pt"], "--config", "tiny.yaml", option, "notes.pt")
 
 
-def test_a_missing_checkpoint_is_exit_3_and_names_one_that_is_there(trained):
+def test_a_missing_checkpoint_is_exit_3_and_an_existing_one_is_named(trained):
     name = harness.checkpoints(trained)[4].name
     arguments = ["--config", "tiny.yaml", "--resume_from", "checkpoints/no_such.pt"]
     refuse(trained, 3, ["no_such.pt", name], *arguments)
 
 
 @pytest.mark.parametrize("option", ["--resume_from", "--init_from"])
-def test_an_empty_path_is_exit_3_and_no_fresh_start(trained, option):
+def test_an_empty_path_is_exit_3_and_starts_no_new_run(trained, option):
     refuse(trained, 3, ["."], "--config", "tiny.yaml", option, "")
 
 
-def test_a_file_that_cannot_be_read_is_exit_3(trained):
+def test_an_unreadable_checkpoint_is_exit_3(trained):
     resume = ["--config", "tiny.yaml", "--resume_from"]
     refuse(trained, 3, ["/proc/self/mem"], *resume, "/proc/self/mem")
     if Path("/sys/class/net/lo/speed").exists():
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_read_is_exit_3(trained):
 
 
 @pytest.mark.parametrize(("stdout", "code"), [("| true", 0), (">/dev/full", 5), (">&-", 0)])
-def test_a_dry_run_that_nobody_can_read_is_no_defect(trained, stdout, code):
+def test_a_dry_run_with_an_unwritable_stdout_gives_no_traceback(trained, stdout, code):
     command = f"{sys.executable} {harness.SCRIPT} --config tiny.yaml --dry_run {stdout}"
     command += "; exit ${PIPESTATUS[0]}"
     done = subprocess.run(
@@ -124,13 +124,13 @@ def test_a_dry_run_that_nobody_can_read_is_no_defect(trained, stdout, code):
     assert len([line for line in done.stderr.splitlines() if " - INFO - " not in line]) <= 1
 
 
-def test_resuming_where_nothing_was_saved_is_exit_3(tmp_path):
+def test_a_resume_where_nothing_was_saved_is_exit_3(tmp_path):
     harness.write_config(tmp_path)
     refuse(tmp_path, 3, ["checkpoints"], "--config", "tiny.yaml", "--resume_from", "latest")
 
 
 @pytest.mark.parametrize("key", ["paths.checkpoints", "paths.logs", "paths.cache"])
-def test_a_file_in_a_folders_place_is_exit_5(tmp_path, key):
+def test_a_file_where_a_folder_should_be_is_exit_5(tmp_path, key):
     harness.write_config(tmp_path)
     (tmp_path / "occupied").write_text("a file")
     refuse(tmp_path, 5, ["occupied"], "--config", "tiny.yaml", "--set", f"{key}=occupied")

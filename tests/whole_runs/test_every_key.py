@@ -1,4 +1,4 @@
-"""Each key of the YAML does something: changing it changes something that a user can see."""
+"""Each key of the YAML has an effect: changing it changes something that a user can see."""
 
 import hashlib
 from pathlib import Path
@@ -25,7 +25,7 @@ BASE = {
     },
 }
 
-# key: (another value, what changes), and where the key acts only beside others, what those are
+# key: (another value, the name of what changes, the other keys that it needs to act, if any)
 MODERN = {"model.architecture": "modern"}
 DIVERGING = {"training.learning_rate": 1e30, "training.warmup_steps": 0, "training.log_interval": 1}
 OVERFLOWING = {
@@ -33,7 +33,7 @@ OVERFLOWING = {
     "training.precision_dtype": "fp16",
     "model.init_range": 1.0,
     "training.safety.min_loss_scale": 65536.0,
-    "training.attention": "sdpa",  # products in fp16 fail the proof at such scores
+    "training.attention": "sdpa",  # products in fp16 fail the proof with scores this large
 }
 SPIKING = {
     "training.max_steps": 40,
@@ -127,7 +127,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.report": (True, "report"),
     "training.threads": (2, "threads"),
     "training.attention": ("products", "kernel", {"training.attention": "sdpa"}),
-    # auto says why it is off here; test_compilation.py has true
+    # auto gives the reason why it is off; test_compilation.py tests true
     "training.compile": (False, "weighed"),
     "data.path": ("other.txt", "weights"),
     "data.test_split": (0.3, "val_loss"),
@@ -143,7 +143,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
 
 
 def observe(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Train a tiny run with these keys and return what a user can see of it."""
+    """Train a tiny run with these keys; return all that a user can see of it."""
     folder.mkdir()
     (folder / "other.txt").write_text(harness.make_text(seed=1), encoding="utf-8")
     settings = BASE
@@ -208,7 +208,7 @@ def of_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def without_reason(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what is the same in each run: a reason has measured numbers in it."""
+    """Return a row without its reason, whose measured numbers differ from run to run."""
     return {name: value for name, value in row.items() if name != "reason"}
 
 
@@ -228,13 +228,13 @@ def of_events(events: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def test_every_key_has_a_test_here_or_beside():
+def test_every_key_has_a_test_here_or_elsewhere():
     elsewhere = {"data.allow_change"}  # test_resume_rules.py
     assert {key for key, _ in keys_of()} == CHANGES.keys() | elsewhere
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_changing_a_key_changes_what_a_user_can_see(key, tmp_path):
+def test_a_changed_key_changes_something_that_a_user_can_see(key, tmp_path):
     value, changed, *beside = CHANGES[key]
     others = beside[0] if beside else {}
     before = observe(tmp_path / "before", others)

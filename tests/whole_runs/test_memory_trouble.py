@@ -1,4 +1,4 @@
-"""Whole runs that lack memory: stop and resume, exit codes, what is shown, a real limit."""
+"""Whole runs out of memory: stop and resume, exit codes, log and curves, a real limit."""
 
 import contextlib
 import os
@@ -83,19 +83,19 @@ def falling_and_rising(step: int) -> float:
 
 
 def changes(folder: Path, **fields: object) -> list[tuple[int, int]]:
-    """Return (old, new) of each change of the micro-batch that the events tell."""
+    """Return (old, new) of each change of the micro-batch size in the events."""
     events = harness.events(folder, "micro_batch", **fields)
     return [(event["old"], event["new"]) for event in events]
 
 
 def ending(folder: Path) -> dict[str, Any]:
-    """Return what two whole runs of the same steps must have in common."""
+    """Return what must be equal in two complete runs of the same steps."""
     return harness.trained(harness.load(harness.checkpoints(folder)[STEPS]))
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> Path:
-    """A run under the limit that falls and rises, not stopped."""
+    """An uninterrupted run under the limit that falls and rises."""
     folder = new(tmp_path_factory.mktemp("straight") / "run")
     code, limit = job(folder, limit=falling_and_rising)
     assert (code, limit.fired[:2]) == (0, [8, 4])
@@ -110,7 +110,7 @@ def straight(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("at", [5, 6, 7, 14, 22, 30, 31])
 def test_a_run_stopped_around_a_change_of_size_ends_in_the_same_bits(straight, tmp_path, at):
-    """And it meets no lack of memory twice."""
+    """It does not run out of memory a second time for the same change."""
     stopped = new(tmp_path / "stopped")
     code, limit = job(stopped, limit=falling_and_rising, stop_at=at)
     assert code == 143
@@ -124,7 +124,7 @@ def test_a_run_stopped_around_a_change_of_size_ends_in_the_same_bits(straight, t
 
 
 def test_a_signal_after_a_shrink_still_finishes_the_step(tmp_path):
-    """So the lack of memory is not met once more after the resume."""
+    """So it does not run out of memory again after the resume."""
     folder = new(tmp_path / "run", save_checkpoint_steps=6)
     code, limit = job(folder, limit=lambda step: 4 if step >= 6 else 8, stop_at=6)
     assert (code, limit.fired) == (143, [8])
@@ -134,7 +134,7 @@ def test_a_signal_after_a_shrink_still_finishes_the_step(tmp_path):
     assert changes(folder, reason="oom") == [(8, 4)]
 
 
-# What is shown
+# Log, events and curves
 
 
 def test_log_and_events_have_one_line_for_each_change_of_size(straight):
@@ -158,7 +158,7 @@ def test_the_curves_show_the_size_and_the_memory(straight):
 # How it ends
 
 
-def test_no_memory_for_one_sequence_is_exit_6_and_saves_the_last_step(tmp_path, capsys):
+def test_out_of_memory_for_one_sequence_is_exit_6_and_saves_the_last_step(tmp_path, capsys):
     folder = new(tmp_path / "run")
     code, limit = job(folder, limit=lambda step: 0 if step == 9 else 8)
     assert (code, limit.fired) == (6, [8, 4, 2, 1])
@@ -174,8 +174,10 @@ def test_no_memory_for_one_sequence_is_exit_6_and_saves_the_last_step(tmp_path, 
     assert (code, limit.fired) == (0, [])
 
 
-def test_no_memory_in_the_update_is_exit_6_and_saves_no_half_update(tmp_path, capsys, monkeypatch):
-    """Resumed, it ends as a run that nothing disturbed."""
+def test_out_of_memory_in_the_update_is_exit_6_and_saves_no_half_update(
+    tmp_path, capsys, monkeypatch
+):
+    """After a resume it ends like an undisturbed run."""
     folder = new(tmp_path / "run", save_checkpoint_steps=4)
     real = optim.AdamW.step
     updates = []
@@ -199,7 +201,7 @@ def test_no_memory_in_the_update_is_exit_6_and_saves_no_half_update(tmp_path, ca
     assert parts.same(ending(folder), ending(undisturbed))
 
 
-def test_no_memory_for_samples_and_evaluations_leaves_training_as_it_is(tmp_path, monkeypatch):
+def test_out_of_memory_in_samples_and_evaluations_does_not_touch_training(tmp_path, monkeypatch):
     keys = {"sample_interval_steps": 10, "eval_interval": 8}
     quiet = new(tmp_path / "quiet", **keys)
     loud = new(tmp_path / "loud", **keys)
@@ -231,7 +233,7 @@ def test_no_memory_for_samples_and_evaluations_leaves_training_as_it_is(tmp_path
         assert parts.same(disturbed[name], undisturbed[name])
 
 
-# A real lack of memory
+# A real limit
 
 REAL_CASES = [("128", "fp32", 150), ("auto", "bf16", 260)]
 SLOW_LIMITS = [("fp32", 130), ("fp32", 200), ("fp32", 300), ("bf16", 300)]
@@ -242,8 +244,8 @@ for asked in ("128", "auto"):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS limits what Linux gives")
 @pytest.mark.parametrize(("initial", "precision", "left_mib"), REAL_CASES)
-def test_a_real_lack_of_memory_takes_the_same_road(tmp_path, initial, precision, left_mib):
-    """A user's `ulimit -v`: 128 sequences need about 600 MiB, so many are left."""
+def test_a_run_under_a_real_memory_limit_completes(tmp_path, initial, precision, left_mib):
+    """The user has set `ulimit -v`; 128 sequences need about 600 MiB, and `left_mib` are free."""
     harness.write_config(
         tmp_path,
         model={"d_model": 64, "n_layers": 4, "n_head": 4, "d_hid": 256, "max_seq_length": 64},
@@ -283,7 +285,7 @@ def test_a_real_lack_of_memory_takes_the_same_road(tmp_path, initial, precision,
 
 
 def import_size_kib(environment: dict[str, str]) -> int:
-    """Return the address space of a process that has imported what a run imports."""
+    """Return the address space of a process with all imports of a run."""
     program = harness.ROOT / "tests" / "import_size.py"
     done = subprocess.run(
         [sys.executable, str(program)],

@@ -79,7 +79,7 @@ def undisturbed(tmp_path_factory) -> Path:
 
 
 def test_a_rotated_and_resumed_run_has_its_whole_log_next_to_the_curves(tmp_path):
-    """Of five rotations or more, and one resume."""
+    """The log has five rotations or more, and one resume."""
     steps = 80
     keys = QUIET | {"max_steps": steps, "save_checkpoint_steps": 40}
     harness.write_config(tmp_path, training=keys)
@@ -107,8 +107,8 @@ def test_a_rotated_and_resumed_run_has_its_whole_log_next_to_the_curves(tmp_path
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
-def test_a_console_that_lacks_characters_harms_nothing(tmp_path, encoding):
-    """Nor does a prompt with a terminal's escape sequence."""
+def test_a_console_that_lacks_characters_does_not_disturb_a_run(tmp_path, encoding):
+    """A prompt with a terminal's escape sequence does no harm either."""
     text = harness.make_text(4000) + STRANGE * 20 + harness.make_text(2000, seed=3)
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     keys = QUIET | {"max_steps": 2}
@@ -131,7 +131,7 @@ def test_a_console_that_lacks_characters_harms_nothing(tmp_path, encoding):
     assert r"\x1b[31m" in log
 
 
-def test_on_a_terminal_there_are_colours_and_a_bar_but_not_in_the_file(tmp_path):
+def test_a_terminal_shows_colours_and_a_bar_but_the_log_has_neither(tmp_path):
     harness.write_config(tmp_path, training=QUIET | {"max_steps": 6, "log_interval": 2})
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 120))  # rows, columns
@@ -166,8 +166,8 @@ def test_on_a_terminal_there_are_colours_and_a_bar_but_not_in_the_file(tmp_path)
         assert f"{time_of_day} {HEAD.sub('', record)}" in shown
 
 
-def test_a_log_deleted_in_mid_run_changes_no_bit_and_begins_anew(tmp_path, undisturbed):
-    """With its header."""
+def test_a_log_deleted_during_a_run_is_started_anew_and_changes_no_bit(tmp_path, undisturbed):
+    """The new log has the header."""
     harness.write_config(tmp_path, training=QUIET)
     deleted = []
 
@@ -184,7 +184,7 @@ def test_a_log_deleted_in_mid_run_changes_no_bit_and_begins_anew(tmp_path, undis
 
 
 @pytest.mark.parametrize("place", ["a file", "removed in mid-run"])
-def test_a_folder_of_curves_that_cannot_be_written_changes_no_bit(tmp_path, undisturbed, place):
+def test_an_unwritable_folder_of_curves_changes_no_bit(tmp_path, undisturbed, place):
     harness.write_config(tmp_path, training=QUIET)
     gone = []
     if place == "a file":
@@ -205,7 +205,7 @@ def test_a_folder_of_curves_that_cannot_be_written_changes_no_bit(tmp_path, undi
 FULL = 'unshare -Urm bash -c \'mount -t tmpfs -o size=16k none logs && exec "$0" "$@"\' "$@"'
 
 
-def test_a_disk_that_is_full_for_the_logs_alone_changes_no_bit(tmp_path, undisturbed):
+def test_a_full_disk_for_the_logs_changes_no_bit(tmp_path, undisturbed):
     harness.write_config(tmp_path, training=QUIET)
     (tmp_path / "logs").mkdir()
     probe = subprocess.run(["unshare", "-Urm", "true"], check=False, capture_output=True)

@@ -1,4 +1,4 @@
-"""The whole job, end to end, on a text and a model of seconds."""
+"""Whole runs end to end, with a text and a model that take seconds."""
 
 import contextlib
 import shutil
@@ -22,19 +22,19 @@ LONG = {
 
 
 def trained(folder: Path, step: int = 12) -> dict[str, Any]:
-    """Return what two runs of the same steps must have in common after `step`."""
+    """Return what must be equal after `step` in two runs of the same steps."""
     return harness.trained(harness.load(harness.checkpoints(folder)[step]))
 
 
 def losses(folder: Path) -> list[dict[str, Any]]:
-    """Return what two runs must have in common in their rows of metrics."""
+    """Return the part of the rows of metrics that must be equal in two runs."""
     names = ("step", "train_loss", "val_loss", "lr", "grad_norm")
     return [{name: row.get(name) for name in names} for row in harness.rows(folder)]
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run of 12 steps that saved after each one."""
+    """A run of 12 steps with a checkpoint after each."""
     folder = tmp_path_factory.mktemp("straight")
     config = harness.write_config(folder, training={"save_checkpoint_steps": 1})
     done = harness.run_script(folder, "--config", config.name)
@@ -44,7 +44,7 @@ def straight(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
-    """A run of 120 steps that nothing disturbed."""
+    """An undisturbed run of 120 steps."""
     folder = tmp_path_factory.mktemp("long")
     harness.write_config(folder, training=LONG)
     assert harness.train_here(folder, "--config", "tiny.yaml") == 0
@@ -52,7 +52,7 @@ def long_run(tmp_path_factory):
 
 
 def copy_at(straight: Path, folder: Path, step: int) -> Path:
-    """Copy the undisturbed run as it stood when the file of `step` was the newest."""
+    """Copy the undisturbed run as it was when the file of `step` was the newest."""
     shutil.copytree(straight, folder)
     for other, path in harness.checkpoints(folder).items():
         if other > step:
@@ -104,7 +104,7 @@ def test_sampling_evaluating_and_saving_at_every_step_changes_no_weight(tmp_path
     assert harness.same(*weights)
 
 
-def test_the_rows_are_those_of_the_contract(straight):
+def test_a_run_writes_the_promised_rows_of_metrics(straight):
     rows = harness.rows(straight)
     assert [row["step"] for row in rows] == list(range(13))
     assert rows[0]["train_loss"] is None
@@ -124,7 +124,7 @@ def test_the_log_ends_with_best_loss_newest_file_and_command_to_resume(straight)
 
 
 def test_the_best_evaluations_file_survives_retention(tmp_path):
-    # the rate rises to 0.2 after step 6 and harms the weights: the last evaluation is not the best
+    # the rate rises to 0.2 after step 6 and spoils the weights: the last evaluation is not the best
     keys = {
         "learning_rate": 1e-2,
         "min_learning_rate": 0.2,
@@ -144,7 +144,7 @@ def test_the_best_evaluations_file_survives_retention(tmp_path):
     assert sorted(harness.checkpoints(tmp_path)) == [best, 11, 12]
 
 
-def test_no_trigger_saves_while_steps_are_skipped_in_a_row(tmp_path):
+def test_no_trigger_saves_during_a_series_of_skipped_steps(tmp_path):
     settings = {"save_checkpoint_steps": 1, "eval_interval": 1, "max_nan_before_fallback": 9}
     harness.write_config(tmp_path, training=settings)
     script = harness.load_script()
@@ -186,8 +186,8 @@ def train_with_flipped_bits(folder: Path, times: int) -> tuple[int, int]:
     return exit_code, len(flips)
 
 
-def test_a_state_that_is_not_finite_is_rewound_instead_of_saved(straight, tmp_path):
-    """No data was to blame: nothing is left out, and the run ends like the undisturbed one."""
+def test_a_non_finite_state_is_rewound_instead_of_saved(straight, tmp_path):
+    """The data are not to blame: none is skipped, and the run ends like the undisturbed one."""
     assert train_with_flipped_bits(tmp_path, times=1) == (0, 1)
     ended = trained(tmp_path)
     health = ended["state"]["health"]
@@ -198,7 +198,7 @@ def test_a_state_that_is_not_finite_is_rewound_instead_of_saved(straight, tmp_pa
     assert harness.same(ended, undisturbed)
 
 
-def test_a_state_that_never_gets_finite_is_never_saved_and_ends_in_exit_4(tmp_path):
+def test_a_state_that_stays_non_finite_is_never_saved_and_is_exit_4(tmp_path):
     assert train_with_flipped_bits(tmp_path, times=99) == (4, 4)
     assert sorted(harness.checkpoints(tmp_path)) == [1, 2]
 

@@ -1,4 +1,4 @@
-"""Check a text file as a user who may not read everything: check_as_nobody.py FOLDER NAME."""
+"""Check a text file as a user without special rights: check_as_nobody.py FOLDER NAME."""
 
 import os
 import sys
