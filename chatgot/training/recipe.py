@@ -15,7 +15,7 @@ MOST_PARAMETERS_PER_TOKEN = 8
 # Passes over the text after which a model mostly learns it by heart: one that has more parameters
 # than the text has tokens, and a smaller one, for which repeated tokens lose their worth by then.
 # Source of the latter: Muennighoff et al. 2023, arXiv:2305.16264.
-MOST_PASSES = 8
+MOST_PASSES = 11
 MOST_PASSES_OF_A_SMALLER_MODEL = 16
 # From so many passes on dropout pays for a model with more parameters than the text has tokens.
 PASSES_WITHOUT_DROPOUT = 4
