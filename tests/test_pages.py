@@ -74,7 +74,7 @@ def test_troubleshooting_quotes_what_the_program_says():
 
 def test_words_that_nobody_says_are_not_found():
     said = said_by_the_program()
-    assert "is not available here" in said
+    assert "is not available on this machine" in said
     assert "is not to be had here" not in said
 
 

@@ -21,6 +21,7 @@ PUBLIC_NAMES = {"os._exit"}
 # Modules of other packages that have a manual. A new import is looked up there first; then it is
 # added here, or to the table in CONTRIBUTING.md.
 PUBLIC_MODULES = {
+    "PIL",
     "chardet",
     "colorlog",
     "filelock",
@@ -31,6 +32,7 @@ PUBLIC_MODULES = {
     "matplotlib",
     "matplotlib.axes",
     "matplotlib.figure",
+    "matplotlib.layout_engine",
     "matplotlib.ticker",
     "numpy",
     "numpy.typing",

@@ -1,11 +1,14 @@
 """Long waits: a bar on a terminal, elsewhere one line of the log; short waits show nothing.
 
-A thread of its own shows the wait, so that the work is never held up by a slow console, and the
+A thread of its own draws the bar, so that the work is never held up by a slow console, and the
 elapsed time moves while one long call computes. It draws no random number and computes nothing.
+Elsewhere no thread is started: each one takes address space, which `ulimit -v` may have limited.
 """
 
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -39,6 +42,10 @@ def waiting(words: str, total: float | None = None) -> Iterator[Advance]:
     Best effort: a console that fails, or a system without room for a thread, shows nothing.
     """
     wait = _Wait(words, total, sys.stderr)
+    if not is_terminal(sys.stderr) or _bars_are_disabled():
+        yield wait.advance_in_log
+        wait.log_the_end()
+        return
     thread = Thread(target=wait.show, name=f"waiting: {words}", daemon=True)
     try:
         with suppress(RuntimeError, MemoryError):  # no room for a thread
@@ -58,6 +65,11 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def _bars_are_disabled() -> bool:
+    """Return whether TQDM_DISABLE says so, as tqdm reads it: any text but an empty one."""
+    return bool(os.environ.get("TQDM_DISABLE"))
+
+
 class _Wait:
     """One wait, as its thread sees it."""
 
@@ -67,6 +79,8 @@ class _Wait:
         self.stream = stream
         self.done = 0.0
         self.ended = Event()
+        self.start_s = time.monotonic()
+        self.is_logged = False
 
     def advance(self, amount: float) -> None:
         """Count how much more is done."""
@@ -74,15 +88,9 @@ class _Wait:
 
     def show(self) -> None:
         """Show the wait until it has ended."""
-        if not is_terminal(self.stream):
-            self._log_once(LINE_S)
-            return
         if self.ended.wait(DELAY_S):
             return
         bar = self._make_bar()
-        if bar.disable:  # TQDM_DISABLE
-            self._log_once(LINE_S - DELAY_S)
-            return
         try:
             self._move(bar)
             while not self.ended.wait(TICK_S):
@@ -118,13 +126,22 @@ class _Wait:
         with tqdm.get_lock():  # type: ignore[no-untyped-call] # untyped in its stubs
             bar.refresh(nolock=True)
 
-    def _log_once(self, after_s: float) -> None:
-        """Log one line when the wait goes on for so long."""
-        if self.ended.wait(after_s):
+    def advance_in_log(self, amount: float) -> None:
+        """Count how much more is done; log one line once the wait has lasted long."""
+        self.done += amount
+        elapsed_s = time.monotonic() - self.start_s
+        if self.is_logged or elapsed_s < LINE_S:
             return
+        self.is_logged = True
         progress = ""
         if self.total is not None and self.done > 0:
             share = min(self.done / self.total, 1.0)
-            left = human_time(LINE_S / share - LINE_S)
+            left = human_time(elapsed_s / share - elapsed_s)
             progress = f": {100 * share:.0f} % done, about {left} left"
-        logger.info("still %s after %.0f s%s", self.words, LINE_S, progress)
+        logger.info("still %s after %.0f s%s", self.words, elapsed_s, progress)
+
+    def log_the_end(self) -> None:
+        """Log how long a wait took that was long and has no line yet."""
+        elapsed_s = time.monotonic() - self.start_s
+        if not self.is_logged and elapsed_s >= LINE_S:
+            logger.info("%s took %.0f s", self.words, elapsed_s)

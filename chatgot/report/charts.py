@@ -295,7 +295,7 @@ def _style_axes(axes: "Axes", unit: str, title: str, log: bool) -> None:
 
 def _png(figure: "Figure") -> bytes:
     """Return a chart as a PNG, sharp on a screen of high density and small by its palette."""
-    from PIL import Image  # matplotlib draws every PNG with it
+    from PIL import Image
 
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from chatgot.plain_yaml import PlainYaml
-
 LARGEST = 1e30  # larger numbers count as infinite: no chart could show them with others
 
 Curves = dict[str, list[tuple[float, float]]]  # by TensorBoard's tag: (step, number)
@@ -251,6 +249,8 @@ def text_of_yaml(path: Path) -> str:
     try:
         if is_gone(path.parent / "run.json") or not path.is_file():
             return ""
+        from chatgot.plain_yaml import PlainYaml  # here: `report --help` needs no YAML
+
         content = PlainYaml().read(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ""
