@@ -102,7 +102,9 @@ class CheckpointWriter:
         self, cost_s: float, since_last_s: float, steps: int, settings: TrainingConfig
     ) -> None:
         """Warn once when saves take too much of the time, with the intervals that would not."""
-        if self._has_warned_of_cost or steps < 1 or cost_s <= SAVING_SHARE * since_last_s:
+        if self._has_warned_of_cost or steps < 1 or since_last_s <= 0:  # coarse clocks give 0
+            return
+        if cost_s <= SAVING_SHARE * since_last_s:
             return
         needed_s = cost_s / SAVING_SHARE
         needed = {"save_checkpoint_steps": _round_up(needed_s / (since_last_s / steps))}

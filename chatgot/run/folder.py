@@ -115,7 +115,7 @@ def _begin(run: Run, paths: RunPaths) -> None:
     try:
         paths.run_dir.mkdir(parents=True, exist_ok=True)
         settings = effective_yaml(run.config)
-        (paths.run_dir / "config.yaml").write_text(settings, encoding="utf-8")
+        (paths.run_dir / "config.yaml").write_text(settings, encoding="utf-8", newline="\n")
         with atomic_file(paths.run_dir / "run.json") as file:
             file.write(json.dumps(about, indent=1).encode() + b"\n")
         link_log(paths.log_path, paths.run_dir)

@@ -528,6 +528,17 @@ def test_a_save_above_1_percent_of_the_time_advises_once_on_the_interval(
     assert advice is None or advice in said[0]
 
 
+def test_a_clock_that_stood_still_since_the_last_save_gives_no_advice(
+    tmp_path, caplog, monkeypatch
+):
+    """Windows' monotonic clock ticks every 15.6 ms; the save itself sees a tick."""
+    clock = iter([0.0, 0.0, 0.0156, 0.0156])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    settings = parts.config(training={"save_checkpoint_steps": 1}).training
+    assert CheckpointWriter(0).save(tmp_path / "a.pt", to_save(), settings)
+    assert "of the time" not in caplog.text
+
+
 def test_the_probe_makes_a_missing_folder_and_leaves_it_empty(tmp_path):
     probe_folder(tmp_path / "a" / "b")
     probe_folder(tmp_path / "a" / "b")
