@@ -79,7 +79,7 @@ class _Wait:
         self.stream = stream
         self.done = 0.0
         self.ended = Event()
-        self.start_s = time.monotonic()
+        self.start_s = time.perf_counter()
         self.is_logged = False
 
     def advance(self, amount: float) -> None:
@@ -129,7 +129,7 @@ class _Wait:
     def advance_in_log(self, amount: float) -> None:
         """Count how much more is done; log one line once the wait has lasted long."""
         self.done += amount
-        elapsed_s = time.monotonic() - self.start_s
+        elapsed_s = time.perf_counter() - self.start_s
         if self.is_logged or elapsed_s < LINE_S:
             return
         self.is_logged = True
@@ -142,6 +142,6 @@ class _Wait:
 
     def log_the_end(self) -> None:
         """Log how long a wait took that was long and has no line yet."""
-        elapsed_s = time.monotonic() - self.start_s
+        elapsed_s = time.perf_counter() - self.start_s
         if not self.is_logged and elapsed_s >= LINE_S:
             logger.info("%s took %.0f s", self.words, elapsed_s)
