@@ -8,6 +8,7 @@ anything is read from the file.
 import errno
 import io
 import os
+import pickle
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ import torch
 
 from chatgot.atomic_file import atomic_file
 from chatgot.checkpointing.names import NAME, RUN_ID
+from chatgot.checkpointing.pickle_check import odd_call
 from chatgot.checkpointing.tensors import all_tensors, not_finite
-from chatgot.checkpointing.zip_structure import END_OF_ZIP, odd_entries
+from chatgot.checkpointing.zip_structure import END_OF_ZIP, NAME_SHOWN, odd_entries
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import CheckpointRejected, OtherFormat
 from chatgot.logs.waiting import Advance, waiting
@@ -362,14 +364,17 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 def _read(file: BinaryIO, path: Path, device: str = "cpu") -> Any:
     """Unpickle tensors and plain values. Raises: CheckpointRejected for anything else."""
-    file.seek(0)
+    cannot = f"{path}: cannot be read as tensors and plain values"
     try:
-        return torch.load(file, map_location=device, weights_only=True)
+        found = odd_call(file)
+        if found is None:
+            return torch.load(file, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's words advise to trust the file
+        raise CheckpointRejected(f"{cannot}: its pickle is damaged or crafted") from error
     except Exception as error:  # crafted bytes can raise anything; nothing was executed
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise CheckpointRejected(
-            f"{path}: cannot be read as tensors and plain values: {reason}"
-        ) from error
+        raise CheckpointRejected(f"{cannot}: {reason}") from error
+    raise CheckpointRejected(f"{cannot}: it asks for {found[:NAME_SHOWN]}")
 
 
 def _check_schema(checkpoint: object, path: Path) -> dict[str, Any]:

@@ -437,6 +437,33 @@ def test_a_crafted_pickle_with_the_right_hash_is_refused_without_a_crash(whole, 
     refused(path, load=load_weights)
 
 
+HUGE = (10**9).to_bytes(4, "little")
+ALLOCATORS = {
+    "bytearray": b"cbuiltins\nbytearray\nJ" + HUGE + b"\x85R.",
+    "a storage": b"ctorch\nFloatStorage\nJ" + HUGE + b"\x85R.",
+    "a storage from the memo": b"ctorch\nFloatStorage\nq\x00h\x00J" + HUGE + b"\x85R.",
+    "a tensor's class": b"ctorch\nFloatTensor\nJ" + HUGE + b"\x85R.",
+    "a new object": b"cbuiltins\nbytearray\nJ" + HUGE + b"\x85\x81.",
+    "copies of a dict": b"ccollections\nOrderedDict\n]\x85R.",
+}
+
+
+@pytest.mark.parametrize("kind", ALLOCATORS)
+@pytest.mark.parametrize("load", [load_checkpoint, load_weights])
+def test_a_pickle_that_asks_for_gigabytes_is_refused_unread(
+    whole, tmp_path, monkeypatch, kind, load
+):
+    def change(entries):
+        pickled = b"\x80\x02" + ALLOCATORS[kind]
+        return [(n, pickled if n.endswith("data.pkl") else d) for n, d in entries]
+
+    path = tmp_path / "any.pt"
+    path.write_bytes(rezipped(whole, change))
+    monkeypatch.setattr(torch, "load", None)  # any call would raise TypeError
+    message = refused(path, "it asks for", load=load)
+    assert "PyTorch" not in message
+
+
 def test_a_mutated_pickle_with_the_right_hash_is_valid_or_refused(whole, tmp_path):
     path = tmp_path / "any.pt"
     rng = random.Random(1)
