@@ -47,6 +47,10 @@ def odd_entries(file: BinaryIO, checksums: bool = False) -> str | None:
             return "a zip file with more entries than any checkpoint has"
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
+            problem = _odd_entry(entries, size)
+            if problem is not None:
+                return problem
+            # last: it reads all of the file, and would unpack what is compressed
             damaged = archive.testzip() if checksums else None
     except ZIP_ERRORS as error:
         return f"not a readable zip file ({error})"
@@ -54,6 +58,14 @@ def odd_entries(file: BinaryIO, checksums: bool = False) -> str | None:
         file.seek(0)
     if damaged is not None:
         return f"damaged: the checksum of {damaged} does not match"
+    return None
+
+
+def _odd_entry(entries: list[zipfile.ZipInfo], size: int) -> str | None:
+    """Return what is unusual about a zip's list of entries; None: nothing. Reads no entry.
+
+    size: bytes of the zip.
+    """
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
         return "a zip file with entries of the same name"

@@ -567,6 +567,13 @@ def test_a_zip_bomb_is_refused(whole, tmp_path):
     refused(path)
 
 
+def test_a_compressed_foreign_zip_is_refused_before_it_is_unpacked(whole, tmp_path, monkeypatch):
+    path = tmp_path / "foreign.pt"
+    path.write_bytes(rezipped(whole, compression=zipfile.ZIP_DEFLATED)[:-66] + b"\0\0")
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)  # any call would raise TypeError
+    refused(path, "an entry that no checkpoint has", load=load_weights)
+
+
 def test_a_zip_behind_other_bytes_is_refused(whole, tmp_path):
     path = tmp_path / "any.pt"
     for prefix in (b"#!/bin/sh\n", b"PK\x03\x04" + b"x" * 60):
