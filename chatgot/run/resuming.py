@@ -5,7 +5,6 @@ All of it is strict, except `start_from`, which begins a new run with another ru
 
 import copy
 import logging
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from chatgot.checkpointing.run_files import (
     superseded_by,
 )
 from chatgot.checkpointing.tensors import check_tensors, is_finite
+from chatgot.command_line import as_typed, command_words
 from chatgot.config import Config, changes_on_resume
 from chatgot.errors import CheckpointRejected, OtherFormat, StorageError
 from chatgot.machine.device import versions
@@ -152,10 +152,14 @@ def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
     raise CheckpointRejected(
         f"{checkpoint_dir}: the runs of {config_name} here were begun by {other}, "
         f"not by {own_path}\n"
-        f"go on with that one: --config {shlex.quote(other)} --resume_from latest; "
-        f"or take its checkpoint: --config {shlex.quote(str(config_path))} "
-        f"--resume_from {shlex.quote(str(newest))}"
+        f"go on with that one: {_resume_command(other, 'latest')}; "
+        f"or take its checkpoint: {_resume_command(str(config_path), str(newest))}"
     )
+
+
+def _resume_command(config_path: str, resume_from: str) -> str:
+    arguments = ["--config", config_path, "--resume_from", resume_from]
+    return as_typed([*command_words(), *arguments])
 
 
 def _yaml_that_began(files: Mapping[int, Path], logs_dir: Path) -> str:
@@ -414,8 +418,11 @@ def start_from(run: Run, weights: Weights, path: Path) -> None:
     for name in sorted(tensors.keys() - own.keys()):
         logger.warning("init_from: %s is not in this model", name)
     for name in sorted(in_both - fitting):
+        if tensors[name].shape == own[name].shape:
+            logger.warning("init_from: %s contains NaN or infinity: left out", name)
+            continue
         logger.warning(
-            "init_from: %s has shape %s (expected %s) or is not finite: left out",
+            "init_from: %s has shape %s (expected %s): left out",
             name,
             tuple(tensors[name].shape),
             tuple(own[name].shape),

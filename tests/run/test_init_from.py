@@ -79,6 +79,17 @@ def test_init_from_takes_matching_weights_and_lists_all_others(trained, capsys):
     assert harness.same(old["layers.0.attention.qkv.weight"], new["layers.0.attention.qkv.weight"])
 
 
+def test_init_from_says_of_a_weight_with_nan_that_and_no_shape(trained, capsys):
+    weights = harness.load(harness.checkpoints(trained)[4])["model_state_dict"]
+    name = "layers.0.mlp.up.weight"
+    weights[name] = torch.full_like(weights[name], torch.nan)
+    torch.save(weights, trained / "foreign.pt")
+    assert start_from(trained, trained / "foreign.pt") == 0
+    said = capsys.readouterr().err
+    assert f"{name} contains NaN or infinity: left out" in said
+    assert "has shape" not in said
+
+
 def test_init_from_a_file_without_matching_weights_is_exit_3(trained, capsys):
     path = harness.checkpoints(trained)[4]
     other = {"d_model": 20, "n_layers": 1, "d_hid": 8, "max_seq_length": 8}

@@ -9,6 +9,9 @@ from pathlib import Path
 import harness
 import pytest
 
+from chatgot.command_line import command_words
+from chatgot.run import resuming
+
 COMMAND = re.compile(r"--config (\S+) --resume_from ([^\s;]+)")
 SHORT = {"max_steps": 2, "save_checkpoint_steps": 1, "eval_interval": None}
 SHORT |= {"sample_interval_steps": None, "log_interval": None}
@@ -124,6 +127,19 @@ def test_each_command_in_the_refusal_works(work, capsys, number):
     config, resume_from = commands[number]
     assert go_on(work, config, resume_from) == 0
     assert run_ids(work, step=3) == {run_of_one}
+
+
+def test_the_refusal_shows_whole_commands_of_this_system(work, capsys, monkeypatch):
+    one = write_yaml(work, "one")
+    two = write_yaml(work, "two")
+    begin(work, one)
+    capsys.readouterr()
+    monkeypatch.setattr(resuming, "as_typed", lambda words: f"<{'|'.join(words)}>")
+    assert go_on(work, two) == 3
+    start = "|".join(command_words())
+    said = capsys.readouterr().err
+    assert f"<{start}|--config|{work / one}|--resume_from|latest>" in said
+    assert f"<{start}|--config|{two}|--resume_from|" in said
 
 
 def test_the_command_names_the_newest_checkpoint_of_the_newest_run(work, capsys):
