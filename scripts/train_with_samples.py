@@ -582,8 +582,8 @@ def run_training(args: argparse.Namespace) -> int:
         return 0
     chosen_yaml = None if experiment.choice is None else experiment.choice.yaml
     with open_folder(run, experiment.name, point, chosen_yaml) as paths:
-        if chosen_yaml is not None:
-            experiment = replace(experiment, yaml=paths.run_dir / f"{experiment.name}.yaml")
+        if paths.chosen_yaml is not None:
+            experiment = replace(experiment, yaml=paths.chosen_yaml)
             remarks.append(f"settings in {experiment.yaml}")
             remarks.append(f"the same run again: {command_with(experiment)}")
         # here too, so that an error stands in this run's log, above the command that resumes it

@@ -61,7 +61,7 @@ class CheckpointWriter:
         if is_written:
             megabytes = path.stat().st_size / 1e6
             logger.info(
-                "saved %s (%.1f MB in %.2f s, after %.0f s without)",
+                "saved %s (%.1f MB in %.2f s, %.0f s after the last save)",
                 path,
                 megabytes,
                 cost_s,
@@ -77,7 +77,7 @@ class CheckpointWriter:
             )
             self._warn_save_cost(cost_s, since_last_s, step - self._last_step, settings)
         else:
-            logger.info("%s is there already and whole: left as it is", path)
+            logger.info("%s exists already and is whole: not written again", path)
         self.failures = 0
         self._last_s = time.monotonic()
         self._last_step = step
@@ -95,7 +95,7 @@ class CheckpointWriter:
                 f"{path}: not saved: {reason} ({count}); make room, then resume"
             ) from error
         logger.warning(
-            "%s: not saved: %s; training goes on, the next save comes as planned", path, reason
+            "%s: not saved: %s; training continues, the next save comes as planned", path, reason
         )
 
     def _warn_save_cost(

@@ -2,7 +2,7 @@
 
 A thread of its own draws the bar, so that the work is never held up by a slow console, and the
 elapsed time moves while one long call computes. It draws no random number and computes nothing.
-Elsewhere no thread is started: each one takes address space, which `ulimit -v` may have limited.
+Elsewhere, and under `ulimit -v`, no thread is started: each one takes address space.
 """
 
 import logging
@@ -42,7 +42,7 @@ def waiting(words: str, total: float | None = None) -> Iterator[Advance]:
     Best effort: a console that fails, or a system without room for a thread, shows nothing.
     """
     wait = _Wait(words, total, sys.stderr)
-    if not is_terminal(sys.stderr) or _bars_are_disabled():
+    if not is_terminal(sys.stderr) or _bars_are_disabled() or _address_space_is_limited():
         yield wait.advance_in_log
         wait.log_the_end()
         return
@@ -68,6 +68,19 @@ def is_terminal(stream: TextIO | None) -> bool:
 def _bars_are_disabled() -> bool:
     """Return whether TQDM_DISABLE says so, as tqdm reads it: any text but an empty one."""
     return bool(os.environ.get("TQDM_DISABLE"))
+
+
+def _address_space_is_limited() -> bool:
+    """Return whether `ulimit -v` is set, which only Linux obeys.
+
+    glibc reserves 64 MiB of the address space for a thread, which training may need.
+    Source: mallopt(3), M_ARENA_MAX.
+    """
+    if sys.platform != "linux":
+        return False
+    import resource  # exists on Unix alone
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 class _Wait:
@@ -100,10 +113,9 @@ class _Wait:
             bar.disable = True
 
     def _make_bar(self) -> "tqdm[NoReturn]":
-        """Return a bar that is not drawn yet; `disable` is True where TQDM_DISABLE says so."""
+        """Return a bar that is not drawn yet."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         words = escape_controls(self.words).encode(encoding, "backslashreplace").decode(encoding)
-        # `disable` is not given: TQDM_DISABLE sets its default
         bar = tqdm(
             desc=words,
             total=self.total,
@@ -113,9 +125,8 @@ class _Wait:
             bar_format=WITHOUT_TOTAL if self.total is None else WITH_TOTAL,
             delay=1.0,  # without one tqdm would draw it here, at 0 %
         )
-        if not bar.disable:
-            bar.start_t -= DELAY_S
-            bar.delay = 0
+        bar.start_t -= DELAY_S
+        bar.delay = 0
         return bar
 
     def _move(self, bar: "tqdm[NoReturn]") -> None:

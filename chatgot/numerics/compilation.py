@@ -144,7 +144,7 @@ def _compile_if_it_pays(work: Work) -> bool:
         (eager_s,) = remembered(f"eager block {work.name}", lambda: [best_time(work.run_block)])
     in_blocks_s = min(blocks * eager_s, work.seconds_left)
     if in_blocks_s * MOST_GAIN < USUAL_COMPILE_S:
-        _log_off(f"only about {human_time(in_blocks_s)} of the run are left in the blocks")
+        _log_off(f"the rest of the run spends only about {human_time(in_blocks_s)} in the blocks")
         return False
     times = remembered(f"compiled block {work.name}", partial(_measure_compiled, work))
     compile_s, eager_s, compiled_s = times

@@ -24,10 +24,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where a run's log is, and the folder of its curves and events."""
+    """Where a run's log is, and the folder of its curves and events.
+
+    chosen_yaml: the YAML that was written for a run which began without one.
+    """
 
     log_path: Path
     run_dir: Path
+    chosen_yaml: Path | None = None
 
 
 @contextmanager
@@ -36,8 +40,8 @@ def open_folder(
 ) -> Iterator[RunPaths]:
     """Take the run's id (a new one for a new run), and write its log and events until the end.
 
-    chosen_yaml: of a run that was begun without one; it is written into the run's folder, and is
-    from then on the YAML that began it.
+    chosen_yaml: the text of the YAML for a run that began without one; it is written into the
+    run's folder and counts as the YAML that began the run.
     The log is linked beside the curves, at the start and again at the end, when the report is
     written and the run's lock released.
     Raises: StorageError.
@@ -50,11 +54,13 @@ def open_folder(
             refuse_newer_files(point, run.config)  # before anything of the run is touched
         sweep_temporaries(run.checkpoint_dir, lock.run_id)
         log_path = setup_logging(config_name, lock.timestamp, logs_dir)
-        paths = RunPaths(log_path, logs_dir / "tensorboard" / lock.run_id)
+        run_dir = logs_dir / "tensorboard" / lock.run_id
+        yaml_path = None
         if chosen_yaml is not None:
-            yaml_path = paths.run_dir / f"{config_name}.yaml"
+            yaml_path = run_dir / f"{config_name}.yaml"
             _write_yaml(yaml_path, chosen_yaml)
             run.config_path = str(yaml_path.resolve())
+        paths = RunPaths(log_path, run_dir, yaml_path)
         _begin(run, paths)
         at_end.callback(_complete, run, paths)
         at_end.enter_context(

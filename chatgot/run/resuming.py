@@ -5,10 +5,10 @@ All of it is strict, except `start_from`, which begins a new run with another ru
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 TOKEN_ROWS = {"token_embedding.weight", "head.weight"}  # (V, C): one row a token
 
 Weights = tuple[dict[str, Tensor], str | list[str] | None]  # named tensors, and the vocabulary
+AnyRun = TypeVar("AnyRun")  # a run, as its checkpoints or its YAML
 Check = Callable[[Path], object]  # raises CheckpointRejected for a file that would not do
 
 
@@ -135,26 +136,44 @@ def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
             f"{checkpoint_dir}: no checkpoint of {config_name} is here; nothing to resume"
         )
     own_path = str(config_path.resolve())
-    orphan = None
-    foreign: dict[str, Path] = {}  # the newest file by the YAML that began its run
-    for timestamp in sorted(runs, reverse=True):
-        files = runs[timestamp]
-        yaml_path = _yaml_that_began(files, Path(config.paths.logs))
-        if yaml_path in ("", own_path):
-            return files
-        if is_gone(Path(yaml_path)):
-            orphan = orphan or files
-        else:
-            foreign.setdefault(yaml_path, files[max(files)])
-    if orphan is not None:
-        return orphan
-    other, newest = next(iter(foreign.items()))
+    newest_first = (runs[timestamp] for timestamp in sorted(runs, reverse=True))
+    with_origins = (
+        (files, _yaml_that_began(files, Path(config.paths.logs))) for files in newest_first
+    )
+    files, others = last_run_of(own_path, with_origins)
+    if files is not None:
+        return files
+    other, its_files = next(iter(others.items()))
+    newest = _newest_file(its_files)
     raise CheckpointRejected(
         f"{checkpoint_dir}: the runs of {config_name} here were begun by {other}, "
         f"not by {own_path}\n"
         f"go on with that one: {_resume_command(other, 'latest')}; "
         f"or take its checkpoint: {_resume_command(str(config_path), str(newest))}"
     )
+
+
+def last_run_of(
+    own_origin: str, runs: Iterable[tuple[AnyRun, str]]
+) -> tuple[AnyRun | None, dict[str, AnyRun]]:
+    """Return the run that `latest` means, and the newest run of each other origin.
+
+    It is the newest run that `own_origin` began; if there is none, the newest one whose origin is
+    gone.
+
+    runs: the newest first, each with the path of the YAML or text that began it; empty: unknown,
+    which counts as the own one.
+    """
+    orphan = None
+    others: dict[str, AnyRun] = {}
+    for run, began_from in runs:
+        if began_from in ("", own_origin):
+            return run, {}
+        if not is_gone(Path(began_from)):
+            others.setdefault(began_from, run)
+        elif orphan is None:
+            orphan = run
+    return orphan, others
 
 
 def _resume_command(config_path: str, resume_from: str) -> str:

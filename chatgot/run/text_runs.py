@@ -1,17 +1,18 @@
 """Which run began from a text without a YAML: resuming by the text means that run's own YAML."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from chatgot.checkpointing.checkpoint_file import read_outline
 from chatgot.checkpointing.names import NAME, RUN_ID
 from chatgot.checkpointing.run_files import files_of_run
+from chatgot.command_line import as_typed, command_words
 from chatgot.config_file import load_config
 from chatgot.data.own_text import Request, paths_of
 from chatgot.errors import CheckpointRejected, ConfigError
 from chatgot.report.run_record import is_gone, origin, text_of_yaml, yaml_that_began
+from chatgot.run.resuming import last_run_of
 
 
 def yaml_to_resume(request: Request, resume_from: str) -> Path:
@@ -25,29 +26,26 @@ def yaml_to_resume(request: Request, resume_from: str) -> Path:
     if resume_from != "latest":
         return _yaml_of_checkpoint(request, Path(resume_from), runs_dir)
     text = str(request.text.resolve())
-    orphan = None
-    others: dict[str, None] = {}  # what the other runs of this name began from
-    for run_dir in _runs_of_name(request.name, runs_dir):
-        yaml = Path(yaml_that_began(run_dir))
-        if not text_of_yaml(yaml) or not _has_checkpoint(run_dir.name, yaml, request):
-            continue
-        if yaml.parent == run_dir.resolve():
-            yaml = run_dir / yaml.name  # shorter, for the commands in the log
-        began_from = origin(run_dir)
-        if began_from == text:
-            return yaml
-        if is_gone(Path(began_from)):
-            orphan = orphan or yaml
-        else:
-            others[began_from] = None
-    if orphan is not None:
-        return orphan
+    yaml, others = last_run_of(text, _runs_of_texts(request, runs_dir))
+    if yaml is not None:
+        return yaml
     hint = ""
     if others:
         hint = f"; the runs of that name began from {', '.join(others)}"
     raise CheckpointRejected(
         f"{runs_dir}: no run of {text} with a checkpoint is here, so nothing can go on{hint}"
     )
+
+
+def _runs_of_texts(request: Request, runs_dir: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the YAML and the text of each run of a name that can be resumed, the newest first."""
+    for run_dir in _runs_of_name(request.name, runs_dir):
+        yaml = Path(yaml_that_began(run_dir))
+        if not text_of_yaml(yaml) or not _has_checkpoint(run_dir.name, yaml, request):
+            continue
+        if yaml.parent == run_dir.resolve():
+            yaml = run_dir / yaml.name  # shorter, for the commands in the log
+        yield yaml, origin(run_dir)
 
 
 def _runs_of_name(name: str, runs_dir: Path) -> Iterator[Path]:
@@ -78,10 +76,11 @@ def _yaml_of_checkpoint(request: Request, path: Path, runs_dir: Path) -> Path:
     if text == str(request.text.resolve()) or (text and is_gone(Path(text))):
         return yaml
     began_from = text or str(yaml)
-    instead = shlex.quote(text) if text else f"--config {shlex.quote(str(yaml))}"
+    source = [text] if text else ["--config", str(yaml)]
+    command = as_typed([*command_words(), *source, "--resume_from", str(path)])
     raise CheckpointRejected(
         f"{path}: its run began from {began_from}, not from {request.text.resolve()}; "
-        f"go on with: {instead} --resume_from {shlex.quote(str(path))}"
+        f"go on with: {command}"
     )
 
 

@@ -1,19 +1,13 @@
 """How a text gets its run without a YAML: this machine is measured, a recipe chosen and fitted.
 
-The measuring builds models of its own and throws them away; what the run computes does not depend
-on it. The rules are in recipe.py.
+The measuring is in measured_speed.py, the rules are in recipe.py.
 
 Letters: T `max_seq_length`, V vocabulary size.
 """
 
-import gc
 import json
 import logging
-import statistics
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,21 +27,16 @@ from chatgot.data.own_text import (
 )
 from chatgot.data.prompts import prompts_of
 from chatgot.data.token_cache import Tokens, load_tokens
-from chatgot.data.vocabulary import END_OF_TEXT_ID
 from chatgot.data.windows import split_index
 from chatgot.errors import OutOfMemory
 from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
-from chatgot.machine.device import pick_device, preserved_generators
-from chatgot.machine.measured import synchronise
+from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory
 from chatgot.model.gpt import GPT
 from chatgot.numerics.optim import last_step
-from chatgot.run.assembly import Run, assemble
-from chatgot.sampling.generation import generate
-from chatgot.stopping import never
 from chatgot.training.chosen_yaml import yaml_with_reasons
-from chatgot.training.evaluation import evaluate
+from chatgot.training.measured_speed import Speed, measure_speed
 from chatgot.training.recipe import (
     SHARE_OF_TIME,
     Costs,
@@ -58,17 +47,12 @@ from chatgot.training.recipe import (
     recipes_for_text,
     warmup_for,
 )
-from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
 
 logger = logging.getLogger(__name__)
 
 # How many times more FLOP/s a larger model may reach than the smallest: a GPU idles between the
 # small kernels of a small model. Only a guess of what is worth measuring.
 HOPED_GAIN = {"cpu": 1.5, "mps": 10, "cuda": 100}
-SHARE_FOR_MEASURING = 0.03  # of the minutes, for the steps of one recipe
-LEAST_MEASURED_STEPS = 2
-MOST_MEASURED_STEPS = 20
-SAMPLED_TOKENS = 16
 SAVED_BYTES_PER_PARAMETER = 12  # weights and two moments, 4 bytes each
 SAVED_BYTES_PER_S = 100e6  # written, flushed to the disk and verified
 LEAST_SAVE_S = 0.05
@@ -120,16 +104,6 @@ class Trial:
     def shortened(self) -> bool:
         """Whether the text is too short for the recipe's own context."""
         return self.context != self.candidate.config.model.max_seq_length
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What was measured with one recipe, in seconds."""
-
-    build: float  # of the run, until its first step
-    step: float
-    batch: float  # of an evaluation
-    token: float  # of a sample
 
 
 def choose(request: Request, dry_run: bool = False) -> Choice:
@@ -245,8 +219,7 @@ class _Choosing:
         config = recipe(self.request, trial.recipe.name, [context, *settings])
         is_smallest = trial is next(iter(self.trials.values()))
         try:
-            with _undisturbed(self.device):
-                return _speed(config, self.tokens, self.device, self.request.minutes)
+            return measure_speed(config, self.tokens, self.device, self.request.minutes)
         except (RuntimeError, MemoryError, OutOfMemory) as error:
             if is_smallest or not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):
                 raise
@@ -366,7 +339,7 @@ class _Choosing:
         keys = self.request.keys
         notes = [self._note_on_recipe(trial)]
         if self.request.minutes == DEFAULT_MINUTES:
-            words = f"minutes: {DEFAULT_MINUTES:g}; --minutes M takes M instead"
+            words = f"minutes: {DEFAULT_MINUTES:g}, the default; --minutes M sets another number"
             notes.insert(0, Note(words, "minutes", DEFAULT_MINUTES))
         if trial.shortened:
             own = trial.candidate.config.model.max_seq_length
@@ -463,73 +436,6 @@ class _Choosing:
         else:
             why = f"none, since {_passes(passes)} are too few to learn the text by heart"
         return Note(f"dropout: {why}", "dropout", dropout, {"passes": round(passes, 2)})
-
-
-@contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Leave generators, threads, compiled code and the log as they were: only speed is measured."""
-    package = logging.getLogger("chatgot")
-    level = package.level
-    threads = torch.get_num_threads()
-    package.setLevel(logging.ERROR)  # the run itself says all this again
-    try:
-        with preserved_generators(device):
-            yield
-    finally:
-        package.setLevel(level)
-        torch.set_num_threads(threads)
-        gc.collect()
-
-
-def _speed(config: Config, tokens: Tokens, device: torch.device, minutes: float) -> Speed:
-    """Build a run, train a few steps, evaluate and sample a little; return the seconds of each."""
-    started = time.perf_counter()
-    run = assemble(config, tokens, device, None)
-    run.model.train()
-    _step(run)  # warms up
-    build_s = time.perf_counter() - started
-    limit_s = SHARE_FOR_MEASURING * 60 * minutes
-    times: list[float] = []
-    while len(times) < LEAST_MEASURED_STEPS or (
-        sum(times) < limit_s and len(times) < MOST_MEASURED_STEPS
-    ):
-        times.append(_step(run))
-    speed = Speed(build_s, statistics.median(times), _seconds_of_a_batch(run), _per_token(run))
-    if run.state.modes.compiled:
-        torch.compiler.reset()  # the run compiles its blocks as a fresh process does
-    return speed
-
-
-def _step(run: Run) -> float:
-    """Make one optimizer step; return its seconds."""
-    started = time.perf_counter()
-    set_learning_rate(run)
-    loss = compute_gradients(run)
-    update_weights(run, loss)
-    synchronise(run.device)
-    return time.perf_counter() - started
-
-
-def _seconds_of_a_batch(run: Run) -> float:
-    """Return the seconds of evaluating one batch."""
-    size = run.config.training.batch_size
-    times = []
-    for _ in range(2):  # the first warms up
-        batches = list(run.val_windows.spread(size, size))
-        started = time.perf_counter()
-        evaluate(run.model, batches, run.device, run.state.modes.precision, never)
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
-def _per_token(run: Run) -> float:
-    """Return the seconds of one sampled token."""
-    sampling = run.config.sampling.model_copy(update={"max_new_tokens": SAMPLED_TOKENS})
-    generator = torch.Generator().manual_seed(run.config.seed)
-    start = run.val_windows.ids[:SAMPLED_TOKENS].tolist()
-    started = time.perf_counter()
-    made = len(list(generate(run.model, start, sampling, generator, end_of_text=END_OF_TEXT_ID)))
-    return (time.perf_counter() - started) / max(1, made)
 
 
 def _minutes(minutes: float) -> str:

@@ -460,7 +460,7 @@ def test_each_save_logs_its_size_its_time_and_the_time_since_the_last(
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     CheckpointWriter(0).save(tmp_path / "a.pt", to_save(), parts.config().training)
     size = (tmp_path / "a.pt").stat().st_size / 1e6
-    assert f"({size:.1f} MB in 0.25 s, after 120 s without)" in caplog.text
+    assert f"({size:.1f} MB in 0.25 s, 120 s after the last save)" in caplog.text
 
 
 @pytest.mark.parametrize("best", [True, False])

@@ -300,6 +300,20 @@ def test_a_console_that_takes_nothing_more_does_not_hold_the_work_up(on, monkeyp
     wait_until(lambda: not waiting_threads())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux obeys ulimit -v")
+def test_under_ulimit_v_a_terminal_gets_the_line_and_no_thread(on, caplog, monkeypatch):
+    import resource
+
+    caplog.set_level(logging.INFO)
+    stream = on(Terminal())
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1 << 30, 1 << 30))
+    with waiting("working"):
+        assert waiting_threads() == []
+        time.sleep(0.2)
+    assert caplog.messages == ["working took 0 s"]
+    assert stream.getvalue() == ""
+
+
 def test_a_system_without_room_for_a_thread_does_the_work(on, monkeypatch):
     on(Terminal())
 

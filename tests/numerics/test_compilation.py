@@ -217,7 +217,7 @@ def test_auto_does_not_compile_a_short_run_and_gives_the_reason(compiler, caplog
     assert not is_compiled(fresh_run(compile="auto"))
     assert compiler.compiled == 0
     (line,) = [line for line in caplog.messages if line.startswith("compile")]
-    assert line.startswith("compile: off, only about")
+    assert line.startswith("compile: off, the rest of the run spends only about")
 
 
 @pytest.mark.parametrize(
@@ -228,8 +228,8 @@ def test_auto_does_not_compile_a_short_run_and_gives_the_reason(compiler, caplog
         (10.0, 2e-3, {}, "off; a block takes"),
         (3000.0, 0.5e-3, {}, "off; a block takes"),
         (10.0, 0.5e-3, {"max_steps": 21_000}, "on; a block takes"),  # 84 s in the blocks
-        (10.0, 0.5e-3, {"max_steps": 19_000}, "off, only about"),
-        (10.0, 0.5e-3, {"max_minutes": 0.5}, "off, only about"),
+        (10.0, 0.5e-3, {"max_steps": 19_000}, "off, the rest of the run spends only about"),
+        (10.0, 0.5e-3, {"max_minutes": 0.5}, "off, the rest of the run spends only about"),
         (10.0, 0.5e-3, {"max_minutes": 5}, "on; a block takes"),
     ],
 )

@@ -2,12 +2,10 @@
 
 import contextlib
 import os
-import pty
 import re
 import shutil
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import harness
 import parts
 import pytest
+import terminal
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -133,24 +132,11 @@ def test_a_console_that_lacks_characters_does_not_disturb_a_run(tmp_path, encodi
 
 def test_a_terminal_shows_colours_and_a_bar_but_the_log_has_neither(tmp_path):
     harness.write_config(tmp_path, training=QUIET | {"max_steps": 6, "log_interval": 2})
-    master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (24, 120))  # rows, columns
     environment = os.environ | {"TERM": "xterm"}
     for name in ("NO_COLOR", "FORCE_COLOR"):
         environment.pop(name, None)
-    child = subprocess.Popen(
-        [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"],
-        cwd=tmp_path,
-        stderr=slave,
-        env=environment,
-    )
-    os.close(slave)
-    received = b""
-    with contextlib.suppress(OSError):  # EIO: the other end is closed
-        while piece := os.read(master, 4096):
-            received += piece
-    os.close(master)
-    assert child.wait(timeout=120) == 0
+    command = [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"]
+    received, _ = terminal.run_on_terminal(command, tmp_path, environment)
     assert b"\x1b[32m" in received  # green, for INFO
     assert b"12x1" in received or b"4x3" in received  # the bar
     (log,) = (tmp_path / "logs").glob("train_*.log")

@@ -1,15 +1,13 @@
 """A whole run shows its waits: bars on a terminal, lines of the log in a pipe."""
 
-import contextlib
 import os
-import pty
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import harness
 import pytest
+import terminal
 
 PROGRAM = harness.ROOT / "tests" / "programs" / "show_waits_at_once.py"
 WORDS = (b"encoding text.txt", b"evaluating every validation token", b"saving")
@@ -35,19 +33,7 @@ def command(*arguments: str) -> list[str]:
 def run_on_terminal(folder: Path, **variables: str) -> bytes:
     """Run with stderr on a terminal; return what it received. Nothing may go to stdout."""
     environment = {name: os.environ[name] for name in os.environ if not name.startswith("TQDM_")}
-    master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (24, 120))  # rows, columns
-    child = subprocess.Popen(
-        command(), cwd=folder, stdout=subprocess.PIPE, stderr=slave, env=environment | variables
-    )
-    os.close(slave)
-    received = b""
-    with contextlib.suppress(OSError):  # EIO: the other end is closed
-        while piece := os.read(master, 4096):
-            received += piece
-    os.close(master)
-    stdout, _ = child.communicate(timeout=120)
-    assert child.returncode == 0, received
+    received, stdout = terminal.run_on_terminal(command(), folder, environment | variables)
     assert stdout == b""
     return received.replace(b"\r\n", b"\n")
 
