@@ -5,7 +5,6 @@ the classes of storages, and takes as much memory as a file of 500 bytes asks fo
 """
 
 import pickletools
-import re
 import zipfile
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -22,8 +21,6 @@ REBUILDERS = {
     "torch.serialization _get_layout",
     "torch device",
 }
-# What stands in a pickle and is never called: a storage's class, a dtype
-VALUES = re.compile(r"torch(\.cuda)? \w+Storage|torch\.storage \w+Storage|torch [a-z]\w*", re.ASCII)
 # What torch.save writes, and torch.load(weights_only=True) reads. NEWOBJ, which makes an object of
 # any class, is missing: no tensor needs it
 OPCODES = {
@@ -69,7 +66,7 @@ MOST_ATTRIBUTES = 64  # a model's state_dict has one, _metadata
 
 @dataclass
 class _Name:
-    """What a GLOBAL names."""
+    """What a GLOBAL names. It may stand there; only a call of it can take memory."""
 
     name: str
 
@@ -138,7 +135,7 @@ def _pushed(
     if opcode == "MARK":
         return MARK
     if opcode == "GLOBAL":
-        return _named(str(argument))
+        return _Name(str(argument))
     if opcode in ("BINGET", "LONG_BINGET"):
         return memo[argument]
     if opcode in TUPLES:
@@ -150,13 +147,6 @@ def _pushed(
     if opcode in CHANGES:
         return _changed(opcode, operands)
     return None
-
-
-def _named(name: str) -> _Name:
-    known = name in REBUILDERS or name in (ORDERED_DICT, SIZE)
-    if not known and VALUES.fullmatch(name) is None:
-        raise _Odd(name.replace(" ", "."))
-    return _Name(name)
 
 
 def _called(function: object, arguments: object) -> object:

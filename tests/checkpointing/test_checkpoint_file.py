@@ -445,6 +445,13 @@ ALLOCATORS = {
     "a tensor's class": b"ctorch\nFloatTensor\nJ" + HUGE + b"\x85R.",
     "a new object": b"cbuiltins\nbytearray\nJ" + HUGE + b"\x85\x81.",
     "copies of a dict": b"ccollections\nOrderedDict\n]\x85R.",
+    "a long shape, to be copied": b"ctorch\nSize\n(" + b"K\x01" * 65 + b"t\x85R.",
+    "a dict of many attributes, to be copied": (
+        b"ccollections\nOrderedDict\n)R}("
+        + b"".join(b"K" + bytes([number]) + b"N" for number in range(65))
+        + b"ub."
+    ),
+    "attributes of a tensor's class": b"ctorch\nFloatTensor\n}b.",
 }
 
 

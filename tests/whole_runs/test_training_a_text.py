@@ -102,6 +102,18 @@ def test_the_yaml_makes_the_same_run_again(trained):
     assert harness.same(harness.trained(one), harness.trained(two))
 
 
+def test_the_log_names_the_yaml_in_the_commands_that_repeat_and_resume(trained):
+    (run_dir,) = run_dirs(trained)
+    yaml = run_dir.relative_to(trained) / f"{NAME}.yaml"
+    log = harness.log_of(trained)
+    for words in ("the same run again: ", "resume with: "):
+        (line,) = [line for line in log.splitlines() if words in line]
+        assert f" --config {yaml}" in line
+        assert "--set" not in line  # the YAML has what was set
+    (done,) = harness.events(trained, "done")
+    assert f" --config {yaml} --resume_from checkpoints/" in done["resume_command"]
+
+
 def test_what_is_chosen_is_in_the_events_with_what_was_measured(trained):
     (run_dir,) = run_dirs(trained)
     found = choices(run_dir)
