@@ -288,5 +288,5 @@ def _is_eight_bit(data: bytes, at_end: bool, encoding: str) -> bool | None:
                 return False
         if len(line) >= 8 or not data:
             return True
-        if WIDE_START.match(data):
+        if _wide_start(data) is not None:  # a byte order mark, too, whatever follows it
             return True

@@ -10,7 +10,7 @@ import time
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chatgot.errors import ConfigError, StorageError
@@ -186,7 +186,12 @@ parts = [
 parts += [as_utf16(), as_marked_utf16(), cut_off()]
 
 
+def big_endian(text: str) -> tuple[bytes, str]:
+    return ("\ufeff" + text).encode("utf-16-be"), text
+
+
 @settings(max_examples=1000, deadline=None)
+@example([big_endian("INFO step 12\r\n"), (b"\n", "\n"), big_endian("→ done\r\n")], "")
 @given(
     st.lists(st.one_of(parts), max_size=8), st.sampled_from(["", "a last line without an end é"])
 )
