@@ -58,7 +58,7 @@ def page() -> Iterator[Page]:
 def tensorboard(folder: Path) -> Iterator[str]:
     """Run the documented command on a free port; give the page's address."""
     page = (harness.ROOT / "docs" / "files-of-a-run.md").read_text(encoding="utf-8")
-    command = re.search(r"`\.venv/bin/tensorboard (--logdir logs/tensorboard)`", page)[1]
+    command = re.search(r"`tensorboard (--logdir logs/tensorboard)`", page)[1]
     program = [sys.executable, "-m", "tensorboard.main", *command.split(), "--port", "0"]
     process = subprocess.Popen(program, cwd=folder, stderr=subprocess.PIPE, text=True)
     try:
