@@ -42,7 +42,8 @@ def test_the_users_steps_are_taken_and_the_rest_follows_them(request_for_text):
 
 
 def test_the_default_minutes_are_said(request_for_text):
-    choice = choose(Request(request_for_text.text, overrides=request_for_text.overrides))
+    overrides = (*request_for_text.overrides, "training.batch_size=2")  # cheap to measure
+    choice = choose(Request(request_for_text.text, overrides=overrides))
     assert choice.config.training.max_minutes == 10
     assert choice.notes[0].text == "minutes: 10, the default; --minutes M sets another number"
     assert choice.config.model.dropout == 0.2  # for the many passes, which end the run early

@@ -17,6 +17,8 @@ from chatgot.config_file import load_config
 NAME = "my_text"
 SHORT = ["--minutes", "0.05"]
 SHORT += ["--set", "sampling.max_new_tokens=4", "--set", "training.report=false"]
+# where it does not matter how long the run is
+TWO_STEPS = [*SHORT, "--set", "training.max_steps=2"]
 
 
 def write_text(folder: Path, name: str = "my text.txt", characters: int = 6000) -> Path:
@@ -208,13 +210,14 @@ def report(folder: Path, name: str, capsys) -> tuple[int, str, str]:
 
 def test_of_two_runs_of_one_text_the_newest_is_reported(trained, capsys):
     """Begun by the text twice, then by the YAML of the first: all three are of one origin."""
-    assert harness.train_here(trained, "my text.txt", *SHORT) == 0
+    assert harness.train_here(trained, "my text.txt", *TWO_STEPS) == 0
     first, second = run_dirs(trained)
     code, out, _ = report(trained, NAME, capsys)
     assert code == 0
     assert second.name in out
     yaml = first / f"{NAME}.yaml"
-    assert harness.train_here(trained, "--config", str(yaml)) == 0
+    two_steps = ("--set", "training.max_steps=2")
+    assert harness.train_here(trained, "--config", str(yaml), *two_steps) == 0
     newest = run_dirs(trained)[-1]
     code, out, _ = report(trained, NAME, capsys)
     assert code == 0
@@ -223,7 +226,7 @@ def test_of_two_runs_of_one_text_the_newest_is_reported(trained, capsys):
 
 def test_two_texts_of_one_name_are_two_origins(trained, tmp_path, capsys):
     other = write_text(tmp_path / "elsewhere", characters=7000)
-    assert harness.train_here(trained, str(other), *SHORT) == 0
+    assert harness.train_here(trained, str(other), *TWO_STEPS) == 0
     code, _, said = report(trained, NAME, capsys)
     assert code == 2
     assert str(other) in said
@@ -253,7 +256,7 @@ def test_a_short_text_gets_a_shorter_context(tmp_path):
 
 def test_a_text_called_config_does_not_overwrite_the_settings(tmp_path):
     write_text(tmp_path, "config.txt")
-    assert harness.train_here(tmp_path, "config.txt", *SHORT) == 0
+    assert harness.train_here(tmp_path, "config.txt", *TWO_STEPS) == 0
     (run_dir,) = run_dirs(tmp_path, "config_text")
     assert load_config(run_dir / "config.yaml")[0] == load_config(run_dir / "config_text.yaml")[0]
 
