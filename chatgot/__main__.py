@@ -12,6 +12,8 @@ from chatgot.shipped import scripts_folder
 # Each verb, its script, and what it does
 VERBS = {
     "train": ("train_with_samples", "train a model on your text, and watch its samples"),
+    "chat": ("chat", "talk in this terminal to a model that you trained"),
+    "serve": ("serve", "talk to it in a browser, and through OpenAI's API"),
     "report": ("report", "write the page of a run: curves, samples, events"),
     "fix-log": ("fix_log_encoding", "mend a log: encodings, escape sequences, progress bars"),
 }

@@ -1,0 +1,1 @@
+"""How does a model answer the programs and browsers of this machine?"""
