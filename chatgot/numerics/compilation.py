@@ -81,7 +81,7 @@ class Work:
         x = torch.ones(shape, device=self.device, requires_grad=True)
         try:
             with autocast(self.device, self.precision):
-                rotated = self.model.rotation(0, cfg.max_seq_length, self.device)
+                rotated = self.model.rotation(torch.arange(cfg.max_seq_length, device=self.device))
                 y = self.model.run_block(block, x, rotated)
                 y.float().sum().backward()  # type: ignore[no-untyped-call] # untyped in torch
             synchronise(self.device)
