@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chatgot.model.gpt import GPT, Block
-from chatgot.sampling.key_value_cache import OneToken
+from chatgot.sampling.key_value_cache import BLOCK, KeyValueCache, OneToken
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 _layers: "weakref.WeakValueDictionary[int, ReorderedLinear]" = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
+MOST_DIFFERENCE = 1e-4  # of a compiled step's logits, relative to the largest: sums in another order
+PROVEN_TOKENS = BLOCK  # that the texts of the proof may look at
 ROWS_HINT = 16  # the number of rows for which oneDNN picks a layout
 
 
@@ -102,18 +104,81 @@ def _reorder_linears(module: nn.Module) -> None:
             _reorder_linears(child)
 
 
-# (ids (B,), positions (B,), keys and values of each layer, n) -> logits (B, V)
-Step = Callable[[Tensor, Tensor, list[Tensor], list[Tensor], int], Tensor]
+# (ids (B,), positions (B,), keys and values of each layer, positions seen (n,)) -> logits (B, V)
+Step = Callable[[Tensor, Tensor, list[Tensor], list[Tensor], Tensor], Tensor]
 
 
 def decode_step(model: GPT) -> Step:
     """Return the function that gives each of B texts its next logits."""
 
     def step(
-        ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], n: int
+        ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor
     ) -> Tensor:
-        cache = OneToken(k, v, positions[:, None], n)
+        cache = OneToken(k, v, positions[:, None], seen)
         logits = model.head(model.hidden(ids[:, None], cache))  # (B, 1, V)
         return logits[:, 0].float()
 
     return step
+
+
+class CompileFailed(Exception):
+    """There is no compiler, or what it makes computes something else."""
+
+
+def compiled_step(model: GPT, slots: int) -> Step:
+    """Return a compiled `decode_step`, after comparing its logits with those of the eager one.
+
+    Compiling takes 20 to 40 s on two cores, once per machine and shape: the files are kept.
+    slots: the greatest B that will come.
+    Raises: CompileFailed.
+    """
+    on_cpu = model.head.weight.device.type == "cpu"
+    eager = decode_step(model)
+    if on_cpu:
+        compiled = torch.compile(decode_step(model), options={"cpp_wrapper": True})
+    else:  # CUDA graphs: one launch a step (written for GPUs, not run on one yet)
+        compiled = torch.compile(decode_step(model), mode="reduce-overhead", dynamic=False)
+
+    def step(
+        ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor
+    ) -> Tensor:
+        if on_cpu:
+            torch._dynamo.mark_dynamic(seen, 0)  # noqa: SLF001 its documented name
+            if len(ids) > 1:
+                torch._dynamo.mark_dynamic(ids, 0)  # noqa: SLF001
+                torch._dynamo.mark_dynamic(positions, 0)  # noqa: SLF001
+        logits: Tensor = compiled(ids, positions, k, v, seen)
+        return logits
+
+    try:
+        for B in sorted({1, min(2, slots), slots}):
+            difference = _difference(model, eager, step, B, slots)
+            if not difference <= MOST_DIFFERENCE:
+                raise CompileFailed(f"its logits differ by {difference:.1e} of the largest")
+    except CompileFailed:
+        raise
+    except Exception as error:  # whatever the compiler raises: nothing depends on it
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CompileFailed(reason[0][:200]) from error
+    return step
+
+
+def _difference(model: GPT, eager: Step, compiled: Step, B: int, slots: int) -> float:
+    """Return the largest difference of two steps' logits, relative to the largest logit."""
+    weight = model.norm.weight.detach()
+    device = weight.device
+    n = min(model.cfg.max_seq_length, PROVEN_TOKENS)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.vocab_size, (2, B), generator=generator).to(device)
+    logits = []
+    with torch.no_grad():
+        for step in (eager, compiled):
+            # one row more, as the engine's: a compiled graph depends on the shape
+            cache = KeyValueCache(model.cfg, slots + 1, weight)
+            for place in range(min(2, n)):
+                positions = torch.full((B,), place, device=device)
+                seen = torch.arange(n, device=device)
+                last = step(ids[place], positions, cache.k, cache.v, seen)
+            logits.append(last.clone())
+    scale = float(logits[0].abs().max())
+    return float((logits[0] - logits[1]).abs().max()) / scale

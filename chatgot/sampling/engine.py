@@ -18,7 +18,7 @@ from torch import Tensor
 from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Vocabulary
 from chatgot.model.gpt import GPT, Cache
 from chatgot.sampling.controls import Controls
-from chatgot.sampling.decoding import decode_step, sampling_model
+from chatgot.sampling.decoding import compiled_step, decode_step, sampling_model
 from chatgot.sampling.drawing import Drawer, draw, logprobs, top
 from chatgot.sampling.key_value_cache import (
     Branching,
@@ -156,6 +156,14 @@ class Engine:
         # what ends a repetition: the lines of two speeches may be equal
         newline = "\n" in vocabulary.characters
         self._line_feeds = frozenset(vocabulary.encode("\n") if newline else ())
+
+    def compile(self) -> None:
+        """Compile the step, which takes 20 to 40 s the first time on a machine; it computes the same.
+
+        Another thread may call it while this one goes on stepping: the next step after it is fast.
+        Raises: CompileFailed; the steps stay as they were.
+        """
+        self._decode = compiled_step(self.model, self.slots)
 
     @property
     def busy(self) -> bool:
@@ -341,8 +349,8 @@ class Engine:
         ids = torch.tensor([text.ids[-1] for text in batch], device=self.device)  # (B,)
         positions = torch.tensor([text.length for text in batch], device=self.device)  # (B,)
         longest = 1 + max(text.length for text in batch)
-        n = tokens_looked_at(longest, self.context)
-        logits = self._decode(ids, positions, self._cache.k, self._cache.v, n)  # (B, V)
+        seen = torch.arange(tokens_looked_at(longest, self.context), device=self.device)
+        logits = self._decode(ids, positions, self._cache.k, self._cache.v, seen)  # (B, V)
         texts = [self._active[row] for row in rows]
         for text in texts:
             text.length += 1

@@ -18,11 +18,13 @@ BLOCK = 64  # a step looks at a multiple of so many tokens: fewer shapes, so tha
 class KeyValueCache:
     """Room for the keys and values of R texts of `max_seq_length` tokens.
 
-    k, v: one tensor a layer, (R, G, max_seq_length, D). Memory is taken when it is written to.
+    k, v: one tensor a layer, (R, G, max_seq_length + 1, D). Memory is taken when it is written to.
     """
 
     def __init__(self, cfg: ModelConfig, rows: int, like: Tensor) -> None:
-        shape = (rows, cfg.kv_heads, cfg.max_seq_length, cfg.head_size)
+        # one place more than is used: a compiled step takes each n below the size as one case, and
+        # the size itself as another
+        shape = (rows, cfg.kv_heads, cfg.max_seq_length + 1, cfg.head_size)
         self.k = [like.new_zeros(shape) for _ in range(cfg.n_layers)]
         self.v = [like.new_zeros(shape) for _ in range(cfg.n_layers)]
 
@@ -102,13 +104,13 @@ class Branching:
 class OneToken:
     """One more token for each of the rows 0 to B - 1, whose texts have different lengths.
 
-    n: how many tokens a query looks at, at least the longest text's length.
+    seen: the positions that a query may look at, (n,): 0 to n - 1, with all that is written.
     """
 
     k: list[Tensor]
     v: list[Tensor]
     positions: Tensor  # (B, 1)
-    n: int
+    seen: Tensor
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k and v, (B, G, 1, D); return (B, H, 1, D)."""
@@ -118,9 +120,10 @@ class OneToken:
         at = self.positions[:, 0]
         self.k[layer][rows, :, at] = k[:, :, 0]
         self.v[layer][rows, :, at] = v[:, :, 0]
-        keys = self.k[layer][:B, :, : self.n]  # (B, G, n, D)
-        values = self.v[layer][:B, :, : self.n]  # (B, G, n, D)
-        written = torch.arange(self.n, device=q.device) <= self.positions  # (B, n)
+        n = self.seen.size(0)
+        keys = self.k[layer][:B, :, :n]  # (B, G, n, D)
+        values = self.v[layer][:B, :, :n]  # (B, G, n, D)
+        written = self.seen <= self.positions  # (B, n)
         if q.device.type != "cpu" or not torch.compiler.is_compiling():
             return F.scaled_dot_product_attention(
                 q, keys, values, attn_mask=written[:, None, None], enable_gqa=G != H

@@ -68,7 +68,7 @@ def test_one_token_for_texts_of_different_lengths_has_their_logits(net):
             read(net, cache, row, x[row : row + 1, :length], 0)
         positions = torch.tensor(lengths)[:, None]
         new = torch.stack([x[row, length] for row, length in enumerate(lengths)])[:, None]
-        found = net(new, cache=OneToken(cache.k, cache.v, positions, T))[0]
+        found = net(new, cache=OneToken(cache.k, cache.v, positions, torch.arange(T)))[0]
     for row, length in enumerate(lengths):
         assert torch.allclose(found[row, 0], whole[row, length], **CLOSE)
 
@@ -81,7 +81,7 @@ def test_what_earlier_texts_left_in_a_row_is_never_seen(net):
         for tensor in (*cache.k, *cache.v):
             tensor.fill_(1000.0)
         read(net, cache, 0, x[:, :2], 0)
-        one = net(x[:, 2:3], cache=OneToken(cache.k, cache.v, torch.tensor([[2]]), T))[0]
+        one = net(x[:, 2:3], cache=OneToken(cache.k, cache.v, torch.tensor([[2]]), torch.arange(T)))[0]
         rest = read(net, cache, 0, x[:, 3:], 3)
     assert torch.allclose(torch.cat((one, rest), dim=1), whole[:, 2:], **CLOSE)
 
@@ -124,7 +124,7 @@ def test_a_saved_and_a_copied_row_go_on_as_the_original(net):
 def test_the_memory_of_a_token_is_that_of_its_keys_and_values(net):
     cache = cache_of(net, rows=3)
     total = sum(tensor.nbytes for tensor in (*cache.k, *cache.v))
-    assert cache.bytes_per_token * 3 * T == total
+    assert cache.bytes_per_token * 3 * (T + 1) == total
 
 
 def test_a_step_looks_at_whole_blocks_within_the_context():
