@@ -190,9 +190,9 @@ from chatgot.errors import OutOfMemory, UserError
 from chatgot.logs.events import event
 from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
 from chatgot.logs.metrics import MetricsWriter
+from chatgot.logs.origins import text_of_yaml
 from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
-from chatgot.report.run_record import text_of_yaml
 from chatgot.run.assembly import Run, assemble, make_prompts
 from chatgot.run.folder import RunPaths, open_folder
 from chatgot.run.resuming import (
