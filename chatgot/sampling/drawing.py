@@ -1,6 +1,6 @@
 """From logits to tokens: the controls of a request, its noise, and log-probabilities.
 
-B: rows, one per completion. V: vocab_size. R: those rows that a control is for. W: WINDOW.
+B: rows, one per completion. V: vocab_size. R: those rows that a control is for.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ WINDOW = 1024  # tokens: DRY looks no further back
 MOST_PENALTY = 1e30  # base ** length grows beyond any float
 MOST_TEMPERATURE = 1e100  # all tokens are equally likely long before
 NOISE_BLOCK = 64  # numbers made at once
+FEW = 1024  # tokens that are sorted for top_k and top_p, unless more are kept
 
 
 class Drawer:
@@ -87,7 +88,7 @@ class Drawer:
     def _first_offsets(self, vocab_size: int) -> Floats:
         """Return what is added to each logit (V,); ids outside the vocabulary have no effect.
 
-        Source: https://developers.openai.com/api/docs/guides/text-generation (penalties)
+        Source: https://platform.openai.com/docs/api-reference/completions/create
         """
         offsets = np.zeros(vocab_size)
         for token, bias in self.controls.logit_bias.items():
@@ -103,9 +104,9 @@ class Drawer:
 class Repeats:
     """DRY: how long the repeats are with which a text ends, and what would make them longer.
 
-    For each distance d < W, the last n tokens are the same as those d tokens earlier. What came
-    next there would make the repeat longer; it is penalized where n is at least the allowed
-    length. A repeat never reaches over a breaker.
+    For each distance d below WINDOW, it counts how many tokens at the end of the text are the same
+    as those d tokens earlier. The token that came next there would make this repeat longer. It is
+    penalized where the repeat has at least the allowed length. A repeat ends at a breaker.
 
     The newest token comes first in both buffers, so that the index of a token is its distance.
 
@@ -124,8 +125,7 @@ class Repeats:
         self._tokens = np.full(4 * WINDOW, -1, np.int64)
         self._may_repeat = np.zeros(4 * WINDOW, np.bool_)
         self._newest = 3 * WINDOW  # index in the two buffers
-        self._lengths = np.zeros(WINDOW - 1, np.int64)  # of distance 1, 2, ...
-        self._most_lengths = np.arange(WINDOW - 1, 0, -1)  # so that both copies are in the window
+        self._lengths = np.zeros(WINDOW - 1, np.int32)  # of distance 1, 2, ...
 
         recent = prompt[-WINDOW:]
         line_start = max((i + 1 for i, t in enumerate(recent) if t in breakers), default=0)
@@ -145,16 +145,20 @@ class Repeats:
 
     def penalize(self, scores: Floats, controls: Controls) -> None:
         """Penalize in the logits (V,), in place, what would make a repeat longer."""
-        lengths = np.minimum(self._lengths, self._most_lengths)
-        candidates = lengths >= max(controls.dry_allowed_length, 1)
-        candidates &= ~self._may_repeat[self._newest : self._newest + WINDOW - 1]
-        places = candidates.nonzero()[0]
+        allowed_length = max(controls.dry_allowed_length, 1)
+        places = (self._lengths >= allowed_length).nonzero()[0]
         if not len(places):
             return
+        # Both copies must be within the window
+        lengths = np.minimum(self._lengths[places], WINDOW - 1 - places)
+        penalized = (lengths >= allowed_length) & ~self._may_repeat[self._newest + places]
+        places = places[penalized]
+        lengths = lengths[penalized]
         # Of several repeats that one token would make longer, the longest counts: it comes last,
         # and NumPy keeps what is assigned last
-        places = places[lengths[places].argsort(kind="stable")]
-        excess = lengths[places] - controls.dry_allowed_length
+        order = lengths.argsort(kind="stable")
+        places = places[order]
+        excess = lengths[order] - controls.dry_allowed_length
         with np.errstate(over="ignore"):
             penalties = controls.dry_multiplier * np.power(controls.dry_base, excess, dtype=float)
         tokens = self._tokens[self._newest + places]
@@ -228,26 +232,27 @@ def _make_finite(scores: Floats) -> None:
 
 
 def _draw_rows(scores: Floats, drawers: Sequence[Drawer]) -> NDArray[np.int64]:
-    """Draw a token of each row of (R, V); each temperature is above 0."""
+    """Draw a token of each row of (B, V); each temperature is above 0."""
     controls = [drawer.controls for drawer in drawers]
     temperatures = np.array([min(c.temperature, MOST_TEMPERATURE) for c in controls])
     with np.errstate(over="ignore"):
-        # The logarithm of how likely each is in proportion to the likeliest
-        ratios = (scores - scores.max(-1, keepdims=True)) / temperatures[:, None]  # (R, V)
-    _keep_likeliest(ratios, controls)
-    _keep_min_p(ratios, controls)
+        # The logarithm of how likely each token is in proportion to the likeliest
+        ratios = (scores - scores.max(-1, keepdims=True)) / temperatures[:, None]  # (B, V)
+    weights = np.exp(ratios)  # (B, V), at most 1
+    _keep_likeliest(ratios, weights, controls)
+    _keep_min_p(ratios, weights, controls)
 
-    sums = np.exp(ratios).cumsum(-1)  # (R, V)
+    sums = weights.cumsum(-1)  # (B, V)
     total = sums[:, -1:]
     noise = np.array([drawer.noise() for drawer in drawers])[:, None]
-    # The first token whose sum is above the target: its own share is above 0
+    # The first token whose sum is above the target: its own weight is above 0
     target = np.minimum(noise * total, np.nextafter(total, 0))
     drawn: NDArray[np.int64] = (sums <= target).sum(-1)
     return drawn
 
 
-def _keep_likeliest(ratios: Floats, controls: Sequence[Controls]) -> None:
-    """Apply top_k, then top_p to (B, V), in place: what is not kept becomes -inf."""
+def _keep_likeliest(ratios: Floats, weights: Floats, controls: Sequence[Controls]) -> None:
+    """Apply top_k, then top_p: the weights (B, V) of what is not kept become 0, in place."""
     rows = [i for i, c in enumerate(controls) if _has_top_k(c) or _has_top_p(c)]
     if not rows:
         return
@@ -257,29 +262,47 @@ def _keep_likeliest(ratios: Floats, controls: Sequence[Controls]) -> None:
     top_p = np.array([c.top_p if _has_top_p(c) else np.inf for c in cut], np.float64)[:, None]
 
     some = ratios[rows]  # (R, V)
-    ordered = -np.sort(-some, axis=-1)  # likeliest first
+    whole = weights[rows].sum(-1, keepdims=True)  # (R, 1)
+    # Sorting all of a large vocabulary takes longer than the rest, and is rarely needed
+    m = min(V, max(FEW, int(top_k.max(where=top_k < V, initial=1))))
+    n, least = _find_least(some, whole, top_k, top_p, m)
+    if (n > m).any():
+        n, least = _find_least(some, whole, top_k, top_p, V)
+    kept = some >= least
+    excess = kept.sum(-1, keepdims=True) - n
+    if excess.any():  # several tokens equal the least: those with the lowest ids are kept
+        equal = some == least
+        room = equal.sum(-1, keepdims=True) - excess
+        kept &= ~equal | (equal.cumsum(-1) <= room)
+    weights[rows] *= kept
+
+
+def _find_least(
+    ratios: Floats, whole: Floats, top_k: NDArray[np.int64], top_p: Floats, m: int
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return how many tokens of each row (R, V) are kept, and the least ratio of these.
+
+    Only the m likeliest are looked at; where more than m are kept, both numbers are wrong. Each
+    top_k is V or at most m. whole: the sum of each row's weights. All but `ratios` are (R, 1).
+    """
+    V = ratios.shape[-1]
+    likeliest = np.partition(ratios, V - m, axis=-1)[:, V - m :] if m < V else ratios  # (R, m)
+    ordered = -np.sort(-likeliest, axis=-1)  # likeliest first
     sums = np.exp(ordered).cumsum(-1)
-    total = np.take_along_axis(sums, top_k - 1, -1)  # (R, 1), of what top_k keeps
-    n = np.minimum(top_k, 1 + (sums < top_p * total).sum(-1, keepdims=True))  # (R, 1) are kept
-    least = np.take_along_axis(ordered, n - 1, -1)
-    likelier = some > least
-    equal = some == least
-    room = n - likelier.sum(-1, keepdims=True)
-    if (equal.sum(-1, keepdims=True) > room).any():
-        equal &= equal.cumsum(-1) <= room
-    some[~(likelier | equal)] = -np.inf
-    ratios[rows] = some
+    of_top_k = np.take_along_axis(sums, np.minimum(top_k, m) - 1, -1)
+    total = np.where(top_k < V, of_top_k, whole)
+    # As many as are needed to reach top_p
+    n = np.minimum(top_k, 1 + (sums < top_p * total).sum(-1, keepdims=True))
+    return n, np.take_along_axis(ordered, np.minimum(n, m) - 1, -1)
 
 
-def _keep_min_p(ratios: Floats, controls: Sequence[Controls]) -> None:
-    """Apply min_p to (B, V), in place: what is not kept becomes -inf."""
+def _keep_min_p(ratios: Floats, weights: Floats, controls: Sequence[Controls]) -> None:
+    """Apply min_p: the weights (B, V) of what is not kept become 0, in place."""
     rows = [i for i, c in enumerate(controls) if c.min_p is not None and c.min_p > 0]
     if not rows:
         return
     least = np.log([min(controls[i].min_p or 0.0, 1.0) for i in rows])[:, None]  # (R, 1)
-    some = ratios[rows]  # (R, V)
-    some[some < least] = -np.inf
-    ratios[rows] = some
+    weights[rows] *= ratios[rows] >= least
 
 
 def _has_top_k(controls: Controls) -> bool:
