@@ -39,7 +39,7 @@ class Cache(Protocol):
         ...
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the new keys and values of one layer, and let the queries look at all (see Attend)."""
+        """Store a layer's new keys and values; let the queries look at all (see Attend)."""
         ...
 
 
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, cfg.d_model, bias=bias)
 
     def forward(self, x: Tensor, rotated: Rotation | None, attend: Attend | None) -> Tensor:
-        """Return (B, T, C) from x (B, T, C); with `attend`, x holds only the tokens after the cached."""
+        """Return (B, T, C) from x (B, T, C); attend: x holds only what comes after the cache."""
         B, T, _ = x.shape
         parts = self.qkv(x).split(self.sizes, dim=-1)
         q, k, v = (
@@ -255,10 +255,8 @@ class GPT(nn.Module):
     def hidden(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Return what the head reads, (B, T, C), for x (B, T); cache: what came before x."""
         h = self.token_embedding(x)  # (B, T, C)
-        if cache is None:
-            positions = torch.arange(x.size(1), device=x.device)  # (T,)
-        else:
-            positions = cache.positions  # (B, T)
+        from_start = torch.arange(x.size(1), device=x.device)  # (T,)
+        positions = from_start if cache is None else cache.positions  # (T,) or (B, T)
         rotated = self.rotation(positions)
         if self.position_embedding is not None:
             h = h + self.position_embedding(positions)  # (B, T, C)

@@ -1,18 +1,18 @@
 """The model as it is run for sampling: the same weights and formulas, with faster matrix products.
 
 oneDNN multiplies few rows by a matrix several times faster when the matrix was reordered before
-(measured: docs/benchmarks.md). A compiled step for one row writes the products as sums, which run at
-the speed of the memory.
+(measured: docs/benchmarks.md). A compiled step for one row writes the products as sums, which run
+at the speed of the memory.
 """
 
 import copy
 import itertools
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chatgot.model.gpt import GPT, Block
@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 _layers: "weakref.WeakValueDictionary[int, ReorderedLinear]" = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
-MOST_DIFFERENCE = 1e-4  # of a compiled step's logits, relative to the largest: sums in another order
+MOST_DIFFERENCE = (
+    1e-4  # of a compiled step's logits, relative to the largest: sums in another order
+)
+LONGEST_REASON = 200  # characters of a compiler's message
 PROVEN_TOKENS = BLOCK  # that the texts of the proof may look at
 ROWS_HINT = 16  # the number of rows for which oneDNN picks a layout
 
@@ -92,7 +95,7 @@ def sampling_model(model: GPT) -> GPT:
 
 def can_reorder() -> bool:
     """Return whether this build of torch has oneDNN."""
-    return torch.backends.mkldnn.is_available()
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call] # in torch
 
 
 def _reorder_linears(module: nn.Module) -> None:
@@ -115,7 +118,7 @@ def decode_step(model: GPT) -> Step:
         ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor
     ) -> Tensor:
         cache = OneToken(k, v, positions[:, None], seen)
-        logits = model.head(model.hidden(ids[:, None], cache))  # (B, 1, V)
+        logits: Tensor = model.head(model.hidden(ids[:, None], cache))  # (B, 1, V)
         return logits[:, 0].float()
 
     return step
@@ -150,22 +153,45 @@ def compiled_step(model: GPT, slots: int) -> Step:
         logits: Tensor = compiled(ids, positions, k, v, seen)
         return logits
 
-    try:
+    with _errors_of_the_compiler():
         for B in sorted({1, min(2, slots), slots}):
             difference = _difference(model, eager, step, B, slots)
             if not difference <= MOST_DIFFERENCE:
                 raise CompileFailed(f"its logits differ by {difference:.1e} of the largest")
+
+    in_use: Step = step
+
+    def step_or_eager(
+        ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor
+    ) -> Tensor:
+        nonlocal in_use
+        try:
+            with _errors_of_the_compiler():
+                return in_use(ids, positions, k, v, seen)
+        except CompileFailed as error:
+            # for a shape that was not in the proof; a step can be made twice
+            logger.warning("sampling goes on without its compiled step: %s", error)
+            in_use = eager
+            return eager(ids, positions, k, v, seen)
+
+    return step_or_eager
+
+
+@contextmanager
+def _errors_of_the_compiler() -> Iterator[None]:
+    """Turn whatever the compiler raises into CompileFailed, with its first line."""
+    try:
+        yield
     except CompileFailed:
         raise
-    except Exception as error:  # whatever the compiler raises: nothing depends on it
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CompileFailed(reason[0][:200]) from error
-    return step
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CompileFailed(lines[0][:LONGEST_REASON]) from error
 
 
 def _difference(model: GPT, eager: Step, compiled: Step, B: int, slots: int) -> float:
     """Return the largest difference of two steps' logits, relative to the largest logit."""
-    weight = model.norm.weight.detach()
+    weight = next(model.norm.parameters()).detach()
     device = weight.device
     n = min(model.cfg.max_seq_length, PROVEN_TOKENS)
     generator = torch.Generator().manual_seed(0)

@@ -149,7 +149,9 @@ class Engine:
         self.device = self.model.head.weight.device
         self._decode = decode_step(self.model)
         # one row more, for `rank`
-        self._cache = KeyValueCache(model.cfg, slots + 1, self.model.norm.weight.detach())
+        self._cache = KeyValueCache(
+            model.cfg, slots + 1, next(self.model.norm.parameters()).detach()
+        )
         self._kept = KeptPrefixes(KEPT_BYTES // self._cache.bytes_per_token)
         self._active: list[Text] = []  # the text of each row
         self._waiting: list[Text] = []
@@ -242,7 +244,9 @@ class Engine:
         """
         longest = max(map(len, continuations), default=0)
         if not all(map(len, continuations)) or longest > self.context // 2:
-            raise ValueError("each continuation needs a token and must fit into half of the context")
+            raise ValueError(
+                "each continuation needs a token and must fit into half of the context"
+            )
         ids = list(prompt) or [END_OF_TEXT_ID]
         ids = ids[window_start(len(ids) + longest, self.context) :]
         row = self.slots

@@ -81,7 +81,9 @@ def test_what_earlier_texts_left_in_a_row_is_never_seen(net):
         for tensor in (*cache.k, *cache.v):
             tensor.fill_(1000.0)
         read(net, cache, 0, x[:, :2], 0)
-        one = net(x[:, 2:3], cache=OneToken(cache.k, cache.v, torch.tensor([[2]]), torch.arange(T)))[0]
+        one = net(
+            x[:, 2:3], cache=OneToken(cache.k, cache.v, torch.tensor([[2]]), torch.arange(T))
+        )[0]
         rest = read(net, cache, 0, x[:, 3:], 3)
     assert torch.allclose(torch.cat((one, rest), dim=1), whole[:, 2:], **CLOSE)
 
