@@ -384,9 +384,11 @@ def show_samples(run: Run, metrics: MetricsWriter, prompts: list[str]) -> None:
     seed = run.config.seed
     texts: list[str] = []
     try:
-        for texts in continue_texts(run.model, run.vocabulary, prompts, run.config.sampling, seed):
+        growing = continue_texts(run.model, run.vocabulary, prompts, run.config.sampling, seed)
+        for so_far in growing:
             if STOP.requested():
                 return
+            texts = so_far
     except Exception as error:  # noqa: BLE001 best effort: whatever fails, training goes on
         run.failed_samples += 1
         if run.failed_samples == 1:

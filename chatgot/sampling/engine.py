@@ -1,6 +1,6 @@
 """From prompts to texts, many at once: each text has a row in the key/value cache while it grows.
 
-A step reads parts of new prompts and then gives each text its next token. The rows in use are always
+A step gives each text its next token, and reads parts of new prompts. The rows in use are always
 the first ones, so that a step is one batch. What a text leaves in its row is kept for prompts that
 begin in the same way: the next turn of a chat, or a second completion of one prompt.
 
@@ -149,9 +149,8 @@ class Engine:
         self.device = self.model.head.weight.device
         self._decode = decode_step(self.model)
         # one row more, for `rank`
-        self._cache = KeyValueCache(
-            model.cfg, slots + 1, next(self.model.norm.parameters()).detach()
-        )
+        weight = next(self.model.norm.parameters()).detach()
+        self._cache = KeyValueCache(model.cfg, slots + 1, weight)
         self._kept = KeptPrefixes(KEPT_BYTES // self._cache.bytes_per_token)
         self._active: list[Text] = []  # the text of each row
         self._waiting: list[Text] = []
@@ -160,7 +159,7 @@ class Engine:
         self._line_feeds = frozenset(vocabulary.encode("\n") if newline else ())
 
     def compile(self) -> None:
-        """Compile the step, which takes 20 to 40 s the first time on a machine; it computes the same.
+        """Compile the step; it computes the same, and takes 20 to 40 s the first time on a machine.
 
         Another thread may call it while this one goes on stepping: the next step after it is fast.
         Raises: CompileFailed; the steps stay as they were.

@@ -1,7 +1,7 @@
 """The keys and values of many texts, and the three ways in which a model reads and adds to them.
 
-Each text has a row. Letters: R rows, B batch, T new tokens, n tokens that a query may look at, H heads
-of queries, G heads of keys and values, D head size.
+Each text has a row. Letters: R rows, B batch, T new tokens, n tokens that a query may look at,
+H heads of queries, G heads of keys and values, D head size.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class KeyValueCache:
 
 @dataclass
 class Reading:
-    """The next T tokens of one row, after `past` others: the beginning of a text, or its next part."""
+    """The next T tokens of one row, after `past` others: a text's beginning or its next part."""
 
     cache: KeyValueCache
     row: int

@@ -45,7 +45,7 @@ class KeptPrefixes:
         return self.longest(ids)[0] == len(ids)
 
     def keep(self, ids: NDArray[np.int64], saved: list[Tensor]) -> None:
-        """Keep a text; texts that are its beginning, and the oldest where there are too many, go."""
+        """Keep a text; its own beginnings go, and the oldest ones where there are too many."""
         self._texts = [text for text in self._texts if common_length(text.ids, ids) < len(text.ids)]
         self._texts.append(KeptText(ids, saved))
         while self._texts and sum(len(text.ids) for text in self._texts) > self.most:
