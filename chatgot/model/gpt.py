@@ -8,14 +8,15 @@ queries and keys (arXiv:2010.04245) and grouped-query attention (arXiv:2305.1324
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from chatgot.config import ModelConfig
@@ -314,14 +315,37 @@ class GPT(nn.Module):
         return 6 * matrices + 6 * attention
 
 
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out what modules draw for their weights."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
+def model_without_weights(cfg: ModelConfig, vocab_size: int) -> GPT:
+    """Make a model of the right shapes on the "meta" device, where tensors take no memory.
+
+    Its modules draw nothing: that would be slow, use the global generator, and, on that device,
+    import the whole of torch's compiler (1 to 2 s).
+    """
+    with torch.device("meta"), _NoInitialisation():
+        return GPT(cfg, vocab_size)
+
+
 def build_model(cfg: ModelConfig, vocab_size: int, device: torch.device, seed: int) -> GPT:
     """Make a model with fresh weights on `device`.
 
     The weights are drawn on the CPU, so they are the same for every device.
     """
-    # "meta" skips the modules' own initialisation, which is slow and uses the global generator
-    with torch.device("meta"):
-        model = GPT(cfg, vocab_size)
+    model = model_without_weights(cfg, vocab_size)
     model.to_empty(device="cpu")
     model.tie()  # to_empty gave the head a tensor of its own
     model.initialise(seed)

@@ -11,7 +11,7 @@ from chatgot.checkpointing.checkpoint_file import load_checkpoint, stored_config
 from chatgot.checkpointing.tensors import check_tensors
 from chatgot.config import Config
 from chatgot.data.vocabulary import Vocabulary
-from chatgot.model.gpt import GPT
+from chatgot.model.gpt import GPT, model_without_weights
 from chatgot.sampling.speakers import Speaker
 
 
@@ -43,9 +43,7 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     del stored["optimizer_state_dict"]
     config = stored_config(stored, path)
     vocabulary = Vocabulary.from_tokens(stored["vocabulary"])
-    # "meta": no memory and no time for weights that are replaced at once
-    with torch.device("meta"):
-        model = GPT(config.model, len(vocabulary))
+    model = model_without_weights(config.model, len(vocabulary))
     weights = stored["model_state_dict"]
     check_tensors(path, weights, model.state_dict())
     model.load_state_dict(weights, assign=True)

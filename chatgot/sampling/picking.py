@@ -67,24 +67,28 @@ def find_checkpoint_file(
     checkpoint: which one of a run.
     Raises: CheckpointRejected where there is none, or where several files of that name began runs.
     """
-    if name is not None:
+    runs = _runs_in(checkpoint_dir)
+    run_ids = _meant(name, runs)
+    if not run_ids and name is not None:
         path = _named_file(name, checkpoint_dir)
         if path is not None:
             return path
         if os.path.isdir(name):  # noqa: PTH112 Path's own raises for names that are too long
             run_id, checkpoint_dir = _run_of_folder(Path(name), checkpoint_dir)
-            return _pick(_runs_in(checkpoint_dir), run_id, checkpoint)
-    runs = _runs_in(checkpoint_dir)
-    if name is None:
-        of_name = list(runs)
-    elif name in runs:
-        of_name = [name]
-    else:
-        of_name = [run_id for run_id in runs if run_id.rpartition("_")[0] == name]
-        _refuse_several_origins(name, {run_id: runs[run_id] for run_id in of_name}, checkpoint_dir)
-    if not of_name:
+            runs = _runs_in(checkpoint_dir)
+            run_ids = [run_id]
+    if not run_ids:
         raise CheckpointRejected(_nothing_there(name, runs, checkpoint_dir))
-    return _pick(runs, next(_newest_first(of_name)), checkpoint)
+    if name is not None:
+        _refuse_several_origins(name, {run_id: runs[run_id] for run_id in run_ids}, checkpoint_dir)
+    return _pick(runs, next(_newest_first(run_ids)), checkpoint)
+
+
+def _meant(name: str | None, runs: Iterable[str]) -> list[str]:
+    """Return the runs that a configuration's name or a run's id means; None: all."""
+    if name is None:
+        return list(runs)
+    return [run_id for run_id in runs if name in (run_id, run_id.rpartition("_")[0])]
 
 
 def _runs_in(checkpoint_dir: Path) -> dict[str, Files]:
@@ -160,7 +164,8 @@ def _named_file(name: str, checkpoint_dir: Path) -> Path | None:
     Raises: CheckpointRejected for the name of a file that does not exist.
     """
     for path in (Path(name), checkpoint_dir / name):
-        if not is_gone(path) and not os.path.isdir(path):  # noqa: PTH112 also for odd names
+        # not Path's own: they raise for odd names
+        if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112
             return path
     if not name.endswith(SUFFIX):
         return None
