@@ -1,5 +1,6 @@
 """From logits to tokens: each control against a plain reference, the noise, the extremes."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -230,21 +231,21 @@ def test_no_noise_draws_what_has_no_probability(noise, logits, monkeypatch):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-30, 1.0, 1e30, 1.7e308, math.inf])
-@pytest.mark.parametrize("top_k", [None, 1, 1000])
-@pytest.mark.parametrize("top_p", [None, 0.0, 1.0])
-@pytest.mark.parametrize("min_p", [None, 0.0, 1.0])
-def test_extreme_controls_never_draw_an_excluded_token(temperature, top_k, top_p, min_p):
-    controls = Controls(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    one_is_left = temperature < 1 or top_k == 1 or top_p == 0.0 or min_p == 1.0
-    for logits in ([-1e30, 0.25, 0.5, -math.inf], [-1e30, -2e30, 1e30, -math.inf]):
-        for seed in range(3):
-            token = draw_one(logits, drawer(replace(controls, seed=seed)))
-            assert token == 2 if one_is_left else token < 3
+def test_extreme_controls_never_draw_an_excluded_token(temperature):
+    for top_k, top_p, min_p in itertools.product(
+        [None, 1, 1000], [None, 0.0, 1.0], [None, 0.0, 1.0]
+    ):
+        controls = Controls(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        one_is_left = temperature < 1 or top_k == 1 or top_p == 0.0 or min_p == 1.0
+        for logits in ([-1e30, 0.25, 0.5, -math.inf], [-1e30, -2e30, 1e30, -math.inf]):
+            batch = np.array([logits] * 3, np.float32)
+            tokens = draw(batch, [drawer(replace(controls, seed=seed)) for seed in range(3)])
+            assert (tokens == 2).all() if one_is_left else tokens.max() < 3
 
 
 @pytest.mark.filterwarnings("error")
 def test_logits_that_are_no_numbers_do_no_harm():
-    assert draw_one([math.nan, 1.0, -math.inf], drawer()) == 1
+    assert draw_one([math.nan, -9.0, -math.inf], drawer()) == 1
     assert draw_one([0.0, math.inf, 5.0], drawer()) == 1
     nothing_left = draw_many([-math.inf] * 3, Controls(), 300)
     assert float(nothing_left.min()) > 50
@@ -336,18 +337,34 @@ def test_dry_lets_the_lines_of_speakers_repeat():
 def test_a_long_history_equals_the_plain_definition():
     """The buffers are moved several times; older tokens than the window are forgotten."""
     rng = np.random.default_rng(2)
-    history = rng.integers(2, 4, 6 * WINDOW).tolist()
+    history = rng.integers(NEWLINE, 4, 6 * WINDOW).tolist()
     history[5 * WINDOW :] = [2, 3, 3, 4] * (WINDOW // 4)
     controls = replace(DRY, dry_base=1.0005)
     row = drawer(controls, history[: WINDOW + 300])
-    for i, token in enumerate(history[WINDOW + 300 :], WINDOW + 301):
-        row.append(token)
-        if i % 350 == 0 or i == len(history):
-            expected = [
-                2.0 * 1.0005 ** (n - 3) if n >= 3 else 0.0 for n in plain_repeats(history[:i], V)
-            ]
+    for i in range(WINDOW + 300, len(history) + 1):
+        if i % 41 == 0 or i == len(history):
+            lengths = plain_repeats(history[:i], V)
+            expected = [2.0 * 1.0005 ** (n - 3) if n >= 3 else 0.0 for n in lengths]
             assert penalties(row) == pytest.approx(expected)
-    assert max(plain_repeats(history, V)) == WINDOW - 4
+        if i < len(history):
+            row.append(history[i])
+    assert lengths[2] == WINDOW - 4
+
+
+@pytest.mark.parametrize("length", [0, 1, 700, WINDOW, WINDOW + 1, 3000, 5 * WINDOW])
+def test_a_prompt_counts_as_what_was_drawn(length):
+    prompt = np.random.default_rng(3).integers(NEWLINE, 4, length).tolist()
+    prompt[-5:] = [2, 3, 3, 2, 3]
+    row = drawer(DRY)
+    for token in prompt:
+        row.append(token)
+    assert penalties(drawer(DRY, prompt)) == penalties(row)
+    assert length < 700 or max(penalties(row)) > 0
+
+
+def test_an_allowed_length_of_0_penalizes_repeats_only():
+    row = drawer(replace(DRY, dry_allowed_length=0), [2, 3, 4, 3])
+    assert penalties(row) == [0, 0, 0, 0, 2.0 * 1.5, 0]
 
 
 @pytest.mark.filterwarnings("error")

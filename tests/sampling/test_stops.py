@@ -130,6 +130,12 @@ def test_the_text_ends_at_once_when_a_stop_is_complete():
     assert shown.feed("more") == shown.end() == ""
 
 
+def test_a_longer_stop_from_the_same_place_is_not_waited_for():
+    shown = Shown(controls("ab", "abc"))
+    assert shown.feed("xab") == "x"
+    assert (shown.ended, shown.stopped_by) == (True, "ab")
+
+
 def test_an_earlier_stop_that_may_come_is_waited_for():
     shown = Shown(controls("abcd", "c"))
     assert shown.feed("xabc") == "x"
