@@ -6,6 +6,7 @@ import {
   forgetConversation, keepConversation, listConversations, newConversation, titleOf,
 } from "./conversations.js";
 import { byId, copyText, downloadText, grouped, make } from "./dom.js";
+import { makeDrawer } from "./drawer.js";
 import { Messages } from "./messages.js";
 import { closesOutside, Settings } from "./settings.js";
 import { addTurn, lastId, pathTo, removeTurn, shownPath, walk } from "./tree.js";
@@ -59,13 +60,7 @@ export class Chat {
     byId("new").addEventListener("click", () => this.startNew());
     byId("copy-all").addEventListener("click", () => this.tellCopied(this.asText()));
     byId("download").addEventListener("click", () => downloadText("conversation.txt", this.asText()));
-    byId("past-button").addEventListener("click", () => this.showPast(byId("past").dataset.open === undefined));
-    byId("past").addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && byId("past").dataset.open !== undefined) {
-        this.showPast(false);
-        byId("past-button").focus();
-      }
-    });
+    this.closePast = makeDrawer(byId("past-button"), byId("past"));
     for (const details of document.querySelectorAll("#chat details.panel")) closesOutside(details);
     addEventListener("pagehide", () => this.save());
   }
@@ -84,6 +79,7 @@ export class Chat {
   open(conversation) {
     this.stop();
     this.conversation = conversation;
+    this.messages.forgetHues();
     this.cast.show(conversation.cast);
     this.hideTrouble();
     this.show();
@@ -94,7 +90,7 @@ export class Chat {
   startNew() {
     this.save();
     this.open(newConversation(structuredClone(this.people)));
-    this.showPast(false);
+    this.closePast();
     this.line.focus();
   }
 
@@ -108,12 +104,6 @@ export class Chat {
     }
   }
 
-  showPast(isOpen) {
-    if (isOpen) byId("past").dataset.open = "";
-    else delete byId("past").dataset.open;
-    byId("past-button").setAttribute("aria-expanded", String(isOpen));
-  }
-
   listPast() {
     const items = listConversations().map((conversation) => this.pastItem(conversation));
     byId("past-list").replaceChildren(...items);
@@ -123,7 +113,7 @@ export class Chat {
     const title = titleOf(conversation);
     const open = () => {
       this.open(conversation);
-      this.showPast(false);
+      this.closePast();
     };
     const forget = () => {
       forgetConversation(conversation.id);

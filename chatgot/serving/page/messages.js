@@ -18,12 +18,14 @@ export class Messages {
     this.log = log;
     this.actions = actions;
     this.articles = new Map();
+    this.hues = new Map(); // from each name to the number of its colour
   }
 
   /** Show these turns of a tree; `growing` is the id of the one that is being answered. */
   show(tree, path, growing = null) {
     const before = this.articles;
     this.articles = new Map();
+    path.forEach((turn) => this.hueOf(turn.name));
     const parts = [];
     let last = null;
     for (const turn of path) {
@@ -44,7 +46,7 @@ export class Messages {
   grow(turn) {
     const { article } = this.articles.get(turn.id);
     article.querySelector(".name").textContent = turn.name || "…";
-    article.dataset.hue = hueOf(turn.name);
+    article.dataset.hue = this.hueOf(turn.name);
     article.querySelector(".speech").textContent = turn.text;
   }
 
@@ -82,6 +84,24 @@ export class Messages {
     area.setSelectionRange(area.value.length, area.value.length);
   }
 
+  /** Return the number of a name's colour: its usual one, or a free one if another name has that. */
+  hueOf(name) {
+    if (!this.hues.has(name)) {
+      const taken = new Set(this.hues.values());
+      let hue = usualHue(name);
+      while (taken.size < HUES && taken.has(hue)) hue = (hue + 1) % HUES;
+      if (name) this.hues.set(name, hue);
+      return hue;
+    }
+    return this.hues.get(name);
+  }
+
+  /** Forget the colours of the names: another conversation comes. */
+  forgetHues() {
+    this.hues.clear();
+    this.articles.clear();
+  }
+
   note(id, text) {
     const key = `note-${id}`;
     const known = [...this.log.children].find((child) => child.dataset.key === key);
@@ -102,7 +122,7 @@ export class Messages {
     const kind = `turn ${turn.by}${isGrowing ? " growing" : ""}`;
     const article = make("article", { class: kind, "aria-label": turn.name }, ...parts);
     article.dataset.turn = turn.id;
-    article.dataset.hue = hueOf(turn.name);
+    article.dataset.hue = this.hueOf(turn.name);
     return article;
   }
 
@@ -148,8 +168,8 @@ function replaceChanged(parent, parts) {
   });
 }
 
-/** Return the number of a name's colour: the same name has the same one everywhere. */
-export function hueOf(name) {
+// The same name usually has the same colour everywhere
+function usualHue(name) {
   let sum = 0;
   for (const letter of name) sum = (31 * sum + letter.codePointAt(0)) % 9973;
   return sum % HUES;

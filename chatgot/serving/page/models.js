@@ -46,7 +46,11 @@ export class Models extends EventTarget {
   show() {
     const groups = Map.groupBy(this.list, (model) => model.chatgot.run_id);
     const parts = [...groups].map(([run, models]) => {
-      const options = models.map((model) => make("option", { value: model.id }, wordsFor(model)));
+      const options = models.map((model) => {
+        // a closed list shows no groups, so that among several runs each option names its own
+        const words = groups.size > 1 ? `${wordsFor(model)} · ${run}` : wordsFor(model);
+        return make("option", { value: model.id }, words);
+      });
       return make("optgroup", { label: run }, ...options);
     });
     // a list that is open at the moment must not change under the reader's hand

@@ -21,7 +21,7 @@ export class Settings {
       if (stored[field] >= min && stored[field] <= max) this.values[field] = Number(stored[field]);
     }
     if (/^\d{1,9}$/.test(stored.seed)) this.values.seed = String(stored.seed);
-    panel.append(...Object.keys(FIELDS).map((field) => this.slider(field)), this.seedField());
+    panel.prepend(...Object.keys(FIELDS).map((field) => this.slider(field)), this.seedField());
   }
 
   slider(field) {

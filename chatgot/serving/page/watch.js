@@ -73,7 +73,7 @@ export class Watch {
   showRuns() {
     const wanted = this.select.value || read("run", (value) => typeof value === "string", "");
     const options = this.runs.map((run) =>
-      make("option", { value: run.run_id }, run.live ? `${run.run_id} · in progress` : run.run_id),
+      make("option", { value: run.run_id }, run.run_id),
     );
     const text = options.map((option) => option.textContent).join("\n");
     if (text === this.shownRuns) return;
@@ -199,7 +199,7 @@ function factsOf(rows, best) {
   return [
     ["optimizer steps", rows.length ? grouped(rows.at(-1).step) : null, ""],
     ["train_loss", last("train_loss")?.toFixed(4), "nats"],
-    ["best val_loss", bestRow?.val_loss.toFixed(4), bestRow ? `nats, step ${grouped(best)}` : ""],
+    ["best val_loss", bestRow?.val_loss.toFixed(4), bestRow ? `step ${grouped(best)}` : ""],
     ["speed", rounded(last("tokens_per_s")), "tokens/s"],
   ];
 }
