@@ -1,0 +1,43 @@
+// What does this browser remember? Its storage may be full, damaged, or forbidden: nothing here raises.
+
+const PREFIX = "chatgot:";
+
+/** Return a stored value if `accepts` does, else the fallback. */
+export function read(name, accepts, fallback) {
+  try {
+    const value = JSON.parse(localStorage.getItem(PREFIX + name));
+    return value !== null && accepts(value) ? value : fallback;
+  } catch {
+    return fallback;
+  }
+}
+
+/** Store a value; return whether there was room for it. */
+export function write(name, value) {
+  try {
+    localStorage.setItem(PREFIX + name, JSON.stringify(value));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Forget a value. */
+export function forget(name) {
+  try {
+    localStorage.removeItem(PREFIX + name);
+  } catch {
+    // forbidden storage has nothing to forget
+  }
+}
+
+/** Return the names of all stored values that begin with `start`. */
+export function namesOf(start) {
+  try {
+    return Object.keys(localStorage)
+      .filter((key) => key.startsWith(PREFIX + start))
+      .map((key) => key.slice(PREFIX.length));
+  } catch {
+    return [];
+  }
+}
