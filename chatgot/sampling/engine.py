@@ -154,6 +154,10 @@ class Engine:
         self._kept = KeptPrefixes(KEPT_BYTES // self._cache.bytes_per_token)
         self._active: list[Text] = []  # the text of each row
         self._waiting: list[Text] = []
+        self._known_lines: tuple[frozenset[str], frozenset[tuple[int, ...]]] = (
+            frozenset(),
+            frozenset(),
+        )
         # what ends a repetition: the lines of two speeches may be equal
         newline = "\n" in vocabulary.characters
         self._line_feeds = frozenset(vocabulary.encode("\n") if newline else ())
@@ -187,9 +191,26 @@ class Engine:
         ids = list(request.prompt) or [END_OF_TEXT_ID]
         if request.prompt_logprobs:
             completion.prompt_tokens += [Token(token) for token in request.prompt[:1]]
-        drawer = Drawer(request.controls, ids, request.choice, breakers=self._line_feeds)
+        drawer = Drawer(
+            request.controls,
+            ids,
+            request.choice,
+            breakers=self._line_feeds,
+            speaker_lines=self._encoded_lines(request.controls.stop_before_speaker),
+        )
         self._waiting.append(Text(completion, ids, drawer, Shown(request.controls)))
         return completion
+
+    def _encoded_lines(self, lines: frozenset[str] | None) -> frozenset[tuple[int, ...]]:
+        """Return the ids of the speakers' lines, which may be repeated; the last set is kept."""
+        if not lines:
+            return frozenset()
+        if lines != self._known_lines[0]:
+            known = set(self.vocabulary.characters)
+            encodable = (line for line in lines if known.issuperset(line))
+            encoded = frozenset(tuple(self.vocabulary.encode(line)) for line in encodable)
+            self._known_lines = (lines, encoded)
+        return self._known_lines[1]
 
     def cancel(self, completion: Completion) -> None:
         """End a completion; its slot is free at once. One that has ended stays as it is."""

@@ -703,7 +703,7 @@ def test_an_unknown_key_is_refused_by_name(content, tmp_path):
     refused(path, "momentum_of_the_future")
 
 
-@pytest.mark.parametrize("key", SCHEMA.keys() - OPTIONAL)
+@pytest.mark.parametrize("key", sorted(SCHEMA.keys() - OPTIONAL))
 def test_a_missing_key_is_refused_by_name(content, tmp_path, key):
     path = tmp_path / "any.pt"
     parts.forge(path, {name: value for name, value in content.items() if name != key})

@@ -1,4 +1,4 @@
-"""A stand-in for the server, for the tests of the page: the same routes, answers without a model."""
+"""A stand-in for the server, for the tests of the page: its routes, without a model."""
 
 import json
 import math
@@ -97,7 +97,7 @@ class StandIn(ThreadingHTTPServer):
             for step in steps
         ]
         samples = [
-            {"step": step, "index": index, "prompt": prompt, "text": f"Words at {step}, of {index}."}
+            {"step": step, "index": index, "prompt": prompt, "text": f"At {step}, of {index}."}
             for step in range(0, self.step + 1, 100)
             for index, prompt in ((1, self.prompt), (2, "JULIET:\nO "))
         ]
@@ -185,8 +185,12 @@ class Handler(BaseHTTPRequestHandler):
         if name == "auto":
             room = body.get("room") or [speaker[0] for speaker in self.server.speakers]
             spoken = [message["name"] for message in body["messages"]]
-            name = min(room, key=lambda guest: len(spoken) - 1 - spoken[::-1].index(guest)
-                       if guest in spoken else -1)
+            name = min(
+                room,
+                key=lambda guest: (
+                    len(spoken) - 1 - spoken[::-1].index(guest) if guest in spoken else -1
+                ),
+            )
         text = self.server.next_speech()
         yield self.piece(delta={"role": "assistant", "name": name, "content": ""})
         for i in range(0, len(text), 6):
