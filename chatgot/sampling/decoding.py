@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from chatgot.machine.measured import keep_compiled_code
 from chatgot.model.gpt import GPT, Block
 from chatgot.sampling.key_value_cache import BLOCK, KeyValueCache, OneToken
 
@@ -135,6 +136,7 @@ def compiled_step(model: GPT, slots: int) -> Step:
     slots: the greatest B that will come.
     Raises: CompileFailed.
     """
+    keep_compiled_code()
     on_cpu = model.head.weight.device.type == "cpu"
     eager = decode_step(model)
     if on_cpu:

@@ -53,6 +53,7 @@ def choose_speaker(
     names only the first MOST_RANKED are ranked, and those who have spoken already.
 
     names: those with most lines first.
+    Returns: empty where there is no name, or none whose line fits into half of the context.
     """
     spoken = {speech.name for speech in speeches}
     candidates = [
@@ -60,10 +61,13 @@ def choose_speaker(
         for place, name in enumerate(dict.fromkeys(names))
         if place < MOST_RANKED or name in spoken
     ]
+    lines = {name: _encode(vocabulary, f"{name}:\n") for name in candidates}
+    # a line that fills more than half of a tiny context cannot be ranked
+    candidates = [name for name in candidates if len(lines[name]) <= engine.context // 2]
     if not candidates:
         return []
     prompt = _encode(vocabulary, prompt_text(speeches, ""))
-    continuations = [_encode(vocabulary, f"{name}:\n") for name in candidates]
+    continuations = [lines[name] for name in candidates]
     scores = engine.rank(prompt, continuations)  # nats
     highest = max(scores)
     weights = [math.exp(score - highest) for score in scores]
