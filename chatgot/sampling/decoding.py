@@ -139,10 +139,11 @@ def compiled_step(model: GPT, slots: int) -> Step:
     keep_compiled_code()
     on_cpu = model.head.weight.device.type == "cpu"
     eager = decode_step(model)
-    if on_cpu:
-        compiled = torch.compile(decode_step(model), options={"cpp_wrapper": True})
-    else:  # CUDA graphs: one launch a step (written for GPUs, not run on one yet)
-        compiled = torch.compile(decode_step(model), mode="reduce-overhead", dynamic=False)
+    with _errors_of_the_compiler():
+        if on_cpu:
+            compiled = torch.compile(decode_step(model), options={"cpp_wrapper": True})
+        else:  # CUDA graphs: one launch a step (written for GPUs, not run on one yet)
+            compiled = torch.compile(decode_step(model), mode="reduce-overhead", dynamic=False)
 
     def step(
         ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor

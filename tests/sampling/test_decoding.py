@@ -111,6 +111,7 @@ def test_texts_of_the_compiled_step_equal_those_of_the_eager_one(architecture, c
         with caplog.at_level(logging.WARNING):
             assert texts(served) == expected
             assert texts(served, n=1) == expected[:1]
-        assert not caplog.records
+        own = [record for record in caplog.records if record.name.startswith("chatgot")]
+        assert not own
     finally:
         torch.compiler.reset()
