@@ -41,13 +41,18 @@ class StandIn(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.may_go_on = threading.Event()  # an answer waits for it after its first words
+        self.left = threading.Event()  # somebody went away before the answer's end
+        self.reset()
+
+    def reset(self) -> None:
+        """Be as at the start."""
         self.asked: list[tuple[str, dict]] = []  # path and body of each POST
         self.speeches: deque[str] = deque()  # what is said next, before the usual speeches
         self.speakers = list(SPEAKERS)
         self.refusals: deque[tuple[int, str]] = deque()  # status and message of the next answers
-        self.may_go_on = threading.Event()  # an answer waits for it after its first words
         self.may_go_on.set()
-        self.left = threading.Event()  # somebody went away before the answer's end
+        self.left.clear()
         self.pause_s = 0.002  # between two pieces
         self.step = 400  # of the newest checkpoint
         self.live = True

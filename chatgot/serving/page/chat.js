@@ -26,7 +26,7 @@ export class Chat {
     this.cast = new CastBar(models, () => this.onCast());
     this.messages = new Messages(byId("log"), {
       copy: (turn) => this.tellCopied(turn.text),
-      retry: (turn) => this.answer(turn.parent),
+      retry: (turn) => this.retry(turn),
       edit: (turn) => this.edit(turn),
       walk: (turn, by) => this.walk(turn, by),
     });
@@ -154,6 +154,15 @@ export class Chat {
 
   addLine(text) {
     addTurn(this.tree, lastId(this.tree), { by: "you", name: this.people.user, text });
+  }
+
+  async retry(turn) {
+    if (this.stopper) return;
+    const whole = this.answer(turn.parent);
+    byId("stop").focus(); // the pressed button is gone
+    await whole;
+    const { activeElement } = document;
+    if (activeElement === document.body || activeElement === this.line) this.messages.focusLast();
   }
 
   edit(turn) {
@@ -300,7 +309,10 @@ export class Chat {
     this.messages.show(this.tree, path, growing);
     byId("welcome").hidden = path.length > 0;
     if (!path.length) this.showWelcome();
+    const wasStopping = document.activeElement === byId("stop");
     byId("stop").hidden = !isBusy;
+    // a key stays where one types; a finger does not call the keyboard up
+    if (wasStopping && !isBusy && matchMedia("(pointer: fine)").matches) this.line.focus();
     byId("send").hidden = isBusy && !isRoom;
     byId("room-controls").hidden = !isRoom;
     byId("next").disabled = isBusy;

@@ -17,7 +17,9 @@ function fill(element, attributes, children) {
     if (typeof value === "function") {
       element.addEventListener(name, value);
     } else if (value !== null && value !== false && value !== undefined) {
-      element.setAttribute(name, value === true ? "" : value);
+      // ARIA has no attributes without a value
+      const isBare = value === true && !name.startsWith("aria-");
+      element.setAttribute(name, isBare ? "" : value);
     }
   }
   element.append(...children.filter((child) => child !== null));

@@ -58,6 +58,11 @@ export class Messages {
     wanted.find((button) => button && !button.disabled)?.focus();
   }
 
+  /** Put the focus on the last message's Retry or Edit. */
+  focusLast() {
+    this.log.querySelector(".turn:last-of-type .again")?.focus();
+  }
+
   /** Turn a message into a field; `onDone` gets the new text, or null where nothing is to change. */
   edit(turn, onDone) {
     const { article } = this.articles.get(turn.id);
@@ -127,9 +132,10 @@ export class Messages {
   }
 
   buttons(turn, place, count) {
-    const button = (words, action) =>
-      make("button", { type: "button", click: () => this.actions[action](turn) }, words);
-    const again = turn.by === "you" ? button("Edit", "edit") : button("Retry", "retry");
+    const button = (words, action, kind = null) =>
+      make("button", { type: "button", class: kind, click: () => this.actions[action](turn) }, words);
+    const isYours = turn.by === "you";
+    const again = isYours ? button("Edit", "edit", "again") : button("Retry", "retry", "again");
     const parts = [button("Copy", "copy"), again];
     if (count > 1) parts.push(this.branches(turn, place, count));
     return parts;

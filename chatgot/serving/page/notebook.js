@@ -224,8 +224,12 @@ export class Notebook {
   showButtons() {
     const isBusy = this.stopper !== null;
     this.area.readOnly = isBusy;
+    const pressed = document.activeElement;
     byId("go-on").hidden = isBusy;
     byId("stop-page").hidden = !isBusy;
+    // the focus stays on the button that is in the place of the pressed one
+    if (isBusy && pressed === byId("go-on")) byId("stop-page").focus();
+    if (!isBusy && pressed === byId("stop-page")) byId("go-on").focus();
     byId("undo").disabled = isBusy || !this.history.past.length;
     byId("redo").disabled = isBusy || !this.history.future.length;
     byId("others").disabled = isBusy || !this.passage.tokens.length;

@@ -27,21 +27,26 @@ export class Settings {
   slider(field) {
     const { label, min, max, step, hint } = FIELDS[field];
     const shown = make("output", {}, String(this.values[field]));
-    const input = make("input", { type: "range", min, max, step, value: this.values[field] });
+    const about = `${this.name}:${field}`;
+    const range = { type: "range", min, max, step, value: this.values[field] };
+    const input = make("input", { ...range, "aria-label": label, "aria-describedby": about });
     input.addEventListener("input", () => {
       shown.textContent = input.value;
       this.change(field, Number(input.value));
     });
     const head = make("span", { class: "setting" }, make("span", {}, label), shown);
-    return make("label", {}, head, input, make("small", {}, hint));
+    return make("label", {}, head, input, make("small", { id: about }, hint));
   }
 
   seedField() {
+    const about = `${this.name}:seed`;
     const input = make("input", {
       type: "text",
       inputmode: "numeric",
       pattern: "[0-9]*",
       maxlength: 9,
+      "aria-label": "Seed",
+      "aria-describedby": about,
       placeholder: "another one each time",
       value: this.values.seed,
     });
@@ -50,7 +55,7 @@ export class Settings {
       input.setAttribute("aria-invalid", String(!isNumber));
       if (isNumber) this.change("seed", input.value);
     });
-    const hint = make("small", {}, "the same seed gives the same answer; a retry counts on from it");
+    const hint = make("small", { id: about }, "the same seed gives the same answer; a retry counts on from it");
     return make("label", {}, make("span", { class: "setting" }, make("span", {}, "Seed")), input, hint);
   }
 

@@ -5,7 +5,7 @@ import { drawCurve } from "./curve.js";
 import { byId, grouped, make } from "./dom.js";
 import { read, write } from "./storage.js";
 
-const LIVE_INTERVAL_MS = 3000;
+const LIVE_INTERVAL_MS = 2000;
 const CALM_INTERVAL_MS = 15_000; // a finished run may be resumed
 const PLAY_INTERVAL_MS = 900;
 
