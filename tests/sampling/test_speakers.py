@@ -147,11 +147,7 @@ def test_a_checkpoint_has_the_speakers_of_the_training_part():
     assert [speaker["name"] for speaker in stored] == ["ANN", "BOB", "Third Lord"]
 
 
-<<<<<<< HEAD
-def test_a_resumed_run_takes_its_stored_speakers_unless_the_text_differs():
-=======
 def test_a_resume_takes_stored_speakers_but_counts_those_of_another_text():
->>>>>>> loading
     stored = run_with_speakers().checkpoint()
     stored["speakers"] = stored["speakers"][:1]
     assert len(run_with_speakers(stored).speakers) == 1
