@@ -148,6 +148,8 @@ def test_character_is_picked_and_its_answer_streams(page, server):
     expect(log).to_have_attribute("aria-busy", "false")
     expect(log).to_have_attribute("aria-live", "polite")
     assert speeches(page) == ["Who is there?", SPEECHES[1]]
+    expect(page.locator(".turn small")).to_have_count(0)  # it ended by itself
+    expect(page.locator("#trouble")).to_be_hidden()
     path, body = server.asked[-1]
     assert path == "/v1/chat/completions"
     assert body["model"] == f"{RUN}:best"
@@ -289,6 +291,20 @@ def test_refusal_is_a_sentence_and_can_be_tried_again(page, server):
     assert len(speeches(page)) == 2
 
 
+def test_api_key_is_asked_for_and_then_sent(page, server):
+    server.refusals.append((401, ""))
+    say(page, "Let me in.")
+    field = page.get_by_role("dialog").get_by_label("API key")
+    expect(field).to_be_focused()
+    field.fill("secret")
+    page.get_by_role("button", name="Use it").click()
+    page.locator("#trouble").get_by_role("button", name="Try again").click()
+    expect(page.locator(".turn.model")).to_have_count(1)
+    wait_for_the_end(page)
+    assert server.keys == [None, "Bearer secret"]
+    assert "secret" not in page.evaluate("JSON.stringify(localStorage)")
+
+
 def test_server_that_is_gone_is_said(page):
     page.route("**/v1/chat/completions", lambda route: route.abort())
     say(page, "Is anybody there?")
@@ -376,8 +392,11 @@ def test_full_storage_drops_the_oldest_conversation_or_is_said(page, server):
     }"""
     page.evaluate(refuse, 0)
     converse(page, "new one")
-    kept = page.evaluate("Object.keys(localStorage).filter(k => k.includes('conversation')).length")
-    assert kept == 1
+    kept = page.evaluate(
+        """Object.keys(localStorage).filter((key) => key.includes("conversation"))
+            .map((key) => localStorage[key].includes("new one"))"""
+    )
+    assert kept == [True]
     page.evaluate(refuse, -1)
     say(page, "more")
     expect(page.locator("#chat-status")).to_contain_text("storage is full")
