@@ -25,7 +25,7 @@ from chatgot.machine.device import describe
 from chatgot.machine.measured import product_peak, synchronise
 from chatgot.machine.memory import release_memory
 from chatgot.run.assembly import Run, assemble
-from chatgot.sampling.generation import continue_text
+from chatgot.sampling.generation import continue_texts
 
 NO_CUDA = 2  # exit code
 ALPHABET = "\n !&'(),-.:;?0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -164,7 +164,8 @@ def seconds_of_a_sample(run: Run) -> float:
         number = 0
         while made < SAMPLE_CHARACTERS:
             number += 1
-            made += len("".join(continue_text(run.model, run.vocabulary, "A", sampling, number)))
+            texts = continue_texts(run.model, run.vocabulary, ["A"], sampling, number)
+            made += len(list(texts)[-1][0])
             if number == 2 * SAMPLE_CHARACTERS:
                 break
 

@@ -159,7 +159,7 @@ def train_with_lightning(job: Job, model: PlainGPT, ends: list[float]) -> dict[s
 
 def train_with_trainer(job: Job, model: PlainGPT, ends: list[float]) -> dict[str, str]:
     """Train like train_with_lightning, but with the HF Trainer, its AdamW and clipping."""
-    import transformers  # type: ignore[import-not-found]  # in the peers' environment alone
+    import transformers
 
     class Clock(transformers.TrainerCallback):  # type: ignore[misc]  # its types are not here
         def on_step_end(self, *_: object, **__: object) -> None:

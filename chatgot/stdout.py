@@ -23,6 +23,22 @@ def write_to_stdout(chunks: Iterable[bytes]) -> None:
             raise StorageError(f"stdout cannot be written: {error.strerror or error}") from error
 
 
+def write_now(data: bytes) -> bool:
+    """Write bytes to stdout at once; return whether its reader is still there.
+
+    Raises: StorageError if stdout cannot be written for another reason.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        silence_stdout()
+        if not reader_has_gone(error):
+            raise StorageError(f"stdout cannot be written: {error.strerror or error}") from error
+        return False
+    return True
+
+
 def reader_has_gone(error: OSError) -> bool:
     """Return whether a write failed because nobody reads the pipe any more.
 

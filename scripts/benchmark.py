@@ -64,7 +64,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "a clone of https://github.com/karpathy/nanoGPT",
     },
-    "python": {"required": True, "metavar": "PATH", "help": "Python that has the frameworks"},
+    "python": {"required": True, "metavar": "PATH", "help": "Python that has the peers"},
     "precision": {
         "choices": ("bf16", "fp32"),
         "default": "bf16",
@@ -148,6 +148,12 @@ PARTS = {
         "files:log_fixer",
         "MB/s and memory of the log fixer on large logs, and MB/s of a plain copy",
         ("rounds", "gigabytes"),
+    ),
+    "generation": Part(
+        "generation:generation",
+        "tokens/s of sampled text in one stream and over 16, and those of llama.cpp and others",
+        ("python", "config", "set", "rounds"),
+        {"config": "configs/models/chatgot_small_14M.yaml"},
     ),
     "gpu": Part(
         "gpu:gpu",

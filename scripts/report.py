@@ -20,7 +20,7 @@ import re
 
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, UserError
-from chatgot.report.run_record import is_gone, origin
+from chatgot.logs.origins import origin, several_origins
 from chatgot.stdout import open_closed_streams, write_to_stdout
 
 RUNS = Path("logs", "tensorboard")
@@ -71,9 +71,8 @@ def find_run(run: str) -> Path:
         raise ConfigError(
             f"{run}: no such folder, and no run of that name in {place}; give a run's folder"
         )
-    origins = {origin(folder) for folder in folders}
-    there = sorted(path for path in origins if path and not is_gone(Path(path)))
-    if len(there) > 1:
+    there = several_origins(origin(folder) for folder in folders)
+    if there:
         raise ConfigError(
             f"{run}: {len(there)} files of that name began runs in {RUNS}: {', '.join(there)}; "
             "give a run's id or folder"

@@ -186,14 +186,13 @@ from chatgot.config import Config, PathsConfig, flat
 from chatgot.config_file import load_config
 from chatgot.data.configured_text import load_text, text_path
 from chatgot.data.own_text import as_yaml, check_request, paths_of
-from chatgot.data.vocabulary import END_OF_TEXT_ID
 from chatgot.errors import OutOfMemory, UserError
 from chatgot.logs.events import event
 from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
 from chatgot.logs.metrics import MetricsWriter
+from chatgot.logs.origins import text_of_yaml
 from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
-from chatgot.report.run_record import text_of_yaml
 from chatgot.run.assembly import Run, assemble, make_prompts
 from chatgot.run.folder import RunPaths, open_folder
 from chatgot.run.resuming import (
@@ -206,7 +205,7 @@ from chatgot.run.resuming import (
     start_from,
 )
 from chatgot.run.text_runs import yaml_to_resume
-from chatgot.sampling.generation import continue_text
+from chatgot.sampling.generation import continue_texts
 from chatgot.stdout import write_to_stdout
 from chatgot.training.batch_size import fit_micro_batch
 from chatgot.training.choosing import Choice, choose
@@ -380,31 +379,23 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
 
 
 def show_samples(run: Run, metrics: MetricsWriter, prompts: list[str]) -> None:
-    """Let the model continue each prompt, into the log and samples.jsonl; training is untouched."""
+    """Let the model continue the prompts, into the log and samples.jsonl; training is untouched."""
     step = run.state.progress.global_step
     seed = run.config.seed
-    for i, prompt in enumerate(prompts, start=1):
+    texts: list[str] = []
+    try:
+        growing = continue_texts(run.model, run.vocabulary, prompts, run.config.sampling, seed)
+        for so_far in growing:
+            if STOP.requested():
+                return
+            texts = so_far
+    except Exception as error:  # noqa: BLE001 best effort: whatever fails, training goes on
+        run.failed_samples += 1
+        if run.failed_samples == 1:
+            logger.warning("the samples of step %d failed, training goes on: %r", step, error)
+        texts = []
+    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=False), start=1):
         shown = run.vocabulary.decode(run.vocabulary.encode(prompt))  # without end-of-text tokens
-        text = ""
-        try:
-            for piece in continue_text(
-                run.model,
-                run.vocabulary,
-                prompt,
-                run.config.sampling,
-                seed,
-                step,
-                i,
-                end_of_text=END_OF_TEXT_ID,
-            ):
-                text += piece
-                if STOP.requested():
-                    return
-        except Exception as error:  # noqa: BLE001 best effort: whatever fails, training goes on
-            run.failed_samples += 1
-            if run.failed_samples == 1:
-                logger.warning("sample %d at step %d failed, training goes on: %r", i, step, error)
-            continue
         title = f"sample {i} of {len(prompts)} at step {step}, prompt {shown!r}:"
         logger.info("%s\n%s%s", title, shown, text, extra={"block": True})
         metrics.sample(step, i, shown, text, seed)
@@ -511,7 +502,7 @@ def say_how_to_go_on(
     if path is not None and not path.exists():
         path = None
     if run.failed_samples:
-        logger.warning("%d samples failed", run.failed_samples)
+        logger.warning("sampling failed %d times", run.failed_samples)
     log_end(run, exit_code, path, None if path is None else resume_command(experiment, path))
     if marks.best_step > 0:
         logger.info("best_val_loss %.4f at step %d", marks.best_val_loss, marks.best_step)

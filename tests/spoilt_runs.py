@@ -79,8 +79,8 @@ def spoilt_losses(run: Run, spoil: Spoil):
     """Replace each training loss by `spoil` of it while the block runs."""
     forward = run.model.forward
 
-    def spoilt(x, y=None, caches=None):
-        logits, loss = forward(x, y, caches)
+    def spoilt(x, y=None, cache=None):
+        logits, loss = forward(x, y, cache)
         if y is None or not run.model.training:
             return logits, loss
         return logits, spoil(run.state, loss)

@@ -25,7 +25,9 @@ PUBLIC_MODULES = {
     "chardet",
     "colorlog",
     "filelock",
+    "fastapi",
     "ftfy",
+    "gguf",
     "jinja2",
     "lightning",
     "markupsafe",
@@ -48,6 +50,7 @@ PUBLIC_MODULES = {
     "torch.nn.functional",
     "torch.nn.utils",
     "torch.optim",
+    "torch.overrides",
     "torch.profiler",
     "torch.utils",
     "torch.utils.checkpoint",
@@ -55,6 +58,8 @@ PUBLIC_MODULES = {
     "torch.utils.tensorboard",
     "tqdm",
     "transformers",
+    "uvicorn",
+    "xllamacpp",
     "yaml",
 }
 NOT_INSTALLED = {"model"}  # nanoGPT's own module, which benchmarks/nanogpt_loss.py finds beside it

@@ -10,19 +10,22 @@ import io
 import os
 import pickle
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
+from pydantic import ValidationError
 
 from chatgot.atomic_file import atomic_file
 from chatgot.checkpointing.names import NAME, RUN_ID
 from chatgot.checkpointing.pickle_check import odd_call
 from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, NAME_SHOWN, odd_entries
+from chatgot.config import Config
+from chatgot.data.prompts import is_speaker_name
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import CheckpointRejected, OtherFormat
 from chatgot.logs.waiting import Advance, waiting
@@ -54,10 +57,15 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "config_path": str,  # absolute, of the YAML; "": unknown
     "config_sha256": str,
     "vocabulary": list,  # the text of each id: END_OF_TEXT, then single characters
+    "speakers": list,  # who speaks in the training part: dicts with the keys of SPEAKER_KEYS
     "data_sha256": str,
     "project_version": str,
     "versions": dict,
 }
+OPTIONAL = {"speakers"}  # the first files of version 2 have no speakers
+SPEAKER_KEYS = {"name": str, "lines": int, "share": float, "partner": str}
+MOST_SPEAKERS = 1000
+MOST_LINES = 1 << 62
 
 
 class _HashingWriter(io.RawIOBase):
@@ -396,7 +404,7 @@ def _check_schema(checkpoint: object, path: Path) -> dict[str, Any]:
     wrong = [
         key
         for key, kind in SCHEMA.items()
-        if key not in checkpoint or not isinstance(checkpoint[key], kind)
+        if not (isinstance(checkpoint[key], kind) if key in checkpoint else key in OPTIONAL)
     ]
     wrong += [str(key) for key in checkpoint if key not in SCHEMA]
     if not wrong:
@@ -415,6 +423,7 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
         "run_id": RUN_ID.fullmatch(checkpoint["run_id"]) is not None,
         "global_step": checkpoint["global_step"] >= 0,
         "vocabulary": _is_vocabulary(checkpoint["vocabulary"]),
+        "speakers": _are_speakers(checkpoint.get("speakers", [])),
     }
     return [key for key in is_right if not is_right[key]]
 
@@ -429,6 +438,44 @@ def _is_vocabulary(tokens: list[Any]) -> bool:
         and all(len(character) == 1 for character in characters)
         and len(set(characters)) == len(characters)
     )
+
+
+def _are_speakers(speakers: list[Any]) -> bool:
+    """Return whether these are speakers with distinct names, and no more than a run saves."""
+    if len(speakers) > MOST_SPEAKERS or not all(map(_is_speaker, speakers)):
+        return False
+    names = {speaker["name"] for speaker in speakers}
+    return len(names) == len(speakers) and all(
+        speaker["partner"] in names or not speaker["partner"] for speaker in speakers
+    )
+
+
+def _is_speaker(value: object) -> bool:
+    """Return whether this is a speaker: exact types, a name as in a text, numbers in range."""
+    if not isinstance(value, dict) or value.keys() != SPEAKER_KEYS.keys():
+        return False
+    if any(type(value[key]) is not kind for key, kind in SPEAKER_KEYS.items()):
+        return False
+    return (
+        is_speaker_name(value["name"])
+        and 0 <= value["lines"] <= MOST_LINES
+        and 0 <= value["share"] <= 1
+    )
+
+
+def stored_config(checkpoint: Mapping[str, Any], path: Path) -> Config:
+    """Return a checkpoint's configuration; it is data like the rest, so its keys are checked.
+
+    Raises: CheckpointRejected.
+    """
+    try:
+        return Config.model_validate(checkpoint["config"])
+    except ValidationError as error:
+        problems = error.errors()[:NAMES_SHOWN]
+        keys = ", ".join(".".join(map(str, problem["loc"])) for problem in problems)
+        raise CheckpointRejected(
+            f"{path}: its configuration is not one of this ChatGoT: {keys}"
+        ) from error
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | list[str] | None]:

@@ -14,7 +14,8 @@ from chatgot.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
-NEXT_TRY_S = 0.05  # wait between two tries while this second's id is taken
+NEXT_TRY_S = 0.05  # wait between two tries, as while this second's id is taken
+TRIES = 3  # to lock an old run
 # Never follow a link, and never wait if the lock file is a pipe. Windows has neither flag.
 NO_FOLLOW_NO_WAIT = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 # The umask removes some of these rights. In a shared folder, other users must open the lock too.
@@ -102,12 +103,33 @@ def lock_old_run(checkpoint_dir: Path, run_id: str) -> RunLock:
     Raises: StorageError if another process trains it, or the lock cannot be opened.
     """
     path = lock_path(checkpoint_dir, run_id)
-    descriptor = _open_or_create(path)
-    if not _try_lock(descriptor, path):
-        raise StorageError(
-            f"run {run_id} is still being trained by another process: wait for it, or stop it first"
-        )
-    return RunLock(run_id, descriptor)
+    for _ in range(TRIES):
+        descriptor = _open_or_create(path)
+        if _try_lock(descriptor, path):
+            return RunLock(run_id, descriptor)
+        time.sleep(NEXT_TRY_S)  # `is_being_trained` of another process holds it for an instant
+    raise StorageError(
+        f"run {run_id} is still being trained by another process: wait for it, or stop it first"
+    )
+
+
+def is_being_trained(checkpoint_dir: Path, run_id: str) -> bool:
+    """Return whether a process trains a run; the lock is taken for an instant to find that out.
+
+    False where it cannot be found out.
+    """
+    path = lock_path(checkpoint_dir, run_id)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW_NO_WAIT)
+    except OSError:
+        return False
+    try:
+        if not _try_lock(descriptor, path):
+            return True
+    except StorageError:
+        return False
+    RunLock(run_id, descriptor).release()
+    return False
 
 
 def _newest_timestamp(checkpoint_dir: Path, config_name: str) -> str | None:

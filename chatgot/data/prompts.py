@@ -11,6 +11,12 @@ MOST_WORDS = 4  # of a prompt that is the beginning of a paragraph
 MOST_CHARACTERS = 40
 
 
+def is_speaker_name(name: str) -> bool:
+    """Return whether a line `NAME:` would be a speaker's, and can be shown."""
+    match = SPEAKER.match(f"{name}:\n.")
+    return match is not None and match[1] == name and name.isprintable()
+
+
 def prompts_of(text: str) -> tuple[list[str], str]:
     """Return up to two prompts for samples, and in words what they are.
 

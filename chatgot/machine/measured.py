@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,18 @@ def cache_folder() -> Path | None:
             "each run measures again"
         )
         return None
+
+
+def keep_compiled_code() -> None:
+    """Let torch.compile keep its code in the user's cache folder, and start no processes.
+
+    To be called before something is compiled; what the user has set stays.
+    """
+    folder = cache_folder()
+    if folder is not None:  # /tmp, the default, is emptied
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
+    # no pool of processes: one function is compiled
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def machine_file() -> Path | None:

@@ -8,42 +8,40 @@ queries and keys (arXiv:2010.04245) and grouped-query attention (arXiv:2305.1324
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from chatgot.config import ModelConfig
 from chatgot.model.attention import causal_attention
 from chatgot.model.dropout import drop, keep_mask
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (T, 1, D)
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (T, 1, D) or (B, T, 1, D)
 
 
-class KeyValueCache:
-    """The keys and values of all tokens that one block has processed, each (B, G, T, D)."""
+# Attention of one block over cached keys and values too: queries (B, H, T, D), new keys and values
+# (B, G, T, D) -> (B, H, T, D)
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-    def __init__(self) -> None:
-        self.k: Tensor | None = None
-        self.v: Tensor | None = None
+
+class Cache(Protocol):
+    """The keys and values of earlier tokens, for a model that goes on from them."""
 
     @property
-    def length(self) -> int:
-        """Return the number of cached tokens."""
-        return 0 if self.k is None else self.k.size(2)
+    def positions(self) -> Tensor:
+        """The positions of the new tokens, (B, T) int64."""
+        ...
 
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append new keys and values, (B, G, T_new, D); return all of them."""
-        if self.k is not None and self.v is not None:
-            k = torch.cat((self.k, k), dim=2)  # (B, G, T_past + T_new, D)
-            v = torch.cat((self.v, v), dim=2)  # (B, G, T_past + T_new, D)
-        self.k = k
-        self.v = v
-        return k, v
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store a layer's new keys and values; let the queries look at all (see Attend)."""
+        ...
 
 
 def make_norm(cfg: ModelConfig, size: int) -> nn.Module:
@@ -53,15 +51,16 @@ def make_norm(cfg: ModelConfig, size: int) -> nn.Module:
     return nn.LayerNorm(size, eps=cfg.layer_norm_eps, bias=cfg.bias)
 
 
-def rotation(past: int, T: int, head_size: int, base: float, device: torch.device) -> Rotation:
-    """Return the rotation of T tokens that follow `past` others; angles grow with the position.
+def rotation(positions: Tensor, head_size: int, base: float) -> Rotation:
+    """Return the rotation of tokens at some positions, (T,) or (B, T); angles grow with them.
 
     base: `rope_base`. Source: arXiv:2104.09864, section 3.2.2.
     """
-    wave = base ** (torch.arange(0, head_size, 2, device=device) / head_size)  # (D / 2,)
-    angle = torch.arange(past, past + T, device=device)[:, None] / wave  # (T, D / 2)
+    exponents = torch.arange(0, head_size, 2, device=positions.device) / head_size  # (D / 2,)
+    wave = base**exponents  # (D / 2,)
+    angle = positions[..., None] / wave  # (..., T, D / 2)
     # element i turns with element i + D / 2
-    angle = torch.cat((angle, angle), dim=-1)[:, None]  # (T, 1, D)
+    angle = torch.cat((angle, angle), dim=-1)[..., None, :]  # (..., T, 1, D)
     return angle.cos(), angle.sin()
 
 
@@ -94,8 +93,8 @@ class Attention(nn.Module):
         self.k_norm = make_norm(cfg, cfg.head_size) if normalised else None
         self.proj = nn.Linear(width, cfg.d_model, bias=bias)
 
-    def forward(self, x: Tensor, rotated: Rotation | None, cache: KeyValueCache | None) -> Tensor:
-        """Return (B, T, C) from x (B, T, C); with a cache, x holds only the tokens after it."""
+    def forward(self, x: Tensor, rotated: Rotation | None, attend: Attend | None) -> Tensor:
+        """Return (B, T, C) from x (B, T, C); attend: x holds only what comes after the cache."""
         B, T, _ = x.shape
         parts = self.qkv(x).split(self.sizes, dim=-1)
         q, k, v = (
@@ -105,14 +104,8 @@ class Attention(nn.Module):
             q = self._normalise_and_rotate(q, self.q_norm, rotated)
             k = self._normalise_and_rotate(k, self.k_norm, rotated)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, T, D), 2 x (B, G, T, D)
-        past = 0 if cache is None else cache.length
-        if cache is not None:
-            k, v = cache.extend(k, v)  # 2 x (B, G, T_past + T, D)
-        if past:
-            assert T == 1, "a filled cache takes one token at a time"
-            # no mask is needed: the one new token attends to all tokens
-            grouped = q.size(1) != k.size(1)
-            y = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)  # (B, H, 1, D)
+        if attend is not None:
+            y = attend(q, k, v)  # (B, H, T, D)
         else:
             dropout = self.dropout if self.training else 0.0
             y = causal_attention(q, k, v, self.kernel, dropout)  # (B, H, T, D)
@@ -178,14 +171,14 @@ class Block(nn.Module):
         x: Tensor,
         keep: Tensor | None,
         rotated: Rotation | None,
-        cache: KeyValueCache | None = None,
+        attend: Attend | None = None,
     ) -> Tensor:
         """Return (B, T, C) from x (B, T, C).
 
         keep: dropout masks of the two branches, (2, B, T, C), True: keep; None: no dropout.
         """
         keep_attention, keep_mlp = (None, None) if keep is None else keep
-        y = self.attention(self.norm_attention(x), rotated, cache)  # (B, T, C)
+        y = self.attention(self.norm_attention(x), rotated, attend)  # (B, T, C)
         x = x + drop(y, keep_attention, self.dropout)
         y = self.mlp(self.norm_mlp(x))  # (B, T, C)
         return x + drop(y, keep_mlp, self.dropout)
@@ -246,20 +239,27 @@ class GPT(nn.Module):
                 nn.init.ones_(parameter)  # a norm's weight
 
     def forward(
-        self, x: Tensor, y: Tensor | None = None, caches: list[KeyValueCache] | None = None
+        self, x: Tensor, y: Tensor | None = None, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits and, with targets, the mean loss in nats per token (fp32).
 
         x, y: (B, T) int64 with T at most `max_seq_length`.
-        caches: one for each block; x then holds only the tokens after the cached ones.
+        cache: what came before x.
         Returns: logits (B, T, V); loss () or None.
         """
         B, T = x.shape
-        past = 0 if caches is None else caches[0].length
+        logits = self.head(self.hidden(x, cache))  # (B, T, V)
+        if y is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.float().view(B * T, -1), y.reshape(B * T))
+
+    def hidden(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """Return what the head reads, (B, T, C), for x (B, T); cache: what came before x."""
         h = self.token_embedding(x)  # (B, T, C)
-        rotated = self.rotation(past, T, x.device)
+        from_start = torch.arange(x.size(1), device=x.device)  # (T,)
+        positions = from_start if cache is None else cache.positions  # (T,) or (B, T)
+        rotated = self.rotation(positions)
         if self.position_embedding is not None:
-            positions = torch.arange(past, past + T, device=x.device)  # (T,)
             h = h + self.position_embedding(positions)  # (B, T, C)
         h = drop(h, self._keep_mask(h), self.dropout)
         for layer, block in enumerate(self.blocks):
@@ -268,15 +268,13 @@ class GPT(nn.Module):
                     self.run_block, block, h, rotated, use_reentrant=False, preserve_rng_state=True
                 )  # (B, T, C)
             else:
-                cache = None if caches is None else caches[layer]
-                h = self.run_block(block, h, rotated, cache)  # (B, T, C)
-        logits = self.head(self.norm(h))  # (B, T, V)
-        if y is None:
-            return logits, None
-        return logits, F.cross_entropy(logits.float().view(B * T, -1), y.reshape(B * T))
+                attend = None if cache is None else partial(cache.attend, layer)
+                h = self.run_block(block, h, rotated, attend)  # (B, T, C)
+        normal: Tensor = self.norm(h)  # (B, T, C)
+        return normal
 
     def run_block(
-        self, block: Block, h: Tensor, rotated: Rotation | None, cache: KeyValueCache | None = None
+        self, block: Block, h: Tensor, rotated: Rotation | None, attend: Attend | None = None
     ) -> Tensor:
         """Draw the dropout masks of one block and run it; return (B, T, C).
 
@@ -284,14 +282,14 @@ class GPT(nn.Module):
         """
         keep = self._keep_mask(h, 2)  # (2, B, T, C)
         run = self.training_block if self.training and torch.is_grad_enabled() else Block.__call__
-        y: Tensor = run(block, h, keep, rotated, cache)  # (B, T, C)
+        y: Tensor = run(block, h, keep, rotated, attend)  # (B, T, C)
         return y
 
-    def rotation(self, past: int, T: int, device: torch.device) -> Rotation | None:
-        """Return the rotation of T tokens after `past` others; None: positions are learned."""
+    def rotation(self, positions: Tensor) -> Rotation | None:
+        """Return the rotation of tokens at these positions; None: positions are learned."""
         if self.cfg.architecture != "modern":
             return None
-        return rotation(past, T, self.cfg.head_size, self.cfg.rope_base, device)
+        return rotation(positions, self.cfg.head_size, self.cfg.rope_base)
 
     def _keep_mask(self, h: Tensor, *count: int) -> Tensor | None:
         """Draw dropout masks, (*count, *h.shape), True: keep; None: no dropout."""
@@ -317,14 +315,37 @@ class GPT(nn.Module):
         return 6 * matrices + 6 * attention
 
 
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out what modules draw for their weights."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
+def model_without_weights(cfg: ModelConfig, vocab_size: int) -> GPT:
+    """Make a model of the right shapes on the "meta" device, where tensors take no memory.
+
+    Its modules draw nothing: that would be slow, use the global generator, and, on that device,
+    import the whole of torch's compiler (1 to 2 s).
+    """
+    with torch.device("meta"), _NoInitialisation():
+        return GPT(cfg, vocab_size)
+
+
 def build_model(cfg: ModelConfig, vocab_size: int, device: torch.device, seed: int) -> GPT:
     """Make a model with fresh weights on `device`.
 
     The weights are drawn on the CPU, so they are the same for every device.
     """
-    # "meta" skips the modules' own initialisation, which is slow and uses the global generator
-    with torch.device("meta"):
-        model = GPT(cfg, vocab_size)
+    model = model_without_weights(cfg, vocab_size)
     model.to_empty(device="cpu")
     model.tie()  # to_empty gave the head a tensor of its own
     model.initialise(seed)

@@ -7,7 +7,6 @@ module, so checkpoints know nothing of it.
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,13 @@ from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
 from chatgot.logs.waiting import waiting
 from chatgot.machine.device import preserved_generators
-from chatgot.machine.measured import best_time, best_times, cache_folder, remembered, synchronise
+from chatgot.machine.measured import (
+    best_time,
+    best_times,
+    keep_compiled_code,
+    remembered,
+    synchronise,
+)
 from chatgot.machine.memory import is_out_of_memory
 from chatgot.model.gpt import GPT, Block
 from chatgot.numerics.precision import autocast
@@ -81,7 +86,7 @@ class Work:
         x = torch.ones(shape, device=self.device, requires_grad=True)
         try:
             with autocast(self.device, self.precision):
-                rotated = self.model.rotation(0, cfg.max_seq_length, self.device)
+                rotated = self.model.rotation(torch.arange(cfg.max_seq_length, device=self.device))
                 y = self.model.run_block(block, x, rotated)
                 y.float().sum().backward()  # type: ignore[no-untyped-call] # untyped in torch
             synchronise(self.device)
@@ -193,11 +198,7 @@ def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) ->
     extra: the event, unless another line of the log says whether the blocks stay compiled.
     Raises: CompileFailed.
     """
-    folder = cache_folder()
-    if folder is not None:  # /tmp, the default, is emptied
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
-    # no pool of processes: one function is compiled
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    keep_compiled_code()
     start_s = time.perf_counter()
     work.model.training_block = torch.compile(Block.forward, dynamic=False)
     try:

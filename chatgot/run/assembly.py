@@ -6,7 +6,7 @@ Letters: S sequences of one optimizer step, T `max_seq_length`, V vocabulary siz
 import copy
 import logging
 import random
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from chatgot.run.modes import (
     start_gradient_checkpointing,
 )
 from chatgot.run.run_state import RunState, Stored, StoredState, collect_state
+from chatgot.sampling.speakers import Speaker, count_speakers
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Run:
     optimizer: Optimizer
     scaler: SafeGradScaler
     state: RunState
+    speakers: list[Speaker]  # in the training part, for whoever talks to the model
     peak_flops: float  # FLOP/s of this machine's matrix products; 0: not measured
     config_path: str = ""  # absolute path of the YAML
     start: StoredState | None = None  # the state to rewind to before the first checkpoint
@@ -127,6 +129,7 @@ class Run:
             "config_path": self.config_path,
             "config_sha256": settings_hash(self.config),
             "vocabulary": self.vocabulary.tokens,
+            "speakers": [asdict(speaker) for speaker in self.speakers],
             "data_sha256": self.tokens.text_sha256,
             "versions": versions() | {"device": self.device.type},
             "project_version": __version__,
@@ -184,11 +187,21 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Store
         optimizer=optimizer,
         scaler=scaler,
         state=state,
+        speakers=_speakers(tokens, n_train, stored),
         peak_flops=_peak_flops(config, model, device),
     )
     run.start = copy.deepcopy(run.collect_state())
     allocate_state(optimizer)
     return run
+
+
+def _speakers(tokens: Tokens, n_train: int, stored: Stored | None) -> list[Speaker]:
+    """Return who speaks in the training part: as stored with this very text, else counted."""
+    if stored is not None and stored.get("data_sha256") == tokens.text_sha256:
+        known = stored.get("speakers")
+        if known is not None:
+            return [Speaker(**speaker) for speaker in known]
+    return count_speakers(tokens.ids[:n_train], tokens.vocabulary)
 
 
 def first_micro_batch(settings: TrainingConfig) -> int:

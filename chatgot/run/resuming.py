@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from chatgot.checkpointing.checkpoint_file import is_whole, read_outline
+from chatgot.checkpointing.checkpoint_file import is_whole, read_outline, stored_config
 from chatgot.checkpointing.names import NAME
 from chatgot.checkpointing.run_files import (
     files_after,
@@ -27,9 +26,9 @@ from chatgot.checkpointing.tensors import check_tensors, is_finite
 from chatgot.command_line import as_typed, command_words
 from chatgot.config import Config, changes_on_resume
 from chatgot.errors import CheckpointRejected, OtherFormat, StorageError
+from chatgot.logs.origins import is_gone, yaml_that_began
 from chatgot.machine.device import versions
 from chatgot.numerics.optim import schedule_horizon
-from chatgot.report.run_record import is_gone, yaml_that_began
 from chatgot.run.assembly import Run
 from chatgot.run.fits import check_optimizer, check_scaler, read_checkpoint
 from chatgot.run.modes import asked_for_another_precision, change_precision
@@ -259,7 +258,7 @@ def check_settings(
             f"{path}: belongs to run {stored['run_id']}, not to {config_name}; "
             "give --config that run's YAML, or start a new run from its weights with --init_from"
         )
-    stored["config"] = _stored_config(stored, path).model_dump(mode="json")
+    stored["config"] = stored_config(stored, path).model_dump(mode="json")
     accepted, refused = changes_on_resume(stored["config"], config, named_by_set)
     if refused:
         raise CheckpointRejected(
@@ -267,18 +266,6 @@ def check_settings(
             f"{'; '.join(refused)}"
         )
     return accepted
-
-
-def _stored_config(stored: Stored, path: Path) -> Config:
-    """Return a checkpoint's configuration; it is data like the rest, so its keys are checked."""
-    try:
-        return Config.model_validate(stored["config"])
-    except ValidationError as error:
-        problems = error.errors()[:6]
-        keys = ", ".join(".".join(map(str, problem["loc"])) for problem in problems)
-        raise CheckpointRejected(
-            f"{path}: its configuration is not one of this ChatGoT: {keys}"
-        ) from error
 
 
 def check_state(run: Run, stored: Stored, path: Path, data_may_change: bool) -> None:
@@ -340,7 +327,7 @@ def resume(run: Run, point: ResumePoint) -> None:
         check(point.path)
     except CheckpointRejected as error:
         raise _with_older_file(error, point.path, config, point.config_path, check) from error
-    before = _stored_config(stored, point.path).training
+    before = stored_config(stored, point.path).training
     _log_differences(run, stored, schedule_horizon(before, run.train_windows.per_epoch))
 
     new_precision = run.state.modes.precision

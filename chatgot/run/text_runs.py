@@ -11,7 +11,7 @@ from chatgot.command_line import as_typed, command_words
 from chatgot.config_file import load_config
 from chatgot.data.own_text import Request, paths_of
 from chatgot.errors import CheckpointRejected, ConfigError
-from chatgot.report.run_record import is_gone, origin, text_of_yaml, yaml_that_began
+from chatgot.logs.origins import is_gone, origin, text_of_yaml, yaml_that_began
 from chatgot.run.resuming import last_run_of
 
 

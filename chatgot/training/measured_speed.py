@@ -12,11 +12,10 @@ import torch
 
 from chatgot.config import Config
 from chatgot.data.token_cache import Tokens
-from chatgot.data.vocabulary import END_OF_TEXT_ID
 from chatgot.machine.device import preserved_generators
 from chatgot.machine.measured import synchronise
 from chatgot.run.assembly import Run, assemble
-from chatgot.sampling.generation import generate
+from chatgot.sampling.generation import continue_texts
 from chatgot.stopping import never
 from chatgot.training.evaluation import evaluate
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
@@ -103,10 +102,11 @@ def _seconds_of_a_batch(run: Run) -> float:
 
 
 def _per_token(run: Run) -> float:
-    """Return the seconds of one sampled token."""
+    """Return the seconds of one sampled token, where all samples are made side by side."""
     sampling = run.config.sampling.model_copy(update={"max_new_tokens": SAMPLED_TOKENS})
-    generator = torch.Generator().manual_seed(run.config.seed)
-    start = run.val_windows.ids[:SAMPLED_TOKENS].tolist()
+    start = run.vocabulary.decode(run.val_windows.ids[:SAMPLED_TOKENS].tolist())
+    prompts = [start] * (len(sampling.prompts) + 1)
     started = time.perf_counter()
-    made = len(list(generate(run.model, start, sampling, generator, end_of_text=END_OF_TEXT_ID)))
-    return (time.perf_counter() - started) / max(1, made)
+    texts = continue_texts(run.model, run.vocabulary, prompts, sampling, run.config.seed)
+    steps = sum(1 for _ in texts)
+    return (time.perf_counter() - started) / max(1, steps * len(prompts))

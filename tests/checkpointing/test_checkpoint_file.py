@@ -21,6 +21,8 @@ import torch
 
 from chatgot.checkpointing import checkpoint_file
 from chatgot.checkpointing.checkpoint_file import (
+    MOST_SPEAKERS,
+    OPTIONAL,
     SCHEMA,
     damage,
     is_whole,
@@ -701,7 +703,7 @@ def test_an_unknown_key_is_refused_by_name(content, tmp_path):
     refused(path, "momentum_of_the_future")
 
 
-@pytest.mark.parametrize("key", SCHEMA)
+@pytest.mark.parametrize("key", sorted(SCHEMA.keys() - OPTIONAL))
 def test_a_missing_key_is_refused_by_name(content, tmp_path, key):
     path = tmp_path / "any.pt"
     parts.forge(path, {name: value for name, value in content.items() if name != key})
@@ -765,6 +767,52 @@ def test_an_invalid_vocabulary_is_refused_and_not_handed_on(content, tmp_path, t
     parts.forge(path, {**content, "vocabulary": tokens})
     refused(path, "vocabulary")
     assert load_weights(path)[1] is None
+
+
+def test_a_file_without_speakers_is_read(content, tmp_path):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {name: value for name, value in content.items() if name != "speakers"})
+    assert load_checkpoint(path).keys() == SCHEMA.keys() - {"speakers"}
+
+
+SPEAKER = {"name": "ANN", "lines": 5, "share": 0.5, "partner": ""}
+
+
+@pytest.mark.parametrize(
+    "speakers",
+    [
+        ["ANN"],
+        [SPEAKER | {"age": 40}],
+        [{"name": "ANN"}],
+        [SPEAKER | {"name": 3}],
+        [SPEAKER | {"name": torch.zeros(2)}],
+        [SPEAKER | {"name": ""}],
+        [SPEAKER | {"name": "ANN:\nBOB"}],
+        [SPEAKER | {"name": "ANN\nBOB"}],
+        [SPEAKER | {"name": "ANN\x1b[2J"}],
+        [SPEAKER | {"name": "A" * 41}],
+        [SPEAKER | {"lines": -1}],
+        [SPEAKER | {"lines": 1 << 70}],
+        [SPEAKER | {"lines": True}],
+        [SPEAKER | {"share": 1.5}],
+        [SPEAKER | {"share": float("nan")}],
+        [SPEAKER | {"partner": "BOB"}],
+        [SPEAKER, SPEAKER],
+        [SPEAKER | {"name": f"A{i}"} for i in range(MOST_SPEAKERS + 1)],
+    ],
+    ids=range(18),
+)
+def test_speakers_that_no_run_saves_are_refused(content, tmp_path, speakers):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {**content, "speakers": speakers})
+    refused(path, "speakers")
+
+
+def test_speakers_that_a_run_saves_are_read(content, tmp_path):
+    path = tmp_path / "any.pt"
+    speakers = [SPEAKER | {"partner": "König B."}, SPEAKER | {"name": "König B."}]
+    parts.forge(path, {**content, "speakers": speakers})
+    assert load_checkpoint(path)["speakers"] == read_outline(path)["speakers"] == speakers
 
 
 def test_the_outline_names_the_yaml_that_started_the_run(content, tmp_path):

@@ -243,7 +243,7 @@ def die_in_phase(target: Target, phase: str, nth: int, how: str) -> None:
 def inside(target: Target, phase: str, nth: int, act: Any) -> None:
     """Call `act()` in the middle of the `nth` sample, or of an evaluation's `nth` pass."""
     place = {"sample": target.namespace, "evaluate": vars(evaluation)}[phase]
-    name = {"sample": "continue_text", "evaluate": "evaluate"}[phase]
+    name = {"sample": "continue_texts", "evaluate": "evaluate"}[phase]
     real = place[name]
     count = numbers()
 
@@ -253,13 +253,13 @@ def inside(target: Target, phase: str, nth: int, act: Any) -> None:
                 act()
             yield item
 
-    def continue_text(*args: Any, **keywords: Any) -> Any:
+    def continue_texts(*args: Any, **keywords: Any) -> Any:
         yield from acting(real(*args, **keywords), next(count) == nth)
 
     def evaluate(model: Any, batches: Any, *rest: Any) -> Any:
         return real(model, acting(batches, next(count) == nth), *rest)
 
-    place[name] = continue_text if phase == "sample" else evaluate
+    place[name] = continue_texts if phase == "sample" else evaluate
 
 
 def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float = 0.0) -> None:

@@ -190,7 +190,7 @@ def test_a_sample_that_fails_is_one_warning_and_changes_no_bit(
     assert outcome.fired == [f"{kind} in a sample"]
     assert outcome.exit_code == 0, outcome.said
     assert outcome.said.count("a made-up defect") == 1
-    assert "1 samples failed" in outcome.said
+    assert "sampling failed 1 times" in outcome.said
     lost = reference.lost(folder)
     table.add("an exception while sampling", 1, lost is not None)
     assert lost is None

@@ -16,7 +16,7 @@ from chatgot.model.gpt import Block, evaluating
 from chatgot.numerics import compilation
 from chatgot.run.assembly import Run
 from chatgot.run.resuming import find_checkpoint, resume
-from chatgot.sampling.generation import generate
+from chatgot.sampling.generation import continue_texts
 from chatgot.training.step import compute_gradients, update_weights
 
 # Steps: 4,000 s in the blocks; a step takes 4 ms there (2 micro-batches, 2 blocks of 1 ms each).
@@ -161,7 +161,8 @@ def test_training_uses_compiled_blocks_evaluation_and_samples_eager_ones(compile
         run.model(x, y)
     with torch.no_grad():
         run.model(x, y)
-    list(generate(run.model, [1, 2], SamplingConfig(max_new_tokens=12), torch.Generator()))
+    sampling = SamplingConfig(max_new_tokens=12)
+    list(continue_texts(run.model, run.vocabulary, ["ab"], sampling, 0))
     assert compiler.ran == 0
     assert step(run)
     assert compiler.ran == 4  # two micro-batches, two blocks

@@ -14,7 +14,7 @@ from chatgot.numerics.gradient_checkpointing import (
 )
 from chatgot.run.assembly import Run
 from chatgot.run.modes import prove_gradient_checkpointing_again
-from chatgot.sampling.generation import generate
+from chatgot.sampling.generation import continue_texts
 from chatgot.training.step import compute_gradients, update_weights
 
 
@@ -138,7 +138,8 @@ def test_generation_uses_its_cache_with_gradient_checkpointing_on():
     enable_gradient_checkpointing(recomputing.model)
     greedy = SamplingConfig(temperature=0, max_new_tokens=20)
     texts = [
-        list(generate(run.model, [1, 2], greedy, torch.Generator())) for run in (plain, recomputing)
+        list(continue_texts(run.model, run.vocabulary, ["ab"], greedy, 0))[-1][0]
+        for run in (plain, recomputing)
     ]
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 1

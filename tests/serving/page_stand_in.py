@@ -1,4 +1,4 @@
-"""A stand-in for the server, for the tests of the page: the same routes, answers without a model."""
+"""A stand-in for the server, for the tests of the page: its routes, without a model."""
 
 import json
 import math

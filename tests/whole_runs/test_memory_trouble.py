@@ -221,7 +221,7 @@ def test_out_of_memory_in_samples_and_evaluations_does_not_touch_training(tmp_pa
         fired.append("sample")
         raise MemoryError
 
-    script.continue_text = fail
+    script.continue_texts = fail
     monkeypatch.setattr(evaluation, "evaluate", fail_every_third_time)
     with contextlib.chdir(loud):
         assert script.main(["--config", "tiny.yaml"]) == 0

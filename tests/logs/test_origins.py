@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chatgot.report.run_record import origin, yaml_that_began
+from chatgot.logs.origins import origin, yaml_that_began
 
 RUN_ID = "my_text_20250102-030405"
 

@@ -1,0 +1,213 @@
+"""The model as it is run for sampling: the same weights and formulas, with faster matrix products.
+
+oneDNN multiplies few rows by a matrix several times faster when the matrix was reordered before
+(measured: docs/benchmarks.md). A compiled step for one row writes the products as sums, which run
+at the speed of the memory.
+"""
+
+import copy
+import itertools
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from chatgot.machine.measured import keep_compiled_code
+from chatgot.model.gpt import GPT, Block
+from chatgot.sampling.key_value_cache import BLOCK, KeyValueCache, OneToken
+
+logger = logging.getLogger(__name__)
+
+# The number of a reordered matrix -> its layer: a compiled graph takes numbers, but no matrix in
+# oneDNN's own layout
+_layers: "weakref.WeakValueDictionary[int, ReorderedLinear]" = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+MOST_DIFFERENCE = (
+    1e-4  # of a compiled step's logits, relative to the largest: sums in another order
+)
+LONGEST_REASON = 200  # characters of a compiler's message
+PROVEN_TOKENS = BLOCK  # that the texts of the proof may look at
+ROWS_HINT = 16  # the number of rows for which oneDNN picks a layout
+
+
+@torch.library.custom_op("chatgot::reordered_linear", mutates_args=(), device_types="cpu")
+def reordered_linear(x: Tensor, number: int, out_features: int) -> Tensor:
+    """Return x (..., in) times the reordered matrix of that number, plus its bias: (..., out)."""
+    return _layers[number].product(x)
+
+
+@reordered_linear.register_fake
+def _(x: Tensor, number: int, out_features: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], out_features)
+
+
+class ReorderedLinear(nn.Module):
+    """A linear layer that shares its weights with another one, and has a reordered copy of them."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.out_features = linear.out_features
+        weight = linear.weight.detach()
+        self.reordered = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_HINT)  # noqa: SLF001
+        self.number = next(_numbers)
+        _layers[self.number] = self
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return (..., out) from x (..., in)."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
+            x, self.reordered, self.bias, "none", [], ""
+        )
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., out) from x (..., in)."""
+        if not torch.compiler.is_compiling():
+            return self.product(x)
+        if x.numel() != x.size(-1):
+            y: Tensor = reordered_linear(x, self.number, self.out_features)
+            return y
+        y = (x.reshape(1, -1) * self.weight).sum(-1)  # (out,)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.view(*x.shape[:-1], self.out_features)
+
+
+def sampling_model(model: GPT) -> GPT:
+    """Return a model in evaluation mode that shares all weights with `model`, which is untouched.
+
+    It has to be made again when the weights have changed.
+    """
+    shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    shared[id(model.training_block)] = Block.__call__
+    twin = copy.deepcopy(model, shared).eval()
+    twin.training_block = Block.__call__
+    twin.recompute_every = None
+    weight = twin.head.weight
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and can_reorder():
+        _reorder_linears(twin)
+    return twin
+
+
+def can_reorder() -> bool:
+    """Return whether this build of torch has oneDNN."""
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call] # in torch
+
+
+def _reorder_linears(module: nn.Module) -> None:
+    """Replace each linear layer below `module`."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, ReorderedLinear(child))
+        else:
+            _reorder_linears(child)
+
+
+# (ids (B,), positions (B,), keys and values of each layer, positions seen (n,)) -> logits (B, V)
+Step = Callable[[Tensor, Tensor, list[Tensor], list[Tensor], Tensor], Tensor]
+
+
+def decode_step(model: GPT) -> Step:
+    """Return the function that gives each of B texts its next logits."""
+
+    def step(
+        ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor
+    ) -> Tensor:
+        cache = OneToken(k, v, positions[:, None], seen)
+        logits: Tensor = model.head(model.hidden(ids[:, None], cache))  # (B, 1, V)
+        return logits[:, 0].float()
+
+    return step
+
+
+class CompileFailed(Exception):
+    """There is no compiler, or what it makes computes something else."""
+
+
+def compiled_step(model: GPT, slots: int) -> Step:
+    """Return a compiled `decode_step`, after comparing its logits with those of the eager one.
+
+    Compiling takes 20 to 40 s on two cores, once per machine and shape: the files are kept.
+    slots: the greatest B that will come.
+    Raises: CompileFailed.
+    """
+    keep_compiled_code()
+    on_cpu = model.head.weight.device.type == "cpu"
+    eager = decode_step(model)
+    with _errors_of_the_compiler():
+        if on_cpu:
+            compiled = torch.compile(decode_step(model), options={"cpp_wrapper": True})
+        else:  # CUDA graphs: one launch a step (written for GPUs, not run on one yet)
+            compiled = torch.compile(decode_step(model), mode="reduce-overhead", dynamic=False)
+
+    def step(
+        ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor
+    ) -> Tensor:
+        if on_cpu:
+            torch._dynamo.mark_dynamic(seen, 0)  # noqa: SLF001 its documented name
+            if len(ids) > 1:
+                torch._dynamo.mark_dynamic(ids, 0)  # noqa: SLF001
+                torch._dynamo.mark_dynamic(positions, 0)  # noqa: SLF001
+        logits: Tensor = compiled(ids, positions, k, v, seen)
+        return logits
+
+    with _errors_of_the_compiler():
+        for B in sorted({1, min(2, slots), slots}):
+            difference = _difference(model, eager, step, B, slots)
+            if not difference <= MOST_DIFFERENCE:
+                raise CompileFailed(f"its logits differ by {difference:.1e} of the largest")
+
+    in_use: Step = step
+
+    def step_or_eager(
+        ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor
+    ) -> Tensor:
+        nonlocal in_use
+        try:
+            with _errors_of_the_compiler():
+                return in_use(ids, positions, k, v, seen)
+        except CompileFailed as error:
+            # for a shape that was not in the proof; a step can be made twice
+            logger.warning("sampling goes on without its compiled step: %s", error)
+            in_use = eager
+            return eager(ids, positions, k, v, seen)
+
+    return step_or_eager
+
+
+@contextmanager
+def _errors_of_the_compiler() -> Iterator[None]:
+    """Turn whatever the compiler raises into CompileFailed, with its first line."""
+    try:
+        yield
+    except CompileFailed:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CompileFailed(lines[0][:LONGEST_REASON]) from error
+
+
+def _difference(model: GPT, eager: Step, compiled: Step, B: int, slots: int) -> float:
+    """Return the largest difference of two steps' logits, relative to the largest logit."""
+    weight = next(model.norm.parameters()).detach()
+    device = weight.device
+    n = min(model.cfg.max_seq_length, PROVEN_TOKENS)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.vocab_size, (2, B), generator=generator).to(device)
+    logits = []
+    with torch.no_grad():
+        for step in (eager, compiled):
+            # one row more, as the engine's: a compiled graph depends on the shape
+            cache = KeyValueCache(model.cfg, slots + 1, weight)
+            for place in range(min(2, n)):
+                positions = torch.full((B,), place, device=device)
+                seen = torch.arange(n, device=device)
+                last = step(ids[place], positions, cache.k, cache.v, seen)
+            logits.append(last.clone())
+    scale = float(logits[0].abs().max())
+    return float((logits[0] - logits[1]).abs().max()) / scale

@@ -1,0 +1,68 @@
+"""A model to talk to, from one checkpoint file alone."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatgot.checkpointing.checkpoint_file import load_checkpoint, stored_config
+from chatgot.checkpointing.tensors import check_tensors
+from chatgot.config import Config
+from chatgot.data.vocabulary import Vocabulary
+from chatgot.model.gpt import GPT, model_without_weights
+from chatgot.sampling.speakers import Speaker
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model with all that is needed to talk to it.
+
+    model: in evaluation mode, on its device.
+    speakers: most lines first; empty: the text has none, or the file is older than they are.
+    val_loss: of the last evaluation up to this step, nats per token; None: there was none.
+    """
+
+    model: GPT
+    vocabulary: Vocabulary
+    speakers: tuple[Speaker, ...]
+    run_id: str
+    step: int
+    val_loss: float | None
+    path: Path
+    config: Config
+
+
+def load_model(path: Path, device: torch.device) -> LoadedModel:
+    """Return the model of a checkpoint; the optimizer's state is read and dropped.
+
+    Raises: CheckpointRejected for a file that is missing, damaged or does not fit itself.
+    """
+    stored = load_checkpoint(path)
+    del stored["optimizer_state_dict"]
+    config = stored_config(stored, path)
+    vocabulary = Vocabulary.from_tokens(stored["vocabulary"])
+    model = model_without_weights(config.model, len(vocabulary))
+    weights = stored["model_state_dict"]
+    check_tensors(path, weights, model.state_dict())
+    model.load_state_dict(weights, assign=True)
+    model.tie()  # each tied matrix had a tensor of its own in the file's view
+    model.requires_grad_(False)
+    return LoadedModel(
+        model=model.to(device).eval(),
+        vocabulary=vocabulary,
+        speakers=tuple(Speaker(**speaker) for speaker in stored.get("speakers", [])),
+        run_id=stored["run_id"],
+        step=stored["global_step"],
+        val_loss=marked_loss(stored),
+        path=path,
+        config=config,
+    )
+
+
+def marked_loss(stored: dict[str, Any]) -> float | None:
+    """Return the last held-out loss among a checkpoint's marks; None: there is none."""
+    marks = stored["state"].get("marks")
+    loss = marks.get("val_loss") if isinstance(marks, dict) else None
+    return loss if isinstance(loss, float) and math.isfinite(loss) else None

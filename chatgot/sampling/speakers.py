@@ -1,0 +1,168 @@
+"""Who speaks in a text: names, how many lines each one speaks, and with whom."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatgot.checkpointing.checkpoint_file import MOST_SPEAKERS
+from chatgot.data.prompts import LEAST_SPEECHES, SPEAKER
+from chatgot.data.vocabulary import END_OF_TEXT_ID, Vocabulary
+from chatgot.logs.waiting import Advance, waiting
+
+CHUNK = 1 << 20  # ids that are decoded at a time
+LONG_LINE = 64  # characters; such a line names no speaker, so its rest is not kept
+DOCUMENT_END = "\0"  # the line that stands for the end-of-text token
+OTHERS = ""  # those whose names are not known
+MOST_COUNTED = 100_000  # names, and pairs of names; later ones are not counted
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One who speaks in the training text.
+
+    name: as it stands before the colon of a speaker's line.
+    lines: of text that this one speaks; share: of all spoken lines, 0 to 1.
+    partner: with whom this one exchanges most speeches; empty: with nobody who is known.
+    """
+
+    name: str
+    lines: int
+    share: float
+    partner: str
+
+
+class _Counts:
+    """What is counted while the lines of a text go by, when it is known who speaks in it."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.lines: Counter[str] = Counter()  # OTHERS: of all who are not known
+        self.exchanges: Counter[tuple[str, str]] = Counter()  # by both names, sorted
+        self._names = names
+        self._last = OTHERS  # who spoke last in this document
+        self._speaking: str | None = None  # whose speech goes on
+
+    def add(self, line: str, next_line: str) -> None:
+        """Count one line of the text."""
+        if not line:
+            self._speaking = None
+        elif line[-1] == ":" and self._begins_speech(line, next_line):
+            self._begin_speech(line[:-1])
+        elif line == DOCUMENT_END:
+            self._speaking = None
+            self._last = OTHERS
+        elif self._speaking is not None:
+            self.lines[self._speaking] += 1
+
+    def _begins_speech(self, line: str, next_line: str) -> bool:
+        """Return whether a line is a speaker's; within a speech, only that of a known one.
+
+        Many a line of a speech ends with a colon.
+        """
+        if not _is_speaker_line(line, next_line):
+            return False
+        return self._speaking is None or line[:-1] in self._names
+
+    def _begin_speech(self, name: str) -> None:
+        speaker = name if name in self._names else OTHERS
+        if OTHERS not in (self._last, speaker) and self._last != speaker:
+            pair = (min(self._last, speaker), max(self._last, speaker))
+            if pair in self.exchanges or len(self.exchanges) < MOST_COUNTED:
+                self.exchanges[pair] += 1
+        self._speaking = speaker
+        self._last = speaker
+
+
+def count_speakers(ids: NDArray[np.uint16], vocabulary: Vocabulary) -> list[Speaker]:
+    """Return those who speak in a text, the one with most lines first.
+
+    A speech begins with a speaker's line and ends at a blank line. Two exchange speeches where one
+    speaks after the other in the same document. Whoever speaks fewer than LEAST_SPEECHES times is
+    left out: a heading may end with a colon as well. At most MOST_SPEAKERS are returned.
+
+    It streams, twice: memory does not grow with the text. The same ids give the same result.
+
+    ids: (N,), of the training part.
+    """
+    if not {":", "\n"} <= set(vocabulary.characters):
+        return []
+    with waiting("counting who speaks in the text", 2 * len(ids)) as advance:
+        speeches = _count_speeches(_lines(ids, vocabulary, advance))
+        known = {name for name, count in speeches.items() if count >= LEAST_SPEECHES}
+        counts = _Counts(known)
+        if known:
+            for line, next_line in pairwise(_lines(ids, vocabulary, advance)):
+                counts.add(line, next_line)
+    names = sorted(known, key=lambda name: (-counts.lines[name], name))[:MOST_SPEAKERS]
+    partners = _partners(names, counts.exchanges)
+    total = max(1, counts.lines.total())
+    return [
+        Speaker(name, counts.lines[name], counts.lines[name] / total, partners.get(name, ""))
+        for name in names
+    ]
+
+
+def _count_speeches(lines: Iterator[str]) -> Counter[str]:
+    """Return how often each name has a speaker's line."""
+    speeches: Counter[str] = Counter()
+    for line, next_line in pairwise(lines):
+        if line and line[-1] == ":" and _is_speaker_line(line, next_line):
+            name = line[:-1]
+            if name in speeches or len(speeches) < MOST_COUNTED:
+                speeches[name] += 1
+    return speeches
+
+
+def _is_speaker_line(line: str, next_line: str) -> bool:
+    return SPEAKER.match(f"{line}\n{next_line}") is not None and line.isprintable()
+
+
+def _lines(ids: NDArray[np.uint16], vocabulary: Vocabulary, advance: Advance) -> Iterator[str]:
+    """Yield the lines of a text, at least the first characters of each, and an empty one.
+
+    advance: is told the ids that have been read.
+    """
+    characters = (DOCUMENT_END + vocabulary.characters).encode("utf-32-le")
+    points = np.frombuffer(characters, dtype="<u4")
+    assert END_OF_TEXT_ID == 0
+    rest = ""
+    for start in range(0, len(ids), CHUNK):
+        text = points[ids[start : start + CHUNK]].tobytes().decode("utf-32-le")
+        *lines, rest = (rest + text).split("\n")
+        yield from lines
+        rest = rest[:LONG_LINE]
+        advance(len(text))
+    yield rest
+    yield ""
+
+
+def _partners(names: Sequence[str], exchanges: Mapping[tuple[str, str], int]) -> dict[str, str]:
+    """Return for each name the other one with whom it exchanges most speeches."""
+    rank = {name: place for place, name in enumerate(names)}
+    best: dict[str, tuple[int, int]] = {}  # speeches exchanged, and minus the partner's rank
+    for (one, other), count in exchanges.items():
+        if one in rank and other in rank:
+            best[one] = max(best.get(one, (0, 0)), (count, -rank[other]))
+            best[other] = max(best.get(other, (0, 0)), (count, -rank[one]))
+    return {name: names[-place] for name, (_, place) in best.items()}
+
+
+def default_pair(speakers: Sequence[Speaker]) -> tuple[str, str]:
+    """Return who the user is and who answers, where nobody says: (user, character).
+
+    They are the two with most lines that talk to each other, and the one with more lines answers.
+    Where nobody talks to anybody they are the first two. ("", ""): fewer than two are known.
+    """
+    lines = {speaker.name: speaker.lines for speaker in speakers}
+    pairs = [(s.lines + lines[s.partner], s) for s in speakers if s.partner in lines]
+    if pairs:
+        one = max(pairs, key=lambda pair: pair[0])[1]
+        if lines[one.partner] > one.lines:
+            return one.name, one.partner
+        return one.partner, one.name
+    if len(speakers) < 2:
+        return "", ""
+    return speakers[1].name, speakers[0].name
