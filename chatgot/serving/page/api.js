@@ -10,6 +10,12 @@ export class Trouble extends Error {
   }
 }
 
+/** Return what to say of an error, be it the server's or the page's own. */
+export function sentenceOf(error) {
+  const isTrouble = error instanceof Trouble;
+  return isTrouble ? error.message : `Something went wrong in this page: ${error.message}`;
+}
+
 let key = "";
 
 /** Send this API key with each request from now on. */
@@ -126,7 +132,7 @@ async function* events(path, body, signal) {
   throw new Trouble("The connection broke off before the answer ended.");
 }
 
-// Server-sent events, as far as OpenAI's API uses them: one line of data each, comments to stay alive
+// Server-sent events, as far as OpenAI's API uses them: one line of data each
 async function* dataLines(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
