@@ -204,7 +204,9 @@ class Handler(BaseHTTPRequestHandler):
                 ),
             )
         text = self.server.next_speech()
-        yield self.piece(delta={"role": "assistant", "name": name, "content": ""})
+        step = self.server.step if body["model"].endswith(":latest") else 400
+        named = self.piece(delta={"role": "assistant", "name": name, "content": ""})
+        yield named | {"system_fingerprint": f"{RUN}_step_{step}"}
         for i in range(0, len(text), 6):
             yield self.piece(delta={"content": text[i : i + 6]})
         yield self.piece(delta={}, finish_reason="stop")

@@ -257,7 +257,11 @@ def test_room_talks_by_itself_and_one_joins_while_it_does(page, server):
     wait_for_the_end(page)
     assert speeches(page)[2] == "Hear me!"
     assert names(page)[2] == "ROMEO"
-    assert len(set(names(page))) >= 4
+    said = names(page)
+    assert len(set(said)) >= 4
+    # nobody answers himself
+    for _, body in server.asked[1:]:
+        assert body["messages"][-1]["name"] not in body["room"]
 
 
 def test_room_that_runs_is_stopped(page, server):

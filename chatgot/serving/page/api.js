@@ -39,7 +39,7 @@ export function readRun(runId) {
   return getJson(`watch/runs/${encodeURIComponent(runId)}`);
 }
 
-/** Yield the pieces of an answer: {name, text, finish}. */
+/** Yield the pieces of an answer: {name, text, finish, step}; step: of the checkpoint, if known. */
 export async function* streamChat(request, signal) {
   const body = { ...request, stream: true };
   for await (const chunk of events("v1/chat/completions", body, signal)) {
@@ -50,8 +50,15 @@ export async function* streamChat(request, signal) {
       name: typeof delta.name === "string" ? delta.name : "",
       text: delta.content ?? "",
       finish: choice.finish_reason ?? "",
+      step: stepOf(chunk.system_fingerprint),
     };
   }
+}
+
+// The fingerprint names the file that answered: RUN_step_N
+function stepOf(fingerprint) {
+  const step = /_step_(\d+)$/.exec(fingerprint ?? "")?.[1];
+  return step === undefined ? null : Number(step);
 }
 
 /** Yield the pieces of a text that goes on: {text, tokens, finish}. */

@@ -247,14 +247,21 @@ export class Chat {
   }
 
   request(tree, parent, model) {
-    const { user, character, mode, room, scene } = this.people;
+    const { user, character, mode, scene } = this.people;
     const retry = tree.turns[parent].children.length;
-    const others = room.filter((name) => name !== user);
-    const who = mode === "room" ? { character: "auto", room: others } : { character };
-    if (who.room?.length === 0) delete who.room; // an empty room: anyone may speak
+    const who = mode === "room" ? this.whoIsNext(tree.turns[parent].name) : { character };
     const messages = this.newestMessages(pathTo(tree, parent));
     if (scene.trim()) messages.unshift({ role: "system", content: scene.trim() });
     return { model, messages, user_name: user, ...who, ...this.settings.forRequest(retry) };
+  }
+
+  // In an empty room anyone may speak. Nobody answers himself, if somebody else is there: what one
+  // says twice in a row is one speech in the training text
+  whoIsNext(last) {
+    const guests = this.people.room.filter((name) => name !== this.people.user);
+    const others = guests.filter((name) => name !== last);
+    const room = others.length ? others : guests;
+    return room.length ? { character: "auto", room } : { character: "auto" };
   }
 
   // The model sees at most its context: of a long conversation, only the end is sent
@@ -276,6 +283,7 @@ export class Chat {
   grow(tree, turn, piece) {
     turn.name ||= piece.name;
     turn.text += piece.text;
+    turn.step = piece.step ?? turn.step;
     if (piece.finish === "length") turn.ended = "length";
     if (tree !== this.tree) return; // another conversation was opened meanwhile
     const isNearEnd = this.isNearEnd();
