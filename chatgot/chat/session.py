@@ -79,8 +79,11 @@ class Session:
         return [name for name in self.everyone if name != self.user]
 
     def next_name(self, choice: int, names: Sequence[str] = ()) -> str:
-        """Return who speaks next. names: among these; empty: those who take part.
+        """Return who speaks next.
 
+        Where the model chooses, nobody speaks twice in a row: in a text such lines are one speech.
+
+        names: among whom it chooses; empty: those who take part.
         Raises: ConfigError where nobody is known.
         """
         if not self.is_named:
@@ -90,7 +93,9 @@ class Session:
         names = names or self.candidates()
         if not names:
             raise ConfigError("the model knows no speakers: say who answers, with /with NAME")
-        return self.actor.choose(self.conversation, names, choice)
+        last = self.conversation.last
+        others = [name for name in names if last is None or name != last.name]
+        return self.actor.choose(self.conversation, others or names, choice)
 
     # ----------------------------------------------------------------------------------------------
     # What is said
