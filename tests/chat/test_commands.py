@@ -138,6 +138,13 @@ def test_pick_writes_five_answers_and_takes_the_chosen_one(stage):
     assert "Which one? 1 to 5" in notes
 
 
+def test_picked_answer_without_words_changes_nothing(stage):
+    engine = ScriptedEngine(lambda request: "" if request.choice else "once")
+    here = stage(engine=engine)
+    here.play("Why?", "/pick 2", "2")
+    assert here.turns[-1] == ("HAMLET", "once")
+
+
 @pytest.mark.parametrize("typed", ["", "6", "0", "two"])
 def test_pick_of_no_number_leaves_all_as_it_was(stage, typed):
     here = stage(controls=DRAWN)

@@ -72,3 +72,11 @@ def test_prompts_are_one_a_line(name, content, prompts):
 def test_file_without_prompts_is_refused(name, content, words):
     with pytest.raises(ConfigError, match=words):
         read_prompts(name, content)
+
+
+def test_a_hundred_thousand_completions_are_not_asked_for_at_once():
+    engine = ScriptedEngine(lambda request: "x")
+    lines = written_as_json(engine, ask_for(engine, VOCABULARY, ["A"], 100_000, Controls()))
+    seeds = [json.loads(next(lines))["seed"] for _ in range(100)]
+    assert seeds == list(range(100))
+    assert len(engine.requests) < 200
