@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
+from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.sampling.speeches import choose_speaker
 from chatgot.serving.access import Access, Gate
 from chatgot.serving.answering import EventStream, Server, answer
@@ -262,6 +263,11 @@ async def detokenize(request: Request) -> Response:
     return JsonAnswer({"text": text, "prompt": text})
 
 
+async def tokenizer_info(request: Request) -> Response:
+    """Answer which tokens are special; lm-eval asks this before it uses /tokenize."""
+    return JsonAnswer({"eos_token": END_OF_TEXT, "bos_token": None, "pad_token": None})
+
+
 async def watched_runs(request: Request) -> Response:
     server = server_of(request)
     models = await server.models.list()
@@ -297,6 +303,7 @@ ROUTES: tuple[tuple[str, str, Callable[[Request], Awaitable[Response]]], ...] = 
     ("POST", "/v1/chat/completions", chat),
     ("POST", "/tokenize", tokenize),
     ("POST", "/detokenize", detokenize),
+    ("GET", "/tokenizer_info", tokenizer_info),
     ("GET", "/watch/runs", watched_runs),
     ("GET", "/watch/runs/{run_id}", watched_run),
     ("GET", "/health", health),
