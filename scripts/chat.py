@@ -17,8 +17,10 @@ if (CHECKOUT / "chatgot").is_dir():
     sys.path.insert(0, str(CHECKOUT))
 
 import argparse
+import io
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from chatgot.chat.limits import (
@@ -229,7 +231,8 @@ def note(text: str) -> None:
     """Show a line on stderr."""
     from chatgot.logs.logging_setup import escape_controls
 
-    print(escape_controls(text, "\n"), file=sys.stderr, flush=True)
+    with suppress(OSError):  # stderr may be a pipe that nobody reads
+        print(escape_controls(text, "\n"), file=sys.stderr, flush=True)
 
 
 def prompts_of(args: argparse.Namespace) -> list[str]:
@@ -271,7 +274,7 @@ def continue_prompts(args: argparse.Namespace, prompts: list[str]) -> None:
         note(f"the model does not know these characters, others stand for them: {characters!r}")
     context = model.config.model.max_seq_length
     if any(len(prompt) > context for prompt in readable):
-        note(f"a prompt is longer than the model's context: it reads the last {context} tokens")
+        note(f"a prompt is longer than the model's context of {context} tokens: it reads the end")
     engine = Engine(model.model, model.vocabulary)
     controls = controls_of(args, model)
     continuations = ask_for(engine, model.vocabulary, readable, args.n or 1, controls)
@@ -313,6 +316,8 @@ def converse(args: argparse.Namespace) -> None:
     )
     session = Session(actor, Pipe(sys.stdin), "", "")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # what is no text is outside the vocabulary
         begin_and_talk(args, session, model)
         return
     from chatgot.chat.terminal import Terminal

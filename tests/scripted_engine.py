@@ -7,7 +7,7 @@ from chatgot.data.vocabulary import Vocabulary
 from chatgot.sampling.engine import Completion, Request, Token
 from chatgot.sampling.speakers import Speaker
 
-VOCABULARY = Vocabulary("\n\x07\x1b" + "".join(map(chr, range(32, 127))))
+VOCABULARY = Vocabulary("\n\x07\x1b\x9b" + "".join(map(chr, range(32, 127))))
 SPEAKERS = (
     Speaker("HAMLET", 1500, 0.5, "HORATIO"),
     Speaker("HORATIO", 300, 0.3, "HAMLET"),

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -128,6 +129,13 @@ def test_lines_of_a_pipe_are_turns(chat):
     assert "QUEEN" in err
 
 
+def test_bytes_that_are_no_text_are_replaced(chat):
+    code, out, err = chat("--user", "KING", *MODEL, stdin=b"caf\xe9\n")
+    assert code == 0
+    assert ":\n" in out
+    assert "'\ufffd': it has never seen it" in err
+
+
 def test_the_pair_that_talks_most_is_the_default(chat):
     _, _, err = chat("--user", "FOOL", *MODEL)
     assert "You are FOOL, " in err
@@ -149,6 +157,19 @@ def test_closed_pipe_ends_quietly_with_exit_0(folder):
     )
     assert (done.returncode, done.stdout) == (0, "K")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+def test_ctrl_c_ends_a_continuation_with_exit_130(folder):
+    command = [sys.executable, str(CHAT), "--prompt", "KING:", "--max_new_tokens", "1000000"]
+    child = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout.read(20).startswith("KING:")
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Traceback" not in err
 
 
 class TerminalChild:

@@ -40,10 +40,10 @@ def test_json_line_has_what_repeats_the_text():
 
 
 def test_json_line_holds_no_control_character():
-    engine = ScriptedEngine(lambda request: "\x1b[2J")
+    engine = ScriptedEngine(lambda request: "\x1b[2J\x9b2J")
     asked = ask_for(engine, VOCABULARY, ["A"], 1, Controls())
     (line,) = written_as_json(engine, asked)
-    assert json.loads(line)["text"] == "\x1b[2J"
+    assert json.loads(line)["text"] == "\x1b[2J\x9b2J"
     assert line.rstrip("\n").isprintable()
 
 
