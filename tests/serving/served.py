@@ -21,6 +21,7 @@ from chatgot.sampling.speakers import Speaker
 from chatgot.serving.access import Access
 from chatgot.serving.app import make_app
 from chatgot.serving.batching import Batcher
+from chatgot.serving.hosts import bind
 from chatgot.serving.limits import Limits
 from chatgot.serving.listening import QuietServer
 from chatgot.serving.models import Catalogue, LoadedModels
@@ -68,7 +69,7 @@ class Server:
         self.catalogue = Catalogue(self.checkpoints, default)
         self.batcher = Batcher()
         self.models = LoadedModels(self.catalogue, self.batcher, parts.CPU, slots=slots)
-        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket = bind("127.0.0.1", 0)
         self.port = self.socket.getsockname()[1]
         # small, so that a client that does not read is noticed soon
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)

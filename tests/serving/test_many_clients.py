@@ -39,6 +39,15 @@ def test_clients_that_go_away_free_their_slots(server, stream):
     assert server.text()
 
 
+def test_client_that_did_not_read_and_goes_away_frees_its_slot(server):
+    """There is news all the time while its answer cannot be sent."""
+    with begin(server, stream=True, logprobs=20, max_tokens=10_000):
+        served.wait_for(lambda: server.batcher.active == 1)
+        (orders,) = server.batcher._orders.values()
+        served.wait_for(lambda: orders[0].progress[0].n_tokens > 300)
+    served.wait_for(lambda: server.is_idle, 5)
+
+
 def test_slow_reader_blocks_nobody_and_gets_all_in_few_pieces(server):
     """It reads nothing until its text is written; others are answered meanwhile."""
     body = {"seed": 1, "logprobs": 20, "max_tokens": 400}
