@@ -17,6 +17,7 @@ if (CHECKOUT / "chatgot").is_dir():
 
 import argparse
 import logging
+import os
 import signal
 from contextlib import suppress
 from types import FrameType
@@ -142,4 +143,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stderr.flush()
+    # not sys.exit: torch takes seconds to go, more while it compiles; there is nothing left to do
+    os._exit(exit_code)

@@ -5,7 +5,9 @@ A page of another site can make a browser send requests here, and with a name th
 has to be its own.
 """
 
+import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from secrets import compare_digest
 from urllib.parse import urlsplit
@@ -31,6 +33,8 @@ HEADERS = (
     (b"cache-control", b"no-store"),
 )
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+MOST_DRAINED = 16_000_000  # bytes of a body that is refused
+DRAIN_S = 5.0
 WAITED_FOR = ("POST",)  # what takes one of the places of `Limits.concurrent`
 
 
@@ -102,10 +106,6 @@ class Access:
             )
 
 
-class BodyTooLarge(Exception):
-    """More bytes came than a body may have."""
-
-
 class Gate:
     """Lets requests through to the app, counts them, and answers those that may not pass."""
 
@@ -128,21 +128,13 @@ class Gate:
         try:
             headers = dict(scope["headers"])
             self.access.check(scope["path"], headers)
-            body.check_length(headers.get(b"content-length", b""))
+            await body.check_length(headers.get(b"content-length", b""))
             if takes_place and self.counters.running >= self.limits.concurrent:
                 raise too_busy(f"{self.limits.concurrent} requests are being answered; try again")
             if takes_place:
                 self.counters.running += 1
                 is_running = True
             await self.app(scope, body.receive, answer.send)
-        except BodyTooLarge:
-            error = ApiError(
-                413,
-                f"the body has more than {self.limits.body_bytes} bytes",
-                code="request_too_large",
-                headers={"Connection": "close"},
-            )
-            await answer.error(error, scope, receive)
         except ApiError as error:
             await answer.error(error, scope, receive)
         except Exception:
@@ -161,17 +153,32 @@ class _Body:
         self._most = most
         self._bytes = 0
 
-    def check_length(self, header: bytes) -> None:
+    async def check_length(self, header: bytes) -> None:
         if header.isdigit() and (len(header) > 18 or int(header) > self._most):
-            raise BodyTooLarge
+            raise await self._too_large(has_more=True)
 
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._bytes += len(message.get("body", b""))
             if self._bytes > self._most:
-                raise BodyTooLarge
+                raise await self._too_large(has_more=message.get("more_body", False))
         return message
+
+    async def _too_large(self, *, has_more: bool) -> ApiError:
+        """Take the rest, or the client would see a broken connection; return the error."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while has_more and self._bytes <= MOST_DRAINED:
+                    message = await self._receive()
+                    self._bytes += len(message.get("body", b""))
+                    has_more = message.get("more_body", False)
+        return ApiError(
+            413,
+            f"the body has more than {self._most} bytes",
+            code="request_too_large",
+            headers={"Connection": "close"},
+        )
 
 
 class _Answer:

@@ -56,15 +56,16 @@ class Server:
 
         Raises: ApiError where the engine failed.
         """
-        left = deadline - time.monotonic()
-        if left > 0:
-            try:
-                await asyncio.wait_for(order.changed.wait(), left)
-            except TimeoutError:
-                left = 0
+        is_late = False
+        try:
+            # not wait_for: before Python 3.12 it loses a cancellation that comes with the news
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await order.changed.wait()
+        except TimeoutError:
+            is_late = True
         if order.failed:
             raise internal_error()
-        return left <= 0
+        return is_late
 
     @property
     def deadline(self) -> float:

@@ -24,7 +24,7 @@ from chatgot.serving.answers import (
     legacy_logprobs,
     usage,
 )
-from chatgot.serving.api_errors import ApiError, bad_request
+from chatgot.serving.api_errors import ApiError, bad_request, internal_error
 from chatgot.serving.json_answers import JsonAnswer
 from chatgot.serving.limits import Limits
 from chatgot.serving.models import LoadedModels, Served
@@ -77,8 +77,8 @@ async def one_model(request: Request) -> Response:
 async def completions(request: Request) -> Response:
     server = server_of(request)
     body = parse(CompletionBody, await request.body())
-    deadline = server.deadline
     served = await server.models.get(body.model)
+    deadline = server.deadline
     vocabulary = served.loaded.vocabulary
     work = completion_work(body, vocabulary, served.loaded.config.sampling, server.limits)
     echoes = [vocabulary.decode(list(r.prompt)) if body.echo else None for r in work.requests]
@@ -105,8 +105,8 @@ async def completions(request: Request) -> Response:
 async def chat(request: Request) -> Response:
     server = server_of(request)
     body = parse(ChatBody, await request.body())
-    deadline = server.deadline
     served = await server.models.get(body.model)
+    deadline = server.deadline
     scene = scene_of(body, served.names, served.user, served.character)
     character = await choose_character(server, served, scene)
     loaded = served.loaded
@@ -327,6 +327,7 @@ def make_app(
     app.state.server = server
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_mistake)
     for method, path, handler in ROUTES:
         app.add_route(path, handler, methods=[method])
     files = page_files()
@@ -346,6 +347,11 @@ def _page_route(path: Path) -> Callable[[Request], Awaitable[Response]]:
 async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error.response()
+
+
+async def _on_mistake(request: Request, error: Exception) -> Response:
+    """Answer where we made a mistake; the gate logs it."""
+    return internal_error().response()
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

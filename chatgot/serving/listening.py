@@ -30,7 +30,7 @@ from chatgot.serving.limits import Limits
 from chatgot.serving.models import Catalogue, LoadedModels
 from chatgot.serving.watching import Watch
 
-PATIENCE_S = 5  # for what is being answered when a signal comes
+PATIENCE_S = 4  # for what is being answered when a signal comes; the rest is for the end itself
 SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")  # Windows alone has the last one
 NICENESS = 10
 Say = Callable[[str], object]
@@ -121,7 +121,7 @@ async def _serve(
     address = address_of(settings.host, taken)
     access = Access(settings.host, taken.getsockname()[1], settings.api_key)
     app = make_app(models, watch, access=access, limits=Limits(concurrent=settings.max_concurrent))
-    server = _Server(app)
+    server = QuietServer(app)
     serving = asyncio.ensure_future(server.serve(sockets=[taken]))
     while not (server.started or serving.done()):
         await asyncio.sleep(0.005)
@@ -133,7 +133,7 @@ async def _serve(
     batcher.close()
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """Ends with a signal and without raising it again: to be told to end is no failure."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -145,6 +145,7 @@ class _Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                log_level="critical",  # what fails in a request, the gate logs
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=PATIENCE_S,

@@ -38,6 +38,7 @@ def _off_is_none(value: object) -> object:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00-\x1f\x7f]+$")]
+TopK = Annotated[int, Field(ge=1, le=10**9)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
@@ -83,7 +84,7 @@ class Drawing(BaseModel):
     stream_options: StreamOptions = StreamOptions()
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: Annotated[int | None, BeforeValidator(_off_is_none), Field(ge=1, le=10**9)] = None
+    top_k: Annotated[TopK | None, BeforeValidator(_off_is_none)] = None
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
