@@ -34,6 +34,7 @@ from chatgot.stdout import open_closed_streams, write_now
 from chatgot.stopping import StopRequest
 
 if TYPE_CHECKING:
+    from chatgot.chat.session import Session
     from chatgot.sampling.controls import Controls
     from chatgot.sampling.loading import LoadedModel
 
@@ -297,11 +298,9 @@ def write_all(pieces: Iterable[str], encoding: str) -> None:
 
 def converse(args: argparse.Namespace) -> None:
     """Talk, on the terminal or through pipes. Raises: UserError."""
-    from chatgot.chat.console import Console, Pipe
-    from chatgot.chat.names import AUTO
+    from chatgot.chat.console import Pipe
     from chatgot.chat.session import Session
-    from chatgot.chat.speaking import Actor, pair_of
-    from chatgot.chat.talk import greet, talk
+    from chatgot.chat.speaking import Actor
     from chatgot.sampling.engine import Engine
 
     model = load(args)
@@ -312,13 +311,24 @@ def converse(args: argparse.Namespace) -> None:
         model.config.model.max_seq_length,
         controls_of(args, model),
     )
-    console: Console = Pipe(sys.stdin)
-    session = Session(actor, console, "", "")
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        from chatgot.chat.terminal import Terminal
+    session = Session(actor, Pipe(sys.stdin), "", "")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        begin_and_talk(args, session, model)
+        return
+    from chatgot.chat.terminal import Terminal
 
-        session.console = terminal = Terminal()
+    with Terminal() as terminal:
+        session.console = terminal
         terminal.complete_for(session)
+        begin_and_talk(args, session, model)
+
+
+def begin_and_talk(args: argparse.Namespace, session: "Session", model: "LoadedModel") -> None:
+    """Settle who takes part, greet, and talk until the end."""
+    from chatgot.chat.names import AUTO
+    from chatgot.chat.speaking import pair_of
+    from chatgot.chat.talk import greet, talk
+
     user = None if args.user is None else session.meant(args.user)
     character = args.character
     if character not in (None, AUTO):

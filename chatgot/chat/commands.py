@@ -117,7 +117,7 @@ def pick(session: Session, argument: str) -> None:
 
 def choose_version(session: Session, argument: str) -> None:
     """Let the person choose among the answers that there were in this place."""
-    session.choose(session.conversation.versions())
+    session.choose()
 
 
 def undo(session: Session, argument: str) -> None:

@@ -24,12 +24,13 @@ class CommandCompleter(Completer):
         text = document.text_before_cursor
         if not text.startswith("/"):
             return
-        word, space, argument = text.removeprefix("/").partition(" ")
-        if not space:
+        word, separator, argument = text.removeprefix("/").partition(" ")
+        if not separator:
             for name, command in COMMANDS.items():
                 if name.startswith(word.casefold()):
+                    space = " " if command.takes else ""
                     yield Completion(
-                        name, -len(word), display=f"/{name}", display_meta=command.help
+                        name + space, -len(word), display=f"/{name}", display_meta=command.help
                     )
             return
         takes = COMMANDS[word].takes if word in COMMANDS else ""

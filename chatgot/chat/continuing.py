@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from chatgot.sampling.controls import Controls
 from chatgot.sampling.engine import Completion, Engine, Request
 
 JSON_LINES_SUFFIX = ".jsonl"
-LARGEST_FILE = 100_000_000  # bytes
+ASKED_AHEAD = 64  # completions; more than an engine has slots
 
 
 @dataclass(frozen=True)
@@ -27,22 +28,27 @@ class Continuation:
 
 def ask_for(
     engine: Engine, vocabulary: Vocabulary, prompts: Sequence[str], n: int, controls: Controls
-) -> list[Continuation]:
-    """Ask for n completions of each prompt; the seed of each next one is larger by 1.
+) -> Iterator[Continuation]:
+    """Yield n completions of each prompt, which have been asked for and begin to grow.
 
+    Some more have been asked for than were taken, so that the engine always has work; a million
+    at once would fill the memory. The seed of each next completion of a prompt is larger by 1.
     All characters of the prompts must be in the vocabulary.
     """
-    continuations = []
+    asked: deque[Continuation] = deque()
     for prompt in prompts:
         ids = tuple(vocabulary.encode(prompt))
         for number in range(n):
             drawn = replace(controls, seed=(controls.seed + number) % LARGEST_SEED)
             completion = engine.add(Request(ids, drawn, top_logprobs=0))
-            continuations.append(Continuation(prompt, completion))
-    return continuations
+            asked.append(Continuation(prompt, completion))
+            if len(asked) > ASKED_AHEAD:
+                yield asked.popleft()
+    while asked:
+        yield asked.popleft()
 
 
-def written_as_text(engine: Engine, continuations: Sequence[Continuation]) -> Iterator[str]:
+def written_as_text(engine: Engine, continuations: Iterable[Continuation]) -> Iterator[str]:
     """Yield each prompt and its text, piece by piece, in order; a blank line is between two."""
     for number, continuation in enumerate(continuations):
         completion = continuation.completion
@@ -58,7 +64,7 @@ def written_as_text(engine: Engine, continuations: Sequence[Continuation]) -> It
             yield "\n"
 
 
-def written_as_json(engine: Engine, continuations: Sequence[Continuation]) -> Iterator[str]:
+def written_as_json(engine: Engine, continuations: Iterable[Continuation]) -> Iterator[str]:
     """Yield one JSON object a line for each text, in order."""
     for continuation in continuations:
         while continuation.completion.finish_reason is None:

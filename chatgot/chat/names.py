@@ -25,14 +25,17 @@ def mistake_in_name(name: str) -> str:
 
 
 def nearest(word: str, known: Sequence[str], n: int = 3) -> list[str]:
-    """Return up to n known names that are most like a word, in whatever case it was typed."""
+    """Return up to n known names that are most like a word, in whatever case it was typed.
+
+    First come those with a word that begins so, in their order; then those of like letters.
+    """
     by_folded: dict[str, str] = {}
     for name in known:
         by_folded.setdefault(name.casefold(), name)
     folded = word.casefold()
-    inside = [name for key, name in by_folded.items() if folded and folded in key.split()]
+    inside = [name for key, name in by_folded.items() if folded and f" {folded}" in f" {key}"]
     close = [by_folded[key] for key in get_close_matches(folded, by_folded, n=n, cutoff=0.6)]
-    return list(dict.fromkeys([*close, *inside]))[:n]
+    return list(dict.fromkeys([*inside, *close]))[:n]
 
 
 def split_names(typed: str, known: Sequence[str]) -> list[str]:

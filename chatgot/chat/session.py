@@ -1,6 +1,6 @@
 """What can be done in a conversation: answer, retry, pick, watch, take back?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,8 +79,11 @@ class Session:
         return [name for name in self.everyone if name != self.user]
 
     def next_name(self, choice: int, names: Sequence[str] = ()) -> str:
-        """Return who speaks next. names: among these; empty: those who take part.
+        """Return who speaks next.
 
+        Where the model chooses, nobody speaks twice in a row: in a text such lines are one speech.
+
+        names: among whom it chooses; empty: those who take part.
         Raises: ConfigError where nobody is known.
         """
         if not self.is_named:
@@ -90,7 +93,9 @@ class Session:
         names = names or self.candidates()
         if not names:
             raise ConfigError("the model knows no speakers: say who answers, with /with NAME")
-        return self.actor.choose(self.conversation, names, choice)
+        last = self.conversation.last
+        others = [name for name in names if last is None or name != last.name]
+        return self.actor.choose(self.conversation, others or names, choice)
 
     # ----------------------------------------------------------------------------------------------
     # What is said
@@ -166,32 +171,34 @@ class Session:
         choices = [self.conversation.next_choice() for _ in range(n)]
         with self.console.answering() as stopped:
             names = [self.next_name(choice) for choice in choices]
-            requests = [
-                self.actor.request(self.conversation, name, choice)
-                for name, choice in zip(names, choices, strict=True)
-            ]
-            completions = self._finish(requests, stopped)
-        turns = []
+            completions = self._stream_numbered(names, choices, stopped)
+        turns: list[Turn | None] = []
         for name, completion in zip(names, completions, strict=True):
-            if completion.text.strip():
-                self.conversation.last = place
-                text = self._kept(completion)
-                turns.append(self.conversation.answer(name, text, cut=is_cut(completion)))
+            text = self._kept(completion)
+            self.conversation.last = place
+            cut = is_cut(completion)
+            turns.append(self.conversation.answer(name, text, cut=cut) if text.strip() else None)
         self.conversation.last = before
-        self.choose(turns)
+        self._ask_which(turns)
 
-    def choose(self, turns: Sequence[Turn]) -> None:
-        """Show answers with their numbers; the person chooses which of them was given."""
+    def choose(self) -> None:
+        """Show all answers that there were in this place; the person chooses one."""
+        turns = self.conversation.versions()
         if not turns:
-            self.console.note("there are no answers to choose from")
-            return
+            raise ConfigError("there is no answer to choose another one for")
         for number, turn in enumerate(turns, 1):
-            self.console.begin(f"{number}  {turn.name}" if turn.name else str(number))
+            self.console.begin(numbered(number, turn.name))
             self.console.write(turn.text)
             self.console.end()
+        self._ask_which(turns)
+
+    def _ask_which(self, turns: Sequence[Turn | None]) -> None:
+        """Ask which of the answers was given; the conversation goes on from there."""
         typed = self.console.ask(f"Which one? 1 to {len(turns)}, Enter: none ").strip()
-        if typed.isascii() and typed.isdigit() and 1 <= int(typed) <= len(turns):
-            self.conversation.replace_last(turns[int(typed) - 1])
+        is_number = typed.isascii() and typed.isdigit() and 1 <= int(typed) <= len(turns)
+        turn = turns[int(typed) - 1] if is_number else None
+        if turn is not None:
+            self.conversation.replace_last(turn)
         elif typed:
             self.console.note(f"no answer has the number {typed}: all stays as it was")
 
@@ -210,31 +217,45 @@ class Session:
 
     def _stream(self, name: str, request: Request, stopped: Stopped) -> Completion:
         """Show the completion of one request while it grows; return it."""
-        self.console.begin(name)
-        shown = 0
         with closing(self.actor.write([request])) as steps:
-            for (completion,) in steps:
-                # the white space at the end may be the end of the speech
-                text = tidy(completion.text) if name else completion.text
-                self.console.write(text[shown:])
-                shown = max(shown, len(text))
-                if stopped():
-                    break
-        self.console.end()
+            (completion,) = next(steps)
+            self._show_growing(name, completion, steps, stopped)
         self._say_forgetting(completion)
         return completion
 
-    def _finish(self, requests: Sequence[Request], stopped: Stopped) -> list[Completion]:
-        """Return the completions of several requests, when all have ended."""
+    def _stream_numbered(
+        self, names: Sequence[str], choices: Sequence[int], stopped: Stopped
+    ) -> list[Completion]:
+        """Show several completions, which grow at once, one after the other; return them."""
+        requests = [
+            self.actor.request(self.conversation, name, choice)
+            for name, choice in zip(names, choices, strict=True)
+        ]
         with closing(self.actor.write(requests)) as steps:
             completions = next(steps)
-            for _ in steps:
-                if stopped():
-                    break
+            for number, name in enumerate(names, 1):
+                completion = completions[number - 1]
+                self._show_growing(numbered(number, name), completion, steps, stopped)
         self._say_forgetting(completions[0])
         return completions
 
+    def _show_growing(
+        self, name: str, completion: Completion, steps: Iterator[object], stopped: Stopped
+    ) -> None:
+        """Show one completion until it has ended, or Ctrl-C was pressed."""
+        self.console.begin(name)
+        shown = 0
+        while True:
+            text = self._kept(completion)
+            self.console.write(text[shown:])
+            shown = max(shown, len(text))
+            if completion.finish_reason is not None or stopped():
+                break
+            next(steps)
+        self.console.end()
+
     def _kept(self, completion: Completion) -> str:
+        """Return the text so far; white space at its end may be the end of the speech."""
         return tidy(completion.text) if self.is_named else completion.text
 
     def _explain(self, turn: Turn | None, stopped: bool) -> None:
@@ -260,3 +281,8 @@ class Session:
 def is_cut(completion: Completion) -> bool:
     """Return whether a completion did not end by itself."""
     return completion.finish_reason != "stop"
+
+
+def numbered(number: int, name: str) -> str:
+    """Return what is shown before one of several answers."""
+    return f"{number}  {name}".rstrip()

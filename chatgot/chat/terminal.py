@@ -8,11 +8,12 @@ from types import FrameType
 
 from prompt_toolkit import PromptSession, print_formatted_text
 from prompt_toolkit.application import get_app
-from prompt_toolkit.completion import DummyCompleter
+from prompt_toolkit.completion import CompleteEvent, DummyCompleter
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output, create_output
 from prompt_toolkit.styles import Style
 
@@ -31,6 +32,9 @@ PATIENCE_S = 2.0  # a Ctrl-C this long after one that nobody noticed ends the pr
 class Terminal:
     """Reads lines with completion and history, and streams what is said in colours.
 
+    Inside its `with` block, Ctrl-C never ends the program: pressed once more after an answer has
+    stopped, it would lose the conversation.
+
     key_source, screen: for tests; by default the terminal itself.
     """
 
@@ -39,6 +43,7 @@ class Terminal:
         self._lines: PromptSession[str] = PromptSession(
             history=TypedLines(history_file(), self.note),
             complete_while_typing=Condition(_is_command),
+            key_bindings=_keys(),
             input=key_source,
             output=self._screen,
         )
@@ -47,6 +52,13 @@ class Terminal:
         )
         self._colours: dict[str, str] = {}  # by name
         self._wrapper = Wrapper(self._width())
+
+    def __enter__(self) -> "Terminal":
+        self._handler_before = signal.signal(signal.SIGINT, _do_nothing)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._handler_before)
 
     def complete_for(self, session: Session) -> None:
         """Let Tab complete what this conversation knows."""
@@ -106,6 +118,29 @@ class Terminal:
 
     def _width(self) -> int:
         return self._screen.get_size().columns
+
+
+def _keys() -> KeyBindings:
+    """Return our meaning of Tab: what can only go on in one way does so at once."""
+    keys = KeyBindings()
+
+    @keys.add("tab")
+    def complete(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        asked = CompleteEvent(completion_requested=True)
+        completions = list(buffer.completer.get_completions(buffer.document, asked))
+        if len(completions) == 1:
+            buffer.apply_completion(completions[0])
+        elif buffer.complete_state:
+            buffer.complete_next()
+        else:
+            buffer.start_completion(select_first=True)
+
+    return keys
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Take a signal."""
 
 
 def _is_command() -> bool:

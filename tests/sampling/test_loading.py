@@ -1,5 +1,7 @@
 """A model from its checkpoint file alone: the run's weights, ready to talk."""
 
+import math
+
 import parts
 import pytest
 import torch
@@ -62,7 +64,9 @@ def test_a_file_without_speakers_and_evaluation_loads_without_them(tmp_path):
     assert loaded.val_loss is None
 
 
-@pytest.mark.parametrize("state", [{}, {"marks": 3}, {"marks": {"val_loss": "low"}}])
+@pytest.mark.parametrize(
+    "state", [{}, {"marks": 3}, {"marks": {"val_loss": "low"}}, {"marks": {"val_loss": math.inf}}]
+)
 def test_a_file_with_odd_marks_loads_without_a_loss(tmp_path, state):
     path = tmp_path / "any.pt"
     parts.forge(path, {**parts.run().checkpoint(), "state": state})

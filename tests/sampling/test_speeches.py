@@ -83,7 +83,7 @@ def test_who_speaks_next_has_the_probability_of_the_speakers_line(engine):
 def test_of_many_names_the_first_and_those_who_have_spoken_are_ranked(engine):
     names = [f"A{'abcdefgh'[i // 8]}{'abcdefgh'[i % 8]}" for i in range(MOST_RANKED + 10)]
     last = names[-1]
-    chances = choose_speaker(engine, VOCABULARY, [Speech(last, "am i")], [*names, names[0]])
+    chances = choose_speaker(engine, VOCABULARY, [Speech(last, "am i")], [names[0], *names])
     assert {name for name, _ in chances} == {*names[:MOST_RANKED], last}
     assert len(chances) == MOST_RANKED + 1
 

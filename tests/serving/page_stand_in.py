@@ -14,7 +14,7 @@ from harness import ROOT
 PAGE = ROOT / "chatgot" / "serving" / "page"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:"
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 RUN = "quick_20260102-030405"
 SPEECHES = (
@@ -48,6 +48,7 @@ class StandIn(ThreadingHTTPServer):
     def reset(self) -> None:
         """Be as at the start."""
         self.asked: list[tuple[str, dict]] = []  # path and body of each POST
+        self.keys: list[str | None] = []  # the Authorization header of each POST
         self.speeches: deque[str] = deque()  # what is said next, before the usual speeches
         self.speakers = list(SPEAKERS)
         self.refusals: deque[tuple[int, str]] = deque()  # status and message of the next answers
@@ -102,7 +103,12 @@ class StandIn(ThreadingHTTPServer):
             for step in steps
         ]
         samples = [
-            {"step": step, "index": index, "prompt": prompt, "text": f"At {step}, of {index}."}
+            {
+                "step": step,
+                "index": index,
+                "prompt": prompt,
+                "text": f"Words at {step}, of {index}.",
+            }
             for step in range(0, self.step + 1, 100)
             for index, prompt in ((1, self.prompt), (2, "JULIET:\nO "))
         ]
@@ -162,6 +168,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, body))
+        self.server.keys.append(self.headers["Authorization"])
         if self.server.refusals:
             status, message = self.server.refusals.popleft()
             return self.json({"error": {"message": message, "type": "x"}}, status)
@@ -197,7 +204,9 @@ class Handler(BaseHTTPRequestHandler):
                 ),
             )
         text = self.server.next_speech()
-        yield self.piece(delta={"role": "assistant", "name": name, "content": ""})
+        step = self.server.step if body["model"].endswith(":latest") else 400
+        named = self.piece(delta={"role": "assistant", "name": name, "content": ""})
+        yield named | {"system_fingerprint": f"{RUN}_step_{step}"}
         for i in range(0, len(text), 6):
             yield self.piece(delta={"content": text[i : i + 6]})
         yield self.piece(delta={}, finish_reason="stop")

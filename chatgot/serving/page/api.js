@@ -10,6 +10,12 @@ export class Trouble extends Error {
   }
 }
 
+/** Return what to say of an error, be it the server's or the page's own. */
+export function sentenceOf(error) {
+  const isTrouble = error instanceof Trouble;
+  return isTrouble ? error.message : `Something went wrong in this page: ${error.message}`;
+}
+
 let key = "";
 
 /** Send this API key with each request from now on. */
@@ -33,7 +39,7 @@ export function readRun(runId) {
   return getJson(`watch/runs/${encodeURIComponent(runId)}`);
 }
 
-/** Yield the pieces of an answer: {name, text, finish}. */
+/** Yield the pieces of an answer: {name, text, finish, step}; step: of the checkpoint, if known. */
 export async function* streamChat(request, signal) {
   const body = { ...request, stream: true };
   for await (const chunk of events("v1/chat/completions", body, signal)) {
@@ -44,8 +50,15 @@ export async function* streamChat(request, signal) {
       name: typeof delta.name === "string" ? delta.name : "",
       text: delta.content ?? "",
       finish: choice.finish_reason ?? "",
+      step: stepOf(chunk.system_fingerprint),
     };
   }
+}
+
+// The fingerprint names the file that answered: RUN_step_N
+function stepOf(fingerprint) {
+  const step = /_step_(\d+)$/.exec(fingerprint ?? "")?.[1];
+  return step === undefined ? null : Number(step);
 }
 
 /** Yield the pieces of a text that goes on: {text, tokens, finish}. */
@@ -126,7 +139,7 @@ async function* events(path, body, signal) {
   throw new Trouble("The connection broke off before the answer ended.");
 }
 
-// Server-sent events, as far as OpenAI's API uses them: one line of data each, comments to stay alive
+// Server-sent events, as far as OpenAI's API uses them: one line of data each
 async function* dataLines(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

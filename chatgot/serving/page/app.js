@@ -9,7 +9,7 @@ import { read, write } from "./storage.js";
 import { Watch } from "./watch.js";
 
 const VIEWS = ["chat", "notebook", "watch"];
-const REFRESH_INTERVAL_MS = 10_000; // a run that is in progress saves its checkpoints while one talks
+const REFRESH_INTERVAL_MS = 10_000; // a run in progress saves checkpoints while one talks
 
 const tabs = VIEWS.map((view) => byId(`tab-${view}`));
 const models = new Models(byId("model"));
@@ -72,9 +72,11 @@ function listen() {
     setKey(byId("key").value);
     if (byId("key-dialog").returnValue === "use") refresh();
   });
-  setInterval(() => {
+  const refreshIfSeen = () => {
     if (!document.hidden && !byId("key-dialog").open) refresh();
-  }, REFRESH_INTERVAL_MS);
+  };
+  setInterval(refreshIfSeen, REFRESH_INTERVAL_MS);
+  addEventListener("focus", refreshIfSeen);
 }
 
 listen();

@@ -16,7 +16,11 @@ export class CastBar {
     this.onChange = onChange;
     this.cast = usualCast(null);
     const options = () => this.names();
-    this.user = new Combobox({ label: "You are", options, onPick: (name) => this.change({ user: name }) });
+    this.user = new Combobox({
+      label: "You are",
+      options,
+      onPick: (name) => this.change({ user: name }),
+    });
     this.character = new Combobox({
       label: "Answered by",
       options,
@@ -62,7 +66,8 @@ export class CastBar {
       this.change({ room: this.cast.room.filter((other) => other !== name) });
       this.guest.input.focus();
     };
-    const button = make("button", { type: "button", "aria-label": `Send ${name} out`, click: leave }, "×");
+    const label = `Send ${name} out`;
+    const button = make("button", { type: "button", "aria-label": label, click: leave }, "×");
     return make("li", {}, name, button);
   }
 

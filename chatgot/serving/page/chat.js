@@ -1,6 +1,6 @@
 // The chat: what happens when somebody speaks, stops, retries, edits, or lets the room talk.
 
-import { Trouble, streamChat } from "./api.js";
+import { sentenceOf, streamChat } from "./api.js";
 import { CastBar, usualCast } from "./cast.js";
 import {
   forgetConversation, keepConversation, listConversations, newConversation, titleOf,
@@ -59,9 +59,11 @@ export class Chat {
     byId("again").addEventListener("click", () => this.answer(lastId(this.tree)));
     byId("new").addEventListener("click", () => this.startNew());
     byId("copy-all").addEventListener("click", () => this.tellCopied(this.asText()));
-    byId("download").addEventListener("click", () => downloadText("conversation.txt", this.asText()));
+    byId("download").addEventListener("click", () => {
+      downloadText("conversation.txt", this.asText());
+    });
     this.closePast = makeDrawer(byId("past-button"), byId("past"));
-    for (const details of document.querySelectorAll("#chat details.panel")) closesOutside(details);
+    document.querySelectorAll("#chat details.panel").forEach(closesOutside);
     addEventListener("pagehide", () => this.save());
   }
 
@@ -73,7 +75,7 @@ export class Chat {
     return this.conversation.cast;
   }
 
-  // ------------------------------------------------------------------------------------------------
+  // ----------------------------------------------------------------------------------------------
   // Conversations
 
   open(conversation) {
@@ -100,7 +102,7 @@ export class Chat {
     if (isEmpty) return;
     this.conversation.when = Date.now();
     if (!keepConversation(this.conversation)) {
-      this.tell("This browser's storage is full or forbidden: the conversation is lost when you leave.");
+      this.tell("This browser's storage is full or forbidden: this is lost when you leave.");
     }
   }
 
@@ -111,26 +113,25 @@ export class Chat {
 
   pastItem(conversation) {
     const title = titleOf(conversation);
+    const isCurrent = conversation.id === this.conversation.id;
     const open = () => {
       this.open(conversation);
       this.closePast();
     };
     const forget = () => {
       forgetConversation(conversation.id);
-      if (conversation.id === this.conversation.id) this.open(newConversation(structuredClone(this.people)));
+      if (isCurrent) this.open(newConversation(structuredClone(this.people)));
       else this.listPast();
       byId("new").focus();
     };
-    const current = conversation.id === this.conversation.id ? "true" : null;
-    return make(
-      "li",
-      {},
-      make("button", { type: "button", class: "title", "aria-current": current, click: open }, title),
-      make("button", { type: "button", "aria-label": `Forget ${title}`, class: "forget", click: forget }, "×"),
-    );
+    const button = (kind, action, attributes, words) =>
+      make("button", { type: "button", class: kind, click: action, ...attributes }, words);
+    const opener = button("title", open, { "aria-current": isCurrent ? "true" : null }, title);
+    const forgetter = button("forget", forget, { "aria-label": `Forget ${title}` }, "×");
+    return make("li", {}, opener, forgetter);
   }
 
-  // ------------------------------------------------------------------------------------------------
+  // ----------------------------------------------------------------------------------------------
   // What people do
 
   say() {
@@ -210,7 +211,7 @@ export class Chat {
     this.stopper?.abort();
   }
 
-  // ------------------------------------------------------------------------------------------------
+  // ----------------------------------------------------------------------------------------------
   // Answers
 
   /** Let the model answer below a turn; return whether the answer became whole. */
@@ -246,14 +247,21 @@ export class Chat {
   }
 
   request(tree, parent, model) {
-    const { user, character, mode, room, scene } = this.people;
+    const { user, character, mode, scene } = this.people;
     const retry = tree.turns[parent].children.length;
-    const others = room.filter((name) => name !== user);
-    const who = mode === "room" ? { character: "auto", room: others } : { character };
-    if (who.room?.length === 0) delete who.room; // an empty room: anyone may speak
+    const who = mode === "room" ? this.whoIsNext(tree.turns[parent].name) : { character };
     const messages = this.newestMessages(pathTo(tree, parent));
     if (scene.trim()) messages.unshift({ role: "system", content: scene.trim() });
     return { model, messages, user_name: user, ...who, ...this.settings.forRequest(retry) };
+  }
+
+  // In an empty room anyone may speak. Nobody answers himself, if somebody else is there: what one
+  // says twice in a row is one speech in the training text
+  whoIsNext(last) {
+    const guests = this.people.room.filter((name) => name !== this.people.user);
+    const others = guests.filter((name) => name !== last);
+    const room = others.length ? others : guests;
+    return room.length ? { character: "auto", room } : { character: "auto" };
   }
 
   // The model sees at most its context: of a long conversation, only the end is sent
@@ -275,6 +283,7 @@ export class Chat {
   grow(tree, turn, piece) {
     turn.name ||= piece.name;
     turn.text += piece.text;
+    turn.step = piece.step ?? turn.step;
     if (piece.finish === "length") turn.ended = "length";
     if (tree !== this.tree) return; // another conversation was opened meanwhile
     const isNearEnd = this.isNearEnd();
@@ -298,7 +307,7 @@ export class Chat {
     if (this.models.chosen?.chatgot.checkpoint === "latest") this.models.refresh().catch(() => {});
   }
 
-  // ------------------------------------------------------------------------------------------------
+  // ----------------------------------------------------------------------------------------------
   // What is seen
 
   show(growing = null) {
@@ -328,14 +337,16 @@ export class Chat {
     const names = others.filter(Boolean).join(", ");
     const verb = mode === "room" ? "are in the room." : "answers.";
     byId("welcome-title").textContent = names ? `${names} ${verb}` : "Who speaks?";
-    byId("welcome-you").textContent = user ? `You are ${user}. Say something.` : "Choose two names above.";
+    const invitation = user ? `You are ${user}. Say something.` : "Choose two names above.";
+    byId("welcome-you").textContent = invitation;
     byId("ideas").replaceChildren(...this.ideas());
   }
 
   ideas() {
     const speakers = this.models.chosen?.chatgot.speakers ?? [];
     const pairs = speakers.filter(({ partner }) => partner).slice(0, 8);
-    const isSame = ({ name, partner }) => this.people.user === partner && this.people.character === name;
+    const { user, character } = this.people;
+    const isSame = ({ name, partner }) => user === partner && character === name;
     const seen = new Set();
     const fresh = pairs.filter((speaker) => {
       const pair = [speaker.name, speaker.partner].sort().join("\n");
@@ -362,7 +373,8 @@ export class Chat {
     const model = this.models.chosen;
     const isNewer = before && model?.id === before.id && model.chatgot.step > before.chatgot.step;
     if (isNewer) {
-      this.tell(`The run has saved step ${grouped(model.chatgot.step)}: the next answer comes from it.`);
+      const step = grouped(model.chatgot.step);
+      this.tell(`The run has saved step ${step}: the next answer comes from it.`);
     }
     if (this.stopper) return;
     // nothing is said yet, so the names may follow the model
@@ -383,8 +395,7 @@ export class Chat {
   }
 
   showTrouble(error) {
-    const isPlain = error instanceof Trouble;
-    byId("trouble-text").textContent = isPlain ? error.message : `Something went wrong here: ${error.message}`;
+    byId("trouble-text").textContent = sentenceOf(error);
     byId("trouble").hidden = false;
     if (error.status === 401) byId("key-dialog").showModal();
   }

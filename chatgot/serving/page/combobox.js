@@ -14,7 +14,8 @@ export class Combobox {
     this.keeps = keeps; // whether the field shows the chosen name, or is empty again
     this.value = "";
     this.active = -1;
-    this.list = make("ul", { role: "listbox", id: `names-${made}`, "aria-label": label, hidden: true });
+    const id = `names-${made}`;
+    this.list = make("ul", { role: "listbox", id, "aria-label": label, hidden: true });
     this.input = make("input", {
       type: "text",
       role: "combobox",
@@ -30,9 +31,9 @@ export class Combobox {
       keydown: (event) => this.onKey(event),
       blur: () => this.leave(),
     });
-    const words = make("span", {}, label);
-    this.element = make("div", { class: "combobox" }, make("label", {}, words, this.input), this.list);
-    // pressing the mouse on an option must not take the focus off the field, or it would close first
+    const field = make("label", {}, make("span", {}, label), this.input);
+    this.element = make("div", { class: "combobox" }, field, this.list);
+    // pressing the mouse on an option must not take the focus off the field, which closes the list
     this.list.addEventListener("mousedown", (event) => event.preventDefault());
   }
 
@@ -57,8 +58,8 @@ export class Combobox {
   item({ name, note }, i) {
     const small = make("small", {}, note);
     const choose = () => this.pick(name);
-    const id = `${this.list.id}-${i}`;
-    const item = make("li", { role: "option", id, "aria-selected": "false", click: choose }, name, small);
+    const option = { role: "option", id: `${this.list.id}-${i}`, "aria-selected": "false" };
+    const item = make("li", { ...option, click: choose }, name, small);
     item.dataset.name = name;
     return item;
   }
@@ -83,11 +84,10 @@ export class Combobox {
   }
 
   onKey(event) {
-    const count = this.list.children.length;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();
       if (this.list.hidden) this.open("");
-      else this.activate((this.active + (event.key === "ArrowDown" ? 1 : count - 1) + count) % count);
+      else this.move(event.key === "ArrowDown" ? 1 : -1);
     } else if (event.key === "Enter") {
       event.preventDefault();
       this.pick(this.list.children[this.active]?.dataset.name ?? this.input.value);
@@ -97,6 +97,13 @@ export class Combobox {
       this.input.value = this.value;
       this.close();
     }
+  }
+
+  // from the last option to the first one, and back
+  move(by) {
+    const count = this.list.children.length;
+    const from = this.active < 0 && by < 0 ? count : this.active;
+    this.activate((from + by + count) % count);
   }
 
   leave() {

@@ -9,7 +9,8 @@ const isString = (value) => typeof value === "string";
 
 /** Return a new conversation between the same people. */
 export function newConversation(cast) {
-  return { id: crypto.getRandomValues(new Uint32Array(2)).join("-"), when: Date.now(), cast, tree: newTree() };
+  const id = crypto.getRandomValues(new Uint32Array(2)).join("-");
+  return { id, when: Date.now(), cast, tree: newTree() };
 }
 
 /** Return all conversations that can be read, the latest first. */

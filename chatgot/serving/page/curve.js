@@ -6,7 +6,7 @@ const HEIGHT = 260;
 const MARGIN = { top: 12, right: 14, bottom: 30, left: 44 };
 const MOST_POINTS = 600; // more than a screen can show
 
-/** Draw the losses of `rows` into an svg element; `best` is the step with the lowest validation loss. */
+/** Draw the losses of `rows` into an svg element; `best`: the step with the lowest val_loss. */
 export function drawCurve(svg, rows, best) {
   const width = Math.max(280, svg.parentElement.clientWidth);
   svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
@@ -19,7 +19,8 @@ export function drawCurve(svg, rows, best) {
     return;
   }
   const scale = scaleOf(all, width);
-  svg.replaceChildren(...grid(scale), ...lines.flatMap((line) => curve(line, scale)), ...star(lines[1], best, scale));
+  const curves = lines.flatMap((line) => curve(line, scale));
+  svg.replaceChildren(...grid(scale), ...curves, ...ring(lines[1], best, scale));
 }
 
 /** Return the chart's content in words. */
@@ -29,7 +30,7 @@ export function inWords(rows, best) {
     .map((name) => [name, last(name)])
     .filter(([, point]) => point)
     .map(([name, point]) => `${name} ${point.y.toFixed(4)} at step ${grouped(point.x)}`);
-  const lowest = best === null || best === undefined ? "" : `; lowest val_loss at step ${grouped(best)}`;
+  const lowest = Number.isFinite(best) ? `; lowest val_loss at step ${grouped(best)}` : "";
   return `Loss in nats per token: ${losses.join(", ") || "none yet"}${lowest}`;
 }
 
@@ -61,13 +62,14 @@ function scaleOf(points, width) {
   const last = Math.max(...points.map((point) => point.x), 1);
   const from = Math.min(ticks[0], lowest);
   const to = Math.max(ticks.at(-1), highest);
-  const inner = { width: width - MARGIN.left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
+  const across = width - MARGIN.left - MARGIN.right;
+  const down = HEIGHT - MARGIN.top - MARGIN.bottom;
   return {
     width,
     ticks,
     steps: niceTicks(0, last, width < 480 ? 4 : 7).filter((step) => step <= last),
-    x: (step) => MARGIN.left + (step / last) * inner.width,
-    y: (loss) => MARGIN.top + (1 - (loss - from) / (to - from)) * inner.height,
+    x: (step) => MARGIN.left + (step / last) * across,
+    y: (loss) => MARGIN.top + (1 - (loss - from) / (to - from)) * down,
   };
 }
 
@@ -108,16 +110,21 @@ function curve({ name, points }, scale) {
     .map(({ x, y }, i) => `${i ? "L" : "M"}${scale.x(x).toFixed(1)} ${scale.y(y).toFixed(1)}`)
     .join("");
   const dots = name === "val_loss" && points.length <= 60 ? points : points.slice(-1);
-  const marks = dots.map(({ x, y }) => draw("circle", { class: name, cx: scale.x(x), cy: scale.y(y), r: 3 }));
+  const marks = dots.map((point) => circle(name, point, 3, scale));
   return [draw("path", { class: name, d: path }), ...marks];
 }
 
-function star({ points }, best, scale) {
+function circle(kind, { x, y }, r, scale) {
+  return draw("circle", { class: kind, cx: scale.x(x), cy: scale.y(y), r });
+}
+
+function ring({ points }, best, scale) {
   const point = points.find(({ x }) => x === best);
   if (!point) return [];
-  const circle = draw("circle", { class: "best", cx: scale.x(point.x), cy: scale.y(point.y), r: 6.5 });
-  circle.append(draw("title", {}, `lowest val_loss ${point.y.toFixed(4)}, step ${grouped(point.x)}`));
-  return [circle];
+  const mark = circle("best", point, 6.5, scale);
+  const words = `lowest val_loss ${point.y.toFixed(4)}, step ${grouped(point.x)}`;
+  mark.append(draw("title", {}, words));
+  return [mark];
 }
 
 function note(width, text) {

@@ -1,5 +1,5 @@
-// How does a conversation look? One article for each shown turn; only what is new is added, so that a
-// screen reader hears each turn once, when it is whole.
+// How does a conversation look? One article for each shown turn; only what is new is added, so that
+// a screen reader hears each turn once, when it is whole.
 
 import { make } from "./dom.js";
 import { placeOf } from "./tree.js";
@@ -32,7 +32,8 @@ export class Messages {
       const { place, count } = placeOf(tree, turn.id);
       const state = [place, count, turn.text, turn.ended, turn.name, turn.id === growing].join("/");
       const known = before.get(turn.id);
-      const article = known?.state === state ? known.article : this.article(turn, place, count, growing);
+      const isSame = known?.state === state;
+      const article = isSame ? known.article : this.article(turn, place, count, growing);
       this.articles.set(turn.id, { article, state });
       const note = noteBefore(turn, last);
       if (note) parts.push(this.note(turn.id, note));
@@ -63,10 +64,11 @@ export class Messages {
     this.log.querySelector(".turn:last-of-type .again")?.focus();
   }
 
-  /** Turn a message into a field; `onDone` gets the new text, or null where nothing is to change. */
+  /** Turn a message into a field; `onDone` gets the new text, or null if nothing is to change. */
   edit(turn, onDone) {
     const { article } = this.articles.get(turn.id);
-    const area = make("textarea", { "aria-label": "Your line", rows: turn.text.split("\n").length });
+    const rows = turn.text.split("\n").length;
+    const area = make("textarea", { "aria-label": "Your line", rows });
     area.value = turn.text;
     const finish = (text) => {
       this.articles.delete(turn.id); // its next drawing is a new one
@@ -81,7 +83,8 @@ export class Messages {
         finish(null);
       }
     });
-    const say = make("button", { type: "button", class: "main", click: () => finish(area.value) }, "Say it");
+    const sayIt = () => finish(area.value);
+    const say = make("button", { type: "button", class: "main", click: sayIt }, "Say it");
     const leave = make("button", { type: "button", click: () => finish(null) }, "Cancel");
     article.querySelector(".speech").replaceWith(area);
     article.querySelector("footer").replaceChildren(say, leave);
@@ -89,7 +92,7 @@ export class Messages {
     area.setSelectionRange(area.value.length, area.value.length);
   }
 
-  /** Return the number of a name's colour: its usual one, or a free one if another name has that. */
+  /** Return the number of a name's colour: its usual one, or a free one if that is taken. */
   hueOf(name) {
     if (!this.hues.has(name)) {
       const taken = new Set(this.hues.values());
@@ -132,8 +135,10 @@ export class Messages {
   }
 
   buttons(turn, place, count) {
-    const button = (words, action, kind = null) =>
-      make("button", { type: "button", class: kind, click: () => this.actions[action](turn) }, words);
+    const button = (words, action, kind = null) => {
+      const act = () => this.actions[action](turn);
+      return make("button", { type: "button", class: kind, click: act }, words);
+    };
     const isYours = turn.by === "you";
     const again = isYours ? button("Edit", "edit", "again") : button("Retry", "retry", "again");
     const parts = [button("Copy", "copy"), again];
@@ -142,17 +147,17 @@ export class Messages {
   }
 
   branches(turn, place, count) {
-    const arrow = (words, label, by, isLast) =>
-      make(
-        "button",
-        { type: "button", "aria-label": label, disabled: isLast, click: () => this.actions.walk(turn, by) },
-        words,
-      );
+    const arrow = (words, label, by, isLast) => {
+      const walk = () => this.actions.walk(turn, by);
+      const attributes = { type: "button", "aria-label": label, disabled: isLast, click: walk };
+      return make("button", attributes, words);
+    };
     const back = arrow("‹", "Previous version", -1, place === 1);
     const on = arrow("›", "Next version", 1, place === count);
-    const label = `Version ${place} of ${count}`;
     const where = make("span", {}, `${place}/${count}`);
-    return make("span", { class: "branches", role: "group", "aria-label": label }, back, where, on);
+    const label = `Version ${place} of ${count}`;
+    const attributes = { class: "branches", role: "group", "aria-label": label };
+    return make("span", attributes, back, where, on);
   }
 }
 

@@ -1,9 +1,9 @@
 // The notebook: you type, the model goes on, and each of its tokens shows how likely it was.
 //
-// The text field is a real one, with transparent letters' ground; below it lies a copy of the text
+// The text field is a real one with a transparent background. Behind it lies a copy of the text
 // whose parts are coloured. So typing, selecting and reading aloud are the browser's own.
 
-import { Trouble, streamText } from "./api.js";
+import { sentenceOf, streamText } from "./api.js";
 import { byId, copyText, downloadText, draw, make, percent } from "./dom.js";
 import { History } from "./history.js";
 import {
@@ -12,7 +12,7 @@ import {
 import { closesOutside, Settings } from "./settings.js";
 import { read, write } from "./storage.js";
 
-const KINDS = [0.8, 0.5, 0.2, 0.05]; // lower ends of the likelier colours; below the last: a surprise
+const KINDS = [0.8, 0.5, 0.2, 0.05]; // where each colour begins; below the last: a surprise
 const ALTERNATIVES = 5;
 const TYPING_PAUSE_MS = 1200; // after it, typing is a new piece to undo
 const SAVE_PAUSE_MS = 600;
@@ -67,9 +67,12 @@ export class Notebook {
     byId("redo").addEventListener("click", () => this.redo());
     byId("others").addEventListener("click", () => this.openAtCaret());
     byId("copy-page").addEventListener("click", async () => {
-      this.tell((await copyText(this.passage.text)) ? "Copied." : "The browser did not allow copying.");
+      const isCopied = await copyText(this.passage.text);
+      this.tell(isCopied ? "Copied." : "The browser did not allow copying.");
     });
-    byId("save-page").addEventListener("click", () => downloadText("notebook.txt", this.passage.text));
+    byId("save-page").addEventListener("click", () => {
+      downloadText("notebook.txt", this.passage.text);
+    });
     byId("clear-page").addEventListener("click", () => this.clear());
     const colours = byId("colours");
     colours.checked = read("colours", (value) => typeof value === "boolean", true);
@@ -78,11 +81,11 @@ export class Notebook {
       this.mirror.classList.toggle("plain", !colours.checked);
     });
     this.mirror.classList.toggle("plain", !colours.checked);
-    for (const details of document.querySelectorAll("#notebook details.panel")) closesOutside(details);
+    document.querySelectorAll("#notebook details.panel").forEach(closesOutside);
     addEventListener("pagehide", () => this.save());
   }
 
-  // ------------------------------------------------------------------------------------------------
+  // ----------------------------------------------------------------------------------------------
   // Typing
 
   onInput() {
@@ -140,7 +143,7 @@ export class Notebook {
     this.area.focus();
   }
 
-  // ------------------------------------------------------------------------------------------------
+  // ----------------------------------------------------------------------------------------------
   // The model goes on
 
   async goOn() {
@@ -201,7 +204,7 @@ export class Notebook {
     return view.scrollHeight - view.scrollTop - view.clientHeight < 120;
   }
 
-  // ------------------------------------------------------------------------------------------------
+  // ----------------------------------------------------------------------------------------------
   // Colours
 
   show() {
@@ -253,7 +256,7 @@ export class Notebook {
     byId("readout").textContent = words;
   }
 
-  // ------------------------------------------------------------------------------------------------
+  // ----------------------------------------------------------------------------------------------
   // Alternatives
 
   onClick(event) {
@@ -339,16 +342,14 @@ export class Notebook {
     byId("alternatives").hidden = true;
   }
 
-  // ------------------------------------------------------------------------------------------------
+  // ----------------------------------------------------------------------------------------------
 
   tell(text) {
     byId("notebook-status").textContent = text;
   }
 
   showTrouble(error) {
-    const isPlain = error instanceof Trouble;
-    const sentence = isPlain ? error.message : `Something went wrong here: ${error.message}`;
-    byId("page-trouble").textContent = sentence;
+    byId("page-trouble").textContent = sentenceOf(error);
     byId("page-trouble").hidden = false;
     if (error.status === 401) byId("key-dialog").showModal();
   }

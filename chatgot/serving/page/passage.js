@@ -1,5 +1,6 @@
-// What is known of each token of a text? A passage has the text and its tokens; it never changes, each
-// edit returns another one. A token: {from, to, logprob, top: [{text, logprob}], taken}, places in UTF-16.
+// What is known of each token of a text? A passage has the text and its tokens; it never changes,
+// each edit returns another one. A token: {from, to, logprob, top: [{text, logprob}], taken};
+// from and to count UTF-16 units, as JavaScript's strings do.
 
 /** A passage without text. */
 export const NOTHING = Object.freeze({ text: "", tokens: [] });

@@ -4,7 +4,13 @@ import { make } from "./dom.js";
 import { read, write } from "./storage.js";
 
 const FIELDS = {
-  temperature: { label: "Temperature", min: 0, max: 1.5, step: 0.05, hint: "0: always the likeliest token" },
+  temperature: {
+    label: "Temperature",
+    min: 0,
+    max: 1.5,
+    step: 0.05,
+    hint: "0: always the likeliest token",
+  },
   length: { label: "Length", min: 20, max: 1000, step: 20, hint: "tokens at most" },
   repetition: { label: "Against repetition", min: 0, max: 2, step: 0.1, hint: "0: off (DRY)" },
 };
@@ -55,8 +61,9 @@ export class Settings {
       input.setAttribute("aria-invalid", String(!isNumber));
       if (isNumber) this.change("seed", input.value);
     });
-    const hint = make("small", { id: about }, "the same seed gives the same answer; a retry counts on from it");
-    return make("label", {}, make("span", { class: "setting" }, make("span", {}, "Seed")), input, hint);
+    const words = "the same seed gives the same answer; a retry counts on from it";
+    const head = make("span", { class: "setting" }, make("span", {}, "Seed"));
+    return make("label", {}, head, input, make("small", { id: about }, words));
   }
 
   change(field, value) {

@@ -1,4 +1,4 @@
-// What does this browser remember? Its storage may be full, damaged, or forbidden: nothing here raises.
+// What does this browser remember? Its storage may be full, damaged or forbidden: nothing raises.
 
 const PREFIX = "chatgot:";
 

@@ -1,4 +1,4 @@
-// Dark or light? This is no module, so that it runs before the first paint: no white flash at night.
+// Dark or light? This is not a module, so it runs before the first paint: no white flash at night.
 
 (() => {
   const KEY = "chatgot:theme";

@@ -90,7 +90,7 @@ export class Watch {
     this.look();
   }
 
-  // ------------------------------------------------------------------------------------------------
+  // ----------------------------------------------------------------------------------------------
 
   show() {
     const { live, rows } = this.run;
@@ -159,7 +159,8 @@ export class Watch {
   onSlider() {
     this.pause();
     const place = Number(this.slider.value);
-    this.place = place === this.samples.length - 1 ? Infinity : place; // at the end, it follows the run
+    // at the newest sample, the slider follows the run
+    this.place = place === this.samples.length - 1 ? Infinity : place;
     this.showSample();
   }
 
