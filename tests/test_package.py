@@ -26,7 +26,7 @@ from chatgot.shipped import recipes_folder, scripts_folder
 
 ROOT = harness.ROOT
 # What is imported under another name than its package has
-PACKAGE_OF = {"yaml": "pyyaml", "PIL": "pillow"}
+PACKAGE_OF = {"yaml": "pyyaml", "PIL": "pillow", "prompt_toolkit": "prompt-toolkit"}
 OURS = {"chatgot", "scripts", "benchmarks"}
 # The one script that is not installed: it measures a checkout, and imports benchmarks/
 NOT_SHIPPED = {"__init__", "benchmark"}
