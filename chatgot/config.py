@@ -573,7 +573,7 @@ class DataConfig(Section):
 
 
 class SamplingConfig(Section):
-    """`sampling`: the sample texts that the model writes during training."""
+    """`sampling`: the samples of a training, and how chat and serve draw texts by default."""
 
     prompts: list[Annotated[str, Field(min_length=1)]] = key(
         ["KING:\n", "What news from the court?\n"],
