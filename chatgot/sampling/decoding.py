@@ -29,6 +29,7 @@ _numbers = itertools.count()
 MOST_DIFFERENCE = (
     1e-4  # of a compiled step's logits, relative to the largest: sums in another order
 )
+WARM_UPS = 3  # passes before a graph is captured
 LONGEST_REASON = 200  # characters of a compiler's message
 PROVEN_TOKENS = BLOCK  # that the texts of the proof may look at
 ROWS_HINT = 16  # the number of rows for which oneDNN picks a layout
@@ -125,6 +126,47 @@ def decode_step(model: GPT) -> Step:
     return step
 
 
+def graphed_step(model: GPT, cache: KeyValueCache, slots: int) -> Step:
+    """Return a step that a CUDA device replays as one graph: one launch instead of hundreds.
+
+    It computes all `slots` rows and looks at whole contexts, so that one graph is enough; on such a
+    device that costs less than the launches. Written for GPUs, not run on one yet.
+    Raises: RuntimeError of torch where it cannot be captured.
+    """
+    step = decode_step(model)
+    device = cache.k[0].device
+    all_ids = torch.zeros(slots, dtype=torch.int64, device=device)
+    all_positions = torch.zeros(slots, dtype=torch.int64, device=device)
+    all_seen = torch.arange(model.cfg.max_seq_length, device=device)
+
+    def whole_step() -> Tensor:
+        return step(all_ids, all_positions, cache.k, cache.v, all_seen)
+
+    # the first passes choose kernels and reserve memory, which a capture must not do
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # untyped in torch
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            whole_step()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        all_logits = whole_step()
+
+    def replay(
+        ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor
+    ) -> Tensor:
+        B = ids.size(0)
+        all_ids[:B] = ids
+        all_positions[:B] = positions
+        # what a row without a text is given is overwritten when a text comes
+        all_positions[B:] = 0
+        graph.replay()
+        return all_logits[:B]
+
+    return replay
+
+
 class CompileFailed(Exception):
     """There is no compiler, or what it makes computes something else."""
 
@@ -133,26 +175,25 @@ def compiled_step(model: GPT, slots: int) -> Step:
     """Return a compiled `decode_step`, after comparing its logits with those of the eager one.
 
     Compiling takes 20 to 40 s on two cores, once per machine and shape: the files are kept.
+    For CPUs; elsewhere there is `graphed_step`.
+
     slots: the greatest B that will come.
     Raises: CompileFailed.
     """
+    if model.head.weight.device.type != "cpu":
+        raise CompileFailed("it is for CPUs only")
     keep_compiled_code()
-    on_cpu = model.head.weight.device.type == "cpu"
     eager = decode_step(model)
     with _errors_of_the_compiler():
-        if on_cpu:
-            compiled = torch.compile(decode_step(model), options={"cpp_wrapper": True})
-        else:  # CUDA graphs: one launch a step (written for GPUs, not run on one yet)
-            compiled = torch.compile(decode_step(model), mode="reduce-overhead", dynamic=False)
+        compiled = torch.compile(decode_step(model), options={"cpp_wrapper": True})
 
     def step(
         ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor
     ) -> Tensor:
-        if on_cpu:
-            torch._dynamo.mark_dynamic(seen, 0)  # noqa: SLF001 its documented name
-            if len(ids) > 1:
-                torch._dynamo.mark_dynamic(ids, 0)  # noqa: SLF001
-                torch._dynamo.mark_dynamic(positions, 0)  # noqa: SLF001
+        torch._dynamo.mark_dynamic(seen, 0)  # noqa: SLF001 its documented name
+        if len(ids) > 1:
+            torch._dynamo.mark_dynamic(ids, 0)  # noqa: SLF001
+            torch._dynamo.mark_dynamic(positions, 0)  # noqa: SLF001
         logits: Tensor = compiled(ids, positions, k, v, seen)
         return logits
 

@@ -7,6 +7,7 @@ begin in the same way: the next turn of a chat, or a second completion of one pr
 Letters: B batch, T tokens, V vocabulary.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +19,13 @@ from torch import Tensor
 from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Vocabulary
 from chatgot.model.gpt import GPT, Cache
 from chatgot.sampling.controls import Controls
-from chatgot.sampling.decoding import compiled_step, decode_step, sampling_model
+from chatgot.sampling.decoding import (
+    Step,
+    compiled_step,
+    decode_step,
+    graphed_step,
+    sampling_model,
+)
 from chatgot.sampling.drawing import Drawer, draw, logprobs, top
 from chatgot.sampling.key_value_cache import (
     Branching,
@@ -28,6 +35,8 @@ from chatgot.sampling.key_value_cache import (
 )
 from chatgot.sampling.prefixes import KeptPrefixes, as_ids, common_length
 from chatgot.sampling.stops import Shown
+
+logger = logging.getLogger(__name__)
 
 READ_AT_ONCE = 256  # tokens of prompts that one step reads, so that the other texts go on meanwhile
 KEPT_BYTES = 1 << 28  # of keys and values of finished texts, at most
@@ -147,10 +156,10 @@ class Engine:
         self.slots = slots
         self.context = model.cfg.max_seq_length
         self.device = self.model.head.weight.device
-        self._decode = decode_step(self.model)
         # one row more, for `rank`
         weight = next(self.model.norm.parameters()).detach()
         self._cache = KeyValueCache(model.cfg, slots + 1, weight)
+        self._decode = self._fastest_step()
         self._kept = KeptPrefixes(KEPT_BYTES // self._cache.bytes_per_token)
         self._active: list[Text] = []  # the text of each row
         self._waiting: list[Text] = []
@@ -161,6 +170,17 @@ class Engine:
         # what ends a repetition: the lines of two speeches may be equal
         newline = "\n" in vocabulary.characters
         self._line_feeds = frozenset(vocabulary.encode("\n") if newline else ())
+
+    def _fastest_step(self) -> Step:
+        """Return the step that this device runs best without a compiler."""
+        if self.device.type != "cuda":
+            return decode_step(self.model)
+        try:
+            with torch.no_grad():
+                return graphed_step(self.model, self._cache, self.slots)
+        except RuntimeError as error:  # out of memory among them: a text can do without
+            logger.warning("sampling goes on without a CUDA graph: %s", str(error).split("\n")[0])
+            return decode_step(self.model)
 
     def compile(self) -> None:
         """Compile the step; it computes the same, and takes 20 to 40 s the first time on a machine.

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import parts
 import pytest
 import torch
 from torch import nn
 
-from chatgot.model.gpt import GPT
+from chatgot.data.vocabulary import END_OF_TEXT_ID, Vocabulary
+from chatgot.model.gpt import GPT, build_model
+from chatgot.sampling.controls import Controls
+from chatgot.sampling.decoding import decode_step
+from chatgot.sampling.engine import Engine, Request
 
 pytestmark = [
     pytest.mark.gpu,
@@ -277,6 +282,26 @@ def test_samples_are_generated_on_the_device(straight):
     samples = json_lines(folder, "samples.jsonl")
     assert {sample["step"] for sample in samples} == {6, STEPS}
     assert all(sample["text"] for sample in samples if sample["step"] == STEPS)
+
+
+def test_texts_of_the_cuda_graph_equal_those_without_it(monkeypatch, caplog):
+    """Prompts of different lengths, beyond the context, with slots that become free."""
+    keys = {"init_range": 1.0, "tie_embeddings": False, "architecture": "modern"}
+    sections = parts.config(model=keys)
+    vocabulary = Vocabulary(parts.ALPHABET)
+    net = build_model(sections.model, len(vocabulary), torch.device("cuda"), 4)
+    controls = Controls(temperature=0, max_new_tokens=30, logit_bias={END_OF_TEXT_ID: -100.0})
+    requests = [Request(tuple(range(1, 3 + i)), controls) for i in range(7)]
+
+    def texts() -> list[str]:
+        completions = Engine(net, vocabulary, slots=3).complete(requests)
+        return [completion.text for completion in completions]
+
+    graphed = texts()
+    assert not [record for record in caplog.records if "CUDA graph" in record.message]
+    monkeypatch.setattr(Engine, "_fastest_step", lambda engine: decode_step(engine.model))
+    assert graphed == texts()
+    assert len(set(graphed)) == 7
 
 
 def test_dry_run_says_what_a_run_would_take(tmp_path):
