@@ -35,6 +35,7 @@ HEADERS = (
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 MOST_DRAINED = 16_000_000  # bytes of a body that is refused
 DRAIN_S = 5.0
+PATIENCE = 2  # times the time of an answer: for loading, sending and reading, too
 WAITED_FOR = ("POST",)  # what takes one of the places of `Limits.concurrent`
 
 
@@ -134,7 +135,11 @@ class Gate:
             if takes_place:
                 self.counters.running += 1
                 is_running = True
-            await self.app(scope, body.receive, answer.send)
+            async with asyncio.timeout(PATIENCE * self.limits.seconds):
+                await self.app(scope, body.receive, answer.send)
+        except TimeoutError:
+            # the client sends or reads too slowly; its place is for somebody else
+            await answer.error(ApiError(408, "this took too long"), scope, receive)
         except ApiError as error:
             await answer.error(error, scope, receive)
         except Exception:

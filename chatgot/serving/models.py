@@ -327,7 +327,8 @@ class LoadedModels:
                 del self._loaded[path]
         while len(self._loaded) >= MOST_LOADED:
             self._loaded.popitem(last=False)
-        gc.collect()  # an engine has circles of references
+        if self.compiles or len(self._alive) >= MOST_ALIVE:
+            gc.collect()  # a compiled step may hold circles of references
         if len(self._alive) >= MOST_ALIVE:
             raise too_busy(f"{len(self._alive)} models are writing at the moment; try again")
 

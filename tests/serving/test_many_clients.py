@@ -97,6 +97,15 @@ def test_answer_that_takes_too_long_ends_with_what_there_is(tmp_path):
         served.wait_for(lambda: server.is_idle)
 
 
+def test_client_that_never_reads_loses_its_place(tmp_path):
+    served.save_model(tmp_path / "checkpoints")
+    with served.Server(tmp_path, seconds=1) as server:
+        server.text(n_tokens=1)
+        with begin(server, stream=True, logprobs=20, max_tokens=10_000):
+            served.wait_for(lambda: server.batcher.active == 1)
+            served.wait_for(lambda: server.is_idle)
+
+
 def test_failing_step_answers_with_an_error_and_the_server_lives_on(tmp_path, monkeypatch):
     served.save_model(tmp_path / "checkpoints")
     with served.Server(tmp_path) as server:
