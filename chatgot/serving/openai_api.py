@@ -308,6 +308,12 @@ def _work(  # noqa: PLR0913 what a request consists of
             f"{limits.request_tokens} tokens in all",
             "max_tokens",
         )
+    scored = sum(map(len, prompts)) * n if prompt_logprobs else 0
+    if scored > limits.request_tokens:
+        raise bad_request(
+            f"found {scored} tokens of prompts to score, expected at most {limits.request_tokens}",
+            "logprobs",
+        )
     requests = [
         Request(prompt, controls, choice, top_logprobs, prompt_logprobs)
         for prompt in prompts

@@ -193,6 +193,10 @@ def test_only_the_newest_limit_counts(client):
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 2}, "best_of"),
         ({"seed": 2**70}, "seed"),
+        (
+            {"prompt": "a" * 20_000, "n": 7, "max_tokens": 0, "echo": True, "logprobs": 20},
+            "logprobs",
+        ),
     ],
 )
 def test_wrong_field_raises_the_clients_bad_request(client, keys, param):
