@@ -14,10 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+import h11
 import psutil
 import torch
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatgot.checkpointing.names import NAME
 from chatgot.machine.device import pick_device
@@ -32,6 +34,7 @@ from chatgot.serving.watching import Watch
 
 PATIENCE_S = 4  # for what is being answered when a signal comes; the rest is for the end itself
 SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")  # Windows alone has the last one
+HEADERS_S = 30.0  # that a client may take until its headers have come
 NICENESS = 10
 Say = Callable[[str], object]
 
@@ -133,6 +136,36 @@ async def _serve(
     batcher.close()
 
 
+class Connection(H11Protocol):
+    """Closes where headers do not end: uvicorn would wait for ever, and keep the file open."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def _watch(self) -> None:
+        """Begin to wait for the end of headers, or go on; where they are there, wait no more."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_watching()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEADERS_S, self.transport.close)
+
+    def _stop_watching(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
 class QuietServer(uvicorn.Server):
     """Ends with a signal and without raising it again: to be told to end is no failure."""
 
@@ -141,7 +174,7 @@ class QuietServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http="h11",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -123,6 +123,21 @@ def test_bodies_that_never_end_keep_nobody_away(tmp_path):
         assert server.counters.requests[500] == 0
 
 
+def test_headers_that_never_end_are_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("chatgot.serving.listening.HEADERS_S", 0.5)
+    served.save_model(tmp_path / "checkpoints")
+    with served.Server(tmp_path) as server:
+        for begun in (b"", b"GET /health HTTP/1.1\r\nHos", request_bytes(server)[:20]):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+                client.sendall(begun)
+                assert client.recv(100) == b""
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+            client.sendall(request_bytes(server, max_tokens=5)[:-1])
+            time.sleep(1)  # the body may take longer
+            client.sendall(b"}")
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
 def test_body_that_never_ends_is_given_up(tmp_path):
     served.save_model(tmp_path / "checkpoints")
     with served.Server(tmp_path, seconds=0.3) as server:
