@@ -90,6 +90,7 @@ def sampling_model(model: GPT) -> GPT:
     twin.training_block = Block.__call__
     twin.recompute_every = None
     weight = twin.head.weight
+    twin.rotations = twin.rotation(torch.arange(model.cfg.max_seq_length, device=weight.device))
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and can_reorder():
         _reorder_linears(twin)
     return twin
