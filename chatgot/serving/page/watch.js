@@ -94,7 +94,7 @@ export class Watch {
 
   show() {
     const { live, rows } = this.run;
-    byId("live").textContent = live ? "in progress" : "finished";
+    byId("live").textContent = live ? "in progress" : "not running";
     byId("live").className = `badge ${live ? "calm" : "good"}`;
     const summary = this.runs.find((run) => run.run_id === this.run.run_id);
     byId("talk").hidden = !summary?.models?.length;
