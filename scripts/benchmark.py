@@ -72,6 +72,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "max_iters": {"type": int, "default": 2000, "help": "nanoGPT's iterations"},
     "minutes": {"type": float, "default": 3.0, "help": "begin no case after this many minutes"},
+    "folder": {
+        "type": absolute,
+        "default": ".",
+        "metavar": "DIR",
+        "help": "where checkpoints/ with the model lies",
+    },
+    "clients": {"type": int, "default": 64, "help": "clients that ask at once"},
+    "seconds": {"type": float, "default": 60.0, "help": "how long they ask"},
     "output": {"type": absolute, "help": "also write the figures as JSON to this file"},
 }
 
@@ -154,6 +162,11 @@ PARTS = {
         "tokens/s of sampled text in one stream and over 16, and those of llama.cpp and others",
         ("python", "config", "set", "rounds"),
         {"config": "configs/models/chatgot_small_14M.yaml"},
+    ),
+    "serving": Part(
+        "server_load:serving",
+        "the server under many clients: answers, tokens/s, time to first token, memory",
+        ("folder", "clients", "seconds"),
     ),
     "gpu": Part(
         "gpu:gpu",

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+MOST_TEXTS = 128  # each prompt is compared with all of them, which takes time between two tokens
+
 
 @dataclass(eq=False)
 class KeptText:
@@ -48,6 +50,7 @@ class KeptPrefixes:
         """Keep a text; its own beginnings go, and the oldest ones where there are too many."""
         self._texts = [text for text in self._texts if common_length(text.ids, ids) < len(text.ids)]
         self._texts.append(KeptText(ids, saved))
+        del self._texts[:-MOST_TEXTS]
         while self._texts and sum(len(text.ids) for text in self._texts) > self.most:
             del self._texts[0]
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatgot.serving.answering import GONE
 from chatgot.serving.api_errors import ApiError, internal_error, too_busy
 from chatgot.serving.counters import Counters
 from chatgot.serving.hosts import in_address, is_wildcard
@@ -35,6 +36,7 @@ HEADERS = (
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 MOST_DRAINED = 16_000_000  # bytes of a body that is refused
 DRAIN_S = 5.0
+BODY_S = 30.0  # that a client may take to send a body
 PATIENCE = 2  # times the time of an answer: for loading, sending and reading, too
 WAITED_FOR = ("POST",)  # what takes one of the places of `Limits.concurrent`
 
@@ -130,9 +132,15 @@ class Gate:
             headers = dict(scope["headers"])
             self.access.check(scope["path"], headers)
             await body.check_length(headers.get(b"content-length", b""))
-            if takes_place and self.counters.running >= self.limits.concurrent:
-                raise too_busy(f"{self.limits.concurrent} requests are being answered; try again")
             if takes_place:
+                self._check_places()
+                # before it takes a place: a body that never ends must not keep others away
+                async with asyncio.timeout(min(BODY_S, self.limits.seconds)):
+                    await body.read()
+                if body.is_gone:
+                    self.counters.requests[GONE] += 1
+                    return
+                self._check_places()
                 self.counters.running += 1
                 is_running = True
             async with asyncio.timeout(PATIENCE * self.limits.seconds):
@@ -149,20 +157,41 @@ class Gate:
             if is_running:
                 self.counters.running -= 1
 
+    def _check_places(self) -> None:
+        if self.counters.running >= self.limits.concurrent:
+            raise too_busy(f"{self.limits.concurrent} requests are being answered; try again")
+
 
 class _Body:
-    """Counts the bytes of a body while they come."""
+    """Counts the bytes of a body while they come.
+
+    is_gone: the client went away before its body ended.
+    """
 
     def __init__(self, receive: Receive, most: int) -> None:
         self._receive = receive
         self._most = most
         self._bytes = 0
+        self._read: list[Message] = []
+        self.is_gone = False
 
     async def check_length(self, header: bytes) -> None:
         if header.isdigit() and (len(header) > 18 or int(header) > self._most):
             raise await self._too_large(has_more=True)
 
+    async def read(self) -> None:
+        """Take the whole body, which `receive` returns later."""
+        messages = []
+        has_more = True
+        while has_more and not self.is_gone:
+            messages.append(await self.receive())
+            has_more = messages[-1].get("more_body", False)
+            self.is_gone = messages[-1]["type"] == "http.disconnect"
+        self._read = messages
+
     async def receive(self) -> Message:
+        if self._read:
+            return self._read.pop(0)
         message = await self._receive()
         if message["type"] == "http.request":
             self._bytes += len(message.get("body", b""))

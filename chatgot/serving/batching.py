@@ -145,7 +145,16 @@ class Batcher:
             del changed
 
     def _add(self, order: Order) -> None:
-        order.completions = [order.engine.add(request) for request in order.requests]
+        try:
+            for request in order.requests:
+                order.completions.append(order.engine.add(request))
+        except Exception:
+            logger.exception("a request could not be put in line; it ends with an error")
+            for completion in order.completions:
+                order.engine.cancel(completion)
+            order.failed = True
+            _wake_readers([order])
+            return
         self._orders.setdefault(order.engine, []).append(order)
         for index, completion in enumerate(order.completions):
             self._where[id(completion)] = (order, index)

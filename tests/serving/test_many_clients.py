@@ -11,6 +11,8 @@ import psutil
 import pytest
 import served
 
+from chatgot.serving.answering import GONE
+
 
 def request_bytes(server: served.Server, **body: object) -> bytes:
     """Return a whole HTTP request for a completion."""
@@ -104,6 +106,46 @@ def test_client_that_never_reads_loses_its_place(tmp_path):
         with begin(server, stream=True, logprobs=20, max_tokens=10_000):
             served.wait_for(lambda: server.batcher.active == 1)
             served.wait_for(lambda: server.is_idle)
+
+
+def test_bodies_that_never_end_keep_nobody_away(tmp_path):
+    served.save_model(tmp_path / "checkpoints")
+    with served.Server(tmp_path, concurrent=2) as server:
+        half = request_bytes(server, max_tokens=5)[:-1]
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)]
+        for client in clients:
+            client.sendall(half)
+        time.sleep(0.2)
+        assert server.text(n_tokens=3)
+        for client in clients:
+            client.close()
+        served.wait_for(lambda: server.counters.requests[GONE] == 4)
+        assert server.counters.requests[500] == 0
+
+
+def test_body_that_never_ends_is_given_up(tmp_path):
+    served.save_model(tmp_path / "checkpoints")
+    with served.Server(tmp_path, seconds=0.3) as server:
+        half = request_bytes(server, max_tokens=5)[:-1]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+            client.sendall(half)
+            assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_request_that_the_engine_cannot_take_fails_alone(tmp_path, monkeypatch):
+    served.save_model(tmp_path / "checkpoints")
+    with served.Server(tmp_path) as server:
+        expected = server.text()
+        (loaded,) = server.models._loaded.values()
+
+        def broken(request: object) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loaded.engine, "add", broken)
+            assert server.post("/v1/completions", prompt="A").status_code == 500
+        assert server.text() == expected
+        served.wait_for(lambda: server.is_idle)
 
 
 def test_failing_step_answers_with_an_error_and_the_server_lives_on(tmp_path, monkeypatch):
