@@ -133,7 +133,7 @@ class OneToken:
         scores = (q[:, :, :, None] * keys[:, :, None]).sum(-1) * D**-0.5  # (B, G, H / G, n)
         scores = scores.masked_fill(~written[:, None, None], -torch.inf)
         weights = scores.softmax(-1)
-        y = (weights[..., None] * values[:, :, None]).sum(-2)  # (B, G, H / G, D)
+        y: Tensor = (weights[..., None] * values[:, :, None]).sum(-2)  # (B, G, H / G, D)
         return y.view(B, H, 1, D)
 
 
