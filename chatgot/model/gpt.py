@@ -196,6 +196,8 @@ class GPT(nn.Module):
         self.recompute_every: int | None = None
         # runs one block in training; numerics/compilation.py puts a compiled version here
         self.training_block: Callable[..., Tensor] = Block.__call__
+        # of all positions: for sampling, which looks them up instead of computing them each time
+        self.rotations: Rotation | None = None
         self.token_embedding = nn.Embedding(vocab_size, cfg.d_model)
         learned = cfg.architecture == "gpt"
         self.position_embedding = nn.Embedding(cfg.max_seq_length, cfg.d_model) if learned else None
@@ -289,6 +291,9 @@ class GPT(nn.Module):
         """Return the rotation of tokens at these positions; None: positions are learned."""
         if self.cfg.architecture != "modern":
             return None
+        if self.rotations is not None:
+            cosines, sines = self.rotations
+            return cosines[positions], sines[positions]
         return rotation(positions, self.cfg.head_size, self.cfg.rope_base)
 
     def _keep_mask(self, h: Tensor, *count: int) -> Tensor | None:

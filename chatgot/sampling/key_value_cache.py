@@ -114,7 +114,7 @@ class OneToken:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k and v, (B, G, 1, D); return (B, H, 1, D)."""
-        B, H, _, _ = q.shape
+        B, H, _, D = q.shape
         G = k.size(1)
         rows = torch.arange(B, device=q.device)
         at = self.positions[:, 0]
@@ -124,9 +124,17 @@ class OneToken:
         keys = self.k[layer][:B, :, :n]  # (B, G, n, D)
         values = self.v[layer][:B, :, :n]  # (B, G, n, D)
         written = self.seen <= self.positions  # (B, n)
-        return F.scaled_dot_product_attention(
-            q, keys, values, attn_mask=written[:, None, None], enable_gqa=G != H
-        )
+        if q.device.type != "cpu" or not torch.compiler.is_compiling():
+            return F.scaled_dot_product_attention(
+                q, keys, values, attn_mask=written[:, None, None], enable_gqa=G != H
+            )
+        # as sums, which the compiler joins to the operations around them
+        q = q.view(B, G, H // G, D)
+        scores = (q[:, :, :, None] * keys[:, :, None]).sum(-1) * D**-0.5  # (B, G, H / G, n)
+        scores = scores.masked_fill(~written[:, None, None], -torch.inf)
+        weights = scores.softmax(-1)
+        y: Tensor = (weights[..., None] * values[:, :, None]).sum(-2)  # (B, G, H / G, D)
+        return y.view(B, H, 1, D)
 
 
 def tokens_looked_at(longest: int, most: int) -> int:
