@@ -29,6 +29,7 @@ class ScriptedEngine:
 
     script: Callable[[Request], str] = counted
     likely: Sequence[str] = ()
+    context: int = 256
     requests: list[Request] = field(default_factory=list)
     growing: list[tuple[Completion, str]] = field(default_factory=list)
 

@@ -52,14 +52,22 @@ class About:
     created: int
 
 
+# A file as it is now, by path, size and time: one that takes its place is another one
+Identity = tuple[Path, int, int]
+
+
 @dataclass(frozen=True)
 class KnownModel:
     """A model that can be asked, by its id."""
 
     id: str
     which: Which
-    path: Path
+    identity: Identity
     about: About
+
+    @property
+    def path(self) -> Path:
+        return self.identity[0]
 
     def content(self, *, is_loaded: bool) -> dict[str, object]:
         """Return the model as /v1/models shows it."""
@@ -122,7 +130,7 @@ class Catalogue:
         self._models: list[KnownModel] = []
         self._looked = float("-inf")
         self._seen: frozenset[tuple[str, int, int]] | None = None
-        self._about: OrderedDict[tuple[Path, int, int], About] = OrderedDict()
+        self._about: OrderedDict[Identity, About] = OrderedDict()
 
     @property
     def is_fresh(self) -> bool:
@@ -133,7 +141,7 @@ class Catalogue:
         """Return all models, the default first, then the newest run; at most a second old."""
         with self._lock:
             if not self.is_fresh:
-                seen = _files_in(self.checkpoint_dir)
+                seen = _files_in(self.checkpoint_dir) | _file_there(self.file)
                 if seen != self._seen:
                     self._models = self._list()
                     self._seen = seen
@@ -196,7 +204,7 @@ class Catalogue:
             return []
         if len(self._about) > MOST_REMEMBERED:
             self._about.popitem(last=False)
-        return [KnownModel(model_id, which, path, self._about[key])]
+        return [KnownModel(model_id, which, key, self._about[key])]
 
 
 def _files_in(folder: Path) -> frozenset[tuple[str, int, int]]:
@@ -211,6 +219,17 @@ def _files_in(folder: Path) -> frozenset[tuple[str, int, int]]:
     except OSError:  # also where a file has gone in between; the next look is a second away
         pass
     return frozenset(found)
+
+
+def _file_there(path: Path | None) -> frozenset[tuple[str, int, int]]:
+    """Return path, size and time of one file; none: it is gone."""
+    try:
+        status = None if path is None else path.stat()
+    except OSError:
+        status = None
+    if status is None:
+        return frozenset()
+    return frozenset({(str(path), status.st_size, status.st_mtime_ns)})
 
 
 @dataclass(eq=False)
@@ -258,12 +277,12 @@ class LoadedModels:
         self.device = device
         self.slots = slots
         self.compiles = compiles
-        self._loaded: OrderedDict[Path, Served] = OrderedDict()
+        self._loaded: OrderedDict[Identity, Served] = OrderedDict()
         self._alive: weakref.WeakSet[Served] = weakref.WeakSet()
         self._loading = asyncio.Lock()
 
     def is_loaded(self, model: KnownModel) -> bool:
-        return model.path in self._loaded
+        return model.identity in self._loaded
 
     async def list(self) -> list[KnownModel]:
         """Return all models that can be asked."""
@@ -282,9 +301,9 @@ class LoadedModels:
         it to the end. Raises: ApiError.
         """
         model = await self.find(name)
-        served = self._loaded.get(model.path)
+        served = self._loaded.get(model.identity)
         if served is not None:
-            self._loaded.move_to_end(model.path)
+            self._loaded.move_to_end(model.identity)
             return served
         async with self._loading:
             try:
@@ -306,15 +325,15 @@ class LoadedModels:
             raise CheckpointRejected(error.message) from error
 
     async def _load(self, model: KnownModel) -> Served:
-        if model.path in self._loaded:
-            return self._loaded[model.path]
+        if model.identity in self._loaded:
+            return self._loaded[model.identity]
         self._make_room(model)
         loaded = await asyncio.to_thread(load_model, model.path, self.device)
         engine = await self.batcher.run(
             lambda: Engine(loaded.model, loaded.vocabulary, slots=self.slots)
         )
         served = Served(loaded, engine, loaded.vocabulary.tokens, model.id)
-        self._loaded[model.path] = served
+        self._loaded[model.identity] = served
         self._alive.add(served)
         if self.compiles and model.which != "latest":
             threading.Thread(target=_compile, args=(engine,), daemon=True).start()
@@ -322,9 +341,10 @@ class LoadedModels:
 
     def _make_room(self, model: KnownModel) -> None:
         """Drop what was asked longest ago, or is replaced by a newer file. Raises: ApiError."""
-        for path, served in list(self._loaded.items()):
-            if model.which == "latest" and served.model_id == model.id:
-                del self._loaded[path]
+        for identity, served in list(self._loaded.items()):
+            replaced = model.which == "latest" or identity[0] == model.path
+            if replaced and served.model_id == model.id:
+                del self._loaded[identity]
         while len(self._loaded) >= MOST_LOADED:
             self._loaded.popitem(last=False)
         if self.compiles or len(self._alive) >= MOST_ALIVE:

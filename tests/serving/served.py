@@ -63,10 +63,11 @@ class Server:
         default: str = f"{RUN_ID}:latest",
         api_key: str = "",
         slots: int = 16,
+        file: Path | None = None,
         **limits: Any,
     ) -> None:
         self.checkpoints = folder / "checkpoints"
-        self.catalogue = Catalogue(self.checkpoints, default)
+        self.catalogue = Catalogue(self.checkpoints, default, file)
         self.batcher = Batcher()
         self.models = LoadedModels(self.catalogue, self.batcher, parts.CPU, slots=slots)
         self.socket = bind("127.0.0.1", 0)

@@ -69,6 +69,22 @@ def test_a_newer_checkpoint_is_loaded_when_it_is_there(folder):
         assert about["chatgot"]["loaded"]
 
 
+def test_a_file_that_took_anothers_place_is_loaded_again(folder, tmp_path):
+    path = served.save_model(tmp_path / "elsewhere", step=1, run_id=OTHER)
+    mine = path.rename(path.with_name("mine.pt"))
+    with served.Server(folder, default="mine.pt", file=mine) as server:
+        first = server.complete()
+        other = served.save_model(tmp_path / "later", step=2, run_id=OTHER, seed=9)
+        other.replace(mine)
+        second = server.complete()
+        assert (first["system_fingerprint"], second["system_fingerprint"]) == (
+            f"{OTHER}_step_1",
+            f"{OTHER}_step_2",
+        )
+        assert server.get("/v1/models").json()["data"][0]["chatgot"]["step"] == 2
+        assert len(server.models._loaded) == 1
+
+
 def test_a_damaged_newer_checkpoint_is_passed_over(folder):
     with served.Server(folder) as server:
         first = server.complete()
