@@ -29,6 +29,8 @@ PUBLIC_MODULES = {
     "fastapi.responses",
     "ftfy",
     "gguf",
+    "h11",
+    "httpx",
     "jinja2",
     "lightning",
     "markupsafe",
