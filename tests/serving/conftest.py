@@ -6,7 +6,8 @@ import pytest
 import served
 
 
-@pytest.fixture(scope="session")
+# not for the session: a later test that moves the clock would stop the server's loop
+@pytest.fixture(scope="package")
 def server(tmp_path_factory) -> Iterator[served.Server]:
     folder = tmp_path_factory.mktemp("served")
     served.save_model(folder / "checkpoints")
