@@ -8,28 +8,14 @@ from collections.abc import Iterable
 from chatgot.errors import StorageError
 
 
-def write_to_stdout(chunks: Iterable[bytes]) -> None:
-    """Write bytes to stdout; stop without an error if the reader has exited (`| head -1`).
+def write_to_stdout(chunks: Iterable[bytes]) -> bool:
+    """Write bytes to stdout; return whether its reader is still there (`| head -1` exits early).
 
     Raises: StorageError if stdout cannot be written for another reason.
     """
     try:
         for chunk in chunks:
             sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        silence_stdout()
-        if not reader_has_gone(error):
-            raise StorageError(f"stdout cannot be written: {error.strerror or error}") from error
-
-
-def write_now(data: bytes) -> bool:
-    """Write bytes to stdout at once; return whether its reader is still there.
-
-    Raises: StorageError if stdout cannot be written for another reason.
-    """
-    try:
-        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as error:
         silence_stdout()

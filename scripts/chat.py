@@ -32,7 +32,7 @@ from chatgot.chat.limits import (
 )
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, UserError
-from chatgot.stdout import open_closed_streams, write_now
+from chatgot.stdout import open_closed_streams, write_to_stdout
 from chatgot.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def write_all(pieces: Iterable[str], encoding: str) -> None:
     is_terminal = sys.stdout.isatty()
     for piece in pieces:
         shown = escape_controls(piece, "\n") if is_terminal else piece
-        if not write_now(shown.encode(encoding, "backslashreplace")):
+        if not write_to_stdout([shown.encode(encoding, "backslashreplace")]):
             return
 
 

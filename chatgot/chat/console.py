@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol, TextIO
 
 from chatgot.logs.logging_setup import escape_controls
-from chatgot.stdout import write_now
+from chatgot.stdout import write_to_stdout
 
 Stopped = Callable[[], bool]  # whether Ctrl-C was pressed
 
@@ -74,7 +74,7 @@ class Pipe:
     def write(self, text: str) -> None:
         encoding = sys.stdout.encoding or "utf-8"
         shown = escape_controls(text, "\n")
-        if not write_now(shown.encode(encoding, "backslashreplace")):
+        if not write_to_stdout([shown.encode(encoding, "backslashreplace")]):
             raise Leave
 
     def end(self) -> None:

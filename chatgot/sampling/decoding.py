@@ -238,7 +238,7 @@ def _errors_of_the_compiler() -> Iterator[None]:
         yield
     except CompileFailed:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever is missing or broken, sampling can do without
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CompileFailed(lines[0][:LONGEST_REASON]) from error
 

@@ -150,7 +150,7 @@ class Gate:
             await answer.error(ApiError(408, "this took too long"), scope, receive)
         except ApiError as error:
             await answer.error(error, scope, receive)
-        except Exception:
+        except Exception:  # a defect of ours ends one answer, not the server
             logger.exception("%s %s failed", scope["method"], scope["path"])
             await answer.error(internal_error(), scope, receive)
         finally:

@@ -139,7 +139,7 @@ class EventStream(Response):
             except ApiError as error:
                 yield b"data: " + as_bytes(error.content()) + b"\n\n"
                 return
-            except Exception:
+            except Exception:  # the client must learn that this is not the end of the text
                 logger.exception("a stream failed")
                 yield b"data: " + as_bytes(internal_error().content()) + b"\n\n"
                 return

@@ -148,7 +148,7 @@ class Batcher:
         try:
             for request in order.requests:
                 order.completions.append(order.engine.add(request))
-        except Exception:
+        except Exception:  # the thread must live on, for all others
             logger.exception("a request could not be put in line; it ends with an error")
             for completion in order.completions:
                 order.engine.cancel(completion)
@@ -178,7 +178,7 @@ class Batcher:
         """Step an engine; return the orders that have news."""
         try:
             completions = engine.step()
-        except Exception:
+        except Exception:  # the thread must live on, for all others
             logger.exception("a step of the model failed; what it was writing ends with an error")
             return self._fail(engine)
         changed: dict[Order, None] = {}

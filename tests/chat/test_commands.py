@@ -313,7 +313,7 @@ def test_same_seed_and_lines_give_the_same_requests(stage):
 
 
 def test_conversation_ends_quietly_when_nobody_reads(stage, monkeypatch):
-    monkeypatch.setattr("chatgot.chat.console.write_now", lambda data: False)
+    monkeypatch.setattr("chatgot.chat.console.write_to_stdout", lambda data: False)
     here = stage()
     here.play("Why?", "Where?")
     assert here.turns == [("HORATIO", "Why?")]
