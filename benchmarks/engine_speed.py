@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from chatgot.config import ModelConfig
-from chatgot.data.vocabulary import END_OF_TEXT_ID, Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT_ID, Characters
 from chatgot.model.gpt import GPT, build_model, evaluating
 from chatgot.sampling.controls import Controls
 from chatgot.sampling.engine import Engine, Request
@@ -31,7 +31,7 @@ def main() -> None:
     if how == "without_cache":
         print(new_tokens / seconds_without_cache(model, new_tokens))
         return
-    vocabulary = Vocabulary("".join(chr(32 + i) for i in range(job["vocab_size"] - 1)))
+    vocabulary = Characters("".join(chr(32 + i) for i in range(job["vocab_size"] - 1)))
     engine = Engine(model, vocabulary)
     if how == "compiled":
         engine.compile()

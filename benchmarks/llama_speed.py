@@ -103,7 +103,7 @@ def write_model(path: Path, job: dict[str, object]) -> None:
     writer.add_block_count(shape["n_layers"])
     writer.add_feed_forward_length(hidden)
     writer.add_head_count(shape["n_head"])
-    writer.add_head_count_kv(job["kv_heads"])
+    writer.add_head_count_kv(int(str(job["kv_heads"])))
     writer.add_key_length(D)
     writer.add_value_length(D)
     writer.add_rope_freq_base(shape["rope_base"])

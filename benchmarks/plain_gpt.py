@@ -161,7 +161,7 @@ def train_with_trainer(job: Job, model: PlainGPT, ends: list[float]) -> dict[str
     """Train like train_with_lightning, but with the HF Trainer, its AdamW and clipping."""
     import transformers
 
-    class Clock(transformers.TrainerCallback):  # type: ignore[misc]  # its types are not here
+    class Clock(transformers.TrainerCallback):
         def on_step_end(self, *_: object, **__: object) -> None:
             ends.append(time.perf_counter())
 

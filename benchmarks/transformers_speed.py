@@ -36,7 +36,7 @@ def main() -> None:
             tie_word_embeddings=True,
             eos_token_id=None,
         )
-    ).eval()
+    ).eval()  # type: ignore[no-untyped-call] # untyped there
     ids = torch.tensor([[*PROMPT, 9 + i] for i in range(streams)])
 
     def write(new_tokens: int) -> float:

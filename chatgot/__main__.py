@@ -14,6 +14,7 @@ VERBS = {
     "train": ("train_with_samples", "train a model on your text, and watch its samples"),
     "chat": ("chat", "talk in this terminal to a model that you trained"),
     "serve": ("serve", "talk to it in a browser, and through OpenAI's API"),
+    "export": ("export", "write a model for transformers, llama.cpp, Ollama, or one HTML page"),
     "report": ("report", "write the page of a run: curves, samples, events"),
     "fix-log": ("fix_log_encoding", "mend a log: encodings, escape sequences, progress bars"),
 }

@@ -168,6 +168,11 @@ class ModelConfig(Section):
         le=1e10,
     )
     bias: Bool = key(True, "biases in Linear and LayerNorm; modern has none")
+    activation: Literal["gelu", "gelu_tanh"] = key(
+        "gelu",
+        "the MLP's activation: gelu is exact; gelu_tanh is its approximation, as in the GPT-2 of "
+        "OpenAI; gpt only",
+    )
     # At 1,000 and above, the gradients of a deep gpt are NaN at the first step.
     init_range: Float = key(0.02, "standard deviation of the initial weights", ge=1e-30, le=100)
     tie_embeddings: Bool = key(True, "token embedding and output head share one matrix")
@@ -725,6 +730,8 @@ def _remarks_on_model(model: ModelConfig) -> Iterator[str]:
     if model.architecture == "modern":
         if "bias" in model.model_fields_set and model.bias:
             yield "model.bias=true has no effect: the modern architecture has no biases"
+        if model.activation != "gelu":
+            yield f"model.activation={model.activation} has no effect: architecture is modern"
         return
     defaults = ModelConfig()
     for name in ("rope_base", "qk_norm"):

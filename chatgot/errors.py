@@ -28,6 +28,22 @@ class OtherFormat(CheckpointRejected):
     """A checkpoint in a file format that this version of ChatGoT cannot resume."""
 
 
+class ImportRejected(CheckpointRejected):
+    """A model from elsewhere that is damaged, contradicts itself, or is of a kind not read here."""
+
+
+class ExportImpossible(UserError):
+    """A model that a format has no words for."""
+
+    exit_code = 2
+
+
+class ProofFailed(UserError):
+    """An export that is not the same model; it was removed."""
+
+    exit_code = 3
+
+
 class Diverged(UserError):
     """Losses or gradients keep going bad, and there is nothing left to try."""
 

@@ -197,13 +197,13 @@ from chatgot.run.assembly import Run, assemble, make_prompts
 from chatgot.run.folder import RunPaths, open_folder
 from chatgot.run.resuming import (
     ResumePoint,
-    Weights,
     find_checkpoint,
     has_newer_files,
     leave_newer_files_behind,
     resume,
     start_from,
 )
+from chatgot.run.starting import Start
 from chatgot.run.text_runs import yaml_to_resume
 from chatgot.sampling.generation import continue_texts
 from chatgot.stdout import write_to_stdout
@@ -288,7 +288,7 @@ def probe_folders(paths: PathsConfig) -> None:
 
 
 def prepare(
-    args: argparse.Namespace, experiment: Experiment, weights: Weights | None
+    args: argparse.Namespace, experiment: Experiment, start: Start | None
 ) -> tuple[Run, ResumePoint | None, list[str]]:
     """Build the run; return it, the checkpoint it goes on from, and what the log will say."""
     config = experiment.config
@@ -309,8 +309,8 @@ def prepare(
     if point is not None:
         resume(run, point)
         remarks += point.changes
-    elif weights is not None:
-        start_from(run, weights, args.init_from)
+    elif start is not None:
+        start_from(run, start, args.init_from)
     return run, point, remarks
 
 
@@ -551,13 +551,13 @@ def command_with(experiment: Experiment, *options: str) -> str:
 
 def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
-    weights = None if args.init_from is None else load_weights(args.init_from)
+    start = None if args.init_from is None else Start(*load_weights(args.init_from))
     experiment = find_experiment(args)
     notes = [] if experiment.choice is None else experiment.choice.notes
     if not args.dry_run:
         for note in notes:
             note.log()
-    run, point, remarks = prepare(args, experiment, weights)
+    run, point, remarks = prepare(args, experiment, start)
     if args.dry_run:
         lines = [*(note.text for note in notes), *estimate(run)]
         write_to_stdout([f"{line}\n".encode() for line in lines])

@@ -17,7 +17,7 @@ from harness import same as same
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
 from chatgot.config import Config
 from chatgot.data.token_cache import Tokens
-from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.vocabulary import Characters
 from chatgot.data.windows import TrainingWindows
 from chatgot.run.assembly import Run, assemble
 from chatgot.run.resuming import find_latest
@@ -65,7 +65,7 @@ def made_up_ids(n: int, seed: int = 0) -> np.ndarray:
 def tokens(n: int = 2000, seed: int = 0, alphabet: str = ALPHABET) -> Tokens:
     """Return a made-up text as tokens, with its vocabulary and hash."""
     ids = made_up_ids(n, seed)
-    return Tokens(ids, Vocabulary(alphabet), sha256(ids.tobytes()).hexdigest(), "utf-8")
+    return Tokens(ids, Characters(alphabet), sha256(ids.tobytes()).hexdigest(), "utf-8")
 
 
 def run(stored: dict[str, Any] | None = None, precision: str = "fp32", **sections: Any) -> Run:

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.vocabulary import Characters
 from chatgot.sampling.engine import Completion, Request, Token
 from chatgot.sampling.speakers import Speaker
 
-VOCABULARY = Vocabulary("\n\x07\x1b\x9b" + "".join(map(chr, range(32, 127))))
+VOCABULARY = Characters("\n\x07\x1b\x9b" + "".join(map(chr, range(32, 127))))
 SPEAKERS = (
     Speaker("HAMLET", 1500, 0.5, "HORATIO"),
     Speaker("HORATIO", 300, 0.3, "HAMLET"),

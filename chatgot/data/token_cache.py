@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from chatgot.atomic_file import atomic_file
 from chatgot.data.encoding import detect_encoding
 from chatgot.data.text_file import check_text_file, file_sha256, text_chunks
-from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, DocumentSplitter, Vocabulary
+from chatgot.data.vocabulary import (
+    END_OF_TEXT,
+    END_OF_TEXT_ID,
+    Characters,
+    DocumentSplitter,
+    Vocabulary,
+)
 from chatgot.errors import ConfigError, StorageError
 from chatgot.logs.waiting import Advance, waiting
 
@@ -80,7 +86,7 @@ def load_tokens(text_path: Path, cache_dir: Path) -> Tokens:
             raise StorageError(message) from error
     return Tokens(
         _map_ids(ids_path, about["tokens"]),
-        Vocabulary.from_tokens(about["vocabulary"]),
+        Characters.from_tokens(about["vocabulary"]),
         about["text_sha256"],
         about["encoding"],
     )
@@ -101,7 +107,7 @@ def _read_about(about_path: Path, ids_path: Path) -> About | None:
         about = json.loads(about_path.read_bytes())
         usable = about["format"] == CACHE_FORMAT and about.keys() == About.__annotations__.keys()
         if usable and ids_path.stat().st_size == 2 * about["tokens"]:
-            Vocabulary.from_tokens(about["vocabulary"])  # raises where it is damaged
+            Characters.from_tokens(about["vocabulary"])  # raises where it is damaged
             return cast(About, about)
         logger.warning("%s does not fit its token cache: encoding the text again", about_path)
     except FileNotFoundError:
@@ -145,7 +151,7 @@ def _encode(text_path: Path, ids_path: Path, advance: Advance) -> About:
         "tokens": tokens,
         "encoding": encoding,
         "text_sha256": digest.hexdigest(),
-        "vocabulary": Vocabulary("".join(map(chr, characters))).tokens,
+        "vocabulary": Characters("".join(map(chr, characters))).tokens,
     }
 
 

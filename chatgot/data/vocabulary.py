@@ -5,10 +5,17 @@ character like any other. Inside a longer line the same characters are only char
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 END_OF_TEXT = "<|endoftext|>"
-END_OF_TEXT_ID = 0
+END_OF_TEXT_ID = 0  # in a vocabulary of characters
+CHUNK = 1 << 20  # ids that are decoded at a time
+Ids = NDArray[np.uint16] | NDArray[np.uint32]  # of a text, (N,)
 # ^ and $ match at "\n" only, not at the other line ends of Unicode
 END_OF_TEXT_LINE = re.compile(rf"^{re.escape(END_OF_TEXT)}$", re.MULTILINE)
 
@@ -20,14 +27,72 @@ def split_documents(text: str) -> list[str]:
     return END_OF_TEXT_LINE.split(text)
 
 
+class Decoder(Protocol):
+    """Turns ids into text one by one: a character may need several tokens."""
+
+    def feed(self, token: int) -> str:
+        """Take the next id; return the characters that are whole by now."""
+        ...
+
+    def end(self) -> str:
+        """Return the rest when no further id comes: a torn character is shown as U+FFFD."""
+        ...
+
+
+class Vocabulary(Protocol):
+    """The tokens of a model: characters, or the subwords of a tokenizer that came with a model."""
+
+    @property
+    def tokens(self) -> list[str]:
+        """The name of each id: what a checkpoint stores."""
+        ...
+
+    @property
+    def end_of_text_id(self) -> int:
+        """The token that ends a document: never shown; sampling stops at it."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text. Raises: KeyError for a character outside the vocabulary."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of ids; the end-of-text token shows nothing."""
+        ...
+
+    def decoder(self) -> Decoder:
+        """Return a decoder for a text that grows."""
+        ...
+
+    def chunks_of_text(self, ids: Ids, document_end: str) -> Iterator[str]:
+        """Yield the text of many ids in chunks, and `document_end` for each end-of-text token.
+
+        Memory does not grow with the text.
+        """
+        ...
+
+    def can_write(self, text: str) -> bool:
+        """Return whether all characters of a text are in the vocabulary."""
+        ...
+
+    def replace_unknown(self, text: str) -> tuple[str, str]:
+        """Replace what is outside the vocabulary visibly; return the text and those characters.
+
+        A line that is the end-of-text token stays.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class Vocabulary:
+class Characters:
     """The end-of-text token as id 0, then one token per character: id i + 1 is `characters[i]`."""
 
     characters: str
 
     @classmethod
-    def from_tokens(cls, tokens: list[str]) -> "Vocabulary":
+    def from_tokens(cls, tokens: list[str]) -> "Characters":
         """Return the vocabulary whose `tokens` these are.
 
         Raises: ValueError unless END_OF_TEXT comes first and the rest are distinct characters.
@@ -43,6 +108,10 @@ class Vocabulary:
     def tokens(self) -> list[str]:
         """The text of each id, END_OF_TEXT first: what a checkpoint stores."""
         return [END_OF_TEXT, *self.characters]
+
+    @property
+    def end_of_text_id(self) -> int:
+        return END_OF_TEXT_ID
 
     def __len__(self) -> int:
         return 1 + len(self.characters)
@@ -61,6 +130,19 @@ class Vocabulary:
         """Return the text of `ids`; the end-of-text token shows nothing."""
         return "".join(self.characters[i - 1] for i in ids if i != END_OF_TEXT_ID)
 
+    def decoder(self) -> "CharacterDecoder":
+        return CharacterDecoder(self)
+
+    def chunks_of_text(self, ids: Ids, document_end: str) -> Iterator[str]:
+        """Yield the text of many ids in chunks, and `document_end` for each end-of-text token."""
+        assert len(document_end) == 1
+        points = np.frombuffer((document_end + self.characters).encode("utf-32-le"), dtype="<u4")
+        for start in range(0, len(ids), CHUNK):
+            yield points[ids[start : start + CHUNK]].tobytes().decode("utf-32-le")
+
+    def can_write(self, text: str) -> bool:
+        return set(self.characters).issuperset(text)
+
     def replace_unknown(self, text: str) -> tuple[str, str]:
         """Replace what is outside the vocabulary visibly; return the text and those characters.
 
@@ -75,6 +157,19 @@ class Vocabulary:
             for document in documents
         ]
         return END_OF_TEXT.join(replaced), unknown
+
+
+class CharacterDecoder:
+    """Decodes one character per token."""
+
+    def __init__(self, vocabulary: Characters) -> None:
+        self._vocabulary = vocabulary
+
+    def feed(self, token: int) -> str:
+        return self._vocabulary.decode([token])
+
+    def end(self) -> str:
+        return ""
 
 
 class DocumentSplitter:

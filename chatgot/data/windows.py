@@ -24,11 +24,10 @@ from torch import Tensor
 from chatgot.config import Config
 from chatgot.data.lengths import is_long_enough, least_length
 from chatgot.data.lengths import split_index as split_index
-from chatgot.data.vocabulary import END_OF_TEXT_ID, Vocabulary
+from chatgot.data.vocabulary import Ids, Vocabulary
 from chatgot.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]  # x (B, T) and y (B, T), int64
-Ids = NDArray[np.uint16]
 Starts = NDArray[np.int64]  # where windows begin in the text
 
 PROMPT_TOKENS = 1 << 16  # where in a text a prompt is looked for
@@ -139,7 +138,7 @@ def line_start(ids: Ids, vocabulary: Vocabulary, seed: int, length: int = 64) ->
     neither shown nor passed.
     """
     head = ids[:PROMPT_TOKENS]
-    ends = np.flatnonzero(head == END_OF_TEXT_ID)
+    ends = np.flatnonzero(head == vocabulary.end_of_text_id)
     documents = [vocabulary.decode(part.tolist()) for part in np.split(head, ends)]
     lines = [(text, start) for text in documents for start in _line_starts(text)]
     # Without such a line, the longest document: another may be empty

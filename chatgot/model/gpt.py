@@ -129,11 +129,12 @@ class MLP(nn.Module):
         d_hid = cfg.d_hid or 4 * cfg.d_model
         self.up = nn.Linear(cfg.d_model, d_hid, bias=cfg.bias)
         self.down = nn.Linear(d_hid, cfg.d_model, bias=cfg.bias)
+        self.approximate = "tanh" if cfg.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, C) from x (B, T, C)."""
-        # GELU's exact (erf) form, which is faster than its tanh form on a CPU
-        hidden = F.gelu(self.up(x))  # (B, T, d_hid)
+        # the default is GELU's exact (erf) form, which is faster than its tanh form on a CPU
+        hidden = F.gelu(self.up(x), approximate=self.approximate)  # (B, T, d_hid)
         result: Tensor = self.down(hidden)  # (B, T, C)
         return result
 

@@ -33,12 +33,12 @@ from chatgot.run.assembly import Run
 from chatgot.run.fits import check_optimizer, check_scaler, read_checkpoint
 from chatgot.run.modes import asked_for_another_precision, change_precision
 from chatgot.run.run_state import Stored, restore_state
+from chatgot.run.starting import Start
 
 logger = logging.getLogger(__name__)
 
 TOKEN_ROWS = {"token_embedding.weight", "head.weight"}  # (V, C): one row a token
 
-Weights = tuple[dict[str, Tensor], str | list[str] | None]  # named tensors, and the vocabulary
 AnyRun = TypeVar("AnyRun")  # a run, as its checkpoints or its YAML
 Check = Callable[[Path], object]  # raises CheckpointRejected for a file that would not do
 
@@ -298,7 +298,7 @@ def _check_text(run: Run, stored: Stored, path: Path, data_may_change: bool) -> 
     if stored["vocabulary"] != run.vocabulary.tokens:
         raise CheckpointRejected(
             f"{path}: trained on a text with {len(stored['vocabulary']) - 1} characters, "
-            f"this one has other characters ({len(run.vocabulary.characters)}); "
+            f"this one has other characters ({len(run.vocabulary) - 1}); "
             "set data.path to the same text"
         )
     if stored["data_sha256"] != run.tokens.text_sha256 and not data_may_change:
@@ -397,15 +397,15 @@ def refuse_newer_files(point: ResumePoint, config: Config) -> None:
         )
 
 
-def start_from(run: Run, weights: Weights, path: Path) -> None:
+def start_from(run: Run, start: Start, path: Path) -> None:
     """Start a new run from the weights that match in name and shape; log each one that does not.
 
     Rows of the embedding and of the head are matched by the text of their token.
     Raises: CheckpointRejected when nothing matches; then the model is as it was.
     """
-    tensors, vocabulary = weights
+    tensors = start.tensors
     own = run.model.state_dict()
-    tokens = list(vocabulary) if vocabulary is not None else run.vocabulary.tokens
+    tokens = list(start.tokens) if start.tokens is not None else run.vocabulary.tokens
     new_rows: set[str] = set()
     if tokens != run.vocabulary.tokens:
         tensors = dict(tensors)

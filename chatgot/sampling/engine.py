@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT, Decoder, Vocabulary
 from chatgot.model.gpt import GPT, Cache
 from chatgot.sampling.controls import Controls
 from chatgot.sampling.decoding import (
@@ -119,6 +119,7 @@ class Text:
     completion: Completion
     ids: list[int]
     drawer: Drawer
+    decoder: Decoder
     shown: Shown
     start: int = 0
     length: int = 0
@@ -168,7 +169,7 @@ class Engine:
             frozenset(),
         )
         # what ends a repetition: the lines of two speeches may be equal
-        newline = "\n" in vocabulary.characters
+        newline = vocabulary.can_write("\n")
         self._line_feeds = frozenset(vocabulary.encode("\n") if newline else ())
 
     def _fastest_step(self) -> Step:
@@ -208,7 +209,7 @@ class Engine:
     def add(self, request: Request) -> Completion:
         """Put a request in line; its completion begins to grow when a slot is free."""
         completion = Completion(request)
-        ids = list(request.prompt) or [END_OF_TEXT_ID]
+        ids = list(request.prompt) or [self.vocabulary.end_of_text_id]
         if request.prompt_logprobs:
             completion.prompt_tokens += [Token(token) for token in request.prompt[:1]]
         drawer = Drawer(
@@ -218,7 +219,9 @@ class Engine:
             breakers=self._line_feeds,
             speaker_lines=self._encoded_lines(request.controls.stop_before_speaker),
         )
-        self._waiting.append(Text(completion, ids, drawer, Shown(request.controls)))
+        self._waiting.append(
+            Text(completion, ids, drawer, self.vocabulary.decoder(), Shown(request.controls))
+        )
         return completion
 
     def _encoded_lines(self, lines: frozenset[str] | None) -> frozenset[tuple[int, ...]]:
@@ -226,8 +229,7 @@ class Engine:
         if not lines:
             return frozenset()
         if lines != self._known_lines[0]:
-            known = set(self.vocabulary.characters)
-            encodable = (line for line in lines if known.issuperset(line))
+            encodable = (line for line in lines if self.vocabulary.can_write(line))
             encoded = frozenset(tuple(self.vocabulary.encode(line)) for line in encodable)
             self._known_lines = (lines, encoded)
         return self._known_lines[1]
@@ -287,7 +289,7 @@ class Engine:
             raise ValueError(
                 "each continuation needs a token and must fit into half of the context"
             )
-        ids = list(prompt) or [END_OF_TEXT_ID]
+        ids = list(prompt) or [self.vocabulary.end_of_text_id]
         ids = ids[window_start(len(ids) + longest, self.context) :]
         row = self.slots
         with torch.no_grad():
@@ -472,17 +474,22 @@ class Engine:
         """Add a token to a text, and end the text where it ends."""
         completion = text.completion
         shown = text.shown
-        if token.id == END_OF_TEXT_ID:
-            completion.text += shown.end()
+        if token.id == self.vocabulary.end_of_text_id:
+            completion.text += self._rest_of(text)
             completion.finish_reason = "stop"
             completion.stopped_by = END_OF_TEXT
             return
         text.ids.append(token.id)
         completion.tokens.append(token)
-        completion.text += shown.feed(self.vocabulary.decode([token.id]))
+        completion.text += shown.feed(text.decoder.feed(token.id))
         if shown.ended:
             completion.finish_reason = "stop"
             completion.stopped_by = shown.stopped_by
         elif len(completion.tokens) >= completion.request.controls.max_new_tokens:
-            completion.text += shown.end()
+            completion.text += self._rest_of(text)
             completion.finish_reason = "length"
+
+    @staticmethod
+    def _rest_of(text: Text) -> str:
+        """Return what was held back of a text that ends here: half a character, half a stop."""
+        return text.shown.feed(text.decoder.end()) + text.shown.end()

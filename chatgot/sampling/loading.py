@@ -10,7 +10,7 @@ import torch
 from chatgot.checkpointing.checkpoint_file import load_checkpoint, stored_config
 from chatgot.checkpointing.tensors import check_tensors
 from chatgot.config import Config
-from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.vocabulary import Characters, Vocabulary
 from chatgot.model.gpt import GPT, model_without_weights
 from chatgot.sampling.speakers import Speaker
 
@@ -42,7 +42,7 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     stored = load_checkpoint(path)
     del stored["optimizer_state_dict"]
     config = stored_config(stored, path)
-    vocabulary = Vocabulary.from_tokens(stored["vocabulary"])
+    vocabulary = Characters.from_tokens(stored["vocabulary"])
     model = model_without_weights(config.model, len(vocabulary))
     weights = stored["model_state_dict"]
     check_tensors(path, weights, model.state_dict())

@@ -5,15 +5,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
 from chatgot.checkpointing.checkpoint_file import MOST_SPEAKERS
 from chatgot.data.prompts import LEAST_SPEECHES, SPEAKER
-from chatgot.data.vocabulary import END_OF_TEXT_ID, Vocabulary
+from chatgot.data.vocabulary import Ids, Vocabulary
 from chatgot.logs.waiting import Advance, waiting
 
-CHUNK = 1 << 20  # ids that are decoded at a time
 LONG_LINE = 64  # characters; such a line names no speaker, so its rest is not kept
 DOCUMENT_END = "\0"  # the line that stands for the end-of-text token
 OTHERS = ""  # those whose names are not known
@@ -76,7 +72,7 @@ class _Counts:
         self._last = speaker
 
 
-def count_speakers(ids: NDArray[np.uint16], vocabulary: Vocabulary) -> list[Speaker]:
+def count_speakers(ids: Ids, vocabulary: Vocabulary) -> list[Speaker]:
     """Return those who speak in a text, the one with most lines first.
 
     A speech begins with a speaker's line and ends at a blank line. Two exchange speeches where one
@@ -87,7 +83,7 @@ def count_speakers(ids: NDArray[np.uint16], vocabulary: Vocabulary) -> list[Spea
 
     ids: (N,), of the training part.
     """
-    if not {":", "\n"} <= set(vocabulary.characters):
+    if not vocabulary.can_write(":\n"):
         return []
     with waiting("counting who speaks in the text", 2 * len(ids)) as advance:
         speeches = _count_speeches(_lines(ids, vocabulary, advance))
@@ -120,17 +116,13 @@ def _is_speaker_line(line: str, next_line: str) -> bool:
     return SPEAKER.match(f"{line}\n{next_line}") is not None and line.isprintable()
 
 
-def _lines(ids: NDArray[np.uint16], vocabulary: Vocabulary, advance: Advance) -> Iterator[str]:
+def _lines(ids: Ids, vocabulary: Vocabulary, advance: Advance) -> Iterator[str]:
     """Yield the lines of a text, at least the first characters of each, and an empty one.
 
-    advance: is told the ids that have been read.
+    advance: is told the characters that have been read.
     """
-    characters = (DOCUMENT_END + vocabulary.characters).encode("utf-32-le")
-    points = np.frombuffer(characters, dtype="<u4")
-    assert END_OF_TEXT_ID == 0
     rest = ""
-    for start in range(0, len(ids), CHUNK):
-        text = points[ids[start : start + CHUNK]].tobytes().decode("utf-32-le")
+    for text in vocabulary.chunks_of_text(ids, DOCUMENT_END):
         *lines, rest = (rest + text).split("\n")
         yield from lines
         rest = rest[:LONG_LINE]

@@ -19,7 +19,7 @@ from chatgot.data.token_cache import (
     code_points,
     load_tokens,
 )
-from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Characters
 from chatgot.errors import ConfigError, StorageError
 
 TEXT = "KING:\nGood morrow, my lord! Grüße, 世界 🎭.\n\nFOOL:\nNo.\n"
@@ -213,7 +213,7 @@ def test_a_line_with_only_the_token_is_id_0_on_disk(tmp_path, encoding, line_end
 def test_the_characters_of_the_token_do_not_enter_the_vocabulary(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(f"ba\n{END_OF_TEXT}\n")
-    assert load_tokens(path, tmp_path / "cache").vocabulary == Vocabulary("\nab")
+    assert load_tokens(path, tmp_path / "cache").vocabulary == Characters("\nab")
 
 
 @given(
@@ -227,7 +227,7 @@ def test_tokens_are_the_same_in_chunks_of_any_size(tmp_path_factory, pieces, chu
     text = "".join(pieces)
     path = tmp_path_factory.getbasetemp() / "pieces.txt"
     path.write_bytes(text.encode(encoding))
-    vocabulary = Vocabulary("".join(sorted({*text})))
+    vocabulary = Characters("".join(sorted({*text})))
     chunks = code_points(text_chunks(path, encoding, chunk_bytes))
     points = [int(point) for chunk in chunks for point in chunk]
     id_of = {ord(c): 1 + i for i, c in enumerate(vocabulary.characters)} | {END_OF_TEXT_POINT: 0}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from chatgot.data.vocabulary import (
     END_OF_TEXT,
     END_OF_TEXT_ID,
+    Characters,
     DocumentSplitter,
     Vocabulary,
     split_documents,
@@ -18,7 +19,7 @@ TEXT = "KING:\nGood morrow, my lord! Grüße, 世界 🎭.\n\nFOOL:\nNo.\n"
 
 
 def test_encode_and_decode_are_each_others_inverse():
-    vocabulary = Vocabulary("".join(sorted(set(TEXT))))
+    vocabulary = Characters("".join(sorted(set(TEXT))))
     assert vocabulary.decode(vocabulary.encode(TEXT)) == TEXT
     characters = list(range(1, len(vocabulary)))
     assert vocabulary.encode(vocabulary.decode(characters)) == characters
@@ -28,7 +29,7 @@ def test_encode_and_decode_are_each_others_inverse():
 
 @pytest.mark.parametrize("characters", ["?ab", "ab", " ab", "\n"])
 def test_unknown_characters_are_each_replaced_by_one_and_named(characters):
-    vocabulary = Vocabulary(characters)
+    vocabulary = Characters(characters)
     prompt = characters + "🎭é🎭" + characters
     text, unknown = vocabulary.replace_unknown(prompt)
     vocabulary.encode(text)
@@ -66,15 +67,15 @@ texts_with_the_token = st.lists(st.sampled_from(PIECES), max_size=12).map("".joi
 
 
 def test_the_token_has_id_0_and_characters_begin_at_id_1():
-    vocabulary = Vocabulary("abc")
+    vocabulary = Characters("abc")
     assert vocabulary.tokens == ["<|endoftext|>", "a", "b", "c"]
     assert (END_OF_TEXT_ID, len(vocabulary)) == (0, 4)
     assert vocabulary.encode("cab") == [3, 1, 2]
 
 
 def test_a_vocabulary_is_rebuilt_from_its_tokens():
-    vocabulary = Vocabulary("".join(sorted(set(TEXT))))
-    assert Vocabulary.from_tokens(vocabulary.tokens) == vocabulary
+    vocabulary = Characters("".join(sorted(set(TEXT))))
+    assert Characters.from_tokens(vocabulary.tokens) == vocabulary
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_a_vocabulary_is_rebuilt_from_its_tokens():
 )
 def test_anything_but_a_list_of_tokens_is_refused(tokens):
     with pytest.raises(ValueError, match="vocabulary"):
-        Vocabulary.from_tokens(tokens)
+        Characters.from_tokens(tokens)
 
 
 @pytest.mark.parametrize(
@@ -109,33 +110,33 @@ def test_anything_but_a_list_of_tokens_is_refused(tokens):
     ],
 )
 def test_a_line_with_only_the_token_is_one_id(text, ids):
-    assert Vocabulary("\na").encode(text) == ids
+    assert Characters("\na").encode(text) == ids
 
 
 @pytest.mark.parametrize("before", ["a", " ", "\u2028", "\r", "\x0b", "<", "\n<|endoftext|>"])
 def test_the_token_inside_a_longer_line_is_encoded_as_characters(before):
-    vocabulary = Vocabulary("".join(sorted({*before, *END_OF_TEXT})))
+    vocabulary = Characters("".join(sorted({*before, *END_OF_TEXT})))
     for text in (before + END_OF_TEXT, END_OF_TEXT + before.replace("\n", "")):
         assert END_OF_TEXT_ID not in vocabulary.encode(text)
         assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
 def test_the_token_is_never_decoded_into_text():
-    vocabulary = Vocabulary("\na")
+    vocabulary = Characters("\na")
     assert vocabulary.decode([2, 1, 0, 1, 2]) == "a\n\na"
     assert vocabulary.decode([0]) == ""
 
 
 def test_replacing_unknown_characters_keeps_the_line_of_the_token():
     text = "é\n<|endoftext|>\n<|endoftext|>é\n<|endoftext|>"
-    replaced, unknown = Vocabulary("\n?").replace_unknown(text)
+    replaced, unknown = Characters("\n?").replace_unknown(text)
     assert replaced == "?\n<|endoftext|>\n??????????????\n<|endoftext|>"
     assert unknown == "".join(sorted({*END_OF_TEXT, "é"}))
 
 
 @given(texts_with_the_token)
 def test_encoding_a_text_equals_encoding_it_line_by_line(text):
-    vocabulary = Vocabulary("".join(sorted({*"".join(PIECES)})))
+    vocabulary = Characters("".join(sorted({*"".join(PIECES)})))
     assert vocabulary.encode(text) == ids_line_by_line(vocabulary, text)
 
 

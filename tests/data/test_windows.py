@@ -5,7 +5,7 @@ import parts
 import pytest
 import torch
 
-from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Characters
 from chatgot.data.windows import (
     TrainingWindows,
     ValidationWindows,
@@ -219,7 +219,7 @@ def test_an_id_outside_the_vocabulary_is_refused():
 @pytest.mark.parametrize("seed", range(12))
 def test_the_prompt_from_the_text_consists_of_whole_lines(seed):
     text = "and so\nKING:\nGood morrow.\n\nFOOL:\nNo, never, my good lord.\n" * 5
-    vocabulary = Vocabulary("".join(sorted(set(text))))
+    vocabulary = Characters("".join(sorted(set(text))))
     prompt = line_start(np.array(vocabulary.encode(text)), vocabulary, seed, length=40)
     assert 0 < len(prompt) <= 40
     assert prompt[0] != "\n"
@@ -229,7 +229,7 @@ def test_the_prompt_from_the_text_consists_of_whole_lines(seed):
 
 @pytest.mark.parametrize("text", ["a", "\n", "\n\n\n", "ab" * 99, "a\n" + "b" * 99])
 def test_a_text_without_whole_lines_still_gives_a_prompt(text):
-    vocabulary = Vocabulary("".join(sorted(set(text))))
+    vocabulary = Characters("".join(sorted(set(text))))
     prompt = line_start(np.array(vocabulary.encode(text)), vocabulary, seed=3, length=10)
     assert 0 < len(prompt) <= 10
     assert prompt in text
@@ -238,7 +238,7 @@ def test_a_text_without_whole_lines_still_gives_a_prompt(text):
 @pytest.mark.parametrize("seed", range(12))
 def test_the_prompt_from_the_text_neither_has_nor_crosses_the_token(seed):
     text = f"so\nKING:\nGood morrow.\n{END_OF_TEXT}\nFOOL:\nNo, my good lord.\n{END_OF_TEXT}\n" * 3
-    vocabulary = Vocabulary("".join(sorted(set(text))))
+    vocabulary = Characters("".join(sorted(set(text))))
     ids = np.array(vocabulary.encode(text), dtype="<u2")
     assert np.count_nonzero(ids == END_OF_TEXT_ID) == 6
     prompt = line_start(ids, vocabulary, seed, length=40)
@@ -250,14 +250,14 @@ def test_the_prompt_from_the_text_neither_has_nor_crosses_the_token(seed):
 
 @pytest.mark.parametrize("text", [f"{END_OF_TEXT}\n", f"a\n{END_OF_TEXT}", f"{END_OF_TEXT}\n\n"])
 def test_a_text_without_a_line_after_the_token_still_gives_a_prompt(text):
-    vocabulary = Vocabulary("\na")
+    vocabulary = Characters("\na")
     prompt = line_start(np.array(vocabulary.encode(text)), vocabulary, seed=3)
     assert prompt.strip("a\n") == ""
     assert prompt
 
 
 def test_windows_contain_the_token_like_any_other():
-    vocabulary = Vocabulary("\na")
+    vocabulary = Characters("\na")
     ids = np.array(vocabulary.encode(f"a\n{END_OF_TEXT}\na" * 9), dtype="<u2")
     windows = ValidationWindows(ids, 4, len(vocabulary), parts.CPU)
     targets = [int(target) for _, y in windows.every_token(3) for target in y.flatten()]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from chatgot.data.vocabulary import END_OF_TEXT_ID, Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT_ID, Characters
 from chatgot.model.gpt import GPT, build_model
 from chatgot.sampling.controls import Controls
 from chatgot.sampling.decoding import decode_step
@@ -288,7 +288,7 @@ def test_texts_of_the_cuda_graph_equal_those_without_it(monkeypatch, caplog):
     """Prompts of different lengths, beyond the context, with slots that become free."""
     keys = {"init_range": 1.0, "tie_embeddings": False, "architecture": "modern"}
     sections = parts.config(model=keys)
-    vocabulary = Vocabulary(parts.ALPHABET)
+    vocabulary = Characters(parts.ALPHABET)
     net = build_model(sections.model, len(vocabulary), torch.device("cuda"), 4)
     controls = Controls(temperature=0, max_new_tokens=30, logit_bias={END_OF_TEXT_ID: -100.0})
     requests = [Request(tuple(range(1, 3 + i)), controls) for i in range(7)]

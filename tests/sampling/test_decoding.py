@@ -6,7 +6,7 @@ import parts
 import pytest
 import torch
 
-from chatgot.data.vocabulary import END_OF_TEXT_ID, Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT_ID, Characters
 from chatgot.model.gpt import GPT, build_model
 from chatgot.sampling.controls import Controls
 from chatgot.sampling.decoding import CompileFailed
@@ -37,7 +37,7 @@ def net() -> GPT:
 
 
 def engine(net: GPT) -> Engine:
-    return Engine(net, Vocabulary(ALPHABET), slots=4)
+    return Engine(net, Characters(ALPHABET), slots=4)
 
 
 def test_a_step_that_computes_something_else_is_refused(net, monkeypatch):

@@ -4,7 +4,7 @@ import parts
 import pytest
 import torch
 
-from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Characters
 from chatgot.model.gpt import GPT, build_model, evaluating
 from chatgot.sampling.controls import Controls
 from chatgot.sampling.engine import Engine, Request, window_start
@@ -37,7 +37,7 @@ def net(request) -> GPT:
 
 
 def engine(net: GPT, **keys) -> Engine:
-    return Engine(net, Vocabulary(ALPHABET), **keys)
+    return Engine(net, Characters(ALPHABET), **keys)
 
 
 NEVER_ENDS = {END_OF_TEXT_ID: -100.0}

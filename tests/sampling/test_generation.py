@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from chatgot.config import SamplingConfig
-from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.vocabulary import Characters
 from chatgot.model.gpt import GPT, build_model
 from chatgot.sampling.generation import continue_texts, controls_of
 
@@ -24,7 +24,7 @@ def net() -> GPT:
 
 def texts_so_far(net: GPT, prompts: list[str], seed: int = 0, **keys) -> list[list[str]]:
     sampling = SamplingConfig(**{"max_new_tokens": 12, "temperature": 1.0, **keys})
-    return list(continue_texts(net, Vocabulary(ALPHABET), prompts, sampling, seed))
+    return list(continue_texts(net, Characters(ALPHABET), prompts, sampling, seed))
 
 
 def texts(net: GPT, prompts: list[str], seed: int = 0, **keys) -> list[str]:

@@ -7,8 +7,9 @@ import numpy as np
 import parts
 import pytest
 
+from chatgot.data import vocabulary
 from chatgot.data.token_cache import Tokens
-from chatgot.data.vocabulary import END_OF_TEXT, Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT, Characters
 from chatgot.run.assembly import Run, assemble
 from chatgot.sampling import speakers
 from chatgot.sampling.speakers import Speaker, count_speakers, default_pair
@@ -19,7 +20,7 @@ def speech(name: str, lines: int = 1) -> str:
 
 
 def counted(text: str) -> list[Speaker]:
-    vocabulary = Vocabulary("".join(sorted(set(text.replace(END_OF_TEXT, "")))))
+    vocabulary = Characters("".join(sorted(set(text.replace(END_OF_TEXT, "")))))
     return count_speakers(np.array(vocabulary.encode(text), dtype="<u2"), vocabulary)
 
 
@@ -77,16 +78,16 @@ def test_the_size_of_the_chunks_changes_nothing(chunk):
     text = f"{long_line}:\nwords\n\n" * 3 + f"{TALK}{END_OF_TEXT}\n{TALK}{long_line}\nANN:\n"
     whole = counted(text)
     assert [speaker.name for speaker in whole] == ["ANN", "BOB", "Third Lord"]
-    with patch.object(speakers, "CHUNK", chunk):
+    with patch.object(vocabulary, "CHUNK", chunk):
         assert counted(text) == whole
 
 
 def test_memory_does_not_grow_with_the_text():
     """Not with its length, nor with the number of its names, nor with that of a line."""
     text = "".join(speech(f"N{i}") for i in range(2000)) * 3 + "a long line " * 20_000
-    vocabulary = Vocabulary("".join(sorted(set(text))))
+    vocabulary = Characters("".join(sorted(set(text))))
     ids = np.array(vocabulary.encode(text), dtype="<u2")
-    with patch.multiple(speakers, CHUNK=1 << 10, MOST_COUNTED=50):
+    with patch.object(vocabulary, "CHUNK", 1 << 10), patch.object(speakers, "MOST_COUNTED", 50):
         tracemalloc.start()
         found = count_speakers(ids, vocabulary)
         peak = tracemalloc.get_traced_memory()[1]
@@ -136,7 +137,7 @@ def run_with_speakers(stored=None, sha256: str = "one text") -> Run:
     """Return a run whose training part is the first half of its text."""
     talk = TALK * 3
     text = talk + (speech("EVE") * 999)[: len(talk)]
-    vocabulary = Vocabulary("".join(sorted(set(text))))
+    vocabulary = Characters("".join(sorted(set(text))))
     ids = np.array(vocabulary.encode(text), dtype="<u2")
     tokens = Tokens(ids, vocabulary, sha256, "utf-8")
     return assemble(parts.config(data={"test_split": 0.5}), tokens, parts.CPU, stored)

@@ -6,7 +6,7 @@ import parts
 import pytest
 import torch
 
-from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.vocabulary import Characters
 from chatgot.model.gpt import build_model
 from chatgot.sampling.engine import Engine
 from chatgot.sampling.speeches import (
@@ -18,7 +18,7 @@ from chatgot.sampling.speeches import (
     tidy,
 )
 
-VOCABULARY = Vocabulary("\n ?:ABCDEFGabcdefghijklmnop")
+VOCABULARY = Characters("\n ?:ABCDEFGabcdefghijklmnop")
 
 
 @pytest.fixture(scope="module")

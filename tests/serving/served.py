@@ -15,7 +15,7 @@ import parts
 
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
 from chatgot.data.token_cache import Tokens
-from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.vocabulary import Characters
 from chatgot.run.assembly import assemble
 from chatgot.sampling.speakers import Speaker
 from chatgot.serving.access import Access
@@ -42,7 +42,7 @@ def save_model(folder: Path, step: int = 0, run_id: str = RUN_ID, seed: int = 5)
     folder.mkdir(parents=True, exist_ok=True)
     config = parts.config(seed=seed, model={"max_seq_length": 64, "init_range": 0.5})
     ids = np.random.default_rng(0).integers(1, len(ALPHABET) + 1, 2000).astype("<u2")
-    tokens = Tokens(ids, Vocabulary(ALPHABET), sha256(ids.tobytes()).hexdigest(), "utf-8")
+    tokens = Tokens(ids, Characters(ALPHABET), sha256(ids.tobytes()).hexdigest(), "utf-8")
     run = assemble(config, tokens, parts.CPU, None)
     run.state.run_id = run_id
     run.state.progress.global_step = run.state.progress.position = step

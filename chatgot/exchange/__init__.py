@@ -1,0 +1,1 @@
+"""How does a model leave for other programs, and how does one come in from there?"""
