@@ -7,7 +7,7 @@ import numpy as np
 import parts
 import pytest
 
-from chatgot.data import vocabulary
+from chatgot.data import vocabulary as vocabularies
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import END_OF_TEXT, Characters
 from chatgot.run.assembly import Run, assemble
@@ -78,7 +78,7 @@ def test_the_size_of_the_chunks_changes_nothing(chunk):
     text = f"{long_line}:\nwords\n\n" * 3 + f"{TALK}{END_OF_TEXT}\n{TALK}{long_line}\nANN:\n"
     whole = counted(text)
     assert [speaker.name for speaker in whole] == ["ANN", "BOB", "Third Lord"]
-    with patch.object(vocabulary, "CHUNK", chunk):
+    with patch.object(vocabularies, "CHUNK", chunk):
         assert counted(text) == whole
 
 
@@ -87,7 +87,7 @@ def test_memory_does_not_grow_with_the_text():
     text = "".join(speech(f"N{i}") for i in range(2000)) * 3 + "a long line " * 20_000
     vocabulary = Characters("".join(sorted(set(text))))
     ids = np.array(vocabulary.encode(text), dtype="<u2")
-    with patch.object(vocabulary, "CHUNK", 1 << 10), patch.object(speakers, "MOST_COUNTED", 50):
+    with patch.object(vocabularies, "CHUNK", 1 << 10), patch.object(speakers, "MOST_COUNTED", 50):
         tracemalloc.start()
         found = count_speakers(ids, vocabulary)
         peak = tracemalloc.get_traced_memory()[1]
