@@ -79,8 +79,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     start.add_argument(
         "--init_from",
         type=Path,
-        metavar="FILE",
-        help="start a new run from another run's weights",
+        metavar="FILE|FOLDER",
+        help="start a new run from a checkpoint, a model folder of transformers, or a .gguf",
     )
     parser.add_argument(
         "--set",
@@ -180,13 +180,13 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from chatgot.checkpointing.checkpoint_file import load_weights
 from chatgot.checkpointing.run_files import newest_whole, probe_folder
 from chatgot.config import Config, PathsConfig, flat
 from chatgot.config_file import load_config
 from chatgot.data.configured_text import load_text, text_path
-from chatgot.data.own_text import as_yaml, check_request, paths_of
+from chatgot.data.own_text import FINE_TUNING, as_yaml, check_request, paths_of, recipe
 from chatgot.errors import OutOfMemory, UserError
+from chatgot.exchange.importing import read_start
 from chatgot.logs.events import event
 from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
 from chatgot.logs.metrics import MetricsWriter
@@ -247,13 +247,18 @@ class Experiment:
     choice: Choice | None = None
 
 
-def find_experiment(args: argparse.Namespace) -> Experiment:
+def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment:
     """Return what to train; for a new run of a text this machine is measured, and it is chosen.
 
+    start: a model from elsewhere gives the run its shape and its vocabulary.
     Raises: ConfigError, CheckpointRejected, StorageError.
     """
     if args.text is None:
-        return experiment_of(args.config, args.set)
+        experiment = experiment_of(args.config, args.set)
+        if start is None:
+            return experiment
+        shape = start.overrides(experiment.config, experiment.named_by_set, args.init_from)
+        return experiment_of(args.config, [*args.set, *shape])
     request = request_of(args)
     check_request(request)
     if args.resume_from is not None:
@@ -261,8 +266,18 @@ def find_experiment(args: argparse.Namespace) -> Experiment:
         return experiment_of(yaml, [*args.set, *text_has_moved(yaml, args.text)])
     if not args.dry_run:
         probe_folders(paths_of(request))
-    choice = choose(request, args.dry_run)
+    if start is not None and start.shape:
+        request = fine_tuning(request, start, args.init_from)
+    vocabulary = None if start is None else start.vocabulary
+    choice = choose(request, vocabulary, args.dry_run)
     return Experiment(request.name, choice.config, set(), None, [], choice)
+
+
+def fine_tuning(request: "Request", start: Start, path: Path) -> "Request":
+    """Return a request with the shape of the model that its run starts from. Raises: ConfigError."""
+    request = replace(request, shape=())
+    config = recipe(request, FINE_TUNING)
+    return replace(request, shape=tuple(start.overrides(config, request.keys, path)))
 
 
 def experiment_of(yaml: Path, overrides: list[str]) -> Experiment:
@@ -297,11 +312,15 @@ def prepare(
         assert experiment.yaml is not None, "only a new run has no YAML yet"
         named_by_set = experiment.named_by_set
         point = find_checkpoint(args.resume_from, config, experiment.yaml, named_by_set)
+        config = point.config
     device = pick_device(config.device)
     text = text_path(config)
     if not args.dry_run:
         probe_folders(config.paths)
-    tokens = load_text(config, text) if experiment.choice is None else experiment.choice.tokens
+    if experiment.choice is None:
+        tokens = load_text(config, text, vocabulary_of(start, point))
+    else:
+        tokens = experiment.choice.tokens
     run = assemble(config, tokens, device, None if point is None else point.content)
     if experiment.yaml is not None:
         run.config_path = str(experiment.yaml.resolve())
@@ -312,6 +331,13 @@ def prepare(
     elif start is not None:
         start_from(run, start, args.init_from)
     return run, point, remarks
+
+
+def vocabulary_of(start: Start | None, point: ResumePoint | None) -> Vocabulary | None:
+    """Return the subwords that the text is read as; None: its own characters."""
+    if point is not None:
+        return stored_subwords(point.content)
+    return None if start is None else start.vocabulary
 
 
 # --------------------------------------------------------------------------------------------------
@@ -551,8 +577,8 @@ def command_with(experiment: Experiment, *options: str) -> str:
 
 def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
-    start = None if args.init_from is None else Start(*load_weights(args.init_from))
-    experiment = find_experiment(args)
+    start = None if args.init_from is None else read_start(args.init_from)
+    experiment = find_experiment(args, start)
     notes = [] if experiment.choice is None else experiment.choice.notes
     if not args.dry_run:
         for note in notes:

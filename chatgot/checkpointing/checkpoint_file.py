@@ -24,7 +24,7 @@ from chatgot.checkpointing.names import NAME, RUN_ID
 from chatgot.checkpointing.pickle_check import odd_call
 from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, NAME_SHOWN, odd_entries
-from chatgot.config import Config
+from chatgot.config import Config, ModelConfig
 from chatgot.data.prompts import is_speaker_name
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import CheckpointRejected, OtherFormat
@@ -58,11 +58,15 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "config_sha256": str,
     "vocabulary": list,  # the text of each id: END_OF_TEXT, then single characters
     "speakers": list,  # who speaks in the training part: dicts with the keys of SPEAKER_KEYS
+    "imported": dict,  # of a model from elsewhere: `kind`, and the `keys` of the shape it gave
     "data_sha256": str,
     "project_version": str,
     "versions": dict,
 }
-OPTIONAL = {"speakers"}  # the first files of version 2 have no speakers
+OPTIONAL = {
+    "speakers",  # the first files of version 2 have none
+    "imported",  # only a run that started from a model from elsewhere has it
+}
 SPEAKER_KEYS = {"name": str, "lines": int, "share": float, "partner": str}
 MOST_SPEAKERS = 1000
 MOST_LINES = 1 << 62
@@ -424,6 +428,7 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
         "global_step": checkpoint["global_step"] >= 0,
         "vocabulary": _is_vocabulary(checkpoint["vocabulary"]),
         "speakers": _are_speakers(checkpoint.get("speakers", [])),
+        "imported": _is_import(checkpoint.get("imported")),
     }
     return [key for key in is_right if not is_right[key]]
 
@@ -461,6 +466,18 @@ def _is_speaker(value: object) -> bool:
         and 0 <= value["lines"] <= MOST_LINES
         and 0 <= value["share"] <= 1
     )
+
+
+def _is_import(value: object) -> bool:
+    """Return whether this says what was imported: a kind, and the names of keys of `model`."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or value.keys() != {"kind", "keys"}:
+        return False
+    keys = value["keys"]
+    if not (isinstance(value["kind"], str) and isinstance(keys, list)):
+        return False
+    return all(isinstance(key, str) and key in ModelConfig.model_fields for key in keys)
 
 
 def stored_config(checkpoint: Mapping[str, Any], path: Path) -> Config:

@@ -20,6 +20,7 @@ from chatgot.shipped import recipes_folder
 
 # The recipes to choose from, the smallest first
 RECIPES = ("chatgot_mini", "chatgot_quick", "chatgot_small_14M", "chatgot_small_85M")
+FINE_TUNING = "chatgot_finetune"  # the recipe for a run that starts from a model from elsewhere
 LEAST_CONTEXT = 32  # tokens: with fewer a model does not even see one sentence
 MOST_BYTES = 4  # of one character, in any encoding
 LONGEST_NAME = 80  # characters of a run's name; a configuration's may have 100
@@ -36,6 +37,7 @@ class Request:
     minutes: float = DEFAULT_MINUTES
     overrides: tuple[str, ...] = ()
     resumes: bool = False  # a run of this text is to go on
+    shape: tuple[str, ...] | None = None  # `model.key=value` of the model that it starts from
 
     @property
     def name(self) -> str:
@@ -46,6 +48,11 @@ class Request:
     def keys(self) -> set[str]:
         """The dotted names of the keys that the user sets."""
         return {override.partition("=")[0].strip() for override in self.overrides}
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """The names of the recipes to choose from, the smallest first."""
+        return RECIPES if self.shape is None else (FINE_TUNING,)
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -86,7 +93,8 @@ def recipe(request: Request, name: str, chosen: Sequence[str] = ()) -> Config:
         f"data.path={as_yaml(str(request.text.resolve()))}",
         f"training.max_minutes={request.minutes!r}",
     ]
-    config, _ = load_config(path, [*given, *chosen, *request.overrides])
+    shape = request.shape or ()
+    config, _ = load_config(path, [*given, *shape, *chosen, *request.overrides])
     return config
 
 
@@ -102,7 +110,7 @@ def candidates(request: Request) -> list[Candidate]:
     """
     possible = []
     first_error = None
-    for name in RECIPES:
+    for name in request.recipes:
         try:
             possible.append(Candidate(name, recipe(request, name)))
         except ConfigError as error:

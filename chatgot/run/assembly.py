@@ -65,6 +65,8 @@ class Run:
     speakers: list[Speaker]  # in the training part, for whoever talks to the model
     peak_flops: float  # FLOP/s of this machine's matrix products; 0: not measured
     config_path: str = ""  # absolute path of the YAML
+    # of a model from elsewhere that the run started from: `kind`, and `keys` of the shape it gave
+    imported: dict[str, Any] = field(default_factory=dict)
     start: StoredState | None = None  # the state to rewind to before the first checkpoint
     abandoned: list[Path] = field(default_factory=list)  # checkpoints after the last rewind's step
     failed_samples: int = 0  # in this process
@@ -133,6 +135,7 @@ class Run:
             "data_sha256": self.tokens.text_sha256,
             "versions": versions() | {"device": self.device.type},
             "project_version": __version__,
+            **({"imported": self.imported} if self.imported else {}),
             **self.collect_state(),
         }
 
@@ -189,6 +192,7 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Store
         state=state,
         speakers=_speakers(tokens, n_train, stored),
         peak_flops=_peak_flops(config, model, device),
+        imported={} if stored is None else stored.get("imported", {}),
     )
     run.start = copy.deepcopy(run.collect_state())
     allocate_state(optimizer)

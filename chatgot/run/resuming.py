@@ -33,10 +33,11 @@ from chatgot.run.assembly import Run
 from chatgot.run.fits import check_optimizer, check_scaler, read_checkpoint
 from chatgot.run.modes import asked_for_another_precision, change_precision
 from chatgot.run.run_state import Stored, restore_state
-from chatgot.run.starting import Start
+from chatgot.run.starting import CONTEXT, Start, with_shape_of
 
 logger = logging.getLogger(__name__)
 
+POSITIONS = "position_embedding.weight"  # (max_seq_length, C)
 TOKEN_ROWS = {"token_embedding.weight", "head.weight"}  # (V, C): one row a token
 
 AnyRun = TypeVar("AnyRun")  # a run, as its checkpoints or its YAML
@@ -49,6 +50,7 @@ class ResumePoint:
 
     path: Path
     content: dict[str, Any]
+    config: Config  # the one asked for; the shape of an imported model is the run's own
     changes: list[str]  # what the configuration changes, one line each
     config_path: Path
     named_by_set: set[str]
@@ -72,13 +74,25 @@ def find_checkpoint(
 
     def read(path: Path, content: dict[str, Any] | None = None) -> ResumePoint:
         stored = read_checkpoint(path) if content is None else content
-        changes = check_settings(stored, path, config, config_path.stem, named_by_set)
-        return ResumePoint(path, stored, changes, config_path, named_by_set, newest)
+        asked = _with_imported_shape(config, stored, path)
+        changes = check_settings(stored, path, asked, config_path.stem, named_by_set)
+        return ResumePoint(path, stored, asked, changes, config_path, named_by_set, newest)
 
     try:
         return read(path, content)
     except CheckpointRejected as error:
         raise _with_older_file(error, path, config, config_path, read) from error
+
+
+def _with_imported_shape(config: Config, stored: Mapping[str, Any], path: Path) -> Config:
+    """Return a configuration with the shape that a run took from an imported model, if it did.
+
+    Raises: CheckpointRejected.
+    """
+    keys = stored.get("imported", {}).get("keys", [])
+    if not keys:
+        return config
+    return with_shape_of(config, stored_config(stored, path).model.model_dump(), keys)
 
 
 def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any], Path]:
@@ -415,6 +429,7 @@ def start_from(run: Run, start: Start, path: Path) -> None:
                     tensors[name], tokens, own[name], run.vocabulary.tokens
                 )
                 new_rows |= missing
+    tensors = _without_late_positions(tensors, own)
     in_both = own.keys() & tensors.keys()
     fitting = {name for name in in_both if _fits(tensors[name], own[name])}
     if not fitting:
@@ -443,12 +458,26 @@ def start_from(run: Run, start: Start, path: Path) -> None:
     with torch.no_grad():
         for name in sorted(fitting):
             own[name].copy_(tensors[name])
+    if start.shape:
+        run.imported = {"kind": start.kind, "keys": sorted(start.shape.keys() - {CONTEXT})}
     run.state.from_seed = False
     run.state.marks.last_save_step = -1  # no seed brings these weights back: save them
     run.start = copy.deepcopy(run.collect_state())
     logger.info(
         "init_from: %d of %d weights from %s, a new run from step 0", len(fitting), len(own), path
     )
+
+
+def _without_late_positions(
+    tensors: dict[str, Tensor], own: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors, the learned positions only as far as our context reaches."""
+    theirs = tensors.get(POSITIONS)
+    if theirs is None or POSITIONS not in own or len(theirs) <= len(own[POSITIONS]):
+        return tensors
+    length = len(own[POSITIONS])
+    logger.info("init_from: the context is %d instead of %d tokens", length, len(theirs))
+    return tensors | {POSITIONS: theirs[:length]}
 
 
 def _rows_by_token(

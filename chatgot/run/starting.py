@@ -1,11 +1,22 @@
-"""What a new run may start from instead of fresh weights."""
+"""What a new run may start from instead of fresh weights, and what its configuration takes from it.
 
+A model from elsewhere brings its shape: the keys of `model` that its weights need. They win over
+the YAML, and a resumed run keeps them.
+"""
+
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from chatgot.config import Config, as_in_yaml
+from chatgot.data.own_text import as_yaml
 from chatgot.data.vocabulary import Vocabulary
+from chatgot.errors import ConfigError
+
+CONTEXT = "max_seq_length"
 
 
 @dataclass(frozen=True)
@@ -14,9 +25,10 @@ class Start:
 
     tokens: the text of each id, for rows of the embedding that are matched by token; a string is
     one character for each id. None: unknown, the rows fit as they are.
-    shape: the keys of `model` that the weights need; empty: those of the configuration are used.
+    shape: the keys of `model` that the weights need, CONTEXT among them: the longest one that the
+    model was trained with. Empty: the keys of the configuration are used.
     vocabulary: the subwords that the text is to be read as; None: the text's own characters.
-    kind: `checkpoint`, `hf` or `gguf`.
+    kind: `checkpoint`, `hf`, `gguf` or `safetensors`.
     """
 
     tensors: dict[str, Tensor]
@@ -24,3 +36,30 @@ class Start:
     kind: str = "checkpoint"
     shape: dict[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+
+    def overrides(self, config: Config, named_by_set: Collection[str], path: Path) -> list[str]:
+        """Return what is to be set so that a configuration's model gets this shape.
+
+        named_by_set: the dotted names of the keys that the user set.
+        Raises: ConfigError where the user asks for another shape.
+        """
+        given = config.model.model_dump()
+        changed = {}
+        for key, value in self.shape.items():
+            is_longest = key == CONTEXT
+            if given[key] == value or (is_longest and given[key] < value):
+                continue
+            if f"model.{key}" in named_by_set:
+                limit = "at most " if is_longest else ""
+                raise ConfigError(
+                    f"--set model.{key}={as_in_yaml(given[key])}: the model of {path} has "
+                    f"{limit}{as_in_yaml(value)}; leave it out"
+                )
+            changed[key] = value
+        return [f"model.{key}={as_yaml(value)}" for key, value in changed.items()]
+
+
+def with_shape_of(config: Config, stored_model: Mapping[str, Any], keys: Collection[str]) -> Config:
+    """Return a configuration whose model has the shape that an imported model gave to its run."""
+    kept = {key: stored_model[key] for key in keys if key in stored_model}
+    return config.model_copy(update={"model": config.model.model_copy(update=kept)})

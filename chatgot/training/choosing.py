@@ -27,6 +27,7 @@ from chatgot.data.own_text import (
 )
 from chatgot.data.prompts import prompts_of
 from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import split_index
 from chatgot.errors import OutOfMemory
 from chatgot.logs.events import event
@@ -106,14 +107,16 @@ class Trial:
         return self.context != self.candidate.config.model.max_seq_length
 
 
-def choose(request: Request, dry_run: bool = False) -> Choice:
+def choose(request: Request, vocabulary: Vocabulary | None = None, dry_run: bool = False) -> Choice:
     """Choose the recipe and its settings for a text; takes some seconds of measuring.
 
+    vocabulary: of the model that the run starts from; None: the text's own characters.
     dry_run: make no folder for the token cache where there is none.
     Raises: ConfigError for a text that no recipe can be trained on; StorageError (token cache).
     """
     possible = candidates(request)
-    tokens = _tokens(request, Path(possible[0].config.paths.cache), dry_run)
+    cache = Path(possible[0].config.paths.cache)
+    tokens = _tokens(request, cache, vocabulary, dry_run)
     refuse_short(request, possible[0].config, len(tokens.ids))
     trials = _trials(request, possible, tokens)
     device = pick_device(possible[0].config.device)
@@ -128,12 +131,12 @@ def choose(request: Request, dry_run: bool = False) -> Choice:
     return choosing.fitted(trial, speed)
 
 
-def _tokens(request: Request, cache: Path, dry_run: bool) -> Tokens:
+def _tokens(request: Request, cache: Path, vocabulary: Vocabulary | None, dry_run: bool) -> Tokens:
     if not dry_run or cache.is_dir():
-        return load_tokens(request.text, cache)
+        return load_tokens(request.text, cache, vocabulary)
     # what is mapped into memory stays readable after its folder is gone
     with tempfile.TemporaryDirectory(prefix="chatgot-", ignore_cleanup_errors=True) as folder:
-        return load_tokens(request.text, Path(folder))
+        return load_tokens(request.text, Path(folder), vocabulary)
 
 
 def _trials(request: Request, possible: list[Candidate], tokens: Tokens) -> list[Trial]:
