@@ -36,6 +36,7 @@ class ScriptRun:
     start_s: float  # from the process's start to its first step
     tokens_per_s: float  # after the warm-up steps
     peak_mib: float  # largest resident memory
+    saved_bytes: int  # of the last checkpoint
 
 
 @dataclass
@@ -62,12 +63,20 @@ def script_command(config: Path, overrides: Sequence[str]) -> list[str]:
 
 
 def run_script(
-    folder: Path, config: Path, steps: int, *settings: str, warmup: int = 1
+    folder: Path,
+    config: Path,
+    steps: int,
+    *settings: str,
+    warmup: int = 1,
+    init_from: Path | None = None,
+    keep_checkpoints: bool = False,
 ) -> ScriptRun:
     """Train `steps` steps without evaluations, samples and saves between them, one row each.
 
     folder: where the run happens; its console output stays in output.txt.
     warmup: steps at the start that the rate leaves out.
+    init_from: the model that the run starts from; None: fresh weights.
+    keep_checkpoints: those of this run stay in `folder`.
     Side effects: removes the logs and checkpoints that an earlier run left in `folder`.
     """
     shutil.rmtree(folder / "logs", ignore_errors=True)
@@ -78,11 +87,12 @@ def run_script(
         "training.log_interval=1",
     ]
     overrides += [f"training.{key}=null" for key in QUIET]
+    command = script_command(config, overrides)
+    if init_from is not None:
+        command += ["--init_from", str(init_from)]
     start_s = time.time()
     with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen(
-            script_command(config, overrides), cwd=folder, stdout=output, stderr=output
-        )
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         sys.exit(f"the training script failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
@@ -90,11 +100,14 @@ def run_script(
     rows = json_lines(path)
     # the last row was written right after the last step
     loop_start_s = path.stat().st_mtime - number(rows[-1]["time_s"])
-    for leftover in (folder / "checkpoints").iterdir():
+    checkpoints = sorted((folder / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
+    saved_bytes = checkpoints[-1].stat().st_size
+    for leftover in () if keep_checkpoints else checkpoints:
         leftover.unlink()
     speeds = [number(row["tokens_per_s"]) for row in rows[warmup:] or rows[-1:]]
     peak_mib = usage.ru_maxrss / 1024
-    return ScriptRun(loop_start_s - start_s, statistics.harmonic_mean(speeds), peak_mib)
+    speed = statistics.harmonic_mean(speeds)
+    return ScriptRun(loop_start_s - start_s, speed, peak_mib, saved_bytes)
 
 
 def run_folder(folder: Path) -> Path:

@@ -168,6 +168,12 @@ PARTS = {
         "the server under many clients: answers, tokens/s, time to first token, memory",
         ("folder", "clients", "seconds"),
     ),
+    "lora": Part(
+        "adapters:lora",
+        "tokens/s, memory and checkpoints of training only added weights, and of all weights",
+        ("config", "set", "steps", "rounds"),
+        {"config": "configs/models/chatgot_small_14M.yaml"},
+    ),
     "gpu": Part(
         "gpu:gpu",
         "tokens/s, MFU, a sample and a save on one CUDA device",
