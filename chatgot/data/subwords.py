@@ -11,7 +11,7 @@ import codecs
 import unicodedata
 from collections.abc import Iterator
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from chatgot.data.tokenizer_json import (
     ByteLevelTokenizer,
@@ -19,7 +19,7 @@ from chatgot.data.tokenizer_json import (
     name_of_end,
     read_tokenizer_json,
 )
-from chatgot.data.vocabulary import CHUNK, DocumentSplitter, Ids
+from chatgot.data.vocabulary import CHUNK, DocumentSplitter, Ids, Kind
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -45,7 +45,7 @@ class Subwords:
     tokens: the name of each id, as in the tokenizer.json.
     """
 
-    kind = "subwords"
+    kind: ClassVar[Kind] = "subwords"
 
     def __init__(self, json: str, tokenizer: ByteLevelTokenizer, end_of_text: str) -> None:
         self.json = json
