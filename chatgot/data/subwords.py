@@ -214,6 +214,10 @@ class SubwordDecoder:
         self._vocabulary = vocabulary
         self._utf_8 = codecs.getincrementaldecoder("utf-8")("replace")
 
+    @property
+    def holds(self) -> bool:
+        return self._utf_8.getstate()[0] != b""
+
     def feed(self, token: int) -> str:
         return self._utf_8.decode(self._vocabulary.bytes_of(token))
 

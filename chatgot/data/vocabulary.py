@@ -31,6 +31,11 @@ def split_documents(text: str) -> list[str]:
 class Decoder(Protocol):
     """Turns ids into text one by one: a character may need several tokens."""
 
+    @property
+    def holds(self) -> bool:
+        """Whether a part of a character waits for the rest."""
+        ...
+
     def feed(self, token: int) -> str:
         """Take the next id; return the characters that are whole by now."""
         ...
@@ -194,6 +199,8 @@ class Characters:
 
 class CharacterDecoder:
     """Decodes one character per token."""
+
+    holds = False
 
     def __init__(self, vocabulary: Characters) -> None:
         self._vocabulary = vocabulary
