@@ -205,7 +205,7 @@ def describe(model: "LoadedModel") -> str:
 
 def controls_of(args: argparse.Namespace, model: "LoadedModel") -> "Controls":
     """Return how texts are drawn: as the options say, else as the model's configuration does."""
-    from chatgot.sampling.controls import Controls
+    from chatgot.sampling.controls import DRY_LENGTH, Controls
 
     sampling = model.config.sampling
     raw = has_prompt(args)
@@ -220,7 +220,8 @@ def controls_of(args: argparse.Namespace, model: "LoadedModel") -> "Controls":
     }
     names = (*defaults, "min_p")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return Controls(**{**defaults, **given})
+    dry_length = DRY_LENGTH[model.vocabulary.kind]
+    return Controls(**{**defaults, **given}, dry_allowed_length=dry_length)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ def continue_prompts(args: argparse.Namespace, prompts: list[str]) -> None:
         characters = "".join(sorted(outside))
         note(f"the model does not know these characters, others stand for them: {characters!r}")
     context = model.config.model.max_seq_length
-    if any(len(prompt) > context for prompt in readable):
+    if any(len(model.vocabulary.encode(prompt)) > context for prompt in readable):
         note(f"a prompt is longer than the model's context of {context} tokens: it reads the end")
     engine = Engine(model.model, model.vocabulary)
     controls = controls_of(args, model)

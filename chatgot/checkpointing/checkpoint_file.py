@@ -26,6 +26,7 @@ from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, NAME_SHOWN, odd_entries
 from chatgot.config import Config, ModelConfig
 from chatgot.data.prompts import is_speaker_name
+from chatgot.data.tokenizer_json import MOST_CHARACTERS, MOST_TOKENS
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import CheckpointRejected, OtherFormat
 from chatgot.logs.waiting import Advance, waiting
@@ -56,7 +57,9 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "config": dict,
     "config_path": str,  # absolute, of the YAML; "": unknown
     "config_sha256": str,
-    "vocabulary": list,  # the text of each id: END_OF_TEXT, then single characters
+    "vocabulary": list,  # the name of each id: END_OF_TEXT, then single characters; or subwords
+    "tokenizer": str,  # of subwords: the tokenizer.json
+    "end_of_text": str,  # of subwords: the name of the token that ends a document
     "speakers": list,  # who speaks in the training part: dicts with the keys of SPEAKER_KEYS
     "imported": dict,  # of a model from elsewhere: `kind`, and the `keys` of the shape it gave
     "data_sha256": str,
@@ -66,6 +69,8 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
 OPTIONAL = {
     "speakers",  # the first files of version 2 have none
     "imported",  # only a run that started from a model from elsewhere has it
+    "tokenizer",  # both are there where the vocabulary is subwords
+    "end_of_text",
 }
 SPEAKER_KEYS = {"name": str, "lines": int, "share": float, "partner": str}
 MOST_SPEAKERS = 1000
@@ -426,23 +431,37 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
     is_right = {
         "run_id": RUN_ID.fullmatch(checkpoint["run_id"]) is not None,
         "global_step": checkpoint["global_step"] >= 0,
-        "vocabulary": _is_vocabulary(checkpoint["vocabulary"]),
+        "vocabulary": _is_vocabulary(checkpoint["vocabulary"], "tokenizer" in checkpoint),
+        "tokenizer": len(checkpoint.get("tokenizer", "")) <= MOST_CHARACTERS,
+        "end_of_text": _is_end(checkpoint),
         "speakers": _are_speakers(checkpoint.get("speakers", [])),
         "imported": _is_import(checkpoint.get("imported")),
     }
     return [key for key in is_right if not is_right[key]]
 
 
-def _is_vocabulary(tokens: list[Any]) -> bool:
-    """Return whether these are END_OF_TEXT and then distinct single characters."""
+def _is_vocabulary(tokens: list[Any], has_tokenizer: bool) -> bool:
+    """Return whether these are END_OF_TEXT and then distinct single characters; or any names.
+
+    has_tokenizer: they are subwords, which have names of any kind, all distinct.
+    """
     if not all(isinstance(token, str) for token in tokens):
         return False
+    if has_tokenizer:
+        return 0 < len(tokens) <= MOST_TOKENS and len(set(tokens)) == len(tokens)
     characters = tokens[1:]
     return (
         tokens[:1] == [END_OF_TEXT]
         and all(len(character) == 1 for character in characters)
         and len(set(characters)) == len(characters)
     )
+
+
+def _is_end(checkpoint: dict[str, Any]) -> bool:
+    """Return whether the end of a text is one of the subwords, and there only with these."""
+    if "tokenizer" not in checkpoint:
+        return "end_of_text" not in checkpoint
+    return checkpoint.get("end_of_text") in checkpoint["vocabulary"]
 
 
 def _are_speakers(speakers: list[Any]) -> bool:
@@ -499,8 +518,8 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | list[str] |
     """Read weights for a new run from any torch.save zip: (named tensors, vocabulary or None).
 
     The vocabulary is a list of tokens (format 2), or a string of characters, the i-th of which is
-    the text of id i (format 1). Files without ChatGoT's hash are read after the zip's own checksums
-    pass.
+    the text of id i (format 1). For subwords, `subwords_in` reads the tokenizer. Files without
+    ChatGoT's hash are read after the zip's own checksums pass.
 
     Raises: CheckpointRejected.
     """
@@ -520,14 +539,15 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | list[str] |
     weights = _plain_weights(state) if isinstance(state, dict) else {}
     if not weights:
         raise CheckpointRejected(f"{path}: holds no named weights")
-    return weights, _stored_vocabulary(content.get("vocabulary"))
+    has_tokenizer = isinstance(content.get("tokenizer"), str)
+    return weights, _stored_tokens(content.get("vocabulary"), has_tokenizer)
 
 
-def _stored_vocabulary(value: object) -> str | list[str] | None:
+def _stored_tokens(value: object, has_tokenizer: bool) -> str | list[str] | None:
     """Return a vocabulary of either format as it is; None for anything else."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and _is_vocabulary(value):
+    if isinstance(value, list) and _is_vocabulary(value, has_tokenizer):
         return value
     return None
 

@@ -6,6 +6,7 @@ from chatgot.config import Config
 from chatgot.data.corpus import fetch_default_text
 from chatgot.data.text_file import check_text_file
 from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import check_length
 
 DEFAULT_TEXT = Path("data/shakespeare.txt")
@@ -22,13 +23,14 @@ def text_path(config: Config) -> Path:
     return Path(config.data.path)
 
 
-def load_text(config: Config, path: Path) -> Tokens:
+def load_text(config: Config, path: Path, vocabulary: Vocabulary | None = None) -> Tokens:
     """Return the tokens of a text, fetched and encoded if need be.
 
+    vocabulary: the subwords to encode it by; None or characters: its own characters.
     Raises: ConfigError, StorageError.
     """
     if config.data.path is None:
         fetch_default_text(path)
-    tokens = load_tokens(path, Path(config.paths.cache))
-    check_length(len(tokens.ids), config, path)
+    tokens = load_tokens(path, Path(config.paths.cache), vocabulary)
+    check_length(len(tokens.ids), config, path, tokens.vocabulary.kind)
     return tokens

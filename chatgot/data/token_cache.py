@@ -1,25 +1,33 @@
-"""A whole text as ids: encoded once, then found in the cache by the hash of the file's bytes."""
+"""A whole text as ids: encoded once, then found in the cache by the hash of the file's bytes.
+
+As characters, the text has a vocabulary of its own. As subwords, it is encoded by those of a model,
+whose hash is in the names of the files, too.
+"""
 
 import json
 import logging
 import mmap
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chatgot.atomic_file import atomic_file
 from chatgot.data.encoding import detect_encoding
+from chatgot.data.subwords import SubwordEncoder, Subwords
 from chatgot.data.text_file import check_text_file, file_sha256, text_chunks
 from chatgot.data.vocabulary import (
     END_OF_TEXT,
     END_OF_TEXT_ID,
     Characters,
     DocumentSplitter,
+    Ids,
     Vocabulary,
 )
 from chatgot.errors import ConfigError, StorageError
@@ -28,6 +36,9 @@ from chatgot.logs.waiting import Advance, waiting
 logger = logging.getLogger(__name__)
 
 CACHE_FORMAT = 2
+SUBWORDS_FORMAT = 1  # of a cache of subwords
+SUBWORD_CHUNK = 1 << 20  # bytes of a text that become subwords at a time
+HASH = 32  # hex digits of a hash in a file's name
 CODE_POINTS = 0x110000  # Unicode's range
 END_OF_TEXT_POINT = CODE_POINTS  # of the end-of-text token: the first number above Unicode
 MAX_CHARACTERS = (1 << 16) - 1  # a uint16 has room for these and the end-of-text token
@@ -43,76 +54,154 @@ class About(TypedDict):
     vocabulary: list[str]
 
 
+class AboutSubwords(TypedDict):
+    """What the cache says about the subwords of one text."""
+
+    format: int
+    tokens: int
+    encoding: str
+    text_sha256: str
+
+
 @dataclass(frozen=True)
 class Tokens:
     """A whole text as ids, read from the cache through a memory map."""
 
-    ids: NDArray[np.uint16]  # (N,), read-only
+    ids: Ids  # (N,), read-only
     vocabulary: Vocabulary
     # Of the decoded text in UTF-8: the same content in another encoding is the same text
     text_sha256: str
     encoding: str  # what the file was read as
 
 
-def load_tokens(text_path: Path, cache_dir: Path) -> Tokens:
+def load_tokens(text_path: Path, cache_dir: Path, vocabulary: Vocabulary | None = None) -> Tokens:
     """Encode a text into the cache, or find it there by the hash of the file's bytes.
 
     It streams: memory does not grow with the text.
 
+    vocabulary: the subwords to encode it by; None or characters: its own characters.
     Raises: ConfigError (text), StorageError (cache).
     """
     check_text_file(text_path)
+    key = _hash_of(text_path)
     try:
-        key = file_sha256(text_path)[:32]
+        if isinstance(vocabulary, Subwords):
+            return _load_subwords(text_path, cache_dir, key, vocabulary)
+        return _load_characters(text_path, cache_dir, key)
+    except OSError as error:
+        message = (
+            f"{cache_dir}: the token cache cannot be written: {error.strerror or error}; "
+            "set paths.cache"
+        )
+        raise StorageError(message) from error
+
+
+def _hash_of(text_path: Path) -> str:
+    try:
+        return file_sha256(text_path)[:HASH]
     except OSError as error:
         raise ConfigError(f"{text_path}: cannot be read: {error.strerror or error}") from error
+
+
+def _load_characters(text_path: Path, cache_dir: Path, key: str) -> Tokens:
+    """Return a text as characters. Raises: ConfigError, OSError."""
     about_path = cache_dir / f"{key}.json"
     ids_path = cache_dir / f"{key}.uint16"
     about = _read_about(about_path, ids_path)
     if about is None:
-        try:
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            passes = 2  # one finds the characters, one writes their ids
-            total = passes * text_path.stat().st_size
-            with waiting(f"encoding {text_path.name}", total) as advance:
-                about = _encode(text_path, ids_path, advance)
-            with atomic_file(about_path) as file:
-                file.write(json.dumps(about).encode())
-        except OSError as error:
-            message = (
-                f"{cache_dir}: the token cache cannot be written: {error.strerror or error}; "
-                "set paths.cache"
-            )
-            raise StorageError(message) from error
+        passes = 2  # one finds the characters, one writes their ids
+        with _making(text_path, cache_dir, passes) as advance:
+            about = _encode(text_path, ids_path, advance)
+        _write_about(about_path, about)
     return Tokens(
-        _map_ids(ids_path, about["tokens"]),
+        _map_ids(ids_path, about["tokens"], np.dtype("<u2")),
         Characters.from_tokens(about["vocabulary"]),
         about["text_sha256"],
         about["encoding"],
     )
 
 
-def _map_ids(ids_path: Path, tokens: int) -> NDArray[np.uint16]:
+def _load_subwords(text_path: Path, cache_dir: Path, key: str, vocabulary: Subwords) -> Tokens:
+    """Return a text as subwords. Raises: ConfigError, OSError."""
+    name = f"{key}-{vocabulary.sha256[:HASH]}"
+    dtype = np.dtype("<u2" if len(vocabulary) <= 1 << 16 else "<u4")
+    about_path = cache_dir / f"{name}.json"
+    ids_path = cache_dir / f"{name}.{dtype.name}"
+    about = _read_about_subwords(about_path, ids_path, dtype)
+    if about is None:
+        with _making(text_path, cache_dir, passes=1) as advance:
+            about = _encode_subwords(text_path, ids_path, vocabulary, dtype, advance)
+        if _hash_of(text_path) != key:
+            raise _changed(text_path)
+        _write_about(about_path, about)
+    ids = _map_ids(ids_path, about["tokens"], dtype)
+    return Tokens(ids, vocabulary, about["text_sha256"], about["encoding"])
+
+
+@contextmanager
+def _making(text_path: Path, cache_dir: Path, passes: int) -> Iterator[Advance]:
+    """Make the folder, and show how far a text that is read some times has been encoded."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    total = passes * text_path.stat().st_size
+    with waiting(f"encoding {text_path.name}", total) as advance:
+        yield advance
+
+
+def _write_about(about_path: Path, about: About | AboutSubwords) -> None:
+    with atomic_file(about_path) as file:
+        file.write(json.dumps(about).encode())
+
+
+def _map_ids(ids_path: Path, tokens: int, dtype: np.dtype[Any]) -> Ids:
     with ids_path.open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):
         # Windows are read in random order: reading ahead would only fill memory
         memory.madvise(mmap.MADV_RANDOM)
-    return np.frombuffer(memory, dtype="<u2", count=tokens)
+    return np.frombuffer(memory, dtype=dtype, count=tokens)
 
 
 def _read_about(about_path: Path, ids_path: Path) -> About | None:
     """Return what a finished cache says about itself, or None where no cache can be used."""
+
+    def is_usable(about: Any) -> bool:
+        fits = bool(
+            about["format"] == CACHE_FORMAT
+            and about.keys() == About.__annotations__.keys()
+            and ids_path.stat().st_size == 2 * about["tokens"]
+        )
+        if fits:
+            Characters.from_tokens(about["vocabulary"])  # raises where it is damaged
+        return fits
+
+    return cast("About | None", _read_usable(about_path, is_usable))
+
+
+def _read_about_subwords(
+    about_path: Path, ids_path: Path, dtype: np.dtype[Any]
+) -> AboutSubwords | None:
+    """Return what a finished cache says about itself, or None where no cache can be used."""
+
+    def is_usable(about: Any) -> bool:
+        return bool(
+            about["format"] == SUBWORDS_FORMAT
+            and about.keys() == AboutSubwords.__annotations__.keys()
+            and ids_path.stat().st_size == dtype.itemsize * about["tokens"]
+        )
+
+    return cast("AboutSubwords | None", _read_usable(about_path, is_usable))
+
+
+def _read_usable(about_path: Path, is_usable: Callable[[Any], bool]) -> object:
+    """Return the content of a JSON file where it is usable; None: it is not, or not there."""
     try:
         about = json.loads(about_path.read_bytes())
-        usable = about["format"] == CACHE_FORMAT and about.keys() == About.__annotations__.keys()
-        if usable and ids_path.stat().st_size == 2 * about["tokens"]:
-            Characters.from_tokens(about["vocabulary"])  # raises where it is damaged
-            return cast(About, about)
+        if is_usable(about):
+            return about
         logger.warning("%s does not fit its token cache: encoding the text again", about_path)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s cannot be used (%s): encoding the text again", about_path, error)
     return None
 
@@ -144,8 +233,7 @@ def _encode(text_path: Path, ids_path: Path, advance: Advance) -> About:
             tokens += len(points)
             file.write(id_of[points].tobytes())
         if second_digest.digest() != digest.digest():
-            message = f"{text_path}: changed while it was read; start again when it is finished"
-            raise ConfigError(message)
+            raise _changed(text_path)
     return {
         "format": CACHE_FORMAT,
         "tokens": tokens,
@@ -153,6 +241,47 @@ def _encode(text_path: Path, ids_path: Path, advance: Advance) -> About:
         "text_sha256": digest.hexdigest(),
         "vocabulary": Characters("".join(map(chr, characters))).tokens,
     }
+
+
+def _changed(text_path: Path) -> ConfigError:
+    return ConfigError(f"{text_path}: changed while it was read; start again when it is finished")
+
+
+def _encode_subwords(
+    text_path: Path, ids_path: Path, vocabulary: Subwords, dtype: np.dtype[Any], advance: Advance
+) -> AboutSubwords:
+    """Write a text's ids; return what the cache says about them.
+
+    advance: is told the bytes that have been read.
+
+    Raises: ConfigError, OSError.
+    """
+    encoding = detect_encoding(text_path)
+    digest = sha256()
+    encoder = vocabulary.encoder()
+    chunks = text_chunks(text_path, encoding, SUBWORD_CHUNK, advance)
+    tokens = 0
+    has_text = False
+    with atomic_file(ids_path) as file:
+        parts = (encoder.feed(chunk) for chunk in _hashed(chunks, digest.update))
+        for part in chain(parts, _last(encoder)):
+            ids = np.array(part, dtype)
+            has_text = has_text or bool((ids != vocabulary.end_of_text_id).any())
+            tokens += len(ids)
+            file.write(ids.tobytes())
+        if not has_text:
+            raise _no_text(text_path)
+    return {
+        "format": SUBWORDS_FORMAT,
+        "tokens": tokens,
+        "encoding": encoding,
+        "text_sha256": digest.hexdigest(),
+    }
+
+
+def _last(encoder: SubwordEncoder) -> Iterator[list[int]]:
+    """Yield what an encoder held back, when all that comes before has been taken."""
+    yield encoder.end()
 
 
 def _hashed(chunks: Iterable[str], update: Callable[[bytes], object]) -> Iterator[str]:
@@ -164,13 +293,17 @@ def _hashed(chunks: Iterable[str], update: Callable[[bytes], object]) -> Iterato
 
 def _check_characters(count: int, text_path: Path) -> None:
     if count == 0:
-        raise ConfigError(f"{text_path}: holds no text, only a byte order mark or {END_OF_TEXT}")
+        raise _no_text(text_path)
     if count > MAX_CHARACTERS:
         message = (
             f"{text_path}: {count} different characters, "
             f"at most {MAX_CHARACTERS} can be told apart; is it text?"
         )
         raise ConfigError(message)
+
+
+def _no_text(text_path: Path) -> ConfigError:
+    return ConfigError(f"{text_path}: holds no text, only a byte order mark or {END_OF_TEXT}")
 
 
 def code_points(chunks: Iterable[str]) -> Iterator[NDArray[np.uint32]]:

@@ -7,7 +7,7 @@ character like any other. Inside a longer line the same characters are only char
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0  # in a vocabulary of characters
 CHUNK = 1 << 20  # ids that are decoded at a time
 Ids = NDArray[np.uint16] | NDArray[np.uint32]  # of a text, (N,)
+Kind = Literal["characters", "subwords"]  # what most tokens are
 # ^ and $ match at "\n" only, not at the other line ends of Unicode
 END_OF_TEXT_LINE = re.compile(rf"^{re.escape(END_OF_TEXT)}$", re.MULTILINE)
 
@@ -30,6 +31,11 @@ def split_documents(text: str) -> list[str]:
 class Decoder(Protocol):
     """Turns ids into text one by one: a character may need several tokens."""
 
+    @property
+    def holds(self) -> bool:
+        """Whether a part of a character waits for the rest."""
+        ...
+
     def feed(self, token: int) -> str:
         """Take the next id; return the characters that are whole by now."""
         ...
@@ -43,6 +49,11 @@ class Vocabulary(Protocol):
     """The tokens of a model: characters, or the subwords of a tokenizer that came with a model."""
 
     @property
+    def kind(self) -> Kind:
+        """What the tokens are called."""
+        ...
+
+    @property
     def tokens(self) -> list[str]:
         """The name of each id: what a checkpoint stores."""
         ...
@@ -50,6 +61,11 @@ class Vocabulary(Protocol):
     @property
     def end_of_text_id(self) -> int:
         """The token that ends a document: never shown; sampling stops at it."""
+        ...
+
+    @property
+    def line_feeds(self) -> frozenset[int]:
+        """The ids whose text has a line feed in it."""
         ...
 
     def __len__(self) -> int: ...
@@ -60,6 +76,17 @@ class Vocabulary(Protocol):
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of ids; the end-of-text token shows nothing."""
+        ...
+
+    def bytes_of(self, token: int) -> bytes:
+        """Return what a token adds to a text, in UTF-8; the end-of-text token adds nothing."""
+        ...
+
+    def last_cut(self, text: str) -> int:
+        """Return the last place of a text at which it may be cut: its ids are those of both parts.
+
+        Whatever follows the text, the ids before this place stay the same. 0: there is no place.
+        """
         ...
 
     def decoder(self) -> Decoder:
@@ -90,6 +117,7 @@ class Characters:
     """The end-of-text token as id 0, then one token per character: id i + 1 is `characters[i]`."""
 
     characters: str
+    kind: ClassVar[Kind] = "characters"
 
     @classmethod
     def from_tokens(cls, tokens: list[str]) -> "Characters":
@@ -113,6 +141,10 @@ class Characters:
     def end_of_text_id(self) -> int:
         return END_OF_TEXT_ID
 
+    @property
+    def line_feeds(self) -> frozenset[int]:
+        return frozenset(self.encode("\n") if self.can_write("\n") else ())
+
     def __len__(self) -> int:
         return 1 + len(self.characters)
 
@@ -129,6 +161,12 @@ class Characters:
     def decode(self, ids: list[int]) -> str:
         """Return the text of `ids`; the end-of-text token shows nothing."""
         return "".join(self.characters[i - 1] for i in ids if i != END_OF_TEXT_ID)
+
+    def bytes_of(self, token: int) -> bytes:
+        return self.decode([token]).encode("utf-8", "surrogatepass")
+
+    def last_cut(self, text: str) -> int:
+        return len(text)
 
     def decoder(self) -> "CharacterDecoder":
         return CharacterDecoder(self)
@@ -161,6 +199,8 @@ class Characters:
 
 class CharacterDecoder:
     """Decodes one character per token."""
+
+    holds = False
 
     def __init__(self, vocabulary: Characters) -> None:
         self._vocabulary = vocabulary

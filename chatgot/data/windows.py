@@ -24,7 +24,7 @@ from torch import Tensor
 from chatgot.config import Config
 from chatgot.data.lengths import is_long_enough, least_length
 from chatgot.data.lengths import split_index as split_index
-from chatgot.data.vocabulary import Ids, Vocabulary
+from chatgot.data.vocabulary import Ids, Kind, Vocabulary
 from chatgot.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]  # x (B, T) and y (B, T), int64
@@ -33,10 +33,10 @@ Starts = NDArray[np.int64]  # where windows begin in the text
 PROMPT_TOKENS = 1 << 16  # where in a text a prompt is looked for
 
 
-def check_length(n_tokens: int, config: Config, text_path: Path) -> None:
+def check_length(n_tokens: int, config: Config, text_path: Path, kind: Kind = "characters") -> None:
     """Refuse a text that does not hold one batch of training windows and one validation window.
 
-    Raises: ConfigError with the characters found and needed.
+    Raises: ConfigError with the tokens found and needed.
     """
     T = config.model.max_seq_length
     batch_size = config.training.batch_size
@@ -45,7 +45,7 @@ def check_length(n_tokens: int, config: Config, text_path: Path) -> None:
         return
     needed = least_length(T, batch_size, test_split)
     raise ConfigError(
-        f"{text_path}: {n_tokens} characters, at least {needed} are needed for one batch "
+        f"{text_path}: {n_tokens} {kind}, at least {needed} are needed for one batch "
         f"(batch_size {batch_size}, max_seq_length {T}, test_split {test_split}); "
         "use a longer text or lower those"
     )

@@ -1,21 +1,24 @@
 """Build a run from text, model, optimizer and state, for a fresh start or a resume.
 
-Letters: S sequences of one optimizer step, T `max_seq_length`, V vocabulary size.
+Letters: S sequences of one optimizer step, T `max_seq_length`, V rows of the embedding.
 """
 
 import copy
 import logging
 import random
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from chatgot import __version__
 from chatgot.checkpointing.checkpoint_file import FORMAT_VERSION
+from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, vocabulary_keys
 from chatgot.config import Config, TrainingConfig, settings_hash
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
@@ -130,7 +133,7 @@ class Run:
             "config": self.config.model_dump(mode="json"),
             "config_path": self.config_path,
             "config_sha256": settings_hash(self.config),
-            "vocabulary": self.vocabulary.tokens,
+            **vocabulary_keys(self.vocabulary),
             "speakers": [asdict(speaker) for speaker in self.speakers],
             "data_sha256": self.tokens.text_sha256,
             "versions": versions() | {"device": self.device.type},
@@ -140,13 +143,21 @@ class Run:
         }
 
 
-def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Stored | None) -> Run:
+def assemble(
+    config: Config,
+    tokens: Tokens,
+    device: torch.device,
+    stored: Stored | None,
+    start: Mapping[str, Tensor] | None = None,
+) -> Run:
     """Build a run with fresh weights, in the modes of `stored` if there is a stored state.
 
     `resume` loads the rest of the stored state. The new run has no id yet. Measuring, proving and
     compiling may take seconds. Side effects: sets torch's number of threads, and seeds the
     generators of Python and numpy (training does not use them, but two fresh runs must save the
     same bytes).
+
+    start: the weights that a new run begins with; their embedding may have more rows than tokens.
     Raises: ConfigError.
     """
     settings = config.training
@@ -156,7 +167,8 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Store
     np.random.seed(config.seed % 2**32)
 
     T = config.model.max_seq_length
-    V = len(tokens.vocabulary)
+    weights = start if stored is None else stored["model_state_dict"]
+    V = rows_of_tokens(weights or {}, tokens.vocabulary)
     n_train = split_index(len(tokens.ids), config.data.test_split)
     windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed)
     with waiting("building the model"):

@@ -22,6 +22,7 @@ from chatgot.checkpointing.run_files import (
     set_aside,
     superseded_by,
 )
+from chatgot.checkpointing.stored_vocabulary import VOCABULARY_KEYS, vocabulary_keys
 from chatgot.checkpointing.tensors import check_tensors, is_finite
 from chatgot.command_line import as_typed, command_words
 from chatgot.config import Config, changes_on_resume
@@ -309,7 +310,14 @@ def check_state(run: Run, stored: Stored, path: Path, data_may_change: bool) -> 
 
 
 def _check_text(run: Run, stored: Stored, path: Path, data_may_change: bool) -> None:
-    if stored["vocabulary"] != run.vocabulary.tokens:
+    asked = vocabulary_keys(run.vocabulary)
+    if {key: stored[key] for key in VOCABULARY_KEYS if key in stored} != asked:
+        if "tokenizer" in stored or "tokenizer" in asked:
+            raise CheckpointRejected(
+                f"{path}: trained on {'subwords' if 'tokenizer' in stored else 'characters'}, "
+                f"this run has other tokens: {len(run.vocabulary)} {run.vocabulary.kind}; "
+                "resume it as it was begun"
+            )
         raise CheckpointRejected(
             f"{path}: trained on a text with {len(stored['vocabulary']) - 1} characters, "
             f"this one has other characters ({len(run.vocabulary) - 1}); "

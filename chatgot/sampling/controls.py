@@ -3,6 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from chatgot.data.vocabulary import Kind
+
+# Tokens that may repeat without a penalty by DRY, where nobody says how many
+DRY_LENGTH: Mapping[Kind, int] = {"characters": 12, "subwords": 2}
+
 
 @dataclass(frozen=True)
 class Controls:
@@ -17,7 +22,7 @@ class Controls:
     frequency_penalty: float = 0.0  # times how often it was drawn
     dry_multiplier: float = 0.0  # 0: DRY is off
     dry_base: float = 1.75
-    dry_allowed_length: int = 12  # tokens that may repeat without a penalty
+    dry_allowed_length: int = DRY_LENGTH["characters"]  # tokens that may repeat without a penalty
     temperature: float = 1.0  # 0: always the likeliest token
     top_k: int | None = None
     top_p: float | None = None

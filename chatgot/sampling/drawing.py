@@ -25,8 +25,8 @@ class Drawer:
 
     The noise is a pure function of the seed, `choice` and the index of the token.
 
-    breakers: the ids that end a repeat for DRY, above all the line feed. They are never penalized.
-    speaker_lines: the ids of each speaker's line, without the line feed; DRY lets them repeat.
+    breakers: the ids that end a repeat for DRY: those with a line feed. They are never penalized.
+    speaker_lines: the ids of each speaker's line, the breaker at its end; DRY lets them repeat.
     """
 
     def __init__(
@@ -174,11 +174,11 @@ class Repeats:
         self._tokens[self._newest] = token
         is_breaker = token in self._breakers
         self._may_repeat[self._newest] = is_breaker
+        self._line.append(token)
         if not is_breaker:
-            self._line.append(token)
             return
         if tuple(self._line) in self._speaker_lines:
-            self._may_repeat[self._newest :][: len(self._line) + 1] = True
+            self._may_repeat[self._newest :][: len(self._line)] = True
         self._line.clear()
 
 

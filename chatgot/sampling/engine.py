@@ -169,8 +169,7 @@ class Engine:
             frozenset(),
         )
         # what ends a repetition: the lines of two speeches may be equal
-        newline = vocabulary.can_write("\n")
-        self._line_feeds = frozenset(vocabulary.encode("\n") if newline else ())
+        self._line_feeds = vocabulary.line_feeds
 
     def _fastest_step(self) -> Step:
         """Return the step that this device runs best without a compiler."""
@@ -229,7 +228,8 @@ class Engine:
         if not lines:
             return frozenset()
         if lines != self._known_lines[0]:
-            encodable = (line for line in lines if self.vocabulary.can_write(line))
+            whole = (f"{line}\n" for line in lines)
+            encodable = (line for line in whole if self.vocabulary.can_write(line))
             encoded = frozenset(tuple(self.vocabulary.encode(line)) for line in encodable)
             self._known_lines = (lines, encoded)
         return self._known_lines[1]
@@ -440,19 +440,21 @@ class Engine:
             if text.scored <= index < len(text.ids):
                 token = text.ids[index]
                 text.scored += 1
-                best = top(found[place], request.top_logprobs or 0)
+                best = top(found[place, : len(self.vocabulary)], request.top_logprobs or 0)
                 text.completion.prompt_tokens.append(Token(token, float(found[place, token]), best))
 
     def _extend(self, texts: Sequence[Text], logits: NDArray[np.float32]) -> None:
         """Give each text its next token, drawn from its logits, (B, V)."""
         texts, logits = self._without_finished(texts, logits)
-        drawn = draw(logits, [text.drawer for text in texts])  # (B,)
+        # a model may have more rows than tokens, which are never drawn
+        n_tokens = len(self.vocabulary)
+        drawn = draw(logits[:, :n_tokens], [text.drawer for text in texts])  # (B,)
         asked = [text.completion.request.top_logprobs for text in texts]
         wanted = [i for i, count in enumerate(asked) if count is not None]
         found = dict(zip(wanted, logprobs(logits[wanted]), strict=True)) if wanted else {}
         for i, (text, token) in enumerate(zip(texts, drawn.tolist(), strict=True)):
             if i in found:
-                best = top(found[i], asked[i] or 0)
+                best = top(found[i][:n_tokens], asked[i] or 0)
                 self._append(text, Token(token, float(found[i][token]), best))
             else:
                 self._append(text, Token(token))

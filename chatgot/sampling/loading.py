@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from chatgot.checkpointing.checkpoint_file import load_checkpoint, stored_config
+from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, stored_vocabulary
 from chatgot.checkpointing.tensors import check_tensors
 from chatgot.config import Config
-from chatgot.data.vocabulary import Characters, Vocabulary
+from chatgot.data.vocabulary import Vocabulary
 from chatgot.model.gpt import GPT, model_without_weights
 from chatgot.sampling.speakers import Speaker
 
@@ -42,9 +43,9 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     stored = load_checkpoint(path)
     del stored["optimizer_state_dict"]
     config = stored_config(stored, path)
-    vocabulary = Characters.from_tokens(stored["vocabulary"])
-    model = model_without_weights(config.model, len(vocabulary))
+    vocabulary = stored_vocabulary(stored, path)
     weights = stored["model_state_dict"]
+    model = model_without_weights(config.model, rows_of_tokens(weights, vocabulary))
     check_tensors(path, weights, model.state_dict())
     model.load_state_dict(weights, assign=True)
     model.tie()  # each tied matrix had a tensor of its own in the file's view

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from chatgot.checkpointing.checkpoint_file import MOST_SPEAKERS
 from chatgot.data.prompts import LEAST_SPEECHES, SPEAKER
-from chatgot.data.vocabulary import Ids, Vocabulary
+from chatgot.data.vocabulary import CHUNK, Ids, Vocabulary
 from chatgot.logs.waiting import Advance, waiting
 
 LONG_LINE = 64  # characters; such a line names no speaker, so its rest is not kept
@@ -119,14 +119,16 @@ def _is_speaker_line(line: str, next_line: str) -> bool:
 def _lines(ids: Ids, vocabulary: Vocabulary, advance: Advance) -> Iterator[str]:
     """Yield the lines of a text, at least the first characters of each, and an empty one.
 
-    advance: is told the characters that have been read.
+    advance: is told the tokens that have been read.
     """
     rest = ""
+    left = len(ids)
     for text in vocabulary.chunks_of_text(ids, DOCUMENT_END):
         *lines, rest = (rest + text).split("\n")
         yield from lines
         rest = rest[:LONG_LINE]
-        advance(len(text))
+        advance(min(left, CHUNK))
+        left -= CHUNK
     yield rest
     yield ""
 

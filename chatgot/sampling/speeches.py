@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.sampling.engine import Engine
+from chatgot.sampling.prefixes import as_ids, common_length
 
 MOST_RANKED = 40  # names that are ranked, besides those who have spoken already
 
@@ -61,12 +62,20 @@ def choose_speaker(
         for place, name in enumerate(dict.fromkeys(names))
         if place < MOST_RANKED or name in spoken
     ]
-    lines = {name: _encode(vocabulary, f"{name}:\n") for name in candidates}
+    text, _ = vocabulary.replace_unknown(prompt_text(speeches, ""))
+    cut = vocabulary.last_cut(text)
+    prompt = vocabulary.encode(text[:cut])
+    # a subword may reach over the end of the prompt: its last line is encoded with what follows
+    last_line = text[cut:]
+    lines = {name: _encode(vocabulary, f"{last_line}{name}:\n") for name in candidates}
+    begun = as_ids(vocabulary.encode(last_line))
+    shared = min((common_length(begun, as_ids(line)) for line in lines.values()), default=0)
+    prompt += begun[:shared].tolist()
+    lines = {name: line[shared:] for name, line in lines.items()}
     # a line that fills more than half of a tiny context cannot be ranked
     candidates = [name for name in candidates if len(lines[name]) <= engine.context // 2]
     if not candidates:
         return []
-    prompt = _encode(vocabulary, prompt_text(speeches, ""))
     continuations = [lines[name] for name in candidates]
     scores = engine.rank(prompt, continuations)  # nats
     highest = max(scores)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID
+from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.sampling.engine import Completion, Token
 from chatgot.serving.batching import Progress
 from chatgot.serving.models import Served
@@ -36,12 +36,16 @@ class ChoiceReader:
     """
 
     def __init__(self, served: Served, *, echo: str | None = None, with_end: bool = False) -> None:
-        self._pieces = served.pieces
+        vocabulary = served.loaded.vocabulary
+        self._decoder = vocabulary.decoder()
+        self._end_of_text_id = vocabulary.end_of_text_id
         self._with_end = with_end
         self._echo = echo
         self._text_taken = 0
         self._tokens_taken = 0
-        self._token_characters = 0  # the text of the tokens taken
+        # of each token, where its text begins and ends in the text of the choice
+        self._places: list[tuple[int, int]] = []
+        self._decoded = 0  # characters
         self._offset = 0
         self._ended = False
 
@@ -66,7 +70,7 @@ class ChoiceReader:
         piece.tokens = piece.tokens + self._new_tokens(progress)
         self._offset += len(piece.text)
         if piece.finish_reason and self._with_end and completion.stopped_by == END_OF_TEXT:
-            piece.tokens.append(Token(END_OF_TEXT_ID))
+            piece.tokens.append(Token(self._end_of_text_id))
         return self._end(piece, cut)
 
     def _new_tokens(self, progress: Progress) -> list[Token]:
@@ -77,16 +81,26 @@ class ChoiceReader:
         tokens = []
         while self._tokens_taken < progress.n_tokens:
             token = completion.tokens[self._tokens_taken]
-            end = self._token_characters + len(shown_text(self._pieces, token.id))
+            if len(self._places) == self._tokens_taken:
+                self._places.append(self._place_of(token))
+            start, end = self._places[self._tokens_taken]
             # at the end, a token of which only a part is shown belongs to the text
             is_shown = end <= len(progress.text)
-            is_cut = bool(progress.finish_reason) and self._token_characters < len(progress.text)
+            is_cut = bool(progress.finish_reason) and start < len(progress.text)
             if not (is_shown or is_cut):
                 break
             tokens.append(token)
             self._tokens_taken += 1
-            self._token_characters = end
         return tokens
+
+    def _place_of(self, token: Token) -> tuple[int, int]:
+        """Return where the text of the next token begins and ends.
+
+        A token with a part of a character ends where the whole character will end.
+        """
+        start = self._decoded
+        self._decoded += len(self._decoder.feed(token.id))
+        return start, self._decoded + self._decoder.holds
 
     def _end(self, piece: Piece, cut: str | None) -> Piece:
         if self._ended:
@@ -94,11 +108,6 @@ class ChoiceReader:
         piece.finish_reason = piece.finish_reason or cut
         self._ended = piece.finish_reason is not None
         return piece
-
-
-def shown_text(pieces: Sequence[str], token: int) -> str:
-    """Return the text that a token adds; the end-of-text token adds none."""
-    return "" if token == END_OF_TEXT_ID else pieces[token]
 
 
 def _number(logprob: float | None) -> float | None:
@@ -111,9 +120,10 @@ def legacy_logprobs(served: Served, piece: Piece) -> dict[str, object]:
     """Return the log-probabilities of a piece as /v1/completions has them."""
     offsets = []
     offset = piece.offset
+    decoder = served.loaded.vocabulary.decoder()
     for token in piece.tokens:
         offsets.append(offset)
-        offset += len(shown_text(served.pieces, token.id))
+        offset += len(decoder.feed(token.id))
     return {
         "tokens": [served.pieces[token.id] for token in piece.tokens],
         "token_logprobs": [_number(token.logprob) for token in piece.tokens],
@@ -131,17 +141,20 @@ def chat_logprobs(served: Served, piece: Piece) -> dict[str, object]:
     """Return the log-probabilities of a piece as /v1/chat/completions has them."""
     content = [
         {
-            **_with_bytes(served.pieces[token.id], token.logprob),
-            "top_logprobs": [_with_bytes(served.pieces[i], value) for i, value in token.top],
+            **_with_bytes(served, token.id, token.logprob),
+            "top_logprobs": [_with_bytes(served, i, value) for i, value in token.top],
         }
         for token in piece.tokens
     ]
     return {"content": content, "refusal": None}
 
 
-def _with_bytes(text: str, logprob: float | None) -> dict[str, object]:
-    encoded = text.encode("utf-8", "surrogatepass")
-    return {"token": text, "logprob": _number(logprob), "bytes": list(encoded)}
+def _with_bytes(served: Served, token: int, logprob: float | None) -> dict[str, object]:
+    return {
+        "token": served.pieces[token],
+        "logprob": _number(logprob),
+        "bytes": list(served.bytes_of(token)),
+    }
 
 
 def usage(prompt_tokens: int, completions: Sequence[Completion]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from chatgot.checkpointing.checkpoint_file import read_outline
+from chatgot.data.vocabulary import Kind, Vocabulary
 from chatgot.errors import CheckpointRejected
 from chatgot.sampling.engine import Engine
 from chatgot.sampling.loading import LoadedModel, load_model, marked_loss
@@ -46,6 +47,7 @@ class About:
     val_loss: float | None
     context: int
     vocabulary_size: int
+    tokens: Kind
     speakers: tuple[Speaker, ...]
     user: str
     character: str
@@ -84,6 +86,7 @@ class KnownModel:
                 "checkpoint": self.which,
                 "context": about.context,
                 "vocabulary_size": about.vocabulary_size,
+                "tokens": about.tokens,
                 "speakers": [vars(one) for one in about.speakers[:MOST_SPEAKERS_SHOWN]],
                 "user": about.user,
                 "character": about.character,
@@ -103,6 +106,7 @@ def describe(path: Path) -> About:
         val_loss=marked_loss(outline),
         context=_context(outline["config"]),
         vocabulary_size=len(outline["vocabulary"]),
+        tokens="subwords" if "tokenizer" in outline else "characters",
         speakers=speakers,
         user=user,
         character=character,
@@ -236,25 +240,49 @@ def _file_there(path: Path | None) -> frozenset[tuple[str, int, int]]:
 class Served:
     """A model in memory with its engine, which the batcher's thread alone may touch.
 
-    pieces: the text of each id, as /tokenize and log-probabilities show it.
+    pieces: the text of each id, as /tokenize and log-probabilities show it: of a part of a
+    character its bytes, of a special token its name.
     """
 
     loaded: LoadedModel
     engine: Engine
-    pieces: list[str]
     model_id: str
+    pieces: list[str] = field(init=False)
     names: tuple[str, ...] = field(init=False)  # the speakers, most lines first
     user: str = field(init=False)
     character: str = field(init=False)
 
     def __post_init__(self) -> None:
+        self.pieces = pieces_of(self.loaded.vocabulary)
         self.names = tuple(speaker.name for speaker in self.loaded.speakers)
         self.user, self.character = default_pair(self.loaded.speakers)
+
+    def bytes_of(self, token: int) -> bytes:
+        """Return what a token adds to the text, in UTF-8; of a special one it is the name."""
+        added = self.loaded.vocabulary.bytes_of(token)
+        return added or self.pieces[token].encode("utf-8", "surrogatepass")
 
     @property
     def fingerprint(self) -> str:
         """Return what the answers depend on, besides the request."""
         return f"{self.loaded.run_id}_step_{self.loaded.step}"
+
+
+def pieces_of(vocabulary: Vocabulary) -> list[str]:
+    """Return how the text of each id is shown.
+
+    Source: https://platform.openai.com/docs/api-reference/completions (of a part of a character)
+    """
+    if vocabulary.kind == "characters":
+        return vocabulary.tokens
+    pieces = []
+    for i, name in enumerate(vocabulary.tokens):
+        added = vocabulary.bytes_of(i)
+        try:
+            pieces.append(added.decode() or name)
+        except UnicodeDecodeError:
+            pieces.append("bytes:" + "".join(f"\\x{byte:02x}" for byte in added))
+    return pieces
 
 
 class LoadedModels:
@@ -332,7 +360,7 @@ class LoadedModels:
         engine = await self.batcher.run(
             lambda: Engine(loaded.model, loaded.vocabulary, slots=self.slots)
         )
-        served = Served(loaded, engine, loaded.vocabulary.tokens, model.id)
+        served = Served(loaded, engine, model.id)
         self._loaded[model.identity] = served
         self._alive.add(served)
         if self.compiles and model.which != "latest":

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from chatgot.config import SamplingConfig
 from chatgot.data.vocabulary import Vocabulary
-from chatgot.sampling.controls import Controls
+from chatgot.sampling.controls import DRY_LENGTH, Controls
 from chatgot.sampling.engine import Request
 from chatgot.sampling.speeches import Speech, prompt_text, speech_lines, tidy
 from chatgot.serving.api_errors import ApiError, bad_request
@@ -24,7 +24,6 @@ LONGEST_NAME = 100
 MOST_NAMES = 200  # of a room
 SMALLEST = 1e-6  # of top_p and the temperature; what is below means: the likeliest token
 LONGEST_VALUE = 80  # characters of a wrong value in a message
-DRY_LENGTH = {True: 12, False: 2}  # by whether the tokens are characters
 
 
 def _listed(value: object) -> object:
@@ -335,14 +334,13 @@ def _controls(
     top_k = defaults.top_k if body.top_k is None else body.top_k
     if "top_k" in body.model_fields_set:  # 0 and -1 are off
         top_k = body.top_k
-    are_characters = max(map(len, vocabulary.tokens[1:]), default=1) == 1
     return Controls(
         logit_bias=_bias(body.logit_bias, len(vocabulary)),
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
         dry_multiplier=body.dry_multiplier,
         dry_base=body.dry_base,
-        dry_allowed_length=body.dry_allowed_length or DRY_LENGTH[are_characters],
+        dry_allowed_length=body.dry_allowed_length or DRY_LENGTH[vocabulary.kind],
         temperature=temperature if temperature >= SMALLEST else 0.0,
         top_k=top_k,
         top_p=top_p if top_p is not None and top_p < 1 else None,

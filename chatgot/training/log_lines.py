@@ -34,7 +34,8 @@ def text_line(run: Run) -> str:
     """Return the size of the text and its encoding in one line."""
     return (
         f"{len(run.train_windows.ids):,} training and {len(run.val_windows.ids):,} validation "
-        f"tokens, a vocabulary of {len(run.vocabulary)}, read as {run.tokens.encoding}"
+        f"tokens ({run.vocabulary.kind}), a vocabulary of {len(run.vocabulary)}, "
+        f"read as {run.tokens.encoding}"
     )
 
 

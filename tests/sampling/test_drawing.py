@@ -326,7 +326,7 @@ def test_dry_lets_the_lines_of_speakers_repeat():
     """The name that ends an answer comes after other speeches, and that often."""
     line = (2, 3, 4, 5)
     prompt = [*line, NEWLINE, 0, 0, NEWLINE, NEWLINE, 2, 3, 4]
-    row = Drawer(DRY, prompt, 0, breakers=frozenset({NEWLINE}), speaker_lines={line})
+    row = Drawer(DRY, prompt, 0, breakers=frozenset({NEWLINE}), speaker_lines={(*line, NEWLINE)})
     assert penalties(row) == [0] * V
     assert penalties(drawer(DRY, prompt))[5] == 2.0
     for token in (5, NEWLINE, 0, 2, 2, 3, 4):
