@@ -27,6 +27,7 @@ from chatgot.shipped import shipped_names, yaml_named
 from chatgot.stopping import StopRequest
 
 if TYPE_CHECKING:
+    from chatgot.config import Config
     from chatgot.data.own_text import Request
 
 STOP = StopRequest()
@@ -144,6 +145,18 @@ def request_of(args: argparse.Namespace) -> "Request":
     return Request(args.text, minutes, tuple(args.set), resumes=args.resume_from is not None)
 
 
+def refuse_lora_on_nothing(args: argparse.Namespace, config: "Config") -> None:
+    """Make sure that a new run with LoRA has weights to build on. Raises: ConfigError."""
+    from chatgot.errors import ConfigError
+
+    is_new = args.resume_from is None and args.init_from is None
+    if is_new and config.training.lora.enabled:
+        raise ConfigError(
+            f"training.lora.rank={config.training.lora.rank}: LoRA adds to a trained model: "
+            "name it with --init_from, or set training.lora.rank=null"
+        )
+
+
 def log_error(error: Exception) -> None:
     """Log a user's mistake, which is one or two lines."""
     for line in str(error).splitlines():
@@ -164,6 +177,7 @@ def refuse_mistakes(argv: list[str]) -> None:
             check_request(request_of(args))
             return
         config, _ = load_config(args.config, args.set)
+        refuse_lora_on_nothing(args, config)
         if config.data.path is not None:
             check_text_file(Path(config.data.path))
     except UserError as error:
@@ -180,7 +194,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from chatgot.checkpointing.checkpoint_file import load_weights
 from chatgot.checkpointing.run_files import newest_whole, probe_folder
 from chatgot.config import Config, PathsConfig, flat
 from chatgot.config_file import load_config
@@ -205,6 +218,7 @@ from chatgot.run.resuming import (
 )
 from chatgot.run.starting import Start
 from chatgot.run.text_runs import yaml_to_resume
+from chatgot.sampling.base_weights import read_weights
 from chatgot.sampling.generation import continue_texts
 from chatgot.stdout import write_to_stdout
 from chatgot.training.batch_size import fit_micro_batch
@@ -551,8 +565,9 @@ def command_with(experiment: Experiment, *options: str) -> str:
 
 def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
-    start = None if args.init_from is None else Start(*load_weights(args.init_from))
+    start = None if args.init_from is None else Start(*read_weights(args.init_from))
     experiment = find_experiment(args)
+    refuse_lora_on_nothing(args, experiment.config)
     notes = [] if experiment.choice is None else experiment.choice.notes
     if not args.dry_run:
         for note in notes:

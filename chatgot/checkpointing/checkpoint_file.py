@@ -9,11 +9,12 @@ import errno
 import io
 import os
 import pickle
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
@@ -48,7 +49,8 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "epoch": int,
     "global_step": int,
     "loss": (float, type(None)),
-    "model_state_dict": dict,
+    "model_state_dict": dict,  # with LoRA: the added weights alone
+    "base": dict,  # of LoRA: where the weights below the added ones are, see BASE_KEYS
     "optimizer_state_dict": dict,
     "scaler_state_dict": dict,
     "state": dict,
@@ -62,7 +64,11 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "project_version": str,
     "versions": dict,
 }
-OPTIONAL = {"speakers"}  # the first files of version 2 have no speakers
+# the first files of version 2 have no speakers; only runs with LoRA have a base
+OPTIONAL = {"speakers", "base"}
+BASE_KEYS = {"path", "sha256"}  # an absolute path; weights_sha256 of the weights, in hex
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LONGEST_PATH = 32767  # characters, on Windows
 SPEAKER_KEYS = {"name": str, "lines": int, "share": float, "partner": str}
 MOST_SPEAKERS = 1000
 MOST_LINES = 1 << 62
@@ -424,6 +430,7 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
         "global_step": checkpoint["global_step"] >= 0,
         "vocabulary": _is_vocabulary(checkpoint["vocabulary"]),
         "speakers": _are_speakers(checkpoint.get("speakers", [])),
+        "base": _is_base(checkpoint.get("base")),
     }
     return [key for key in is_right if not is_right[key]]
 
@@ -437,6 +444,24 @@ def _is_vocabulary(tokens: list[Any]) -> bool:
         tokens[:1] == [END_OF_TEXT]
         and all(len(character) == 1 for character in characters)
         and len(set(characters)) == len(characters)
+    )
+
+
+def _is_base(value: object) -> bool:
+    """Return whether this says where the weights below LoRA's are; None: there is no LoRA."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or value.keys() != BASE_KEYS:
+        return False
+    path = value["path"]
+    sha256 = value["sha256"]
+    return (
+        isinstance(path, str)
+        and len(path) <= LONGEST_PATH
+        and "\0" not in path
+        and (PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute())
+        and isinstance(sha256, str)
+        and SHA256.fullmatch(sha256) is not None
     )
 
 

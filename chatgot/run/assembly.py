@@ -31,6 +31,7 @@ from chatgot.machine.device import versions
 from chatgot.machine.measured import peak_for_mfu
 from chatgot.machine.memory import reuse_freed_memory
 from chatgot.model.gpt import GPT, build_model
+from chatgot.model.lora import add_lora, draw_lora
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import allocate_state, build_optimizer, last_step, schedule_horizon
 from chatgot.run.diagnosis import describe_numbers
@@ -65,6 +66,8 @@ class Run:
     speakers: list[Speaker]  # in the training part, for whoever talks to the model
     peak_flops: float  # FLOP/s of this machine's matrix products; 0: not measured
     config_path: str = ""  # absolute path of the YAML
+    # of LoRA: the `path` and `sha256` of the weights below; empty: none, or not loaded yet
+    base: dict[str, str] = field(default_factory=dict)
     start: StoredState | None = None  # the state to rewind to before the first checkpoint
     abandoned: list[Path] = field(default_factory=list)  # checkpoints after the last rewind's step
     failed_samples: int = 0  # in this process
@@ -133,6 +136,7 @@ class Run:
             "data_sha256": self.tokens.text_sha256,
             "versions": versions() | {"device": self.device.type},
             "project_version": __version__,
+            **({"base": self.base} if self.base else {}),
             **self.collect_state(),
         }
 
@@ -140,6 +144,7 @@ class Run:
 def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Stored | None) -> Run:
     """Build a run with fresh weights, in the modes of `stored` if there is a stored state.
 
+    With LoRA the frozen weights are fresh, too: `resume` and `start_from` put others there.
     `resume` loads the rest of the stored state. The new run has no id yet. Measuring, proving and
     compiling may take seconds. Side effects: sets torch's number of threads, and seeds the
     generators of Python and numpy (training does not use them, but two fresh runs must save the
@@ -158,6 +163,9 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Store
     windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed)
     with waiting("building the model"):
         model = build_model(config.model, V, device, config.seed)
+        if settings.lora.enabled:
+            add_lora(model, settings.lora)
+            draw_lora(model, config.seed)
 
     prove_precision(modes, config, model, windows, stored)
     modes.asked_precision = modes.precision
