@@ -39,7 +39,9 @@ def _alternatives(annotation: object, metadata: Sequence[object], item: int | No
     if origin is Annotated:
         return _alternatives(args[0], [*metadata, *args[1:]], item)
     if origin in (Union, UnionType):
-        return [words for arg in args for words in _alternatives(arg, metadata, item)]
+        # an item is asked for: the list that holds it is not null
+        given = [arg for arg in args if item is None or arg is not NoneType]
+        return [words for arg in given for words in _alternatives(arg, metadata, item)]
     if origin is Literal:
         return [str(choice) for choice in args]
     if origin in (list, tuple):

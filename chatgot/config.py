@@ -42,6 +42,10 @@ MAX_ELEMENTS = 2**58
 # products stay within fp32.
 MAX_MUON_RATE = 1e30
 MAX_DECAY = 1e6
+# A larger one only makes the gradients of LoRA's matrices larger.
+MAX_ALPHA = 1e6
+# The linear layers of a block, for each architecture.
+LAYERS = {"gpt": ("qkv", "proj", "up", "down"), "modern": ("qkv", "proj", "gate_up", "down")}
 
 ResumeRule = Literal["free", "set", "never", "kept"]
 Value = TypeVar("Value")
@@ -330,6 +334,44 @@ class DynamicBatchSizeConfig(Section):
     )
 
 
+class LoraConfig(Section):
+    """`training.lora`: freeze the model of --init_from, and train small matrices added to it."""
+
+    rank: Int | None = key(
+        None,
+        "inner size of the matrices added to each layer; null: off, all weights train",
+        ge=1,
+        le=MAX_WIDTH,
+    )
+    alpha: Float = key(
+        16.0,
+        "what the added matrices compute is multiplied by alpha / rank",
+        ge=FP32_MIN,
+        le=MAX_ALPHA,
+    )
+    targets: list[Literal["qkv", "proj", "up", "gate_up", "down"]] | None = key(
+        None,
+        "the linear layers of each block that get them: qkv and proj of the attention, up (modern: "
+        "gate_up) and down of the MLP; null: all",
+    )
+
+    @property
+    def enabled(self) -> bool:
+        return self.rank is not None
+
+    def targets_in(self, architecture: str) -> tuple[str, ...]:
+        """Return the layers that get matrices, in the order of the block."""
+        layers = LAYERS[architecture]
+        wanted = layers if self.targets is None else self.targets
+        return tuple(layer for layer in layers if layer in wanted)
+
+    @model_validator(mode="after")
+    def _has_targets(self) -> "LoraConfig":
+        if self.targets is not None and not self.targets:
+            raise ValueError("targets is empty: name the layers, or set null for all")
+        return self
+
+
 class TrainingConfig(Section):
     """`training`: length, batch, optimizer, precision, and when to save, evaluate and log."""
 
@@ -425,6 +467,7 @@ class TrainingConfig(Section):
         resume="free",
     )
     safety: SafetyConfig = SafetyConfig()
+    lora: LoraConfig = LoraConfig()
     dynamic_batch_size: DynamicBatchSizeConfig = DynamicBatchSizeConfig()
     gradient_checkpointing: Bool | Literal["every_2"] = key(
         False,
@@ -553,6 +596,11 @@ class TrainingConfig(Section):
         """Return S, the sequences of one optimizer step."""
         return self.batch_size * self.accumulate_grad_batches
 
+    @property
+    def uses_muon(self) -> bool:
+        """Return whether Muon updates any weight; LoRA's small matrices are AdamW's."""
+        return self.optimizer == "muon" and not self.lora.enabled
+
     def tokens_per_step(self, model: ModelConfig) -> int:
         return self.sequences_per_step * model.max_seq_length
 
@@ -647,6 +695,25 @@ class Config(Section):
                     f"training.batch_size ({self.training.batch_size}) x model.max_seq_length "
                     f"({model.max_seq_length}) x {keys} must be at most {MAX_ELEMENTS:,}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _lora_fits(self) -> "Config":
+        """Refuse layers that the architecture does not have, and a rank that adds nothing."""
+        lora = self.training.lora
+        model = self.model
+        layers = LAYERS[model.architecture]
+        missing = [target for target in lora.targets or () if target not in layers]
+        if missing:
+            raise ValueError(
+                f"training.lora.targets: {', '.join(missing)}: "
+                f"the linear layers of architecture {model.architecture} are {', '.join(layers)}"
+            )
+        if lora.rank is not None and lora.rank > model.d_model:
+            raise ValueError(
+                f"training.lora.rank ({lora.rank}) must be at most model.d_model "
+                f"({model.d_model}): more adds nothing"
+            )
         return self
 
 
@@ -755,8 +822,19 @@ def _remarks_on_training(config: Config) -> Iterator[str]:
     muons_keys = {"muon_learning_rate", "muon_momentum"}
     if training.optimizer != "muon" and muons_keys & training.model_fields_set:
         yield "training.muon_learning_rate and muon_momentum have no effect: optimizer is adamw"
+    yield from _remarks_on_lora(training)
     if training.attention == "products" and config.model.attention_dropout:
         yield "training.attention=products has no effect: attention_dropout needs sdpa"
+
+
+def _remarks_on_lora(training: TrainingConfig) -> Iterator[str]:
+    if training.lora.enabled and training.optimizer == "muon":
+        yield (
+            "training.optimizer=muon has no effect: Muon is for whole matrices, "
+            "and AdamW updates the small ones of LoRA"
+        )
+    if not training.lora.enabled and training.lora != LoraConfig():
+        yield "training.lora: its other keys have no effect: rank is null"
 
 
 def _remarks_on_samples(config: Config) -> Iterator[str]:

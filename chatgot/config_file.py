@@ -58,6 +58,16 @@ OTHER_NAMES = {
     "eval_interval": "eval_steps eval_step eval_every",
     "checkpoints": "out_dir output_dir",
 }
+# The same for values: key, our value, its names elsewhere.
+OTHER_VALUES = {
+    "training.lora.targets": {
+        "qkv": "q k v query key value q_proj k_proj v_proj query_key_value c_attn Wqkv",
+        "proj": "o o_proj out_proj c_proj wo attn.c_proj dense",
+        "up": "up_proj c_fc fc1 fc_in dense_h_to_4h",
+        "gate_up": "gate gate_proj gate_up_proj",
+        "down": "down_proj fc2 fc_out dense_4h_to_h",
+    },
+}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, set[str]]:
@@ -240,10 +250,12 @@ class _Draft:
         if item["type"] == "extra_forbidden":
             return _unknown(name, self._names_like(name, given))
         if name in self.fields:
-            expected = either(accepted_values(self.fields[name], index))
+            choices = accepted_values(self.fields[name], index)
+            expected = either(choices)
             if expected.startswith("text") and isinstance(given, bool | int | float):
                 expected += ", in quotes"
-            return f"found {shown(given)}, expected {expected}"
+            meant = _similar_choice(name, given, choices)
+            return f"found {shown(given)}, expected {expected}{meant}"
         if item["type"] == "value_error":  # keys that do not go together
             return str(item["ctx"]["error"])
         return f"found {shown(given)}, expected a section, its keys indented below it"
@@ -346,8 +358,22 @@ def _unknown(name: str, known: Collection[str]) -> str:
     return "unknown key; chatgot/config.py describes all keys"
 
 
+def _similar_choice(name: str, given: object, choices: Sequence[str]) -> str:
+    """Return a hint at the choice that was probably meant, "" if none is similar."""
+    if not isinstance(given, str):
+        return ""
+    words = [choice for choice in choices if PLAIN_WORD.fullmatch(choice)]
+    ours = _by_other_name(OTHER_VALUES.get(name, {})).get(given)
+    close = [ours] if ours else difflib.get_close_matches(given[:200], words, 1, 0.6)
+    return f", did you mean {close[0]}?" if close else ""
+
+
 def _our_names() -> Mapping[str, str]:
-    return {other: ours for ours, others in OTHER_NAMES.items() for other in others.split()}
+    return _by_other_name(OTHER_NAMES)
+
+
+def _by_other_name(names: Mapping[str, str]) -> Mapping[str, str]:
+    return {other: ours for ours, others in names.items() for other in others.split()}
 
 
 def _same_leaf(section: str, leaf: str, known: Collection[str]) -> str:

@@ -27,6 +27,7 @@ from chatgot.shipped import shipped_names, yaml_named
 from chatgot.stopping import StopRequest
 
 if TYPE_CHECKING:
+    from chatgot.config import Config
     from chatgot.data.own_text import Request
 
 STOP = StopRequest()
@@ -144,6 +145,18 @@ def request_of(args: argparse.Namespace) -> "Request":
     return Request(args.text, minutes, tuple(args.set), resumes=args.resume_from is not None)
 
 
+def refuse_lora_on_nothing(args: argparse.Namespace, config: "Config") -> None:
+    """Make sure that a new run with LoRA has weights to build on. Raises: ConfigError."""
+    from chatgot.errors import ConfigError
+
+    is_new = args.resume_from is None and args.init_from is None
+    if is_new and config.training.lora.enabled:
+        raise ConfigError(
+            f"training.lora.rank={config.training.lora.rank}: LoRA adds to a trained model: "
+            "name it with --init_from, or set training.lora.rank=null"
+        )
+
+
 def log_error(error: Exception) -> None:
     """Log a user's mistake, which is one or two lines."""
     for line in str(error).splitlines():
@@ -164,6 +177,7 @@ def refuse_mistakes(argv: list[str]) -> None:
             check_request(request_of(args))
             return
         config, _ = load_config(args.config, args.set)
+        refuse_lora_on_nothing(args, config)
         if config.data.path is not None:
             check_text_file(Path(config.data.path))
     except UserError as error:
@@ -181,10 +195,12 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from chatgot.checkpointing.run_files import newest_whole, probe_folder
+from chatgot.checkpointing.stored_vocabulary import subwords_of
 from chatgot.config import Config, PathsConfig, flat
 from chatgot.config_file import load_config
 from chatgot.data.configured_text import load_text, text_path
 from chatgot.data.own_text import FINE_TUNING, as_yaml, check_request, paths_of, recipe
+from chatgot.data.vocabulary import Vocabulary
 from chatgot.errors import OutOfMemory, UserError
 from chatgot.exchange.importing import read_start
 from chatgot.logs.events import event
@@ -321,12 +337,13 @@ def prepare(
         tokens = load_text(config, text, vocabulary_of(start, point))
     else:
         tokens = experiment.choice.tokens
-    run = assemble(config, tokens, device, None if point is None else point.content)
+    stored = None if point is None else point.content
+    run = assemble(config, tokens, device, stored, None if start is None else start.tensors)
     if experiment.yaml is not None:
         run.config_path = str(experiment.yaml.resolve())
     remarks = [f"text in {text.resolve()}"]
     if point is not None:
-        resume(run, point)
+        resume(run, point, read_start)
         remarks += point.changes
     elif start is not None:
         start_from(run, start, args.init_from)
@@ -336,7 +353,7 @@ def prepare(
 def vocabulary_of(start: Start | None, point: ResumePoint | None) -> Vocabulary | None:
     """Return the subwords that the text is read as; None: its own characters."""
     if point is not None:
-        return stored_subwords(point.content)
+        return subwords_of(point.content, point.path)
     return None if start is None else start.vocabulary
 
 
@@ -579,6 +596,7 @@ def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
     start = None if args.init_from is None else read_start(args.init_from)
     experiment = find_experiment(args, start)
+    refuse_lora_on_nothing(args, experiment.config)
     notes = [] if experiment.choice is None else experiment.choice.notes
     if not args.dry_run:
         for note in notes:

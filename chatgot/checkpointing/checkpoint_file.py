@@ -9,11 +9,12 @@ import errno
 import io
 import os
 import pickle
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
@@ -49,7 +50,8 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "epoch": int,
     "global_step": int,
     "loss": (float, type(None)),
-    "model_state_dict": dict,
+    "model_state_dict": dict,  # with LoRA: the added weights alone
+    "base": dict,  # of LoRA: where the weights below the added ones are, see BASE_KEYS
     "optimizer_state_dict": dict,
     "scaler_state_dict": dict,
     "state": dict,
@@ -69,9 +71,13 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
 OPTIONAL = {
     "speakers",  # the first files of version 2 have none
     "imported",  # only a run that started from a model from elsewhere has it
+    "base",  # only a run with LoRA has one
     "tokenizer",  # both are there where the vocabulary is subwords
     "end_of_text",
 }
+BASE_KEYS = {"path", "sha256"}  # an absolute path; weights_sha256 of the weights, in hex
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LONGEST_PATH = 32767  # characters, on Windows
 SPEAKER_KEYS = {"name": str, "lines": int, "share": float, "partner": str}
 MOST_SPEAKERS = 1000
 MOST_LINES = 1 << 62
@@ -436,6 +442,7 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
         "end_of_text": _is_end(checkpoint),
         "speakers": _are_speakers(checkpoint.get("speakers", [])),
         "imported": _is_import(checkpoint.get("imported")),
+        "base": _is_base(checkpoint.get("base")),
     }
     return [key for key in is_right if not is_right[key]]
 
@@ -462,6 +469,24 @@ def _is_end(checkpoint: dict[str, Any]) -> bool:
     if "tokenizer" not in checkpoint:
         return "end_of_text" not in checkpoint
     return checkpoint.get("end_of_text") in checkpoint["vocabulary"]
+
+
+def _is_base(value: object) -> bool:
+    """Return whether this says where the weights below LoRA's are; None: there is no LoRA."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or value.keys() != BASE_KEYS:
+        return False
+    path = value["path"]
+    sha256 = value["sha256"]
+    return (
+        isinstance(path, str)
+        and len(path) <= LONGEST_PATH
+        and "\0" not in path
+        and (PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute())
+        and isinstance(sha256, str)
+        and SHA256.fullmatch(sha256) is not None
+    )
 
 
 def _are_speakers(speakers: list[Any]) -> bool:

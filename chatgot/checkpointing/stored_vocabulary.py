@@ -31,6 +31,15 @@ def stored_vocabulary(stored: Mapping[str, Any], path: Path) -> Vocabulary:
     return vocabulary
 
 
+def subwords_of(stored: Mapping[str, Any], path: Path) -> Subwords | None:
+    """Return the subwords of a checkpoint's content; None: it has characters.
+
+    Raises: CheckpointRejected naming file and reason.
+    """
+    vocabulary = stored_vocabulary(stored, path)
+    return vocabulary if isinstance(vocabulary, Subwords) else None
+
+
 def subwords_in(path: Path) -> Subwords | None:
     """Return the subwords of a checkpoint file; None: it has characters, or an older format.
 
@@ -40,8 +49,7 @@ def subwords_in(path: Path) -> Subwords | None:
         outline = read_outline(path)
     except OtherFormat:
         return None
-    vocabulary = stored_vocabulary(outline, path)
-    return vocabulary if isinstance(vocabulary, Subwords) else None
+    return subwords_of(outline, path)
 
 
 def vocabulary_keys(vocabulary: Vocabulary) -> dict[str, object]:

@@ -307,18 +307,23 @@ class GPT(nn.Module):
         """Return the number of parameters; a tied embedding and head count once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def trained_count(self) -> int:
+        """Return the number of parameters that training changes; with LoRA, only the added ones."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
     def flops_per_token(self) -> int:
         """Return the floating-point operations of forward and backward for one token.
 
-        6 for each weight in a matrix product (the head counts, embeddings do not), and
-        6 x n_layers x n_head x head size x T for causal attention.
+        6 for each weight in a matrix product (the head counts, embeddings do not), 4 for a frozen
+        one, which has no gradient, and 6 x n_layers x n_head x head size x T for causal attention.
         Source: Kaplan et al. 2020, arXiv:2001.08361, table 1; attention halved, as it is causal.
         """
-        in_blocks = sum(p.numel() for p in self.layers.parameters() if p.dim() >= 2)
-        matrices = in_blocks + self.head.weight.numel()
+        in_blocks = [p for p in self.layers.parameters() if p.dim() >= 2]
+        matrices = [*in_blocks, self.head.weight]
+        products = sum((6 if p.requires_grad else 4) * p.numel() for p in matrices)
         width = self.cfg.n_head * self.cfg.head_size
         attention = self.cfg.n_layers * width * self.cfg.max_seq_length
-        return 6 * matrices + 6 * attention
+        return products + 6 * attention
 
 
 class _NoInitialisation(TorchFunctionMode):

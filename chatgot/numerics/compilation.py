@@ -72,6 +72,9 @@ class Work:
             f"{cfg.d_hid} hidden, bias {cfg.bias}"
         )
         rates = f"dropout {cfg.dropout > 0} {cfg.attention_dropout > 0}"
+        lora = self.config.training.lora
+        if lora.enabled:
+            rates += f", LoRA {lora.rank} on {' '.join(lora.targets_in(cfg.architecture))}"
         where = self.device.type
         if where == "cuda":
             where = torch.cuda.get_device_name(self.device)

@@ -26,6 +26,7 @@ def build_optimizer(
 ) -> Optimizer:
     """Make AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
+    Frozen weights are in no group: they have no state.
     Weight decay is on matrices only: the weights of Linear and Embedding.
 
     muon_precision: fp32 or bf16, for the matrix products in Muon's updates.
@@ -33,7 +34,7 @@ def build_optimizer(
     appendix B.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if settings.optimizer == "adamw":
+    if not settings.uses_muon:
         return _build_adamw(list(named.values()), settings)
     hidden = {n: p for n, p in named.items() if n.startswith("layers.") and p.dim() == 2}
     by_pieces: dict[Pieces, list[Tensor]] = {1: [], 2: [], 3: []}

@@ -34,6 +34,7 @@ from chatgot.machine.device import versions
 from chatgot.machine.measured import peak_for_mfu
 from chatgot.machine.memory import reuse_freed_memory
 from chatgot.model.gpt import GPT, build_model
+from chatgot.model.lora import add_lora, draw_lora
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import allocate_state, build_optimizer, last_step, schedule_horizon
 from chatgot.run.diagnosis import describe_numbers
@@ -70,6 +71,8 @@ class Run:
     config_path: str = ""  # absolute path of the YAML
     # of a model from elsewhere that the run started from: `kind`, and `keys` of the shape it gave
     imported: dict[str, Any] = field(default_factory=dict)
+    # of LoRA: the `path` and `sha256` of the weights below; empty: none, or not loaded yet
+    base: dict[str, str] = field(default_factory=dict)
     start: StoredState | None = None  # the state to rewind to before the first checkpoint
     abandoned: list[Path] = field(default_factory=list)  # checkpoints after the last rewind's step
     failed_samples: int = 0  # in this process
@@ -139,6 +142,7 @@ class Run:
             "versions": versions() | {"device": self.device.type},
             "project_version": __version__,
             **({"imported": self.imported} if self.imported else {}),
+            **({"base": self.base} if self.base else {}),
             **self.collect_state(),
         }
 
@@ -152,6 +156,7 @@ def assemble(
 ) -> Run:
     """Build a run with fresh weights, in the modes of `stored` if there is a stored state.
 
+    With LoRA the frozen weights are fresh, too: `resume` and `start_from` put others there.
     `resume` loads the rest of the stored state. The new run has no id yet. Measuring, proving and
     compiling may take seconds. Side effects: sets torch's number of threads, and seeds the
     generators of Python and numpy (training does not use them, but two fresh runs must save the
@@ -169,10 +174,15 @@ def assemble(
     T = config.model.max_seq_length
     weights = start if stored is None else stored["model_state_dict"]
     V = rows_of_tokens(weights or {}, tokens.vocabulary)
+    if config.training.lora.enabled:
+        V = len(tokens.vocabulary)  # frozen rows without a token would be of no use
     n_train = split_index(len(tokens.ids), config.data.test_split)
     windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed)
     with waiting("building the model"):
         model = build_model(config.model, V, device, config.seed)
+        if settings.lora.enabled:
+            add_lora(model, settings.lora)
+            draw_lora(model, config.seed)
 
     prove_precision(modes, config, model, windows, stored)
     modes.asked_precision = modes.precision

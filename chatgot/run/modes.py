@@ -152,7 +152,7 @@ def choose_muon_precision(
     modes: Modes, config: Config, model: GPT, device: torch.device, stored: Stored | None
 ) -> None:
     """Choose the precision of the products of Muon's updates, where Muon is the optimizer."""
-    if config.training.optimizer != "muon":
+    if not config.training.uses_muon:
         return
     if stored is not None:
         modes.muon_precision = stored["state"]["modes"]["muon_precision"]

@@ -23,18 +23,20 @@ from chatgot.checkpointing.run_files import (
     superseded_by,
 )
 from chatgot.checkpointing.stored_vocabulary import VOCABULARY_KEYS, vocabulary_keys
-from chatgot.checkpointing.tensors import check_tensors, is_finite
+from chatgot.checkpointing.tensors import check_tensors, is_finite, weights_sha256
 from chatgot.command_line import as_typed, command_words
 from chatgot.config import Config, changes_on_resume
 from chatgot.errors import CheckpointRejected, OtherFormat, StorageError
 from chatgot.logs.origins import is_gone, yaml_that_began
 from chatgot.machine.device import versions
+from chatgot.model.lora import frozen_state, has_lora, trained_state
 from chatgot.numerics.optim import schedule_horizon
 from chatgot.run.assembly import Run
 from chatgot.run.fits import check_optimizer, check_scaler, read_checkpoint
 from chatgot.run.modes import asked_for_another_precision, change_precision
 from chatgot.run.run_state import Stored, restore_state
 from chatgot.run.starting import CONTEXT, Start, with_shape_of
+from chatgot.sampling.base_weights import ReadBase, base_weights, fit_base
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +292,9 @@ def check_state(run: Run, stored: Stored, path: Path, data_may_change: bool) -> 
     Raises: CheckpointRejected.
     """
     _check_text(run, stored, path, data_may_change)
-    check_tensors(path, stored["model_state_dict"], run.model.state_dict())
+    check_tensors(path, stored["model_state_dict"], trained_state(run.model))
+    if run.base and stored.get("base", {}).get("sha256") != run.base["sha256"]:
+        raise CheckpointRejected(f"{path}: builds on other weights than this run")
     progress = stored["state"]["progress"]
     updates = progress["global_step"] - progress["skipped_steps"]
     check_optimizer(path, stored["optimizer_state_dict"], run.optimizer, updates)
@@ -331,9 +335,10 @@ def _check_text(run: Run, stored: Stored, path: Path, data_may_change: bool) -> 
         )
 
 
-def resume(run: Run, point: ResumePoint) -> None:
+def resume(run: Run, point: ResumePoint, read_base: ReadBase | None = None) -> None:
     """Check that a checkpoint fits, then put its state into a freshly assembled run.
 
+    read_base: reads weights below LoRA's that are in no torch.save file.
     Raises: CheckpointRejected; then nothing has been touched.
     """
     config = run.config
@@ -349,6 +354,9 @@ def resume(run: Run, point: ResumePoint) -> None:
         check(point.path)
     except CheckpointRejected as error:
         raise _with_older_file(error, point.path, config, point.config_path, check) from error
+    if has_lora(run.model):
+        _put_below(run, base_weights(stored, point.path, run.model, read_base))
+        run.base = stored["base"]
     before = stored_config(stored, point.path).training
     _log_differences(run, stored, schedule_horizon(before, run.train_windows.per_epoch))
 
@@ -422,9 +430,15 @@ def refuse_newer_files(point: ResumePoint, config: Config) -> None:
 def start_from(run: Run, start: Start, path: Path) -> None:
     """Start a new run from the weights that match in name and shape; log each one that does not.
 
-    Rows of the embedding and of the head are matched by the text of their token.
+    Rows of the embedding and of the head are matched by the text of their token. With LoRA all
+    weights must match: they are frozen from now on.
     Raises: CheckpointRejected when nothing matches; then the model is as it was.
     """
+    if start.shape:
+        run.imported = {"kind": start.kind, "keys": sorted(start.shape.keys() - {CONTEXT})}
+    if has_lora(run.model):
+        _start_on_top(run, start, path)
+        return
     tensors = start.tensors
     own = run.model.state_dict()
     tokens = list(start.tokens) if start.tokens is not None else run.vocabulary.tokens
@@ -466,11 +480,7 @@ def start_from(run: Run, start: Start, path: Path) -> None:
     with torch.no_grad():
         for name in sorted(fitting):
             own[name].copy_(tensors[name])
-    if start.shape:
-        run.imported = {"kind": start.kind, "keys": sorted(start.shape.keys() - {CONTEXT})}
-    run.state.from_seed = False
-    run.state.marks.last_save_step = -1  # no seed brings these weights back: save them
-    run.start = copy.deepcopy(run.collect_state())
+    _begin_here(run)
     logger.info(
         "init_from: %d of %d weights from %s, a new run from step 0", len(fitting), len(own), path
     )
@@ -486,6 +496,37 @@ def _without_late_positions(
     length = len(own[POSITIONS])
     logger.info("init_from: the context is %d instead of %d tokens", length, len(theirs))
     return tensors | {POSITIONS: theirs[:length]}
+
+
+def _begin_here(run: Run) -> None:
+    """Remember the present weights as those that the run began with."""
+    run.state.from_seed = False
+    run.state.marks.last_save_step = -1  # no seed brings these weights back: save them
+    run.start = copy.deepcopy(run.collect_state())
+
+
+def _start_on_top(run: Run, start: Start, path: Path) -> None:
+    """Put the weights of another model below the ones that LoRA has added."""
+    weights, unknown = fit_base(path, start.tensors, start.tokens, run.model, run.vocabulary.tokens)
+    if unknown:
+        logger.warning(
+            "init_from: %s does not know %d of this text's tokens, and with LoRA the model does "
+            "not learn them: %s",
+            path,
+            len(unknown),
+            " ".join(repr(token) for token in sorted(unknown)),
+        )
+    _put_below(run, weights)
+    run.base = {"path": str(path.resolve()), "sha256": weights_sha256(weights)}
+    _begin_here(run)
+    logger.info("init_from: LoRA on top of %s, a new run from step 0", path)
+
+
+def _put_below(run: Run, weights: Mapping[str, Tensor]) -> None:
+    own = frozen_state(run.model)
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
 
 
 def _rows_by_token(

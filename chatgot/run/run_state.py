@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from chatgot.config import MAX_THREADS
 from chatgot.model.attention import Kernel
+from chatgot.model.lora import load_trained_state, trained_state
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import allocate_state
 from chatgot.numerics.precision import Precision
@@ -206,7 +207,7 @@ Stored = Mapping[str, Any]  # a checkpoint's content, or a StoredState
 class StoredState(TypedDict):
     """Everything that changes while training, as plain values and tensors."""
 
-    model_state_dict: dict[str, Tensor]
+    model_state_dict: dict[str, Tensor]  # with LoRA: of the added weights alone
     optimizer_state_dict: dict[str, Any]
     scaler_state_dict: dict[str, Any]
     state: dict[str, Any]  # RunState, nested
@@ -222,7 +223,7 @@ def collect_state(
     Raises: pydantic.ValidationError.
     """
     return {
-        "model_state_dict": model.state_dict(),
+        "model_state_dict": trained_state(model),
         "optimizer_state_dict": optimizer.state_dict(),
         "scaler_state_dict": scaler.state_dict(),
         "state": RunState.model_validate(state.model_dump()).model_dump(),
@@ -238,7 +239,7 @@ def restore_state(
     scaler: SafeGradScaler,
 ) -> None:
     """Load a collected state, the generators last. The caller has checked that it fits."""
-    model.load_state_dict(stored["model_state_dict"], strict=True)
+    load_trained_state(model, stored["model_state_dict"])
     optimizer.load_state_dict(stored["optimizer_state_dict"])
     allocate_state(optimizer)  # a state from before the first update has none
     scaler.load_state_dict(stored["scaler_state_dict"])

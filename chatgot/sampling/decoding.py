@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from chatgot.machine.measured import keep_compiled_code
 from chatgot.model.gpt import GPT, Block
+from chatgot.model.lora import merged
 from chatgot.sampling.key_value_cache import BLOCK, KeyValueCache, OneToken
 
 logger = logging.getLogger(__name__)
@@ -91,8 +92,10 @@ class ReorderedLinear(nn.Module):
 def sampling_model(model: GPT) -> GPT:
     """Return a model in evaluation mode that shares all weights with `model`, which is untouched.
 
-    It has to be made again when the weights have changed.
+    What LoRA has added is merged: these weights are new. It has to be made again when the weights
+    have changed.
     """
+    model = merged(model)
     shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     shared[id(model.training_block)] = Block.__call__
     twin = copy.deepcopy(model, shared).eval()

@@ -9,10 +9,10 @@ import torch
 
 from chatgot.checkpointing.checkpoint_file import load_checkpoint, stored_config
 from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, stored_vocabulary
-from chatgot.checkpointing.tensors import check_tensors
 from chatgot.config import Config
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.model.gpt import GPT, model_without_weights
+from chatgot.sampling.base_weights import ReadBase, whole_weights
 from chatgot.sampling.speakers import Speaker
 
 
@@ -35,18 +35,20 @@ class LoadedModel:
     config: Config
 
 
-def load_model(path: Path, device: torch.device) -> LoadedModel:
+def load_model(path: Path, device: torch.device, read_base: ReadBase | None = None) -> LoadedModel:
     """Return the model of a checkpoint; the optimizer's state is read and dropped.
 
+    What LoRA has added is merged with the weights that it builds on.
+
+    read_base: reads weights below LoRA's that are in no torch.save file.
     Raises: CheckpointRejected for a file that is missing, damaged or does not fit itself.
     """
     stored = load_checkpoint(path)
     del stored["optimizer_state_dict"]
     config = stored_config(stored, path)
     vocabulary = stored_vocabulary(stored, path)
-    weights = stored["model_state_dict"]
+    weights = whole_weights(stored, path, read_base)
     model = model_without_weights(config.model, rows_of_tokens(weights, vocabulary))
-    check_tensors(path, weights, model.state_dict())
     model.load_state_dict(weights, assign=True)
     model.tie()  # each tied matrix had a tensor of its own in the file's view
     model.requires_grad_(False)

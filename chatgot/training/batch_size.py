@@ -49,6 +49,7 @@ COMPARE_S = 3.0  # seconds for each pass of the gradient comparison
 TIMED_SEQUENCES = 6  # to time at least, or per-step overhead would dominate
 ROUNDS = 3  # the first is a warm-up that finds what fits; the next one replaces its times
 TRAINING_BYTES_PER_PARAMETER = 16  # weights, gradients, two moments, 4 bytes each
+FROZEN_BYTES_PER_PARAMETER = 4  # weights alone
 LONGEST_WAIT = 1e12  # steps until a rejected size is tried again
 
 
@@ -308,7 +309,7 @@ def time_sizes(
     seconds: dict[int, float] = {}
     rejected: dict[int, str] = {}
     release_memory(run.device)
-    base = used_memory(run.device) + 4 * run.model.parameter_count()  # with the gradients
+    base = used_memory(run.device) + 4 * run.model.trained_count()  # with the gradients
     for round_number in range(ROUNDS):
         is_first_round = round_number == 0
         for size in [size for size in sizes if size not in rejected]:
@@ -462,8 +463,10 @@ def memory_advice(run: Run) -> str:
     limits = memory_limits(device)
     if limits:
         used = f"{used_mib:,.0f} of {limits[0][1] / MIB:,.0f} MiB were in use"
-    parameters = sum(p.numel() for p in run.model.parameters())
-    fixed_mib = TRAINING_BYTES_PER_PARAMETER * parameters / MIB
+    trained = run.model.trained_count()
+    frozen = run.model.parameter_count() - trained
+    fixed = TRAINING_BYTES_PER_PARAMETER * trained + FROZEN_BYTES_PER_PARAMETER * frozen
+    fixed_mib = fixed / MIB
     keys = []
     if not dynamic.enabled and size > 1:
         keys.append("set training.dynamic_batch_size.enabled=true or a smaller training.batch_size")

@@ -24,11 +24,14 @@ def estimate(run: Run, repeats: int = 2) -> list[str]:
         limits.append(60 * run.config.training.max_minutes - progress.time_s)
     if run.last_step is not None:
         limits.append((run.last_step - progress.global_step) * seconds)
+    trained = ""
+    if run.config.training.lora.enabled:
+        trained = f", of which {model.trained_count():,} train (LoRA)"
     remark = ""
     if run.device.type == "cpu":
         remark = ", which includes Python and torch (half or more of it, for small models)"
     return [
-        f"parameters: {model.parameter_count():,}",
+        f"parameters: {model.parameter_count():,}{trained}",
         f"FLOPs per token: {model.flops_per_token():,}",
         f"memory: {most_memory_mib(run.device):,.0f} MiB{remark}",
         f"speed: {tokens / seconds:,.0f} tokens/s, "

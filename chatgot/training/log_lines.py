@@ -30,6 +30,17 @@ def model_line(run: Run) -> str:
     return f"{architecture}, {millions:.1f} M parameters, {mflop:.1f} MFLOP per token"
 
 
+def lora_line(run: Run) -> str:
+    """Return in one line which weights LoRA trains."""
+    lora = run.config.training.lora
+    layers = ", ".join(lora.targets_in(run.config.model.architecture))
+    base = run.base.get("path", "fresh weights")
+    return (
+        f"rank {lora.rank} on {layers}: {run.model.trained_count():,} of "
+        f"{run.model.parameter_count():,} weights train, on top of {base}"
+    )
+
+
 def text_line(run: Run) -> str:
     """Return the size of the text and its encoding in one line."""
     return (
@@ -56,6 +67,7 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
         f"device: {describe(run.device)}",
         f"configuration: {config.model_dump_json()}",
         f"model: {model_line(run)}",
+        *([f"LoRA: {lora_line(run)}"] if config.training.lora.enabled else []),
         f"precision: {modes.precision}; attention: {modes.attention}, blocks {blocks}; "
         f"gradient checkpointing: {gradient_checkpointing}; "
         f"micro-batch: {run.state.micro_batch.size}",
@@ -80,7 +92,7 @@ def cautions(run: Run) -> list[str]:
             f"training.warmup_steps={warmup}: the run ends after {last} steps, before the warmup"
         )
     files = config.training.max_checkpoints_to_keep + 1
-    needed = files * CHECKPOINT_BYTES_PER_PARAMETER * run.model.parameter_count()
+    needed = files * CHECKPOINT_BYTES_PER_PARAMETER * run.model.trained_count()
     free = shutil.disk_usage(run.checkpoint_dir).free
     if free < needed:
         lines.append(
