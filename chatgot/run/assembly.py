@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from chatgot import __version__
 from chatgot.checkpointing.checkpoint_file import FORMAT_VERSION
 from chatgot.config import Config, TrainingConfig, settings_hash
+from chatgot.data.learned_lines import learned_tokens
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import (
@@ -147,6 +148,12 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Store
     Raises: ConfigError.
     """
     settings = config.training
+    n_train = split_index(len(tokens.ids), config.data.test_split)
+    learned = evaluated = None
+    if config.data.learn_from is not None:
+        learned, evaluated = learned_tokens(
+            tokens.ids, n_train, tokens.vocabulary, config.data.learn_from
+        )
     modes = choose_modes(config, device, stored)
     reuse_freed_memory()
     random.seed(config.seed)
@@ -154,8 +161,7 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Store
 
     T = config.model.max_seq_length
     V = len(tokens.vocabulary)
-    n_train = split_index(len(tokens.ids), config.data.test_split)
-    windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed)
+    windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed, learned)
     with waiting("building the model"):
         model = build_model(config.model, V, device, config.seed)
 
@@ -182,7 +188,7 @@ def assemble(config: Config, tokens: Tokens, device: torch.device, stored: Store
         device=device,
         tokens=tokens,
         train_windows=windows,
-        val_windows=ValidationWindows(tokens.ids[n_train:], T, V, device),
+        val_windows=ValidationWindows(tokens.ids[n_train:], T, V, device, evaluated),
         model=model,
         optimizer=optimizer,
         scaler=scaler,
