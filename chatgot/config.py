@@ -72,6 +72,7 @@ Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=Fals
 Bool = Annotated[bool, Field(strict=True)]
 PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
+SpeakerName = Annotated[str, Field(min_length=1, max_length=40)]
 MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
 Count = Annotated[Int, Field(ge=1, le=10**9)]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
@@ -617,6 +618,12 @@ class DataConfig(Section):
         "share of the text held out for validation, taken from its end",
         ge=1e-9,
         le=0.999999,
+    )
+    learn_from: Annotated[list[SpeakerName], Field(min_length=1)] | None = key(
+        None,
+        "speakers, as they stand before the colon of their lines: the loss is that of their lines "
+        "only, in training and evaluation, and a pass over the text leaves out what has none; "
+        "null: all of the text",
     )
     allow_change: Bool = key(
         False,

@@ -290,7 +290,10 @@ def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment
 
 
 def fine_tuning(request: "Request", start: Start, path: Path) -> "Request":
-    """Return a request with the shape of the model that its run starts from. Raises: ConfigError."""
+    """Return a request with the shape of the model that its run starts from.
+
+    Raises: ConfigError.
+    """
     request = replace(request, shape=())
     config = recipe(request, FINE_TUNING)
     return replace(request, shape=tuple(start.overrides(config, request.keys, path)))

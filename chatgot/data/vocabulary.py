@@ -100,6 +100,10 @@ class Vocabulary(Protocol):
         """
         ...
 
+    def lengths(self, ids: Ids) -> NDArray[np.int64]:
+        """Return how many characters begin in each token, in the text of `chunks_of_text`."""
+        ...
+
     def can_write(self, text: str) -> bool:
         """Return whether all characters of a text are in the vocabulary."""
         ...
@@ -177,6 +181,9 @@ class Characters:
         points = np.frombuffer((document_end + self.characters).encode("utf-32-le"), dtype="<u4")
         for start in range(0, len(ids), CHUNK):
             yield points[ids[start : start + CHUNK]].tobytes().decode("utf-32-le")
+
+    def lengths(self, ids: Ids) -> NDArray[np.int64]:
+        return np.ones(len(ids), dtype=np.int64)
 
     def can_write(self, text: str) -> bool:
         return set(self.characters).issuperset(text)

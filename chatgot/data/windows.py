@@ -9,6 +9,10 @@ start once, in a random order. An epoch has (N - 1) // T - 1 windows, which fit 
 every epoch has the same number, and the stream of sequences is the plain concatenation of the
 epochs' orders. Offset and order are drawn from (seed, epoch) alone, so step k needs no state and no
 worker: position k takes sequences [k * S, (k + 1) * S).
+
+With `data.learn_from`, only windows with a target to learn from are visited. How many there are
+differs a little from offset to offset: each epoch takes as many as the poorest offset has, and
+leaves the last few of its order out. So no micro-batch is without such a target.
 """
 
 import time
@@ -22,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chatgot.config import Config
+from chatgot.data.learned_lines import LearnedTokens
 from chatgot.data.lengths import is_long_enough, least_length
 from chatgot.data.lengths import split_index as split_index
 from chatgot.data.vocabulary import Ids, Kind, Vocabulary
@@ -31,6 +36,8 @@ Batch = tuple[Tensor, Tensor]  # x (B, T) and y (B, T), int64
 Starts = NDArray[np.int64]  # where windows begin in the text
 
 PROMPT_TOKENS = 1 << 16  # where in a text a prompt is looked for
+NOT_LEARNED = -100  # such a target is left out of the loss: cross_entropy's ignore_index
+MOST_OFFSETS = 256  # of an epoch's grid, with `data.learn_from`: each one's windows are counted
 
 
 def check_length(n_tokens: int, config: Config, text_path: Path, kind: Kind = "characters") -> None:
@@ -52,17 +59,31 @@ def check_length(n_tokens: int, config: Config, text_path: Path, kind: Kind = "c
 
 
 class Windows:
-    """The (x, y) windows of one part of a text; its only state is a stop-watch."""
+    """The (x, y) windows of one part of a text; its only state is a stop-watch.
 
-    def __init__(self, ids: Ids, T: int, vocab_size: int, device: torch.device) -> None:
+    learned: the tokens to learn from; None: all.
+    """
+
+    def __init__(
+        self,
+        ids: Ids,
+        T: int,
+        vocab_size: int,
+        device: torch.device,
+        learned: LearnedTokens | None = None,
+    ) -> None:
         self.ids = ids
         self.T = T
         self.vocab_size = vocab_size
         self.device = device
+        self.learned = learned
         self.seconds = 0.0  # that making batches took since `take_s`
 
     def batch(self, starts: Starts, length: int | None = None) -> Batch:
-        """Return x, y, both (len(starts), length or T), for the windows that begin at `starts`."""
+        """Return x, y, both (len(starts), length or T), for the windows that begin at `starts`.
+
+        A target that is not learned from is NOT_LEARNED.
+        """
         started = time.perf_counter()
         span = np.arange((length or self.T) + 1)
         window = torch.from_numpy(self.ids[starts[:, None] + span].astype(np.int64))  # (B, T + 1)
@@ -71,8 +92,21 @@ class Windows:
                 "the token cache holds ids outside the vocabulary: delete the folder of paths.cache"
             )
         window = window.to(self.device, non_blocking=True)
+        x = window[:, :-1]
+        y = window[:, 1:]
+        if self.learned is not None:
+            left_out = ~self.learned.contain(starts[:, None] + span[1:])
+            y = y.masked_fill(
+                torch.from_numpy(left_out).to(self.device, non_blocking=True), NOT_LEARNED
+            )
         self.seconds += time.perf_counter() - started
-        return window[:, :-1], window[:, 1:]
+        return x, y
+
+    def targets(self, starts: Starts) -> NDArray[np.int64]:
+        """Return how many targets of each window are learned from, (len(starts),)."""
+        if self.learned is None:
+            return np.full(len(starts), self.T)
+        return self.learned.in_windows(starts, self.T)
 
     def take_s(self) -> float:
         """Return the seconds that making batches took since the last call."""
@@ -84,18 +118,44 @@ class Windows:
 class TrainingWindows(Windows):
     """Training windows in the order that (seed, position) gives; see the top of this file."""
 
-    def __init__(self, ids: Ids, T: int, vocab_size: int, device: torch.device, seed: int) -> None:
-        super().__init__(ids, T, vocab_size, device)
+    def __init__(
+        self,
+        ids: Ids,
+        T: int,
+        vocab_size: int,
+        device: torch.device,
+        seed: int,
+        learned: LearnedTokens | None = None,
+    ) -> None:
+        super().__init__(ids, T, vocab_size, device, learned)
         self.seed = seed
         self.per_epoch = (len(ids) - 1) // T - 1
+        self._offsets = np.arange(T)
+        if learned is not None:
+            self._offsets, self.per_epoch = self._learned_epochs()
         # Two: a step may reach over the edge of an epoch
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def _draw_order(self, epoch: int) -> Starts:
         """Return the starts of one epoch's windows in the order of their use, (per_epoch,)."""
         generator = np.random.default_rng([self.seed, epoch])
-        offset = int(generator.integers(self.T))
-        return generator.permutation(self.per_epoch) * self.T + offset
+        offset = int(self._offsets[generator.integers(len(self._offsets))])
+        if self.learned is None:
+            return generator.permutation(self.per_epoch) * self.T + offset
+        return generator.permutation(self._learned_grid(offset))[: self.per_epoch]
+
+    def _learned_grid(self, offset: int) -> Starts:
+        """Return the starts of a grid's windows in which there is something to learn."""
+        starts = np.arange(offset, len(self.ids) - self.T, self.T)
+        return starts[self.targets(starts) > 0]
+
+    def _learned_epochs(self) -> tuple[NDArray[np.int64], int]:
+        """Return the offsets that epochs may draw, and how many windows each epoch has."""
+        offsets = np.linspace(0, self.T - 1, min(self.T, MOST_OFFSETS)).round().astype(np.int64)
+        # The first and the last target of the text are on the grid of one of these
+        offsets = np.union1d(offsets, [0, (len(self.ids) - 1) % self.T])
+        counts = np.array([len(self._learned_grid(int(offset))) for offset in offsets])
+        return offsets[counts > 0], int(counts[counts > 0].min())
 
     def starts(self, position: int, sequences: int) -> Starts:
         """Return the starts of the windows that form the step at `position`, (sequences,)."""
@@ -113,22 +173,34 @@ class ValidationWindows(Windows):
 
     def spread(self, windows: int, batch_size: int) -> Iterator[Batch]:
         """Yield at most `windows` windows, evenly spread, not overlapping, `batch_size` at once."""
+        if self.learned is not None:
+            starts = self._starts_of_every_token()
+            count = min(windows, len(starts))
+            places = np.linspace(0, len(starts) - 1, count).round().astype(np.int64)
+            yield from self._batches(starts[places], batch_size)
+            return
         count = min(windows, (len(self.ids) - 1) // self.T)
         starts = np.linspace(0, len(self.ids) - 1 - self.T, count).round().astype(np.int64)
-        for i in range(0, count, batch_size):
-            yield self.batch(starts[i : i + batch_size])
+        yield from self._batches(starts, batch_size)
 
     def every_token(self, batch_size: int) -> Iterator[Batch]:
         """Yield adjacent windows in which each token but the first is a target exactly once.
 
-        The last window may be shorter than T.
+        The last window may be shorter than T. Windows without a target to learn from are left out.
         """
-        whole, rest = divmod(len(self.ids) - 1, self.T)
-        starts = np.arange(whole) * self.T
+        yield from self._batches(self._starts_of_every_token(), batch_size)
+
+    def _starts_of_every_token(self) -> Starts:
+        starts = np.arange(0, len(self.ids) - 1, self.T)
+        return starts if self.learned is None else starts[self.targets(starts) > 0]
+
+    def _batches(self, starts: Starts, batch_size: int) -> Iterator[Batch]:
+        """Yield the windows at `starts`; the last may be shorter, and is then alone."""
+        whole = int(np.searchsorted(starts, len(self.ids) - self.T))
         for i in range(0, whole, batch_size):
-            yield self.batch(starts[i : i + batch_size])
-        if rest:
-            yield self.batch(np.array([whole * self.T]), rest)
+            yield self.batch(starts[i : min(i + batch_size, whole)])
+        for start in starts[whole:]:
+            yield self.batch(np.array([start]), len(self.ids) - 1 - int(start))
 
 
 def line_start(ids: Ids, vocabulary: Vocabulary, seed: int, length: int = 64) -> str:

@@ -246,7 +246,7 @@ class GPT(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits and, with targets, the mean loss in nats per token (fp32).
 
-        x, y: (B, T) int64 with T at most `max_seq_length`.
+        x, y: (B, T) int64 with T at most `max_seq_length`; a target of -100 is left out.
         cache: what came before x.
         Returns: logits (B, T, V); loss () or None.
         """

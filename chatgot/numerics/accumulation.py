@@ -23,6 +23,8 @@ def add_gradients(
 ) -> Tensor:
     """Add up the gradients of the micro-batches; return the mean loss, () on the device.
 
+    The mean is over all targets of the step that are learned from.
+
     The caller enters the autocast context: with one context for all micro-batches, weights are cast
     only once. Does not synchronise with the device.
 
@@ -33,13 +35,16 @@ def add_gradients(
     """
     S = len(starts)
     device = windows.device
+    targets = windows.targets(starts)  # (S,)
     total = torch.zeros((), device=device)
     for first in range(0, S, micro_batch_size):
         x, y = windows.batch(starts[first : first + micro_batch_size])
         seed_generators(device, *key, first)
         _, loss = model(x, y)
-        # weighted by the micro-batch's share of the step, so the sum is the mean over all tokens
-        share = loss * (len(x) / S)
+        # weighted by the micro-batch's share of the step, so the sum is the mean over all targets
+        # that are learned from
+        here = int(targets[first : first + micro_batch_size].sum())
+        share = loss * (here / int(targets.sum()))
         scale(share).backward()  # type: ignore[no-untyped-call] # untyped in torch
         total += share.detach()
     return total

@@ -20,6 +20,7 @@ from chatgot import __version__
 from chatgot.checkpointing.checkpoint_file import FORMAT_VERSION
 from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, vocabulary_keys
 from chatgot.config import Config, TrainingConfig, settings_hash
+from chatgot.data.learned_lines import learned_tokens
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import (
@@ -166,6 +167,12 @@ def assemble(
     Raises: ConfigError.
     """
     settings = config.training
+    n_train = split_index(len(tokens.ids), config.data.test_split)
+    learned = evaluated = None
+    if config.data.learn_from is not None:
+        learned, evaluated = learned_tokens(
+            tokens.ids, n_train, tokens.vocabulary, config.data.learn_from
+        )
     modes = choose_modes(config, device, stored)
     reuse_freed_memory()
     random.seed(config.seed)
@@ -176,8 +183,7 @@ def assemble(
     V = rows_of_tokens(weights or {}, tokens.vocabulary)
     if config.training.lora.enabled:
         V = len(tokens.vocabulary)  # frozen rows without a token would be of no use
-    n_train = split_index(len(tokens.ids), config.data.test_split)
-    windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed)
+    windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed, learned)
     with waiting("building the model"):
         model = build_model(config.model, V, device, config.seed)
         if settings.lora.enabled:
@@ -207,7 +213,7 @@ def assemble(
         device=device,
         tokens=tokens,
         train_windows=windows,
-        val_windows=ValidationWindows(tokens.ids[n_train:], T, V, device),
+        val_windows=ValidationWindows(tokens.ids[n_train:], T, V, device, evaluated),
         model=model,
         optimizer=optimizer,
         scaler=scaler,

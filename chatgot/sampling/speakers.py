@@ -1,19 +1,23 @@
 """Who speaks in a text: names, how many lines each one speaks, and with whom."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from chatgot.checkpointing.checkpoint_file import MOST_SPEAKERS
-from chatgot.data.prompts import LEAST_SPEECHES, SPEAKER
-from chatgot.data.vocabulary import CHUNK, Ids, Vocabulary
-from chatgot.logs.waiting import Advance, waiting
+from chatgot.data.prompts import LEAST_SPEECHES
+from chatgot.data.speaker_lines import (
+    DOCUMENT_END,
+    begins_speech,
+    count_speeches,
+    lines_of,
+)
+from chatgot.data.vocabulary import Ids, Vocabulary
+from chatgot.logs.waiting import waiting
 
-LONG_LINE = 64  # characters; such a line names no speaker, so its rest is not kept
-DOCUMENT_END = "\0"  # the line that stands for the end-of-text token
 OTHERS = ""  # those whose names are not known
-MOST_COUNTED = 100_000  # names, and pairs of names; later ones are not counted
+MOST_COUNTED = 100_000  # pairs of names; later ones are not counted
 
 
 @dataclass(frozen=True)
@@ -45,22 +49,13 @@ class _Counts:
         """Count one line of the text."""
         if not line:
             self._speaking = None
-        elif line[-1] == ":" and self._begins_speech(line, next_line):
+        elif begins_speech(line, next_line, self._speaking is not None, self._names):
             self._begin_speech(line[:-1])
         elif line == DOCUMENT_END:
             self._speaking = None
             self._last = OTHERS
         elif self._speaking is not None:
             self.lines[self._speaking] += 1
-
-    def _begins_speech(self, line: str, next_line: str) -> bool:
-        """Return whether a line is a speaker's; within a speech, only that of a known one.
-
-        Many a line of a speech ends with a colon.
-        """
-        if not _is_speaker_line(line, next_line):
-            return False
-        return self._speaking is None or line[:-1] in self._names
 
     def _begin_speech(self, name: str) -> None:
         speaker = name if name in self._names else OTHERS
@@ -86,11 +81,11 @@ def count_speakers(ids: Ids, vocabulary: Vocabulary) -> list[Speaker]:
     if not vocabulary.can_write(":\n"):
         return []
     with waiting("counting who speaks in the text", 2 * len(ids)) as advance:
-        speeches = _count_speeches(_lines(ids, vocabulary, advance))
+        speeches = count_speeches(lines_of(ids, vocabulary, advance))
         known = {name for name, count in speeches.items() if count >= LEAST_SPEECHES}
         counts = _Counts(known)
         if known:
-            for line, next_line in pairwise(_lines(ids, vocabulary, advance)):
+            for (line, _), (next_line, _) in pairwise(lines_of(ids, vocabulary, advance)):
                 counts.add(line, next_line)
     names = sorted(known, key=lambda name: (-counts.lines[name], name))[:MOST_SPEAKERS]
     partners = _partners(names, counts.exchanges)
@@ -99,38 +94,6 @@ def count_speakers(ids: Ids, vocabulary: Vocabulary) -> list[Speaker]:
         Speaker(name, counts.lines[name], counts.lines[name] / total, partners.get(name, ""))
         for name in names
     ]
-
-
-def _count_speeches(lines: Iterator[str]) -> Counter[str]:
-    """Return how often each name has a speaker's line."""
-    speeches: Counter[str] = Counter()
-    for line, next_line in pairwise(lines):
-        if line and line[-1] == ":" and _is_speaker_line(line, next_line):
-            name = line[:-1]
-            if name in speeches or len(speeches) < MOST_COUNTED:
-                speeches[name] += 1
-    return speeches
-
-
-def _is_speaker_line(line: str, next_line: str) -> bool:
-    return SPEAKER.match(f"{line}\n{next_line}") is not None and line.isprintable()
-
-
-def _lines(ids: Ids, vocabulary: Vocabulary, advance: Advance) -> Iterator[str]:
-    """Yield the lines of a text, at least the first characters of each, and an empty one.
-
-    advance: is told the tokens that have been read.
-    """
-    rest = ""
-    left = len(ids)
-    for text in vocabulary.chunks_of_text(ids, DOCUMENT_END):
-        *lines, rest = (rest + text).split("\n")
-        yield from lines
-        rest = rest[:LONG_LINE]
-        advance(min(left, CHUNK))
-        left -= CHUNK
-    yield rest
-    yield ""
 
 
 def _partners(names: Sequence[str], exchanges: Mapping[tuple[str, str], int]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from chatgot.data.windows import Batch
+from chatgot.data.windows import NOT_LEARNED, Batch
 from chatgot.logs.waiting import Advance, waiting
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.model.gpt import evaluating
@@ -26,7 +26,9 @@ def evaluate(
     precision: str,
     stopped: Stopped,
 ) -> float | None:
-    """Return the mean loss in nats per token over all tokens of `batches`; None when stopped.
+    """Return the mean loss in nats per token over all targets of `batches`; None when stopped.
+
+    Targets that are not learned from do not count.
 
     Leaves the training's generators, mode and gradients as they are.
     """
@@ -37,8 +39,9 @@ def evaluate(
             if stopped():
                 return None
             _, loss = model(x, y)
-            total += loss.item() * y.numel()
-            tokens += y.numel()
+            targets = int((y != NOT_LEARNED).sum())
+            total += loss.item() * targets
+            tokens += targets
     return total / tokens
 
 

@@ -50,6 +50,20 @@ def text_line(run: Run) -> str:
     )
 
 
+def learned_line(run: Run) -> list[str]:
+    """Return how much of the text is learned from, in one line; nothing: all of it."""
+    names = run.config.data.learn_from
+    learned = run.train_windows.learned
+    evaluated = run.val_windows.learned
+    if names is None or learned is None or evaluated is None:
+        return []
+    share = len(learned) / len(run.train_windows.ids)
+    return [
+        f"learned from: the lines of {', '.join(names)}, {len(learned):,} training tokens "
+        f"({share:.1%}); val_loss is that of {len(evaluated):,} validation tokens"
+    ]
+
+
 def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
     """Return the first lines of each part of a log: what runs, where, on which device, and how."""
     config = run.config
@@ -72,6 +86,7 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
         f"gradient checkpointing: {gradient_checkpointing}; "
         f"micro-batch: {run.state.micro_batch.size}",
         f"text: {text_line(run)}",
+        *learned_line(run),
         f"one epoch: {run.train_windows.per_epoch:,} windows of {run.train_windows.T} tokens",
     ]
 

@@ -7,6 +7,7 @@ import numpy as np
 import parts
 import pytest
 
+from chatgot.data import speaker_lines
 from chatgot.data import vocabulary as vocabularies
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import END_OF_TEXT, Characters
@@ -87,7 +88,11 @@ def test_memory_does_not_grow_with_the_text():
     text = "".join(speech(f"N{i}") for i in range(2000)) * 3 + "a long line " * 20_000
     vocabulary = Characters("".join(sorted(set(text))))
     ids = np.array(vocabulary.encode(text), dtype="<u2")
-    with patch.object(vocabularies, "CHUNK", 1 << 10), patch.object(speakers, "MOST_COUNTED", 50):
+    with (
+        patch.object(vocabularies, "CHUNK", 1 << 10),
+        patch.object(speaker_lines, "MOST_COUNTED", 50),
+        patch.object(speakers, "MOST_COUNTED", 50),
+    ):
         tracemalloc.start()
         found = count_speakers(ids, vocabulary)
         peak = tracemalloc.get_traced_memory()[1]

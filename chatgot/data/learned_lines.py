@@ -1,0 +1,201 @@
+"""Which tokens training learns from, where `data.learn_from` names speakers: those they speak.
+
+Letters: N tokens of a text, T `max_seq_length`.
+"""
+
+import logging
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatgot.data.prompts import LEAST_SPEECHES
+from chatgot.data.speaker_lines import (
+    DOCUMENT_END,
+    Line,
+    begins_speech,
+    count_speeches,
+    lines_of,
+)
+from chatgot.data.vocabulary import CHUNK, Ids, Vocabulary
+from chatgot.errors import ConfigError
+from chatgot.logs.waiting import waiting
+
+logger = logging.getLogger(__name__)
+
+Places = NDArray[np.int64]
+
+
+class LearnedTokens:
+    """The tokens of a text that training learns from, as spans [begin, end).
+
+    begins, ends: (n,) ascending; the spans are not empty and do not overlap.
+    """
+
+    def __init__(self, begins: Places, ends: Places) -> None:
+        self.begins = begins
+        self.ends = ends
+        lengths = ends - begins
+        self._before_span = np.concatenate([[0], np.cumsum(lengths)])  # (n + 1,)
+        self._end_of_previous = np.concatenate([[0], ends])  # (n + 1,)
+
+    def __len__(self) -> int:
+        """Return how many tokens they are."""
+        return int(self._before_span[-1])
+
+    def contain(self, places: Places) -> NDArray[np.bool_]:
+        """Return for each place in the text whether its token is one of them."""
+        spans_begun = np.searchsorted(self.begins, places, side="right")
+        return places < self._end_of_previous[spans_begun]
+
+    def in_windows(self, starts: Places, T: int) -> Places:
+        """Return how many targets of each window are among them; its targets begin one later."""
+        return self._before(starts + T + 1) - self._before(starts + 1)
+
+    def targets(self, n_tokens: int) -> int:
+        """Return how many targets of a text of that length are among them: its first is none."""
+        return int(self.in_windows(np.array([0]), n_tokens - 1)[0])
+
+    def _before(self, places: Places) -> Places:
+        """Return how many of them come before each place."""
+        spans_begun = np.searchsorted(self.begins, places, side="left")
+        beyond = np.maximum(0, self._end_of_previous[spans_begun] - places)
+        return self._before_span[spans_begun] - beyond
+
+    def part(self, begin: int, end: int) -> "LearnedTokens":
+        """Return those of a part of the text, counted from where that part begins."""
+        begins = np.clip(self.begins, begin, end) - begin
+        ends = np.clip(self.ends, begin, end) - begin
+        return LearnedTokens(begins[begins < ends], ends[begins < ends])
+
+
+def learned_tokens(
+    ids: Ids, n_train: int, vocabulary: Vocabulary, names: Sequence[str]
+) -> tuple[LearnedTokens, LearnedTokens]:
+    """Return the tokens to learn from in the training part, and those to evaluate in the rest.
+
+    They are the text of the speeches of `names`, each with the blank line that ends it, and the
+    end-of-text token where the document ends with the speech. A speech is what
+    `speakers.count_speakers` takes for one; the names are known speakers here even where they speak
+    less often. Where none of them speaks in the held-out part, it is evaluated on everyone's
+    speeches, which is logged.
+
+    It streams, twice: memory does not grow with the text, but for 16 bytes for each speech.
+
+    ids: (N,), of the whole text; the first `n_train` are the training part.
+    Raises: ConfigError for a name that never speaks in the training part, and where nobody at all
+        speaks in the held-out part.
+    """
+    with waiting("finding whose lines are learned from", n_train + len(ids)) as advance:
+        speeches = count_speeches(lines_of(ids[:n_train], vocabulary, advance), names)
+        _check_names(names, speeches)
+        known = {name for name, count in speeches.items() if count >= LEAST_SPEECHES}
+        known |= set(names)
+        learned, everyones = _speeches(lines_of(ids, vocabulary, advance), known, frozenset(names))
+    whole = _in_tokens(learned, ids, vocabulary)
+    train = whole.part(0, n_train)
+    held_out = whole.part(n_train, len(ids))
+    if held_out.targets(len(ids) - n_train):
+        return train, held_out
+    held_out = _in_tokens(everyones, ids, vocabulary).part(n_train, len(ids))
+    if not held_out.targets(len(ids) - n_train):
+        raise ConfigError(
+            "data.learn_from: nobody speaks in the held-out part, the end of the text, so the loss "
+            "on such lines cannot be measured; hold more out: data.test_split"
+        )
+    logger.warning(
+        "data.learn_from: %s: no line in the held-out part, so val_loss is that of the lines of "
+        "all who speak there",
+        ", ".join(names),
+    )
+    return train, held_out
+
+
+def _check_names(names: Sequence[str], speeches: Counter[str]) -> None:
+    """Refuse names that never speak. Raises: ConfigError."""
+    unknown = [name for name in names if not speeches[name]]
+    if not unknown:
+        return
+    name = unknown[0]
+    speakers = [speaker for speaker, count in speeches.most_common() if count]
+    if not speakers:
+        hint = "nobody does; a speech begins with a line NAME:, which text follows"
+    else:
+        hint = f"did you mean {' or '.join(_nearest(name, speakers))}?"
+    raise ConfigError(
+        f"data.learn_from: {name} never speaks in the training part of the text; {hint}"
+    )
+
+
+def _nearest(name: str, speakers: Sequence[str]) -> list[str]:
+    """Return up to three speakers: those most like a name, else those who speak most often."""
+    by_folded = {speaker.casefold(): speaker for speaker in reversed(speakers)}
+    close = get_close_matches(name.casefold().rstrip(": "), by_folded, n=3)
+    return [by_folded[folded] for folded in close] or list(speakers[:3])
+
+
+class _Speeches:
+    """Collects where speeches begin and end, in characters."""
+
+    def __init__(self) -> None:
+        self.places = array("q")  # begin and end of each by turns
+        self.goes_on = False
+
+    def begin(self, place: int) -> None:
+        self.places.append(place)
+        self.goes_on = True
+
+    def end(self, place: int) -> None:
+        if self.goes_on:
+            self.places.append(place)
+        self.goes_on = False
+
+
+def _speeches(
+    lines: Iterable[Line], known: Collection[str], names: Collection[str]
+) -> tuple[_Speeches, _Speeches]:
+    """Return the speeches of `names`, and everyone's."""
+    learned = _Speeches()
+    everyones = _Speeches()
+    begin = 0  # of the line
+    for (line, length), (next_line, _) in pairwise(lines):
+        end = begin + length + 1  # with its line feed
+        if not line:
+            # a token more where the document ends with this speech
+            speech_end = end + 1 if next_line == DOCUMENT_END else end
+            learned.end(speech_end)
+            everyones.end(speech_end)
+        elif begins_speech(line, next_line, everyones.goes_on, known):
+            learned.end(begin)
+            everyones.end(begin)
+            everyones.begin(end)
+            if line[:-1] in names:
+                learned.begin(end)
+        elif line == DOCUMENT_END:
+            learned.end(begin + 1)
+            everyones.end(begin + 1)
+        begin = end
+    learned.end(begin)
+    everyones.end(begin)
+    return learned, everyones
+
+
+def _in_tokens(speeches: _Speeches, ids: Ids, vocabulary: Vocabulary) -> LearnedTokens:
+    """Return the tokens whose first character is in one of the speeches."""
+    places = np.array(speeches.places, dtype=np.int64)
+    tokens = np.full(len(places), len(ids), dtype=np.int64)
+    done = 0  # places whose token is known
+    characters = 0  # in the tokens so far
+    for first in range(0, len(ids), CHUNK):
+        lengths = vocabulary.lengths(ids[first : first + CHUNK])
+        begins = characters + np.cumsum(lengths) - lengths
+        characters += int(lengths.sum())
+        here = int(np.searchsorted(places, characters))
+        tokens[done:here] = first + np.searchsorted(begins, places[done:here])
+        done = here
+    begins, ends = tokens.reshape(-1, 2).T
+    return LearnedTokens(begins[begins < ends], ends[begins < ends])
