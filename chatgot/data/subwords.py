@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chatgot.data.tokenizer_json import (
     ByteLevelTokenizer,
     byte_letters,
@@ -128,6 +131,12 @@ class Subwords:
             some = ids[start : start + CHUNK].tolist()
             is_last = start + CHUNK >= len(ids)
             yield utf_8.decode(b"".join([bytes_of[i] for i in some]), is_last)
+
+    def lengths(self, ids: Ids) -> NDArray[np.int64]:
+        """Return how many characters begin in each token, in the text of `chunks_of_text`."""
+        first_bytes = [sum(byte & 0xC0 != 0x80 for byte in text) for text in self._bytes]
+        first_bytes[self._id_of_end] = 1
+        return np.array(first_bytes)[ids]
 
     def can_write(self, text: str) -> bool:
         return self.replace_unknown(text)[1] == ""

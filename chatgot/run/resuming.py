@@ -456,20 +456,7 @@ def start_from(run: Run, start: Start, path: Path) -> None:
     fitting = {name for name in in_both if _fits(tensors[name], own[name])}
     if not fitting:
         raise CheckpointRejected(f"{path}: no weight matches this model in name and shape")
-    for name in sorted(own.keys() - tensors.keys()):
-        logger.warning("init_from: %s is not in the file and keeps its fresh weights", name)
-    for name in sorted(tensors.keys() - own.keys()):
-        logger.warning("init_from: %s is not in this model", name)
-    for name in sorted(in_both - fitting):
-        if tensors[name].shape == own[name].shape:
-            logger.warning("init_from: %s contains NaN or infinity: left out", name)
-            continue
-        logger.warning(
-            "init_from: %s has shape %s (expected %s): left out",
-            name,
-            tuple(tensors[name].shape),
-            tuple(own[name].shape),
-        )
+    _log_left_out(own, tensors, fitting)
     if new_rows:
         logger.warning(
             "init_from: %s does not know %d of this text's tokens; their rows are new: %s",
@@ -484,6 +471,26 @@ def start_from(run: Run, start: Start, path: Path) -> None:
     logger.info(
         "init_from: %d of %d weights from %s, a new run from step 0", len(fitting), len(own), path
     )
+
+
+def _log_left_out(
+    own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], fitting: set[str]
+) -> None:
+    """Log each weight that is not taken, and why."""
+    for name in sorted(own.keys() - theirs.keys()):
+        logger.warning("init_from: %s is not in the file and keeps its fresh weights", name)
+    for name in sorted(theirs.keys() - own.keys()):
+        logger.warning("init_from: %s is not in this model", name)
+    for name in sorted((own.keys() & theirs.keys()) - fitting):
+        if theirs[name].shape == own[name].shape:
+            logger.warning("init_from: %s contains NaN or infinity: left out", name)
+            continue
+        logger.warning(
+            "init_from: %s has shape %s (expected %s): left out",
+            name,
+            tuple(theirs[name].shape),
+            tuple(own[name].shape),
+        )
 
 
 def _without_late_positions(
