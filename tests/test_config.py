@@ -508,7 +508,7 @@ def test_keys_without_effect_beside_lora_are_named(values, lines):
 
 def test_each_layer_of_lora_is_a_linear_layer_of_its_architecture():
     for architecture, layers in LAYERS.items():
-        cfg = ModelConfig(architecture=architecture, d_model=8, n_layers=1)
+        cfg = ModelConfig(architecture=architecture, d_model=16, n_layers=1)
         (block,) = model_without_weights(cfg, 4).blocks
         names = {
             name.rpartition(".")[2] for name, m in block.named_modules() if isinstance(m, nn.Linear)
