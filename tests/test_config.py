@@ -16,6 +16,7 @@ from torch import nn
 from chatgot.config import (
     FP32_MAX,
     FP32_MIN,
+    LAYERS,
     MAX_DECAY,
     MAX_HEAD_SIZE,
     MAX_HEADS,
@@ -31,7 +32,7 @@ from chatgot.config import (
 )
 from chatgot.config_file import load_config
 from chatgot.errors import ConfigError
-from chatgot.model.gpt import build_model
+from chatgot.model.gpt import build_model, model_without_weights
 from chatgot.numerics.muon import Muon
 
 FIELDS = dict(keys_of())
@@ -130,6 +131,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "model.head_dim": {"model.architecture": "modern"},
     "training.batch_size": {"training.accumulate_grad_batches": 1},
     "training.accumulate_grad_batches": {"training.batch_size": 1},
+    "training.lora.rank": {"model.d_model": MAX_WIDTH},
 }
 # An end of a range that another rule forbids, and the next number that is allowed.
 OTHER_END = {("model.head_dim", 1): 2}
@@ -456,6 +458,62 @@ def test_gpt_warns_once_of_a_key_that_only_modern_uses(values, line):
 @pytest.mark.parametrize("name", ["rope_base", "qk_norm", "n_kv_head", "head_dim"])
 def test_a_shape_or_position_key_never_changes_on_resume(name):
     assert FIELDS[f"model.{name}"].json_schema_extra == {"resume": "never"}
+
+
+# LoRA
+
+
+@pytest.mark.parametrize(
+    ("architecture", "targets", "words"),
+    [
+        ("gpt", ["qkv", "gate_up"], "gate_up: the linear layers of architecture gpt are qkv, proj"),
+        ("modern", ["up"], "up: the linear layers of architecture modern are qkv, proj, gate_up"),
+    ],
+)
+def test_lora_on_layers_that_the_architecture_lacks_is_refused(architecture, targets, words):
+    lora = {"training.lora.targets": targets, "model.architecture": architecture}
+    assert f"training.lora.targets: {words}" in refused(lora)
+
+
+def test_a_rank_above_the_width_of_the_model_is_refused():
+    make({"training.lora.rank": 512})
+    said = refused({"training.lora.rank": 513})
+    assert "training.lora.rank (513) must be at most model.d_model (512)" in said
+
+
+def test_an_empty_list_of_layers_for_lora_is_refused():
+    assert "targets is empty" in refused({"training.lora.targets": []})
+
+
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ({"training.lora.rank": 2}, []),
+        (
+            {"training.lora.alpha": 2},
+            ["training.lora: its other keys have no effect: rank is null"],
+        ),
+        (
+            {"training.lora.rank": 2, "training.optimizer": "muon"},
+            [
+                "training.optimizer=muon has no effect: Muon is for whole matrices, and AdamW "
+                "updates the small ones of LoRA"
+            ],
+        ),
+    ],
+)
+def test_keys_without_effect_beside_lora_are_named(values, lines):
+    assert remarks(make(values)) == lines
+
+
+def test_each_layer_of_lora_is_a_linear_layer_of_its_architecture():
+    for architecture, layers in LAYERS.items():
+        cfg = ModelConfig(architecture=architecture, d_model=16, n_layers=1)
+        (block,) = model_without_weights(cfg, 4).blocks
+        names = {
+            name.rpartition(".")[2] for name, m in block.named_modules() if isinstance(m, nn.Linear)
+        }
+        assert names == set(layers)
 
 
 # Imports

@@ -499,6 +499,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "model.rope_base": ("1e6", 1e6),
     "model.qk_norm": ("false", False),
     "training.grad_clip": ("null", None),
+    "training.lora.targets": ("[qkv, down]", ["qkv", "down"]),
     "training.sample_interval_minutes": ("3", 3.0),
 }
 
@@ -515,6 +516,35 @@ def test_each_key_can_be_set_and_nothing_else_changes(tmp_path, key):
     assert flat(config.model_dump(mode="json")) == before | {key: value}
     assert value != before[key]
     assert path.read_text() == SMALLEST
+
+
+@pytest.mark.parametrize("section", ["", "  lora:\n", "  lora: null\n", "  lora: {}\n"])
+def test_a_rank_can_be_set_where_lora_is_null_or_missing(tmp_path, section):
+    path = write(tmp_path, f"training:\n  max_steps: 10\n{section}")
+    assert not load_config(path)[0].training.lora.enabled
+    lora = load_config(path, ["training.lora.rank=8"])[0].training.lora
+    assert (lora.rank, lora.alpha, lora.targets) == (8, 16.0, None)
+
+
+@pytest.mark.parametrize(
+    ("target", "meant"),
+    [("qvk", "qkv"), ("q_proj", "qkv"), ("o_proj", "proj"), ("gate", "gate_up"), ("fc2", "down")],
+)
+def test_an_unknown_layer_for_lora_gets_a_hint_at_ours(tmp_path, target, meant):
+    path = write(tmp_path, f"training: {{max_steps: 1, lora: {{targets: [proj, {target}]}}}}")
+    (_, line) = refusal(path).splitlines()
+    assert line.endswith(
+        f"training.lora.targets[1] (line 1): found {target!r}, "
+        f"expected qkv, proj, up, gate_up or down, did you mean {meant}?"
+    )
+
+
+def test_a_choice_that_is_nearly_right_gets_a_hint(tmp_path):
+    message = refusal(write(tmp_path, SMALLEST), "training.optimizer=adam")
+    assert "expected adamw or muon, did you mean adamw?" in message
+    message = refusal(write(tmp_path, SMALLEST), "training.optimizer=lion")
+    assert "expected adamw or muon" in message
+    assert "did you mean" not in message
 
 
 def test_the_last_override_wins_and_all_are_named(tmp_path):

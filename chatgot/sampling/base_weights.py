@@ -131,7 +131,8 @@ def _base_weights(
         tensors, tokens = _read_weights(file, read_base, depth + 1)
     elif read_base is not None:
         read = read_base(file)
-        tensors, tokens = read.tensors, read.tokens
+        tensors = read.tensors
+        tokens = read.tokens
     else:
         raise CheckpointRejected(f"{file}: no checkpoint; {path} builds on its weights")
     weights, _ = fit_base(file, tensors, tokens, model, stored["vocabulary"])

@@ -160,7 +160,9 @@ def test_frozen_weights_get_no_gradient_and_cost_no_product():
     counter = FlopCounterMode(display=False)
     with counter:
         block.mlp.down(block.mlp.up(x)).sum().backward()
-    tokens, C, d_hid = 5, 16, 24
+    tokens = 5
+    C = 16
+    d_hid = 24
     frozen = 2 * 2 * (2 * tokens * C * d_hid)
     added = 3 * (2 * tokens * (d_hid + C))
     assert counter.get_total_flops() == frozen + added

@@ -1,5 +1,7 @@
 """A run with LoRA: what it trains and saves, how it goes on, and what it builds on."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,30 @@ def tuned(trained) -> Path:
     return trained
 
 
+@pytest.fixture(scope="module")
+def tuned_once(tmp_path_factory) -> Path:
+    """The same, for tests that change nothing in it."""
+    folder = tmp_path_factory.mktemp("tuned")
+    harness.write_config(folder, training={"max_steps": 4, "save_checkpoint_steps": 4})
+    assert harness.train_here(folder, "--config", "tiny.yaml") == 0
+    assert adapt(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(tuned_once, tmp_path) -> Path:
+    """A copy of the last checkpoint with LoRA; its base is not next to it."""
+    path = adapted(tuned_once, 6)
+    return Path(shutil.copy(path, tmp_path / path.name))
+
+
+def forge(checkpoint: Path, **base: Any) -> None:
+    """Change what a checkpoint says of its base."""
+    content = parts.copied(load_checkpoint(checkpoint))
+    content["base"] |= base
+    parts.forge(checkpoint, content)
+
+
 def alter(path: Path, name: str = "layers.0.mlp.up.weight") -> None:
     """Change one weight of a checkpoint by the least amount; the file is whole."""
     content = parts.copied(load_checkpoint(path))
@@ -250,94 +276,110 @@ def test_a_base_that_is_gone_is_refused_in_two_lines(tuned, capsys):
 
 
 @pytest.mark.parametrize("there", ["/gone/{}", "C:\\gone\\{}"])
-def test_a_base_next_to_the_checkpoint_is_found(tuned, there):
+def test_a_base_next_to_the_checkpoint_is_found(tuned_once, copy, there):
     """The checkpoint and its base came together from another machine."""
-    path = adapted(tuned, 6)
-    content = parts.copied(load_checkpoint(path))
-    content["base"]["path"] = there.format(base_of(tuned).name)
-    expected = logits(load_model(path, parts.CPU).model)
-    parts.forge(path, content)
-    assert torch.equal(logits(load_model(path, parts.CPU).model), expected)
+    expected = logits(load_model(copy, parts.CPU).model)
+    base = base_of(tuned_once)
+    forge(copy, path=there.format(base.name))
+    with pytest.raises(CheckpointRejected, match="which is gone"):
+        load_model(copy, parts.CPU)
+    shutil.copy(base, copy.parent)
+    assert torch.equal(logits(load_model(copy, parts.CPU).model), expected)
 
 
-def test_a_base_in_another_format_is_read_by_who_can(tuned):
-    folder = tuned / "model"
+def test_a_base_in_another_format_is_read_by_who_can(tuned_once, copy, tmp_path):
+    folder = tmp_path / "model"
     folder.mkdir()
-    path = adapted(tuned, 6)
-    content = parts.copied(load_checkpoint(path))
-    content["base"]["path"] = str(folder)
-    tensors, tokens = read_weights(base_of(tuned))
-    expected = logits(load_model(path, parts.CPU).model)
-    parts.forge(path, content)
+    expected = logits(load_model(copy, parts.CPU).model)
+    forge(copy, path=str(folder))
     with pytest.raises(CheckpointRejected, match="no checkpoint"):
-        load_model(path, parts.CPU)
+        load_model(copy, parts.CPU)
+    tensors, tokens = read_weights(base_of(tuned_once))
     del tensors["head.weight"]  # tied: a file may have one of both
     read = {folder: Start(tensors, tokens, "hf")}
-    assert torch.equal(logits(load_model(path, parts.CPU, read.__getitem__).model), expected)
+    loaded = load_model(copy, parts.CPU, read.__getitem__)
+    assert torch.equal(logits(loaded.model), expected)
 
 
-def test_the_loaded_model_is_the_merged_one(tuned):
-    path = adapted(tuned, 6)
-    content = load_checkpoint(path)
-    run = parts.run(model={**harness.TINY["model"], "dropout": 0.0}, training={"lora": LORA})
-    loaded = load_model(path, parts.CPU)
+def test_the_loaded_model_is_the_merged_one(tuned_once, copy):
+    loaded = load_model(copy, parts.CPU)
     assert not any(p.requires_grad for p in loaded.model.parameters())
-    weights = harness.load(base_of(tuned))["model_state_dict"]
-    a = content["model_state_dict"]["layers.1.mlp.down.lora_a"]
-    b = content["model_state_dict"]["layers.1.mlp.down.lora_b"]
+    added = load_checkpoint(copy)["model_state_dict"]
+    weights = harness.load(base_of(tuned_once))["model_state_dict"]
+    product = added["layers.1.mlp.down.lora_b"] @ added["layers.1.mlp.down.lora_a"]
     name = "layers.1.mlp.down.weight"
     found = loaded.model.state_dict()
-    assert torch.allclose(found[name], weights[name] + LORA["alpha"] / LORA["rank"] * (b @ a))
+    assert torch.allclose(found[name], weights[name] + LORA["alpha"] / LORA["rank"] * product)
+    assert not torch.allclose(found[name], weights[name])
     assert torch.equal(found["norm.weight"], weights["norm.weight"])
-    assert run.base == {}
 
 
-def test_init_from_a_checkpoint_with_lora_takes_the_merged_weights(tuned):
+def test_init_from_a_checkpoint_with_lora_takes_the_merged_weights(copy, tmp_path):
     still = {"max_steps": 1, "learning_rate": 1e-30, "min_learning_rate": 0, "weight_decay": 0}
-    path = adapted(tuned, 6)
-    harness.write_config(tuned, name="after", training=still)
-    assert harness.train_here(tuned, "--config", "after.yaml", "--init_from", str(path)) == 0
-    after = load_model(adapted(tuned, 1, "after"), parts.CPU).model
-    assert parts.same(after.state_dict(), load_model(path, parts.CPU).model.state_dict())
+    harness.write_config(tmp_path, name="after", training=still)
+    arguments = ("--config", "after.yaml", "--init_from", str(copy))
+    assert harness.train_here(tmp_path, *arguments) == 0
+    after = load_model(adapted(tmp_path, 1, "after"), parts.CPU).model
+    assert parts.same(after.state_dict(), load_model(copy, parts.CPU).model.state_dict())
 
 
-def test_lora_on_top_of_lora_builds_on_the_merged_weights(tuned):
-    first = adapted(tuned, 6)
-    harness.write_config(tuned, name="second", training=STEPS | {"max_steps": 3})
-    assert harness.train_here(tuned, "--config", "second.yaml", "--init_from", str(first)) == 0
-    second = adapted(tuned, 3, "second")
-    below = load_model(first, parts.CPU).model.state_dict()
+def test_lora_on_top_of_lora_builds_on_the_merged_weights(copy, tmp_path):
+    harness.write_config(tmp_path, name="second", training=STEPS | {"max_steps": 3})
+    arguments = ("--config", "second.yaml", "--init_from", str(copy))
+    assert harness.train_here(tmp_path, *arguments) == 0
+    second = adapted(tmp_path, 3, "second")
+    below = load_model(copy, parts.CPU).model.state_dict()
     assert load_checkpoint(second)["base"]["sha256"] == weights_sha256(below)
     found = load_model(second, parts.CPU).model.state_dict()
     assert torch.equal(found["token_embedding.weight"], below["token_embedding.weight"])
     assert not torch.equal(found["layers.0.mlp.up.weight"], below["layers.0.mlp.up.weight"])
 
 
-def test_a_checkpoint_that_builds_on_itself_is_refused(tuned):
-    path = adapted(tuned, 6)
-    content = parts.copied(load_checkpoint(path))
-    content["base"]["path"] = str(path)
-    parts.forge(path, content)
+def test_a_checkpoint_that_builds_on_itself_is_refused(copy):
+    forge(copy, path=str(copy))
     with pytest.raises(CheckpointRejected, match=f"more than {MOST_BASES} times"):
-        load_model(path, parts.CPU)
+        load_model(copy, parts.CPU)
 
 
-def test_a_checkpoint_with_lora_that_names_no_base_is_refused(tuned):
-    path = adapted(tuned, 6)
-    content = parts.copied(load_checkpoint(path))
+def test_a_checkpoint_with_lora_that_names_no_base_is_refused(copy):
+    content = parts.copied(load_checkpoint(copy))
     del content["base"]
-    parts.forge(path, content)
+    parts.forge(copy, content)
     with pytest.raises(CheckpointRejected, match="does not say on which weights"):
-        load_model(path, parts.CPU)
+        load_model(copy, parts.CPU)
 
 
-def test_other_matrices_than_the_configuration_says_are_refused(tuned):
-    path = adapted(tuned, 6)
-    content = parts.copied(load_checkpoint(path))
+def test_other_matrices_than_the_configuration_says_are_refused(copy):
+    content = parts.copied(load_checkpoint(copy))
     content["config"]["training"]["lora"]["rank"] = 3
-    parts.forge(path, content)
+    parts.forge(copy, content)
     with pytest.raises(CheckpointRejected, match="the weights do not fit"):
-        load_model(path, parts.CPU)
+        load_model(copy, parts.CPU)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        {"path": "base.pt"},
+        {"path": "/a\0b"},
+        {"path": 3},
+        {"sha256": "0" * 63},
+        {"sha256": "G" * 64},
+        {"more": "x"},
+    ],
+)
+def test_an_odd_base_is_refused_before_it_is_looked_for(copy, base):
+    forge(copy, **base)
+    with pytest.raises(CheckpointRejected, match="invalid or missing: base"):
+        load_checkpoint(copy)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_as_base_is_refused_without_waiting(copy, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    forge(copy, path=str(tmp_path / "pipe"))
+    with parts.at_once(), pytest.raises(CheckpointRejected, match="no checkpoint"):
+        load_model(copy, parts.CPU)
 
 
 def test_the_hash_depends_on_names_shapes_dtypes_and_bits_alone():
