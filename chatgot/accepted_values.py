@@ -45,20 +45,23 @@ def _alternatives(annotation: object, metadata: Sequence[object], item: int | No
     if origin is Literal:
         return [str(choice) for choice in args]
     if origin in (list, tuple):
-        return _items(origin, args, item)
+        return _items(origin, args, item, metadata)
     if annotation is bool:
         return ["true", "false"]
     if annotation is NoneType:
-        return ["null"]
+        return ["null"] if item is None else []
     limits = ", ".join(_limits(metadata))
     return [f"{KINDS[annotation]} ({limits})" if limits else KINDS[annotation]]
 
 
-def _items(kind: object, args: Sequence[object], item: int | None) -> list[str]:
+def _items(
+    kind: object, args: Sequence[object], item: int | None, metadata: Sequence[object]
+) -> list[str]:
     if item is not None:
         return _alternatives(args[min(item, len(args) - 1)], [], None)
     each = either(_alternatives(args[0], [], None))
     length = f" of {len(args)} items" if kind is tuple else ""
+    length += "".join(f" ({limit})" for limit in _limits(metadata))
     return [f"a list{length}, each {each}"]
 
 

@@ -65,6 +65,7 @@ def test_settings_that_change_the_maths_are_taken_only_with_set(trained, key, ca
         "training.accumulate_grad_batches=1",
         "training.weight_decay=0",
         "data.test_split=0.2",
+        "data.learn_from=[FOOL]",
     ],
 )
 def test_sizes_seed_and_step_size_never_change_on_resume(trained, setting, capsys):

@@ -131,6 +131,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.compile": (False, "weighed"),
     "data.path": ("other.txt", "weights"),
     "data.test_split": (0.3, "val_loss"),
+    "data.learn_from": (["FOOL"], "val_loss"),
     "sampling.prompts": (["QUEEN: "], "samples"),
     "sampling.max_new_tokens": (3, "samples"),
     "sampling.temperature": (0, "samples"),
