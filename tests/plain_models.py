@@ -1,12 +1,18 @@
 """Our models in the words of plain_forward.py; models of all shapes that can leave."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import parts
 import torch
 from torch import nn
 
-from chatgot.config import ModelConfig
+from chatgot.config import Config, ModelConfig
+from chatgot.data.vocabulary import Characters
 from chatgot.exchange.plain_forward import PlainBlock, PlainLinear, PlainModel, PlainNorm
 from chatgot.model.gpt import GPT, Block, build_model
+from chatgot.sampling.loading import LoadedModel, load_model
+from chatgot.sampling.speakers import Speaker
 
 # Each kind differs from another one in one thing
 KINDS: dict[str, dict] = {
@@ -30,10 +36,18 @@ KINDS: dict[str, dict] = {
     },
 }
 
+# A shape that LlamaForCausalLM refuses
+ODD = {"architecture": "modern", "qk_norm": False, "n_head": 3, "head_dim": 6}
+
 
 def random_model(kind: str, vocab_size: int, **keys) -> GPT:
     """Return a model, in evaluation mode, in which each weight, bias and norm is random."""
-    shape = {"max_seq_length": 32, "init_range": 0.2, **KINDS[kind], **keys}
+    shape = {
+        "max_seq_length": 32,
+        "init_range": 0.2,
+        **(KINDS | {"llama_odd_width": ODD})[kind],
+        **keys,
+    }
     model = build_model(parts.config(model=shape).model, vocab_size, parts.CPU, seed=3)
     generator = torch.Generator().manual_seed(4)
     for parameter in model.parameters():
@@ -41,6 +55,17 @@ def random_model(kind: str, vocab_size: int, **keys) -> GPT:
             with torch.no_grad():
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
     return model.requires_grad_(False).eval()
+
+
+def loaded_model(folder: Path, kind: str, characters: str, **sections) -> LoadedModel:
+    """Return a random model with a vocabulary and two speakers, as if loaded from a checkpoint."""
+    loaded = load_model(parts.checkpoint_file(folder, parts.run()), parts.CPU)
+    vocabulary = Characters(characters)
+    model = random_model(kind, len(vocabulary))
+    values = parts.config(**sections).model_dump()
+    config = Config(**{**values, "model": model.cfg.model_dump()})
+    speakers = (Speaker("KING", 60, 0.6, "QUEEN"), Speaker("QUEEN", 40, 0.4, "KING"))
+    return replace(loaded, model=model, vocabulary=vocabulary, config=config, speakers=speakers)
 
 
 def as_plain(model: GPT) -> PlainModel:
