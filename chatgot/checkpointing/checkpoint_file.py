@@ -59,13 +59,15 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "vocabulary": list,  # the text of each id: END_OF_TEXT, then single characters
     "speakers": list,  # who speaks in the training part: dicts with the keys of SPEAKER_KEYS
     "data_sha256": str,
+    "data_tokens": int,  # of the whole text, held-out part included
     "project_version": str,
     "versions": dict,
 }
-OPTIONAL = {"speakers"}  # the first files of version 2 have no speakers
+OPTIONAL = {"speakers", "data_tokens"}  # not in the first files of version 2
 SPEAKER_KEYS = {"name": str, "lines": int, "share": float, "partner": str}
 MOST_SPEAKERS = 1000
 MOST_LINES = 1 << 62
+MOST_TOKENS = 1 << 62
 
 
 class _HashingWriter(io.RawIOBase):
@@ -424,6 +426,7 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
         "global_step": checkpoint["global_step"] >= 0,
         "vocabulary": _is_vocabulary(checkpoint["vocabulary"]),
         "speakers": _are_speakers(checkpoint.get("speakers", [])),
+        "data_tokens": _is_count(checkpoint.get("data_tokens", 1)),
     }
     return [key for key in is_right if not is_right[key]]
 
@@ -438,6 +441,11 @@ def _is_vocabulary(tokens: list[Any]) -> bool:
         and all(len(character) == 1 for character in characters)
         and len(set(characters)) == len(characters)
     )
+
+
+def _is_count(value: object) -> bool:
+    """Return whether this is a number of tokens that a text can have."""
+    return type(value) is int and 1 <= value <= MOST_TOKENS
 
 
 def _are_speakers(speakers: list[Any]) -> bool:

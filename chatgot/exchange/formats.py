@@ -53,3 +53,7 @@ class Format(Protocol):
         With fp32 it is the model itself.
         """
         ...
+
+    def how_to_use(self, folder: Path) -> list[str]:
+        """Return the lines that a user types next to use what was written into a folder."""
+        ...

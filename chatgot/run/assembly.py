@@ -131,6 +131,7 @@ class Run:
             "vocabulary": self.vocabulary.tokens,
             "speakers": [asdict(speaker) for speaker in self.speakers],
             "data_sha256": self.tokens.text_sha256,
+            "data_tokens": len(self.tokens.ids),
             "versions": versions() | {"device": self.device.type},
             "project_version": __version__,
             **self.collect_state(),
