@@ -81,7 +81,9 @@ class PlainSafetensors:
         try:
             config = json.loads((folder / CONFIG).read_bytes())
             if (config["format"], config["version"]) != ("chatgot", VERSION):
-                raise ImportRejected(f"{folder / CONFIG}: not a model of ChatGoT, version {VERSION}")
+                raise ImportRejected(
+                    f"{folder / CONFIG}: not a model of ChatGoT, version {VERSION}"
+                )
             model = ModelConfig.model_validate(config["model"])
             tensors = load_file(folder / WEIGHTS)
             vocabulary = json.loads((folder / VOCABULARY).read_bytes())
@@ -185,9 +187,11 @@ def _block(model: ModelConfig, tensors: Mapping[str, Tensor], prefix: str) -> Pl
 
 def _split(tensors: Mapping[str, Tensor], name: str, rows: list[int]) -> list[PlainLinear]:
     """Return the layers whose rows are stored one below the other in one matrix."""
-    weights = tensors[f"{name}.weight"].split(rows)
+    weights = torch.split(tensors[f"{name}.weight"], rows)
     bias = tensors.get(f"{name}.bias")
-    biases = [None] * len(rows) if bias is None else bias.split(rows)
+    if bias is None:
+        return [PlainLinear(weight) for weight in weights]
+    biases = torch.split(bias, rows)
     return [PlainLinear(*parts) for parts in zip(weights, biases, strict=True)]
 
 
