@@ -11,6 +11,7 @@ from chatgot.exchange.held_out import Windows
 from chatgot.exchange.model_card import model_card
 from chatgot.exchange.new_folder import check_folder, new_folder
 from chatgot.exchange.proof import Proof, prove
+from chatgot.logs.waiting import waiting
 from chatgot.sampling.loading import LoadedModel
 
 CARD = "README.md"
@@ -52,8 +53,10 @@ def export(
     try:
         check_folder(folder)
         with new_folder(folder) as temporary:
-            remarks = exported_as.write(loaded, dtype, temporary)
-            proof = prove(loaded, exported_as, dtype, temporary, held_out)
+            with waiting("writing the export"):
+                remarks = exported_as.write(loaded, dtype, temporary)
+            with waiting("proving the export"):
+                proof = prove(loaded, exported_as, dtype, temporary, held_out)
             card = model_card(loaded, exported_as, dtype, proof, remarks)
             (temporary / CARD).write_text(card, encoding="utf-8", newline="\n")
     except OSError as error:

@@ -5,7 +5,6 @@ pair. Source of the front matter: https://huggingface.co/docs/hub/model-cards
 """
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -119,9 +118,7 @@ def _training(loaded: LoadedModel) -> str:
         "step": f"{loaded.step:,}",
     }
     if loaded.val_loss is not None:
-        rows["held-out loss"] = (
-            f"{loaded.val_loss:.4f} nats/token (perplexity {math.exp(loaded.val_loss):.2f})"
-        )
+        rows["held-out loss"] = f"{loaded.val_loss:.4f} nats/token"
     versions = _versions(loaded)
     if versions:
         rows["trained with"] = versions
@@ -142,22 +139,20 @@ def _repeat(loaded: LoadedModel) -> str:
     """Return the command that repeats the training, and all its settings."""
     config = _without_places(loaded.config)
     name = loaded.run_id.rpartition("_")[0]
-    is_default_text = loaded.config.data.path is None
-    is_shipped = _shipped(name) == config
-    settings = name if is_shipped else f"{name}.yaml"
-    command = f"chatgot train --config {settings}"
-    if not is_default_text:
+    sentences = ["This command repeats the training."]
+    command = f"chatgot train --config {name}"
+    if _shipped(name) != config:
+        command += ".yaml"
+        sentences.append(f"Save the settings below as {name}.yaml first.")
+    if loaded.config.data.path is not None:
         command += " --set data.path=TEXT"
-    first = (
-        "This repeats it"
-        if is_shipped
-        else f"With the settings below as {settings}, this repeats it"
-    )
-    if not is_default_text:
-        first += "; TEXT is the text of that SHA-256"
+        sentences.append("TEXT is the text of that SHA-256.")
+    minutes = config.training.max_minutes
+    if minutes is not None:
+        sentences.append(f"It ends after {minutes:g} minutes: a slow machine takes fewer steps.")
     yaml = effective_yaml(config).rstrip()
     return (
-        f"{first}:\n\n```\n{command}\n```\n\n"
+        f"{' '.join(sentences)}\n\n```\n{command}\n```\n\n"
         f"<details><summary>All settings</summary>\n\n```yaml\n{yaml}\n```\n\n</details>"
     )
 
