@@ -4,7 +4,6 @@ It says nothing of the training text but its hash and size, and no speaker's nam
 pair. Source of the front matter: https://huggingface.co/docs/hub/model-cards
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -202,4 +201,4 @@ def _listed(lines: list[str]) -> str:
 
 def _code(text: str) -> str:
     """Return a text as code in Markdown, whatever is in it."""
-    return f"``{json.dumps(text, ensure_ascii=False)[1:-1]}``" if "`" in text else f"`{text}`"
+    return f"`` {text} ``" if "`" in text else f"`{text}`"

@@ -136,10 +136,10 @@ def _read_back(opened: Opened, window: Window, expected: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             found = opened.logits(window.ids).detach().float().cpu()
-    except RuntimeError as error:  # shapes that do not go together
+    except (RuntimeError, LookupError, ValueError) as error:  # sizes that do not fit each other
         reason = str(error).splitlines()[0]
         raise ProofFailed(
-            f"the proof failed: {window.place}: nothing is computed: {reason}"
+            f"the proof failed: {window.place}: the files do not compute: {reason}"
         ) from error
     if found.shape != expected.shape:
         raise ProofFailed(

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import exported
 import pytest
-from pytest import approx
 
 from chatgot.data.vocabulary import Characters
 from chatgot.exchange import held_out
@@ -22,7 +21,7 @@ def test_windows_are_the_start_middle_and_end_of_the_held_out_text(tmp_path):
     split = len(text) - int(len(text) * loaded.config.data.test_split)
     places = [text.index(window.text, split) for window in windows.windows]
     assert places[0] == split
-    assert places[1] == approx((split + len(text)) / 2, abs=20)
+    assert places[1] == pytest.approx((split + len(text)) / 2, abs=20)
     assert places[2] + len(windows.windows[2].text) == len(text)
     assert windows.source == "held-out text"
     for window in windows.windows:

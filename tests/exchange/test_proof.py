@@ -92,7 +92,7 @@ def other_shape(folder: Path) -> None:
         (shift_vocabulary, ["other ids", "token 0 is", "expected"]),
         (lose_a_character, ["the written vocabulary lacks 'e'"]),
         (no_config, ["not readable", "config.json"]),
-        (other_shape, ["shape"]),
+        (other_shape, ["do not compute"]),
     ],
 )
 def test_planted_mistake_fails_the_proof_and_leaves_nothing(tmp_path, spoil, words):
