@@ -5,9 +5,11 @@ It shares no code with our own model: exports are proven against it. Slow, and e
 Letters: T tokens, C width, H query heads, G heads of keys and values, D head size, V vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 
@@ -67,5 +69,99 @@ class PlainModel:
 
 
 def plain_logits(model: PlainModel, ids: Tensor) -> Tensor:
-    """Return the logits (T, V), fp32, of one sequence of ids (T,); computed in fp32."""
-    raise NotImplementedError
+    """Return the logits (T, V), fp32, of one sequence of ids (T,); computed in fp32.
+
+    Sources: GPT-2 (Radford et al. 2019, section 2.3); Llama, arXiv:2302.13971, section 2.2;
+    Qwen3, arXiv:2505.09388, section 2.
+    """
+    with torch.no_grad():
+        x = model.embedding[ids].float()  # (T, C)
+        if model.positions is not None:
+            x = x + model.positions[: len(ids)].float()  # (T, C)
+        for block in model.blocks:
+            x = x + _attention(model, block, _norm(model, block.norm_attention, x))  # (T, C)
+            x = x + _mlp(model, block, _norm(model, block.norm_mlp, x))  # (T, C)
+        return _norm(model, model.norm_final, x) @ model.head.float().T  # (T, V)
+
+
+def _linear(layer: PlainLinear, x: Tensor) -> Tensor:
+    """Return (..., out) from x (..., in)."""
+    y = x @ layer.weight.float().T  # (..., out)
+    return y if layer.bias is None else y + layer.bias.float()
+
+
+def _norm(model: PlainModel, norm: PlainNorm, x: Tensor) -> Tensor:
+    """Normalise the last dimension: LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467).
+
+    The statistics are computed in fp64.
+    """
+    exact = x.double()
+    if model.norm == "layer":
+        exact = exact - exact.sum(-1, keepdim=True) / x.shape[-1]
+    mean_square = (exact * exact).sum(-1, keepdim=True) / x.shape[-1]
+    normal = exact / (mean_square + model.eps).sqrt() * norm.weight.double()
+    if norm.bias is not None:
+        normal = normal + norm.bias.double()
+    return normal.float()
+
+
+def _attention(model: PlainModel, block: PlainBlock, x: Tensor) -> Tensor:
+    """Return (T, C) from x (T, C): each token looks at itself and at those before it.
+
+    Source: arXiv:1706.03762, section 3.2; grouped heads: arXiv:2305.13245.
+    """
+    T = len(x)
+    q = _linear(block.q, x).view(T, model.n_head, -1)  # (T, H, D)
+    k = _linear(block.k, x).view(T, model.n_kv_head, -1)  # (T, G, D)
+    v = _linear(block.v, x).view(T, model.n_kv_head, -1)  # (T, G, D)
+    if block.q_norm is not None:
+        q = _norm(model, block.q_norm, q)
+    if block.k_norm is not None:
+        k = _norm(model, block.k_norm, k)
+    if model.positions is None:
+        q = _rotated(q, model.rope_base)
+        k = _rotated(k, model.rope_base)
+    later = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)  # True: not to be seen
+    queries_per_group = model.n_head // model.n_kv_head
+    heads = []
+    for head in range(model.n_head):
+        group = head // queries_per_group
+        scores = q[:, head] @ k[:, group].T / math.sqrt(q.shape[-1])  # (T, T)
+        scores = scores.double().masked_fill(later, -math.inf)
+        likelihoods = (scores - scores.amax(-1, keepdim=True)).exp()  # (T, T)
+        shares = likelihoods / likelihoods.sum(-1, keepdim=True)  # (T, T)
+        heads.append(shares.float() @ v[:, group])  # (T, D)
+    return _linear(block.out, torch.cat(heads, -1))  # (T, C)
+
+
+def _rotated(x: Tensor, base: float) -> Tensor:
+    """Rotate each pair of elements (i, i + D / 2) by its position's angle; x: (T, heads, D).
+
+    Source: arXiv:2104.09864, section 3.2.2.
+    """
+    T, _, D = x.shape
+    pair = torch.arange(D // 2, dtype=torch.float64, device=x.device)  # (D / 2,)
+    position = torch.arange(T, dtype=torch.float64, device=x.device)  # (T,)
+    angle = position[:, None] * base ** (-2 * pair / D)  # (T, D / 2)
+    cosine = angle.cos().float()[:, None]  # (T, 1, D / 2)
+    sine = angle.sin().float()[:, None]  # (T, 1, D / 2)
+    first = x[..., : D // 2]  # (T, heads, D / 2)
+    second = x[..., D // 2 :]  # (T, heads, D / 2)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
+
+
+def _mlp(model: PlainModel, block: PlainBlock, x: Tensor) -> Tensor:
+    """Return (T, C) from x (T, C): SwiGLU (arXiv:2002.05202) with a gate, GELU without one."""
+    up = _linear(block.up, x)  # (T, d_hid)
+    if block.gate is None:
+        return _linear(block.down, _gelu(model, up))  # (T, C)
+    gate = _linear(block.gate, x)  # (T, d_hid)
+    return _linear(block.down, gate / (1 + (-gate).exp()) * up)  # (T, C)
+
+
+def _gelu(model: PlainModel, x: Tensor) -> Tensor:
+    """Source: arXiv:1606.08415, section 2."""
+    if model.gelu == "erf":
+        return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    return 0.5 * x * (1 + torch.tanh(inner))
