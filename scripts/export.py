@@ -59,7 +59,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--format", required=True, choices=FORMATS, help="who shall read it")
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="of the weights (default: the format's first one)"
+        "--dtype",
+        choices=DTYPES,
+        help="of the weights (default: what the format is mostly used with)",
     )
     return parser.parse_args(argv)
 
@@ -68,15 +70,16 @@ def export_model(args: argparse.Namespace) -> None:
     """Export the model that is meant; say what was written. Raises: UserError."""
     refuse_folder(args.to)
     # here, after the command line: torch takes longer than a usage error may
-    from chatgot.exchange.exporting import dtype_of, export
+    from chatgot.exchange.exporting import check_dtype, default_dtype, export
     from chatgot.exchange.held_out import windows_for
     from chatgot.machine.device import pick_device
     from chatgot.sampling.loading import load_model
     from chatgot.sampling.picking import find_checkpoint_file
 
     exported_as = format_named(args.format)
-    dtype = dtype_of(exported_as, args.dtype)
+    check_dtype(exported_as, args.dtype)
     loaded = load_model(find_checkpoint_file(args.model, "best"), pick_device("cpu"))
+    dtype = args.dtype or default_dtype(exported_as, loaded.model)
     exported = export(loaded, exported_as, dtype, args.to, windows_for(loaded))
     lines = described(loaded, exported_as, dtype, exported)
     encoding = sys.stdout.encoding or "utf-8"

@@ -6,12 +6,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from chatgot.errors import ExportImpossible, StorageError
-from chatgot.exchange.formats import Dtype, Format
+from chatgot.exchange.formats import ChoosesDtype, Dtype, Format
 from chatgot.exchange.held_out import Windows
 from chatgot.exchange.model_card import model_card
 from chatgot.exchange.new_folder import check_folder, new_folder
 from chatgot.exchange.proof import Proof, prove
 from chatgot.logs.waiting import waiting
+from chatgot.model.gpt import GPT
 from chatgot.sampling.loading import LoadedModel
 
 CARD = "README.md"
@@ -27,19 +28,20 @@ class Exported:
     proof: Proof
 
 
-def dtype_of(exported_as: Format, dtype: str | None) -> Dtype:
-    """Return the dtype that a user means; None: the format's first one.
+def check_dtype(exported_as: Format, dtype: Dtype | None) -> None:
+    """Refuse a dtype that a format does not have; None: any. Raises: ExportImpossible."""
+    if dtype is not None and dtype not in exported_as.dtypes:
+        raise ExportImpossible(
+            f"--dtype {dtype}: {exported_as.name} has {', '.join(exported_as.dtypes)}; "
+            "choose one of those"
+        )
 
-    Raises: ExportImpossible for one that the format does not have.
-    """
-    if dtype is None:
-        return exported_as.dtypes[0]
-    for known in exported_as.dtypes:
-        if known == dtype:
-            return known
-    raise ExportImpossible(
-        f"--dtype {dtype}: {exported_as.name} has {', '.join(exported_as.dtypes)}; choose of those"
-    )
+
+def default_dtype(exported_as: Format, model: GPT) -> Dtype:
+    """Return the dtype that a format gives a model where the user names none."""
+    if isinstance(exported_as, ChoosesDtype):
+        return exported_as.default_dtype(model)
+    return exported_as.dtypes[0]
 
 
 def export(
@@ -57,7 +59,7 @@ def export(
                 remarks = exported_as.write(loaded, dtype, temporary)
             with waiting("proving the export"):
                 proof = prove(loaded, exported_as, dtype, temporary, held_out)
-            card = model_card(loaded, exported_as, dtype, proof, remarks)
+            card = model_card(loaded, exported_as, dtype, temporary, proof, remarks)
             (temporary / CARD).write_text(card, encoding="utf-8", newline="\n")
     except OSError as error:
         raise StorageError(_cannot_write(folder, error.strerror or str(error))) from error

@@ -28,14 +28,19 @@ PLAIN_VERSION = re.compile(r"[\w.+-]{1,40}")  # a checkpoint is data: nothing el
 
 
 def model_card(
-    loaded: LoadedModel, exported_as: Format, dtype: Dtype, proof: Proof, remarks: list[str]
+    loaded: LoadedModel,
+    exported_as: Format,
+    dtype: Dtype,
+    folder: Path,
+    proof: Proof,
+    remarks: list[str],
 ) -> str:
-    """Return the README.md of an export."""
+    """Return the README.md of an export whose files are in a folder, of whatever name."""
     sections = [
         _front_matter(loaded, exported_as),
         f"# {loaded.run_id}",
         _introduction(loaded, exported_as, dtype),
-        "## Use\n\n" + _use(loaded, exported_as),
+        "## Use\n\n" + _use(loaded, exported_as.how_to_use(folder), folder),
         "## Model\n\n" + _table(_shape(loaded)),
         "## Training\n\n" + _training(loaded),
         "## Proof\n\n" + _listed(proof.lines()),
@@ -69,9 +74,13 @@ def _introduction(loaded: LoadedModel, exported_as: Format, dtype: Dtype) -> str
     )
 
 
-def _use(loaded: LoadedModel, exported_as: Format) -> str:
+def _use(loaded: LoadedModel, lines: list[str], folder: Path) -> str:
     """Return how the export is used: what is typed in its folder, and what a prompt looks like."""
-    commands = "\n".join(exported_as.how_to_use(Path()))
+    commands = "\n".join(lines)
+    for place in (str(folder), folder.as_posix()):
+        for separator in ("/", "\\"):
+            commands = commands.replace(f"{place}{separator}", "")
+        commands = commands.replace(place, ".")
     text = f"In this folder:\n\n```\n{commands}\n```"
     user, character = default_pair(loaded.speakers)
     if character:

@@ -11,16 +11,11 @@ import exported
 import harness
 import pytest
 
-from chatgot.exchange import exporting, known_formats, plain_safetensors
+from chatgot.exchange import plain_safetensors
 from chatgot.exchange.known_formats import DTYPES, FORMATS, format_named
 
 EXPORT = harness.ROOT / "scripts" / "export.py"
 PLAIN = ("--format", "safetensors")
-
-
-@pytest.fixture(autouse=True)
-def forward_pass(monkeypatch):
-    monkeypatch.setattr(plain_safetensors, "plain_logits", exported.plain_logits)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +102,16 @@ def test_dtype_that_a_format_lacks_is_exit_2_and_names_its_dtypes(export, folder
     assert not (folder / "new").exists()
 
 
+def test_format_may_choose_the_dtype_that_nobody_named(export, tmp_path, monkeypatch):
+    class Small(plain_safetensors.PlainSafetensors):
+        def default_dtype(self, model):
+            return "bf16" if model.parameter_count() > 1000 else "fp32"
+
+    monkeypatch.setattr(plain_safetensors, "SAFETENSORS", Small())
+    assert "in bf16:" in export("--to", str(tmp_path / "one"), *PLAIN)[1]
+    assert "in fp16:" in export("--to", str(tmp_path / "two"), *PLAIN, "--dtype", "fp16")[1]
+
+
 def test_folder_that_is_not_empty_is_exit_2_and_stays_as_it_is(export, tmp_path):
     (tmp_path / "file").write_text("mine")
     code, out, err = export("--to", str(tmp_path), *PLAIN)
@@ -147,16 +152,11 @@ def test_parent_that_is_a_file_is_exit_5(export, tmp_path):
     assert len(err.splitlines()) == 1
 
 
-def test_every_name_of_a_format_and_of_a_dtype_is_known():
-    """A format that is not written yet cannot be asked."""
-    for name in FORMATS:
-        try:
-            known = format_named(name)
-        except ModuleNotFoundError:
-            continue
-        assert known.name == name
-        assert set(known.dtypes) <= set(DTYPES)
-    assert set(known_formats.DTYPES) >= set(exporting.Dtype.__args__)
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_name_is_that_of_a_format_whose_dtypes_can_be_asked_for(name):
+    exported_as = format_named(name)
+    assert exported_as.name == name
+    assert 0 < len(exported_as.dtypes) == len({*exported_as.dtypes} & {*DTYPES})
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The README.md of an export: what it says of the model, and what it must not say."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import exported
 import pytest
@@ -27,7 +28,9 @@ def loaded(tmp_path_factory) -> LoadedModel:
 
 
 def card(loaded: LoadedModel, remarks: tuple[str, ...] = ()) -> str:
-    return model_card(loaded, SAFETENSORS, "bf16", PROOF, list(remarks))
+    return model_card(
+        loaded, SAFETENSORS, "bf16", Path("/a/temporary folder"), PROOF, list(remarks)
+    )
 
 
 def test_front_matter_is_what_a_page_understands_and_names_no_license(loaded):
@@ -50,7 +53,7 @@ def test_card_says_what_the_model_is_and_how_it_came_about(loaded):
         "| step | 1,234 |",
         "| held-out loss | 1.2346 nats/token |",
         f"| trained with | chatgot {__version__}, torch 2",
-        *SAFETENSORS.how_to_use(exported.Path()),
+        "weights = load_file('model.safetensors')",
         *(f"- {line}" for line in PROOF.lines()),
         "- a remark of the format",
     ):
@@ -67,6 +70,7 @@ def test_card_has_nothing_of_the_text_no_path_and_two_names_only(loaded, tmp_pat
     text = card(replace(loaded, config=config))
     assert "secret" not in text.lower()
     assert "folder_of_the_text" not in text
+    assert "temporary" not in text
     assert exported.TEXT not in text
     assert str(loaded.path.parent) not in text
     named = [speaker.name for speaker in loaded.speakers if f"{speaker.name}:" in text]

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from chatgot.config import ModelConfig
 from chatgot.errors import ImportRejected
-from chatgot.exchange import plain_safetensors
 from chatgot.exchange.plain_safetensors import SAFETENSORS
 from chatgot.model.gpt import evaluating
 
@@ -21,11 +20,6 @@ SHAPES = [
     {"architecture": "modern", "head_dim": 12, "tie_embeddings": False},
 ]
 IDS = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5])
-
-
-@pytest.fixture(autouse=True)
-def forward_pass(monkeypatch):
-    monkeypatch.setattr(plain_safetensors, "plain_logits", exported.plain_logits)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

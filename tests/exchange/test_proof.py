@@ -10,15 +10,9 @@ from exported import Spoilt
 from safetensors.torch import load_file, save_file
 
 from chatgot.errors import ProofFailed
-from chatgot.exchange import plain_safetensors
 from chatgot.exchange.exporting import export
 from chatgot.exchange.held_out import Windows, windows_for
 from chatgot.exchange.plain_safetensors import SAFETENSORS
-
-
-@pytest.fixture(autouse=True)
-def forward_pass(monkeypatch):
-    monkeypatch.setattr(plain_safetensors, "plain_logits", exported.plain_logits)
 
 
 def spoil_weights(folder: Path, change) -> None:
