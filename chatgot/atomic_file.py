@@ -44,7 +44,7 @@ def atomic_file(path: Path, verify: Callable[[Path], None] | None = None) -> Ite
         with os.fdopen(os.open(temporary, flags, 0o600), "w+b") as file:
             yield file
             file.flush()
-            _set_mode_by_umask(file.fileno())
+            set_mode_by_umask(file.fileno())
             os.fsync(file.fileno())
         if verify is not None:
             verify(temporary)
@@ -70,7 +70,8 @@ def _replace(temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
-def _set_mode_by_umask(descriptor: int) -> None:
+def set_mode_by_umask(descriptor: int) -> None:
+    """Give an open file the mode that a new file has; nothing where files have no modes."""
     if hasattr(os, "fchmod"):
         umask = os.umask(0o077)
         os.umask(umask)

@@ -65,11 +65,13 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "speakers": list,  # who speaks in the training part: dicts with the keys of SPEAKER_KEYS
     "imported": dict,  # of a model from elsewhere: `kind`, and the `keys` of the shape it gave
     "data_sha256": str,
+    "data_tokens": int,  # of the whole text, held-out part included
     "project_version": str,
     "versions": dict,
 }
 OPTIONAL = {
-    "speakers",  # the first files of version 2 have none
+    "speakers",  # the first files of version 2 have neither
+    "data_tokens",
     "imported",  # only a run that started from a model from elsewhere has it
     "base",  # only a run with LoRA has one
     "tokenizer",  # both are there where the vocabulary is subwords
@@ -81,6 +83,7 @@ LONGEST_PATH = 32767  # characters, on Windows
 SPEAKER_KEYS = {"name": str, "lines": int, "share": float, "partner": str}
 MOST_SPEAKERS = 1000
 MOST_LINES = 1 << 62
+MOST_DATA_TOKENS = 1 << 62
 
 
 class _HashingWriter(io.RawIOBase):
@@ -443,6 +446,7 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
         "speakers": _are_speakers(checkpoint.get("speakers", [])),
         "imported": _is_import(checkpoint.get("imported")),
         "base": _is_base(checkpoint.get("base")),
+        "data_tokens": _is_count(checkpoint.get("data_tokens", 1)),
     }
     return [key for key in is_right if not is_right[key]]
 
@@ -487,6 +491,11 @@ def _is_base(value: object) -> bool:
         and isinstance(sha256, str)
         and SHA256.fullmatch(sha256) is not None
     )
+
+
+def _is_count(value: object) -> bool:
+    """Return whether this is a number of tokens that a text can have."""
+    return type(value) is int and 1 <= value <= MOST_DATA_TOKENS
 
 
 def _are_speakers(speakers: list[Any]) -> bool:

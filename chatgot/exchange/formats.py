@@ -1,7 +1,7 @@
 """What each format of an export can do: write a model into a folder, and open what was written."""
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -52,4 +52,20 @@ class Format(Protocol):
 
         With fp32 it is the model itself.
         """
+        ...
+
+    def how_to_use(self, folder: Path) -> list[str]:
+        """Return the lines that a user types next, to use what was written into this folder.
+
+        They name the files by this folder's path, which may be replaced by another one.
+        """
+        ...
+
+
+@runtime_checkable
+class ChoosesDtype(Protocol):
+    """A format whose default dtype is not always its first one."""
+
+    def default_dtype(self, model: GPT) -> Dtype:
+        """Return the dtype for a model where the user names none."""
         ...

@@ -140,6 +140,7 @@ class Run:
             **vocabulary_keys(self.vocabulary),
             "speakers": [asdict(speaker) for speaker in self.speakers],
             "data_sha256": self.tokens.text_sha256,
+            "data_tokens": len(self.tokens.ids),
             "versions": versions() | {"device": self.device.type},
             "project_version": __version__,
             **({"imported": self.imported} if self.imported else {}),

@@ -87,7 +87,7 @@ def test_loaded_content_equals_the_saved_one_in_every_field(tmp_path, content):
     path = tmp_path / f"{parts.RUN_ID}_step_1.pt"
     save_checkpoint(path, content)
     loaded = load_checkpoint(path)
-    assert loaded.keys() == content.keys() == SCHEMA.keys() - OPTIONAL | {"speakers"}
+    assert loaded.keys() == content.keys() == SCHEMA.keys() - OPTIONAL | {"speakers", "data_tokens"}
     again = tmp_path / "again.pt"
     save_checkpoint(again, loaded)
     assert parts.same(load_checkpoint(again), loaded)
@@ -769,10 +769,11 @@ def test_an_invalid_vocabulary_is_refused_and_not_handed_on(content, tmp_path, t
     assert load_weights(path)[1] is None
 
 
-def test_a_file_without_speakers_is_read(content, tmp_path):
+@pytest.mark.parametrize("key", ["speakers", "data_tokens"])
+def test_a_file_without_a_key_that_came_later_is_read(content, tmp_path, key):
     path = tmp_path / "any.pt"
-    parts.forge(path, {name: value for name, value in content.items() if name != "speakers"})
-    assert load_checkpoint(path).keys() == SCHEMA.keys() - OPTIONAL
+    parts.forge(path, {name: value for name, value in content.items() if name != key})
+    assert load_checkpoint(path).keys() == content.keys() - {key}
 
 
 SPEAKER = {"name": "ANN", "lines": 5, "share": 0.5, "partner": ""}
@@ -910,3 +911,10 @@ def test_a_bit_flip_in_a_foreign_file_never_gives_other_weights(tmp_path):
             given_up += 1
     assert given_up > len(bits) // 4
     assert all(parts.same(found, weights) for found in accepted)
+
+
+@pytest.mark.parametrize("tokens", [0, -1, True, 1 << 70])
+def test_a_number_of_tokens_that_no_text_has_is_refused(content, tmp_path, tokens):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {**content, "data_tokens": tokens})
+    refused(path, "data_tokens")

@@ -6,6 +6,7 @@ import parts
 import pytest
 import torch
 
+from chatgot import __version__
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
 from chatgot.config import Config
 from chatgot.errors import CheckpointRejected, OtherFormat
@@ -52,15 +53,20 @@ def test_a_loaded_model_has_all_that_is_needed_to_talk_to_it(tmp_path):
     assert loaded.path == path
     assert isinstance(loaded.config, Config)
     assert loaded.config == run.config
+    assert (loaded.data_sha256, loaded.data_tokens) == (run.tokens.text_sha256, 2000)
+    assert loaded.versions["chatgot"] == __version__
+    assert loaded.versions["torch"] == torch.__version__
 
 
-def test_a_file_without_speakers_and_evaluation_loads_without_them(tmp_path):
+def test_a_file_without_speakers_size_and_loss_loads_without_them(tmp_path):
     content = parts.run().checkpoint()
     del content["speakers"]
+    del content["data_tokens"]
     path = tmp_path / "older.pt"
     save_checkpoint(path, content)
     loaded = load_model(path, parts.CPU)
     assert loaded.speakers == ()
+    assert loaded.data_tokens is None
     assert loaded.val_loss is None
 
 

@@ -1,0 +1,213 @@
+"""What does the README.md of an export say? A model card, as Hugging Face's pages show it.
+
+It says nothing of the training text but its hash and size, and no speaker's name but the default
+pair. Source of the front matter: https://huggingface.co/docs/hub/model-cards
+"""
+
+import re
+from pathlib import Path
+
+from chatgot import __version__
+from chatgot.config import Config, PathsConfig
+from chatgot.config_file import effective_yaml, load_config
+from chatgot.data.corpus import DEFAULT_TEXT_SHA256
+from chatgot.data.vocabulary import Characters
+from chatgot.errors import ConfigError
+from chatgot.exchange.formats import Dtype, Format
+from chatgot.exchange.known_formats import FORMATS
+from chatgot.exchange.proof import Proof
+from chatgot.sampling.loading import LoadedModel
+from chatgot.sampling.speakers import default_pair
+from chatgot.shipped import recipes_folder
+
+# What a page of Hugging Face takes the files for
+LIBRARIES = {"hf": "transformers", "gguf": "gguf"}
+OUR_LIBRARY = "chatgot"
+VERSIONS = ("chatgot", "torch", "python", "device")  # that a card names, in this order
+PLAIN_VERSION = re.compile(r"[\w.+-]{1,40}")  # a checkpoint is data: nothing else gets into a page
+
+
+def model_card(
+    loaded: LoadedModel,
+    exported_as: Format,
+    dtype: Dtype,
+    folder: Path,
+    proof: Proof,
+    remarks: list[str],
+) -> str:
+    """Return the README.md of an export whose files are in a folder, of whatever name."""
+    sections = [
+        _front_matter(loaded, exported_as),
+        f"# {loaded.run_id}",
+        _introduction(loaded, exported_as, dtype),
+        "## Use\n\n" + _use(loaded, exported_as.how_to_use(folder), folder),
+        "## Model\n\n" + _table(_shape(loaded)),
+        "## Training\n\n" + _training(loaded),
+        "## Proof\n\n" + _listed(proof.lines()),
+        "## Limits\n\n" + _listed([*remarks, *_limits(loaded)]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(loaded: LoadedModel, exported_as: Format) -> str:
+    unit = "character-level" if isinstance(loaded.vocabulary, Characters) else "subwords"
+    lines = [
+        "---",
+        f"library_name: {LIBRARIES.get(exported_as.name, OUR_LIBRARY)}",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- chatgot",
+        f"- {unit}",
+        "# license: yours to choose; mind that of the training text",
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+def _introduction(loaded: LoadedModel, exported_as: Format, dtype: Dtype) -> str:
+    millions = loaded.model.parameter_count() / 1e6
+    reader = FORMATS.get(exported_as.name, exported_as.name)
+    return (
+        f"A language model of {millions:.1f} M parameters, trained from scratch on one text with "
+        f"ChatGoT. This is its export in the format `{exported_as.name}`, {reader}, with weights "
+        f"in {dtype}."
+    )
+
+
+def _use(loaded: LoadedModel, lines: list[str], folder: Path) -> str:
+    """Return how the export is used: what is typed in its folder, and what a prompt looks like."""
+    commands = "\n".join(lines)
+    for place in (str(folder), folder.as_posix()):
+        for separator in ("/", "\\"):
+            commands = commands.replace(f"{place}{separator}", "")
+        commands = commands.replace(place, ".")
+    text = f"In this folder:\n\n```\n{commands}\n```"
+    user, character = default_pair(loaded.speakers)
+    if character:
+        text += (
+            "\n\nA prompt is a dialogue, as in the training text: the line of a speaker "
+            f"({_code(f'{user}:')}), what is said, a blank line. It ends with the line of the one "
+            f"who shall answer ({_code(f'{character}:')})."
+        )
+    return text
+
+
+def _shape(loaded: LoadedModel) -> dict[str, str]:
+    """Return the rows of the table of sizes."""
+    model = loaded.config.model
+    unit = "characters" if isinstance(loaded.vocabulary, Characters) else "subwords"
+    heads = f"{model.n_head} of {model.head_size}"
+    if model.kv_heads != model.n_head:
+        heads += f", {model.kv_heads} of keys and values"
+    kinds = {
+        "gpt": "gpt: that of GPT-2, learned positions, LayerNorm, GELU",
+        "modern": "modern: that of Qwen3, rotary positions, RMSNorm, SwiGLU",
+    }
+    return {
+        "architecture": kinds[model.architecture],
+        "parameters": f"{loaded.model.parameter_count():,}",
+        "layers": str(model.n_layers),
+        "width": str(model.d_model),
+        "heads": heads,
+        "context": f"{model.max_seq_length:,} tokens",
+        "vocabulary": f"{len(loaded.vocabulary):,} tokens: {unit} and the end of a text",
+    }
+
+
+def _training(loaded: LoadedModel) -> str:
+    text = f"SHA-256 `{loaded.data_sha256}`"
+    if loaded.data_sha256 == DEFAULT_TEXT_SHA256:
+        text = f"Shakespeare's plays, ChatGoT's default text, {text}"
+    if loaded.data_tokens is not None:
+        text += f", {loaded.data_tokens:,} tokens"
+    held_out = loaded.config.data.test_split
+    rows = {
+        "text": f"{text}; the last {100 * held_out:g} % were held out",
+        "step": f"{loaded.step:,}",
+    }
+    if loaded.val_loss is not None:
+        rows["held-out loss"] = f"{loaded.val_loss:.4f} nats/token"
+    versions = _versions(loaded)
+    if versions:
+        rows["trained with"] = versions
+    rows["exported with"] = f"chatgot {__version__}"
+    return f"{_table(rows)}\n\n{_repeat(loaded)}"
+
+
+def _versions(loaded: LoadedModel) -> str:
+    named = {name: loaded.versions.get(name) for name in VERSIONS}
+    return ", ".join(
+        f"{name} {version}"
+        for name, version in named.items()
+        if isinstance(version, str) and PLAIN_VERSION.fullmatch(version)
+    )
+
+
+def _repeat(loaded: LoadedModel) -> str:
+    """Return the command that repeats the training, and all its settings."""
+    config = _without_places(loaded.config)
+    name = loaded.run_id.rpartition("_")[0]
+    sentences = ["This command repeats the training."]
+    command = f"chatgot train --config {name}"
+    if _shipped(name) != config:
+        command += ".yaml"
+        sentences.append(f"Save the settings below as {name}.yaml first.")
+    if loaded.config.data.path is not None:
+        command += " --set data.path=TEXT"
+        sentences.append("TEXT is the text of that SHA-256.")
+    minutes = config.training.max_minutes
+    if minutes is not None:
+        sentences.append(f"It ends after {minutes:g} minutes: a slow machine takes fewer steps.")
+    yaml = effective_yaml(config).rstrip()
+    return (
+        f"{' '.join(sentences)}\n\n```\n{command}\n```\n\n"
+        f"<details><summary>All settings</summary>\n\n```yaml\n{yaml}\n```\n\n</details>"
+    )
+
+
+def _without_places(config: Config) -> Config:
+    """Return a configuration that names no file and no folder, and quotes nothing of a text."""
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"path": None}),
+            "sampling": config.sampling.model_copy(update={"prompts": []}),
+            "paths": PathsConfig(),
+        }
+    )
+
+
+def _shipped(name: str) -> Config | None:
+    """Return the settings of the configuration of this name that comes with the program."""
+    path = recipes_folder() / f"{name}.yaml"
+    try:
+        return _without_places(load_config(path)[0]) if path.is_file() else None
+    except ConfigError:
+        return None
+
+
+def _limits(loaded: LoadedModel) -> list[str]:
+    """Return what nobody should expect of the model."""
+    limits = [
+        "It has learned how its training text sounds: it knows no facts and obeys no instructions.",
+        "It may repeat passages of its training text word for word.",
+        f"It sees the last {loaded.config.model.max_seq_length:,} tokens only.",
+    ]
+    if isinstance(loaded.vocabulary, Characters):
+        limits.append(
+            f"It knows {len(loaded.vocabulary) - 1} characters; others cannot be read or written."
+        )
+    return limits
+
+
+def _table(rows: dict[str, str]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _listed(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _code(text: str) -> str:
+    """Return a text as code in Markdown, whatever is in it."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
