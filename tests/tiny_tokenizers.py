@@ -19,8 +19,8 @@ from chatgot.data.tokenizer_json import (
 
 SPEECHES = (
     "KING:\nGood morrow, my lord! Grüße, 世界 🎭.\n\nFOOL:\nNo.\n\n"
-    "KING:\nIt's 1234 o'clock, and I'll not wait:\nfor whom, good fool?\n\n"
-    "QUEEN:\n  What, what?! Who's there...\n\nFOOL:\nThe king, my lady.\n\n"
+    "KING:\nIt's 1234 o'clock, and I'll not wait\nfor whom?  Good fool!\n\n"
+    "QUEEN:\nWhat, what?! Who's there...\n\nFOOL:\nThe king, my lady.\n\n"
 )
 SPECIALS = ("<|endoftext|>", "<|im_end|>", "</s>")
 

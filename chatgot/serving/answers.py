@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chatgot.data.vocabulary import END_OF_TEXT
+from chatgot.data.vocabulary import END_OF_TEXT, Vocabulary
 from chatgot.sampling.engine import Completion, Token
 from chatgot.serving.batching import Progress
 from chatgot.serving.models import Served
@@ -16,11 +16,14 @@ IMPOSSIBLE = -9999.0  # what OpenAI writes for the logarithm of 0
 
 @dataclass
 class Piece:
-    """What is new of one choice: its text and the tokens that make it up."""
+    """What is new of one choice: its text and the tokens that make it up.
+
+    offsets: where the text of each token begins in that of the choice.
+    """
 
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
-    offset: int = 0  # characters of the choice before it
+    offsets: list[int] = field(default_factory=list)
     finish_reason: str | None = None
 
     @property
@@ -36,17 +39,16 @@ class ChoiceReader:
     """
 
     def __init__(self, served: Served, *, echo: str | None = None, with_end: bool = False) -> None:
-        vocabulary = served.loaded.vocabulary
-        self._decoder = vocabulary.decoder()
-        self._end_of_text_id = vocabulary.end_of_text_id
+        self._vocabulary = served.loaded.vocabulary
+        self._decoder = self._vocabulary.decoder()
         self._with_end = with_end
         self._echo = echo
         self._text_taken = 0
         self._tokens_taken = 0
-        # of each token, where its text begins and ends in the text of the choice
+        # of each token, where its text begins and ends in what the model wrote
         self._places: list[tuple[int, int]] = []
         self._decoded = 0  # characters
-        self._offset = 0
+        self._written_at = len(echo or "")  # where in the choice that begins
         self._ended = False
 
     def take(self, progress: Progress | None, *, cut: str | None = None) -> Piece:
@@ -55,30 +57,30 @@ class ChoiceReader:
         cut: the finish reason of a text that has to end now.
         """
         if progress is None or self._ended:
-            return self._end(Piece(offset=self._offset), cut)
+            return self._end(Piece(), cut)
         completion = progress.completion
         prompt = completion.request.prompt
         if completion.request.prompt_logprobs and progress.n_prompt_tokens < len(prompt):
-            return self._end(Piece(offset=self._offset), cut)
-        piece = Piece(offset=self._offset, finish_reason=progress.finish_reason)
+            return self._end(Piece(), cut)
+        piece = Piece(finish_reason=progress.finish_reason)
         if self._echo is not None:
             piece.text = self._echo
-            piece.tokens = completion.prompt_tokens[: len(prompt)]
+            piece.tokens += completion.prompt_tokens[: len(prompt)]
+            piece.offsets += _offsets(self._vocabulary, piece.tokens)
             self._echo = None
         piece.text += progress.text[self._text_taken :]
         self._text_taken = len(progress.text)
-        piece.tokens = piece.tokens + self._new_tokens(progress)
-        self._offset += len(piece.text)
+        self._add_tokens(piece, progress)
         if piece.finish_reason and self._with_end and completion.stopped_by == END_OF_TEXT:
-            piece.tokens.append(Token(self._end_of_text_id))
+            piece.tokens.append(Token(self._vocabulary.end_of_text_id))
+            piece.offsets.append(self._written_at + self._text_taken)
         return self._end(piece, cut)
 
-    def _new_tokens(self, progress: Progress) -> list[Token]:
-        """Return the tokens of the text that is shown; what is held back or cut off has none."""
+    def _add_tokens(self, piece: Piece, progress: Progress) -> None:
+        """Add the tokens of the text that is shown; what is held back or cut off has none."""
         completion = progress.completion
         if completion.request.top_logprobs is None:
-            return []
-        tokens = []
+            return
         while self._tokens_taken < progress.n_tokens:
             token = completion.tokens[self._tokens_taken]
             if len(self._places) == self._tokens_taken:
@@ -89,9 +91,9 @@ class ChoiceReader:
             is_cut = bool(progress.finish_reason) and start < len(progress.text)
             if not (is_shown or is_cut):
                 break
-            tokens.append(token)
+            piece.tokens.append(token)
+            piece.offsets.append(self._written_at + start)
             self._tokens_taken += 1
-        return tokens
 
     def _place_of(self, token: Token) -> tuple[int, int]:
         """Return where the text of the next token begins and ends.
@@ -110,6 +112,17 @@ class ChoiceReader:
         return piece
 
 
+def _offsets(vocabulary: Vocabulary, tokens: Sequence[Token]) -> list[int]:
+    """Return where the text of each token begins in that of all of them."""
+    offsets = []
+    offset = 0
+    decoder = vocabulary.decoder()
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(decoder.feed(token.id))
+    return offsets
+
+
 def _number(logprob: float | None) -> float | None:
     if logprob is None:
         return None
@@ -118,12 +131,6 @@ def _number(logprob: float | None) -> float | None:
 
 def legacy_logprobs(served: Served, piece: Piece) -> dict[str, object]:
     """Return the log-probabilities of a piece as /v1/completions has them."""
-    offsets = []
-    offset = piece.offset
-    decoder = served.loaded.vocabulary.decoder()
-    for token in piece.tokens:
-        offsets.append(offset)
-        offset += len(decoder.feed(token.id))
     return {
         "tokens": [served.pieces[token.id] for token in piece.tokens],
         "token_logprobs": [_number(token.logprob) for token in piece.tokens],
@@ -133,7 +140,7 @@ def legacy_logprobs(served: Served, piece: Piece) -> dict[str, object]:
             else None
             for token in piece.tokens
         ],
-        "text_offset": offsets,
+        "text_offset": piece.offsets,
     }
 
 

@@ -191,7 +191,7 @@ async def _events(  # noqa: PLR0913 what a stream consists of
                     ending = piece.finish_reason
                     piece.finish_reason = None
                     yield form.event([shape(index, piece)]) | rest
-                    piece = Piece(offset=piece.offset + len(piece.text), finish_reason=ending)
+                    piece = Piece(finish_reason=ending)
                 if piece.finish_reason:
                     yield form.event([shape(index, piece)]) | rest
         if wants_usage:

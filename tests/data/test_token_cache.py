@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tiny_tokenizers import changed, subwords, tokenizer_json
 
 import chatgot.data.token_cache
 from chatgot.data.encoding import CHUNK_BYTES
+from chatgot.data.subwords import Subwords
 from chatgot.data.text_file import text_chunks
 from chatgot.data.token_cache import (
     END_OF_TEXT_POINT,
@@ -262,3 +264,84 @@ def test_65535_characters_fit_and_one_more_is_refused(tmp_path):
     path.write_text("".join(characters[: MAX_CHARACTERS + 1]), encoding="utf-8")
     with pytest.raises(ConfigError, match="65536 different characters, at most 65535"):
         load_tokens(path, tmp_path / "cache")
+
+
+# --------------------------------------------------------------------------------------------------
+# Subwords
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+def test_the_cache_has_the_ids_that_the_vocabulary_encodes(text, tmp_path, monkeypatch, kind):
+    """Whatever the size of the chunks that are read and of the pieces that are encoded."""
+    monkeypatch.setattr(chatgot.data.token_cache, "SUBWORD_CHUNK", 100)
+    content = TEXT * 30 + f"{END_OF_TEXT}\n" + TEXT * 20
+    text.write_text(content, encoding="utf-8")
+    vocabulary = subwords(kind)
+    tokens = load_tokens(text, tmp_path / "cache", vocabulary)
+    assert tokens.ids.tolist() == vocabulary.encode(content)
+    assert tokens.vocabulary is vocabulary
+    assert tokens.text_sha256 == load_tokens(text, tmp_path / "cache").text_sha256
+    assert tokens.ids.dtype == np.uint16
+
+
+def test_subwords_are_found_again_and_have_a_place_of_their_own(text, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    first = load_tokens(text, cache, subwords())
+    characters = load_tokens(text, cache)
+    other = Subwords.from_json(changed(version="1.0 "))
+    load_tokens(text, cache, other)
+    assert len(names(cache)) == 6
+    monkeypatch.setattr(chatgot.data.token_cache, "_encode", None)  # any call would fail
+    monkeypatch.setattr(chatgot.data.token_cache, "_encode_subwords", None)
+    assert np.array_equal(load_tokens(text, cache, subwords()).ids, first.ids)
+    of_characters = characters.vocabulary
+    assert np.array_equal(load_tokens(text, cache, of_characters).ids, characters.ids)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"format": 1}', "null"])
+def test_a_damaged_cache_of_subwords_is_made_again(text, tmp_path, damage):
+    cache = tmp_path / "cache"
+    expected = load_tokens(text, cache, subwords()).ids.copy()
+    (about,) = cache.glob("*.json")
+    about.write_text(damage)
+    assert np.array_equal(load_tokens(text, cache, subwords()).ids, expected)
+    (ids,) = cache.glob("*.uint16")
+    ids.write_bytes(b"")
+    assert np.array_equal(load_tokens(text, cache, subwords()).ids, expected)
+
+
+def test_more_than_65536_subwords_need_four_bytes_each(text, tmp_path):
+    content = json.loads(tokenizer_json())
+    ids = content["model"]["vocab"]
+    ids |= {f"unused {i}": i for i in range(len(ids), 1 << 16)}
+    load_tokens(text, tmp_path / "cache", Subwords.from_json(json.dumps(content)))
+    last = {"id": 1 << 16, "content": "my lord", "special": False}
+    content["added_tokens"].append(last)
+    vocabulary = Subwords.from_json(json.dumps(content))
+    tokens = load_tokens(text, tmp_path / "cache", vocabulary)
+    assert tokens.ids.dtype == np.uint32
+    assert 1 << 16 in tokens.ids
+    assert vocabulary.decode(tokens.ids.tolist()) == TEXT * 50
+    suffixes = [name.rpartition(".")[2] for name in names(tmp_path / "cache")]
+    assert sorted(suffixes) == ["json", "json", "uint16", "uint32"]
+
+
+def test_a_text_without_text_has_no_subwords(text, tmp_path):
+    text.write_text(END_OF_TEXT)
+    with pytest.raises(ConfigError, match="holds no text"):
+        load_tokens(text, tmp_path / "cache", subwords())
+    assert names(tmp_path / "cache") == []
+
+
+def test_a_text_that_changes_while_it_becomes_subwords_is_refused(text, tmp_path, monkeypatch):
+    chunks = chatgot.data.token_cache.text_chunks
+
+    def growing(path, *arguments):
+        yield from chunks(path, *arguments)
+        with path.open("a") as file:
+            file.write("more")
+
+    monkeypatch.setattr(chatgot.data.token_cache, "text_chunks", growing)
+    with pytest.raises(ConfigError, match="changed while it was read"):
+        load_tokens(text, tmp_path / "cache", subwords())
+    assert not list((tmp_path / "cache").glob("*.json"))
