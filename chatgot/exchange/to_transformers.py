@@ -86,13 +86,14 @@ class Transformers:
             f'write = pipeline("text-generation", model={str(folder)!r})',
         ]
         if "add_generation_prompt" not in tokenizer["chat_template"]:
-            begin = "write.tokenizer.bos_token, max_new_tokens=100"
+            begin = "write.tokenizer.bos_token, return_full_text=False"
             return [*lines, f'print(write({begin})[0]["generated_text"])']
         return [
             *lines,
             'said = [{"role": "user", "content": "Who is there?"}]',
-            'answer = write(said, max_new_tokens=100)[0]["generated_text"][-1]["content"]',
-            'print(answer.split("\\n\\n")[0])',
+            # a speech ends with a blank line
+            r'texts = write(said, stop_strings=["\n\n"], tokenizer=write.tokenizer)',
+            'print(texts[0]["generated_text"][-1]["content"])',
         ]
 
 

@@ -21,7 +21,7 @@ TOLERANCE = 1e-4  # as in the proof of an export
 
 def write(folder: Path, kind: str, dtype: str = "fp32", **sections) -> LoadedModel:
     """Write a model into `folder`/out; return it."""
-    loaded = loaded_model(folder, kind, CHARACTERS, **sections)
+    loaded = loaded_model(kind, CHARACTERS, **sections)
     (folder / "out").mkdir()
     HF.write(loaded, dtype, folder / "out")
     return loaded
@@ -70,7 +70,7 @@ def test_rounded_weights_are_those_of_the_rounded_model(kind, dtype, tmp_path):
 
 
 def test_rounding_to_fp32_is_the_model_itself(tmp_path):
-    loaded = loaded_model(tmp_path, "gpt", CHARACTERS)
+    loaded = loaded_model("gpt", CHARACTERS)
     assert HF.as_rounded(loaded.model, "fp32") is loaded.model
     half = HF.as_rounded(loaded.model, "fp16")
     assert half.head.weight is half.token_embedding.weight
@@ -123,7 +123,7 @@ def test_a_temperature_of_zero_is_greedy(tmp_path):
 
 
 def test_large_weights_do_not_become_infinite_in_fp16(tmp_path):
-    loaded = loaded_model(tmp_path, "qwen3", CHARACTERS)
+    loaded = loaded_model("qwen3", CHARACTERS)
     with torch.no_grad():
         loaded.model.norm.weight[3] = 1e5
     with pytest.raises(ExportImpossible, match=r"model\.norm\.weight has values up to 1e\+05"):
@@ -132,13 +132,13 @@ def test_large_weights_do_not_become_infinite_in_fp16(tmp_path):
 
 
 def test_a_width_that_llama_refuses_is_not_written(tmp_path):
-    loaded = loaded_model(tmp_path, "llama_odd_width", CHARACTERS)
+    loaded = loaded_model("llama_odd_width", CHARACTERS)
     with pytest.raises(ExportImpossible, match="d_model 16, n_head 3 and no qk_norm"):
         HF.write(loaded, "fp32", tmp_path)
 
 
 def test_the_user_is_told_what_differs_in_transformers(tmp_path):
-    loaded = loaded_model(tmp_path, "gpt", CHARACTERS.replace("?", "_"))
+    loaded = loaded_model("gpt", CHARACTERS.replace("?", "_"))
     remarks = "\n".join(HF.write(loaded, "bf16", tmp_path))
     assert "become '_'" in remarks
     assert "at most 32 tokens" in remarks
