@@ -2,13 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from plain_models import KINDS, loaded_model
+from plain_models import KINDS, loaded_model, random_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from chatgot.errors import ExportImpossible, ImportRejected
 from chatgot.exchange.to_transformers import HF
@@ -225,6 +227,7 @@ def test_tensors_that_do_not_fit_are_refused(error, reason, tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes", "reason"),
     [
+        ("config.json", {"vocab_size": 3}, "embed_tokens.weight has the shape"),
         ("config.json", {"rope_theta": 9000.0}, "rope_parameters is"),
         ("config.json", {"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
         ("config.json", {"architectures": ["LlamaForCausalLM"]}, "architectures is"),
@@ -251,3 +254,43 @@ def test_damaged_files_are_refused_in_one_line(name, content, tmp_path):
     with pytest.raises(ImportRejected) as caught:
         HF.open(tmp_path / "out")
     assert "\n" not in str(caught.value)
+
+
+def byte_level_tokenizer(end_of_text: str, begins_texts: bool) -> str:
+    """Return a small tokenizer.json of byte-level BPE, as it comes with other models."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=[end_of_text],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    if begins_texts:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{end_of_text} $A", special_tokens=[(end_of_text, 0)]
+        )
+    return tokenizer.to_str()
+
+
+@pytest.mark.parametrize("end_of_text", ["<|endoftext|>", "</s>"])
+@pytest.mark.parametrize("begins_texts", [False, True])
+def test_subwords_keep_their_tokenizer(end_of_text, begins_texts, tmp_path):
+    subwords = pytest.importorskip("chatgot.data.subwords")
+    text = byte_level_tokenizer(end_of_text, begins_texts)
+    vocabulary = subwords.Subwords.from_json(text, end_of_text)
+    model = random_model("qwen3", len(vocabulary) + 5)  # others' embeddings may be longer
+    loaded = loaded_model("qwen3", CHARACTERS)
+    config = loaded.config.model_copy(update={"model": model.cfg})
+    loaded = replace(loaded, vocabulary=vocabulary, model=model, config=config)
+    remarks = HF.write(loaded, "fp32", tmp_path)
+    assert any("add_special_tokens=False" in remark for remark in remarks) == begins_texts
+    assert (tmp_path / "tokenizer.json").read_text(encoding="utf-8") == text
+    opened = HF.open(tmp_path)
+    documents = "One\n<|endoftext|>\nKING:\nWho is there? — é"
+    ids = vocabulary.encode(documents)
+    assert opened.encode(documents) == ids
+    ours = model(torch.tensor([ids]))[0][0]
+    assert float((opened.logits(torch.tensor(ids)) - ours).abs().max()) < TOLERANCE
