@@ -1,7 +1,9 @@
 """Our models in the words of plain_forward.py; models of all shapes that can leave."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import parts
 import torch
@@ -57,15 +59,21 @@ def random_model(kind: str, vocab_size: int, **keys) -> GPT:
     return model.requires_grad_(False).eval()
 
 
-def loaded_model(folder: Path, kind: str, characters: str, **sections) -> LoadedModel:
+def loaded_model(kind: str, characters: str, **sections) -> LoadedModel:
     """Return a random model with a vocabulary and two speakers, as if loaded from a checkpoint."""
-    loaded = load_model(parts.checkpoint_file(folder, parts.run()), parts.CPU)
     vocabulary = Characters(characters)
     model = random_model(kind, len(vocabulary))
     values = parts.config(**sections).model_dump()
     config = Config(**{**values, "model": model.cfg.model_dump()})
     speakers = (Speaker("KING", 60, 0.6, "QUEEN"), Speaker("QUEEN", 40, 0.4, "KING"))
-    return replace(loaded, model=model, vocabulary=vocabulary, config=config, speakers=speakers)
+    return replace(_loaded(), model=model, vocabulary=vocabulary, config=config, speakers=speakers)
+
+
+@cache
+def _loaded() -> LoadedModel:
+    """Return a tiny model from a checkpoint, which is made once."""
+    with TemporaryDirectory() as folder:
+        return load_model(parts.checkpoint_file(Path(folder), parts.run()), parts.CPU)
 
 
 def as_plain(model: GPT) -> PlainModel:

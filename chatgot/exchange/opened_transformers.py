@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from chatgot.data.vocabulary import split_documents
 from chatgot.errors import ImportRejected
 from chatgot.exchange.plain_forward import (
     PlainBlock,
@@ -35,14 +36,22 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class OpenedTransformers:
-    """The written files, read back (see Opened)."""
+    """The written files, read back (see Opened).
+
+    end_of_text: the name that the token has in this tokenizer.
+    """
 
     tokenizer: Tokenizer
+    end_of_text: str
     model: PlainModel
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text by the tokenizer that was written."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Return the ids of a text by the tokenizer that was written.
+
+        A line that is our END_OF_TEXT is that token, whatever its name is here.
+        """
+        named = self.end_of_text.join(split_documents(text))
+        ids: list[int] = self.tokenizer.encode(named, add_special_tokens=False).ids
         return ids
 
     def logits(self, ids: Tensor) -> Tensor:
@@ -59,7 +68,9 @@ def open_transformers(folder: Path) -> OpenedTransformers:
             _gpt2(config, tensors) if config["model_type"] == "gpt2" else _llama(config, tensors)
         )
         tensors.check_all_taken()
-        return OpenedTransformers(_tokenizer(folder, config), model)
+        settings = json.loads((folder / TOKENIZER_CONFIG).read_bytes())
+        tokenizer = _tokenizer(folder, config, settings)
+        return OpenedTransformers(tokenizer, settings["eos_token"], model)
     except KeyError as error:
         raise ImportRejected(f"{folder}: {error} is missing") from error
     except (OSError, ValueError, TypeError, SafetensorError) as error:
@@ -93,9 +104,8 @@ class _Tensors:
             raise ValueError(f"nothing reads {', '.join(sorted(self._tensors)[:3])}")
 
 
-def _tokenizer(folder: Path, config: Config) -> Tokenizer:
-    """Return the tokenizer. Raises: KeyError, OSError, ValueError."""
-    settings = json.loads((folder / TOKENIZER_CONFIG).read_bytes())
+def _tokenizer(folder: Path, config: Config, settings: Config) -> Tokenizer:
+    """Return the tokenizer, set up as its settings say. Raises: KeyError, OSError, ValueError."""
     text = (folder / TOKENIZER).read_text(encoding="utf-8")
     try:
         tokenizer = Tokenizer.from_str(text)
@@ -103,7 +113,7 @@ def _tokenizer(folder: Path, config: Config) -> Tokenizer:
         raise ValueError(f"{TOKENIZER}: {error}") from error
     tokenizer.encode_special_tokens = settings.get("split_special_tokens", False)
     size = tokenizer.get_vocab_size()
-    if size != config["vocab_size"]:
+    if size > config["vocab_size"]:
         raise ValueError(f"{TOKENIZER} has {size} tokens, {CONFIG} says {config['vocab_size']}")
     for name in ("bos_token", "eos_token"):
         _expect(f"{CONFIG}: {name}_id", config[f"{name}_id"], tokenizer.token_to_id(settings[name]))

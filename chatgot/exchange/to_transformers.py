@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from chatgot.config import ModelConfig, SamplingConfig
@@ -86,13 +87,14 @@ class Transformers:
             f'write = pipeline("text-generation", model={str(folder)!r})',
         ]
         if "add_generation_prompt" not in tokenizer["chat_template"]:
-            begin = "write.tokenizer.bos_token, max_new_tokens=100"
+            begin = "write.tokenizer.bos_token, return_full_text=False"
             return [*lines, f'print(write({begin})[0]["generated_text"])']
         return [
             *lines,
             'said = [{"role": "user", "content": "Who is there?"}]',
-            'answer = write(said, max_new_tokens=100)[0]["generated_text"][-1]["content"]',
-            'print(answer.split("\\n\\n")[0])',
+            # a speech ends with a blank line
+            r'texts = write(said, stop_strings=["\n\n"], tokenizer=write.tokenizer)',
+            'print(texts[0]["generated_text"][-1]["content"])',
         ]
 
 
@@ -196,7 +198,7 @@ def _config(written: GPT, vocabulary: Vocabulary, dtype: Dtype) -> dict[str, Any
     torch_dtype = str(TORCH_DTYPES[dtype]).removeprefix("torch.")
     # no pad_token_id: in training, its embedding would get no gradient
     common = {
-        "vocab_size": len(vocabulary),
+        "vocab_size": written.vocab_size,
         "tie_word_embeddings": model.tie_embeddings,
         "initializer_range": min(model.init_range, 1.0),  # Llama's may not be larger
         "bos_token_id": vocabulary.end_of_text_id,
@@ -269,6 +271,12 @@ def _tokenizer_json(vocabulary: Vocabulary) -> str:
     return text
 
 
+def _adds_tokens(tokenizer_json: str) -> bool:
+    """Return whether a tokenizer adds tokens of its own, at the beginning or end of a text."""
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    return bool(tokenizer.num_special_tokens_to_add(is_pair=False))
+
+
 def _tokenizer_config(
     model: ModelConfig, vocabulary: Vocabulary, chat_template: str
 ) -> dict[str, Any]:
@@ -285,9 +293,6 @@ def _tokenizer_config(
     }
     if isinstance(vocabulary, Characters):
         config["split_special_tokens"] = True  # see character_tokenizer.py
-    else:
-        config["add_bos_token"] = False
-        config["add_eos_token"] = False
     return config
 
 
@@ -296,6 +301,11 @@ def _remarks(model: ModelConfig, vocabulary: Vocabulary, dtype: Dtype) -> list[s
     if isinstance(vocabulary, Characters):
         substitute, _ = vocabulary.replace_unknown("\ud800")
         remarks.append(f"characters that the model does not know become {substitute!r} there")
+    elif _adds_tokens(_tokenizer_json(vocabulary)):
+        remarks.append(
+            "the tokenizer, which is as it came, adds tokens to a text there, unless it is told "
+            "add_special_tokens=False; here it does not"
+        )
     remarks.append(
         f"prompt and answer together have at most {model.max_seq_length} tokens there; nothing is "
         "forgotten to make room"

@@ -2,13 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from plain_models import KINDS, loaded_model
+from plain_models import KINDS, loaded_model, random_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from chatgot.errors import ExportImpossible, ImportRejected
 from chatgot.exchange.to_transformers import HF
@@ -21,7 +23,7 @@ TOLERANCE = 1e-4  # as in the proof of an export
 
 def write(folder: Path, kind: str, dtype: str = "fp32", **sections) -> LoadedModel:
     """Write a model into `folder`/out; return it."""
-    loaded = loaded_model(folder, kind, CHARACTERS, **sections)
+    loaded = loaded_model(kind, CHARACTERS, **sections)
     (folder / "out").mkdir()
     HF.write(loaded, dtype, folder / "out")
     return loaded
@@ -70,7 +72,7 @@ def test_rounded_weights_are_those_of_the_rounded_model(kind, dtype, tmp_path):
 
 
 def test_rounding_to_fp32_is_the_model_itself(tmp_path):
-    loaded = loaded_model(tmp_path, "gpt", CHARACTERS)
+    loaded = loaded_model("gpt", CHARACTERS)
     assert HF.as_rounded(loaded.model, "fp32") is loaded.model
     half = HF.as_rounded(loaded.model, "fp16")
     assert half.head.weight is half.token_embedding.weight
@@ -123,7 +125,7 @@ def test_a_temperature_of_zero_is_greedy(tmp_path):
 
 
 def test_large_weights_do_not_become_infinite_in_fp16(tmp_path):
-    loaded = loaded_model(tmp_path, "qwen3", CHARACTERS)
+    loaded = loaded_model("qwen3", CHARACTERS)
     with torch.no_grad():
         loaded.model.norm.weight[3] = 1e5
     with pytest.raises(ExportImpossible, match=r"model\.norm\.weight has values up to 1e\+05"):
@@ -132,13 +134,13 @@ def test_large_weights_do_not_become_infinite_in_fp16(tmp_path):
 
 
 def test_a_width_that_llama_refuses_is_not_written(tmp_path):
-    loaded = loaded_model(tmp_path, "llama_odd_width", CHARACTERS)
+    loaded = loaded_model("llama_odd_width", CHARACTERS)
     with pytest.raises(ExportImpossible, match="d_model 16, n_head 3 and no qk_norm"):
         HF.write(loaded, "fp32", tmp_path)
 
 
 def test_the_user_is_told_what_differs_in_transformers(tmp_path):
-    loaded = loaded_model(tmp_path, "gpt", CHARACTERS.replace("?", "_"))
+    loaded = loaded_model("gpt", CHARACTERS.replace("?", "_"))
     remarks = "\n".join(HF.write(loaded, "bf16", tmp_path))
     assert "become '_'" in remarks
     assert "at most 32 tokens" in remarks
@@ -225,6 +227,7 @@ def test_tensors_that_do_not_fit_are_refused(error, reason, tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes", "reason"),
     [
+        ("config.json", {"vocab_size": 3}, "embed_tokens.weight has the shape"),
         ("config.json", {"rope_theta": 9000.0}, "rope_parameters is"),
         ("config.json", {"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
         ("config.json", {"architectures": ["LlamaForCausalLM"]}, "architectures is"),
@@ -251,3 +254,43 @@ def test_damaged_files_are_refused_in_one_line(name, content, tmp_path):
     with pytest.raises(ImportRejected) as caught:
         HF.open(tmp_path / "out")
     assert "\n" not in str(caught.value)
+
+
+def byte_level_tokenizer(end_of_text: str, begins_texts: bool) -> str:
+    """Return a small tokenizer.json of byte-level BPE, as it comes with other models."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=[end_of_text],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    if begins_texts:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{end_of_text} $A", special_tokens=[(end_of_text, 0)]
+        )
+    return tokenizer.to_str()
+
+
+@pytest.mark.parametrize("end_of_text", ["<|endoftext|>", "</s>"])
+@pytest.mark.parametrize("begins_texts", [False, True])
+def test_subwords_keep_their_tokenizer(end_of_text, begins_texts, tmp_path):
+    subwords = pytest.importorskip("chatgot.data.subwords")
+    text = byte_level_tokenizer(end_of_text, begins_texts)
+    vocabulary = subwords.Subwords.from_json(text, end_of_text)
+    model = random_model("qwen3", len(vocabulary) + 5)  # others' embeddings may be longer
+    loaded = loaded_model("qwen3", CHARACTERS)
+    config = loaded.config.model_copy(update={"model": model.cfg})
+    loaded = replace(loaded, vocabulary=vocabulary, model=model, config=config)
+    remarks = HF.write(loaded, "fp32", tmp_path)
+    assert any("add_special_tokens=False" in remark for remark in remarks) == begins_texts
+    assert (tmp_path / "tokenizer.json").read_text(encoding="utf-8") == text
+    opened = HF.open(tmp_path)
+    documents = "One\n<|endoftext|>\nKING:\nWho is there? — é"
+    ids = vocabulary.encode(documents)
+    assert opened.encode(documents) == ids
+    ours = model(torch.tensor([ids]))[0][0]
+    assert float((opened.logits(torch.tensor(ids)) - ours).abs().max()) < TOLERANCE
