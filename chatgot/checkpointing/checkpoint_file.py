@@ -67,7 +67,7 @@ OPTIONAL = {"speakers", "data_tokens"}  # not in the first files of version 2
 SPEAKER_KEYS = {"name": str, "lines": int, "share": float, "partner": str}
 MOST_SPEAKERS = 1000
 MOST_LINES = 1 << 62
-MOST_TOKENS = 1 << 62
+LONGEST_TEXT = 1 << 62  # tokens
 
 
 class _HashingWriter(io.RawIOBase):
@@ -445,7 +445,7 @@ def _is_vocabulary(tokens: list[Any]) -> bool:
 
 def _is_count(value: object) -> bool:
     """Return whether this is a number of tokens that a text can have."""
-    return type(value) is int and 1 <= value <= MOST_TOKENS
+    return type(value) is int and 1 <= value <= LONGEST_TEXT
 
 
 def _are_speakers(speakers: list[Any]) -> bool:
