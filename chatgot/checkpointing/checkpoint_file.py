@@ -83,7 +83,7 @@ LONGEST_PATH = 32767  # characters, on Windows
 SPEAKER_KEYS = {"name": str, "lines": int, "share": float, "partner": str}
 MOST_SPEAKERS = 1000
 MOST_LINES = 1 << 62
-MOST_DATA_TOKENS = 1 << 62
+LONGEST_TEXT = 1 << 62  # tokens
 
 
 class _HashingWriter(io.RawIOBase):
@@ -495,7 +495,7 @@ def _is_base(value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     """Return whether this is a number of tokens that a text can have."""
-    return type(value) is int and 1 <= value <= MOST_DATA_TOKENS
+    return type(value) is int and 1 <= value <= LONGEST_TEXT
 
 
 def _are_speakers(speakers: list[Any]) -> bool:

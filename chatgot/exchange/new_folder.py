@@ -29,25 +29,29 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder under a temporary name; it becomes `folder` if the block succeeds.
+    """Make a folder of the same name in a temporary one; it becomes `folder` if the block succeeds.
 
-    Otherwise it is removed. It is made exclusively: a link planted under its name is never
-    followed. A folder that a killed process left under its own temporary name is not in the way.
+    Otherwise it is removed. It is made exclusively: a link planted under the temporary name is
+    never followed. What a killed process left under its own temporary name is not in the way.
     Raises: OSError; ConfigError if `folder` is no longer empty.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 resolve() would follow links
-    temporary = temporary_name(folder)
+    aside = temporary_name(folder)
     made: list[Path] = []
     try:
         _make_parents(folder.parent, made)
-        _remove(temporary)
+        _remove(aside)
+        aside.mkdir()
+        temporary = aside / folder.name
         temporary.mkdir()
         yield temporary
         _flush(temporary)
         _rename(temporary, folder)
+        with suppress(OSError):  # it is empty, and does no harm
+            aside.rmdir()
     except BaseException:  # also SystemExit from a signal: nothing half-made stays behind
         with suppress(OSError):
-            _remove(temporary)
+            _remove(aside)
         for parent in reversed(made):
             with suppress(OSError):
                 parent.rmdir()

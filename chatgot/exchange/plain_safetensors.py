@@ -63,7 +63,7 @@ class PlainSafetensors:
             "format": "chatgot",
             "version": VERSION,
             "dtype": dtype,
-            "vocab_size": len(loaded.vocabulary),
+            "vocab_size": loaded.model.vocab_size,
             "end_of_text_id": loaded.vocabulary.end_of_text_id,
             "model": model.model_dump(mode="json"),
         }

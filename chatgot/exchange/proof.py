@@ -18,7 +18,6 @@ from chatgot.model.gpt import GPT, evaluating
 from chatgot.sampling.loading import LoadedModel
 
 LARGEST_DIFFERENCE = 1e-4  # of two logits; fp32 rounds sums in another order to about 1e-5
-SHOWN = 12  # characters of a text around what differs
 
 
 @dataclass(frozen=True)
