@@ -19,7 +19,7 @@ function describe() {
     ...loss,
     ...text,
   ];
-  byId("facts").textContent = facts.join(" · ");
+  byId("facts").textContent = facts.join("\u00a0· ");
   document.title = `${about.run_id} · ChatGoT`;
 }
 
