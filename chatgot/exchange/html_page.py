@@ -123,8 +123,8 @@ def page_of(loaded: LoadedModel, dtype: Dtype) -> bytes:
     for name, tensor in tensors.items():
         if not rounded(tensor, dtype).isfinite().all():
             raise ExportImpossible(
-                f"--dtype {dtype}: {name} has a weight of {tensor.abs().max():g}, more than {dtype} "
-                "can hold; use --dtype fp32"
+                f"--dtype {dtype}: {name} has a weight of {tensor.abs().max():g}, "
+                f"more than {dtype} can hold; use --dtype fp32"
             )
     weights = pack(tensors, dtype)
     about = json.dumps(_about(loaded, loaded.vocabulary, dtype) | {"weights": weights.about})
@@ -160,7 +160,7 @@ def _about(loaded: LoadedModel, vocabulary: Characters, dtype: Dtype) -> dict[st
 
 def _assembled(about: str, weights: bytes, run_id: str) -> bytes:
     """Return the file, in windows-1252: all but the weights is ASCII."""
-    modules = {path.name: path.read_text(encoding="utf-8") for path in _files(".js")}
+    modules = page_modules()
     markup = (SHARED_FILES / "index.html").read_text(encoding="utf-8")
     worker = bundle(modules, "worker.js")
     engine = f'function chatgotEngine(port, sliceMs) {{\n{worker}modules["worker.js"]'
@@ -191,12 +191,10 @@ def _assembled(about: str, weights: bytes, run_id: str) -> bytes:
     return fill(template, slots | {"weights": weights})
 
 
-def _files(suffix: str) -> list[Path]:
-    """Return the files of the page; one of our own replaces the server's of this name."""
-    own = [path for path in sorted(OWN_FILES.iterdir()) if path.suffix == suffix]
-    names = {path.name for path in own}
-    shared = [path for path in sorted(SHARED_FILES.iterdir()) if path.suffix == suffix]
-    return [path for path in shared if path.name not in names] + own
+def page_modules() -> dict[str, str]:
+    """Return the scripts of the page by name; one of our own replaces the server's of its name."""
+    paths = [*SHARED_FILES.glob("*.js"), *OWN_FILES.glob("*.js")]
+    return {path.name: path.read_text(encoding="utf-8") for path in paths}
 
 
 def _cut(markup: str, pattern: str) -> str:
@@ -212,7 +210,9 @@ def read_page(path: Path) -> OpenedPage:
         content = path.read_bytes()
         about = json.loads(_data(content, b"about"))
         if about["version"] != VERSION:
-            raise ImportRejected(f"{path}: a page of version {about['version']}, expected {VERSION}")
+            raise ImportRejected(
+                f"{path}: a page of version {about['version']}, expected {VERSION}"
+            )
         tensors = unpack(_data(content, b"weights"), about["weights"])
         config = ModelConfig.model_validate(about["model"])
         return OpenedPage(Characters(about["characters"]), plain_model(config, tensors), about)
