@@ -1,31 +1,18 @@
-"""The page at /, as people use it: in headless Chromium, with a stand-in for the server.
+"""The page at /, as people use it: in headless Chromium, with a stand-in for the server."""
 
-Without Chromium the tests are skipped, but they fail on CI, which has it.
-"""
-
-import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from browser import DESK, MARKUP, PHONE, WAIT_MS, chromium_page
 from page_stand_in import CONTINUATION, PAGE, RUN, SPEECHES, StandIn
 
 pytest.importorskip("playwright")
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-WAIT_MS = 20_000  # for a busy machine
-DESK = {"width": 1280, "height": 900}
-PHONE = {"width": 360, "height": 740}
-MARKUP = "<img src=x onerror=window.hacked=1>"
 EXPECTED_ERRORS = ("Failed to load resource",)  # the browser's own line for a refused request
-
-expect.set_options(timeout=WAIT_MS)
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +28,8 @@ def server() -> Iterator[StandIn]:
 
 @pytest.fixture(scope="module")
 def window() -> Iterator[Page]:
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium: .ci/run installs it")
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        # root has no sandbox
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-        page = context.new_page()
-        page.set_default_timeout(WAIT_MS)
+    with chromium_page() as page:
         yield page
-        browser.close()
 
 
 @pytest.fixture

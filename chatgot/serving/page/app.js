@@ -6,46 +6,24 @@ import { byId } from "./dom.js";
 import { Models } from "./models.js";
 import { Notebook } from "./notebook.js";
 import { read, write } from "./storage.js";
+import { Tabs } from "./tabs.js";
 import { Watch } from "./watch.js";
 
 const VIEWS = ["chat", "notebook", "watch"];
 const REFRESH_INTERVAL_MS = 10_000; // a run in progress saves checkpoints while one talks
 
-const tabs = VIEWS.map((view) => byId(`tab-${view}`));
 const models = new Models(byId("model"));
 const watch = new Watch((runId) => talkToNewest(runId));
+const tabs = new Tabs(VIEWS, (view) => {
+  write("view", view);
+  watch.open(view === "watch");
+});
 let chat = null;
-
-function showView(view, takesFocus = false) {
-  const wanted = VIEWS.includes(view) ? view : "chat";
-  VIEWS.forEach((name, i) => {
-    const isShown = name === wanted;
-    byId(name).hidden = !isShown;
-    tabs[i].setAttribute("aria-selected", String(isShown));
-    tabs[i].tabIndex = isShown ? 0 : -1;
-    if (isShown && takesFocus) tabs[i].focus();
-  });
-  write("view", wanted);
-  watch.open(wanted === "watch");
-}
-
-function onTabKey(event) {
-  const here = tabs.indexOf(event.currentTarget);
-  const to = {
-    ArrowRight: (here + 1) % tabs.length,
-    ArrowLeft: (here + tabs.length - 1) % tabs.length,
-    Home: 0,
-    End: tabs.length - 1,
-  }[event.key];
-  if (to === undefined) return;
-  event.preventDefault();
-  showView(VIEWS[to], true);
-}
 
 async function talkToNewest(runId) {
   await refresh();
   models.choose(`${runId}:latest`);
-  showView("chat");
+  tabs.show("chat");
   chat.startNew();
 }
 
@@ -63,10 +41,6 @@ async function refresh() {
 }
 
 function listen() {
-  tabs.forEach((tab, i) => {
-    tab.addEventListener("click", () => showView(VIEWS[i]));
-    tab.addEventListener("keydown", onTabKey);
-  });
   byId("gone-again").addEventListener("click", refresh);
   byId("key-dialog").addEventListener("close", () => {
     setKey(byId("key").value);
@@ -80,7 +54,7 @@ function listen() {
 }
 
 listen();
-showView(read("view", (value) => typeof value === "string", "chat"));
+tabs.show(read("view", (value) => typeof value === "string", "chat"));
 await refresh();
 chat = new Chat(models);
 new Notebook(models);

@@ -3,6 +3,7 @@
 import { make } from "./dom.js";
 import { read, write } from "./storage.js";
 
+const OFF = { top_k: 0, min_p: 0, seed: "" };
 const FIELDS = {
   temperature: {
     label: "Temperature",
@@ -10,6 +11,14 @@ const FIELDS = {
     max: 1.5,
     step: 0.05,
     hint: "0: always the likeliest token",
+  },
+  top_k: { label: "Top k", min: 0, max: 100, step: 1, hint: "only the k likeliest; 0: off" },
+  min_p: {
+    label: "Min p",
+    min: 0,
+    max: 0.5,
+    step: 0.01,
+    hint: "only what has this part of the likeliest token's chance; 0: off",
   },
   length: { label: "Length", min: 20, max: 1000, step: 20, hint: "tokens at most" },
   repetition: { label: "Against repetition", min: 0, max: 2, step: 0.1, hint: "0: off (DRY)" },
@@ -21,7 +30,7 @@ export class Settings {
     this.name = `settings:${name}`;
     const isObject = (value) => typeof value === "object";
     const stored = read(this.name, isObject, {});
-    this.values = { ...defaults, seed: "" };
+    this.values = { ...OFF, ...defaults };
     for (const field of Object.keys(FIELDS)) {
       const { min, max } = FIELDS[field];
       if (stored[field] >= min && stored[field] <= max) this.values[field] = Number(stored[field]);
@@ -73,9 +82,11 @@ export class Settings {
 
   /** Return the settings as fields of a request; `retry` is how often it was asked before. */
   forRequest(retry = 0) {
-    const { temperature, length, repetition, seed } = this.values;
+    const { temperature, top_k: topK, min_p: minP, length, repetition, seed } = this.values;
     return {
       temperature,
+      ...(topK > 0 && { top_k: topK }),
+      ...(minP > 0 && { min_p: minP }),
       max_tokens: length,
       dry_multiplier: repetition,
       seed: seed === "" ? randomSeed() : Number(seed) + retry,

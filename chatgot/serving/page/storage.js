@@ -1,6 +1,7 @@
 // What does this browser remember? Its storage may be full, damaged or forbidden: nothing raises.
 
-const PREFIX = "chatgot:";
+// pages opened from disk share one storage; a page that is a model names what is its own
+const PREFIX = `chatgot:${document.documentElement.dataset.store ?? ""}`;
 
 /** Return a stored value if `accepts` does, else the fallback. */
 export function read(name, accepts, fallback) {
