@@ -49,6 +49,7 @@ class ByteLevelBpe:
     def __init__(
         self, names: Sequence[str], types: Sequence[int], merges: Sequence[str], pre: str
     ) -> None:
+        self.pre = pre
         self._id_of = {name: i for i, name in enumerate(names)}
         self._rank_of = {merge: rank for rank, merge in enumerate(merges)}
         self._letters = letters_of_bytes()

@@ -68,15 +68,15 @@ def tensors_in_gguf(model: GPT) -> dict[str, Tensor]:
 
 
 def bytes_in_gguf(tensor: Tensor, stored: Stored) -> NDArray[np.generic]:
-    """Return a tensor as it is stored."""
-    array: NDArray[np.generic] = gguf.quantize(tensor.contiguous().numpy(), stored)
+    """Return a tensor as it is stored; what is too large for fp16 becomes infinite."""
+    with np.errstate(over="ignore"):
+        array: NDArray[np.generic] = gguf.quantize(tensor.contiguous().numpy(), stored)
     return array
 
 
-def rounded(tensor: Tensor, stored: Stored) -> Tensor:
-    """Return a tensor, fp32, as it is after it was stored."""
-    array = gguf.dequantize(bytes_in_gguf(tensor.detach().float().cpu(), stored), stored)
-    return torch.from_numpy(np.array(array, dtype=np.float32)).view(tensor.shape)
+def values_of(array: NDArray[np.generic], stored: Stored) -> Tensor:
+    """Return what was stored, fp32."""
+    return torch.from_numpy(np.array(gguf.dequantize(array, stored), dtype=np.float32))
 
 
 def _block(cfg: ModelConfig, block: Block, prefix: str) -> dict[str, Tensor]:

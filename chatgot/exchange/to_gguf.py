@@ -20,9 +20,9 @@ from chatgot.exchange.gguf_tensors import (
     Q8_BLOCK,
     architecture_of,
     bytes_in_gguf,
-    rounded,
     stored_as,
     tensors_in_gguf,
+    values_of,
 )
 from chatgot.exchange.gguf_vocabulary import TokensInGguf, tokens_in_gguf
 from chatgot.exchange.modelfile import modelfile
@@ -102,7 +102,8 @@ class ToGguf:
             # positions stay fp32
             if positions is None or parameter is not positions.weight:
                 stored = stored_as("", parameter.shape, dtype)
-                parameter.data = rounded(parameter, stored).to(parameter.device)
+                array = bytes_in_gguf(parameter.detach().float().cpu(), stored)
+                parameter.data = values_of(array, stored).to(parameter.device)
         result.tie()
         return result
 
@@ -162,14 +163,15 @@ def _add_tensors(writer: gguf.GGUFWriter, model: GPT, dtype: Dtype) -> list[str]
     kept = []
     for name, tensor in tensors_in_gguf(model).items():
         stored = stored_as(name, tensor.shape, dtype)
-        if not bool(torch.isfinite(rounded(tensor, stored)).all()):
+        array = bytes_in_gguf(tensor, stored)
+        if not bool(torch.isfinite(values_of(array, stored)).all()):
             raise ExportImpossible(
                 f"{dtype} cannot hold all weights of {name}: its largest is "
                 f"{float(tensor.abs().max()):.3g}; take --dtype fp32 or bf16"
             )
         if dtype == "q8_0" and stored == Stored.F16:
             kept.append(name)
-        writer.add_tensor(name, bytes_in_gguf(tensor, stored), raw_dtype=stored)
+        writer.add_tensor(name, array, raw_dtype=stored)
     return kept
 
 
