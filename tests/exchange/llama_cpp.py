@@ -1,0 +1,67 @@
+"""llama.cpp on the loopback interface, through the package xllamacpp."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class LlamaServer:
+    """Asks a server of llama.cpp."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def ask(self, path: str, **body: object) -> Any:
+        """Return the answer to a POST."""
+        request = urllib.request.Request(
+            self._address + path,
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the ids of a text, as they come into the model."""
+        ids: list[int] = self.ask("/tokenize", content=text, add_special=True)["tokens"]
+        return ids
+
+    def prompt(self, messages: list[dict[str, str]]) -> str:
+        """Return the prompt that the chat template in the file makes of messages."""
+        text: str = self.ask("/apply-template", messages=messages)["prompt"]
+        return text
+
+    def complete(self, prompt: list[int] | str, n_predict: int, **body: object) -> Any:
+        """Return a completion; the likeliest tokens, unless the body says otherwise."""
+        settings = {"temperature": 0, "cache_prompt": False, "samplers": ["temperature"]}
+        return self.ask("/completion", prompt=prompt, n_predict=n_predict, **{**settings, **body})
+
+
+@contextmanager
+def serving(path: Path, context: int = 128) -> Iterator[LlamaServer]:
+    """Serve a GGUF file on a free port of the loopback interface, on one thread, exactly.
+
+    Exactly: without flash attention, keys and values in fp32.
+    """
+    xllamacpp = pytest.importorskip("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx = context
+    params.n_parallel = 1
+    params.warmup = False
+    params.port = 0
+    params.verbosity = 0
+    params.cpuparams.n_threads = 1
+    params.cpuparams_batch.n_threads = 1
+    disabled = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.flash_attn_type = disabled
+    params.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    server = xllamacpp.Server(params)  # it ends when nothing refers to it
+    yield LlamaServer(server.listening_address)
+    del server
