@@ -140,11 +140,13 @@ def _rotated(x: Tensor, base: float) -> Tensor:
     Source: arXiv:2104.09864, section 3.2.2.
     """
     T, _, D = x.shape
-    pair = torch.arange(D // 2, dtype=torch.float64, device=x.device)  # (D / 2,)
-    position = torch.arange(T, dtype=torch.float64, device=x.device)  # (T,)
-    angle = position[:, None] * base ** (-2 * pair / D)  # (T, D / 2)
-    cosine = angle.cos().float()[:, None]  # (T, 1, D / 2)
-    sine = angle.sin().float()[:, None]  # (T, 1, D / 2)
+    pair = torch.arange(D // 2, device=x.device)  # (D / 2,)
+    position = torch.arange(T, device=x.device)  # (T,)
+    # in fp32, as all programs compute it: at late positions the rounding is seen in the logits
+    frequency = 1 / base ** (2 * pair / D)  # (D / 2,)
+    angle = position[:, None] * frequency  # (T, D / 2)
+    cosine = angle.cos()[:, None]  # (T, 1, D / 2)
+    sine = angle.sin()[:, None]  # (T, 1, D / 2)
     first = x[..., : D // 2]  # (T, heads, D / 2)
     second = x[..., D // 2 :]  # (T, heads, D / 2)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
