@@ -100,7 +100,7 @@ class Subwords:
         """Return the ids of a text that is neither cut nor searched for ends of documents."""
         try:
             ids: list[int] = self._encodes.encode(text, add_special_tokens=False).ids
-        except TypeError as error:  # what it says of a text with half a surrogate pair
+        except (TypeError, UnicodeEncodeError) as error:  # half a surrogate pair
             raise KeyError(self.replace_unknown(text)[1][:1]) from error
         return ids
 

@@ -60,7 +60,7 @@ class HtmlPage:
         return "fp16" if model.parameter_count() <= SMALL else "q8_0"
 
     def write(self, loaded: LoadedModel, dtype: Dtype, folder: Path) -> list[str]:
-        """Write the page into a folder; return how large it is.
+        """Write the page into an empty folder; return how large it is.
 
         Raises: ExportImpossible for subwords, and for weights that the dtype cannot hold.
         """
@@ -68,7 +68,10 @@ class HtmlPage:
         path = folder / f"{loaded.run_id}.html"
         path.write_bytes(content)
         count = loaded.model.parameter_count()
-        return [f"{path.name}: {len(content) / 1e6:.1f} MB, {count:,} parameters in {dtype}"]
+        remarks = [f"{path.name}: {len(content) / 1e6:.1f} MB, {count:,} parameters in {dtype}"]
+        if dtype == "q8_0" and count > SMALL:
+            remarks.append(f"in fp16 it would have about {2.02 * count / 1e6:.0f} MB")
+        return remarks
 
     def open(self, folder: Path) -> "OpenedPage":
         """Read the page of a folder. Raises: ImportRejected for one that was changed."""

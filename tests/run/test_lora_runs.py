@@ -61,7 +61,7 @@ def on_top(tmp_path: Path, **sections: Any) -> Run:
     folders = {"checkpoints": str(tmp_path)}
     training = {"lora": LORA} | sections.pop("training", {})
     run = parts.run(training=training, paths=folders, **sections)
-    start_from(run, start_of(parts.run(seed=9, **sections)), tmp_path / "base.pt")
+    start_from(run, start_of(parts.run(**sections | {"seed": 9})), tmp_path / "base.pt")
     return run
 
 
@@ -109,6 +109,14 @@ def test_training_changes_no_bit_of_the_frozen_weights(tmp_path):
     assert parts.same(frozen_state(run.model), before)
     assert all(tensor.any() for tensor in trained_state(run.model).values())
     assert run.model.parameter_count() > 2 * run.model.trained_count()
+
+
+def test_the_seed_of_the_run_draws_the_added_weights(tmp_path):
+    names = [name for name in trained_state(on_top(tmp_path).model) if name.endswith("lora_a")]
+    first, again, other = (trained_state(on_top(tmp_path, seed=s).model) for s in (5, 5, 6))
+    for name in names:
+        assert torch.equal(first[name], again[name])
+        assert not torch.equal(first[name], other[name])
 
 
 def test_without_a_step_the_model_is_the_base_bit_for_bit(tmp_path):

@@ -148,7 +148,7 @@ def test_a_checkpoint_tells_a_new_run_its_subwords(saved, tmp_path):
     vocabulary = subwords_in(saved)
     assert (vocabulary.json, vocabulary.end_of_text) == (tokenizer_json(), "<|endoftext|>")
     assert len(weights["token_embedding.weight"]) == len(subwords()) + PADDING
-    assert subwords_in(parts.checkpoint_file(tmp_path / "..", parts.run())) is None
+    assert subwords_in(parts.checkpoint_file(tmp_path, parts.run())) is None
 
 
 def test_a_run_of_subwords_is_not_resumed_with_characters(saved, tmp_path):

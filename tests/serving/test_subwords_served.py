@@ -1,5 +1,6 @@
 """A model with subwords, asked through the API: pieces, bytes and offsets of any token."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from hashlib import sha256
@@ -8,7 +9,7 @@ import numpy as np
 import parts
 import pytest
 import served
-from tiny_tokenizers import SPEECHES, subwords
+from tiny_tokenizers import SPECIALS, SPEECHES, subwords
 
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
 from chatgot.data.token_cache import Tokens
@@ -120,6 +121,30 @@ def test_a_stream_has_the_tokens_and_offsets_of_the_whole_answer(server, seed):
         whole["logprobs"]["text_offset"],
     )
     assert len(tokens) == 80
+
+
+def test_a_part_of_a_character_waits_for_the_character(server):
+    """In no event of a stream is there a token whose text is still to come."""
+    bias = {str(VOCABULARY.tokens.index(name)): -100 for name in SPECIALS}
+    body = {"temperature": 100.0, "max_tokens": 80, "seed": 1, "logprobs": True}
+    messages = [{"role": "user", "content": "Who's there?"}]
+    asked = {**body, "messages": messages, "logit_bias": bias, "stream": True}
+    utf_8 = codecs.getincrementaldecoder("utf-8")("replace")
+    text = ""
+    decoded = 0
+    torn = 0
+    with server.client.stream("POST", "/v1/chat/completions", json=asked) as events:
+        for line in "".join(events.iter_text()).split("\n"):
+            if not line.startswith("data: {"):
+                continue
+            (choice,) = event_of(line)["choices"]
+            text += choice["delta"].get("content", "")
+            for token in (choice.get("logprobs") or {"content": []})["content"]:
+                decoded += len(utf_8.decode(bytes(token["bytes"])))
+            is_torn = utf_8.getstate()[0] != b""
+            torn += is_torn
+            assert decoded + is_torn <= len(text)
+    assert torn
 
 
 def event_of(line: str) -> dict:
