@@ -8,6 +8,7 @@ the middle of a text.
 """
 
 import codecs
+import re
 import unicodedata
 from collections.abc import Iterator
 from hashlib import sha256
@@ -41,7 +42,9 @@ PROBE = (
 
 
 class Subwords:
-    """The subwords of a tokenizer.json, byte-level BPE: they can write any text.
+    """The subwords of a tokenizer.json, byte-level BPE: they can write nearly any text.
+
+    Some tokenizers lack the bytes of a few characters, such as control characters.
 
     json: the tokenizer.json as it was.
     end_of_text: the name of the token that ends a document.
@@ -57,6 +60,7 @@ class Subwords:
         self._id_of_end = self.tokens.index(end_of_text)
         self._bytes = _bytes_of_tokens(tokenizer)
         self._encodes = _load(tokenizer.copy)
+        self._unknown = _unknown_characters(frozenset(b"".join(self._bytes)))
         self._before = tokenizer.splits_before_line_feed
         self._prove(tokenizer.special)
 
@@ -98,6 +102,9 @@ class Subwords:
 
     def encode_piece(self, text: str) -> list[int]:
         """Return the ids of a text that is neither cut nor searched for ends of documents."""
+        unknown = self._unknown.search(text)
+        if unknown:
+            raise KeyError(unknown.group())
         try:
             ids: list[int] = self._encodes.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError) as error:  # half a surrogate pair
@@ -142,25 +149,23 @@ class Subwords:
         return self.replace_unknown(text)[1] == ""
 
     def replace_unknown(self, text: str) -> tuple[str, str]:
-        """Replace lone surrogates, all that cannot be written; return the text and those."""
-        if text.isascii():
-            return text, ""
-        unknown = {character for character in text if "\ud800" <= character <= "\udfff"}
-        replaced = text.translate({ord(character): "?" for character in unknown})
-        return replaced, "".join(sorted(unknown))
+        """Replace what cannot be written by `?`; return the text and those characters."""
+        unknown = "".join(sorted(set(self._unknown.findall(text))))
+        return self._unknown.sub("?", text), unknown
 
     def _prove(self, special: frozenset[int]) -> None:
         """Check on the probe that cuts change nothing and that decoding brings the text back.
 
         Raises: ValueError.
         """
-        ids = self.encode_piece(PROBE)
+        probe, _ = self.replace_unknown(PROBE)
+        ids = self.encode_piece(probe)
         if not all(0 <= i < len(self) and i not in special for i in ids):
             raise ValueError("ordinary text becomes special tokens")
-        if self.decode(ids) != PROBE:
+        if self.decode(ids) != probe:
             raise ValueError("a text that is encoded and decoded is not the same text")
         pieces: list[str] = []
-        rest = PROBE
+        rest = probe
         while rest:
             cut = self.last_cut(rest)
             pieces.insert(0, rest[cut:])
@@ -232,6 +237,28 @@ class SubwordDecoder:
 
     def end(self) -> str:
         return self._utf_8.decode(b"", final=True)
+
+
+def _unknown_characters(known: frozenset[int]) -> re.Pattern[str]:
+    """Return what matches a character whose bytes are not all known, and half a surrogate pair."""
+    ranges = ["\ud800-\udfff"]
+    ranges += [re.escape(chr(byte)) for byte in range(0x80) if byte not in known]
+    for first_byte in range(0xC2, 0xF5):
+        if first_byte not in known:
+            first, last = _characters_of(first_byte)
+            ranges.append(f"{chr(first)}-{chr(last)}")
+    return re.compile(f"[{''.join(ranges)}]")
+
+
+def _characters_of(first_byte: int) -> tuple[int, int]:
+    """Return the first and the last code point that begin with this byte in UTF-8."""
+    if first_byte < 0xE0:
+        return (first_byte & 0x1F) << 6, ((first_byte & 0x1F) << 6) + 0x3F
+    if first_byte < 0xF0:
+        first = (first_byte & 0x0F) << 12
+        return max(first, 0x800), first + 0xFFF
+    first = (first_byte & 0x07) << 18
+    return max(first, 0x10000), min(first + 0x3FFFF, 0x10FFFF)
 
 
 def _can_begin_piece(character: str) -> bool:

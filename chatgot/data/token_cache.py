@@ -39,6 +39,7 @@ CACHE_FORMAT = 2
 SUBWORDS_FORMAT = 1  # of a cache of subwords
 SUBWORD_CHUNK = 1 << 20  # bytes of a text that become subwords at a time
 HASH = 32  # hex digits of a hash in a file's name
+MOST_SHOWN = 20  # characters in one message
 CODE_POINTS = 0x110000  # Unicode's range
 END_OF_TEXT_POINT = CODE_POINTS  # of the end-of-text token: the first number above Unicode
 MAX_CHARACTERS = (1 << 16) - 1  # a uint16 has room for these and the end-of-text token
@@ -262,21 +263,38 @@ def _encode_subwords(
     chunks = text_chunks(text_path, encoding, SUBWORD_CHUNK, advance)
     tokens = 0
     has_text = False
+    unknown: set[str] = set()
+    known = _replace_unknown(_hashed(chunks, digest.update), vocabulary, unknown)
     with atomic_file(ids_path) as file:
-        parts = (encoder.feed(chunk) for chunk in _hashed(chunks, digest.update))
-        for part in chain(parts, _last(encoder)):
+        for part in chain(map(encoder.feed, known), _last(encoder)):
             ids = np.array(part, dtype)
             has_text = has_text or bool((ids != vocabulary.end_of_text_id).any())
             tokens += len(ids)
             file.write(ids.tobytes())
         if not has_text:
             raise _no_text(text_path)
+    if unknown:
+        logger.warning(
+            "%s: the model's tokenizer cannot write %r, which becomes ?",
+            text_path,
+            "".join(sorted(unknown))[:MOST_SHOWN],
+        )
     return {
         "format": SUBWORDS_FORMAT,
         "tokens": tokens,
         "encoding": encoding,
         "text_sha256": digest.hexdigest(),
     }
+
+
+def _replace_unknown(
+    chunks: Iterable[str], vocabulary: Subwords, unknown: set[str]
+) -> Iterator[str]:
+    """Yield the chunks with `?` for what cannot be written; note those characters."""
+    for chunk in chunks:
+        text, characters = vocabulary.replace_unknown(chunk)
+        unknown.update(characters)
+        yield text
 
 
 def _last(encoder: SubwordEncoder) -> Iterator[list[int]]:

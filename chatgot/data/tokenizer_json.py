@@ -13,6 +13,8 @@ from chatgot.data.vocabulary import END_OF_TEXT
 
 MOST_CHARACTERS = 1 << 25  # of a file; the largest that is known has 28 million
 MOST_TOKENS = 1 << 20
+# Without other bytes, a few control characters and rare scripts cannot be written
+NEEDED_BYTES = frozenset({ord("\n"), *range(0x20, 0x7F), *range(0x80, 0xC0)})
 LONGEST_VALUE = 60  # characters of an odd value in a message
 
 # How a text is cut into words before the merges, and each of them byte by byte.
@@ -143,10 +145,11 @@ def _model(model: Any) -> dict[str, Any]:
     ids = model.get("vocab")
     if not isinstance(ids, dict) or not all(map(_is_name, ids)):
         raise ValueError("model.vocab: expected the id of each token")
-    missing = byte_letters().keys() - ids.keys()
+    missing = NEEDED_BYTES - {byte for letter, byte in byte_letters().items() if letter in ids}
     if missing:
         raise ValueError(
-            f"model.vocab lacks {len(missing)} of the 256 bytes: it cannot write every text"
+            f"model.vocab lacks {len(missing)} of the bytes of ordinary text, such as "
+            f"0x{min(missing):02x}"
         )
     return {
         "type": "BPE",

@@ -172,7 +172,7 @@ def _count(file: GgufFile, said: Mapping[str, Values], key: str) -> int:
 def _number(file: GgufFile, said: Mapping[str, Values], key: str) -> float:
     """Return a number as it was meant: a GGUF has 1e-5 as the nearest fp32."""
     value = said.get(key)
-    if type(value) not in (int, float) or not np.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not np.isfinite(value):
         raise ImportRejected(f"{file.path}: {key} is {_shown(value)}, expected a number")
     return float(str(np.float32(value)))
 
@@ -243,8 +243,8 @@ def _tokenizer_json(file: GgufFile, names: list[str], types: list[Any], merges: 
         raise ImportRejected(
             f"{file.path}: tokenizer.ggml.pre is {_shown(pre)}; {', '.join(WORDS)} are read"
         )
-    added = []
-    vocab = {}
+    added: list[dict[str, Any]] = []
+    vocab: dict[str, int] = {}
     for i, (name, kind) in enumerate(zip(names, types, strict=True)):
         if kind in (CONTROL, USER_DEFINED, UNUSED):
             special = kind != USER_DEFINED
@@ -321,11 +321,11 @@ def _tensors(
     C = shape["d_model"]
     embedding = file.places.get("token_embd.weight")
     V = n_tokens if embedding is None else embedding.shape[0]
-    if V < n_tokens:
+    if n_tokens > V:
         raise ImportRejected(
             f"{file.path}: token_embd.weight has {V} rows, but there are {n_tokens} tokens"
         )
-    expected = {"token_embd.weight": (V, C)}
+    expected: dict[str, tuple[int, ...]] = {"token_embd.weight": (V, C)}
     if architecture == "gpt2":
         expected["position_embd.weight"] = (shape["max_seq_length"], C)
     if not shape["tie_embeddings"]:
@@ -444,7 +444,8 @@ def _modern_block(weights: Mapping[str, Tensor], shape: Mapping[str, Any]) -> di
 def _halves_first(weight: Tensor, D: int) -> Tensor:
     """Return the rows of queries or keys (R, C) in our order.
 
-    llama.cpp's llama rotates elements 2 i and 2 i + 1 of a head with each other, we i and i + D / 2.
+    llama.cpp's llama rotates elements 2 i and 2 i + 1 of a head with each other; we rotate i and
+    i + D / 2.
     """
     heads = weight.view(-1, D // 2, 2, weight.size(1))  # (H, D / 2, 2, C)
     return heads.transpose(1, 2).reshape(weight.shape)  # (R, C)

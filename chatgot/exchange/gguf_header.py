@@ -226,7 +226,7 @@ def _alignment(keys: dict[str, Values]) -> int:
     alignment = keys.get("general.alignment", ALIGNMENT)
     is_power = isinstance(alignment, int) and alignment > 0 and alignment & (alignment - 1) == 0
     if not (isinstance(alignment, int) and is_power and alignment <= MOST_ALIGNMENT):
-        raise _Damaged(f"general.alignment is {str(alignment):.40}")
+        raise _Damaged(f"general.alignment is {alignment!s:.40}")
     return alignment
 
 
