@@ -142,7 +142,18 @@ def request_of(args: argparse.Namespace) -> "Request":
     from chatgot.data.own_text import DEFAULT_MINUTES, Request
 
     minutes = DEFAULT_MINUTES if args.minutes is None else args.minutes
-    return Request(args.text, minutes, tuple(args.set), resumes=args.resume_from is not None)
+    return Request(
+        args.text,
+        minutes,
+        tuple(args.set),
+        resumes=args.resume_from is not None,
+        imports=args.init_from is not None and is_from_elsewhere(args.init_from),
+    )
+
+
+def is_from_elsewhere(path: Path) -> bool:
+    """Return whether a run that starts from this path takes over the shape of its model."""
+    return path.is_dir() or path.suffix == ".gguf"
 
 
 def refuse_lora_on_nothing(args: argparse.Namespace, config: "Config") -> None:
@@ -270,11 +281,13 @@ def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment
     Raises: ConfigError, CheckpointRejected, StorageError.
     """
     if args.text is None:
-        experiment = experiment_of(args.config, args.set)
         if start is None:
-            return experiment
-        shape = start.overrides(experiment.config, experiment.named_by_set, args.init_from)
-        return experiment_of(args.config, [*args.set, *shape])
+            return experiment_of(args.config, args.set)
+        overrides = [*start.overrides, *args.set]
+        context = experiment_of(args.config, overrides).config.model.max_seq_length
+        experiment = experiment_of(args.config, [*start.context_override(context), *overrides])
+        start.check_shape(experiment.config, args.init_from)
+        return experiment
     request = request_of(args)
     check_request(request)
     if args.resume_from is not None:
@@ -282,7 +295,7 @@ def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment
         return experiment_of(yaml, [*args.set, *text_has_moved(yaml, args.text)])
     if not args.dry_run:
         probe_folders(paths_of(request))
-    if start is not None and start.shape:
+    if start is not None and request.imports:
         request = fine_tuning(request, start, args.init_from)
     vocabulary = None if start is None else start.vocabulary
     choice = choose(request, vocabulary, args.dry_run)
@@ -294,9 +307,12 @@ def fine_tuning(request: "Request", start: Start, path: Path) -> "Request":
 
     Raises: ConfigError.
     """
-    request = replace(request, shape=())
-    config = recipe(request, FINE_TUNING)
-    return replace(request, shape=tuple(start.overrides(config, request.keys, path)))
+    request = replace(request, shape=tuple(start.overrides))
+    context = recipe(request, FINE_TUNING).model.max_seq_length
+    shape = (*start.context_override(context), *request.shape)
+    request = replace(request, shape=shape)
+    start.check_shape(recipe(request, FINE_TUNING), path)
+    return request
 
 
 def experiment_of(yaml: Path, overrides: list[str]) -> Experiment:

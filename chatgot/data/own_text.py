@@ -37,7 +37,8 @@ class Request:
     minutes: float = DEFAULT_MINUTES
     overrides: tuple[str, ...] = ()
     resumes: bool = False  # a run of this text is to go on
-    shape: tuple[str, ...] | None = None  # `model.key=value` of the model that it starts from
+    imports: bool = False  # it starts from a model from elsewhere
+    shape: tuple[str, ...] = ()  # `model.key=value` of that model
 
     @property
     def name(self) -> str:
@@ -52,7 +53,7 @@ class Request:
     @property
     def recipes(self) -> tuple[str, ...]:
         """The names of the recipes to choose from, the smallest first."""
-        return RECIPES if self.shape is None else (FINE_TUNING,)
+        return (FINE_TUNING,) if self.imports else RECIPES
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -93,8 +94,7 @@ def recipe(request: Request, name: str, chosen: Sequence[str] = ()) -> Config:
         f"data.path={as_yaml(str(request.text.resolve()))}",
         f"training.max_minutes={request.minutes!r}",
     ]
-    shape = request.shape or ()
-    config, _ = load_config(path, [*given, *shape, *chosen, *request.overrides])
+    config, _ = load_config(path, [*given, *request.shape, *chosen, *request.overrides])
     return config
 
 
@@ -173,6 +173,8 @@ def check_request(request: Request) -> None:
         return
     if "training.max_minutes" in request.keys:
         raise ConfigError("--set training.max_minutes: with a text, say --minutes instead")
+    if request.imports:
+        return  # what fits is known when that model has been read
     smallest = candidates(request)[0].config
     if size <= MOST_BYTES * _least_length(request, smallest):
         # so small that its characters are counted at once

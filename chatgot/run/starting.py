@@ -37,26 +37,30 @@ class Start:
     shape: dict[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
 
-    def overrides(self, config: Config, named_by_set: Collection[str], path: Path) -> list[str]:
+    @property
+    def overrides(self) -> list[str]:
         """Return what is to be set so that a configuration's model gets this shape.
 
-        named_by_set: the dotted names of the keys that the user set.
-        Raises: ConfigError where the user asks for another shape.
+        The context stays as it is: see `check_shape`.
         """
-        given = config.model.model_dump()
-        changed = {}
+        return [f"model.{key}={as_yaml(self.shape[key])}" for key in self.shape if key != CONTEXT]
+
+    def context_override(self, context: int) -> list[str]:
+        """Return what is to be set where a context is longer than the model's own."""
+        longest = self.shape.get(CONTEXT, context)
+        return [f"model.{CONTEXT}={longest}"] if longest < context else []
+
+    def check_shape(self, config: Config, path: Path) -> None:
+        """Refuse a configuration whose user asks for another shape. Raises: ConfigError."""
         for key, value in self.shape.items():
-            is_longest = key == CONTEXT
-            if given[key] == value or (is_longest and given[key] < value):
+            asked = getattr(config.model, key)
+            if asked == value or (key == CONTEXT and asked < value):
                 continue
-            if f"model.{key}" in named_by_set:
-                limit = "at most " if is_longest else ""
-                raise ConfigError(
-                    f"--set model.{key}={as_in_yaml(given[key])}: the model of {path} has "
-                    f"{limit}{as_in_yaml(value)}; leave it out"
-                )
-            changed[key] = value
-        return [f"model.{key}={as_yaml(value)}" for key, value in changed.items()]
+            limit = "at most " if key == CONTEXT else ""
+            raise ConfigError(
+                f"--set model.{key}={as_in_yaml(asked)}: the model of {path} has "
+                f"{limit}{as_in_yaml(value)}; leave it out"
+            )
 
 
 def with_shape_of(config: Config, stored_model: Mapping[str, Any], keys: Collection[str]) -> Config:
