@@ -12,8 +12,8 @@ from typing import Any
 
 from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Characters
 
-# (?<![^\n]) and (?![^\n]) are ^ and $ in all regex engines, whatever their options are
-PIECES = rf"(?<![^\n]){re.escape(END_OF_TEXT)}(?![^\n])|\n+|[^\n]+"
+# Each piece begins where a line begins or ends. (?![^\n]) is $ in all engines and with all options
+PIECES = rf"{re.escape(END_OF_TEXT)}(?![^\n])|\n+|[^\n]+"
 
 
 def character_tokenizer_json(vocabulary: Characters) -> str:

@@ -27,7 +27,7 @@ TEXTS = [
     "one\n<|endoftext|>\ntwo <|endoftext|>",
     "\ufeff",
     "\u0085\u2028e\u0301 é 👩\u200d👧 \"'\\{}<>&",
-    "?!.",
+    "do n't , he 's here . Why ? I 'm not !",
 ]
 CHARACTERS = "".join(sorted(set("".join(TEXTS) + ":ABCDEFGHIJKLMNOPQRSTUVWXYZ")))
 TOLERANCE = 1e-4  # of logits in fp32; they are up to about 10
