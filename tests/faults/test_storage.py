@@ -296,7 +296,7 @@ def test_a_clock_turned_back_before_the_resume_changes_nothing(
 def test_a_second_process_on_a_live_run_is_refused(tmp_path, table):
     """The first process ends undisturbed."""
     folder = tmp_path
-    longer = {"training": {"max_steps": 120, "log_interval": 40}}
+    longer = {"training": {"max_steps": 60, "log_interval": 40, "sample_interval_steps": None}}
     harness.write_config(folder, **harness.merged(TINY, longer))
     first = subprocess.Popen(
         [sys.executable, str(harness.SCRIPT), "--config", "tiny.yaml"],
@@ -315,7 +315,7 @@ def test_a_second_process_on_a_live_run_is_refused(tmp_path, table):
     assert second.returncode == 5, second.stderr
     assert "still being trained by another process" in second.stderr
     assert first.wait(timeout=120) == 0
-    assert 120 in files(folder)
+    assert 60 in files(folder)
 
 
 def test_the_undisturbed_run_is_whole(reference):
