@@ -189,12 +189,14 @@ def has_prompt(args: argparse.Namespace) -> bool:
 
 def load(args: argparse.Namespace) -> "LoadedModel":
     """Return the model that is meant. Raises: CheckpointRejected; ConfigError."""
+    from chatgot.exchange.importing import read_start
     from chatgot.machine.device import pick_device
     from chatgot.sampling.loading import load_model
     from chatgot.sampling.picking import find_checkpoint_file
 
     device = pick_device(args.device)
-    return load_model(find_checkpoint_file(args.model, args.checkpoint), device)
+    path = find_checkpoint_file(args.model, args.checkpoint)
+    return load_model(path, device, read_start)
 
 
 def describe(model: "LoadedModel") -> str:

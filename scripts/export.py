@@ -72,13 +72,15 @@ def export_model(args: argparse.Namespace) -> None:
     # here, after the command line: torch takes longer than a usage error may
     from chatgot.exchange.exporting import check_dtype, default_dtype, export
     from chatgot.exchange.held_out import windows_for
+    from chatgot.exchange.importing import read_start
     from chatgot.machine.device import pick_device
     from chatgot.sampling.loading import load_model
     from chatgot.sampling.picking import find_checkpoint_file
 
     exported_as = format_named(args.format)
     check_dtype(exported_as, args.dtype)
-    loaded = load_model(find_checkpoint_file(args.model, "best"), pick_device("cpu"))
+    path = find_checkpoint_file(args.model, "best")
+    loaded = load_model(path, pick_device("cpu"), read_start)
     dtype = args.dtype or default_dtype(exported_as, loaded.model)
     exported = export(loaded, exported_as, dtype, args.to, windows_for(loaded))
     lines = described(loaded, exported_as, dtype, exported)

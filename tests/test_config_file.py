@@ -469,6 +469,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "model.architecture": ("modern", "modern"),
     "model.d_model": ("64", 64),
     "model.bias": ("false", False),
+    "model.activation": ("gelu_tanh", "gelu_tanh"),
     "model.tie_embeddings": ("False", False),
     "training.optimizer": ("muon", "muon"),
     "training.attention": ("products", "products"),

@@ -67,10 +67,10 @@ def _front_matter(loaded: LoadedModel, exported_as: Format) -> str:
 def _introduction(loaded: LoadedModel, exported_as: Format, dtype: Dtype) -> str:
     millions = loaded.model.parameter_count() / 1e6
     reader = FORMATS.get(exported_as.name, exported_as.name)
+    trained = "trained from scratch" if loaded.from_scratch else "another model, trained further"
     return (
-        f"A language model of {millions:.1f} M parameters, trained from scratch on one text with "
-        f"ChatGoT. This is its export in the format `{exported_as.name}`, {reader}, with weights "
-        f"in {dtype}."
+        f"A language model of {millions:.1f} M parameters, {trained} on one text with ChatGoT. "
+        f"This is its export in the format `{exported_as.name}`, {reader}, with weights in {dtype}."
     )
 
 
@@ -155,6 +155,9 @@ def _repeat(loaded: LoadedModel) -> str:
     if loaded.config.data.path is not None:
         command += " --set data.path=TEXT"
         sentences.append("TEXT is the text of that SHA-256.")
+    if not loaded.from_scratch:
+        command += " --init_from MODEL"
+        sentences.append("MODEL is the one that it started from.")
     minutes = config.training.max_minutes
     if minutes is not None:
         sentences.append(f"It ends after {minutes:g} minutes: a slow machine takes fewer steps.")

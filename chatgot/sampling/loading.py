@@ -23,6 +23,7 @@ class LoadedModel:
     model: in evaluation mode, on its device.
     speakers: most lines first; empty: the text has none, or the file is older than they are.
     val_loss: of the last evaluation up to this step, nats per token; None: there was none.
+    from_scratch: its training began with fresh weights, not with another model's.
     data_sha256, data_tokens: of the training text; None: the file does not say how many.
     versions: of what it was trained with, by name; `chatgot` is our own.
     """
@@ -35,6 +36,7 @@ class LoadedModel:
     val_loss: float | None
     path: Path
     config: Config
+    from_scratch: bool
     data_sha256: str
     data_tokens: int | None
     versions: dict[str, str]
@@ -66,6 +68,7 @@ def load_model(path: Path, device: torch.device, read_base: ReadBase | None = No
         val_loss=marked_loss(stored),
         path=path,
         config=config,
+        from_scratch=stored["state"].get("from_seed") is not False,
         data_sha256=stored["data_sha256"],
         data_tokens=stored.get("data_tokens"),
         versions={"chatgot": stored["project_version"], **stored["versions"]},

@@ -18,6 +18,7 @@ import torch
 from chatgot.checkpointing.checkpoint_file import read_outline
 from chatgot.data.vocabulary import Kind, Vocabulary
 from chatgot.errors import CheckpointRejected
+from chatgot.exchange.importing import read_start
 from chatgot.sampling.engine import Engine
 from chatgot.sampling.loading import LoadedModel, load_model, marked_loss
 from chatgot.sampling.picking import list_runs
@@ -356,7 +357,7 @@ class LoadedModels:
         if model.identity in self._loaded:
             return self._loaded[model.identity]
         self._make_room(model)
-        loaded = await asyncio.to_thread(load_model, model.path, self.device)
+        loaded = await asyncio.to_thread(load_model, model.path, self.device, read_start)
         engine = await self.batcher.run(
             lambda: Engine(loaded.model, loaded.vocabulary, slots=self.slots)
         )

@@ -67,6 +67,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "model.attention_dropout": (0.3, "weights"),
     "model.layer_norm_eps": (0.1, "weights"),
     "model.bias": (False, "shapes"),
+    "model.activation": ("gelu_tanh", "weights"),
     "model.init_range": (0.05, "weights"),
     "model.tie_embeddings": (False, "parameters"),
     "training.batch_size": (4, "tokens"),
