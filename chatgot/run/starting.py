@@ -17,6 +17,23 @@ from chatgot.data.vocabulary import Vocabulary
 from chatgot.errors import ConfigError
 
 CONTEXT = "max_seq_length"
+_IN_BOTH = (
+    "architecture",
+    "d_model",
+    "n_layers",
+    "n_head",
+    "n_kv_head",
+    "head_dim",
+    "d_hid",
+    CONTEXT,
+    "layer_norm_eps",
+    "tie_embeddings",
+)
+# For each architecture, the keys of `model` that given weights need
+SHAPE_KEYS = {
+    "gpt": (*_IN_BOTH, "bias", "activation"),
+    "modern": (*_IN_BOTH, "rope_base", "qk_norm"),
+}
 
 
 @dataclass(frozen=True)

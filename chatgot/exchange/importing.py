@@ -1,0 +1,57 @@
+"""What does a new run start from, when the user names a file or a folder?"""
+
+import stat
+from pathlib import Path
+from typing import Any
+
+from chatgot.checkpointing.checkpoint_file import read_outline, stored_config
+from chatgot.checkpointing.stored_vocabulary import subwords_of
+from chatgot.errors import CheckpointRejected, ImportRejected
+from chatgot.exchange.from_transformers import read_hf
+from chatgot.run.starting import SHAPE_KEYS, Start
+from chatgot.sampling.base_weights import read_weights
+
+GGUF_START = b"GGUF"
+
+
+def read_start(path: Path) -> Start:
+    """Read the weights that a new run starts from: a checkpoint, a folder of a model, or a .gguf.
+
+    Raises: CheckpointRejected for a checkpoint, ImportRejected for a model from elsewhere.
+    """
+    if path.is_dir():
+        return read_hf(path)
+    if path.suffix == ".safetensors":
+        raise ImportRejected(f"{path}: weights alone; name the folder that they are in")
+    if path.suffix == ".gguf" or _first_bytes(path) == GGUF_START:
+        from chatgot.exchange.from_gguf import read_gguf  # needs a package of its own
+
+        return read_gguf(path)
+    return _read_checkpoint(path)
+
+
+def _first_bytes(path: Path) -> bytes:
+    """Return the first bytes of a regular file; none where there is no such file."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return b""
+        with path.open("rb") as file:
+            return file.read(len(GGUF_START))
+    except OSError:
+        return b""
+
+
+def _read_checkpoint(path: Path) -> Start:
+    tensors, tokens = read_weights(path, read_start)
+    try:
+        outline = read_outline(path)
+    except CheckpointRejected:  # weights of another format: read_weights takes more files
+        return Start(tensors, tokens)
+    vocabulary = subwords_of(outline, path)
+    if vocabulary is None and "imported" not in outline:
+        return Start(tensors, tokens)
+    # as a model from elsewhere does, this one goes on in its own shape
+    model = stored_config(outline, path).model
+    values: dict[str, Any] = model.model_dump()
+    shape = {key: values[key] for key in SHAPE_KEYS[model.architecture]}
+    return Start(tensors, tokens, shape=shape, vocabulary=vocabulary)
