@@ -295,7 +295,7 @@ def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment
         return experiment_of(yaml, [*args.set, *text_has_moved(yaml, args.text)])
     if not args.dry_run:
         probe_folders(paths_of(request))
-    if start is not None and request.imports:
+    if start is not None and start.shape:
         request = fine_tuning(request, start, args.init_from)
     vocabulary = None if start is None else start.vocabulary
     choice = choose(request, vocabulary, args.dry_run)
@@ -307,7 +307,7 @@ def fine_tuning(request: "Request", start: Start, path: Path) -> "Request":
 
     Raises: ConfigError.
     """
-    request = replace(request, shape=tuple(start.overrides))
+    request = replace(request, imports=True, shape=tuple(start.overrides))
     context = recipe(request, FINE_TUNING).model.max_seq_length
     shape = (*start.context_override(context), *request.shape)
     request = replace(request, shape=shape)
