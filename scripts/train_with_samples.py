@@ -212,7 +212,7 @@ from chatgot.config_file import load_config
 from chatgot.data.configured_text import load_text, text_path
 from chatgot.data.own_text import FINE_TUNING, as_yaml, check_request, paths_of, recipe
 from chatgot.data.vocabulary import Vocabulary
-from chatgot.errors import OutOfMemory, UserError
+from chatgot.errors import ConfigError, OutOfMemory, UserError
 from chatgot.exchange.importing import read_start
 from chatgot.logs.events import event
 from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
@@ -283,11 +283,7 @@ def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment
     if args.text is None:
         if start is None:
             return experiment_of(args.config, args.set)
-        overrides = [*start.overrides, *args.set]
-        context = experiment_of(args.config, overrides).config.model.max_seq_length
-        experiment = experiment_of(args.config, [*start.context_override(context), *overrides])
-        start.check_shape(experiment.config, args.init_from)
-        return experiment
+        return experiment_with_shape(args, start)
     request = request_of(args)
     check_request(request)
     if args.resume_from is not None:
@@ -300,6 +296,23 @@ def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment
     vocabulary = None if start is None else start.vocabulary
     choice = choose(request, vocabulary, args.dry_run)
     return Experiment(request.name, choice.config, set(), None, [], choice)
+
+
+def experiment_with_shape(args: argparse.Namespace, start: Start) -> Experiment:
+    """Return the experiment of a YAML with the shape of the model that its run starts from.
+
+    Raises: ConfigError.
+    """
+    overrides = [*start.overrides, *args.set]
+    context = experiment_of(args.config, overrides).config.model.max_seq_length
+    experiment = experiment_of(args.config, [*start.context_override(context), *overrides])
+    start.check_shape(experiment.config, args.init_from)
+    try:
+        load_config(args.config, args.set)
+    except ConfigError:  # what the user sets fits that shape alone
+        return experiment
+    # a resumed run finds the shape in its checkpoint
+    return replace(experiment, overrides=args.set)
 
 
 def fine_tuning(request: "Request", start: Start, path: Path) -> "Request":
