@@ -23,7 +23,7 @@ class Opened(Protocol):
         ...
 
     def logits(self, ids: Tensor) -> Tensor:
-        """Return the logits (T, V), fp32, of one sequence of ids (T,)."""
+        """Return the logits (T, V), fp64, of one sequence of ids (T,)."""
         ...
 
 

@@ -41,7 +41,7 @@ class OpenedGguf:
         return self.tokenizer.encode(text)
 
     def logits(self, ids: Tensor) -> Tensor:
-        """Return the logits (T, V), fp32, of one sequence of ids (T,)."""
+        """Return the logits (T, V), fp64, of one sequence of ids (T,)."""
         return plain_logits(self.model, ids)
 
 

@@ -69,40 +69,38 @@ class PlainModel:
 
 
 def plain_logits(model: PlainModel, ids: Tensor) -> Tensor:
-    """Return the logits (T, V), fp32, of one sequence of ids (T,); computed in fp32.
+    """Return the logits (T, V), fp64, of one sequence of ids (T,).
+
+    Computed in fp64: what differs from another program is that program's rounding, or an error.
 
     Sources: GPT-2 (Radford et al. 2019, section 2.3); Llama, arXiv:2302.13971, section 2.2;
     Qwen3, arXiv:2505.09388, section 2.
     """
     with torch.no_grad():
-        x = model.embedding[ids].float()  # (T, C)
+        x = model.embedding[ids].double()  # (T, C)
         if model.positions is not None:
-            x = x + model.positions[: len(ids)].float()  # (T, C)
+            x = x + model.positions[: len(ids)].double()  # (T, C)
         for block in model.blocks:
             x = x + _attention(model, block, _norm(model, block.norm_attention, x))  # (T, C)
             x = x + _mlp(model, block, _norm(model, block.norm_mlp, x))  # (T, C)
-        return _norm(model, model.norm_final, x) @ model.head.float().T  # (T, V)
+        return _norm(model, model.norm_final, x) @ model.head.double().T  # (T, V)
 
 
 def _linear(layer: PlainLinear, x: Tensor) -> Tensor:
     """Return (..., out) from x (..., in)."""
-    y = x @ layer.weight.float().T  # (..., out)
-    return y if layer.bias is None else y + layer.bias.float()
+    y = x @ layer.weight.double().T  # (..., out)
+    return y if layer.bias is None else y + layer.bias.double()
 
 
 def _norm(model: PlainModel, norm: PlainNorm, x: Tensor) -> Tensor:
-    """Normalise the last dimension: LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467).
-
-    The statistics are computed in fp64.
-    """
-    exact = x.double()
+    """Normalise the last dimension: LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467)."""
     if model.norm == "layer":
-        exact = exact - exact.sum(-1, keepdim=True) / x.shape[-1]
-    mean_square = (exact * exact).sum(-1, keepdim=True) / x.shape[-1]
-    normal = exact / (mean_square + model.eps).sqrt() * norm.weight.double()
+        x = x - x.sum(-1, keepdim=True) / x.shape[-1]
+    mean_square = (x * x).sum(-1, keepdim=True) / x.shape[-1]
+    normal = x / (mean_square + model.eps).sqrt() * norm.weight.double()
     if norm.bias is not None:
         normal = normal + norm.bias.double()
-    return normal.float()
+    return normal
 
 
 def _attention(model: PlainModel, block: PlainBlock, x: Tensor) -> Tensor:
@@ -127,10 +125,10 @@ def _attention(model: PlainModel, block: PlainBlock, x: Tensor) -> Tensor:
     for head in range(model.n_head):
         group = head // queries_per_group
         scores = q[:, head] @ k[:, group].T / math.sqrt(q.shape[-1])  # (T, T)
-        scores = scores.double().masked_fill(later, -math.inf)
+        scores = scores.masked_fill(later, -math.inf)
         likelihoods = (scores - scores.amax(-1, keepdim=True)).exp()  # (T, T)
         shares = likelihoods / likelihoods.sum(-1, keepdim=True)  # (T, T)
-        heads.append(shares.float() @ v[:, group])  # (T, D)
+        heads.append(shares @ v[:, group])  # (T, D)
     return _linear(block.out, torch.cat(heads, -1))  # (T, C)
 
 
@@ -142,9 +140,9 @@ def _rotated(x: Tensor, base: float) -> Tensor:
     T, _, D = x.shape
     pair = torch.arange(D // 2, device=x.device)  # (D / 2,)
     position = torch.arange(T, device=x.device)  # (T,)
-    # in fp32, as all programs compute it: at late positions the rounding is seen in the logits
-    frequency = 1 / base ** (2 * pair / D)  # (D / 2,)
-    angle = position[:, None] * frequency  # (T, D / 2)
+    # the one thing in fp32, as all programs compute it: at late positions its rounding shows
+    wave = base ** (2 * pair / D)  # (D / 2,)
+    angle = position[:, None] / wave  # (T, D / 2)
     cosine = angle.cos()[:, None]  # (T, 1, D / 2)
     sine = angle.sin()[:, None]  # (T, 1, D / 2)
     first = x[..., : D // 2]  # (T, heads, D / 2)

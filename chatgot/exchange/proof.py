@@ -3,6 +3,7 @@
 Letters: T tokens, V vocabulary.
 """
 
+import copy
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -17,7 +18,7 @@ from chatgot.exchange.held_out import Window, Windows
 from chatgot.model.gpt import GPT, evaluating
 from chatgot.sampling.loading import LoadedModel
 
-LARGEST_DIFFERENCE = 1e-4  # of two logits; fp32 rounds sums in another order to about 1e-5
+LARGEST_DIFFERENCE = 1e-4  # of two logits
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,14 @@ def prove(
     if not held_out.windows:
         raise ProofFailed("the proof failed: there is no text to compare on")
     rounded = exported_as.as_rounded(loaded.model, dtype)
+    # in fp64, as what is read back: sums of fp32 in another order would hide small errors
+    exact = copy.deepcopy(rounded).double()
     difference = 0.0
     largest_logit = 0.0
     rounding: list[tuple[float, float]] = []  # of each window: logits, sum of the losses
     for window in held_out.windows:
         _compare_ids(opened, window, loaded)
-        expected = _logits(rounded, window.ids)  # (T, V)
+        expected = _logits(exact, window.ids)  # (T, V)
         found = _read_back(opened, window, expected)  # (T, V)
         difference = max(difference, _compare_logits(found, expected, window, loaded))
         largest_logit = max(largest_logit, float(expected.abs().max()))
@@ -134,7 +137,7 @@ def _read_back(opened: Opened, window: Window, expected: Tensor) -> Tensor:
     """Return the logits of the written files. Raises: ProofFailed for those of another shape."""
     try:
         with torch.no_grad():
-            found = opened.logits(window.ids).detach().float().cpu()
+            found = opened.logits(window.ids).detach().double().cpu()
     except (RuntimeError, LookupError, ValueError) as error:  # sizes that do not fit each other
         reason = str(error).splitlines()[0]
         raise ProofFailed(
@@ -166,11 +169,11 @@ def _compare_logits(found: Tensor, expected: Tensor, window: Window, loaded: Loa
 
 
 def _logits(model: GPT, ids: Tensor) -> Tensor:
-    """Return the logits of a model, (T, V) fp32, for ids (T,)."""
+    """Return the logits of a model, (T, V) fp64, for ids (T,)."""
     device = model.head.weight.device
     with evaluating(model):
         logits: Tensor = model(ids[None].to(device))[0][0]  # (T, V)
-    return logits.float().cpu()
+    return logits.double().cpu()
 
 
 def _loss(logits: Tensor, ids: Tensor) -> float:

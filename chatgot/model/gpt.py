@@ -114,8 +114,8 @@ class Attention(nn.Module):
 
     @staticmethod
     def _normalise_and_rotate(t: Tensor, norm: nn.Module | None, rotated: Rotation) -> Tensor:
-        """Return queries (B, T, H, D) or keys (B, T, G, D); computed in fp32, dtype unchanged."""
-        normal = t.float()
+        """Return queries (B, T, H, D) or keys (B, T, G, D); in fp32 at least, dtype unchanged."""
+        normal = t.to(torch.promote_types(t.dtype, torch.float32))
         if norm is not None:
             normal = norm(normal)
         return rotate(normal, rotated).to(t.dtype)
