@@ -60,6 +60,7 @@ PUBLIC_MODULES = {
     "pydantic_core",
     "starlette.exceptions",
     "starlette.types",
+    "tokenizers",
     "torch",
     "torch.amp",
     "torch.autograd.function",
