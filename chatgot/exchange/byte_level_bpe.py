@@ -9,9 +9,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from tokenizers import Regex
-from tokenizers.pre_tokenizers import PreTokenizer, Split
-from tokenizers.pre_tokenizers import Sequence as InSequence
+from tokenizers import Regex, pre_tokenizers
 
 NORMAL = 1  # types of tokens, as GGUF numbers them
 CONTROL = 3  # adds nothing to a text
@@ -99,6 +97,7 @@ class ByteLevelBpe:
         return [self._id_of[part] for part in parts]
 
 
-def _splitter(regexes: Sequence[str]) -> PreTokenizer:
-    steps: list[PreTokenizer] = [Split(Regex(regex), "isolated") for regex in regexes]
-    return InSequence(steps)
+def _splitter(regexes: Sequence[str]) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(regex), "isolated") for regex in regexes]
+    )

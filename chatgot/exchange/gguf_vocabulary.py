@@ -25,6 +25,7 @@ PRE_OF_CHARACTERS = "qwen2"  # its words never end within a character
 # llama.cpp wants one merge at least. This one joins two bytes that are in no text.
 NO_MERGE = "\N{LATIN SMALL LETTER Y WITH DIAERESIS} \N{LATIN SMALL LETTER Y WITH DIAERESIS}"
 SHOWN = 60  # characters of an odd regex in a message
+SHOWN_CHARACTERS = 8
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,14 @@ def _characters(vocabulary: Characters) -> TokensInGguf:
         for joined, part in zip(accumulate(parts), parts[1:], strict=False):
             merges[f"{joined} {part}"] = None
     remarks = [
-        "llama.cpp and Ollama leave out what the vocabulary does not have, without a word: "
-        "the model does not see those characters"
+        "llama.cpp and Ollama leave out characters that the vocabulary does not have, and do not "
+        "say so"
     ]
-    if any(len(parts) > 2 for parts in spelt):
-        some = "".join(c for c in characters if len(c.encode()) > 2)[:8]
+    long = "".join(c for c, parts in zip(characters, spelt, strict=True) if len(parts) > 2)
+    if long:
         remarks.append(
-            f"versions of Ollama from before it ran llama.cpp for all models leave out {some} and "
-            "the like, too, in a model that normalises queries and keys: update it"
+            "older versions of Ollama, which did not run llama.cpp for every model, also leave out "
+            f"characters such as {long[:SHOWN_CHARACTERS]}: update Ollama"
         )
     return TokensInGguf(
         names=[end_of_text, *map("".join, spelt)],

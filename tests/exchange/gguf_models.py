@@ -72,11 +72,6 @@ def shift_the_vocabulary(folder: Path) -> None:
         name[:] = other
 
 
-def forget_the_end_of_text(folder: Path) -> None:
-    reader = gguf.GGUFReader(folder / FILE, "r+")
-    reader.fields["tokenizer.ggml.eos_token_id"].parts[-1][0] = 5
-
-
 SPOILT: list[Callable[[Path], None]] = [
     transpose_a_matrix,
     change_rotation,

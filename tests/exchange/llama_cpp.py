@@ -1,13 +1,18 @@
 """llama.cpp on the loopback interface, through the package xllamacpp."""
 
 import json
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import harness
 import pytest
+
+PROGRAM = harness.ROOT / "tests" / "programs" / "serve_with_llama_cpp.py"
 
 
 class LlamaServer:
@@ -44,24 +49,15 @@ class LlamaServer:
 
 @contextmanager
 def serving(path: Path, context: int = 128) -> Iterator[LlamaServer]:
-    """Serve a GGUF file on a free port of the loopback interface, on one thread, exactly.
-
-    Exactly: without flash attention, keys and values in fp32.
-    """
-    xllamacpp = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx = context
-    params.n_parallel = 1
-    params.warmup = False
-    params.port = 0
-    params.verbosity = 0
-    params.cpuparams.n_threads = 1
-    params.cpuparams_batch.n_threads = 1
-    disabled = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.flash_attn_type = disabled
-    params.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    server = xllamacpp.Server(params)  # it ends when nothing refers to it
-    yield LlamaServer(server.listening_address)
-    del server
+    """Serve a GGUF file in a process of its own, which ends with the block or with this process."""
+    pytest.importorskip("xllamacpp")
+    with subprocess.Popen(
+        [sys.executable, PROGRAM, path, str(context)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address, "llama.cpp does not load the file"
+        yield LlamaServer(address)

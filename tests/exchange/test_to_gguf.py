@@ -145,6 +145,13 @@ def test_ascii_alone_has_one_merge_that_no_text_can_use():
         bytes([byte_of[left], byte_of[right]]).decode()
 
 
+def test_characters_that_programs_leave_out_are_said():
+    some = tokens_in_gguf(Characters("aé漢🐉")).remarks
+    assert "do not say so" in some[0]
+    assert "漢🐉" in some[1]
+    assert len(tokens_in_gguf(Characters("aé")).remarks) == 1
+
+
 def test_documents_and_their_ends_are_encoded_as_ours(tmp_path):
     model = loaded(tmp_path)
     opened = GGUF.open(write(model, tmp_path)[0])
