@@ -220,7 +220,7 @@ def _pre_tokenizer(given: Any) -> tuple[dict[str, Any], bool]:
 def _split(step: dict[str, Any]) -> dict[str, Any]:
     pattern = step.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, dict) else None
-    if regex not in {GPT2_WORDS, *WORDS_WITH_ALL_LINE_FEEDS}:
+    if not isinstance(regex, str) or regex not in {GPT2_WORDS, *WORDS_WITH_ALL_LINE_FEEDS}:
         raise ValueError(f"pre_tokenizer: the pattern {_shown(regex)} is not known here")
     _expect("pre_tokenizer.behavior", step.get("behavior"), "Isolated")
     _expect("pre_tokenizer.invert", step.get("invert"), None, False)
@@ -283,8 +283,10 @@ def _check_ordinary(added: list[dict[str, Any]]) -> None:
 
 
 def _type(part: Any) -> Any:
-    """Return the type of a part of a tokenizer; None: there is no such part."""
-    return part.get("type") if isinstance(part, dict) else part
+    """Return the type of a part of a tokenizer; None: there is no such part. Raises: ValueError."""
+    if part is not None and not isinstance(part, dict):
+        raise ValueError(f"found {_shown(part)}, expected a part with a type")
+    return None if part is None else part.get("type")
 
 
 def _expect(key: str, found: Any, *expected: object) -> None:

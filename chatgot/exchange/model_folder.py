@@ -86,7 +86,10 @@ def json_object(text: str, path: Path) -> Json:
 
 def shown(value: object) -> str:
     """Return a value as JSON, on one line and not too long."""
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # read with less on the stack than now
+        return "nested too deeply"
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
