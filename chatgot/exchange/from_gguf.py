@@ -83,14 +83,10 @@ def read_gguf(path: Path) -> Start:
             )
         assert isinstance(architecture, str)
         shape = _shape(file, architecture)
-        tokens, vocabulary = _tokens(file)
-        said = file.keys.get(f"{architecture}.vocab_size", len(tokens))
-        if said != len(tokens):
-            raise ImportRejected(
-                f"{path}: {architecture}.vocab_size is {shown(said)}, but it has {len(tokens)} "
-                "tokens"
-            )
-        tensors = _tensors(file, architecture, shape, len(tokens))
+        names = _texts(file, "tokenizer.ggml.tokens")
+        _check_shapes(file, architecture, shape, len(names))
+        tokens, vocabulary = _tokens(file, names)
+        tensors = _tensors(file, architecture, shape)
     return Start(tensors, tokens, "gguf", shape, vocabulary)
 
 
@@ -182,12 +178,11 @@ def _number(file: GgufFile, said: Mapping[str, Values], key: str) -> float:
     return float(str(np.float32(value)))
 
 
-def _tokens(file: GgufFile) -> tuple[list[str], Subwords | None]:
+def _tokens(file: GgufFile, names: list[str]) -> tuple[list[str], Subwords | None]:
     """Return the text of each id, and the subwords; None: they are single characters.
 
     Raises: ImportRejected.
     """
-    names = _texts(file, "tokenizer.ggml.tokens")
     merges = _texts(file, "tokenizer.ggml.merges")
     types = file.keys.get("tokenizer.ggml.token_type", [NORMAL] * len(names))
     model = file.keys.get("tokenizer.ggml.model")
@@ -329,14 +324,18 @@ def _splits(words: str) -> list[dict[str, Any]]:
     return steps
 
 
-def _tensors(
+def _check_shapes(
     file: GgufFile, architecture: str, shape: Mapping[str, Any], n_tokens: int
-) -> dict[str, Tensor]:
-    """Return the weights under our own names, fp32.
+) -> None:
+    """Compare the tensors' shapes with what the keys say; nothing is read.
 
-    All shapes are compared with what the keys say before the first tensor is read.
     Raises: ImportRejected.
     """
+    said = file.keys.get(f"{architecture}.vocab_size", n_tokens)
+    if said != n_tokens:
+        raise ImportRejected(
+            f"{file.path}: {architecture}.vocab_size is {shown(said)}, but it has {n_tokens} tokens"
+        )
     C = shape["d_model"]
     V = n_tokens
     expected: dict[str, tuple[int, ...]] = {"token_embd.weight": (V, C)}
@@ -346,11 +345,18 @@ def _tensors(
         expected["output.weight"] = (V, C)
     norms = ("weight", "bias") if architecture == "gpt2" else ("weight",)
     expected |= {f"output_norm.{part}": (C,) for part in norms}
-    of_block = _gpt2_shapes(shape) if architecture == "gpt2" else _modern_shapes(shape)
+    of_block = _block_shapes(architecture, shape)
     for i in range(shape["n_layers"]):
         expected |= {BLOCK.format(i) + name: size for name, size in of_block.items()}
     _compare(file, expected)
 
+
+def _tensors(file: GgufFile, architecture: str, shape: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights under our own names, fp32; their shapes were checked.
+
+    Raises: ImportRejected.
+    """
+    norms = ("weight", "bias") if architecture == "gpt2" else ("weight",)
     tensors = {
         "token_embedding.weight": file.tensor("token_embd.weight"),
         **{f"norm.{part}": file.tensor(f"output_norm.{part}") for part in norms},
@@ -362,6 +368,7 @@ def _tensors(
     if architecture == "gpt2":
         tensors["position_embedding.weight"] = file.tensor("position_embd.weight")
     block = _gpt2_block if architecture == "gpt2" else _modern_block
+    of_block = _block_shapes(architecture, shape)
     for i in range(shape["n_layers"]):
         weights = {name: file.tensor(BLOCK.format(i) + name) for name in of_block}
         ours = block(weights, shape)
@@ -379,6 +386,11 @@ def _compare(file: GgufFile, expected: Mapping[str, tuple[int, ...]]) -> None:
         found = file.places[name].shape
         if found != size:
             raise ImportRejected(f"{file.path}: {name} has the shape {found}, expected {size}")
+
+
+def _block_shapes(architecture: str, shape: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a block."""
+    return _gpt2_shapes(shape) if architecture == "gpt2" else _modern_shapes(shape)
 
 
 def _gpt2_shapes(shape: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
