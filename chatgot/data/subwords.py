@@ -60,7 +60,7 @@ class Subwords:
         self._id_of_end = self.tokens.index(end_of_text)
         self._bytes = _bytes_of_tokens(tokenizer)
         self._encodes = _load(tokenizer.copy)
-        self._unknown = _unknown_characters(frozenset(b"".join(self._bytes)))
+        self._unknown = _unknown_characters(tokenizer.bytes)
         self._before = tokenizer.splits_before_line_feed
         self._prove(tokenizer.special)
 

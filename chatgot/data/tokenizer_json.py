@@ -15,6 +15,7 @@ MOST_CHARACTERS = 1 << 25  # of a file; the largest that is known has 28 million
 MOST_TOKENS = 1 << 20
 # Without other bytes, a few control characters and rare scripts cannot be written
 NEEDED_BYTES = frozenset({ord("\n"), *range(0x20, 0x7F), *range(0x80, 0xC0)})
+BYTES_OF_TEXT = frozenset({*range(0xC0), *range(0xC2, 0xF5)})  # in UTF-8
 LONGEST_VALUE = 60  # characters of an odd value in a message
 
 # How a text is cut into words before the merges, and each of them byte by byte.
@@ -52,6 +53,7 @@ class ByteLevelTokenizer:
     added: the ids of the tokens that are no bytes of a text; special: those that show nothing.
     copy: the tokenizer.json that encodes; no special token is in it.
     splits_before_line_feed: a text may be cut before a line feed, or else after it.
+    bytes: those that have a token, and so can be written in any word.
     """
 
     tokens: list[str]
@@ -59,6 +61,7 @@ class ByteLevelTokenizer:
     special: frozenset[int]
     copy: str
     splits_before_line_feed: bool
+    bytes: frozenset[int]
 
 
 def read_tokenizer_json(text: str) -> ByteLevelTokenizer:
@@ -76,6 +79,10 @@ def read_tokenizer_json(text: str) -> ByteLevelTokenizer:
     pre_tokenizer, before = _pre_tokenizer(content.get("pre_tokenizer"))
     _expect("decoder", _type(content.get("decoder")), None, "ByteLevel")
     added = _added_tokens(content.get("added_tokens"))
+    known_bytes = _bytes(model["vocab"])
+    if normalizer is not None and not known_bytes >= BYTES_OF_TEXT:
+        # what it composes may need those bytes, though the text itself does not
+        raise ValueError("it composes accents (NFC), but it lacks a few bytes")
 
     ids: dict[str, int] = model["vocab"]
     names = dict(ids)
@@ -106,6 +113,7 @@ def read_tokenizer_json(text: str) -> ByteLevelTokenizer:
         frozenset(names[name] for name in special),
         json.dumps(copy),
         before,
+        known_bytes,
     )
 
 
@@ -145,7 +153,7 @@ def _model(model: Any) -> dict[str, Any]:
     ids = model.get("vocab")
     if not isinstance(ids, dict) or not all(map(_is_name, ids)):
         raise ValueError("model.vocab: expected the id of each token")
-    missing = NEEDED_BYTES - {byte for letter, byte in byte_letters().items() if letter in ids}
+    missing = NEEDED_BYTES - _bytes(ids)
     if missing:
         raise ValueError(
             f"model.vocab lacks {len(missing)} of the bytes of ordinary text, such as "
@@ -163,6 +171,10 @@ def _model(model: Any) -> dict[str, Any]:
         "vocab": ids,
         "merges": _merges(model.get("merges"), ids),
     }
+
+
+def _bytes(ids: dict[str, int]) -> frozenset[int]:
+    return frozenset(byte for letter, byte in byte_letters().items() if letter in ids)
 
 
 def _merges(merges: Any, ids: dict[str, int]) -> list[list[str]]:

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from chatgot.config import ModelConfig
+from chatgot.config import FP32_MAX, ModelConfig
 from chatgot.data.subwords import Subwords
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import ImportRejected
@@ -25,14 +25,15 @@ from chatgot.exchange.byte_level_bpe import (
     WORDS,
     letters_of_bytes,
 )
-from chatgot.exchange.gguf_header import GgufFile, Values, open_gguf
+from chatgot.exchange.gguf_header import GgufFile, Values, open_gguf, shown
 from chatgot.exchange.gguf_read_back import ACTIVATION, ARCHITECTURES
 from chatgot.run.starting import Start
 
 # llama.cpp's names for the words of WORDS
-OTHER_NAMES = {"gpt2": "gpt-2", "default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+OTHER_NAMES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+BEGINS_TEXTS = frozenset({"llama-bpe"})  # llama.cpp puts a token before texts, if no key says no
 UNUSED = 5  # the type of a token that stands for nothing
-SHOWN = 60  # characters of an odd value in a message
+TYPES = frozenset({NORMAL, CONTROL, USER_DEFINED, UNUSED})
 # Keys of an architecture, without its name, and our own
 SHAPE_KEYS = {
     "context_length": "max_seq_length",
@@ -70,16 +71,22 @@ def read_gguf(path: Path) -> Start:
     Quantised weights become fp32. Raises: ImportRejected naming what is wrong, or not read here.
     """
     with open_gguf(path) as file:
+        if file.keys.get("split.count", 1) not in (0, 1):
+            raise ImportRejected(
+                f"{path}: is one of several parts; join them with llama-gguf-split --merge"
+            )
         architecture = file.keys.get("general.architecture")
         if architecture not in ARCHITECTURES:
             raise ImportRejected(
-                f"{path}: general.architecture is {_shown(architecture)}; "
+                f"{path}: general.architecture is {shown(architecture)}; "
                 f"{', '.join(ARCHITECTURES)} are read"
             )
         assert isinstance(architecture, str)
         shape = _shape(file, architecture)
-        tokens, vocabulary = _tokens(file)
-        tensors = _tensors(file, architecture, shape, len(tokens))
+        names = _texts(file, "tokenizer.ggml.tokens")
+        _check_shapes(file, architecture, shape, len(names))
+        tokens, vocabulary = _tokens(file, names)
+        tensors = _tensors(file, architecture, shape)
     return Start(tensors, tokens, "gguf", shape, vocabulary)
 
 
@@ -95,8 +102,7 @@ def _shape(file: GgufFile, architecture: str) -> dict[str, Any]:
         "tie_embeddings": "output.weight" not in file.places,
     }
     if gpt2:
-        exact = file.keys.get(ACTIVATION) == "gelu"
-        shape |= {"bias": True, "activation": "gelu" if exact else "gelu_tanh"}
+        shape |= {"bias": True, "activation": file.keys.get(ACTIVATION, "gelu_tanh")}
     else:
         shape |= _rotary_shape(file, said, shape) | {"qk_norm": architecture == "qwen3"}
     try:
@@ -129,7 +135,7 @@ def _keys_of(file: GgufFile, architecture: str) -> dict[str, Values]:
         if key in READ_KEYS or (key in NEUTRAL and NEUTRAL[key] == value):
             continue
         raise ImportRejected(
-            f"{file.path}: {prefix}{key} is {_shown(value)}: ChatGoT has no such thing"
+            f"{file.path}: {shown(prefix + key)} is {shown(value)}: ChatGoT has no such thing"
         )
     return said
 
@@ -145,15 +151,10 @@ def _rotary_shape(
     for key in ("attention.value_length", "rope.dimension_count"):
         if said.get(key, head_dim) != head_dim:
             raise ImportRejected(
-                f"{file.path}: {key} is {_shown(said[key])}, expected the head's {head_dim}: "
+                f"{file.path}: {key} is {shown(said[key])}, expected the head's {head_dim}: "
                 "ChatGoT has no such thing"
             )
-    groups = said.get("attention.head_count_kv", H)
-    if isinstance(groups, list):
-        raise ImportRejected(
-            f"{file.path}: attention.head_count_kv differs from layer to layer: "
-            "ChatGoT has no such thing"
-        )
+    groups = _count(file, {"attention.head_count_kv": H, **said}, "attention.head_count_kv")
     return {
         "head_dim": head_dim,
         "n_kv_head": groups,
@@ -165,43 +166,49 @@ def _count(file: GgufFile, said: Mapping[str, Values], key: str) -> int:
     """Return a whole number above 0. Raises: ImportRejected."""
     value = said.get(key)
     if type(value) is not int or value < 1:
-        raise ImportRejected(f"{file.path}: {key} is {_shown(value)}, expected a number above 0")
+        raise ImportRejected(f"{file.path}: {key} is {shown(value)}, expected a number above 0")
     return value
 
 
 def _number(file: GgufFile, said: Mapping[str, Values], key: str) -> float:
     """Return a number as it was meant: a GGUF has 1e-5 as the nearest fp32."""
     value = said.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not np.isfinite(value):
-        raise ImportRejected(f"{file.path}: {key} is {_shown(value)}, expected a number")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= FP32_MAX:
+        raise ImportRejected(f"{file.path}: {key} is {shown(value)}, expected a number")
     return float(str(np.float32(value)))
 
 
-def _tokens(file: GgufFile) -> tuple[list[str], Subwords | None]:
+def _tokens(file: GgufFile, names: list[str]) -> tuple[list[str], Subwords | None]:
     """Return the text of each id, and the subwords; None: they are single characters.
 
     Raises: ImportRejected.
     """
-    names = _texts(file, "tokenizer.ggml.tokens")
     merges = _texts(file, "tokenizer.ggml.merges")
     types = file.keys.get("tokenizer.ggml.token_type", [NORMAL] * len(names))
     model = file.keys.get("tokenizer.ggml.model")
     if model != "gpt2":
         raise ImportRejected(
-            f"{file.path}: tokenizer.ggml.model is {_shown(model)}; byte-level BPE (gpt2) is read"
+            f"{file.path}: tokenizer.ggml.model is {shown(model)}; byte-level BPE (gpt2) is read"
         )
     if not isinstance(types, list) or len(types) != len(names):
         raise ImportRejected(f"{file.path}: tokenizer.ggml.token_type has not one for each token")
+    odd = set(types) - TYPES
+    if odd:
+        raise ImportRejected(
+            f"{file.path}: tokenizer.ggml.token_type: {shown(odd.pop())} is no type of byte-level "
+            "BPE"
+        )
+    words = _words(file)
+    if file.keys.get("tokenizer.ggml.add_bos_token", words in BEGINS_TEXTS) is not False:
+        # nothing of ours would put it there
+        raise ImportRejected(
+            f"{file.path}: tokenizer.ggml.add_bos_token is not false: the model wants a token "
+            "before each text, ChatGoT has no such thing"
+        )
     characters = _characters(names, types)
     if characters is not None:
         return [END_OF_TEXT, *characters], None
-    if file.keys.get("tokenizer.ggml.add_bos_token"):
-        # nothing of ours would put it there
-        raise ImportRejected(
-            f"{file.path}: tokenizer.ggml.add_bos_token is true: the model wants a token before "
-            "each text, ChatGoT has no such thing"
-        )
-    json_text = _tokenizer_json(file, names, types, merges)
+    json_text = _tokenizer_json(file, words, names, types, merges)
     end = file.keys.get("tokenizer.ggml.eos_token_id")
     end_of_text = names[end] if type(end) is int and 0 <= end < len(names) else None
     try:
@@ -235,14 +242,21 @@ def _characters(names: list[str], types: list[Any]) -> list[str] | None:
     return characters if len(set(characters)) == len(characters) else None
 
 
-def _tokenizer_json(file: GgufFile, names: list[str], types: list[Any], merges: list[str]) -> str:
-    """Return the tokenizer.json of a vocabulary of subwords. Raises: ImportRejected."""
-    pre = file.keys.get("tokenizer.ggml.pre", "default")
-    words = OTHER_NAMES.get(str(pre), str(pre))
+def _words(file: GgufFile) -> str:
+    """Return the key of WORDS that says how a text is cut. Raises: ImportRejected."""
+    pre = file.keys.get("tokenizer.ggml.pre")
+    words = OTHER_NAMES.get(pre, pre) if isinstance(pre, str) else None
     if words not in WORDS:
         raise ImportRejected(
-            f"{file.path}: tokenizer.ggml.pre is {_shown(pre)}; {', '.join(WORDS)} are read"
+            f"{file.path}: tokenizer.ggml.pre is {shown(pre)}; {', '.join(WORDS)} are read"
         )
+    return words
+
+
+def _tokenizer_json(
+    file: GgufFile, words: str, names: list[str], types: list[Any], merges: list[str]
+) -> str:
+    """Return the tokenizer.json of a vocabulary of subwords. Raises: ImportRejected."""
     added: list[dict[str, Any]] = []
     vocab: dict[str, int] = {}
     for i, (name, kind) in enumerate(zip(names, types, strict=True)):
@@ -260,7 +274,7 @@ def _tokenizer_json(file: GgufFile, names: list[str], types: list[Any], merges: 
                 }
             )
         elif vocab.setdefault(name, i) != i:
-            raise ImportRejected(f"{file.path}: the token {_shown(name)} comes twice")
+            raise ImportRejected(f"{file.path}: the token {shown(name)} comes twice")
     model = {
         "type": "BPE",
         "dropout": None,
@@ -271,7 +285,7 @@ def _tokenizer_json(file: GgufFile, names: list[str], types: list[Any], merges: 
         "byte_fallback": False,
         "ignore_merges": words in IGNORES_MERGES,
         "vocab": vocab,
-        "merges": [merge.split(" ") for merge in merges],
+        "merges": [merge.split(" ") for merge in dict.fromkeys(merges)],  # the first one counts
     }
     byte_level = {
         "type": "ByteLevel",
@@ -310,21 +324,20 @@ def _splits(words: str) -> list[dict[str, Any]]:
     return steps
 
 
-def _tensors(
+def _check_shapes(
     file: GgufFile, architecture: str, shape: Mapping[str, Any], n_tokens: int
-) -> dict[str, Tensor]:
-    """Return the weights under our own names, fp32.
+) -> None:
+    """Compare the tensors' shapes with what the keys say; nothing is read.
 
-    All shapes are compared with what the keys say before the first tensor is read.
     Raises: ImportRejected.
     """
-    C = shape["d_model"]
-    embedding = file.places.get("token_embd.weight")
-    V = n_tokens if embedding is None else embedding.shape[0]
-    if n_tokens > V:
+    said = file.keys.get(f"{architecture}.vocab_size", n_tokens)
+    if said != n_tokens:
         raise ImportRejected(
-            f"{file.path}: token_embd.weight has {V} rows, but there are {n_tokens} tokens"
+            f"{file.path}: {architecture}.vocab_size is {shown(said)}, but it has {n_tokens} tokens"
         )
+    C = shape["d_model"]
+    V = n_tokens
     expected: dict[str, tuple[int, ...]] = {"token_embd.weight": (V, C)}
     if architecture == "gpt2":
         expected["position_embd.weight"] = (shape["max_seq_length"], C)
@@ -332,11 +345,18 @@ def _tensors(
         expected["output.weight"] = (V, C)
     norms = ("weight", "bias") if architecture == "gpt2" else ("weight",)
     expected |= {f"output_norm.{part}": (C,) for part in norms}
-    of_block = _gpt2_shapes(shape) if architecture == "gpt2" else _modern_shapes(shape)
+    of_block = _block_shapes(architecture, shape)
     for i in range(shape["n_layers"]):
         expected |= {BLOCK.format(i) + name: size for name, size in of_block.items()}
     _compare(file, expected)
 
+
+def _tensors(file: GgufFile, architecture: str, shape: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights under our own names, fp32; their shapes were checked.
+
+    Raises: ImportRejected.
+    """
+    norms = ("weight", "bias") if architecture == "gpt2" else ("weight",)
     tensors = {
         "token_embedding.weight": file.tensor("token_embd.weight"),
         **{f"norm.{part}": file.tensor(f"output_norm.{part}") for part in norms},
@@ -348,6 +368,7 @@ def _tensors(
     if architecture == "gpt2":
         tensors["position_embedding.weight"] = file.tensor("position_embd.weight")
     block = _gpt2_block if architecture == "gpt2" else _modern_block
+    of_block = _block_shapes(architecture, shape)
     for i in range(shape["n_layers"]):
         weights = {name: file.tensor(BLOCK.format(i) + name) for name in of_block}
         ours = block(weights, shape)
@@ -357,14 +378,19 @@ def _tensors(
 
 def _compare(file: GgufFile, expected: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse tensors that are missing, not known here, or of another shape."""
-    for name in expected.keys() - file.places.keys():
+    for name in sorted(expected.keys() - file.places.keys()):
         raise ImportRejected(f"{file.path}: {name} is missing")
-    for name in file.places.keys() - expected.keys():
-        raise ImportRejected(f"{file.path}: it has {name[:SHOWN]}: ChatGoT has no such thing")
+    for name in sorted(file.places.keys() - expected.keys()):
+        raise ImportRejected(f"{file.path}: it has {shown(name)}: ChatGoT has no such thing")
     for name, size in expected.items():
         found = file.places[name].shape
         if found != size:
-            raise ImportRejected(f"{file.path}: {name} has the shape {found}, its keys say {size}")
+            raise ImportRejected(f"{file.path}: {name} has the shape {found}, expected {size}")
+
+
+def _block_shapes(architecture: str, shape: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a block."""
+    return _gpt2_shapes(shape) if architecture == "gpt2" else _modern_shapes(shape)
 
 
 def _gpt2_shapes(shape: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -449,8 +475,3 @@ def _halves_first(weight: Tensor, D: int) -> Tensor:
     """
     heads = weight.view(-1, D // 2, 2, weight.size(1))  # (H, D / 2, 2, C)
     return heads.transpose(1, 2).reshape(weight.shape)  # (R, C)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

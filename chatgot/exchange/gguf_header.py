@@ -5,7 +5,6 @@ anything.
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
-import mmap
 import os
 import stat
 import struct
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
 import gguf
 import numpy as np
@@ -27,30 +27,32 @@ from chatgot.errors import ImportRejected
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_KEYS = 10_000
-MOST_TENSORS = 100_000
-MOST_ITEMS = 1 << 22  # of one array; the largest vocabularies have 300,000 tokens
+MOST_TENSORS = 1 << 14  # llama.cpp reads at most 512 layers
+MOST_ITEMS = 1 << 21  # of all arrays; the largest vocabularies have 300,000 tokens
+LARGEST_HEADER = 1 << 25  # bytes; the largest vocabularies take half of it
 LONGEST_NAME = 1 << 10  # bytes of a key or of a tensor's name
-LONGEST_STRING = 1 << 24  # bytes of a value, such as a chat template
+LONGEST_STRING = 1 << 20  # bytes of a value, such as a chat template
 MOST_DIMENSIONS = 4
 MOST_ELEMENTS = 1 << 48  # of one tensor
 MOST_ALIGNMENT = 1 << 20
 ALIGNMENT = 32  # bytes, where no key says another one
+SHOWN = 60  # characters of an odd value in a message
 
 Value = int | float | bool | str
 Values = Value | list[Value]
 
-# GGUF's numbers of the types of values
+# numpy's names for the types of values, by GGUF's numbers
 NUMBERS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
+    0: "<u1",
+    1: "<i1",
+    2: "<u2",
+    3: "<i2",
+    4: "<u4",
+    5: "<i4",
+    6: "<f4",
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
 }
 BOOL = 7
 STRING = 8
@@ -73,11 +75,11 @@ class TensorPlace:
 class GgufFile:
     """An open file: its keys, and its tensors one at a time."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self._data = data
-        reader = _Reader(data)
-        self.keys, self.places = _read_header(reader)
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        """Read the header. Raises: _Damaged, OSError."""
         self.path = path
+        self._file = file
+        self.keys, self.places = _read_header(_Reader(file, size))
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor, fp32.
@@ -85,18 +87,24 @@ class GgufFile:
         Raises: ImportRejected for NaN, infinity, and a type that the package gguf cannot read.
         """
         place = self.places[name]
-        raw = self._data[place.begin : place.begin + place.n_bytes]
+        try:
+            self._file.seek(place.begin)
+            raw = self._file.read(place.n_bytes)
+        except OSError as error:
+            raise ImportRejected(f"{self.path}: cannot be read: {error.strerror}") from error
+        if len(raw) < place.n_bytes:
+            raise ImportRejected(f"{self.path}: became shorter while it was read")
         try:
             with np.errstate(all="ignore"):
                 values = gguf.dequantize(_as_stored(raw, place), place.stored)
         except NotImplementedError as error:
             raise ImportRejected(
-                f"{self.path}: {name} is stored as {place.stored.name}, which is not read here; "
-                "convert the file to Q8_0 or F16"
+                f"{self.path}: {shown(name)} is stored as {place.stored.name}, which is not read "
+                "here; convert the file to Q8_0 or F16"
             ) from error
         tensor = torch.from_numpy(np.array(values, dtype=np.float32)).view(place.shape)
         if not bool(torch.isfinite(tensor).all()):
-            raise ImportRejected(f"{self.path}: {name} contains NaN or infinity")
+            raise ImportRejected(f"{self.path}: {shown(name)} contains NaN or infinity")
         return tensor
 
 
@@ -109,18 +117,29 @@ def open_gguf(path: Path) -> Iterator[GgufFile]:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
-    except OSError as error:
-        raise ImportRejected(f"{path}: cannot be opened: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise ImportRejected(f"{path}: cannot be opened: {reason}") from error
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):  # before a file is made of it: a folder cannot be one
+        os.close(descriptor)
+        raise ImportRejected(f"{path}: not a regular file; expected a .gguf")
     with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode) or about.st_size < len(MAGIC):
-            raise ImportRejected(f"{path}: empty, or not a regular file; expected a .gguf")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            try:
-                opened = GgufFile(path, data)
-            except _Damaged as error:
-                raise ImportRejected(f"{path}: no whole GGUF file: {error}") from error
-            yield opened
+        try:
+            opened = GgufFile(path, file, about.st_size)
+        except _Damaged as error:
+            raise ImportRejected(f"{path}: no whole GGUF file: {error}") from error
+        except OSError as error:
+            raise ImportRejected(f"{path}: cannot be read: {error.strerror}") from error
+        yield opened
+
+
+def shown(value: object) -> str:
+    """Return a value from a file as one short line."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    text = repr(value[: SHOWN + 1] if isinstance(value, str) else value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 class _Damaged(Exception):
@@ -130,16 +149,22 @@ class _Damaged(Exception):
 class _Reader:
     """Reads values one after the other, and none beyond the end of the file."""
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data = data
-        self.size = len(data)
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self.size = size
         self.place = 0
+        self._items = 0  # of all arrays so far
 
     def take(self, count: int) -> bytes:
         if count > self.size - self.place:
             raise _Damaged("it ends in the middle of its header")
+        if self.place + count > LARGEST_HEADER:
+            raise _Damaged(f"its header is larger than {LARGEST_HEADER >> 20} MiB")
+        raw = self._file.read(count)
+        if len(raw) < count:
+            raise _Damaged("it became shorter while it was read")
         self.place += count
-        return self._data[self.place - count : self.place]
+        return raw
 
     def number(self, form: str) -> int | float:
         value: int | float = struct.unpack(form, self.take(struct.calcsize(form)))[0]
@@ -158,24 +183,35 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise _Damaged(f"{what} is no UTF-8") from error
 
-    def value(self, kind: int, name: str) -> Value:
-        if kind == STRING:
-            return self.text(name, LONGEST_STRING)
-        if kind == BOOL:
-            return self.take(1) != b"\0"
-        if kind not in NUMBERS:
-            raise _Damaged(f"{name} has a value of an unknown type ({kind})")
-        return self.number(NUMBERS[kind])
-
-    def values(self, name: str) -> Values:
-        kind = int(self.number("<I"))
-        if kind != ARRAY:
-            return self.value(kind, name)
+    def value(self, name: str) -> Values:
+        """Read the type of a value, and the value. name: of its key."""
         kind = int(self.number("<I"))
         if kind == ARRAY:
-            raise _Damaged(f"{name} is an array of arrays")
-        count = self.count(f"items in {name}", MOST_ITEMS)
-        return [self.value(kind, name) for _ in range(count)]
+            return self._array(name)
+        if kind == STRING:
+            return self.text(shown(name), LONGEST_STRING)
+        return self._numbers(kind, 1, name)[0]
+
+    def _array(self, name: str) -> list[Value]:
+        kind = int(self.number("<I"))
+        if kind == ARRAY:
+            raise _Damaged(f"{shown(name)} is an array of arrays")
+        count = self.count(f"items in {shown(name)}", MOST_ITEMS)
+        self._items += count
+        if self._items > MOST_ITEMS:
+            raise _Damaged(f"its arrays have more than {MOST_ITEMS} items")
+        if kind == STRING:
+            return [self.text(f"a text in {shown(name)}", LONGEST_STRING) for _ in range(count)]
+        return self._numbers(kind, count, name)
+
+    def _numbers(self, kind: int, count: int, name: str) -> list[Value]:
+        """Read numbers, or truth values, in a row."""
+        if kind not in NUMBERS and kind != BOOL:
+            raise _Damaged(f"{shown(name)} has a value of an unknown type ({kind})")
+        form = np.dtype(NUMBERS.get(kind, "<u1"))
+        values = np.frombuffer(self.take(count * form.itemsize), dtype=form)
+        found: list[Value] = (values != 0 if kind == BOOL else values).tolist()
+        return found
 
 
 def _read_header(reader: _Reader) -> tuple[dict[str, Values], dict[str, TensorPlace]]:
@@ -191,13 +227,13 @@ def _read_header(reader: _Reader) -> tuple[dict[str, Values], dict[str, TensorPl
     for _ in range(n_keys):
         name = reader.text("a key", LONGEST_NAME)
         if name in keys:
-            raise _Damaged(f"the key {name!r} comes twice")
-        keys[name] = reader.values(name)
+            raise _Damaged(f"the key {shown(name)} comes twice")
+        keys[name] = reader.value(name)
     relative: dict[str, TensorPlace] = {}
     for _ in range(n_tensors):
         name = reader.text("a tensor's name", LONGEST_NAME)
         if name in relative:
-            raise _Damaged(f"the tensor {name!r} comes twice")
+            raise _Damaged(f"the tensor {shown(name)} comes twice")
         relative[name] = _tensor_place(reader, name)
     return keys, _in_file(relative, reader, _alignment(keys))
 
@@ -206,27 +242,28 @@ def _tensor_place(reader: _Reader, name: str) -> TensorPlace:
     """Return what the header says of a tensor; its place counts from the first tensor's."""
     dimensions = int(reader.number("<I"))
     if not 1 <= dimensions <= MOST_DIMENSIONS:
-        raise _Damaged(f"{name} has {dimensions} dimensions")
+        raise _Damaged(f"{shown(name)} has {dimensions} dimensions")
     sizes = [int(reader.number("<Q")) for _ in range(dimensions)]  # the row's length first
     if min(sizes) < 1 or prod(sizes) > MOST_ELEMENTS:
-        raise _Damaged(f"{name} has the shape {tuple(reversed(sizes))}")
+        raise _Damaged(f"{shown(name)} has the shape {tuple(reversed(sizes))}")
     kind = int(reader.number("<I"))
     begin = int(reader.number("<Q"))
     try:
         stored = Stored(kind)
         block, block_bytes = gguf.GGML_QUANT_SIZES[stored]
     except (ValueError, KeyError) as error:
-        raise _Damaged(f"{name} is stored in an unknown way ({kind})") from error
+        raise _Damaged(f"{shown(name)} is stored in an unknown way ({kind})") from error
     if sizes[0] % block:
-        raise _Damaged(f"{name} has rows of {sizes[0]}, no multiple of {block}")
+        raise _Damaged(f"{shown(name)} has rows of {sizes[0]}, no multiple of {block}")
     return TensorPlace(tuple(reversed(sizes)), stored, begin, prod(sizes) // block * block_bytes)
 
 
 def _alignment(keys: dict[str, Values]) -> int:
     alignment = keys.get("general.alignment", ALIGNMENT)
-    is_power = isinstance(alignment, int) and alignment > 0 and alignment & (alignment - 1) == 0
-    if not (isinstance(alignment, int) and is_power and alignment <= MOST_ALIGNMENT):
-        raise _Damaged(f"general.alignment is {alignment!s:.40}")
+    if isinstance(alignment, bool) or not isinstance(alignment, int):
+        raise _Damaged(f"general.alignment is {shown(alignment)}, expected a number")
+    if not 0 < alignment <= MOST_ALIGNMENT or alignment & (alignment - 1):
+        raise _Damaged(f"general.alignment is {alignment}, expected a power of 2")
     return alignment
 
 
@@ -239,10 +276,10 @@ def _in_file(
     end = 0
     for name, place in sorted(relative.items(), key=lambda item: item[1].begin):
         if place.begin % alignment or place.begin < end:
-            raise _Damaged(f"{name} does not begin where a tensor can")
+            raise _Damaged(f"{shown(name)} does not begin where a tensor can")
         end = place.begin + place.n_bytes
         if first + end > reader.size:
-            raise _Damaged(f"{name} reaches beyond its end")
+            raise _Damaged(f"{shown(name)} reaches beyond its end")
         places[name] = TensorPlace(place.shape, place.stored, first + place.begin, place.n_bytes)
     return places
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import torch
 from torch import Tensor
 
 from chatgot.errors import ImportRejected
 from chatgot.exchange.byte_level_bpe import ByteLevelBpe
+from chatgot.exchange.gguf_header import open_gguf
 from chatgot.exchange.plain_forward import (
     PlainBlock,
     PlainLinear,
@@ -48,19 +47,12 @@ class OpenedGguf:
 def read_back(path: Path) -> OpenedGguf:
     """Read a file that an export wrote. Raises: ImportRejected for one that does not fit itself."""
     try:
-        reader = gguf.GGUFReader(path)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-        # copies: nothing keeps the file open
-        tensors = {
-            tensor.name: torch.from_numpy(
-                np.array(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-            )
-            for tensor in reader.tensors
-        }
-        return OpenedGguf(_tokenizer(fields), _model(fields, tensors))
+        with open_gguf(path) as file:
+            tensors = {name: file.tensor(name) for name in file.places}
+        return OpenedGguf(_tokenizer(file.keys), _model(file.keys, tensors))
     except KeyError as error:
         raise ImportRejected(f"{path}: {error} is missing") from error
-    except (OSError, ValueError, TypeError, IndexError, RuntimeError) as error:
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ImportRejected(f"{path}: cannot be read back: {reason}") from error
 
