@@ -57,6 +57,7 @@ def loaded_as(
         val_loss=1.25,
         path=Path("tiny.pt"),
         config=parts.config().model_copy(update={"model": model.cfg}),
+        from_scratch=True,
         data_sha256="0123456789abcdef" * 4,
         data_tokens=1000,
         versions={"chatgot": chatgot.__version__},

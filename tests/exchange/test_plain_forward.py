@@ -26,10 +26,10 @@ def test_logits_equal_those_of_our_own_model(kind):
     assert difference(plain, kind, IDS[:1]) < TOLERANCE
 
 
-def test_logits_are_computed_in_fp32_from_weights_of_any_dtype():
+def test_logits_are_computed_in_fp64_from_weights_of_any_dtype():
     half = random_model("qwen3", V).half()
     logits = plain_logits(as_plain(half), IDS)
-    assert logits.dtype == torch.float32
+    assert logits.dtype == torch.float64
     assert torch.equal(logits, plain_logits(as_plain(half.float()), IDS))
 
 
