@@ -16,7 +16,7 @@ from torch import Tensor
 from chatgot.config import ModelConfig
 from chatgot.errors import ImportRejected
 from chatgot.exchange.model_folder import is_there, read_json, shown
-from chatgot.exchange.safetensors_file import FLOATS, SafetensorsFile, open_safetensors
+from chatgot.exchange.safetensors_file import SafetensorsFile, open_safetensors
 from chatgot.machine.memory import memory_limits
 from chatgot.model.gpt import model_without_weights
 
@@ -75,12 +75,6 @@ class StoredTensors:
             raise ImportRejected(
                 f"{path}: {piece.name} has the shape {shown(list(entry.shape))}, "
                 f"the configuration asks for {shown(list(piece.shape))}"
-            )
-        if entry.dtype not in FLOATS:
-            known = ", ".join(FLOATS)
-            raise ImportRejected(
-                f"{path}: {piece.name} is {entry.dtype}, which is not read here; "
-                f"expected one of {known}"
             )
 
     def read(self, piece: Piece) -> Tensor:

@@ -288,6 +288,8 @@ def test_the_end_of_a_text_is_what_the_files_say(files, expected, saved, tmp_pat
         ("gpt", {"activation_function": "relu"}, 'activation_function is "relu"'),
         ("gpt", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is"),
         ("gpt", {"scale_attn_weights": False}, "scale_attn_weights is false"),
+        ("gpt", {"scale_attn_weights": 1}, "scale_attn_weights is 1"),
+        ("gpt", {"vocab_size": 99}, "tokens, config.json says 99"),
         ("gpt", {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn is true"),
         ("gpt", {"add_cross_attention": True}, "add_cross_attention is true"),
         ("gpt", {"quantization_config": {"bits": 4}}, 'quantization_config is {"bits": 4}'),

@@ -17,6 +17,7 @@ from model_folders import change_json, exported_folder, joined_file, split_file
 from chatgot.config import ModelConfig
 from chatgot.errors import ImportRejected
 from chatgot.exchange.from_transformers import read_hf
+from chatgot.exchange.model_folder import shown
 from chatgot.exchange.safetensors_file import open_safetensors
 from chatgot.model.gpt import model_without_weights
 
@@ -185,14 +186,43 @@ def shift(header):
 
 
 def gap(header):
-    """Let no tensor be where the norm is."""
-    del header[NORM]
+    """Let no tensor be at the beginning."""
+    names = [name for name in header if name != "__metadata__"]
+    del header[min(names, key=lambda name: header[name]["data_offsets"])]
 
 
-@pytest.mark.parametrize("change", [shift, gap, dict.clear])
+@pytest.mark.parametrize("change", [shift, gap])
 def test_ranges_that_do_not_fill_the_file_are_refused(change, folder):
     change_header(folder, change)
-    assert WEIGHTS in refusal(folder)
+    assert "the tensors overlap, or have gaps between them" in refusal(folder)
+
+
+def test_an_empty_header_before_data_is_refused(folder):
+    change_header(folder, dict.clear)
+    assert "damaged or cut off" in refusal(folder)
+
+
+@pytest.mark.parametrize("length", [3, 1 << 40, (1 << 64) - 1])
+def test_a_header_longer_than_its_file_is_refused(length, folder):
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", length) + b"{}")
+    assert f"it has 10 bytes, its header would have {length}" in refusal(folder)
+
+
+def test_a_header_of_megabytes_is_not_read(folder):
+    (folder / WEIGHTS).write_bytes(joined_file(b" " * (5 * MIB), b""))
+    assert "its header has 5242880 bytes, at most" in refusal(folder)
+
+
+def test_a_configuration_of_megabytes_is_not_read(folder):
+    (folder / CONFIG).write_bytes(b"{" + b" " * (5 * MIB) + b"}")
+    assert "which is too long" in refusal(folder)
+
+
+def test_a_value_that_is_nested_too_deeply_is_not_shown():
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    assert shown(deep) == "nested too deeply"
 
 
 def test_a_name_that_is_there_twice_is_refused(folder):
@@ -253,7 +283,8 @@ def test_a_file_of_terabytes_without_content_is_refused(ours):
     end = 0
     for name, tensor in names.items():
         if name != "head.weight":
-            begin, end = end, end + 4 * tensor.numel()
+            begin = end
+            end += 4 * tensor.numel()
             header[name] = entry("F32", list(tensor.shape), [begin, end])
     (ours / WEIGHTS).write_bytes(joined_file(header, b""))
     size = (ours / WEIGHTS).stat().st_size
@@ -428,12 +459,17 @@ def test_an_index_with_another_name_is_refused(name, folder):
         lambda file_of: {**file_of, "more": "a.safetensors"},
         lambda file_of: {name: file for name, file in file_of.items() if name != NORM},
         lambda file_of: {**file_of, "model.embed_tokens.weight": "b.safetensors"},
-        lambda file_of: {str(i): f"{i}.safetensors" for i in range(1000)},
     ],
 )
 def test_an_index_that_lies_is_refused(change, folder):
     write_index(folder, change(split_in_two(folder)))
     refusal(folder)
+
+
+def test_an_index_of_too_many_files_is_refused(folder):
+    split_in_two(folder)
+    write_index(folder, {str(i): f"{i}.safetensors" for i in range(1000)})
+    assert "names 1000 files, at most" in refusal(folder)
 
 
 def test_a_tensor_in_two_files_is_refused(folder):
@@ -472,7 +508,11 @@ def test_what_is_no_regular_file_is_refused(name, replace, folder):
     subwords(folder)
     (folder / name).unlink()
     replace(folder / name)
-    assert name in refusal(folder)
+    expected = (
+        "empty, or not" if replace in (replaced_by_pipe, Path.mkdir, Path.touch) else "a link"
+    )
+    assert f"{name}: " in refusal(folder)
+    assert expected in refusal(folder)
 
 
 def subwords(folder: Path) -> None:
@@ -559,7 +599,6 @@ def test_a_vocabulary_that_is_none_is_refused(words, ours):
         {"version": 2},
         {"version": None},
         {"vocab_size": 0},
-        {"vocab_size": True},
         {"vocab_size": 1 << 60},
         {"model": None},
         {"model": {"d_model": 1 << 60}},
@@ -571,3 +610,8 @@ def test_a_vocabulary_that_is_none_is_refused(words, ours):
 def test_a_configuration_of_ours_that_lies_is_refused(words, ours):
     change_json(ours / CONFIG, **words)
     refusal(ours)
+
+
+def test_a_truth_value_is_no_size_of_a_vocabulary(ours):
+    change_json(ours / CONFIG, vocab_size=True)
+    assert "vocab_size is true" in refusal(ours)
