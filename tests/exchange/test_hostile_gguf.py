@@ -446,7 +446,7 @@ def test_no_tokens_are_refused(raw, tmp_path):
     refused(raw.write(tmp_path / "model.gguf"), "token_embd.weight has the shape")
 
 
-def test_more_tokens_than_rows_are_refused_before_they_are_read_as_a_tokenizer(
+def test_more_tokens_than_rows_are_refused_before_all_else(
     raw, tmp_path, monkeypatch
 ):
     raw.remove("llama.vocab_size")
