@@ -170,6 +170,20 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, precision
     assert losses(folder) == losses(undisturbed)
 
 
+def test_run_with_lora_trains_few_weights_and_resumes_bit_for_bit(straight, tmp_path):
+    """The base is the last checkpoint of a run; written for GPUs, not run on one yet."""
+    base = harness.checkpoints(straight("bf16"))[STEPS].resolve()
+    training = PRECISIONS["bf16"] | {"lora": {"rank": 2}}
+    undisturbed = train(tmp_path / "whole", "--init_from", str(base), training=training)
+    stored = final(undisturbed)["model_state_dict"]
+    assert stored
+    assert all("lora" in name for name in stored)
+    folder = tmp_path / "resumed"
+    path = copy_up_to(undisturbed, folder, RESUMED_STEP)
+    train(folder, "--resume_from", str(path), training=training)
+    assert harness.same(trained_parts(final(folder)), trained_parts(final(undisturbed)))
+
+
 def test_resume_in_a_new_process_equals_an_uninterrupted_run(straight, tmp_path):
     undisturbed = straight("bf16")
     folder = tmp_path / "resumed"
