@@ -30,7 +30,8 @@ PATH = re.compile(rf"\b(?:{FOLDERS})/[\w./-]*\w/?")
 KEY = re.compile(r"(?<![\w./])(?:model|training|data|sampling|paths)(?:\.[a-z_]+)+(?![\w(/])")
 PART = re.compile(r"python scripts/benchmark\.py ([a-z_]+)")
 IN_THE_CACHE = {"chatgot/machine.json"}  # of the user: no file of this checkout
-FILE_ENDINGS = (".log", ".py", ".md", ".yaml", ".jsonl", ".gguf", ".safetensors")  # training.log is no key
+# training.log is no key
+FILE_ENDINGS = (".log", ".py", ".md", ".yaml", ".jsonl", ".gguf", ".safetensors")
 # an event's own columns, which every kind has
 COLUMNS = {"time", "step", "kind", "text"}
 
