@@ -135,7 +135,7 @@ def _keys_of(file: GgufFile, architecture: str) -> dict[str, Values]:
         if key in READ_KEYS or (key in NEUTRAL and NEUTRAL[key] == value):
             continue
         raise ImportRejected(
-            f"{file.path}: {shown(prefix + key)} is {shown(value)}: ChatGoT has no such thing"
+            f"{file.path}: {shown(prefix + key)} is {shown(value)}: ChatGoT cannot compute that"
         )
     return said
 
@@ -152,7 +152,7 @@ def _rotary_shape(
         if said.get(key, head_dim) != head_dim:
             raise ImportRejected(
                 f"{file.path}: {key} is {shown(said[key])}, expected the head's {head_dim}: "
-                "ChatGoT has no such thing"
+                "ChatGoT cannot compute that"
             )
     groups = _count(file, {"attention.head_count_kv": H, **said}, "attention.head_count_kv")
     return {
@@ -203,7 +203,7 @@ def _tokens(file: GgufFile, names: list[str]) -> tuple[list[str], Subwords | Non
         # nothing of ours would put it there
         raise ImportRejected(
             f"{file.path}: tokenizer.ggml.add_bos_token is not false: the model wants a token "
-            "before each text, ChatGoT has no such thing"
+            "before each text, ChatGoT cannot compute that"
         )
     characters = _characters(names, types)
     if characters is not None:
@@ -381,7 +381,7 @@ def _compare(file: GgufFile, expected: Mapping[str, tuple[int, ...]]) -> None:
     for name in sorted(expected.keys() - file.places.keys()):
         raise ImportRejected(f"{file.path}: {name} is missing")
     for name in sorted(file.places.keys() - expected.keys()):
-        raise ImportRejected(f"{file.path}: it has {shown(name)}: ChatGoT has no such thing")
+        raise ImportRejected(f"{file.path}: it has {shown(name)}: ChatGoT cannot compute that")
     for name, size in expected.items():
         found = file.places[name].shape
         if found != size:

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 import chatgot.data.subwords
 import chatgot.data.tokenizer_json
 from chatgot.data.subwords import PROBE, Subwords
-from chatgot.data.tokenizer_json import read_tokenizer_json
+from chatgot.data.token_cache import load_tokens
+from chatgot.data.tokenizer_json import byte_letters, read_tokenizer_json
 from chatgot.data.vocabulary import END_OF_TEXT, Vocabulary, split_documents
 
 KINDS = sorted(tiny_tokenizers.WORDS)
@@ -243,6 +244,96 @@ def test_only_lone_surrogates_cannot_be_written():
 
 
 # --------------------------------------------------------------------------------------------------
+# Tokenizers that lack a few bytes
+
+
+def lacking(text: str, kind: str = "gpt2", **parts: object) -> str:
+    """Return a tokenizer.json without tokens for the bytes of a text, nor any made of them."""
+    letters = {byte: letter for letter, byte in byte_letters().items()}
+    gone = {letters[byte] for byte in text.encode("latin-1")}
+    content = json.loads(changed(kind, **parts))
+    model = content["model"]
+    kept = [name for name in model["vocab"] if name in SPECIALS or not gone & set(name)]
+    model["vocab"] = {name: i for i, name in enumerate(kept)}
+    model["merges"] = [pair for pair in model["merges"] if not gone & set("".join(pair))]
+    for token in content["added_tokens"]:
+        token["id"] = model["vocab"][token["content"]]
+    return json.dumps(content)
+
+
+# the bytes that SmolLM2 lacks, and those that begin é, 漢 and 🐉
+LACKING = lacking("\x04\x06\x13\xc0\xc1\xc3\xe6\xf0\xf1\xf5\xff")
+
+
+def test_what_lacks_a_byte_cannot_be_written_and_is_shown():
+    vocabulary = Subwords.from_json(LACKING)
+    text = "a\x04 é漢字🐉ab\x06\ud800!"
+    assert vocabulary.replace_unknown(text) == ("a? ??字?ab??!", "\x04\x06é漢\ud800🐉")
+    assert not vocabulary.can_write("é")
+    assert vocabulary.can_write("字 \x05")
+    for character in "\x04é漢🐉\ud800":
+        with pytest.raises(KeyError) as caught:
+            vocabulary.encode(f"a{character}b")
+        assert caught.value.args == (character,)
+
+
+@given(text=any_text | texts | st.text(st.sampled_from("\x04é漢🐉\U00040000\x7fÿĀ"), max_size=9))
+@settings(max_examples=200)
+def test_what_can_be_written_comes_back_without_those_bytes(text):
+    vocabulary = Subwords.from_json(LACKING)
+    known, unknown = vocabulary.replace_unknown(text)
+    assert vocabulary.can_write(text) == (unknown == "") == (known == text)
+    assert vocabulary.decode(vocabulary.encode(known)) == "".join(split_documents(known))
+    gone = b"\x04\x06\x13\xc3\xe6\xf0\xf1"
+    assert set(unknown) == {c for c in text if set(c.encode()) & set(gone)}
+
+
+def test_every_character_is_known_or_not_by_its_bytes():
+    vocabulary = Subwords.from_json(LACKING)
+    gone = set(b"\x04\x06\x13\xc3\xe6\xf0\xf1")
+    edges = [0x7F, 0x80, 0xBF, 0xC0, 0xFF, 0x100, 0x7FF, 0x800, 0x5FFF, 0x6000, 0x6FFF, 0x7000]
+    edges += [0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x3FFFF, 0x40000, 0x7FFFF, 0x80000, 0x10FFFF]
+    for point in (*range(0x80), *edges):
+        assert vocabulary.can_write(chr(point)) == (not gone & set(chr(point).encode()))
+
+
+def test_byte_within_a_longer_token_alone_cannot_be_written():
+    """The token of two tabs is there; nothing makes it of two bytes that have no token."""
+    content = json.loads(lacking("\t"))
+    content["model"]["vocab"]["ĉĉ"] = len(content["model"]["vocab"])
+    vocabulary = Subwords.from_json(json.dumps(content))
+    assert vocabulary.replace_unknown("a\t\tb") == ("a??b", "\t")
+
+
+@pytest.mark.parametrize("byte", ["\n", " ", "~", "A", "\x80", "\xbf"])
+def test_tokenizer_that_lacks_a_byte_of_ordinary_text_is_refused(byte):
+    with pytest.raises(ValueError, match="lacks 1 of the bytes of ordinary text"):
+        Subwords.from_json(lacking(byte))
+
+
+def test_tokenizer_that_composes_accents_must_have_all_bytes():
+    """A text without the byte may need it when it has been composed: e and an accent are é."""
+    for byte in ("\xc3", "\x04"):
+        with pytest.raises(ValueError, match="composes accents"):
+            Subwords.from_json(lacking(byte, "qwen2"))
+    unused = lacking("\xc0\xc1\xf5\xff", "qwen2")  # UTF-8 has no such bytes
+    assert Subwords.from_json(unused).can_write("e\u0301é")
+
+
+def test_text_is_read_once_with_a_warning_and_question_marks(tmp_path, caplog):
+    path = tmp_path / "text.txt"
+    path.write_text("Café\x04!\n漢字\n", encoding="utf-8")
+    vocabulary = Subwords.from_json(LACKING)
+    for _ in range(2):
+        tokens = load_tokens(path, tmp_path / "cache", vocabulary)
+        assert vocabulary.decode(tokens.ids.tolist()) == "Caf??!\n?字\n"
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "'\\x04é漢', which becomes ?" in warnings[0]
+    assert str(path) in warnings[0]
+
+
+# --------------------------------------------------------------------------------------------------
 # What is refused
 
 
@@ -260,7 +351,14 @@ REFUSED = {
     "random merges": ({"model": {"dropout": 0.1}}, "model.dropout"),
     "bytes as tokens of text": ({"model": {"byte_fallback": True}}, "byte_fallback"),
     "a mark at the end of words": ({"model": {"end_of_word_suffix": "</w>"}}, "end_of_word"),
+<<<<<<< HEAD
     "a byte less": ({"model": {"vocab": without(VOCAB, "Ġ")}}, "bytes of ordinary text"),
+=======
+    "a byte less": (
+        {"model": {"vocab": without(VOCAB, "Ġ")}},
+        "lacks 1 of the bytes of ordinary text, such as 0x20",
+    ),
+>>>>>>> gguf_tests
     "a merge of no token": ({"model": {"merges": ["a zzz"]}}, "makes no token"),
     "a merge of nothing": ({"model": {"merges": [["", "a"]]}}, "makes no token"),
     "a merge of three": ({"model": {"merges": ["a b c"]}}, "makes no token"),

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import llama_cpp
 import numpy as np
 import plain_models
 import pytest
@@ -18,7 +19,7 @@ from chatgot.data.subwords import PROBE, Subwords
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import ImportRejected
 from chatgot.exchange.byte_level_bpe import WORDS
-from chatgot.exchange.from_gguf import read_gguf
+from chatgot.exchange.from_gguf import BEGINS_TEXTS, OTHER_NAMES, read_gguf
 from chatgot.exchange.to_gguf import FILE, GGUF
 from chatgot.model.gpt import build_model
 
@@ -131,6 +132,37 @@ def test_subwords_come_back_with_the_same_ids(tmp_path, pre):
 
 def test_every_known_way_to_cut_words_is_tested():
     assert TOKENIZERS.keys() == WORDS.keys()
+
+
+@pytest.mark.parametrize("name", [*OTHER_NAMES, "default", None])
+def test_other_names_of_words_mean_the_same_in_llama_cpp(raw, tmp_path, name):
+    """And `default`, or none, are not GPT-2's words: they are refused."""
+    file = raw("llama-bpe" if name in OTHER_NAMES else "gpt-2")
+    ours = read_gguf(file.write(tmp_path / "model.gguf")).vocabulary
+    file.remove("tokenizer.ggml.pre")
+    if name:
+        file.set("tokenizer.ggml.pre", STRING, name)
+    path = file.write(tmp_path / "model.gguf")
+    text = f"{TEXT}{SPEECHES}\n\n  12345 it's WE'LL\r\n\r\n b"
+    with llama_cpp.serving(path) as server:
+        same = server.tokens(text) == ours.encode(text)
+    if name in OTHER_NAMES:
+        assert same
+        assert read_gguf(path).vocabulary.encode(TEXTS) == ours.encode(TEXTS)
+    else:
+        assert not same
+        with pytest.raises(ImportRejected, match=r"tokenizer\.ggml\.pre"):
+            read_gguf(path)
+
+
+@pytest.mark.parametrize("pre", list(TOKENIZERS))
+def test_add_bos_key_that_is_missing_means_what_it_means_in_llama_cpp(raw, tmp_path, pre):
+    file = raw(pre)
+    file.remove("tokenizer.ggml.add_bos_token")
+    path = file.write(tmp_path / "model.gguf")
+    with llama_cpp.serving(path) as server:
+        begins = server.tokens("a")[0] == file.get("tokenizer.ggml.bos_token_id")
+    assert begins == (pre in BEGINS_TEXTS)
 
 
 def test_rows_of_llamas_heads_are_put_in_our_order(raw, tmp_path):
