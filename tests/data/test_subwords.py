@@ -351,14 +351,10 @@ REFUSED = {
     "random merges": ({"model": {"dropout": 0.1}}, "model.dropout"),
     "bytes as tokens of text": ({"model": {"byte_fallback": True}}, "byte_fallback"),
     "a mark at the end of words": ({"model": {"end_of_word_suffix": "</w>"}}, "end_of_word"),
-<<<<<<< HEAD
-    "a byte less": ({"model": {"vocab": without(VOCAB, "Ġ")}}, "bytes of ordinary text"),
-=======
     "a byte less": (
         {"model": {"vocab": without(VOCAB, "Ġ")}},
         "lacks 1 of the bytes of ordinary text, such as 0x20",
     ),
->>>>>>> gguf_tests
     "a merge of no token": ({"model": {"merges": ["a zzz"]}}, "makes no token"),
     "a merge of nothing": ({"model": {"merges": [["", "a"]]}}, "makes no token"),
     "a merge of three": ({"model": {"merges": ["a b c"]}}, "makes no token"),
