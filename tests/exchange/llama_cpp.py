@@ -63,5 +63,8 @@ def serving(path: Path, context: int = 128) -> Iterator[LlamaServer]:
     params.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
     params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     server = xllamacpp.Server(params)  # it ends when nothing refers to it
-    yield LlamaServer(server.listening_address)
-    del server
+    asked = LlamaServer(server.listening_address)
+    # one that ends before its loop has begun waits for ever; an answer shows that it has
+    asked.complete([1], 1)
+    yield asked
+    del asked, server
