@@ -450,7 +450,8 @@ def _gpt2_block(weights: Mapping[str, Tensor], shape: Mapping[str, Any]) -> dict
 
 
 def _modern_block(weights: Mapping[str, Tensor], shape: Mapping[str, Any]) -> dict[str, Tensor]:
-    q, k = weights["attn_q.weight"], weights["attn_k.weight"]
+    q = weights["attn_q.weight"]
+    k = weights["attn_k.weight"]
     if not shape["qk_norm"]:  # llama
         q, k = (_halves_first(t, shape["head_dim"]) for t in (q, k))
     tensors = {
