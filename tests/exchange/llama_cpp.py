@@ -49,7 +49,6 @@ class LlamaServer:
 
 @contextmanager
 def serving(path: Path, context: int = 128) -> Iterator[LlamaServer]:
-<<<<<<< HEAD
     """Serve a GGUF file in a process of its own, which ends with the block or with this process."""
     pytest.importorskip("xllamacpp")
     with subprocess.Popen(
@@ -62,29 +61,3 @@ def serving(path: Path, context: int = 128) -> Iterator[LlamaServer]:
         address = process.stdout.readline().strip()
         assert address, "llama.cpp does not load the file"
         yield LlamaServer(address)
-=======
-    """Serve a GGUF file on a free port of the loopback interface, on one thread, exactly.
-
-    Exactly: without flash attention, keys and values in fp32.
-    """
-    xllamacpp = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx = context
-    params.n_parallel = 1
-    params.warmup = False
-    params.port = 0
-    params.verbosity = 0
-    params.cpuparams.n_threads = 1
-    params.cpuparams_batch.n_threads = 1
-    disabled = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.flash_attn_type = disabled
-    params.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    server = xllamacpp.Server(params)  # it ends when nothing refers to it
-    asked = LlamaServer(server.listening_address)
-    # one that ends before its loop has begun waits for ever; an answer shows that it has
-    asked.complete([1], 1)
-    yield asked
-    del asked, server
->>>>>>> gguf_tests

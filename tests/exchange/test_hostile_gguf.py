@@ -446,12 +446,8 @@ def test_no_tokens_are_refused(raw, tmp_path):
     refused(raw.write(tmp_path / "model.gguf"), "token_embd.weight has the shape")
 
 
-<<<<<<< HEAD
-def test_more_tokens_than_rows_are_refused_before_all_else(raw, tmp_path, monkeypatch):
-=======
 def test_more_tokens_than_rows_are_refused_at_once(raw, tmp_path, monkeypatch):
     """Before they are read as a tokenizer."""
->>>>>>> gguf_tests
     raw.remove("llama.vocab_size")
     raw.set("tokenizer.ggml.tokens", ARRAY, (STRING, [str(i) for i in range(100_000)]))
     monkeypatch.setattr(Subwords, "from_json", None)
