@@ -54,10 +54,10 @@ class Format(Protocol):
         """
         ...
 
-    def how_to_use(self, folder: Path) -> list[str]:
+    def how_to_use(self, folder: Path, named: Path | None = None) -> list[str]:
         """Return the lines that a user types next, to use what was written into this folder.
 
-        They name the files by this folder's path, which may be replaced by another one.
+        named: the path that they have for the folder; None: its own.
         """
         ...
 

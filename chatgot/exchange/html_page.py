@@ -90,9 +90,9 @@ class HtmlPage:
         other.tie()
         return other
 
-    def how_to_use(self, folder: Path) -> list[str]:
+    def how_to_use(self, folder: Path, named: Path | None = None) -> list[str]:
         """Return the one line that says what to do with the page."""
-        path = next(folder.glob("*.html"))
+        path = (named or folder) / next(folder.glob("*.html")).name
         return [f"open {path.as_posix()} in a browser; it needs no network"]
 
 

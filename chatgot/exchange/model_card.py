@@ -40,7 +40,7 @@ def model_card(
         _front_matter(loaded, exported_as),
         f"# {loaded.run_id}",
         _introduction(loaded, exported_as, dtype),
-        "## Use\n\n" + _use(loaded, exported_as.how_to_use(folder), folder),
+        "## Use\n\n" + _use(loaded, exported_as.how_to_use(folder, Path())),
         "## Model\n\n" + _table(_shape(loaded)),
         "## Training\n\n" + _training(loaded),
         "## Proof\n\n" + _listed(proof.lines()),
@@ -74,13 +74,9 @@ def _introduction(loaded: LoadedModel, exported_as: Format, dtype: Dtype) -> str
     )
 
 
-def _use(loaded: LoadedModel, lines: list[str], folder: Path) -> str:
+def _use(loaded: LoadedModel, lines: list[str]) -> str:
     """Return how the export is used: what is typed in its folder, and what a prompt looks like."""
     commands = "\n".join(lines)
-    for place in (str(folder), folder.as_posix()):
-        for separator in ("/", "\\"):
-            commands = commands.replace(f"{place}{separator}", "")
-        commands = commands.replace(place, ".")
     text = f"In this folder:\n\n```\n{commands}\n```"
     user, character = default_pair(loaded.speakers)
     if character:

@@ -109,11 +109,12 @@ class PlainSafetensors:
         rounded.tie()
         return rounded
 
-    def how_to_use(self, folder: Path) -> list[str]:
+    def how_to_use(self, folder: Path, named: Path | None = None) -> list[str]:
         """Return the lines that load the weights in Python."""
+        path = (named or folder) / WEIGHTS
         return [
             "from safetensors.torch import load_file",
-            f"weights = load_file({(folder / WEIGHTS).as_posix()!r})",
+            f"weights = load_file({path.as_posix()!r})",
         ]
 
 
