@@ -25,6 +25,7 @@ from chatgot.exchange.chat_template import jinja_template
 from chatgot.exchange.formats import Dtype
 from chatgot.exchange.opened_transformers import (
     CONFIG,
+    GENERATION_CONFIG,
     TOKENIZER,
     TOKENIZER_CONFIG,
     WEIGHTS,
@@ -35,7 +36,6 @@ from chatgot.model.gpt import GPT
 from chatgot.sampling.loading import LoadedModel
 from chatgot.sampling.speakers import default_pair
 
-GENERATION_CONFIG = "generation_config.json"
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Tensors = dict[str, Tensor]
 
