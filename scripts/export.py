@@ -16,6 +16,7 @@ if (CHECKOUT / "chatgot").is_dir():
 
 import argparse
 import logging
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "(default: newest run)",
     )
     parser.add_argument(
-        "--to", required=True, type=Path, metavar="DIR", help="folder to make: new, or empty"
+        "--to",
+        required=True,
+        type=folder_named,
+        metavar="DIR",
+        help="folder to make: new, or empty",
     )
     parser.add_argument("--format", required=True, choices=FORMATS, help="who shall read it")
     parser.add_argument(
@@ -64,6 +69,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="of the weights (default: what the format is mostly used with)",
     )
     return parser.parse_args(argv)
+
+
+def folder_named(text: str) -> Path:
+    """Return a folder's path without `..` in the middle: what is there may not exist yet."""
+    return Path(os.path.normpath(text))
 
 
 def export_model(args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """What each format of an export can do: write a model into a folder, and open what was written."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -11,12 +12,26 @@ from chatgot.sampling.loading import LoadedModel
 Dtype = Literal["fp32", "fp16", "bf16", "q8_0"]
 
 
+@dataclass(frozen=True)
+class Said:
+    """What the written files say that no logit shows; context: tokens."""
+
+    context: int
+    vocab_size: int
+    end_of_text_id: int
+
+
 class Opened(Protocol):
     """An exported model as another program would read it: from the written files alone.
 
     It computes by the words of the format (plain_forward.py), not by our own model's code, so that
     an error in what was written shows.
     """
+
+    @property
+    def said(self) -> Said:
+        """Return what the files say of the model beside its weights."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text by the tokenizer that was written."""
@@ -54,10 +69,10 @@ class Format(Protocol):
         """
         ...
 
-    def how_to_use(self, folder: Path) -> list[str]:
+    def how_to_use(self, folder: Path, named: Path | None = None) -> list[str]:
         """Return the lines that a user types next, to use what was written into this folder.
 
-        They name the files by this folder's path, which may be replaced by another one.
+        named: the path that they have for the folder; None: its own.
         """
         ...
 

@@ -4,7 +4,7 @@ It shares no code with what writes the file, but for the package `gguf`.
 Letters: T tokens, C width, H heads, D head size, R rows, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from chatgot.errors import ImportRejected
-from chatgot.exchange.byte_level_bpe import ByteLevelBpe
+from chatgot.exchange.byte_level_bpe import CONTROL, ByteLevelBpe
+from chatgot.exchange.formats import Said
 from chatgot.exchange.gguf_header import open_gguf
 from chatgot.exchange.plain_forward import (
     PlainBlock,
@@ -22,6 +23,7 @@ from chatgot.exchange.plain_forward import (
     PlainNorm,
     plain_logits,
 )
+from chatgot.exchange.tensors_once_read import TensorsOnceRead
 
 ARCHITECTURES = ("gpt2", "llama", "qwen3")
 # llama.cpp computes the tanh form for every gpt2; this key of ours says what the model has
@@ -34,6 +36,7 @@ class OpenedGguf:
 
     tokenizer: ByteLevelBpe
     model: PlainModel
+    said: Said
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text by the tokens and merges that were written."""
@@ -48,8 +51,10 @@ def read_back(path: Path) -> OpenedGguf:
     """Read a file that an export wrote. Raises: ImportRejected for one that does not fit itself."""
     try:
         with open_gguf(path) as file:
-            tensors = {name: file.tensor(name) for name in file.places}
-        return OpenedGguf(_tokenizer(file.keys), _model(file.keys, tensors))
+            tensors = TensorsOnceRead({name: file.tensor(name) for name in file.places})
+        model = _model(file.keys, tensors)
+        tensors.check_all_read()
+        return OpenedGguf(_tokenizer(file.keys), model, _said(file.keys, model))
     except KeyError as error:
         raise ImportRejected(f"{path}: {error} is missing") from error
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
@@ -69,7 +74,31 @@ def _tokenizer(fields: dict[str, Any]) -> ByteLevelBpe:
     )
 
 
-def _model(fields: dict[str, Any], tensors: dict[str, Tensor]) -> PlainModel:
+def _said(fields: dict[str, Any], model: PlainModel) -> Said:
+    """Return what the keys say. Raises: KeyError; ValueError where they contradict each other."""
+    architecture = fields["general.architecture"]
+    sizes = {
+        "embedding_length": model.embedding.shape[1],
+        "feed_forward_length": len(model.blocks[0].up.weight),
+        "vocab_size": len(model.embedding),
+    }
+    for name, size in sizes.items():
+        _expect(f"{architecture}.{name}", fields, size)
+    tokenizer = "tokenizer.ggml"
+    end = fields[f"{tokenizer}.eos_token_id"]
+    _expect(f"{tokenizer}.bos_token_id", fields, end)
+    _expect(f"{tokenizer}.add_eos_token", fields, False)
+    if fields[f"{tokenizer}.token_type"][end] != CONTROL:
+        raise ValueError("the end of a text is no control token")
+    return Said(fields[f"{architecture}.context_length"], sizes["vocab_size"], end)
+
+
+def _expect(name: str, fields: dict[str, Any], expected: object) -> None:
+    if fields[name] != expected:
+        raise ValueError(f"{name} is {fields[name]!r}, expected {expected!r}")
+
+
+def _model(fields: dict[str, Any], tensors: Mapping[str, Tensor]) -> PlainModel:
     architecture = fields["general.architecture"]
     if architecture not in ARCHITECTURES:
         raise ValueError(f"the architecture {architecture!r} is not written here")
@@ -96,7 +125,7 @@ def _model(fields: dict[str, Any], tensors: dict[str, Tensor]) -> PlainModel:
     )
 
 
-def _gpt2_block(tensors: dict[str, Tensor], prefix: str) -> PlainBlock:
+def _gpt2_block(tensors: Mapping[str, Tensor], prefix: str) -> PlainBlock:
     weights = tensors[f"{prefix}attn_qkv.weight"].chunk(3)  # 3 x (C, C)
     biases = tensors[f"{prefix}attn_qkv.bias"].chunk(3)  # 3 x (C,)
     q, k, v = (PlainLinear(*parts) for parts in zip(weights, biases, strict=True))
@@ -114,13 +143,13 @@ def _gpt2_block(tensors: dict[str, Tensor], prefix: str) -> PlainBlock:
 
 def _modern_block(
     architecture: str, key: Callable[[str], Any]
-) -> Callable[[dict[str, Tensor], str], PlainBlock]:
+) -> Callable[[Mapping[str, Tensor], str], PlainBlock]:
     """Return what reads a layer of llama or qwen3."""
     D = key("attention.key_length")
     if key("rope.dimension_count") != D or key("attention.value_length") != D:
         raise ValueError("a head is not rotated as a whole")
 
-    def rotated(tensors: dict[str, Tensor], name: str) -> PlainLinear:
+    def rotated(tensors: Mapping[str, Tensor], name: str) -> PlainLinear:
         """Return a layer of queries or keys whose halves are rotated with each other."""
         weight = tensors[f"{name}.weight"]  # (R, C)
         if architecture == "llama":  # neighbours are: first all even rows of a head, then all odd
@@ -128,7 +157,7 @@ def _modern_block(
             weight = torch.cat((heads[:, 0::2], heads[:, 1::2]), dim=1).flatten(0, 1)  # (R, C)
         return PlainLinear(weight)
 
-    def block(tensors: dict[str, Tensor], prefix: str) -> PlainBlock:
+    def block(tensors: Mapping[str, Tensor], prefix: str) -> PlainBlock:
         normalised = architecture == "qwen3"
         return PlainBlock(
             norm_attention=_norm(tensors, f"{prefix}attn_norm"),
@@ -147,9 +176,14 @@ def _modern_block(
     return block
 
 
-def _norm(tensors: dict[str, Tensor], name: str) -> PlainNorm:
-    return PlainNorm(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+def _norm(tensors: Mapping[str, Tensor], name: str) -> PlainNorm:
+    return PlainNorm(tensors[f"{name}.weight"], _bias(tensors, name))
 
 
-def _linear(tensors: dict[str, Tensor], name: str) -> PlainLinear:
-    return PlainLinear(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+def _linear(tensors: Mapping[str, Tensor], name: str) -> PlainLinear:
+    return PlainLinear(tensors[f"{name}.weight"], _bias(tensors, name))
+
+
+def _bias(tensors: Mapping[str, Tensor], name: str) -> Tensor | None:
+    """Return a bias: in gpt2 llama.cpp asks for each of them, elsewhere for none."""
+    return tensors[f"{name}.bias"] if "position_embd.weight" in tensors else None

@@ -21,7 +21,7 @@ import chatgot
 from chatgot.config import ModelConfig
 from chatgot.data.vocabulary import Characters
 from chatgot.errors import ExportImpossible, ImportRejected
-from chatgot.exchange.formats import Dtype
+from chatgot.exchange.formats import Dtype, Said
 from chatgot.exchange.html_bundle import (
     allowed,
     bundle,
@@ -90,9 +90,9 @@ class HtmlPage:
         other.tie()
         return other
 
-    def how_to_use(self, folder: Path) -> list[str]:
+    def how_to_use(self, folder: Path, named: Path | None = None) -> list[str]:
         """Return the one line that says what to do with the page."""
-        path = next(folder.glob("*.html"))
+        path = (named or folder) / next(folder.glob("*.html")).name
         return [f"open {path.as_posix()} in a browser; it needs no network"]
 
 
@@ -103,6 +103,12 @@ class OpenedPage:
     vocabulary: Characters
     model: PlainModel
     about: Mapping[str, Any]
+
+    @property
+    def said(self) -> Said:
+        """Return what the page says of its model; the end of a text is always the first token."""
+        context = self.about["model"]["max_seq_length"]
+        return Said(context, len(self.model.embedding), self.vocabulary.end_of_text_id)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text by the vocabulary of the page."""

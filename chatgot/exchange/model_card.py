@@ -5,6 +5,7 @@ pair. Source of the front matter: https://huggingface.co/docs/hub/model-cards
 """
 
 import re
+import shlex
 from pathlib import Path
 
 from chatgot import __version__
@@ -24,7 +25,9 @@ from chatgot.shipped import recipes_folder
 LIBRARIES = {"hf": "transformers", "gguf": "gguf"}
 OUR_LIBRARY = "chatgot"
 VERSIONS = ("chatgot", "torch", "python", "device")  # that a card names, in this order
-PLAIN_VERSION = re.compile(r"[\w.+-]{1,40}")  # a checkpoint is data: nothing else gets into a page
+# A checkpoint is data: nothing else gets into a page
+PLAIN_VERSION = re.compile(r"[\w.+-]{1,40}")
+PLAIN_NAME = re.compile(r"\w[\w .+-]*")
 
 
 def model_card(
@@ -38,9 +41,9 @@ def model_card(
     """Return the README.md of an export whose files are in a folder, of whatever name."""
     sections = [
         _front_matter(loaded, exported_as),
-        f"# {loaded.run_id}",
+        f"# {_plain(loaded.run_id)}",
         _introduction(loaded, exported_as, dtype),
-        "## Use\n\n" + _use(loaded, exported_as.how_to_use(folder), folder),
+        "## Use\n\n" + _use(loaded, exported_as.how_to_use(folder, Path())),
         "## Model\n\n" + _table(_shape(loaded)),
         "## Training\n\n" + _training(loaded),
         "## Proof\n\n" + _listed(proof.lines()),
@@ -74,13 +77,9 @@ def _introduction(loaded: LoadedModel, exported_as: Format, dtype: Dtype) -> str
     )
 
 
-def _use(loaded: LoadedModel, lines: list[str], folder: Path) -> str:
+def _use(loaded: LoadedModel, lines: list[str]) -> str:
     """Return how the export is used: what is typed in its folder, and what a prompt looks like."""
     commands = "\n".join(lines)
-    for place in (str(folder), folder.as_posix()):
-        for separator in ("/", "\\"):
-            commands = commands.replace(f"{place}{separator}", "")
-        commands = commands.replace(place, ".")
     text = f"In this folder:\n\n```\n{commands}\n```"
     user, character = default_pair(loaded.speakers)
     if character:
@@ -146,12 +145,13 @@ def _versions(loaded: LoadedModel) -> str:
 def _repeat(loaded: LoadedModel) -> str:
     """Return the command that repeats the training, and all its settings."""
     config = _without_places(loaded.config)
-    name = loaded.run_id.rpartition("_")[0]
+    name = _plain(loaded.run_id.rpartition("_")[0])
     sentences = ["This command repeats the training."]
-    command = f"chatgot train --config {name}"
+    file = name
     if _shipped(name) != config:
-        command += ".yaml"
+        file += ".yaml"
         sentences.append(f"Save the settings below as {name}.yaml first.")
+    command = f"chatgot train --config {shlex.quote(file)}"
     if loaded.config.data.path is not None:
         command += " --set data.path=TEXT"
         sentences.append("TEXT is the text of that SHA-256.")
@@ -211,6 +211,15 @@ def _listed(lines: list[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def _plain(name: str) -> str:
+    """Return a name if it is neither Markdown nor a command for a shell."""
+    return name if PLAIN_NAME.fullmatch(name) else "model"
+
+
 def _code(text: str) -> str:
     """Return a text as code in Markdown, whatever is in it."""
-    return f"`` {text} ``" if "`" in text else f"`{text}`"
+    text = " ".join(text.split())
+    if "`" not in text:
+        return f"`{text}`"
+    fence = "`" * (1 + max(map(len, re.findall("`+", text))))
+    return f"{fence} {text} {fence}"

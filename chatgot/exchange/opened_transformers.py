@@ -18,6 +18,7 @@ from torch import Tensor
 
 from chatgot.data.vocabulary import split_documents
 from chatgot.errors import ImportRejected
+from chatgot.exchange.formats import Said
 from chatgot.exchange.plain_forward import (
     PlainBlock,
     PlainLinear,
@@ -30,6 +31,53 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+# Of config.json; another one may change what transformers computes
+COMMON_KEYS = frozenset(
+    {
+        "architectures",
+        "model_type",
+        "vocab_size",
+        "tie_word_embeddings",
+        "initializer_range",
+        "bos_token_id",
+        "eos_token_id",
+        "dtype",
+        "torch_dtype",
+        "use_cache",
+    }
+)
+GPT2_KEYS = frozenset(
+    {
+        "n_embd",
+        "n_layer",
+        "n_head",
+        "n_inner",
+        "n_positions",
+        "activation_function",
+        "layer_norm_epsilon",
+        "embd_pdrop",
+        "resid_pdrop",
+        "attn_pdrop",
+    }
+)
+LLAMA_KEYS = frozenset(
+    {
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
+        "max_position_embeddings",
+        "hidden_act",
+        "rms_norm_eps",
+        "rope_theta",
+        "rope_parameters",
+        "attention_bias",
+        "attention_dropout",
+    }
+)
 GELUS = {"gelu": "erf", "gelu_new": "tanh"}
 Config = dict[str, Any]
 
@@ -44,6 +92,7 @@ class OpenedTransformers:
     tokenizer: Tokenizer
     end_of_text: str
     model: PlainModel
+    said: Said
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text by the tokenizer that was written.
@@ -70,7 +119,9 @@ def open_transformers(folder: Path) -> OpenedTransformers:
         tensors.check_all_taken()
         settings = json.loads((folder / TOKENIZER_CONFIG).read_bytes())
         tokenizer = _tokenizer(folder, config, settings)
-        return OpenedTransformers(tokenizer, settings["eos_token"], model)
+        generation = json.loads((folder / GENERATION_CONFIG).read_bytes())
+        said = _said(config, settings, generation, tokenizer)
+        return OpenedTransformers(tokenizer, settings["eos_token"], model, said)
     except KeyError as error:
         raise ImportRejected(f"{folder}: {error} is missing") from error
     except (OSError, ValueError, TypeError, SafetensorError) as error:
@@ -120,9 +171,23 @@ def _tokenizer(folder: Path, config: Config, settings: Config) -> Tokenizer:
     return tokenizer
 
 
+def _said(config: Config, settings: Config, generation: Config, tokenizer: Tokenizer) -> Said:
+    """Return what all files say. Raises: KeyError; ValueError where they contradict each other."""
+    context = config["n_positions" if "n_positions" in config else "max_position_embeddings"]
+    end = config["eos_token_id"]
+    _expect(f"{TOKENIZER_CONFIG}: model_max_length", settings["model_max_length"], context)
+    _expect(f"{TOKENIZER_CONFIG}: pad_token", settings["pad_token"], settings["eos_token"])
+    _expect(f"{GENERATION_CONFIG}: max_length", generation["max_length"], context)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        _expect(f"{GENERATION_CONFIG}: {name}", generation[name], end)
+    _expect(f"{TOKENIZER}: what is shown of the end of a text", tokenizer.decode([end]), "")
+    return Said(context, config["vocab_size"], end)
+
+
 def _gpt2(config: Config, tensors: _Tensors) -> PlainModel:
     """Return a GPT2LMHeadModel. Raises: KeyError, ValueError."""
     _expect("architectures", config["architectures"], ["GPT2LMHeadModel"])
+    _expect_keys(config, COMMON_KEYS | GPT2_KEYS)
     V = config["vocab_size"]
     C = config["n_embd"]
     embedding = tensors.take("transformer.wte.weight", V, C)
@@ -176,7 +241,9 @@ def _llama(config: Config, tensors: _Tensors) -> PlainModel:
     """Return a Qwen3ForCausalLM or LlamaForCausalLM. Raises: KeyError, ValueError."""
     name = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}[config["model_type"]]
     _expect("architectures", config["architectures"], [name])
+    _expect_keys(config, COMMON_KEYS | LLAMA_KEYS)
     _expect("hidden_act", config["hidden_act"], "silu")
+    _expect("attention_bias", config["attention_bias"], False)
     rope = {"rope_type": "default", "rope_theta": config["rope_theta"]}
     _expect("rope_parameters", config["rope_parameters"], rope)
     C = config["hidden_size"]
@@ -235,3 +302,9 @@ def _expect(name: str, found: object, expected: object) -> None:
     """Raises: ValueError."""
     if found != expected:
         raise ValueError(f"{name} is {found!r}, expected {expected!r}")
+
+
+def _expect_keys(config: Config, known: frozenset[str]) -> None:
+    """Raises: ValueError naming keys that nothing reads."""
+    if config.keys() - known:
+        raise ValueError(f"{CONFIG}: nothing reads {', '.join(sorted(config.keys() - known))}")

@@ -22,7 +22,7 @@ from torch import Tensor
 from chatgot.config import ModelConfig
 from chatgot.data.vocabulary import Characters
 from chatgot.errors import ImportRejected
-from chatgot.exchange.formats import Dtype
+from chatgot.exchange.formats import Dtype, Said
 from chatgot.exchange.plain_forward import (
     PlainBlock,
     PlainLinear,
@@ -30,6 +30,7 @@ from chatgot.exchange.plain_forward import (
     PlainNorm,
     plain_logits,
 )
+from chatgot.exchange.tensors_once_read import TensorsOnceRead
 from chatgot.model.gpt import GPT
 from chatgot.sampling.loading import LoadedModel
 
@@ -92,7 +93,8 @@ class PlainSafetensors:
                 tokenizer = Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
             else:
                 tokenizer = Characters.from_tokens(vocabulary["tokens"])
-            return OpenedSafetensors(tokenizer, plain_model(model, tensors))
+            said = Said(model.max_seq_length, config["vocab_size"], config["end_of_text_id"])
+            return OpenedSafetensors(tokenizer, plain_model(model, tensors), said)
         except KeyError as error:
             raise ImportRejected(f"{folder}: {error} is missing") from error
         except (OSError, ValueError, TypeError, ValidationError, SafetensorError) as error:
@@ -109,11 +111,12 @@ class PlainSafetensors:
         rounded.tie()
         return rounded
 
-    def how_to_use(self, folder: Path) -> list[str]:
+    def how_to_use(self, folder: Path, named: Path | None = None) -> list[str]:
         """Return the lines that load the weights in Python."""
+        path = (named or folder) / WEIGHTS
         return [
             "from safetensors.torch import load_file",
-            f"weights = load_file({(folder / WEIGHTS).as_posix()!r})",
+            f"weights = load_file({path.as_posix()!r})",
         ]
 
 
@@ -123,6 +126,7 @@ class OpenedSafetensors:
 
     tokenizer: Characters | Tokenizer
     model: PlainModel
+    said: Said
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text by the vocabulary that was written."""
@@ -139,11 +143,11 @@ class OpenedSafetensors:
 def plain_model(model: ModelConfig, stored: Mapping[str, Tensor]) -> PlainModel:
     """Return the model that our tensors and our section `model` describe.
 
-    Raises: KeyError naming a tensor that is missing.
+    Raises: KeyError naming a tensor that is missing; ValueError naming one that nothing reads.
     """
-    tensors = {name: tensor.float() for name, tensor in stored.items()}
+    tensors = TensorsOnceRead({name: tensor.float() for name, tensor in stored.items()})
     modern = model.architecture == "modern"
-    return PlainModel(
+    plain = PlainModel(
         embedding=tensors[EMBEDDING],
         positions=None if modern else tensors["position_embedding.weight"],
         blocks=[_block(model, tensors, f"layers.{i}.") for i in range(model.n_layers)],
@@ -156,6 +160,8 @@ def plain_model(model: ModelConfig, stored: Mapping[str, Tensor]) -> PlainModel:
         rope_base=model.rope_base,
         gelu="tanh" if model.activation == "gelu_tanh" else "erf",
     )
+    tensors.check_all_read()
+    return plain
 
 
 def _block(model: ModelConfig, tensors: Mapping[str, Tensor], prefix: str) -> PlainBlock:

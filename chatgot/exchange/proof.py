@@ -4,7 +4,7 @@ Letters: T tokens, V vocabulary.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chatgot.errors import ProofFailed, UserError
-from chatgot.exchange.formats import Dtype, Format, Opened
+from chatgot.exchange.formats import Dtype, Format, Opened, Said
 from chatgot.exchange.held_out import Window, Windows
 from chatgot.model.gpt import GPT, evaluating
 from chatgot.sampling.loading import LoadedModel
@@ -79,6 +79,7 @@ def prove(
         raise ProofFailed(
             f"the proof failed: what was written is not readable: {reason}"
         ) from error
+    _compare_said(opened.said, loaded)
     if not held_out.windows:
         raise ProofFailed("the proof failed: there is no text to compare on")
     rounded = exported_as.as_rounded(loaded.model, dtype)
@@ -104,6 +105,21 @@ def prove(
         changes, gaps = zip(*rounding, strict=True)
         costs = Rounding(max(changes), sum(gaps) / max(1, predicted))
     return Proof(len(held_out.windows), tokens, held_out.source, difference, largest_logit, costs)
+
+
+def _compare_said(found: Said, loaded: LoadedModel) -> None:
+    """Raise ProofFailed unless the files say the model's sizes and how a text ends."""
+    expected = Said(
+        context=loaded.model.cfg.max_seq_length,
+        vocab_size=loaded.model.vocab_size,
+        end_of_text_id=loaded.vocabulary.end_of_text_id,
+    )
+    for name, value in asdict(expected).items():
+        said = getattr(found, name)
+        if said != value:
+            raise ProofFailed(
+                f"the proof failed: the files say {name} {said!r}, the model has {value!r}"
+            )
 
 
 def _compare_ids(opened: Opened, window: Window, loaded: LoadedModel) -> None:

@@ -107,10 +107,11 @@ class ToGguf:
         result.tie()
         return result
 
-    def how_to_use(self, folder: Path) -> list[str]:
+    def how_to_use(self, folder: Path, named: Path | None = None) -> list[str]:
         """Return the lines that talk to the model in llama.cpp and in Ollama."""
-        file = shlex.quote((folder / FILE).as_posix())
-        beside = shlex.quote((folder / MODELFILE).as_posix())
+        place = named or folder
+        file = shlex.quote((place / FILE).as_posix())
+        beside = shlex.quote((place / MODELFILE).as_posix())
         name = re.sub(r"[^a-z0-9._-]+", "-", folder.name.lower()).strip("._-") or "my-model"
         return [
             f"llama-cli -m {file} --jinja",

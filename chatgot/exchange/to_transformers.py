@@ -25,6 +25,7 @@ from chatgot.exchange.chat_template import jinja_template
 from chatgot.exchange.formats import Dtype
 from chatgot.exchange.opened_transformers import (
     CONFIG,
+    GENERATION_CONFIG,
     TOKENIZER,
     TOKENIZER_CONFIG,
     WEIGHTS,
@@ -35,7 +36,6 @@ from chatgot.model.gpt import GPT
 from chatgot.sampling.loading import LoadedModel
 from chatgot.sampling.speakers import default_pair
 
-GENERATION_CONFIG = "generation_config.json"
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Tensors = dict[str, Tensor]
 
@@ -79,12 +79,12 @@ class Transformers:
         rounded.tie()
         return rounded
 
-    def how_to_use(self, folder: Path) -> list[str]:
+    def how_to_use(self, folder: Path, named: Path | None = None) -> list[str]:
         """Return the lines of Python that let the model answer, or begin a text."""
         tokenizer = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
         lines = [
             "from transformers import pipeline",
-            f'write = pipeline("text-generation", model={str(folder)!r})',
+            f'write = pipeline("text-generation", model={str(named or folder)!r})',
         ]
         if "add_generation_prompt" not in tokenizer["chat_template"]:
             begin = "write.tokenizer.bos_token, return_full_text=False"

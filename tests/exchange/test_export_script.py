@@ -58,6 +58,24 @@ def test_stdout_says_what_was_written_the_proof_and_what_to_try(export, folder, 
     assert (target / "README.md").read_text().startswith("---\n")
 
 
+def test_folder_may_be_named_by_way_of_one_that_is_not_there(export, tmp_path):
+    code, out, err = export("tiny", "--to", f"{tmp_path}/gone/../out", *PLAIN)
+    assert (code, err) == (0, "")
+    assert f"written: {tmp_path / 'out'}, " in out
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_card_names_no_path_whatever_the_folder_is_called(export, tmp_path, name):
+    target = tmp_path / "the 'king's\\ \"best\" ü"
+    code, _, err = export("tiny", "--to", str(target), "--format", name)
+    assert (code, err) == (0, "")
+    card = (target / "README.md").read_text(encoding="utf-8")
+    assert tmp_path.name not in card
+    assert ".tmp" not in card
+    assert "best" not in card.partition("ollama")[0]
+
+
 @pytest.mark.parametrize("model", [[], ["tiny"], [exported.RUN_ID], ["FILE"]])
 def test_model_is_the_newest_run_or_the_one_that_is_named(export, folder, tmp_path, model):
     named = [

@@ -117,6 +117,24 @@ def test_odd_values_of_a_checkpoint_do_not_become_markdown(loaded):
     assert "`` `" in text
 
 
+@pytest.mark.parametrize("name", ["a; touch b", "$(touch b)", "x\n# <b>", "a`b", "../a b", "--c d"])
+def test_odd_name_of_a_run_becomes_neither_markdown_nor_a_command(loaded, name):
+    text = card(replace(loaded, run_id=f"{name}_20250102-030405"))
+    assert name not in text
+    assert "# model\n" in text
+    assert "chatgot train --config model.yaml --set" in text
+
+
+def test_name_with_a_space_is_one_word_of_the_command(loaded):
+    text = card(replace(loaded, run_id="my text_20250102-030405"))
+    assert "chatgot train --config 'my text.yaml' --set" in text
+
+
+def test_any_number_of_backquotes_in_a_name_stays_code(loaded):
+    speakers = tuple(replace(s, name=f"``\n<b>{s.name}", partner="") for s in loaded.speakers)
+    assert "``` `` <b>KING: ```" in card(replace(loaded, speakers=speakers))
+
+
 def test_card_of_a_run_without_evaluation_and_size_leaves_them_out(loaded):
     text = card(replace(loaded, val_loss=None, data_tokens=None, speakers=()))
     assert "held-out loss" not in text
