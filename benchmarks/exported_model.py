@@ -37,8 +37,9 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure. config: a YAML, for random weights of its shape; None: the newest run's."""
+    """What to measure: a checkpoint's model, or a random one of a configuration's shape."""
 
+    checkpoint: str | None
     config: str | None
     overrides: list[str]
     rounds: int
@@ -46,10 +47,19 @@ class Job:
 
 
 def write_job(args: argparse.Namespace, folder: Path) -> Path:
-    """Write what the command line asks for as JSON; return the file."""
-    config = None if args.config is None else str(args.config)
+    """Write what the command line asks for as JSON; return the file.
+
+    Raises: UserError for a model or a configuration that is not there.
+    """
+    checkpoint = None
+    config = None
+    if args.config is None:
+        checkpoint = str(find_checkpoint_file(None, checkpoint_dir=args.folder / "checkpoints"))
+    else:
+        load_config(args.config, args.set)
+        config = str(args.config)
     path = folder / "job.json"
-    job = Job(config, args.set, args.rounds, str(folder))
+    job = Job(checkpoint, config, args.set, args.rounds, str(folder))
     path.write_text(json.dumps(asdict(job)), encoding="utf-8")
     return path
 
@@ -64,7 +74,7 @@ class Ours:
 
     def __init__(self, job: Job) -> None:
         self._exports = Path(job.exports)
-        self.loaded = _random(job) if job.config else _newest_run()
+        self.loaded = _trained(job.checkpoint) if job.checkpoint else _random(job)
         self.windows: Windows = windows_for(self.loaded)
         self.vocabulary = self.loaded.vocabulary
         self.context = self.loaded.config.model.max_seq_length
@@ -108,8 +118,8 @@ def largest(differences: Tensor) -> float:
     return float(differences.abs().max())
 
 
-def _newest_run() -> LoadedModel:
-    return load_model(find_checkpoint_file(None), CPU, read_start)
+def _trained(checkpoint: str) -> LoadedModel:
+    return load_model(Path(checkpoint), CPU, read_start)
 
 
 def _random(job: Job) -> LoadedModel:

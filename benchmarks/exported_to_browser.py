@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from playwright.sync_api import Page, sync_playwright
+from torch import nn
 
 from benchmarks.exported_model import NEW_TOKENS, Ours, largest, logits_of, read_job
 from benchmarks.exports import chromium
@@ -30,6 +31,9 @@ def main() -> None:
     torch.set_num_threads(1)  # as many as the page has
     job = read_job()
     ours = Ours(job)
+    if ours.vocabulary.kind == "subwords":
+        print(json.dumps({"page": "none: pages read characters only"}))
+        return
     dtype = default_dtype(HTML, ours.loaded.model)
     (path,) = ours.export(HTML, dtype).glob("*.html")
     model = HTML.as_rounded(ours.loaded.model, dtype)
@@ -80,7 +84,8 @@ def measured(ours: Ours, model: GPT, page: Page, path: Path, rounds: int) -> Fig
     ids = ours.whole_context()
     found = torch.tensor(page.evaluate("ids => chatgot.logitsOf(ids)", ids.tolist()))
     speed = max(of_page)
-    matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() == 2)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    matrices = sum(layer.weight.numel() for layer in layers)  # the head's included
     return {
         "page_context_logits": largest(found - logits_of(model, ids)),
         "page_greedy_equal": equal,

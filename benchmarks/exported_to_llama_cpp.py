@@ -75,9 +75,7 @@ def difference(llama: httpx.Client, ids: Tensor, expected: Tensor) -> float:
 
     expected: ours, (V,).
     """
-    answer = ask(
-        llama, "/completion", prompt=ids.tolist(), n_predict=1, n_probs=TOP, **GREEDY
-    )
+    answer = ask(llama, "/completion", prompt=ids.tolist(), n_predict=1, n_probs=TOP, **GREEDY)
     (step,) = answer["completion_probabilities"]
     top = step["top_logprobs"]
     assert len(top) == TOP, top

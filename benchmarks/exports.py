@@ -33,9 +33,11 @@ def chromium() -> str | None:
 def exports(args: argparse.Namespace, folder: Path) -> Figures:
     """Measure the newest run's model in --folder, or a random one of --config's shape.
 
-    Raises: ConfigError where a program is missing.
+    Raises: ConfigError where a program is missing; UserError where the model is.
     """
     _check_programs()
+    if args.set and not args.config:
+        raise ConfigError("--set: there is no --config whose keys it could set")
     # here: without the packages above these modules may be missing what they import
     from benchmarks.exported_model import write_job
 
