@@ -79,7 +79,7 @@ def difference(llama: httpx.Client, ids: Tensor, expected: Tensor) -> float:
     (step,) = answer["completion_probabilities"]
     top = step["top_logprobs"]
     assert len(top) == TOP, top
-    return max(abs(token["logprob"] - float(expected[token["id"]])) for token in top)
+    return max(abs(float(token["logprob"]) - float(expected[token["id"]])) for token in top)
 
 
 def same_tokens(ours: Ours, llama: httpx.Client) -> Figures:

@@ -19,7 +19,8 @@ def main() -> None:
     """Export a model, read it with transformers, compare."""
     ours = Ours(read_job())
     folder = ours.export(HF, "fp32")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    theirs.eval()  # type: ignore[no-untyped-call] # untyped there
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 
     def difference(ids: Tensor) -> float:
@@ -39,7 +40,8 @@ def main() -> None:
 
     prompt = tokenizer(ours.prompt, return_tensors="pt")
     made = theirs.generate(**prompt, do_sample=False, max_new_tokens=ours.tokens_within)
-    text = tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    new = made[0, prompt["input_ids"].shape[1] :]
+    text = str(tokenizer.decode(new, skip_special_tokens=True))
     figures = {
         "parameters": ours.loaded.model.parameter_count(),
         "text": ours.windows.source,
