@@ -13,7 +13,7 @@ ADAMW = "training.optimizer=adamw"  # on both sides: added weights are always tr
 
 def lora(args: argparse.Namespace, folder: Path) -> Figures:
     """Train on from one checkpoint, all weights and the added ones in turn."""
-    base = _base(args, folder)
+    base = args.base or _base(args, folder)
     figures: Figures = {"rank": RANK, "base_mb": base.stat().st_size / 1e6}
     sides: dict[str, tuple[str, ...]] = {"all_weights": (), "lora": LORA}
     runs: dict[str, list[ScriptRun]] = {name: [] for name in sides}

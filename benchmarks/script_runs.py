@@ -24,6 +24,7 @@ QUIET = (
     "save_checkpoint_steps",
     "checkpoint_interval_minutes",
 )
+SMALL = 0.01  # below it a figure is shown with an exponent
 POLL_S = 0.1  # between two looks at the rows of a run that goes on
 
 Figures = dict[str, object]  # what a part has measured, by name; JSON can hold the values
@@ -219,7 +220,14 @@ def with_machine(figures: Mapping[str, object]) -> Figures:
 def show(figures: Mapping[str, object]) -> None:
     """Print a table of the figures."""
     for key, value in figures.items():
-        print(f"{key:34} {value:,.3f}" if isinstance(value, float) else f"{key:34} {value}")
+        print(f"{key:34} {_in_words(value)}")
+
+
+def _in_words(value: object) -> str:
+    """Return a figure as people read it: small numbers with an exponent."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1e}" if 0 < abs(value) < SMALL else f"{value:,.3f}"
 
 
 def write_json(figures: Mapping[str, object], output: Path) -> None:

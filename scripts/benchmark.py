@@ -78,6 +78,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "where checkpoints/ with the model lies",
     },
+    "base": {
+        "type": absolute,
+        "metavar": "FILE",
+        "help": "model to go on with (default: one of --config's shape, after two steps)",
+    },
     "clients": {"type": int, "default": 64, "help": "clients that ask at once"},
     "seconds": {"type": float, "default": 60.0, "help": "how long they ask"},
     "output": {"type": absolute, "help": "also write the figures as JSON to this file"},
@@ -171,8 +176,15 @@ PARTS = {
     "lora": Part(
         "adapters:lora",
         "tokens/s, memory and checkpoints of training only added weights, and of all weights",
-        ("config", "set", "steps", "rounds"),
+        ("config", "set", "base", "steps", "rounds"),
         {"config": "configs/models/chatgot_small_14M.yaml"},
+    ),
+    "exports": Part(
+        "exports:exports",
+        "a model of --folder, or a random one of --config's shape, exported: its logits, tokens "
+        "and texts in transformers, llama.cpp and a browser, and the speed of its page",
+        ("folder", "config", "set", "rounds"),
+        {"config": None},
     ),
     "gpu": Part(
         "gpu:gpu",
@@ -208,7 +220,7 @@ def add_options(parser: argparse.ArgumentParser, part: Part) -> None:
         default = part.defaults.get(name, settings.get("default"))
         if default not in (None, []):
             settings["help"] += f" (default: {default})"
-        if name == "config":
+        if name == "config" and default is not None:
             default = str(ROOT / str(default))
         if not settings.get("required"):
             settings["default"] = default
