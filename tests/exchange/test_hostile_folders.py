@@ -97,6 +97,15 @@ def test_a_number_that_is_none_is_refused(key, value, folder):
     assert key in refusal(folder)
 
 
+@pytest.mark.parametrize("value", [5, True, 0.5, "x", [5], [[]], {"a": 1}])
+@pytest.mark.parametrize(
+    "key", ["layer_types", "rope_scaling", "quantization_config", "auto_map", "architectures"]
+)
+def test_a_value_of_another_type_is_refused_by_name(key, value, folder):
+    change_json(folder / CONFIG, **{key: value})
+    assert f"{key} is " in refusal(folder)
+
+
 @pytest.mark.parametrize(
     "content",
     [
