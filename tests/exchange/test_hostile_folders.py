@@ -528,6 +528,11 @@ def test_a_tokenizer_that_is_none_is_refused(content, folder):
     assert "tokenizer.json" in refusal(folder)
 
 
+def test_a_tokenizer_that_takes_much_memory_is_not_parsed(folder):
+    (folder / "tokenizer.json").write_text('{"model": [' + "[]," * 11_000_000 + "0]}")
+    assert "lists and objects" in refusal(folder)
+
+
 @pytest.mark.parametrize(
     "part",
     [
