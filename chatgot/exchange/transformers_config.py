@@ -32,6 +32,7 @@ ALWAYS = {
     "auto_map": (None,),  # code that comes with the model
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
+    "is_causal": (True,),  # or else each token sees those after it, too
 }
 GPT2_ONLY = {
     "scale_attn_weights": (True,),
