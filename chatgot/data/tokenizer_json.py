@@ -13,6 +13,8 @@ from chatgot.data.vocabulary import END_OF_TEXT
 
 MOST_CHARACTERS = 1 << 25  # of a file; the largest that is known has 28 million
 MOST_TOKENS = 1 << 20
+MOST_PARTS = 1 << 20  # lists and objects; a merge is one
+MOST_VALUES = 1 << 22
 # Without other bytes, a few control characters and rare scripts cannot be written
 NEEDED_BYTES = frozenset({ord("\n"), *range(0x20, 0x7F), *range(0x80, 0xC0)})
 BYTES_OF_TEXT = frozenset({*range(0xC0), *range(0xC2, 0xF5)})  # in UTF-8
@@ -66,8 +68,7 @@ class ByteLevelTokenizer:
 
 def read_tokenizer_json(text: str) -> ByteLevelTokenizer:
     """Return what a tokenizer.json says. Raises: ValueError where it is of another kind."""
-    if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"it has {len(text)} characters, at most {MOST_CHARACTERS} are read")
+    check_size(text)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -115,6 +116,21 @@ def read_tokenizer_json(text: str) -> ByteLevelTokenizer:
         before,
         known_bytes,
     )
+
+
+def check_size(text: str) -> None:
+    """Refuse a file that is too large, or that takes far more memory as JSON than as text.
+
+    Raises: ValueError.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"it has {len(text)} characters, at most {MOST_CHARACTERS} are read")
+    parts = text.count("[") + text.count("{")
+    if parts > MOST_PARTS:
+        raise ValueError(f"it has {parts} lists and objects, at most {MOST_PARTS} are read")
+    values = text.count(",")
+    if values > MOST_VALUES:
+        raise ValueError(f"it has {values} values, at most {MOST_VALUES} are read")
 
 
 def byte_letters() -> dict[str, int]:

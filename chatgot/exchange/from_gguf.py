@@ -4,6 +4,7 @@ Letters: C width, D head size, H heads, R rows of a matrix, V rows of the embedd
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from chatgot.exchange.byte_level_bpe import (
 )
 from chatgot.exchange.gguf_header import GgufFile, Values, open_gguf, shown
 from chatgot.exchange.gguf_read_back import ACTIVATION, ARCHITECTURES
+from chatgot.exchange.stored_tensors import check_memory
 from chatgot.run.starting import Start
 
 # llama.cpp's names for the words of WORDS
@@ -85,6 +87,8 @@ def read_gguf(path: Path) -> Start:
         shape = _shape(file, architecture)
         names = _texts(file, "tokenizer.ggml.tokens")
         _check_shapes(file, architecture, shape, len(names))
+        # a file can have many bytes that take no place on the disk
+        check_memory(path, 4 * sum(math.prod(place.shape) for place in file.places.values()))
         tokens, vocabulary = _tokens(file, names)
         tensors = _tensors(file, architecture, shape)
     return Start(tensors, tokens, "gguf", shape, vocabulary)

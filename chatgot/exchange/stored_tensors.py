@@ -172,7 +172,7 @@ def read_pieces(
         raise ImportRejected(
             f"{stored.path_of(name)}: {shown(name)} is {what} that a model of ChatGoT does not have"
         )
-    _check_memory(stored.folder, 4 * sum(math.prod(piece.shape) for piece in pieces))
+    check_memory(stored.folder, 4 * sum(math.prod(piece.shape) for piece in pieces))
     return {
         name: torch.cat([stored.read(piece) for piece in some]).contiguous()
         if len(some) > 1
@@ -181,11 +181,14 @@ def read_pieces(
     }
 
 
-def _check_memory(folder: Path, needed: int) -> None:
-    """Check that weights fit into the memory that is free. Raises: ImportRejected."""
+def check_memory(path: Path, needed: int) -> None:
+    """Check that weights fit into the memory that is free. Raises: ImportRejected.
+
+    path: of what holds them. needed: bytes.
+    """
     for free, _ in memory_limits(torch.device("cpu")):
         if needed > free:
             raise ImportRejected(
-                f"{folder}: its weights need {needed / GIB:.1f} GiB in fp32, "
+                f"{path}: its weights need {needed / GIB:.1f} GiB in fp32, "
                 f"{free / GIB:.1f} GiB of memory are free"
             )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from chatgot.data.subwords import Subwords
-from chatgot.data.tokenizer_json import MOST_CHARACTERS
+from chatgot.data.tokenizer_json import MOST_CHARACTERS, check_size
 from chatgot.errors import ImportRejected
 from chatgot.exchange.character_tokenizer import characters_of
 from chatgot.exchange.model_folder import Json, is_there, json_object, read_json, read_text
@@ -40,7 +40,12 @@ def _tokenizer_json(folder: Path) -> str:
             f"{path}: is missing; other files of tokenizers are not read: "
             "save_pretrained of transformers' tokenizer writes it"
         )
-    return read_text(path, MOST_BYTES)
+    text = read_text(path, MOST_BYTES)
+    try:
+        check_size(text)
+    except ValueError as error:
+        raise ImportRejected(f"{path}: {error}") from error
+    return text
 
 
 def _subwords(folder: Path, text: str, end_of_text: str | None) -> Subwords:

@@ -32,6 +32,7 @@ ALWAYS = {
     "auto_map": (None,),  # code that comes with the model
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
+    "is_causal": (True,),  # or else each token sees those after it, too
 }
 GPT2_ONLY = {
     "scale_attn_weights": (True,),
@@ -181,11 +182,11 @@ def _llama(config: TheirConfig, family: str) -> dict[str, Any]:
 def _check_windows(config: TheirConfig, family: str) -> None:
     """Check that each token sees all before it. Raises: ImportRejected."""
     kinds = config.content.get("layer_types")
-    if kinds is not None and not (
-        isinstance(kinds, list) and all(kind == "full_attention" for kind in kinds)
-    ):
-        odd = next((k for k in kinds if k != "full_attention"), kinds) if kinds else kinds
-        raise config.refuse("layer_types", odd, NOT_HERE)
+    if kinds is not None and not isinstance(kinds, list):
+        raise config.refuse("layer_types", kinds, NOT_HERE)
+    for kind in kinds or ():
+        if kind != "full_attention":
+            raise config.refuse("layer_types", kind, NOT_HERE)
     window = config.content.get("sliding_window")
     # Qwen says how long a window would be, and with `use_sliding_window` that there is none
     if family == "llama" and window is not None:

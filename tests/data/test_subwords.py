@@ -426,6 +426,16 @@ def test_a_file_that_is_too_large_is_not_parsed(monkeypatch):
         Subwords.from_json(tokenizer_json())
 
 
+@pytest.mark.parametrize("part", ["[]", "{}", "0"])
+def test_a_file_of_too_many_parts_is_not_parsed(part, monkeypatch):
+    """As JSON, they take twenty times the memory of their text."""
+    monkeypatch.setattr(chatgot.data.tokenizer_json, "MOST_PARTS", 50)
+    monkeypatch.setattr(chatgot.data.tokenizer_json, "MOST_VALUES", 100)
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(ValueError, match=r"at most (50|100) are read"):
+        Subwords.from_json("[" + ",".join([part] * 102) + "]")
+
+
 def test_too_many_tokens_are_refused(monkeypatch):
     monkeypatch.setattr(chatgot.data.tokenizer_json, "MOST_TOKENS", 300)
     with pytest.raises(ValueError, match="at most 300 are read"):

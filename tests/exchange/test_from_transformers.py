@@ -311,6 +311,8 @@ def test_the_end_of_a_text_is_what_the_files_say(files, expected, saved, tmp_pat
         ("llama", {"sliding_window": 64}, "sliding_window is 64"),
         ("llama", {"num_key_value_heads": 3}, "must be a multiple of n_kv_head"),
         ("qwen3", {"use_sliding_window": True}, "use_sliding_window is true"),
+        ("gpt", {"is_causal": False}, "is_causal is false"),
+        ("qwen3", {"is_causal": False}, "is_causal is false"),
         ("qwen3", {"layer_types": ["sliding_attention"] * 2}, 'layer_types is "sliding_attention"'),
         ("qwen3", {"head_dim": 5}, "must be even"),
         ("qwen3", {"model_type": "llama", "architectures": ...}, "k_norm.weight"),

@@ -98,6 +98,15 @@ def test_a_number_that_is_none_is_refused(key, value, folder):
     assert key in refusal(folder)
 
 
+@pytest.mark.parametrize("value", [5, True, 0.5, "x", [5], [[]], {"a": 1}])
+@pytest.mark.parametrize(
+    "key", ["layer_types", "rope_scaling", "quantization_config", "auto_map", "architectures"]
+)
+def test_a_value_of_another_type_is_refused_by_name(key, value, folder):
+    change_json(folder / CONFIG, **{key: value})
+    assert f"{key} is " in refusal(folder)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -557,6 +566,11 @@ def test_code_of_a_folder_does_not_run(folder):
 def test_a_tokenizer_that_is_none_is_refused(content, folder):
     (folder / "tokenizer.json").write_bytes(content)
     assert "tokenizer.json" in refusal(folder)
+
+
+def test_a_tokenizer_that_takes_much_memory_is_not_parsed(folder):
+    (folder / "tokenizer.json").write_text('{"model": [' + "[]," * 11_000_000 + "0]}")
+    assert "lists and objects" in refusal(folder)
 
 
 @pytest.mark.parametrize(

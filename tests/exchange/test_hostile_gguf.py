@@ -436,6 +436,14 @@ def test_large_numbers_allocate_nothing(raw, tmp_path, numbers):
     refused(raw.write(tmp_path / "model.gguf"))
 
 
+def test_weights_that_do_not_fit_the_memory_are_refused(small, monkeypatch):
+    """A file can be far longer than the place that it takes on the disk."""
+    monkeypatch.setattr(
+        "chatgot.exchange.stored_tensors.memory_limits", lambda device: [(1000, 1000)]
+    )
+    refused(small, "of memory are free")
+
+
 # --------------------------------------------------------------------------------------------------
 # Tokens
 
