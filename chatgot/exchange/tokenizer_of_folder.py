@@ -11,6 +11,7 @@ from chatgot.exchange.model_folder import Json, is_there, json_object, read_json
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
+SHOWN = 60  # characters of an odd value in a message
 MOST_BYTES = 2 * MOST_CHARACTERS
 Tokens = tuple[list[str], Subwords | None]
 
@@ -24,6 +25,7 @@ def read_tokens(folder: Path, config: Json) -> Tokens:
     characters = characters_of(text)
     if characters is not None:
         return characters.tokens, None
+    _refuse_first_token(folder, text)
     subwords = _subwords(folder, text, _end_of_text(folder, config, text))
     return subwords.tokens, subwords
 
@@ -46,6 +48,23 @@ def _tokenizer_json(folder: Path) -> str:
     except ValueError as error:
         raise ImportRejected(f"{path}: {error}") from error
     return text
+
+
+def _refuse_first_token(folder: Path, text: str) -> None:
+    """Refuse a tokenizer that puts tokens around a text: nothing of ours would put them there.
+
+    Raises: ImportRejected.
+    """
+    path = folder / TOKENIZER
+    last_step = json_object(text, path).get("post_processor")
+    steps = last_step.get("processors") if isinstance(last_step, dict) else None
+    for step in steps if isinstance(steps, list) else [last_step]:
+        kind = step.get("type") if isinstance(step, dict) else step
+        if kind not in (None, "ByteLevel"):
+            raise ImportRejected(
+                f"{path}: post_processor is {str(kind)[:SHOWN]!r}: the model wants tokens around "
+                "each text, ChatGoT cannot compute that"
+            )
 
 
 def _subwords(folder: Path, text: str, end_of_text: str | None) -> Subwords:
