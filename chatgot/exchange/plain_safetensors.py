@@ -21,7 +21,7 @@ from torch import Tensor
 
 from chatgot.config import ModelConfig
 from chatgot.data.vocabulary import Characters
-from chatgot.errors import ImportRejected
+from chatgot.errors import ExportImpossible, ImportRejected
 from chatgot.exchange.formats import Dtype, Said
 from chatgot.exchange.plain_forward import (
     PlainBlock,
@@ -51,11 +51,19 @@ class PlainSafetensors:
     dtypes: tuple[Dtype, ...] = ("fp32", "fp16", "bf16")
 
     def write(self, loaded: LoadedModel, dtype: Dtype, folder: Path) -> list[str]:
-        """Write all files of a model into an empty folder; return nothing to know."""
+        """Write all files of a model into an empty folder; return nothing to know.
+
+        Raises: ExportImpossible for weights that are too large for fp16.
+        """
         tensors = {
             name: tensor.to("cpu", TORCH_DTYPES[dtype]).contiguous()
             for name, tensor in loaded.model.state_dict().items()
         }
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise ExportImpossible(
+                    f"safetensors: {name} has values that {dtype} cannot hold; use --dtype fp32"
+                )
         model = loaded.config.model
         if model.tie_embeddings:
             del tensors[HEAD]

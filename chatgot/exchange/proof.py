@@ -19,6 +19,10 @@ from chatgot.model.gpt import GPT, evaluating
 from chatgot.sampling.loading import LoadedModel
 
 LARGEST_DIFFERENCE = 1e-4  # of two logits
+# How far a right rounding moves a weight, as a share of the largest of its row; twice as much is
+# accepted. q8_0: half a step of 127
+FARTHEST: dict[Dtype, float] = {"fp16": 2**-11, "bf16": 2**-9, "q8_0": 1 / 254}
+SMALLEST = 1e-5  # what fp16, and q8_0's scales in it, may lose of weights near zero
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ def prove(
     if not held_out.windows:
         raise ProofFailed("the proof failed: there is no text to compare on")
     rounded = exported_as.as_rounded(loaded.model, dtype)
+    if rounded is not loaded.model:
+        _check_rounding(loaded.model, rounded, dtype)
     # in fp64, as what is read back: sums of fp32 in another order would hide small errors
     exact = copy.deepcopy(rounded).double()
     difference = 0.0
@@ -105,6 +111,22 @@ def prove(
         changes, gaps = zip(*rounding, strict=True)
         costs = Rounding(max(changes), sum(gaps) / max(1, predicted))
     return Proof(len(held_out.windows), tokens, held_out.source, difference, largest_logit, costs)
+
+
+def _check_rounding(model: GPT, rounded: GPT, dtype: Dtype) -> None:
+    """Raise ProofFailed unless each weight is about what it was before it was rounded.
+
+    The files are compared with the rounded model, which the same code has rounded.
+    """
+    for (name, before), after in zip(model.named_parameters(), rounded.parameters(), strict=True):
+        largest = before.abs().amax(dim=-1, keepdim=True)  # of each row
+        moved = (after - before).abs()
+        if not bool((moved <= 2 * FARTHEST[dtype] * largest + SMALLEST).all()):
+            raise ProofFailed(
+                f"the proof failed: rounded to {dtype}, {name} is not what it was: "
+                f"a weight moved by up to {float(moved.max()):.2g}, "
+                f"the largest is {float(largest.max()):.2g}"
+            )
 
 
 def _compare_said(found: Said, loaded: LoadedModel) -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from chatgot.config import ModelConfig
-from chatgot.errors import ImportRejected
+from chatgot.errors import ExportImpossible, ImportRejected
 from chatgot.exchange.plain_safetensors import SAFETENSORS
 from chatgot.model.gpt import evaluating
 
@@ -66,6 +66,13 @@ def test_config_and_vocabulary_say_all_that_a_reader_needs(tmp_path):
     assert vocabulary == {"kind": "characters", "tokens": loaded.vocabulary.tokens}
     text = "KING:\nMy lord.\n<|endoftext|>\nQ"
     assert SAFETENSORS.open(tmp_path).encode(text) == loaded.vocabulary.encode(text)
+
+
+def test_weight_too_large_for_fp16_is_refused_by_name(tmp_path):
+    loaded = exported.loaded(tmp_path)
+    loaded.model.norm.weight[3] = 1e6
+    with pytest.raises(ExportImpossible, match=r"norm.weight has values that fp16 cannot hold"):
+        SAFETENSORS.write(loaded, "fp16", tmp_path)
 
 
 def test_commands_read_the_weights(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chatgot.errors import ProofFailed
-from chatgot.exchange import gguf_tensors, html_page, to_gguf
+from chatgot.exchange import gguf_tensors, html_page, html_weights, to_gguf
 from chatgot.exchange.exporting import export
 from chatgot.exchange.formats import Format
 from chatgot.exchange.held_out import windows_for
@@ -115,6 +115,13 @@ def test_other_context_in_a_page_fails_the_proof(tmp_path, monkeypatch):
 
     monkeypatch.setattr(html_page, "_about", spoilt)
     check_failure("qwen3", format_named("html"), tmp_path, "context 64, the model has 32")
+
+
+def test_wrong_rounding_fails_the_proof(tmp_path, monkeypatch):
+    monkeypatch.setattr(html_weights, "LARGEST", 40)
+    loaded = plain_models.loaded_model("qwen3", ALPHABET)
+    with pytest.raises(ProofFailed, match=r"rounded to q8_0, token_embedding.weight is not what"):
+        export(loaded, format_named("html"), "q8_0", tmp_path / "out", windows_for(loaded))
 
 
 @pytest.mark.parametrize(("key", "value"), [("vocab_size", 7), ("end_of_text_id", 7)])
