@@ -1,14 +1,18 @@
 """Measure what training only added weights (LoRA) saves: memory, time, and bytes on disk."""
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 
+from benchmarks.peers import ratio
 from benchmarks.script_runs import Figures, ScriptRun, run_script
 
 RANK = 8
 LORA = (f"training.lora.rank={RANK}",)
-ADAMW = "training.optimizer=adamw"  # on both sides: added weights are always trained by it
+# On both sides: added weights are always trained by AdamW, and whether compiling pays is decided by
+# a measurement, which may decide otherwise for each
+SAME = ("training.optimizer=adamw", "training.compile=false")
 
 
 def lora(args: argparse.Namespace, folder: Path) -> Figures:
@@ -20,7 +24,7 @@ def lora(args: argparse.Namespace, folder: Path) -> Figures:
     saved: dict[str, float] = {}
     for _ in range(args.rounds):
         for name, settings in sides.items():
-            settings = (*args.set, ADAMW, *settings)
+            settings = (*SAME, *args.set, *settings)
             run = run_script(folder, args.config, args.steps, *settings, init_from=base)
             runs[name].append(run)
             saved[name] = run.saved_bytes / 1e6
@@ -28,13 +32,20 @@ def lora(args: argparse.Namespace, folder: Path) -> Figures:
         figures[f"{name}_tokens_per_s"] = max(run.tokens_per_s for run in of_side)
         figures[f"{name}_peak_mib"] = min(run.peak_mib for run in of_side)
         figures[f"{name}_checkpoint_mb"] = saved[name]
-    return figures
+    of_all, of_lora = runs.values()
+    figures |= ratio(
+        "lora_over_all_weights",
+        [run.tokens_per_s for run in of_lora],
+        [run.tokens_per_s for run in of_all],
+    )
+    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+    return figures | {"load_average": load}
 
 
 def _base(args: argparse.Namespace, folder: Path) -> Path:
     """Return a checkpoint of the configuration, after two steps."""
     kept = folder / "base"
     kept.mkdir()
-    run_script(kept, args.config, 2, *args.set, ADAMW, keep_checkpoints=True)
+    run_script(kept, args.config, 2, *SAME, *args.set, keep_checkpoints=True)
     (made,) = (kept / "checkpoints").glob("*_step_2.pt")
     return Path(shutil.move(made, kept / made.name))
