@@ -14,11 +14,15 @@ Dtype = Literal["fp32", "fp16", "bf16", "q8_0"]
 
 @dataclass(frozen=True)
 class Said:
-    """What the written files say that no logit shows; context: tokens."""
+    """What the written files say that no logit shows.
+
+    context: tokens. chat_template: in Jinja; None: the format has none.
+    """
 
     context: int
     vocab_size: int
     end_of_text_id: int
+    chat_template: str | None = None
 
 
 class Opened(Protocol):

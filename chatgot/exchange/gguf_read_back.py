@@ -90,7 +90,8 @@ def _said(fields: dict[str, Any], model: PlainModel) -> Said:
     _expect(f"{tokenizer}.add_eos_token", fields, False)
     if fields[f"{tokenizer}.token_type"][end] != CONTROL:
         raise ValueError("the end of a text is no control token")
-    return Said(fields[f"{architecture}.context_length"], sizes["vocab_size"], end)
+    context = fields[f"{architecture}.context_length"]
+    return Said(context, sizes["vocab_size"], end, fields["tokenizer.chat_template"])
 
 
 def _expect(name: str, fields: dict[str, Any], expected: object) -> None:

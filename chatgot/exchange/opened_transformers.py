@@ -181,7 +181,7 @@ def _said(config: Config, settings: Config, generation: Config, tokenizer: Token
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         _expect(f"{GENERATION_CONFIG}: {name}", generation[name], end)
     _expect(f"{TOKENIZER}: what is shown of the end of a text", tokenizer.decode([end]), "")
-    return Said(context, config["vocab_size"], end)
+    return Said(context, config["vocab_size"], end, settings["chat_template"])
 
 
 def _gpt2(config: Config, tensors: _Tensors) -> PlainModel:

@@ -4,12 +4,14 @@ Letters: T tokens, V vocabulary.
 """
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torch import Tensor
 
 from chatgot.errors import ProofFailed, UserError
@@ -17,6 +19,8 @@ from chatgot.exchange.formats import Dtype, Format, Opened, Said
 from chatgot.exchange.held_out import Window, Windows
 from chatgot.model.gpt import GPT, evaluating
 from chatgot.sampling.loading import LoadedModel
+from chatgot.sampling.speakers import default_pair
+from chatgot.sampling.speeches import Speech, prompt_text
 
 LARGEST_DIFFERENCE = 1e-4  # of two logits
 # How far a right rounding moves a weight, as a share of the largest of its row; twice as much is
@@ -137,11 +141,39 @@ def _compare_said(found: Said, loaded: LoadedModel) -> None:
         end_of_text_id=loaded.vocabulary.end_of_text_id,
     )
     for name, value in asdict(expected).items():
-        said = getattr(found, name)
+        said = getattr(replace(found, chat_template=None), name)
         if said != value:
             raise ProofFailed(
                 f"the proof failed: the files say {name} {said!r}, the model has {value!r}"
             )
+    if found.chat_template is not None:
+        _compare_prompt(found.chat_template, loaded)
+
+
+def _compare_prompt(template: str, loaded: LoadedModel) -> None:
+    """Raise ProofFailed unless the written template makes our prompt of three speakers' talk."""
+    user, character = default_pair(loaded.speakers)
+    speeches = [
+        Speech("", "ACT I"),
+        Speech(user, 'Who\'s "there"?\nSay {{ it }}.'),
+        Speech("MESSENGER", "I, my lord: — é 漢字 🐉"),
+        Speech(character, "Then speak.  "),
+        Speech(user, "..."),
+    ]
+    roles = ("system", "user", "user", "assistant", "user")
+    messages: list[dict[str, str]] = []
+    for role, speech in zip(roles, speeches, strict=True):
+        named = {"name": speech.name} if speech.name == "MESSENGER" else {}
+        messages.append({"role": role, "content": speech.text, **named})
+    jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    try:
+        prompt = jinja.from_string(template).render(messages=messages, add_generation_prompt=True)
+    except (TemplateError, TypeError) as error:
+        raise ProofFailed(f"the proof failed: the chat template breaks: {error}") from error
+    if prompt != prompt_text(speeches, character):
+        raise ProofFailed(
+            "the proof failed: the chat template makes another prompt of a conversation"
+        )
 
 
 def _compare_ids(opened: Opened, window: Window, loaded: LoadedModel) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chatgot.errors import ProofFailed
-from chatgot.exchange import gguf_tensors, html_page, html_weights, to_gguf
+from chatgot.exchange import gguf_tensors, html_page, html_weights, to_gguf, to_transformers
 from chatgot.exchange.exporting import export
 from chatgot.exchange.formats import Format
 from chatgot.exchange.held_out import windows_for
@@ -103,6 +103,23 @@ def test_tensor_that_llama_cpp_reads_otherwise_fails_the_proof(
 
     monkeypatch.setattr(to_gguf, "tensors_in_gguf", spoilt)
     check_failure(kind, format_named("gguf"), tmp_path, words)
+
+
+@pytest.mark.parametrize("name", ["hf", "gguf"])
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("\\n\\n", "\\n", "another prompt"),
+        ("KING", "QUEEN", "another prompt"),
+        ("endfor", "endwhile", "breaks"),
+    ],
+)
+def test_mistake_in_a_chat_template_fails_the_proof(tmp_path, monkeypatch, name, old, new, words):
+    module = {"hf": to_transformers, "gguf": to_gguf}[name]
+    right = module.jinja_template
+    assert old in right("KING", "QUEEN")
+    monkeypatch.setattr(module, "jinja_template", lambda *who: right(*who).replace(old, new))
+    check_failure("qwen3", format_named(name), tmp_path, words)
 
 
 def test_other_context_in_a_page_fails_the_proof(tmp_path, monkeypatch):
