@@ -26,7 +26,7 @@ from chatgot.exchange.gguf_header import open_gguf
 from chatgot.exchange.to_gguf import FILE
 
 MOST_MEMORY = 50 << 20  # bytes that reading a lie may take
-LONGEST = 2.0  # seconds; the machine may be busy
+LONGEST = 2.0  # seconds of CPU; counting memory makes it several times slower
 HUGE = (1 << 64) - 1
 TEXT_KEY = "general.name"
 
@@ -48,14 +48,14 @@ def raw(small) -> RawGguf:
 def little_is_used():
     """Check that a block takes little time and memory."""
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()
     try:
         with parts.at_once():
             yield
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - began < LONGEST
+    assert time.process_time() - began < LONGEST
     assert peak < MOST_MEMORY
 
 
@@ -457,7 +457,7 @@ def test_no_tokens_are_refused(raw, tmp_path):
 def test_more_tokens_than_rows_are_refused_at_once(raw, tmp_path, monkeypatch):
     """Before they are read as a tokenizer."""
     raw.remove("llama.vocab_size")
-    raw.set("tokenizer.ggml.tokens", ARRAY, (STRING, [str(i) for i in range(100_000)]))
+    raw.set("tokenizer.ggml.tokens", ARRAY, (STRING, [str(i) for i in range(20_000)]))
     monkeypatch.setattr(Subwords, "from_json", None)
     refused(raw.write(tmp_path / "model.gguf"), "token_embd.weight has the shape")
 
