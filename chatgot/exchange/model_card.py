@@ -1,7 +1,8 @@
 """What does the README.md of an export say? A model card, as Hugging Face's pages show it.
 
 It says nothing of the training text but its hash and size, and no speaker's name but the default
-pair. Source of the front matter: https://huggingface.co/docs/hub/model-cards
+pair and those of `data.learn_from`.
+Source of the front matter: https://huggingface.co/docs/hub/model-cards
 """
 
 import re
