@@ -95,11 +95,14 @@ def _with_imported_shape(
     Keys that the user sets stay as they are: they are compared with the run's, as all others.
     Raises: CheckpointRejected.
     """
-    imported = stored.get("imported", {}).get("keys", [])
-    keys = [key for key in imported if f"model.{key}" not in named_by_set]
-    if not keys:
+    imported = stored.get("imported")
+    if imported is None:
         return config
-    return with_shape_of(config, stored_config(stored, path).model.model_dump(), keys)
+    keys = [key for key in imported["keys"] if f"model.{key}" not in named_by_set]
+    context = imported["context"]
+    if f"model.{CONTEXT}" in named_by_set:
+        context = config.model.max_seq_length
+    return with_shape_of(config, stored_config(stored, path).model.model_dump(), keys, context)
 
 
 def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any], Path]:
@@ -439,7 +442,8 @@ def start_from(run: Run, start: Start, path: Path) -> None:
     Raises: CheckpointRejected when nothing matches; then the model is as it was.
     """
     if start.binds_yaml:
-        run.imported = {"kind": start.kind, "keys": sorted(start.shape.keys() - {CONTEXT})}
+        keys = sorted(start.shape.keys() - {CONTEXT})
+        run.imported = {"kind": start.kind, "keys": keys, "context": start.shape[CONTEXT]}
     if has_lora(run.model):
         _start_on_top(run, start, path)
         return

@@ -87,7 +87,14 @@ class Start:
             )
 
 
-def with_shape_of(config: Config, stored_model: Mapping[str, Any], keys: Collection[str]) -> Config:
-    """Return a configuration whose model has the shape that an imported model gave to its run."""
+def with_shape_of(
+    config: Config, stored_model: Mapping[str, Any], keys: Collection[str], context: int
+) -> Config:
+    """Return a configuration whose model has the shape that an imported model gave to its run.
+
+    context: the longest one of that model.
+    """
     kept = {key: stored_model[key] for key in keys if key in stored_model}
+    if config.model.max_seq_length > context:
+        kept[CONTEXT] = context
     return config.model_copy(update={"model": config.model.model_copy(update=kept)})
