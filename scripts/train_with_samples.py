@@ -147,13 +147,8 @@ def request_of(args: argparse.Namespace) -> "Request":
         minutes,
         tuple(args.set),
         resumes=args.resume_from is not None,
-        imports=args.init_from is not None and is_from_elsewhere(args.init_from),
+        imports=args.init_from is not None,
     )
-
-
-def is_from_elsewhere(path: Path) -> bool:
-    """Return whether a run that starts from this path takes over the shape of its model."""
-    return path.is_dir() or path.suffix == ".gguf"
 
 
 def refuse_lora_on_nothing(args: argparse.Namespace, config: "Config") -> None:
@@ -180,14 +175,19 @@ def refuse_mistakes(argv: list[str]) -> None:
     from chatgot.config_file import load_config
     from chatgot.data.own_text import check_request
     from chatgot.data.text_file import check_text_file
-    from chatgot.errors import UserError
+    from chatgot.errors import ConfigError, UserError
     from chatgot.logs.logging_setup import setup_console
 
     try:
         if args.text is not None:
             check_request(request_of(args))
             return
-        config, _ = load_config(args.config, args.set)
+        try:
+            config, _ = load_config(args.config, args.set)
+        except ConfigError:
+            if args.init_from is None:
+                raise
+            return  # it may fit the shape of that model, which is read later
         refuse_lora_on_nothing(args, config)
         if config.data.path is not None:
             check_text_file(Path(config.data.path))
@@ -281,7 +281,7 @@ def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment
     Raises: ConfigError, CheckpointRejected, StorageError.
     """
     if args.text is None:
-        if start is None:
+        if start is None or not start.binds_yaml:
             return experiment_of(args.config, args.set)
         return experiment_with_shape(args, start)
     request = request_of(args)
@@ -291,7 +291,7 @@ def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment
         return experiment_of(yaml, [*args.set, *text_has_moved(yaml, args.text)])
     if not args.dry_run:
         probe_folders(paths_of(request))
-    if start is not None and start.shape:
+    if start is not None:
         request = fine_tuning(request, start, args.init_from)
     vocabulary = None if start is None else start.vocabulary
     choice = choose(request, vocabulary, args.dry_run)
@@ -305,8 +305,10 @@ def experiment_with_shape(args: argparse.Namespace, start: Start) -> Experiment:
     """
     overrides = [*start.overrides, *args.set]
     context = experiment_of(args.config, overrides).config.model.max_seq_length
-    experiment = experiment_of(args.config, [*start.context_override(context), *overrides])
+    experiment = experiment_of(args.config, [*start.shorter_context(context), *overrides])
     start.check_shape(experiment.config, args.init_from)
+    if experiment.config.model.max_seq_length < context:
+        logger.warning("%s", context_line(experiment.config, context, args.init_from))
     try:
         load_config(args.config, args.set)
     except ConfigError:  # what the user sets fits that shape alone
@@ -316,16 +318,27 @@ def experiment_with_shape(args: argparse.Namespace, start: Start) -> Experiment:
 
 
 def fine_tuning(request: "Request", start: Start, path: Path) -> "Request":
-    """Return a request with the shape of the model that its run starts from.
+    """Return a request with the shape of the model that its run starts from, if it has one.
 
     Raises: ConfigError.
     """
-    request = replace(request, imports=True, shape=tuple(start.overrides))
+    if not start.shape:  # weights alone: the recipe gives the shape
+        return replace(request, imports=False)
+    request = replace(request, shape=tuple(start.overrides))
     context = recipe(request, FINE_TUNING).model.max_seq_length
-    shape = (*start.context_override(context), *request.shape)
+    shape = (*start.shorter_context(context), *request.shape)
     request = replace(request, shape=shape)
-    start.check_shape(recipe(request, FINE_TUNING), path)
+    config = recipe(request, FINE_TUNING)
+    start.check_shape(config, path)
+    if config.model.max_seq_length < context:
+        logger.info("%s", context_line(config, context, path))
     return request
+
+
+def context_line(config: Config, asked: int, path: Path) -> str:
+    """Return which context a run has instead of the one that was asked for, and why."""
+    context = config.model.max_seq_length
+    return f"model.max_seq_length: {context} instead of {asked}, which {path} was not trained with"
 
 
 def experiment_of(yaml: Path, overrides: list[str]) -> Experiment:
@@ -441,7 +454,8 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
     best = is_new_best(run)
     full = ""
     if full_loss is not None:
-        full = f" | val_loss_full {full_loss:.4f} over every validation token"
+        which = "" if run.config.data.learn_from is None else " that is learned from"
+        full = f" | val_loss_full {full_loss:.4f} over every validation token{which}"
     logger.info(
         "step %d | val_loss %.4f%s%s",
         step,
@@ -634,6 +648,7 @@ def run_training(args: argparse.Namespace) -> int:
         for note in notes:
             note.log()
     run, point, remarks = prepare(args, experiment, start)
+    del start  # its weights are in the model now
     if args.dry_run:
         lines = [*(note.text for note in notes), *estimate(run)]
         write_to_stdout([f"{line}\n".encode() for line in lines])
@@ -652,7 +667,8 @@ def run_training(args: argparse.Namespace) -> int:
         if paths.chosen_yaml is not None:
             experiment = replace(experiment, yaml=paths.chosen_yaml)
             remarks.append(f"settings in {experiment.yaml}")
-            remarks.append(f"the same run again: {command_with(experiment)}")
+            begins = [] if args.init_from is None else ["--init_from", str(args.init_from)]
+            remarks.append(f"the same run again: {command_with(experiment, *begins)}")
         # here too, so that an error stands in this run's log, above the command that resumes it
         exit_code = with_exit_code(lambda: train_in_folder(run, point, remarks, paths))
         say_how_to_go_on(experiment, run, None if point is None else point.path, exit_code)

@@ -63,7 +63,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "tokenizer": str,  # of subwords: the tokenizer.json
     "end_of_text": str,  # of subwords: the name of the token that ends a document
     "speakers": list,  # who speaks in the training part: dicts with the keys of SPEAKER_KEYS
-    "imported": dict,  # of a model from elsewhere: `kind`, and the `keys` of the shape it gave
+    "imported": dict,  # of a model from elsewhere: `kind`, `keys` of its shape, longest `context`
     "data_sha256": str,
     "data_tokens": int,  # of the whole text, held-out part included
     "project_version": str,
@@ -522,10 +522,12 @@ def _is_speaker(value: object) -> bool:
 
 
 def _is_import(value: object) -> bool:
-    """Return whether this says what was imported: a kind, and the names of keys of `model`."""
+    """Return whether this says what was imported: a kind, names of keys of `model`, a context."""
     if value is None:
         return True
-    if not isinstance(value, dict) or value.keys() != {"kind", "keys"}:
+    if not isinstance(value, dict) or value.keys() != {"kind", "keys", "context"}:
+        return False
+    if not _is_count(value["context"]):
         return False
     keys = value["keys"]
     if not (isinstance(value["kind"], str) and isinstance(keys, list)):

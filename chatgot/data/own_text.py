@@ -136,15 +136,18 @@ def context_for(request: Request, config: Config, n_tokens: int) -> int | None:
     return T
 
 
-def refuse_short(request: Request, smallest: Config, n_tokens: int) -> None:
+def refuse_short(
+    request: Request, smallest: Config, n_tokens: int, unit: str = "characters"
+) -> None:
     """Refuse a text that is too short for the smallest recipe.
 
-    Raises: ConfigError with the characters found and needed.
+    unit: what the tokens are called.
+    Raises: ConfigError with the tokens found and needed.
     """
     if context_for(request, smallest, n_tokens):
         return
     raise ConfigError(
-        f"{request.text}: {n_tokens} characters, at least {_least_length(request, smallest)} "
+        f"{request.text}: {n_tokens} {unit}, at least {_least_length(request, smallest)} "
         "are needed to train on; give a longer text"
     )
 

@@ -14,6 +14,7 @@ from tokenizers import Regex, pre_tokenizers
 NORMAL = 1  # types of tokens, as GGUF numbers them
 CONTROL = 3  # adds nothing to a text
 USER_DEFINED = 4  # a text of its own, which is found before all others
+UNUSED = 5  # stands for nothing
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _QWEN2 = (

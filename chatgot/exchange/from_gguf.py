@@ -22,19 +22,20 @@ from chatgot.exchange.byte_level_bpe import (
     CONTROL,
     IGNORES_MERGES,
     NORMAL,
+    UNUSED,
     USER_DEFINED,
     WORDS,
     letters_of_bytes,
 )
 from chatgot.exchange.gguf_header import GgufFile, Values, open_gguf, shown
 from chatgot.exchange.gguf_read_back import ACTIVATION, ARCHITECTURES
+from chatgot.exchange.gguf_vocabulary import padding_name
 from chatgot.exchange.stored_tensors import check_memory
 from chatgot.run.starting import Start
 
 # llama.cpp's names for the words of WORDS
 OTHER_NAMES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 BEGINS_TEXTS = frozenset({"llama-bpe"})  # llama.cpp puts a token before texts, if no key says no
-UNUSED = 5  # the type of a token that stands for nothing
 TYPES = frozenset({NORMAL, CONTROL, USER_DEFINED, UNUSED})
 # Keys of an architecture, without its name, and our own
 SHAPE_KEYS = {
@@ -209,6 +210,11 @@ def _tokens(file: GgufFile, names: list[str]) -> tuple[list[str], Subwords | Non
             f"{file.path}: tokenizer.ggml.add_bos_token is not false: the model wants a token "
             "before each text, ChatGoT cannot compute that"
         )
+    count = len(names)  # without the rows of the embedding that are no token
+    while count and types[count - 1] == UNUSED and names[count - 1] == padding_name(count - 1):
+        count -= 1
+    names = names[:count]
+    types = types[:count]
     characters = _characters(names, types)
     if characters is not None:
         return [END_OF_TEXT, *characters], None

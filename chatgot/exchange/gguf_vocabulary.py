@@ -6,7 +6,7 @@ becomes its token, wherever llama.cpp cuts the text into words.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -16,6 +16,7 @@ from chatgot.exchange.byte_level_bpe import (
     CONTROL,
     IGNORES_MERGES,
     NORMAL,
+    UNUSED,
     USER_DEFINED,
     WORDS,
     letters_of_bytes,
@@ -48,6 +49,23 @@ def tokens_in_gguf(vocabulary: Vocabulary) -> TokensInGguf:
         return _characters(vocabulary)
     # only subwords have a file of their own
     return _subwords(json.loads(vocabulary.json), vocabulary.tokens)  # type: ignore[attr-defined]
+
+
+def padded(tokens: TokensInGguf, rows: int) -> TokensInGguf:
+    """Return the tokens with one more for each further row of the embedding: llama.cpp wants that.
+
+    Their names are those that llama.cpp's own conversion gives them.
+    """
+    names = list(tokens.names)
+    while len(names) < rows:
+        names.append(padding_name(len(names)))
+    types = tokens.types + [UNUSED] * (len(names) - len(tokens.names))
+    return replace(tokens, names=names, types=types)
+
+
+def padding_name(i: int) -> str:
+    """Return the name of an id that stands for nothing."""
+    return f"[PAD{i}]"
 
 
 def _characters(vocabulary: Characters) -> TokensInGguf:

@@ -7,7 +7,9 @@ from typing import Any
 from chatgot.checkpointing.checkpoint_file import read_outline, stored_config
 from chatgot.checkpointing.stored_vocabulary import subwords_of
 from chatgot.errors import CheckpointRejected, ImportRejected
-from chatgot.exchange.from_transformers import read_hf
+from chatgot.exchange.from_transformers import CONFIG, read_hf
+from chatgot.exchange.model_folder import is_there
+from chatgot.plain_yaml import escaped
 from chatgot.run.starting import SHAPE_KEYS, Start
 from chatgot.sampling.base_weights import read_weights
 
@@ -20,6 +22,7 @@ def read_start(path: Path) -> Start:
     Raises: CheckpointRejected for a checkpoint, ImportRejected for a model from elsewhere.
     """
     if path.is_dir():
+        _refuse_folder_of_files(path)
         return read_hf(path)
     if path.suffix == ".safetensors":
         raise ImportRejected(f"{path}: weights alone; name the folder that they are in")
@@ -28,6 +31,24 @@ def read_start(path: Path) -> Start:
 
         return read_gguf(path)
     return _read_checkpoint(path)
+
+
+def _refuse_folder_of_files(folder: Path) -> None:
+    """Refuse a folder that has files to start from but is no model. Raises: ImportRejected."""
+    if is_there(folder / CONFIG):
+        return
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise ImportRejected(f"{folder}: cannot be listed: {error.strerror or error}") from error
+    for ending in (".gguf", ".pt"):
+        files = [path for path in paths if path.suffix == ending]
+        if files:
+            one = "it" if len(files) == 1 else "one of them"
+            raise ImportRejected(
+                f"{folder}: has no {CONFIG}, but {len(files)} {ending}: name {one}, such as "
+                f"{escaped(files[-1])}"
+            )
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -48,10 +69,9 @@ def _read_checkpoint(path: Path) -> Start:
     except CheckpointRejected:  # weights of another format: read_weights takes more files
         return Start(tensors, tokens)
     vocabulary = subwords_of(outline, path)
-    if vocabulary is None and "imported" not in outline:
-        return Start(tensors, tokens)
-    # as a model from elsewhere does, this one goes on in its own shape
+    # a model that came from elsewhere goes on in its own shape
+    own_run = vocabulary is None and "imported" not in outline
     model = stored_config(outline, path).model
     values: dict[str, Any] = model.model_dump()
     shape = {key: values[key] for key in SHAPE_KEYS[model.architecture]}
-    return Start(tensors, tokens, shape=shape, vocabulary=vocabulary)
+    return Start(tensors, tokens, shape=shape, vocabulary=vocabulary, own_run=own_run)

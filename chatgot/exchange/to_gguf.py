@@ -24,7 +24,7 @@ from chatgot.exchange.gguf_tensors import (
     tensors_in_gguf,
     values_of,
 )
-from chatgot.exchange.gguf_vocabulary import TokensInGguf, tokens_in_gguf
+from chatgot.exchange.gguf_vocabulary import TokensInGguf, padded, tokens_in_gguf
 from chatgot.exchange.modelfile import modelfile
 from chatgot.model.gpt import GPT
 from chatgot.sampling.loading import LoadedModel
@@ -61,7 +61,7 @@ class ToGguf:
                 f"the model has {cfg.n_layers} layers, llama.cpp reads at most {MOST_LAYERS}; "
                 "take another format"
             )
-        tokens = tokens_in_gguf(loaded.vocabulary)
+        tokens = padded(tokens_in_gguf(loaded.vocabulary), model.vocab_size)
         user, character = default_pair(loaded.speakers)
         template = jinja_template(user, character)
 

@@ -70,7 +70,7 @@ class Run:
     speakers: list[Speaker]  # in the training part, for whoever talks to the model
     peak_flops: float  # FLOP/s of this machine's matrix products; 0: not measured
     config_path: str = ""  # absolute path of the YAML
-    # of a model from elsewhere that the run started from: `kind`, and `keys` of the shape it gave
+    # of a model from elsewhere that the run started from: `kind`, `keys` of its shape, `context`
     imported: dict[str, Any] = field(default_factory=dict)
     # of LoRA: the `path` and `sha256` of the weights below; empty: none, or not loaded yet
     base: dict[str, str] = field(default_factory=dict)

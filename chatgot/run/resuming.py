@@ -77,7 +77,7 @@ def find_checkpoint(
 
     def read(path: Path, content: dict[str, Any] | None = None) -> ResumePoint:
         stored = read_checkpoint(path) if content is None else content
-        asked = _with_imported_shape(config, stored, path)
+        asked = _with_imported_shape(config, stored, path, named_by_set)
         changes = check_settings(stored, path, asked, config_path.stem, named_by_set)
         return ResumePoint(path, stored, asked, changes, config_path, named_by_set, newest)
 
@@ -87,15 +87,22 @@ def find_checkpoint(
         raise _with_older_file(error, path, config, config_path, read) from error
 
 
-def _with_imported_shape(config: Config, stored: Mapping[str, Any], path: Path) -> Config:
+def _with_imported_shape(
+    config: Config, stored: Mapping[str, Any], path: Path, named_by_set: set[str]
+) -> Config:
     """Return a configuration with the shape that a run took from an imported model, if it did.
 
+    Keys that the user sets stay as they are: they are compared with the run's, as all others.
     Raises: CheckpointRejected.
     """
-    keys = stored.get("imported", {}).get("keys", [])
-    if not keys:
+    imported = stored.get("imported")
+    if imported is None:
         return config
-    return with_shape_of(config, stored_config(stored, path).model.model_dump(), keys)
+    keys = [key for key in imported["keys"] if f"model.{key}" not in named_by_set]
+    context = imported["context"]
+    if f"model.{CONTEXT}" in named_by_set:
+        context = config.model.max_seq_length
+    return with_shape_of(config, stored_config(stored, path).model.model_dump(), keys, context)
 
 
 def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any], Path]:
@@ -434,8 +441,9 @@ def start_from(run: Run, start: Start, path: Path) -> None:
     weights must match: they are frozen from now on.
     Raises: CheckpointRejected when nothing matches; then the model is as it was.
     """
-    if start.shape:
-        run.imported = {"kind": start.kind, "keys": sorted(start.shape.keys() - {CONTEXT})}
+    if start.binds_yaml:
+        keys = sorted(start.shape.keys() - {CONTEXT})
+        run.imported = {"kind": start.kind, "keys": keys, "context": start.shape[CONTEXT]}
     if has_lora(run.model):
         _start_on_top(run, start, path)
         return

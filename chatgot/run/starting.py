@@ -43,7 +43,8 @@ class Start:
     tokens: the text of each id, for rows of the embedding that are matched by token; a string is
     one character for each id. None: unknown, the rows fit as they are.
     shape: the keys of `model` that the weights need, CONTEXT among them: the longest one that the
-    model was trained with. Empty: the keys of the configuration are used.
+    model was trained with. Empty: unknown, the keys of the configuration are used.
+    own_run: one of our own runs on a text's own characters.
     vocabulary: the subwords that the text is to be read as; None: the text's own characters.
     kind: `checkpoint`, `hf`, `gguf` or `safetensors`.
     """
@@ -53,6 +54,12 @@ class Start:
     kind: str = "checkpoint"
     shape: dict[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    own_run: bool = False
+
+    @property
+    def binds_yaml(self) -> bool:
+        """Whether the run of a YAML takes over the shape; if not, it takes the weights that fit."""
+        return bool(self.shape) and not self.own_run
 
     @property
     def overrides(self) -> list[str]:
@@ -62,7 +69,7 @@ class Start:
         """
         return [f"model.{key}={as_yaml(self.shape[key])}" for key in self.shape if key != CONTEXT]
 
-    def context_override(self, context: int) -> list[str]:
+    def shorter_context(self, context: int) -> list[str]:
         """Return what is to be set where a context is longer than the model's own."""
         longest = self.shape.get(CONTEXT, context)
         return [f"model.{CONTEXT}={longest}"] if longest < context else []
@@ -80,7 +87,14 @@ class Start:
             )
 
 
-def with_shape_of(config: Config, stored_model: Mapping[str, Any], keys: Collection[str]) -> Config:
-    """Return a configuration whose model has the shape that an imported model gave to its run."""
+def with_shape_of(
+    config: Config, stored_model: Mapping[str, Any], keys: Collection[str], context: int
+) -> Config:
+    """Return a configuration whose model has the shape that an imported model gave to its run.
+
+    context: the longest one of that model.
+    """
     kept = {key: stored_model[key] for key in keys if key in stored_model}
+    if config.model.max_seq_length > context:
+        kept[CONTEXT] = context
     return config.model_copy(update={"model": config.model.model_copy(update=kept)})

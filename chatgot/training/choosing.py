@@ -117,13 +117,15 @@ def choose(request: Request, vocabulary: Vocabulary | None = None, dry_run: bool
     possible = candidates(request)
     cache = Path(possible[0].config.paths.cache)
     tokens = _tokens(request, cache, vocabulary, dry_run)
-    refuse_short(request, possible[0].config, len(tokens.ids))
+    unit = _unit(tokens)
+    refuse_short(request, possible[0].config, len(tokens.ids), unit)
     trials = _trials(request, possible, tokens)
     device = pick_device(possible[0].config.device)
     logger.info(
-        "choosing a recipe for %s (%s characters) and %s: measuring this machine's speed",
+        "choosing a recipe for %s (%s %s) and %s: measuring this machine's speed",
         request.text,
         f"{len(tokens.ids):,}",
+        unit,
         _minutes(request.minutes),
     )
     choosing = _Choosing(request, trials, tokens, device)
@@ -314,10 +316,11 @@ class _Choosing:
     def _title(self, trial: Trial) -> list[str]:
         """Return the first lines of the YAML."""
         minutes = _minutes(self.request.minutes)
+        options = "--config and the same --init_from" if self.request.shape else "--config"
         return [
             f"The recipe {trial.recipe.name}, fitted to {self.request.text.name} and {minutes} "
             "on the machine that it was chosen on.",
-            "It makes the same run again with --config.",
+            f"It makes the same run again with {options}.",
         ]
 
     def _reasons(self, trial: Trial, planned: Plan, whose: str) -> dict[str, str]:
@@ -325,7 +328,8 @@ class _Choosing:
         steps = f"as many as fit into {_minutes(self.request.minutes)}, as measured"
         if planned.ends_early:
             steps = f"{self._most_passes(trial)} passes: more would bring little on a text so short"
-        reasons = {
+        shape = (override.partition("=")[0] for override in self.request.shape)
+        reasons = dict.fromkeys(shape, "as in the model that the run starts from") | {
             "model.dropout": f"against learning the text by heart in {_passes(planned.passes)}",
             "training.max_steps": steps,
             "training.max_minutes": "in case the machine is slower than it was when measured",
@@ -348,7 +352,7 @@ class _Choosing:
             own = trial.candidate.config.model.max_seq_length
             notes.append(
                 Note(
-                    f"context: {trial.context} characters instead of the recipe's {own}, "
+                    f"context: {trial.context} {_unit(self.tokens)} instead of the recipe's {own}, "
                     f"since the text has only {len(self.tokens.ids):,}",
                     "context",
                     trial.context,
@@ -395,7 +399,7 @@ class _Choosing:
         if model.text_needed > self.n_train:
             return (
                 f"{size} is too large for this text and would learn it by heart: "
-                f"it needs {_millions(model.text_needed)} characters"
+                f"it needs {_millions(model.text_needed)} {_unit(self.tokens)}"
             )
         seen = self.tokens_in_time[model.name]
         if not seen:
@@ -439,6 +443,11 @@ class _Choosing:
         else:
             why = f"none, since {_passes(passes)} are too few to learn the text by heart"
         return Note(f"dropout: {why}", "dropout", dropout, {"passes": round(passes, 2)})
+
+
+def _unit(tokens: Tokens) -> str:
+    """Return what the tokens of a text are called."""
+    return "characters" if tokens.vocabulary.kind == "characters" else "tokens"
 
 
 def _minutes(minutes: float) -> str:

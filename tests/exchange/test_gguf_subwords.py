@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import ExportImpossible
+from chatgot.exchange.from_gguf import read_gguf
 from chatgot.exchange.to_gguf import FILE, GGUF
 from chatgot.sampling.loading import LoadedModel
 
@@ -42,8 +43,11 @@ PRE_TOKENIZERS = {
 }
 
 
-def with_subwords(model: LoadedModel, pre: str) -> LoadedModel:
-    """Return a model like another one, with a small tokenizer trained on made-up text."""
+def with_subwords(model: LoadedModel, pre: str, padding: int = 0) -> LoadedModel:
+    """Return a model like another one, with a small tokenizer trained on made-up text.
+
+    padding: rows of its embedding that are no tokens.
+    """
     tokenizer = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(PRE_TOKENIZERS[pre])
     tokenizer.decoder = decoders.ByteLevel()
@@ -57,7 +61,8 @@ def with_subwords(model: LoadedModel, pre: str) -> LoadedModel:
     tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
     vocabulary = subwords.Subwords.from_json(tokenizer.to_str())
     cfg = model.model.cfg
-    other = plain_models.random_model("qwen3", len(vocabulary), max_seq_length=cfg.max_seq_length)
+    rows = len(vocabulary) + padding
+    other = plain_models.random_model("qwen3", rows, max_seq_length=cfg.max_seq_length)
     return replace(model, model=other, vocabulary=vocabulary)
 
 
@@ -78,6 +83,26 @@ def test_known_tokenizer_has_its_name_and_equal_ids(tmp_path, pre):
     assert float((opened.logits(some) - expected).abs().max()) < 1e-4
     with llama_cpp.serving(folder / FILE) as server:
         assert server.tokens(text) == ids
+
+
+def test_rows_that_are_no_tokens_have_names_that_stand_for_nothing(tmp_path):
+    """llama.cpp wants one token for each row; ours are read back without them."""
+    model = with_subwords(loaded(tmp_path), "qwen2", padding=3)
+    folder, _ = write(model, tmp_path)
+    start = read_gguf(folder / FILE)
+    assert start.tokens == model.vocabulary.tokens
+    assert start.tensors["token_embedding.weight"].equal(model.model.token_embedding.weight)
+    ids = model.vocabulary.encode(TEXT)
+    with torch.no_grad():
+        expected = model.model(torch.tensor(ids[:50])[None])[0][0, -1]
+    with llama_cpp.serving(folder / FILE) as server:
+        assert server.tokens(TEXT) == ids
+        found = server.complete(ids[:50], 1, n_probs=len(expected))
+    (step,) = found["completion_probabilities"]
+    logprobs = {token["id"]: token["logprob"] for token in step["top_logprobs"]}
+    assert len(logprobs) == len(expected)
+    for i, logprob in enumerate(expected.log_softmax(-1).tolist()):
+        assert abs(logprobs[i] - logprob) < 1e-4
 
 
 def test_unknown_tokenizer_is_refused_by_name(tmp_path):

@@ -49,11 +49,11 @@ def same(start: Start, other: Start) -> bool:
     )
 
 
-def test_a_checkpoint_of_characters_leaves_the_shape_open(tmp_path):
+def test_a_checkpoint_of_characters_leaves_a_yaml_its_shape(tmp_path):
     """As ever: what fits is taken."""
     path = exported.checkpoint(tmp_path)
     start = read_start(path)
-    assert (start.kind, start.shape, start.vocabulary) == ("checkpoint", {}, None)
+    assert (start.kind, start.binds_yaml, start.vocabulary) == ("checkpoint", False, None)
     assert start.tokens == exported.a_run(tmp_path).vocabulary.tokens
 
 
