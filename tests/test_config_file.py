@@ -321,7 +321,7 @@ def test_a_missing_file_without_a_similar_name_gets_no_suggestion(tmp_path):
     (tmp_path / "models/debug").mkdir(parents=True)
     write(tmp_path / "models", SMALLEST, "unlike.yaml")
     said = refusal(tmp_path / "models/debug/huge/13B.yaml")
-    assert "no such file; shipped ones: chatgot_mini, " in said
+    assert "no such file; shipped ones: chatgot_finetune, chatgot_mini, " in said
 
 
 def test_anything_but_a_regular_file_is_refused(tmp_path):
@@ -490,6 +490,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "training.dynamic_batch_size.growth_backoff": ("4e+0", 4.0),
     "data.path": ("a.txt", "a.txt"),
     "data.allow_change": ("true", True),
+    "data.learn_from": ("[ANN, BOB]", ["ANN", "BOB"]),
     "training.threads": ("2", 2),
     "sampling.prompts": ('["a: b", c]', ["a: b", "c"]),
     "sampling.top_k": ("5", 5),

@@ -1,4 +1,4 @@
-"""One server for all tests that leave it as it is."""
+"""One server for all tests of a module that leave it as it is."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import served
 
 
 # not for the session: a later test that moves the clock would stop the server's loop
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[served.Server]:
     folder = tmp_path_factory.mktemp("served")
     served.save_model(folder / "checkpoints")
