@@ -58,8 +58,7 @@ def train(folder: Path, *arguments: str) -> int:
             script.refuse_mistakes(list(arguments))
             code: int = script.main(list(arguments))
         except SystemExit as end:
-            assert isinstance(end.code, int)
-            return end.code
+            return end.code if isinstance(end.code, int) else 1
         finally:
             torch.set_num_threads(threads)
     return code
@@ -90,8 +89,7 @@ def run_tool(tool: str, folder: Path, *arguments: str) -> int:
         try:
             code: int = script.main(list(arguments))
         except SystemExit as end:
-            assert isinstance(end.code, int)
-            return end.code
+            return end.code if isinstance(end.code, int) else 1
     return code
 
 
