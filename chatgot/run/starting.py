@@ -83,7 +83,7 @@ class Start:
         for override in overrides:
             name, _, asked = (part.strip() for part in override.partition("="))
             key = name.removeprefix("model.")
-            if key == name or key not in self.shape or key == CONTEXT:
+            if key in (name, CONTEXT) or key not in self.shape:
                 continue
             if not _says(asked, self.shape[key]):
                 raise self._refusal(key, asked, path)
