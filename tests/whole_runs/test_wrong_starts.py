@@ -165,9 +165,10 @@ def test_dry_run_reads_the_model_and_writes_no_run(models, tmp_path, capsys):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_lora_without_a_model_is_refused_before_torch_is_needed(tmp_path, capsys):
+@pytest.mark.parametrize("what", [("--config", "tiny.yaml"), ("text.txt",)])
+def test_lora_without_a_model_is_refused_at_once(tmp_path, capsys, what):
+    """Before this machine is measured."""
     harness.write_config(tmp_path)
-    options = ("--set", "training.lora.rank=2")
-    assert starts.train(tmp_path, "--config", "tiny.yaml", *options) == 2
+    assert starts.train(tmp_path, *what, "--set", "training.lora.rank=2") == 2
     (line,) = error_lines(capsys)
     assert "name it with --init_from" in line
