@@ -173,14 +173,17 @@ def refuse_mistakes(argv: list[str]) -> None:
     """Exit with a message if the command line, the YAML or the text is unusable."""
     args = parse_arguments(argv)
     from chatgot.config_file import load_config
-    from chatgot.data.own_text import check_request
+    from chatgot.data.own_text import candidates, check_request
     from chatgot.data.text_file import check_text_file
     from chatgot.errors import ConfigError, UserError
     from chatgot.logs.logging_setup import setup_console
 
     try:
         if args.text is not None:
-            check_request(request_of(args))
+            request = request_of(args)
+            check_request(request)
+            if args.resume_from is None and args.init_from is None:
+                refuse_lora_on_nothing(args, candidates(request)[0].config)
             return
         try:
             config, _ = load_config(args.config, args.set)
@@ -303,10 +306,11 @@ def experiment_with_shape(args: argparse.Namespace, start: Start) -> Experiment:
 
     Raises: ConfigError.
     """
+    start.check_overrides(args.set, args.init_from)
     overrides = [*start.overrides, *args.set]
     context = experiment_of(args.config, overrides).config.model.max_seq_length
     experiment = experiment_of(args.config, [*start.shorter_context(context), *overrides])
-    start.check_shape(experiment.config, args.init_from)
+    start.check_context(experiment.config, args.init_from)
     if experiment.config.model.max_seq_length < context:
         logger.warning("%s", context_line(experiment.config, context, args.init_from))
     try:
@@ -324,12 +328,13 @@ def fine_tuning(request: "Request", start: Start, path: Path) -> "Request":
     """
     if not start.shape:  # weights alone: the recipe gives the shape
         return replace(request, imports=False)
+    start.check_overrides(request.overrides, path)
     request = replace(request, shape=tuple(start.overrides))
     context = recipe(request, FINE_TUNING).model.max_seq_length
     shape = (*start.shorter_context(context), *request.shape)
     request = replace(request, shape=shape)
     config = recipe(request, FINE_TUNING)
-    start.check_shape(config, path)
+    start.check_context(config, path)
     if config.model.max_seq_length < context:
         logger.info("%s", context_line(config, context, path))
     return request

