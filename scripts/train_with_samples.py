@@ -173,14 +173,17 @@ def refuse_mistakes(argv: list[str]) -> None:
     """Exit with a message if the command line, the YAML or the text is unusable."""
     args = parse_arguments(argv)
     from chatgot.config_file import load_config
-    from chatgot.data.own_text import check_request
+    from chatgot.data.own_text import candidates, check_request
     from chatgot.data.text_file import check_text_file
     from chatgot.errors import ConfigError, UserError
     from chatgot.logs.logging_setup import setup_console
 
     try:
         if args.text is not None:
-            check_request(request_of(args))
+            request = request_of(args)
+            check_request(request)
+            if args.resume_from is None and args.init_from is None:
+                refuse_lora_on_nothing(args, candidates(request)[0].config)
             return
         try:
             config, _ = load_config(args.config, args.set)
