@@ -288,9 +288,9 @@ REFUSED_KEYS = {
         "tokenizer.ggml.token_type",
         ARRAY,
         (I32, [1]),
-        "not one for each token",
+        "expected one for each token",
     ),
-    "no list of types": ("tokenizer.ggml.token_type", U32, 1, "not one for each token"),
+    "no list of types": ("tokenizer.ggml.token_type", U32, 1, "expected one for each token"),
     "merges of no token": (
         "tokenizer.ggml.merges",
         ARRAY,
