@@ -62,11 +62,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="folder to make: new, or empty",
     )
-    parser.add_argument("--format", required=True, choices=FORMATS, help="who shall read it")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="what to write: see above")
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of the weights (default: what the format is mostly used with)",
+        help="number format of the weights (default: fp32; html: fp16, q8_0 for a large model)",
     )
     return parser.parse_args(argv)
 

@@ -104,12 +104,12 @@ def learned_tokens(
     held_out = _in_tokens(everyones, ids, vocabulary).part(n_train, len(ids))
     if not held_out.targets(len(ids) - n_train):
         raise ConfigError(
-            "data.learn_from: nobody speaks in the held-out part, the end of the text, so the loss "
-            "on such lines cannot be measured; hold more out: data.test_split"
+            "data.learn_from: nobody speaks in the held-out part (the end of the text), so "
+            "val_loss cannot be measured; hold out more with data.test_split"
         )
     logger.warning(
-        "data.learn_from: %s: no line in the held-out part, so val_loss is that of the lines of "
-        "all who speak there",
+        "data.learn_from: no line of %s is in the held-out part, so val_loss is that of "
+        "everyone's lines there",
         ", ".join(names),
     )
     return train, held_out
@@ -123,19 +123,21 @@ def _check_names(names: Sequence[str], speeches: Counter[str]) -> None:
     name = unknown[0]
     speakers = [speaker for speaker, count in speeches.most_common() if count]
     if not speakers:
-        hint = "nobody does; a speech begins with a line NAME:, which text follows"
+        hint = "nobody does; a speech is a line NAME: with text below it"
     else:
-        hint = f"did you mean {' or '.join(_nearest(name, speakers))}?"
+        hint = _nearest(name, speakers)
     raise ConfigError(
         f"data.learn_from: {name} never speaks in the training part of the text; {hint}"
     )
 
 
-def _nearest(name: str, speakers: Sequence[str]) -> list[str]:
+def _nearest(name: str, speakers: Sequence[str]) -> str:
     """Return up to three speakers: those most like a name, else those who speak most often."""
     by_folded = {speaker.casefold(): speaker for speaker in reversed(speakers)}
     close = get_close_matches(name.casefold().rstrip(": "), by_folded, n=3)
-    return [by_folded[folded] for folded in close] or list(speakers[:3])
+    if not close:
+        return f"most often speak {', '.join(speakers[:3])}"
+    return f"did you mean {' or '.join(by_folded[folded] for folded in close)}?"
 
 
 class _Speeches:

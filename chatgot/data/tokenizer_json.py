@@ -154,8 +154,10 @@ def name_of_end(tokenizer: ByteLevelTokenizer, asked: str | None) -> str:
         if name in specials:
             return name
     if asked is None:
-        raise ValueError(f"it has no special token {END_OF_TEXT}, and none is said to end a text")
-    raise ValueError(f"{_shown(asked)}, which is to end a text, is none of its special tokens")
+        raise ValueError(
+            f"it has no special token {END_OF_TEXT}, and no other token is named that ends a text"
+        )
+    raise ValueError(f"{_shown(asked)}, which should end a text, is not one of its special tokens")
 
 
 def _model(model: Any) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def _tokens(file: GgufFile, names: list[str]) -> tuple[list[str], Subwords | Non
             f"{file.path}: tokenizer.ggml.model is {shown(model)}; byte-level BPE (gpt2) is read"
         )
     if not isinstance(types, list) or len(types) != len(names):
-        raise ImportRejected(f"{file.path}: tokenizer.ggml.token_type has not one for each token")
+        raise ImportRejected(f"{file.path}: tokenizer.ggml.token_type: expected one for each token")
     odd = set(types) - TYPES
     if odd:
         raise ImportRejected(

@@ -19,7 +19,7 @@ from chatgot.exchange.stored_tensors import (
     read_pieces,
     shapes_of,
 )
-from chatgot.exchange.tokenizer_of_folder import TOKENIZER, read_subwords
+from chatgot.exchange.tokenizer_of_folder import read_subwords
 from chatgot.run.starting import SHAPE_KEYS, Start
 
 FORMAT = "chatgot"
@@ -96,7 +96,6 @@ def _end(folder: Path, config: Json, vocabulary: Json) -> str:
         or not isinstance(tokens[place], str)
     ):
         raise ImportRejected(
-            f"{folder / VOCABULARY}: has no token {shown(place)}, which is to end a text "
-            f"({TOKENIZER} lies beside it)"
+            f"{folder / VOCABULARY}: has no token {shown(place)}, the end_of_text_id of config.json"
         )
     return str(tokens[place])

@@ -124,7 +124,7 @@ def page_of(loaded: LoadedModel, dtype: Dtype) -> bytes:
     if not isinstance(loaded.vocabulary, Characters):
         raise ExportImpossible(
             "--format html: this model has subwords, and the page reads characters only; "
-            "expected a model with a vocabulary of characters. Use --format gguf or hf"
+            "use --format gguf or hf"
         )
     tensors = loaded.model.state_dict()
     if loaded.config.model.tie_embeddings:

@@ -30,6 +30,8 @@ def read_start(path: Path) -> Start:
         from chatgot.exchange.from_gguf import read_gguf  # needs a package of its own
 
         return read_gguf(path)
+    if path.suffix != ".pt" and not is_there(path):
+        raise ImportRejected(f"{path}: no such file or folder here; nothing is downloaded")
     return _read_checkpoint(path)
 
 
@@ -44,9 +46,9 @@ def _refuse_folder_of_files(folder: Path) -> None:
     for ending in (".gguf", ".pt"):
         files = [path for path in paths if path.suffix == ending]
         if files:
-            one = "it" if len(files) == 1 else "one of them"
+            one = "that file:" if len(files) == 1 else "one of them, such as"
             raise ImportRejected(
-                f"{folder}: has no {CONFIG}, but {len(files)} {ending}: name {one}, such as "
+                f"{folder}: has no {CONFIG}, but {len(files)} {ending}; name {one} "
                 f"{escaped(files[-1])}"
             )
 

@@ -10,7 +10,7 @@ FORMATS = {
     "hf": "a folder for transformers",
     "gguf": "a file for llama.cpp, Ollama and LM Studio",
     "html": "one page that runs in any browser, without a network",
-    "safetensors": "the weights by our own names",
+    "safetensors": "the weights under ChatGoT's own names",
 }
 DTYPES = ("fp32", "fp16", "bf16", "q8_0")
 

@@ -194,11 +194,11 @@ def _limits(loaded: LoadedModel) -> list[str]:
     limits = [
         "It has learned how its training text sounds: it knows no facts and obeys no instructions.",
         "It may repeat passages of its training text word for word.",
-        f"It sees the last {loaded.config.model.max_seq_length:,} tokens only.",
+        f"It sees at most {loaded.config.model.max_seq_length:,} tokens at once.",
     ]
     if isinstance(loaded.vocabulary, Characters):
         limits.append(
-            f"It knows {len(loaded.vocabulary) - 1} characters; others cannot be read or written."
+            f"It knows {len(loaded.vocabulary) - 1} characters; it can read and write no others."
         )
     return limits
 

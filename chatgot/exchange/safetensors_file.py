@@ -132,7 +132,7 @@ def _entries(path: Path, file: BinaryIO) -> dict[str, Entry]:
 def _entry(path: Path, name: str, value: Any, start: int) -> Entry:
     """Return one tensor's entry; its length fits its shape. Raises: ImportRejected."""
     if not isinstance(value, dict) or value.keys() != KEYS:
-        raise ImportRejected(f"{path}: {shown(name)}: {shown(value)} describes no tensor")
+        raise ImportRejected(f"{path}: {shown(name)}: {shown(value)} is not a tensor's entry")
     dtype = value["dtype"]
     if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
         raise ImportRejected(f"{path}: {shown(name)}: the dtype {shown(dtype)} is not known")
@@ -140,8 +140,8 @@ def _entry(path: Path, name: str, value: Any, start: int) -> Entry:
     offsets = _whole_numbers(value["data_offsets"])
     if shape is None or len(shape) > MOST_DIMENSIONS or offsets is None or len(offsets) != 2:
         raise ImportRejected(
-            f"{path}: {shown(name)}: the shape {shown(value['shape'])} at "
-            f"{shown(value['data_offsets'])} is none"
+            f"{path}: {shown(name)}: the shape {shown(value['shape'])} or the range "
+            f"{shown(value['data_offsets'])} is not valid"
         )
     begin, end = offsets
     if end - begin != math.prod(shape) * ITEM_SIZE[dtype]:

@@ -179,15 +179,15 @@ def _add_tensors(writer: gguf.GGUFWriter, model: GPT, dtype: Dtype) -> list[str]
 def _remarks(model: GPT, kept: list[str]) -> list[str]:
     remarks = []
     if model.cfg.architecture == "gpt":
-        form = "by its tanh form and " if model.cfg.activation == "gelu" else ""
+        form = "with tanh, and " if model.cfg.activation == "gelu" else ""
         remarks.append(
-            f"llama.cpp computes GELU {form}on a CPU in fp16: log-probabilities there differ by "
+            f"llama.cpp computes GELU {form}in fp16 on a CPU: log-probabilities there differ by "
             "about 1e-3"
         )
     if kept:
         names = sorted({re.sub(r"^blk\.\d+\.", "blk.*.", name) for name in kept})
         remarks.append(
-            f"q8_0 takes rows of a multiple of {Q8_BLOCK} weights: these have others and stay "
+            f"q8_0 needs rows of a multiple of {Q8_BLOCK} weights; these have other rows and stay "
             f"fp16: {', '.join(names)}"
         )
     return remarks

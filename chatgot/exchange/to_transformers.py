@@ -303,15 +303,15 @@ def _remarks(model: ModelConfig, vocabulary: Vocabulary, dtype: Dtype) -> list[s
         remarks.append(f"characters that the model does not know become {substitute!r} there")
     elif _adds_tokens(_tokenizer_json(vocabulary)):
         remarks.append(
-            "the tokenizer, which is as it came, adds tokens to a text there, unless it is told "
-            "add_special_tokens=False; here it does not"
+            "the tokenizer adds tokens to a text in transformers, which ChatGoT does not: pass "
+            "add_special_tokens=False"
         )
     remarks.append(
         f"prompt and answer together have at most {model.max_seq_length} tokens there; nothing is "
         "forgotten to make room"
     )
     if dtype != "fp32":
-        remarks.append(f"transformers computes in {dtype}, too, unless it is told dtype='float32'")
+        remarks.append(f"transformers computes in {dtype}, too, unless you pass dtype='float32'")
     return remarks
 
 

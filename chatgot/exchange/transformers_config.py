@@ -128,7 +128,7 @@ def read_config(content: Json, path: Path) -> tuple[dict[str, Any], int]:
         ModelConfig.model_validate(shape)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise ImportRejected(f"{path}: as a model of ChatGoT: {reason}") from error
+        raise ImportRejected(f"{path}: not a model that ChatGoT can build: {reason}") from error
     return shape, config.count("vocab_size", MOST_TOKENS)
 
 

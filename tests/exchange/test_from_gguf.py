@@ -288,9 +288,9 @@ REFUSED_KEYS = {
         "tokenizer.ggml.token_type",
         ARRAY,
         (I32, [1]),
-        "not one for each token",
+        "expected one for each token",
     ),
-    "no list of types": ("tokenizer.ggml.token_type", U32, 1, "not one for each token"),
+    "no list of types": ("tokenizer.ggml.token_type", U32, 1, "expected one for each token"),
     "merges of no token": (
         "tokenizer.ggml.merges",
         ARRAY,
@@ -400,7 +400,7 @@ def test_end_of_text_that_is_no_special_token_is_refused(raw, tmp_path):
     types = list(file.get("tokenizer.ggml.token_type"))
     types = [4 if kind == 3 else kind for kind in types]
     file.set("tokenizer.ggml.token_type", ARRAY, (I32, types))
-    refused(file, tmp_path, "is none of its special tokens")
+    refused(file, tmp_path, "is not one of its special tokens")
     for end in (U64, 1 << 63), (I32, -1), (STRING, "x"):
         file.set("tokenizer.ggml.eos_token_id", *end)
         refused(file, tmp_path, "no special token")

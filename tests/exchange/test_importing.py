@@ -118,6 +118,11 @@ def test_a_name_without_a_file_is_refused(tmp_path):
         read_start(tmp_path / "gone.pt")
 
 
+def test_a_model_that_is_not_on_this_disk_is_not_downloaded(tmp_path):
+    with pytest.raises(ImportRejected, match="no such file or folder here; nothing is downloaded"):
+        read_start(tmp_path / "SmolLM2-135M")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
 def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")

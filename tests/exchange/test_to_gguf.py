@@ -208,7 +208,7 @@ def read_modelfile(text):
 
 def test_gpt_says_that_llama_cpp_rounds_gelu(tmp_path):
     _, remarks = write(loaded(tmp_path, "gpt"), tmp_path)
-    assert any("tanh form" in remark and "1e-3" in remark for remark in remarks)
+    assert any("with tanh" in remark and "1e-3" in remark for remark in remarks)
 
 
 def test_what_fp16_cannot_hold_is_refused(tmp_path):

@@ -294,6 +294,7 @@ def test_a_shipped_yaml_is_found_by_its_name(tmp_path, name, capsys):
         (["my text.txt", "--set", "data.path=empty.txt"], ["data.path", "my text.txt"]),
         (["my text.txt", "--set", "training.max_minutes=3"], ["--minutes instead"]),
         (["my text.txt", "--set", "training.batch_sise=3"], ["did you mean", "batch_size"]),
+        (["my text.txt", "--set", "training.lora.rank=8"], ["LoRA adds", "--init_from"]),
         (["my.yaml"], ["did you mean --config my.yaml?"]),
         (["chatgot_quick"], ["did you mean --config chatgot_quick?"]),
         (["--config", "tyni"], ["tyni", "chatgot_mini, chatgot_quick"]),
