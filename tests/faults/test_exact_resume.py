@@ -8,6 +8,8 @@ import harness
 import pytest
 from fault_trials import STEPS, files, go_on, resumed_from, start
 
+pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
+
 PRODUCT = list(itertools.product([False, True], [1, 3], [False, True], [False, True]))
 # each pair of values of two factors occurs in one of these
 PAIRS = {

@@ -15,6 +15,8 @@ from fault_trials import STEPS, TINY, files, go_on, new_folder, start
 
 from chatgot.checkpointing.checkpoint_file import is_whole
 
+pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
+
 
 def failed_saves(folder: Path, reason: str) -> int:
     """Return the number of warnings that name a checkpoint and the system's reason."""
