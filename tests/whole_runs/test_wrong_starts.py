@@ -99,11 +99,11 @@ WRONG: dict[Callable[[Path], Path], str] = {
     pipeline_of_diffusion: "llama: has no config.json",
     model_of_diffusion: "config.json: model_type is null: ChatGoT reads gpt2, llama, qwen2, qwen3",
     text_named_gguf: "text.gguf: no whole GGUF file: it does not begin with GGUF",
-    folder_with_a_gguf: "has no config.json, but 1 .gguf: name it, such as ",
-    folder_of_checkpoints: "but 2 .pt: name one of them, such as ",
+    folder_with_a_gguf: "has no config.json, but 1 .gguf; name that file: ",
+    folder_of_checkpoints: "but 2 .pt; name one of them, such as ",
     weights_alone: "model.safetensors: weights alone; name the folder that they are in",
     a_json: "config.json: not a torch.save zip file",
-    nothing: "nothing: cannot be opened: No such file or directory",
+    nothing: "nothing: no such file or folder here; nothing is downloaded",
 }
 
 
