@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chatgot.exchange.formats import Dtype
+from chatgot.exchange.rounding import TORCH_DTYPES
 
 BLOCK = 32  # weights of a row that share one scale in q8_0, as in GGUF
 LARGEST = 127  # of a weight in q8_0
@@ -26,7 +27,6 @@ ESCAPED_BY = 64  # what is added to a byte after ESCAPE
 FORBIDDEN = (0x00, 0x0A, 0x0D, 0x3C)
 ESCAPES = {bytes([byte]): ESCAPE + bytes([byte + ESCAPED_BY]) for byte in FORBIDDEN}
 ESCAPED_ESCAPE = ESCAPE + bytes([ESCAPE[0] + ESCAPED_BY])
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

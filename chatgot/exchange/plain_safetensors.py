@@ -5,7 +5,6 @@ shape: our section `model`. vocabulary.json names each id; a model with subwords
 tokenizer.json beside it, as it came.
 """
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from chatgot.exchange.plain_forward import (
     PlainNorm,
     plain_logits,
 )
+from chatgot.exchange.rounding import TORCH_DTYPES, rounded_model
 from chatgot.exchange.tensors_once_read import TensorsOnceRead
 from chatgot.model.gpt import GPT
 from chatgot.sampling.loading import LoadedModel
@@ -41,7 +41,6 @@ VOCABULARY = "vocabulary.json"
 TOKENIZER = "tokenizer.json"
 EMBEDDING = "token_embedding.weight"
 HEAD = "head.weight"
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class PlainSafetensors:
@@ -111,13 +110,7 @@ class PlainSafetensors:
 
     def as_rounded(self, model: GPT, dtype: Dtype) -> GPT:
         """Return a model with all weights rounded to the dtype, in fp32; fp32: the model itself."""
-        if dtype == "fp32":
-            return model
-        rounded = copy.deepcopy(model)
-        for parameter in rounded.parameters():
-            parameter.data = parameter.to(TORCH_DTYPES[dtype]).float()
-        rounded.tie()
-        return rounded
+        return rounded_model(model, dtype)
 
     def how_to_use(self, folder: Path, named: Path | None = None) -> list[str]:
         """Return the lines that load the weights in Python."""

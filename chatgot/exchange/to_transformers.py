@@ -6,7 +6,6 @@ The folder has no code: transformers knows these classes.
 Letters: C `d_model`, H `n_head`, G heads of keys and values, D head size, V vocabulary.
 """
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,11 +31,11 @@ from chatgot.exchange.opened_transformers import (
     OpenedTransformers,
     open_transformers,
 )
+from chatgot.exchange.rounding import TORCH_DTYPES, rounded_model
 from chatgot.model.gpt import GPT
 from chatgot.sampling.loading import LoadedModel
 from chatgot.sampling.speakers import default_pair
 
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Tensors = dict[str, Tensor]
 
 
@@ -71,13 +70,7 @@ class Transformers:
 
     def as_rounded(self, model: GPT, dtype: Dtype) -> GPT:
         """Return a model with all weights rounded to the dtype, in fp32; fp32: the model itself."""
-        if dtype == "fp32":
-            return model
-        rounded = copy.deepcopy(model)
-        for parameter in rounded.parameters():
-            parameter.data = parameter.to(TORCH_DTYPES[dtype]).float()
-        rounded.tie()
-        return rounded
+        return rounded_model(model, dtype)
 
     def how_to_use(self, folder: Path, named: Path | None = None) -> list[str]:
         """Return the lines of Python that let the model answer, or begin a text."""
