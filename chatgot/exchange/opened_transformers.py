@@ -160,7 +160,7 @@ def _tokenizer(folder: Path, config: Config, settings: Config) -> Tokenizer:
     text = (folder / TOKENIZER).read_text(encoding="utf-8")
     try:
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:
+    except Exception as error:  # the package `tokenizers` raises nothing narrower
         raise ValueError(f"{TOKENIZER}: {error}") from error
     tokenizer.encode_special_tokens = settings.get("split_special_tokens", False)
     size = tokenizer.get_vocab_size()
