@@ -15,6 +15,7 @@ if (CHECKOUT / "chatgot").is_dir():
     sys.path.insert(0, str(CHECKOUT))
 
 import argparse
+import codecs
 import glob
 import json
 import os
@@ -99,6 +100,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--newline", choices=("keep", "lf"), default="keep", help="line ends (default: keep each)"
     )
     parser.add_argument(
+        "--encoding",
+        type=codec,
+        metavar="NAME",
+        help="encoding of the lines that are not UTF-8, such as cp1250 (default: it is guessed)",
+    )
+    parser.add_argument("--keep-mojibake", action="store_true", help="leave mojibake as it is")
+    parser.add_argument(
         "--force", action="store_true", help="mend also what looks like a binary file"
     )
     parser.add_argument(
@@ -108,6 +116,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if "-" in args.inputs and (args.in_place or len(args.inputs) > 1):
         parser.error("- (stdin) stands alone, and cannot be mended in place")
     return args
+
+
+def codec(name: str) -> str:
+    """Return the name of Python's codec for an encoding. Raises: ArgumentTypeError."""
+    try:
+        "".encode(name)  # LookupError also for codecs that are none of text, such as base64
+        return codecs.lookup(name).name
+    except (LookupError, ValueError) as error:
+        raise argparse.ArgumentTypeError(
+            f"no encoding is called {name!r}; use a name such as cp1250, latin2 or gb18030"
+        ) from error
 
 
 def expand(text: str, recursive: bool) -> tuple[list[Path], list[UserError]]:
@@ -244,6 +263,8 @@ def mend(path: Path, output: Path | None, args: argparse.Namespace) -> "FixRepor
         check=args.check,
         newline=NEWLINES[args.newline],
         force=args.force,
+        encoding=args.encoding,
+        keep_mojibake=args.keep_mojibake,
     )
 
 

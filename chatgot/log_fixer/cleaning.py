@@ -9,13 +9,10 @@ cut off. A cleaned line is a fixed point: cleaning it again changes nothing.
 import re
 from collections import Counter
 
-import ftfy
-from ftfy.badness import is_bad
-from ftfy.chardata import CHARMAP_ENCODINGS
+from chatgot.log_fixer.mojibake import LONGEST_LINE, fix_once, is_suspect, may_hold_mojibake
 
 HELD_CHARACTERS = 1 << 21  # of an unfinished line; a longer line is cleaned in parts
 SEQUENCE_CHARACTERS = 4096  # longest escape sequence that is never cut between two such parts
-MOJIBAKE_CHARACTERS = 1 << 16  # mojibake in a longer line is not mended
 
 # Source: ECMA-48, 5.2 to 5.6; xterm also ends an OSC with BEL. Strings contain no control
 # characters here, so an unfinished string ends where the next sequence begins.
@@ -44,25 +41,6 @@ CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 SEQUENCE_OR_CONTROL = re.compile(rf"{_SEQUENCE}|{_C1_SEQUENCE}|{CONTROL.pattern}")
 
 
-def _mojibake_pattern() -> re.Pattern[str]:
-    """Match text that may be mojibake: a C1 control, or two characters that were UTF-8 bytes.
-
-    That is: the first two bytes of a UTF-8 sequence, misread in an encoding that ftfy knows.
-    """
-    pairs = ["[\x80-\x9f]"]
-    for encoding in CHARMAP_ENCODINGS:
-        lead = bytes(range(0xC2, 0xF5)).decode(encoding)
-        tail = bytes(range(0x80, 0xC0)).decode(encoding)
-        pairs.append(f"[{re.escape(lead)}][{re.escape(tail)}]")
-    return re.compile("|".join(pairs))
-
-
-MOJIBAKE = _mojibake_pattern()
-ABOVE_ASCII = re.compile("[^\x00-\x7f]+")
-# Up to this many suspects, one regex of all suspects is faster than scanning every run. With more
-# it would take quadratic time.
-FEW_SUSPECTS = 64
-ASCII_TO_BLANK = bytes([0x20] * 0x80) + bytes(range(0x80, 0x100))
 C1_BYTES = re.compile(rb"\xc2[\x80-\x9f]")
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
@@ -98,7 +76,7 @@ def _escape_unfinished(text: str, remove_ansi: bool, counts: Counter[str]) -> st
     return C1.sub(replace, text)
 
 
-def is_clean(block: bytes, newline: str | None) -> bool:
+def is_clean(block: bytes, newline: str | None, keep_mojibake: bool = False) -> bool:
     """Return whether cleaning would leave these complete 8-bit lines unchanged.
 
     A quick test: False may also mean that the answer would take longer.
@@ -115,40 +93,7 @@ def is_clean(block: bytes, newline: str | None) -> bool:
         return False
     if b"\xef\xbb\xbf" in block or C1_BYTES.search(block):
         return False
-    return not _may_hold_mojibake(block)
-
-
-def _may_hold_mojibake(utf8: bytes) -> bool:
-    """Return whether ftfy has to look at these lines: some run above ASCII looks like mojibake.
-
-    For a block the answer is True if it is for any of its lines. Looking only once at each
-    distinct run is 30 times faster.
-    """
-    runs = b" ".join(set(utf8.translate(ASCII_TO_BLANK).split())).decode()
-    if not MOJIBAKE.search(runs):
-        return False
-    suspects = {run for run in runs.split(" ") if MOJIBAKE.search(run)}
-    return any(is_bad(context) for context in _contexts(utf8.decode(), suspects))
-
-
-def _contexts(text: str, suspects: set[str]) -> set[str]:
-    """Return each suspect run with up to two characters of its line before and after it."""
-    pattern = ABOVE_ASCII
-    if len(suspects) <= FEW_SUSPECTS:
-        longest_first = sorted(suspects, key=len, reverse=True)
-        pattern = re.compile("|".join(map(re.escape, longest_first)))
-    contexts = set()
-    for run in pattern.finditer(text):
-        before = text[max(run.start() - 2, 0) : run.start()]
-        after = text[run.end() : run.end() + 2]
-        is_whole = (before[-1:] + after[:1]).isascii()  # a run, not a part of one
-        if is_whole and run[0] in suspects:
-            contexts.add(before.rpartition("\n")[2] + run[0] + after.partition("\n")[0])
-    return contexts
-
-
-def _is_suspect(line: str) -> bool:
-    return not line.isascii() and _may_hold_mojibake(line.encode())
+    return keep_mojibake or not may_hold_mojibake(block)
 
 
 class LogCleaner:
@@ -159,14 +104,22 @@ class LogCleaner:
     remove_ansi: False keeps complete escape sequences.
     newline: "\n" replaces every line end; None keeps the line ends as they are.
     held: number of characters to keep of a line whose end has not come yet.
+    keep_mojibake: True leaves mojibake as it is.
     """
 
     def __init__(
-        self, remove_ansi: bool = True, newline: str | None = None, held: int = HELD_CHARACTERS
+        self,
+        remove_ansi: bool = True,
+        newline: str | None = None,
+        held: int = HELD_CHARACTERS,
+        *,
+        keep_mojibake: bool = False,
     ) -> None:
         self._remove_ansi = remove_ansi
         self._newline = newline
         self._limit = held
+        self._keep_mojibake = keep_mojibake
+        self._is_guess = False  # the encoding of the held text was guessed
         self._held = ""  # an unfinished line, not cleaned yet
         self._in_long_line = False
         self._written = False  # the beginning of a long line has been returned already
@@ -176,8 +129,24 @@ class LogCleaner:
     def holds(self) -> bool:
         return bool(self._held) or self._in_long_line
 
-    def feed(self, text: str) -> str:
-        """Take the next characters; return the cleaned text that later input cannot change."""
+    def feed(self, text: str, is_guess: bool = False) -> str:
+        """Take the next characters; return the cleaned text that later input cannot change.
+
+        is_guess: their encoding was guessed, so what looks like mojibake may be a wrong guess.
+        A line of which any part is a guess is not mended.
+        """
+        if is_guess == self._is_guess or not self.holds():
+            self._is_guess = is_guess
+            return self._feed(text)
+        end = text.find("\n") + 1
+        self._is_guess = True
+        if end == 0:
+            return self._feed(text)
+        line_end = self._feed(text[:end])
+        self._is_guess = is_guess
+        return line_end + self._feed(text[end:])
+
+    def _feed(self, text: str) -> str:
         self._held += text
         out = []
         while True:
@@ -226,10 +195,11 @@ class LogCleaner:
 
     def _finish(self, text: str) -> str:
         """Mend mojibake and escape the remaining control characters."""
-        if not text.isascii() and _may_hold_mojibake(text.encode()):
+        keep = self._keep_mojibake or self._is_guess
+        if not keep and not text.isascii() and may_hold_mojibake(text.encode()):
             lines = text.split("\n")  # splitlines would also split at U+2028 and others
             text = "\n".join(
-                self._without_mojibake(line) if _is_suspect(line) else line for line in lines
+                self._without_mojibake(line) if is_suspect(line) else line for line in lines
             )
         return self._escape_controls(text)
 
@@ -239,11 +209,11 @@ class LogCleaner:
         This ends, because each change reduces the characters above ASCII or the control characters.
         """
         body = line.removesuffix("\r")
-        if len(body) > MOJIBAKE_CHARACTERS:
+        if len(body) > LONGEST_LINE:
             return line
         before = body
         while True:
-            mended = ftfy.fix_encoding(body, restore_byte_a0=False, replace_lossy_sequences=False)
+            mended = fix_once(body)
             mended = self._plain(mended)
             if mended == body:
                 mended = self._escape_controls(body)
@@ -310,7 +280,7 @@ class LogCleaner:
         if not self._written:
             text, count = OVERWRITTEN.subn("", text)
             self.counts["progress_bars"] += count
-            if len(text) <= MOJIBAKE_CHARACTERS:
+            if len(text) <= LONGEST_LINE:
                 self._state = text
                 return ""
         self._written = True

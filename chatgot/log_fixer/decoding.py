@@ -18,6 +18,9 @@ import codecs
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 
 import chardet
 
@@ -85,13 +88,29 @@ SMUGGLED = re.compile("[\udc80-\udcff]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+@dataclass(frozen=True)
+class Text:
+    """Decoded characters."""
+
+    characters: str
+    is_guess: bool = False  # they were read in an encoding that was only guessed
+
+
 class LogDecoder:
-    """Decodes the pieces of one file, in their order, and counts encodings and bad bytes."""
+    """Decodes the pieces of one file, in their order, and counts encodings and bad bytes.
+
+    encoding: of the lines that are not UTF-8; None: it is guessed.
+    """
 
     def __init__(
-        self, file: SeekableFile, read_bytes: int = READ_BYTES, line_bytes: int = LINE_BYTES
+        self,
+        file: SeekableFile,
+        read_bytes: int = READ_BYTES,
+        line_bytes: int = LINE_BYTES,
+        encoding: str | None = None,
     ) -> None:
         self._file = file
+        self._encoding = encoding
         self._read_bytes = read_bytes
         self._line_bytes = line_bytes
         # The encoding chosen for this segment's lines that are not UTF-8
@@ -106,18 +125,20 @@ class LogDecoder:
     def pieces(self) -> Iterator[Piece]:
         return pieces(self._file, 0, self._read_bytes, self._line_bytes)
 
-    def text(self, piece: Piece) -> str:
-        r"""Return the characters of a piece; an undecodable byte becomes an escape (`\x81`)."""
+    def texts(self, piece: Piece) -> Iterator[Text]:
+        r"""Yield the characters of a piece; an undecodable byte becomes an escape (`\x81`)."""
         if piece.kind != EIGHT_BIT:
             self._segment_guess = None
             self.sizes[piece.kind] += len(piece.data)
-            return self._wide_text(piece)
+            yield Text(self._wide_text(piece))
+            return
         try:
             text = piece.data.decode()
         except UnicodeDecodeError:
-            return self._mixed_text(piece)
+            yield from self._mixed_texts(piece)
+            return
         self.count_utf8(piece.data)
-        return text
+        yield Text(text)
 
     def count_utf8(self, data: bytes) -> None:
         if not data.isascii():
@@ -138,22 +159,27 @@ class LogDecoder:
         self._count_undecodable(piece.offset + even, 1)  # half a character
         return text + rf"\x{piece.data[-1]:02x}"
 
-    def _mixed_text(self, piece: Piece) -> str:
-        texts = []
+    def _mixed_texts(self, piece: Piece) -> Iterator[Text]:
+        """Yield the lines of a piece; successive lines of one certainty come together."""
+        lines = self._mixed_lines(piece)
+        for is_guess, group in groupby(lines, attrgetter("is_guess")):
+            yield Text("".join(text.characters for text in group), is_guess)
+
+    def _mixed_lines(self, piece: Piece) -> Iterator[Text]:
         offset = piece.offset
         for line in _lines(piece.data, self._line_bytes):
             if line.isascii():
-                texts.append(line.decode("ascii"))
+                yield Text(line.decode("ascii"))
             else:
-                texts.append(self._line_text(line, offset, piece.offset))
+                yield self._line_text(line, offset, piece.offset)
             offset += len(line)
-        return "".join(texts)
 
-    def _line_text(self, line: bytes, offset: int, piece_offset: int) -> str:
+    def _line_text(self, line: bytes, offset: int, piece_offset: int) -> Text:
         marks = ""
         encoding = _known_encoding(line)
+        is_guess = encoding != "utf-8"
         if encoding is None:
-            encoding = self._segment_encoding(piece_offset)
+            encoding = self._encoding or self._segment_encoding(piece_offset)
             # A byte order mark belongs to the file, not to the line's encoding
             while line.startswith(codecs.BOM_UTF8):
                 marks += "\ufeff"
@@ -161,8 +187,10 @@ class LogDecoder:
                 offset += 3
         self.sizes[encoding] += len(line.translate(None, ASCII))
         if encoding.startswith(WITHOUT_C1):
-            return marks + self._decoded_with_introducers(line, encoding, offset)
-        return marks + self._decoded(line, encoding, offset)
+            text = self._decoded_with_introducers(line, encoding, offset)
+        else:
+            text = self._decoded(line, encoding, offset)
+        return Text(marks + text, is_guess)
 
     def _segment_encoding(self, piece_offset: int) -> str:
         """Return the encoding of the segment's unknown lines; choose it at the first such line."""

@@ -67,6 +67,16 @@ MANY_NULS = 64
 NUL_SHARE = 0.2
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a log is mended."""
+
+    remove_ansi: bool = True
+    newline: str | None = None  # replaces every line end; None keeps each
+    encoding: str | None = None  # of the lines that are not UTF-8; None: it is guessed
+    keep_mojibake: bool = False
+
+
 @dataclass
 class FixReport:
     """What was wrong in one log, and what became of it."""
@@ -112,7 +122,8 @@ def detect_encoding(path: str | os.PathLike[str]) -> tuple[str, float]:
     with _open_log(Path(path)) as file:
         decoder = LogDecoder(file)
         for piece in decoder.pieces():
-            decoder.text(piece)
+            for _ in decoder.texts(piece):
+                pass
     if not decoder.sizes:
         return "utf-8", 1.0
     encoding, size = decoder.sizes.most_common(1)[0]
@@ -129,6 +140,8 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
     check: bool = False,
     newline: str | None = None,
     force: bool = False,
+    encoding: str | None = None,
+    keep_mojibake: bool = False,
 ) -> FixReport:
     r"""Mend one log of any program, write it to `output_path`, and say what was wrong.
 
@@ -136,13 +149,15 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
     symbolic link there is followed. The output has the permissions of the input. in_place: replace
     the input, after keeping it as `{name}.bak` (`.bak.1` ... where that exists); a clean log stays
     as it is. check: write nothing. newline: "\n" makes every line end that; None keeps each. force:
-    mend also a binary file.
+    mend also a binary file. encoding: of the lines that are not UTF-8; None: it is guessed.
+    keep_mojibake: leave mojibake as it is.
 
     Raises: ConfigError for an input that cannot be read, is no text, changes meanwhile or would be
     overwritten; StorageError for an output that cannot be written. In both cases nothing has
     changed.
     """
     path = Path(input_path)
+    options = Options(remove_ansi, newline, encoding, keep_mojibake)
     report = FixReport(str(path))
     with _open_log(path) as file:
         if in_place:
@@ -156,7 +171,7 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
             _refuse_binary(file, path)
         if check or in_place:
             with waiting(f"reading {path.name}", before.st_size) as advance:
-                fix_stream(file, None, report, remove_ansi, newline, advance)
+                fix_stream(file, None, report, options, advance)
             _refuse_changed(file, before, path)
         if check or (in_place and not report.changed):
             return report
@@ -175,7 +190,7 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
                 waiting(f"mending {path.name}", before.st_size) as advance,
                 atomic_file(destination, verify) as target,
             ):
-                fix_stream(file, target, report, remove_ansi, newline, advance)
+                fix_stream(file, target, report, options, advance)
         except OSError as error:
             named = path if in_place else output
             raise StorageError(f"{named}: cannot be written: {error.strerror or error}") from error
@@ -187,23 +202,26 @@ def fix_stream(
     file: SeekableFile,
     target: BinaryIO | None,
     report: FixReport,
-    remove_ansi: bool = True,
-    newline: str | None = None,
+    options: Options = Options(),
     advance: Advance | None = None,
 ) -> None:
     """Mend a seekable file from its beginning into `target` (None: only look); fill the report.
 
     advance: is told the bytes that have been mended.
     """
-    decoder = LogDecoder(file)
-    cleaner = LogCleaner(remove_ansi, newline)
+    newline = options.newline
+    keep_mojibake = options.keep_mojibake
+    decoder = LogDecoder(file, encoding=options.encoding)
+    cleaner = LogCleaner(options.remove_ansi, newline, keep_mojibake=keep_mojibake)
     write = target.write if target else len
     for piece in decoder.pieces():
-        if piece.kind == EIGHT_BIT and not cleaner.holds() and is_clean(piece.data, newline):
+        is_text = piece.kind == EIGHT_BIT and not cleaner.holds()
+        if is_text and is_clean(piece.data, newline, keep_mojibake):
             decoder.count_utf8(piece.data)
             write(piece.data)
         else:
-            write(cleaner.feed(decoder.text(piece)).encode())
+            for text in decoder.texts(piece):
+                write(cleaner.feed(text.characters, text.is_guess).encode())
         if advance is not None:
             advance(len(piece.data))
     write(cleaner.end().encode())

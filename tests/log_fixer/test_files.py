@@ -21,7 +21,7 @@ from chatgot.log_fixer.cleaning import (
     clean_ansi_escape_sequences,
 )
 from chatgot.log_fixer.decoding import LogDecoder
-from chatgot.log_fixer.files import FixReport, detect_encoding, fix_log_file, fix_stream
+from chatgot.log_fixer.files import FixReport, Options, detect_encoding, fix_log_file, fix_stream
 
 FRENCH = (
     "Le mois dernier, le château était fermé à cause de la grêle; "
@@ -42,7 +42,7 @@ def fix_and_report(content: bytes, **options) -> tuple[bytes, FixReport]:
     """Return the fixed bytes of a log, and the report on it."""
     out = io.BytesIO()
     report = FixReport("log")
-    fix_stream(io.BytesIO(content), out, report, **options)
+    fix_stream(io.BytesIO(content), out, report, Options(**options))
     return out.getvalue(), report
 
 
@@ -52,7 +52,11 @@ def fix_in_parts(
     """Return the fixed bytes of a log that is read in small parts."""
     decoder = LogDecoder(io.BytesIO(content), read_bytes, line_bytes)
     cleaner = LogCleaner(held=held)
-    texts = [cleaner.feed(decoder.text(piece)) for piece in decoder.pieces()]
+    texts = [
+        cleaner.feed(text.characters, text.is_guess)
+        for piece in decoder.pieces()
+        for text in decoder.texts(piece)
+    ]
     return "".join([*texts, cleaner.end()]).encode()
 
 
