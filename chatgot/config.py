@@ -12,8 +12,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, Unpack
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
+
+from chatgot.encoding_names import codec_name
 
 # Weights and learning rates are fp32: its smallest normal number, and about its largest number.
 FP32_MIN = 1.2e-38
@@ -73,6 +75,7 @@ Bool = Annotated[bool, Field(strict=True)]
 PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 SpeakerName = Annotated[str, Field(min_length=1, max_length=40)]
+EncodingName = Annotated[str, AfterValidator(codec_name)]
 MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
 Count = Annotated[Int, Field(ge=1, le=10**9)]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
@@ -610,7 +613,13 @@ class DataConfig(Section):
     """`data`: the text and its split."""
 
     path: PathText | None = key(
-        None, "text file, any encoding; null: the default text, Shakespeare's plays", resume="free"
+        None, "text file; null: the default text, Shakespeare's plays", resume="free"
+    )
+    encoding: EncodingName | None = key(
+        None,
+        "encoding of the text file, such as cp1250 or gb18030; null: it is guessed, and a text "
+        "that no guess fits is refused",
+        resume="free",
     )
     # Closer to 0 or 1, one of the two parts would be empty in any real text.
     test_split: Float = key(

@@ -15,7 +15,6 @@ if (CHECKOUT / "chatgot").is_dir():
     sys.path.insert(0, str(CHECKOUT))
 
 import argparse
-import codecs
 import glob
 import json
 import os
@@ -28,6 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from chatgot.command_line import command_name
+from chatgot.encoding_names import codec_name
 from chatgot.errors import ConfigError, StorageError, UserError
 from chatgot.stdout import (
     open_closed_streams,
@@ -121,12 +121,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def codec(name: str) -> str:
     """Return the name of Python's codec for an encoding. Raises: ArgumentTypeError."""
     try:
-        "".encode(name)  # LookupError also for codecs that are none of text, such as base64
-        return codecs.lookup(name).name
-    except (LookupError, ValueError) as error:
-        raise argparse.ArgumentTypeError(
-            f"no encoding is called {name!r}; use a name such as cp1250, latin2 or gb18030"
-        ) from error
+        return codec_name(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def expand(text: str, recursive: bool) -> tuple[list[Path], list[UserError]]:

@@ -4,20 +4,28 @@ from pathlib import Path
 
 from chatgot.config import Config
 from chatgot.data.corpus import fetch_default_text
+from chatgot.data.lengths import split_index
 from chatgot.data.text_file import check_text_file
 from chatgot.data.token_cache import Tokens, load_tokens
-from chatgot.data.vocabulary import Vocabulary
+from chatgot.data.vocabulary import Ids, Vocabulary
 from chatgot.data.windows import check_length
+from chatgot.errors import ConfigError
 
+IDS_AT_ONCE = 1 << 16
 DEFAULT_TEXT = Path("data/shakespeare.txt")
 
 
 def text_path(config: Config) -> Path:
     """Return where the text is, or, for the default text, will be.
 
-    Raises: ConfigError for a text that is missing.
+    Raises: ConfigError for a text that is missing, and for an encoding of the default text.
     """
     if config.data.path is None:
+        if config.data.encoding is not None:
+            raise ConfigError(
+                f"data.encoding ({config.data.encoding}): the default text is UTF-8; "
+                "set data.path to your own text, or leave data.encoding out"
+            )
         return DEFAULT_TEXT
     check_text_file(Path(config.data.path))
     return Path(config.data.path)
@@ -31,6 +39,34 @@ def load_text(config: Config, path: Path, vocabulary: Vocabulary | None = None) 
     """
     if config.data.path is None:
         fetch_default_text(path)
-    tokens = load_tokens(path, Path(config.paths.cache), vocabulary)
+    cache = Path(config.paths.cache)
+    tokens = load_tokens(path, cache, vocabulary, config.data.encoding)
     check_length(len(tokens.ids), config, path, tokens.vocabulary.kind)
+    check_parts(tokens.ids, config.data.test_split, path)
     return tokens
+
+
+def check_parts(ids: Ids, test_split: float, path: Path) -> None:
+    """Refuse a text of which one part is the same token over and over: nothing can be learnt.
+
+    Raises: ConfigError.
+    """
+    split = split_index(len(ids), test_split)
+    if _has_variety(ids[:split]) and _has_variety(ids[split:]):
+        return
+    if not _has_variety(ids):
+        raise ConfigError(f"{path}: holds only one character, {len(ids):,} times; expected a text")
+    part = "held-out" if _has_variety(ids[:split]) else "training"
+    raise ConfigError(
+        f"{path}: its {part} part (data.test_split {test_split:g}, taken from the end) holds only "
+        "one character; remove what is no text, or change data.test_split"
+    )
+
+
+def _has_variety(ids: Ids) -> bool:
+    """Return whether at least two tokens of these differ."""
+    first = ids[:1]
+    return any(
+        bool((ids[start : start + IDS_AT_ONCE] != first).any())
+        for start in range(0, len(ids), IDS_AT_ONCE)
+    )

@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +36,11 @@ BYTE_ORDER_MARKS = (
 UTF8_SEQUENCE = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
 )
+# So many sequences in one line that is wholly UTF-8 are no chance
+SURE_IN_SINGLE_BYTE = 3
+SURE_IN_DOUBLE_BYTE = 8
+MANY_LINES = 0.2  # share of such lines with fewer sequences that is no chance either
+DOUBLE_BYTE = ("big5", "cp932", "cp949", "cp950", "euc", "gb", "johab", "shift")
 ASCII = bytes(range(0x80))
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r\f"})
 C1_CONTROL = re.compile("[\x80-\x9f]")  # no text has them: they show that a guess is wrong
@@ -47,11 +53,15 @@ SEPARATORS = " \n\r\u3000\u3001\u3002\uff0c"
 
 
 class Undecodable(ConfigError):
-    """A text that is not in the encoding it is read in; `offset`: in bytes from the start."""
+    """A text that is not in the encoding it is read in; `offset`: in bytes from the start.
 
-    def __init__(self, message: str, offset: int) -> None:
+    is_cut_off: the file ends there, within a character.
+    """
+
+    def __init__(self, message: str, offset: int, is_cut_off: bool = False) -> None:
         super().__init__(message)
         self.offset = offset
+        self.is_cut_off = is_cut_off
 
 
 @contextmanager
@@ -75,21 +85,34 @@ def decoded_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) ->
     codec = "utf-8" if encoding == "utf-8-sig" else encoding
     decoder = codecs.getincrementaldecoder(codec)()
     end = 0  # bytes read
+    is_whole = False  # the whole file has been read
     with open_text(path) as file:
         try:
             while chunk := file.read(chunk_bytes):
                 end += len(chunk)
                 yield decoder.decode(chunk)
+            is_whole = True
             yield decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
             # error.object: what the decoder kept of the last chunk, then this chunk
             offset = end - len(error.object) + error.start
+            if is_whole:
+                raise _cut_off(path, encoding, offset, end - offset) from error
             message = (
                 f"{path}: not {encoding} at byte offset {offset}: "
                 f"byte 0x{error.object[error.start]:02X}, {error.reason}; mend the file there, "
                 "or convert it to UTF-8 from the encoding it was written in"
             )
             raise Undecodable(message, offset) from error
+
+
+def _cut_off(path: Path, encoding: str, offset: int, left_over: int) -> Undecodable:
+    words = "byte is" if left_over == 1 else f"{left_over} bytes are"
+    message = (
+        f"{path}: ends within a character: not {encoding} at byte offset {offset}, "
+        f"the last {words} a part of a character; get the whole file, or cut it there"
+    )
+    return Undecodable(message, offset, is_cut_off=True)
 
 
 def detect_encoding(path: Path) -> str:
@@ -113,11 +136,17 @@ def detect_encoding(path: Path) -> str:
     not_utf8 = _first_fault(path, "utf-8")
     if not_utf8 is None:
         return "utf-8"
-    sequences, stray, sample = _evidence(path)
-    if is_mostly_utf8(sequences, stray):
-        raise not_utf8
+    evidence = _evidence(path)
+    if is_mostly_utf8(evidence.sequences, evidence.stray):
+        two_encodings = evidence.has_other_lines and not not_utf8.is_cut_off
+        raise evidence.two_encodings(path, not_utf8) if two_encodings else not_utf8
+    if evidence.has_sure_utf8_lines:
+        raise evidence.two_encodings(path, not_utf8)
     _refuse_control_bytes(path)
-    return _guess_encoding(path, sample, not_utf8)
+    encoding = _guess_encoding(path, evidence.sample, not_utf8)
+    if evidence.has_utf8_lines(encoding):
+        raise evidence.two_encodings(path, not_utf8)
+    return encoding
 
 
 def _guess_encoding(path: Path, sample: bytes, not_utf8: Undecodable) -> str:
@@ -218,24 +247,81 @@ def _is_text_in(path: Path, encoding: str) -> bool:
         return False
 
 
-def _evidence(path: Path) -> tuple[int, int, bytes]:
-    """Return what `utf8_evidence` counts in a file, and the lines that are not UTF-8.
+@dataclass
+class _Evidence:
+    """What the lines of a file that is not UTF-8 say about its encoding."""
 
-    It stops at SAMPLE_BYTES of such lines.
-    """
-    sequences = 0
-    stray = 0
+    # As `utf8_evidence` counts them, in all lines
+    sequences: int = 0
+    stray: int = 0
+    # Lines with bytes above ASCII
+    utf8_lines: int = 0
+    broken_lines: int = 0  # mostly UTF-8
+    other_lines: int = 0
+    most_sequences: int = 0  # in one of the UTF-8 lines
+    first_utf8: int = 0  # offset in bytes of their first byte above ASCII
+    sample: bytes = b""  # the first other lines
+
+    @property
+    def has_other_lines(self) -> bool:
+        """Whether lines in another encoding are there, not only UTF-8 with a broken byte."""
+        return self.utf8_lines > 0 and self.other_lines > 0
+
+    @property
+    def has_sure_utf8_lines(self) -> bool:
+        """Whether some lines are UTF-8, and in no other encoding by chance.
+
+        By chance every eighth character of some double-byte encodings is a sequence of UTF-8.
+        """
+        return self.most_sequences >= SURE_IN_DOUBLE_BYTE
+
+    def has_utf8_lines(self, encoding: str) -> bool:
+        """Return whether some lines are UTF-8, and not in this encoding by chance.
+
+        By chance one sequence comes out of two letters of some code pages.
+        """
+        is_double_byte = encoding.lower().startswith(DOUBLE_BYTE)
+        if not is_double_byte and self.most_sequences >= SURE_IN_SINGLE_BYTE:
+            return True
+        lines = self.utf8_lines + self.broken_lines + self.other_lines
+        return self.utf8_lines > 1 and self.utf8_lines > MANY_LINES * lines
+
+    def two_encodings(self, path: Path, not_utf8: Undecodable) -> Undecodable:
+        """Return the refusal of a text with lines in UTF-8 and in another encoding."""
+        message = (
+            f"{path}: two encodings in one text: utf-8 at byte offset {self.first_utf8}, "
+            f"not utf-8 at byte offset {not_utf8.offset}; convert the lines that are not UTF-8, "
+            "or set data.encoding to read all of it in one encoding"
+        )
+        return Undecodable(message, not_utf8.offset)
+
+
+def _evidence(path: Path) -> _Evidence:
+    """Look at the lines of a whole file; up to SAMPLE_BYTES of the other lines are kept."""
+    evidence = _Evidence()
     sample = bytearray()
+    offset = 0
     with open_text(path) as file:
-        while len(sample) < SAMPLE_BYTES and (line := file.readline(HEAD_BYTES)):
-            if line.isascii():
-                continue
-            line_sequences, line_stray = utf8_evidence(line)
-            sequences += line_sequences
-            stray += line_stray
-            if line_stray:
-                sample += line
-    return sequences, stray, bytes(sample)
+        while line := file.readline(HEAD_BYTES):
+            if not line.isascii():
+                sequences, stray = utf8_evidence(line)
+                evidence.sequences += sequences
+                evidence.stray += stray
+                if stray:
+                    if is_mostly_utf8(sequences, stray):
+                        evidence.broken_lines += 1
+                    else:
+                        evidence.other_lines += 1
+                    if len(sample) < SAMPLE_BYTES:
+                        sample += line
+                else:
+                    if not evidence.utf8_lines:
+                        evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
+                    evidence.utf8_lines += 1
+                    evidence.most_sequences = max(evidence.most_sequences, sequences)
+            offset += len(line)
+    evidence.sample = bytes(sample)
+    return evidence
 
 
 def _refuse_control_bytes(path: Path) -> None:

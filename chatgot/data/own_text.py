@@ -181,5 +181,6 @@ def check_request(request: Request) -> None:
     smallest = candidates(request)[0].config
     if size <= MOST_BYTES * _least_length(request, smallest):
         # so small that its characters are counted at once
-        chunks = text_chunks(request.text, detect_encoding(request.text))
+        encoding = smallest.data.encoding or detect_encoding(request.text)
+        chunks = text_chunks(request.text, encoding)
         refuse_short(request, smallest, sum(map(len, chunks)))

@@ -3,12 +3,13 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from io import IncrementalNewlineDecoder
 from pathlib import Path
 
 from chatgot.data.encoding import CHUNK_BYTES, decoded_chunks
+from chatgot.data.odd_characters import BYTE_ORDER_MARK
 from chatgot.errors import ConfigError
 from chatgot.logs.waiting import Advance, waiting
 
@@ -72,13 +73,19 @@ def _hint(path: Path) -> str:
 
 
 def text_chunks(
-    path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES, advance: Advance | None = None
+    path: Path,
+    encoding: str,
+    chunk_bytes: int = CHUNK_BYTES,
+    advance: Advance | None = None,
+    count_marks: Callable[[int], object] = int,
 ) -> Iterator[str]:
-    r"""Yield a file's text piece by piece, every line end as "\n", without a byte order mark.
+    r"""Yield a file's text piece by piece, every line end as "\n", without byte order marks.
 
     Memory grows neither with the file nor with its lines.
 
     advance: is told the bytes of each piece that has been read and used; of the last one too many.
+    count_marks: is told how many byte order marks were dropped, but for the first of the file:
+    files that were joined had them.
 
     Raises: ConfigError at the first byte that does not decode.
     """
@@ -88,8 +95,11 @@ def text_chunks(
     for chunk in decoded_chunks(path, encoding, chunk_bytes):
         characters = chunk
         if at_start and chunk:
-            characters = chunk.removeprefix("\ufeff")
+            characters = chunk.removeprefix(BYTE_ORDER_MARK)
             at_start = False
+        if BYTE_ORDER_MARK in characters:
+            count_marks(characters.count(BYTE_ORDER_MARK))
+            characters = characters.replace(BYTE_ORDER_MARK, "")
         text = newlines.decode(characters)
         if text:
             yield text

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatgot.atomic_file import atomic_file
-from chatgot.data.encoding import detect_encoding
+from chatgot.data.encoding import CHUNK_BYTES, detect_encoding
+from chatgot.data.odd_characters import OddCharacter, OddCharacters, describe
 from chatgot.data.subwords import SubwordEncoder, Subwords
 from chatgot.data.text_file import check_text_file, file_sha256, text_chunks
 from chatgot.data.vocabulary import (
@@ -35,8 +36,8 @@ from chatgot.logs.waiting import Advance, waiting
 
 logger = logging.getLogger(__name__)
 
-CACHE_FORMAT = 2
-SUBWORDS_FORMAT = 1  # of a cache of subwords
+CACHE_FORMAT = 3
+SUBWORDS_FORMAT = 2  # of a cache of subwords
 SUBWORD_CHUNK = 1 << 20  # bytes of a text that become subwords at a time
 HASH = 32  # hex digits of a hash in a file's name
 MOST_SHOWN = 20  # characters in one message
@@ -52,6 +53,8 @@ class About(TypedDict):
     tokens: int
     encoding: str
     text_sha256: str
+    byte_order_marks: int  # left out, within the text
+    odd_characters: list[OddCharacter]
     vocabulary: list[str]
 
 
@@ -62,6 +65,8 @@ class AboutSubwords(TypedDict):
     tokens: int
     encoding: str
     text_sha256: str
+    byte_order_marks: int
+    odd_characters: list[OddCharacter]
 
 
 @dataclass(frozen=True)
@@ -75,20 +80,28 @@ class Tokens:
     encoding: str  # what the file was read as
 
 
-def load_tokens(text_path: Path, cache_dir: Path, vocabulary: Vocabulary | None = None) -> Tokens:
+def load_tokens(
+    text_path: Path,
+    cache_dir: Path,
+    vocabulary: Vocabulary | None = None,
+    encoding: str | None = None,
+) -> Tokens:
     """Encode a text into the cache, or find it there by the hash of the file's bytes.
 
     It streams: memory does not grow with the text.
 
     vocabulary: the subwords to encode it by; None or characters: its own characters.
+    encoding: of the file; None: it is guessed.
     Raises: ConfigError (text), StorageError (cache).
     """
     check_text_file(text_path)
     key = _hash_of(text_path)
+    if encoding is not None:
+        key += f"-{encoding}"
     try:
         if isinstance(vocabulary, Subwords):
-            return _load_subwords(text_path, cache_dir, key, vocabulary)
-        return _load_characters(text_path, cache_dir, key)
+            return _load_subwords(text_path, cache_dir, key, vocabulary, encoding)
+        return _load_characters(text_path, cache_dir, key, encoding)
     except OSError as error:
         message = (
             f"{cache_dir}: the token cache cannot be written: {error.strerror or error}; "
@@ -104,7 +117,7 @@ def _hash_of(text_path: Path) -> str:
         raise ConfigError(f"{text_path}: cannot be read: {error.strerror or error}") from error
 
 
-def _load_characters(text_path: Path, cache_dir: Path, key: str) -> Tokens:
+def _load_characters(text_path: Path, cache_dir: Path, key: str, encoding: str | None) -> Tokens:
     """Return a text as characters. Raises: ConfigError, OSError."""
     about_path = cache_dir / f"{key}.json"
     ids_path = cache_dir / f"{key}.uint16"
@@ -112,8 +125,9 @@ def _load_characters(text_path: Path, cache_dir: Path, key: str) -> Tokens:
     if about is None:
         passes = 2  # one finds the characters, one writes their ids
         with _making(text_path, cache_dir, passes) as advance:
-            about = _encode(text_path, ids_path, advance)
+            about = _encode(text_path, ids_path, encoding, advance)
         _write_about(about_path, about)
+    _warn_of_oddities(text_path, about)
     return Tokens(
         _map_ids(ids_path, about["tokens"], np.dtype("<u2")),
         Characters.from_tokens(about["vocabulary"]),
@@ -122,7 +136,9 @@ def _load_characters(text_path: Path, cache_dir: Path, key: str) -> Tokens:
     )
 
 
-def _load_subwords(text_path: Path, cache_dir: Path, key: str, vocabulary: Subwords) -> Tokens:
+def _load_subwords(
+    text_path: Path, cache_dir: Path, key: str, vocabulary: Subwords, encoding: str | None
+) -> Tokens:
     """Return a text as subwords. Raises: ConfigError, OSError."""
     name = f"{key}-{vocabulary.sha256[:HASH]}"
     dtype = np.dtype("<u2" if len(vocabulary) <= 1 << 16 else "<u4")
@@ -131,10 +147,12 @@ def _load_subwords(text_path: Path, cache_dir: Path, key: str, vocabulary: Subwo
     about = _read_about_subwords(about_path, ids_path, dtype)
     if about is None:
         with _making(text_path, cache_dir, passes=1) as advance:
-            about = _encode_subwords(text_path, ids_path, vocabulary, dtype, advance)
-        if _hash_of(text_path) != key:
+            reader = _Reader(text_path, encoding)
+            about = _encode_subwords(reader, ids_path, vocabulary, dtype, advance)
+        if not key.startswith(_hash_of(text_path)):
             raise _changed(text_path)
         _write_about(about_path, about)
+    _warn_of_oddities(text_path, about)
     ids = _map_ids(ids_path, about["tokens"], dtype)
     return Tokens(ids, vocabulary, about["text_sha256"], about["encoding"])
 
@@ -207,18 +225,60 @@ def _read_usable(about_path: Path, is_usable: Callable[[Any], bool]) -> object:
     return None
 
 
-def _encode(text_path: Path, ids_path: Path, advance: Advance) -> About:
+class _Reader:
+    """Reads a text file in its encoding, and counts what no text should have.
+
+    encoding: None: it is guessed. Raises: ConfigError.
+    """
+
+    def __init__(self, path: Path, encoding: str | None) -> None:
+        self.path = path
+        self.encoding = encoding or detect_encoding(path)
+        self.byte_order_marks = 0
+        self.odd_characters = OddCharacters()
+
+    def chunks(
+        self, update: Callable[[bytes], object], advance: Advance, chunk_bytes: int = CHUNK_BYTES
+    ) -> Iterator[str]:
+        """Yield the text, and hand each chunk as UTF-8 to the `update` of a hash.
+
+        advance: is told the bytes that have been read.
+        Raises: ConfigError.
+        """
+        chunks = text_chunks(self.path, self.encoding, chunk_bytes, advance, self._count_marks)
+        return _hashed(self.odd_characters.watch(chunks), update)
+
+    def _count_marks(self, marks: int) -> None:
+        self.byte_order_marks += marks
+
+
+def _warn_of_oddities(text_path: Path, about: About | AboutSubwords) -> None:
+    """Say what was left out of a text, and what should not be in it."""
+    if about["byte_order_marks"]:
+        logger.warning(
+            "%s: %s byte order marks within the text were left out: they are no characters",
+            text_path,
+            f"{about['byte_order_marks']:,}",
+        )
+    if about["odd_characters"]:
+        logger.warning(
+            "%s: holds characters that no text has, and the model learns them like letters: %s",
+            text_path,
+            describe(about["odd_characters"]),
+        )
+
+
+def _encode(text_path: Path, ids_path: Path, encoding: str | None, advance: Advance) -> About:
     """Write a text's ids; return what the cache says about them.
 
     advance: is told the bytes that have been read, in both passes.
 
     Raises: ConfigError, OSError.
     """
-    encoding = detect_encoding(text_path)
+    reader = _Reader(text_path, encoding)
     counts = np.zeros(CODE_POINTS + 1, dtype=np.int64)
     digest = sha256()
-    chunks = text_chunks(text_path, encoding, advance=advance)
-    for points in code_points(_hashed(chunks, digest.update)):
+    for points in code_points(reader.chunks(digest.update, advance)):
         counts += np.bincount(points, minlength=CODE_POINTS + 1)
     counts[END_OF_TEXT_POINT] = 0
     characters = np.flatnonzero(counts)
@@ -229,7 +289,7 @@ def _encode(text_path: Path, ids_path: Path, advance: Advance) -> About:
     second_digest = sha256()
     tokens = 0
     with atomic_file(ids_path) as file:
-        chunks = text_chunks(text_path, encoding, advance=advance)
+        chunks = text_chunks(text_path, reader.encoding, advance=advance)
         for points in code_points(_hashed(chunks, second_digest.update)):
             tokens += len(points)
             file.write(id_of[points].tobytes())
@@ -238,8 +298,10 @@ def _encode(text_path: Path, ids_path: Path, advance: Advance) -> About:
     return {
         "format": CACHE_FORMAT,
         "tokens": tokens,
-        "encoding": encoding,
+        "encoding": reader.encoding,
         "text_sha256": digest.hexdigest(),
+        "byte_order_marks": reader.byte_order_marks,
+        "odd_characters": reader.odd_characters.found(),
         "vocabulary": Characters("".join(map(chr, characters))).tokens,
     }
 
@@ -249,7 +311,7 @@ def _changed(text_path: Path) -> ConfigError:
 
 
 def _encode_subwords(
-    text_path: Path, ids_path: Path, vocabulary: Subwords, dtype: np.dtype[Any], advance: Advance
+    reader: _Reader, ids_path: Path, vocabulary: Subwords, dtype: np.dtype[Any], advance: Advance
 ) -> AboutSubwords:
     """Write a text's ids; return what the cache says about them.
 
@@ -257,14 +319,13 @@ def _encode_subwords(
 
     Raises: ConfigError, OSError.
     """
-    encoding = detect_encoding(text_path)
     digest = sha256()
     encoder = vocabulary.encoder()
-    chunks = text_chunks(text_path, encoding, SUBWORD_CHUNK, advance)
+    chunks = reader.chunks(digest.update, advance, SUBWORD_CHUNK)
     tokens = 0
     has_text = False
     unknown: set[str] = set()
-    known = _replace_unknown(_hashed(chunks, digest.update), vocabulary, unknown)
+    known = _replace_unknown(chunks, vocabulary, unknown)
     with atomic_file(ids_path) as file:
         for part in chain(map(encoder.feed, known), _last(encoder)):
             ids = np.array(part, dtype)
@@ -272,18 +333,20 @@ def _encode_subwords(
             tokens += len(ids)
             file.write(ids.tobytes())
         if not has_text:
-            raise _no_text(text_path)
+            raise _no_text(reader.path)
     if unknown:
         logger.warning(
             "%s: the model's tokenizer cannot write %r, which becomes ?",
-            text_path,
+            reader.path,
             "".join(sorted(unknown))[:MOST_SHOWN],
         )
     return {
         "format": SUBWORDS_FORMAT,
         "tokens": tokens,
-        "encoding": encoding,
+        "encoding": reader.encoding,
         "text_sha256": digest.hexdigest(),
+        "byte_order_marks": reader.byte_order_marks,
+        "odd_characters": reader.odd_characters.found(),
     }
 
 

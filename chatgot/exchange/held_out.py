@@ -89,7 +89,8 @@ def _training_text(loaded: LoadedModel) -> Tokens | None:
         path = text_path(config)
         if not path.is_file():
             return None
-        tokens = load_tokens(path, Path(config.paths.cache), loaded.vocabulary)
+        cache = Path(config.paths.cache)
+        tokens = load_tokens(path, cache, loaded.vocabulary, config.data.encoding)
     except UserError:  # the model can write the windows instead
         return None
     same = tokens.text_sha256 == loaded.data_sha256

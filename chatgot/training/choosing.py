@@ -15,6 +15,7 @@ import torch
 
 from chatgot.config import Config
 from chatgot.config_file import config_of
+from chatgot.data.configured_text import check_parts
 from chatgot.data.own_text import (
     DEFAULT_MINUTES,
     Candidate,
@@ -115,10 +116,10 @@ def choose(request: Request, vocabulary: Vocabulary | None = None, dry_run: bool
     Raises: ConfigError for a text that no recipe can be trained on; StorageError (token cache).
     """
     possible = candidates(request)
-    cache = Path(possible[0].config.paths.cache)
-    tokens = _tokens(request, cache, vocabulary, dry_run)
+    tokens = _tokens(request, possible[0].config, vocabulary, dry_run)
     unit = _unit(tokens)
     refuse_short(request, possible[0].config, len(tokens.ids), unit)
+    check_parts(tokens.ids, possible[0].config.data.test_split, request.text)
     trials = _trials(request, possible, tokens)
     device = pick_device(possible[0].config.device)
     logger.info(
@@ -133,12 +134,18 @@ def choose(request: Request, vocabulary: Vocabulary | None = None, dry_run: bool
     return choosing.fitted(trial, speed)
 
 
-def _tokens(request: Request, cache: Path, vocabulary: Vocabulary | None, dry_run: bool) -> Tokens:
+def _tokens(
+    request: Request, config: Config, vocabulary: Vocabulary | None, dry_run: bool
+) -> Tokens:
+    cache = Path(config.paths.cache)
+    encoding = config.data.encoding
     if not dry_run or cache.is_dir():
-        return load_tokens(request.text, cache, vocabulary)
-    # what is mapped into memory stays readable after its folder is gone
-    with tempfile.TemporaryDirectory(prefix="chatgot-", ignore_cleanup_errors=True) as folder:
-        return load_tokens(request.text, Path(folder), vocabulary)
+        tokens = load_tokens(request.text, cache, vocabulary, encoding)
+    else:
+        # what is mapped into memory stays readable after its folder is gone
+        with tempfile.TemporaryDirectory(prefix="chatgot-", ignore_cleanup_errors=True) as folder:
+            tokens = load_tokens(request.text, Path(folder), vocabulary, encoding)
+    return tokens
 
 
 def _trials(request: Request, possible: list[Candidate], tokens: Tokens) -> list[Trial]:

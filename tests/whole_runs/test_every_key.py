@@ -132,6 +132,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     # auto gives the reason why it is off; test_compilation.py tests true
     "training.compile": (False, "weighed"),
     "data.path": ("other.txt", "weights"),
+    "data.encoding": ("cp037", "weights"),
     "data.test_split": (0.3, "val_loss"),
     "data.learn_from": (["FOOL"], "val_loss"),
     "sampling.prompts": (["QUEEN: "], "samples"),
