@@ -10,6 +10,7 @@ from chatgot.data.alphabets import BOUNDARY
 # Nats of surprise
 UNASSIGNED = 12.0  # no character, or a C1 control
 USUAL_SIGN = 3.5
+LESS_USUAL_SIGN = 5.0
 FRAME = 7.0
 ODD_SIGN = 8.0
 SIGN_IN_WORD = 4.0  # B³¹d
@@ -17,13 +18,16 @@ CAPITAL_IN_WORD = 4.0  # grÓe
 TWO_SCRIPTS = 6.0  # Josи
 NEXT_TO_DIGIT = 2.5  # Ł5
 LONE_LETTER = 2.0
+LONE_CAPITAL = 4.0
+MISPLACED = 3.0  # ¿ after a word, ’ before one
 
-USUAL_SIGNS = "°§€µ£«»“”„‘’–—…±·•©®²³½×¿¡№\xa0´º|™ª¼¾†‡"
+USUAL_SIGNS = "°§€µ£«»“”„’–…±·•©®²½×№\xa0"
+LESS_USUAL_SIGNS = "‘—¡¿´ºª³¼¾™†‡¬¶‰¢¥÷"
+OPENING = "¡¿"
+CLOSING = "’"
 IN_WORDS = "’·"
 PREFIXES = "µ"  # micro, before the letter of a unit
-DEGREES = "°º"
 FRAMES = re.compile("[\u2500-\u25ff]")
-UNDEFINED = "\ufffe"  # what a table has for a byte that is no character
 SCRIPTS = (
     (0x250, "latin"),
     (0x300, "other"),
@@ -45,39 +49,39 @@ BALTIC = "lt lv et".split()
 # Codec -> what speaks against it before a byte is seen, in nats; the languages that used it
 CODE_PAGES: dict[str, tuple[float, list[str]]] = {
     "cp1252": (0.0, WESTERN),
-    "cp1250": (1.5, CENTRAL),
-    "cp1251": (1.5, CYRILLIC),
-    "cp1253": (2.0, ["el"]),
-    "cp1254": (2.0, ["tr", "az"]),
-    "cp1255": (2.0, ["he"]),
-    "cp1256": (2.0, ["ar", "fa"]),
-    "cp1257": (2.5, BALTIC),
-    "cp1258": (3.0, ["vi"]),
-    "cp874": (2.0, ["th"]),
-    "koi8-r": (2.0, ["ru"]),
-    "koi8-u": (3.0, ["uk"]),
-    "cp866": (2.0, ["ru", "bg", "uk", "be"]),
-    "iso8859-2": (2.5, CENTRAL),
-    "cp852": (2.5, CENTRAL),
-    "cp850": (2.5, WESTERN),
-    "cp437": (3.0, "de fr es it nl sv fi ca".split()),
-    "cp857": (3.0, ["tr", "az"]),
-    "cp737": (3.0, ["el"]),
-    "cp862": (3.0, ["he"]),
-    "cp775": (3.5, BALTIC),
-    "iso8859-7": (2.5, ["el"]),
-    "iso8859-5": (3.0, CYRILLIC),
-    "iso8859-6": (3.0, ["ar"]),
-    "iso8859-8": (3.0, ["he"]),
-    "iso8859-13": (3.5, BALTIC),
-    "cp869": (4.0, ["el"]),
-    "cp720": (4.0, ["ar"]),
-    "cp1125": (4.0, ["uk"]),
-    "mac-roman": (4.5, WESTERN),
-    "cp855": (5.0, ["ru", "sr", "bg", "mk"]),
-    "iso8859-15": (5.0, ["fr", "fi", "et"]),
-    "iso8859-3": (6.0, ["eo"]),
-    "mac-cyrillic": (5.0, ["ru", "uk"]),
+    "cp1250": (4.5, CENTRAL),
+    "cp1251": (4.5, CYRILLIC),
+    "cp1253": (5.0, ["el"]),
+    "cp1254": (5.0, ["tr", "az"]),
+    "cp1255": (5.0, ["he"]),
+    "cp1256": (5.0, ["ar", "fa"]),
+    "cp1257": (5.5, BALTIC),
+    "cp1258": (6.0, ["vi"]),
+    "cp874": (5.0, ["th"]),
+    "koi8-r": (5.0, ["ru"]),
+    "koi8-u": (6.0, ["uk"]),
+    "cp866": (5.0, ["ru", "bg", "uk", "be"]),
+    "iso8859-2": (5.5, CENTRAL),
+    "cp852": (5.5, CENTRAL),
+    "cp850": (5.5, WESTERN),
+    "cp437": (6.0, "de fr es it nl sv fi ca".split()),
+    "cp857": (6.0, ["tr", "az"]),
+    "cp737": (6.0, ["el"]),
+    "cp862": (6.0, ["he"]),
+    "cp775": (6.5, BALTIC),
+    "iso8859-7": (5.5, ["el"]),
+    "iso8859-5": (6.0, CYRILLIC),
+    "iso8859-6": (6.0, ["ar"]),
+    "iso8859-8": (6.0, ["he"]),
+    "iso8859-13": (6.5, BALTIC),
+    "cp869": (7.0, ["el"]),
+    "cp720": (7.0, ["ar"]),
+    "cp1125": (7.0, ["uk"]),
+    "mac-roman": (7.5, WESTERN),
+    "cp855": (8.0, ["ru", "sr", "bg", "mk"]),
+    "iso8859-15": (8.0, ["fr", "fi", "et"]),
+    "iso8859-3": (9.0, ["eo"]),
+    "mac-cyrillic": (8.0, ["ru", "uk"]),
 }
 
 
@@ -123,13 +127,19 @@ def _sign(character: str, codec: str) -> Sign:
         nats = 0.0
     else:
         script = ""
-        nats = USUAL_SIGN if character in USUAL_SIGNS else ODD_SIGN
-        if FRAMES.match(character):
-            nats = FRAME
+        nats = _alone_nats(character)
     lower = "i" if character == "İ" else character.lower()
     if script == "":
         lower = character
     return Sign(lower, script, character.isupper(), character.islower(), nats)
+
+
+def _alone_nats(character: str) -> float:
+    if character in USUAL_SIGNS:
+        return USUAL_SIGN
+    if character in LESS_USUAL_SIGNS:
+        return LESS_USUAL_SIGN
+    return FRAME if FRAMES.match(character) else ODD_SIGN
 
 
 @lru_cache(maxsize=1 << 16)
@@ -151,7 +161,7 @@ def reading(codec: str, context: bytes) -> Reading:
     if before.lower.isdigit() or after.lower.isdigit():
         nats += NEXT_TO_DIGIT
     if not before.script and not after.script:
-        nats += LONE_LETTER
+        nats += LONE_CAPITAL if sign.upper_case else LONE_LETTER
     return Reading(nats, (_neighbour(before), sign.lower, _neighbour(after)))
 
 
@@ -160,6 +170,10 @@ def _sign_nats(before: Sign, sign: Sign, after: Sign) -> float:
         return sign.nats + (SIGN_IN_WORD if before.script else 0.0)
     if before.script and after.script and sign.lower not in IN_WORDS:
         return sign.nats + SIGN_IN_WORD
+    opens = not before.script and bool(after.script)
+    closes = bool(before.script) and not after.script
+    if (sign.lower in OPENING and closes) or (sign.lower in CLOSING and opens):
+        return sign.nats + MISPLACED
     return sign.nats
 
 

@@ -1,4 +1,4 @@
-"""How surprising is a line in a double-byte encoding of Chinese, Japanese or Korean?"""
+"""How surprising are bytes in a double-byte encoding of Chinese, Japanese or Korean?"""
 
 from functools import lru_cache
 
@@ -15,37 +15,37 @@ WRONG_SCRIPT = 15.0
 
 # Codec -> what speaks against it before a byte is seen, in nats; its language
 DOUBLE_BYTE = {
-    "gb18030": (1.5, "zh_CN"),
-    "cp950": (2.0, "zh_TW"),
-    "big5hkscs": (4.0, "zh_TW"),
-    "cp932": (1.5, "ja"),
-    "euc_jp": (2.0, "ja"),
-    "cp949": (2.0, "ko"),
+    "gb18030": (3.5, "zh_CN"),
+    "cp950": (4.0, "zh_TW"),
+    "big5hkscs": (16.0, "zh_TW"),
+    "cp932": (3.5, "ja"),
+    "euc_jp": (4.0, "ja"),
+    "cp949": (4.0, "ko"),
 }
 # Language -> a codec that has the common ideographs in its first rows, and the end of these rows
 FIRST_ROWS = {"zh_CN": ("gb2312", 0xD8), "zh_TW": ("big5", 0xC9), "ja": ("euc_jp", 0xD0)}
 LONGEST_CHARACTER = 4  # bytes, in GB18030
 
 
-def line_nats(codec: str, line: bytes) -> float:
-    """Return the surprise of a line's characters above ASCII, in nats, in the best cutting.
+def token_nats(codec: str, token: bytes) -> float:
+    """Return the surprise of a token's characters above ASCII, in nats, in the best cutting.
 
     A torn byte costs its share only: after it, the cutting into characters may begin anew.
     """
-    costs = [0.0] + [float("inf")] * len(line)
-    for start, byte in enumerate(line):
+    costs = [0.0] + [float("inf")] * len(token)
+    for start, byte in enumerate(token):
         cost = costs[start]
         if byte < 0x80:
             costs[start + 1] = min(costs[start + 1], cost)
             continue
-        costs[start + 1] = min(costs[start + 1], cost + _nats(codec, line[start : start + 1]))
-        pair = line[start : start + 2]
+        costs[start + 1] = min(costs[start + 1], cost + _nats(codec, token[start : start + 1]))
+        pair = token[start : start + 2]
         nats = _nats(codec, pair)
         if len(pair) == 2 and nats < TORN * 2:
             costs[start + 2] = min(costs[start + 2], cost + nats)
             continue
         for length in range(3, LONGEST_CHARACTER + 1):
-            piece = line[start : start + length]
+            piece = token[start : start + length]
             if len(piece) == length:
                 costs[start + length] = min(costs[start + length], cost + _nats(codec, piece))
     return costs[-1]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from chatgot.data.alphabets import alphabet
 from chatgot.data.code_pages import CODE_PAGES, reading
-from chatgot.data.double_byte import DOUBLE_BYTE, line_nats
+from chatgot.data.double_byte import DOUBLE_BYTE, token_nats
 
 EXCERPT_BYTES = 1 << 16  # how much of a sample is looked at
 EXCERPT_PARTS = 16
@@ -25,15 +25,15 @@ RARE_BYTE = 4  # runs with a byte that is in fewer runs are looked at, too
 GARBAGE_PER_BYTE = 7.0  # nats: a run costs no more, because a run may be torn
 GARBAGE = 3.0
 SURE = 1.0  # nats between the best text and the next one
-CLEAN = 7.0  # nats for each byte: a Western reading up to here is plausible
+ALIKE = 0.05  # share of the characters above ASCII
 
 RUN = re.compile(rb"[A-Za-z0-9\x80-\xff]*[\x80-\xff][A-Za-z0-9\x80-\xff]*")
+# In double-byte encodings, a character's second byte is 0x30 or higher
+TOKEN = re.compile(rb"[\x30-\xff]*[\x80-\xff][\x30-\xff]*")
 ESCAPE_SEQUENCE = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 HIGH_BYTE = re.compile(rb"[\x80-\xff]")
 LINE_END = re.compile(rb"[\r\n]+")
-ASCII = bytes(range(0x80))
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-WESTERN = "cp1252"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def guess_encoding(sample: bytes) -> Guess:
     runs = _runs(few_lines)
     single = _race(runs)
     surprises = _best(single)
-    double = _double(few_lines, min(surprises.values()))
+    double = _double(_tokens(few_lines), min(surprises.values()))
     if double and min(double.values()) < min(surprises.values()):
         return _decide({**surprises, **double}, b"\n".join(few_lines))
     seen = {run.data for run in runs}
@@ -164,13 +164,17 @@ def _add(surprises: dict[str, dict[str, float]], runs: Sequence[Run]) -> None:
                 languages[language] += min(nats, run.limit)
 
 
-def _double(lines: Sequence[bytes], best: float) -> dict[str, float]:
-    """Return double-byte encoding -> surprise of the lines, for those that are not hopeless."""
+def _tokens(lines: Iterable[bytes]) -> list[bytes]:
+    return list(dict.fromkeys(token for line in lines for token in TOKEN.findall(line)))
+
+
+def _double(tokens: Sequence[bytes], best: float) -> dict[str, float]:
+    """Return double-byte encoding -> surprise of the tokens, for those that are not hopeless."""
     surprises = {}
     for codec, (prior, _) in DOUBLE_BYTE.items():
         nats = prior
-        for line in lines:
-            nats += line_nats(codec, line)
+        for token in tokens:
+            nats += token_nats(codec, token)
             if nats > best + HOPELESS:
                 break
         else:
@@ -179,15 +183,23 @@ def _double(lines: Sequence[bytes], best: float) -> dict[str, float]:
 
 
 def _decide(surprises: dict[str, float], text: bytes) -> Guess:
-    """Return the encoding with the least surprise, if all other readings are worse by enough."""
+    """Return the encoding with the least surprise, if all other texts are worse by enough."""
     ranking = sorted(surprises, key=lambda codec: surprises[codec])
     best = ranking[0]
     best_text = text.decode(best, "surrogateescape")
-    rival = next(
-        (c for c in ranking[1:] if text.decode(c, "surrogateescape") != best_text), None
-    )
+    rivals = (c for c in ranking[1:] if not _alike(best_text, text.decode(c, "surrogateescape")))
+    rival = next(rivals, None)
     margin = surprises[rival] - surprises[best] if rival else HOPELESS
     confidence = 1 / (1 + math.exp(-margin))
-    if margin >= SURE:
-        return Guess(best, confidence)
-    return Guess(None, confidence)
+    return Guess(best if margin >= SURE else None, confidence)
+
+
+def _alike(text: str, other: str) -> bool:
+    """Return whether two readings differ at most in a few rare characters."""
+    if text == other:
+        return True
+    if len(text) != len(other):
+        return False
+    different = sum(a != b for a, b in zip(text, other, strict=True))
+    above_ascii = sum(c > "\x7f" for c in text)
+    return different <= above_ascii * ALIKE
