@@ -8,6 +8,7 @@ encoding with the least surprise wins, if every other reading of the bytes is wo
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,15 +16,17 @@ from chatgot.data.alphabets import alphabet
 from chatgot.data.code_pages import CODE_PAGES, reading
 from chatgot.data.double_byte import DOUBLE_BYTE, token_nats
 
-EXCERPT_BYTES = 1 << 16  # how much of a sample is looked at
+EXCERPT_BYTES = 1 << 15  # how much of a sample is looked at
 EXCERPT_PARTS = 16
 MAX_LINES = 60
 MAX_LINE_BYTES = 400
-STAGES = (6, 24, 80, 240)  # runs after which hopeless candidates are dropped
-HOPELESS = 30.0  # nats behind the best
+STAGES = (3, 12, 48, 240)  # runs after which hopeless candidates are dropped
+HOPELESS = 25.0  # nats behind the best
 RARE_BYTE = 4  # runs with a byte that is in fewer runs are looked at, too
 GARBAGE_PER_BYTE = 7.0  # nats: a run costs no more, because a run may be torn
 GARBAGE = 3.0
+NOISE_BYTES = 20  # from so many bytes above ASCII on, noise is told from text
+NOISE = 6.0  # nats for each of them
 SURE = 1.0  # nats between the best text and the next one
 ALIKE = 0.05  # share of the characters above ASCII
 
@@ -33,6 +36,7 @@ TOKEN = re.compile(rb"[\x30-\xff]*[\x80-\xff][\x30-\xff]*")
 ESCAPE_SEQUENCE = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 HIGH_BYTE = re.compile(rb"[\x80-\xff]")
 LINE_END = re.compile(rb"[\r\n]+")
+ASCII = bytes(range(0x80))
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -59,15 +63,16 @@ def guess_encoding(sample: bytes) -> Guess:
     if not lines:
         return Guess(None, 0.0)
     few_lines = lines[:MAX_LINES]
-    runs = _runs(few_lines)
+    datas = _run_datas(few_lines)
+    runs = [_run(data) for data in datas]
     single = _race(runs)
     surprises = _best(single)
     double = _double(_tokens(few_lines), min(surprises.values()))
     if double and min(double.values()) < min(surprises.values()):
         return _decide({**surprises, **double}, b"\n".join(few_lines))
-    seen = {run.data for run in runs}
-    others = [run for run in _runs(lines) if run.data not in seen]
-    rest = _with_rare_bytes(runs, others)
+    seen = set(datas)
+    others = [data for data in _run_datas(lines) if data not in seen]
+    rest = [_run(data) for data in _with_rare_bytes(datas, others)]
     _add(single, rest)
     surprises = _best(single)
     return _decide(surprises, b" ".join(run.data for run in [*runs, *rest]))
@@ -100,9 +105,9 @@ def _mixed(entries: Iterable[bytes]) -> list[bytes]:
     return [entry for _, entry in sorted((number * GOLDEN_RATIO % 1, e) for number, e in numbered)]
 
 
-def _runs(lines: Iterable[bytes]) -> list[Run]:
-    """Return the distinct runs in lines."""
-    return [_run(data) for data in dict.fromkeys(r for line in lines for r in RUN.findall(line))]
+def _run_datas(lines: Iterable[bytes]) -> list[bytes]:
+    """Return the bytes of the distinct runs in lines."""
+    return list(dict.fromkeys(data for line in lines for data in RUN.findall(line)))
 
 
 def _run(data: bytes) -> Run:
@@ -112,18 +117,14 @@ def _run(data: bytes) -> Run:
     return Run(data, contexts, GARBAGE_PER_BYTE * len(places) + GARBAGE)
 
 
-def _with_rare_bytes(runs: Sequence[Run], others: Sequence[Run]) -> list[Run]:
+def _with_rare_bytes(datas: Sequence[bytes], others: Sequence[bytes]) -> list[bytes]:
     """Return those of the other runs that have a byte which few runs have."""
-    counts = [0] * 256
-    for run in runs:
-        for byte in set(run.data):
-            counts[byte] += 1
+    counts = Counter(byte for data in datas for byte in set(data))
     chosen = []
-    for run in others:
-        if any(byte > 0x7F and counts[byte] < RARE_BYTE for byte in run.data):
-            chosen.append(run)
-            for byte in set(run.data):
-                counts[byte] += 1
+    for data in others:
+        if any(byte > 0x7F and counts[byte] < RARE_BYTE for byte in data):
+            chosen.append(data)
+            counts.update(set(data))
     return chosen
 
 
@@ -191,6 +192,9 @@ def _decide(surprises: dict[str, float], text: bytes) -> Guess:
     rival = next(rivals, None)
     margin = surprises[rival] - surprises[best] if rival else HOPELESS
     confidence = 1 / (1 + math.exp(-margin))
+    above_ascii = len(text.translate(None, ASCII))
+    if above_ascii >= NOISE_BYTES and surprises[best] > NOISE * above_ascii:
+        return Guess(None, 0.0)
     return Guess(best if margin >= SURE else None, confidence)
 
 
