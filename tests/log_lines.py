@@ -516,12 +516,13 @@ LINES: dict[str, tuple[tuple[str, ...], list[str]]] = {
 }
 
 # What Western programs write on a line of English: none of it may become another letter
-WESTERN_BITS = (
+_BITS = (
     "José|21.5 °C|35 µs|§ 12|§5|€ 20|20 €|10€|€5|naïve|“quotes”|±|± 0.5|São Paulo|¿|¿Qué?|£5|5 £|"
     "café|CAFÉ|Zürich|MÜLLER|Ångström|Øyvind|Malmö|façade|résumé|À bientôt|Ça alors|l’été|it’s|"
     "a – b|wait…|© 2024|®|Acme™|1½|3 × 4|m²|90°|100 µF|« oui »|Noël|Zoë|Françoise|Núñez|Peña|"
     "mañana|João|Guðmundur|Jürgen|Straße|für|à la carte|crème brûlée|piñata|Tromsø|Ærø|nº 5|¡Hola!"
-).split("|")
+)
+WESTERN_BITS = _BITS.split("|")
 WESTERN_FRAMES = (
     "{}",
     "user {} logged in",

@@ -13,6 +13,7 @@ from pathlib import Path
 TABLE = Path(__file__).with_name("alphabets.txt")
 BOUNDARY = "_"  # stands for a neighbour that is no letter
 FOREIGN = 9.5  # nats: a letter that the language does not have
+FOREIGN_WESTERN = 8.0  # nats: names and loan words have these in every language
 UNSEEN_PAIR = 2.5  # nats: a letter of the language, next to a neighbour that it was not seen with
 NATS_PER_LEVEL = 0.5
 FOREIGN_CHARACTER = 12.0  # nats
@@ -30,7 +31,7 @@ class Alphabet:
         """Return the nats of a letter above ASCII between its neighbours, all in lower case."""
         alone = self.letters.get(letter)
         if alone is None:
-            return FOREIGN
+            return FOREIGN_WESTERN if "à" <= letter <= "ÿ" else FOREIGN
         unseen = min(FOREIGN, alone + UNSEEN_PAIR)
         left = self.left.get(before + letter, unseen)
         if after > "\x7f":  # counted as the left neighbour of `after`

@@ -25,6 +25,7 @@ USUAL_SIGNS = "°§€µ£«»“”„’–…±·•©®²½×№\xa0"
 LESS_USUAL_SIGNS = "‘—¡¿´ºª³¼¾™†‡¬¶‰¢¥÷"
 OPENING = "¡¿"
 CLOSING = "’"
+SUPERSCRIPTS = "²³"
 IN_WORDS = "’·"
 PREFIXES = "µ"  # micro, before the letter of a unit
 FRAMES = re.compile("[\u2500-\u25ff]")
@@ -41,47 +42,47 @@ SCRIPTS = (
     (0xE80, "thai"),
 )
 
-CENTRAL = "pl cs sk hu sl hr ro sq de".split()
-WESTERN = "de fr es pt it nl sv da nb fi is ca gl eu et ga sq".split()
-CYRILLIC = "ru bg uk be sr mk kk".split()
-BALTIC = "lt lv et".split()
+CENTRAL = "pl cs sk hu sl hr ro sq de"
+WESTERN = "de fr es pt it nl sv da nb fi is ca gl eu et ga sq"
+CYRILLIC = "ru bg uk be sr mk kk"
+BALTIC = "lt lv et"
 
 # Codec -> what speaks against it before a byte is seen, in nats; the languages that used it
-CODE_PAGES: dict[str, tuple[float, list[str]]] = {
+CODE_PAGES: dict[str, tuple[float, str]] = {
     "cp1252": (0.0, WESTERN),
     "cp1250": (4.5, CENTRAL),
     "cp1251": (4.5, CYRILLIC),
-    "cp1253": (5.0, ["el"]),
-    "cp1254": (5.0, ["tr", "az"]),
-    "cp1255": (5.0, ["he"]),
-    "cp1256": (5.0, ["ar", "fa"]),
+    "cp1253": (5.0, "el"),
+    "cp1254": (5.0, "tr az"),
+    "cp1255": (5.0, "he"),
+    "cp1256": (5.0, "ar fa"),
     "cp1257": (5.5, BALTIC),
-    "cp1258": (6.0, ["vi"]),
-    "cp874": (5.0, ["th"]),
-    "koi8-r": (5.0, ["ru"]),
-    "koi8-u": (6.0, ["uk"]),
-    "cp866": (5.0, ["ru", "bg", "uk", "be"]),
+    "cp1258": (6.0, "vi"),
+    "cp874": (5.0, "th"),
+    "koi8-r": (5.0, "ru"),
+    "koi8-u": (6.0, "uk"),
+    "cp866": (5.0, "ru bg uk be"),
     "iso8859-2": (5.5, CENTRAL),
     "cp852": (5.5, CENTRAL),
     "cp850": (5.5, WESTERN),
-    "cp437": (6.0, "de fr es it nl sv fi ca".split()),
-    "cp857": (6.0, ["tr", "az"]),
-    "cp737": (6.0, ["el"]),
-    "cp862": (6.0, ["he"]),
+    "cp437": (6.0, "de fr es it nl sv fi ca"),
+    "cp857": (6.0, "tr az"),
+    "cp737": (6.0, "el"),
+    "cp862": (6.0, "he"),
     "cp775": (6.5, BALTIC),
-    "iso8859-7": (5.5, ["el"]),
+    "iso8859-7": (5.5, "el"),
     "iso8859-5": (6.0, CYRILLIC),
-    "iso8859-6": (6.0, ["ar"]),
-    "iso8859-8": (6.0, ["he"]),
+    "iso8859-6": (6.0, "ar"),
+    "iso8859-8": (6.0, "he"),
     "iso8859-13": (6.5, BALTIC),
-    "cp869": (7.0, ["el"]),
-    "cp720": (7.0, ["ar"]),
-    "cp1125": (7.0, ["uk"]),
+    "cp869": (7.0, "el"),
+    "cp720": (7.0, "ar"),
+    "cp1125": (7.0, "uk"),
     "mac-roman": (7.5, WESTERN),
-    "cp855": (8.0, ["ru", "sr", "bg", "mk"]),
-    "iso8859-15": (8.0, ["fr", "fi", "et"]),
-    "iso8859-3": (9.0, ["eo"]),
-    "mac-cyrillic": (8.0, ["ru", "uk"]),
+    "cp855": (8.0, "ru sr bg mk"),
+    "iso8859-15": (8.0, "fr fi et"),
+    "iso8859-3": (9.0, "eo"),
+    "mac-cyrillic": (8.0, "ru uk"),
 }
 
 
@@ -121,7 +122,7 @@ def _sign(character: str, codec: str) -> Sign:
     elif character == "\ufffd" or character < "\xa0":
         script = ""
         nats = UNASSIGNED
-    elif category.startswith("L") and character not in "ºªµ" or category in ("Mn", "Mc"):
+    elif (category.startswith("L") and character not in "ºªµ") or category in ("Mn", "Mc"):
         code = ord(character)
         script = next((name for end, name in SCRIPTS if code < end), "other")
         nats = 0.0
@@ -170,6 +171,8 @@ def _sign_nats(before: Sign, sign: Sign, after: Sign) -> float:
         return sign.nats + (SIGN_IN_WORD if before.script else 0.0)
     if before.script and after.script and sign.lower not in IN_WORDS:
         return sign.nats + SIGN_IN_WORD
+    if sign.lower in SUPERSCRIPTS and not (before.script or before.lower.isdigit()):
+        return sign.nats + MISPLACED
     opens = not before.script and bool(after.script)
     closes = bool(before.script) and not after.script
     if (sign.lower in OPENING and closes) or (sign.lower in CLOSING and opens):

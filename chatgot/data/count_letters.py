@@ -11,6 +11,7 @@ import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from chatgot.data.alphabets import BOUNDARY, NATS_PER_LEVEL, TABLE
@@ -67,7 +68,7 @@ def count_letters(language: str, texts: Iterable[str]) -> tuple[Counter[str], Co
             if word.isascii():
                 continue
             characters = BOUNDARY + _as_on_code_pages(word, language) + BOUNDARY
-            for pair in map("".join, zip(characters, characters[1:], strict=False)):
+            for pair in map("".join, pairwise(characters)):
                 if not pair.isascii():
                     pairs[pair] += 1
             letters.update(c for c in characters if c > "\x7f")
@@ -88,7 +89,7 @@ def _as_on_code_pages(word: str, language: str) -> str:
 
 def _with_marks(letter: str) -> str:
     """Return a Vietnamese letter in Windows-1258: the tone is a character of its own."""
-    base, *marks = unicodedata.normalize("NFD", letter)
+    base, *marks = list(unicodedata.normalize("NFD", letter))
     own = "".join(mark for mark in marks if mark in MARKS_OF_CP1258)
     tone = "".join(mark for mark in marks if mark not in MARKS_OF_CP1258)
     whole = unicodedata.normalize("NFC", letter)
@@ -139,7 +140,7 @@ def _rows(language: str, table: str, surprises: dict[str, float]) -> Iterator[st
 
 
 def main(folders: list[Path]) -> None:
-    rows = []
+    rows: list[str] = []
     for names, make_rows in (
         (f"{LATIN} {OTHERS}", alphabet_rows),
         (IDEOGRAPHIC, character_rows),

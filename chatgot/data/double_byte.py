@@ -58,7 +58,7 @@ def _nats(codec: str, piece: bytes) -> float:
         text = piece.decode(codec)
     except UnicodeDecodeError:
         return TORN * len(piece) if len(piece) == 1 else float("inf")
-    if len(text) > 1 and text[0] < "\x80" or len(text) > 2:
+    if (len(text) > 1 and text[0] < "\x80") or len(text) > 2:
         return float("inf")
     language = DOUBLE_BYTE[codec][1]
     common = common_characters(language)

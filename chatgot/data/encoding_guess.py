@@ -20,13 +20,13 @@ EXCERPT_BYTES = 1 << 15  # how much of a sample is looked at
 EXCERPT_PARTS = 16
 MAX_LINES = 60
 MAX_LINE_BYTES = 400
-STAGES = (3, 12, 48, 240)  # runs after which hopeless candidates are dropped
+STAGES = (3, 12, 48, 240, None)  # runs after which hopeless candidates are dropped; None: all
 HOPELESS = 25.0  # nats behind the best
 RARE_BYTE = 4  # runs with a byte that is in fewer runs are looked at, too
 GARBAGE_PER_BYTE = 7.0  # nats: a run costs no more, because a run may be torn
 GARBAGE = 3.0
 NOISE_BYTES = 20  # from so many bytes above ASCII on, noise is told from text
-NOISE = 6.0  # nats for each of them
+NOISE = 5.0  # nats for each of them
 SURE = 1.0  # nats between the best text and the next one
 ALIKE = 0.05  # share of the characters above ASCII
 
@@ -131,14 +131,15 @@ def _with_rare_bytes(datas: Sequence[bytes], others: Sequence[bytes]) -> list[by
 def _race(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     """Return code page -> language -> surprise, without those that are hopelessly behind."""
     surprises = {
-        codec: dict.fromkeys(languages, prior) for codec, (prior, languages) in CODE_PAGES.items()
+        codec: dict.fromkeys(languages.split(), prior)
+        for codec, (prior, languages) in CODE_PAGES.items()
     }
     start = 0
     for end in STAGES:
         _add(surprises, runs[start:end])
-        start = end
-        if start >= len(runs):
+        if end is None or end >= len(runs):
             break
+        start = end
         best = min(_best(surprises).values())
         for codec, languages in list(surprises.items()):
             kept = {name: nats for name, nats in languages.items() if nats < best + HOPELESS}
