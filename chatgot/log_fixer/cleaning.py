@@ -11,7 +11,6 @@ from collections import Counter
 
 from chatgot.log_fixer.mojibake import (
     LONGEST_LINE,
-    is_suspect,
     may_hold_mojibake,
     mended,
     mojibake_words,
@@ -53,6 +52,8 @@ MISREAD_OR_SEQUENCE = re.compile(rf"(?P<misread>{_MISREAD})|{_SEQUENCE}|{_C1_SEQ
 
 C1_BYTES = re.compile(rb"\xc2[\x80-\x9f]")
 FORMAT_BYTES = re.compile(rb"\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xaf]|\xef\xbf[\xb9-\xbb]")
+# UTF-32 that was not recognised
+NULS_OF_UTF32 = re.compile(r"(?:[^\0]\0{3}){4,}")
 # NULs between two characters of one line join two records; longer runs are left by a power cut
 JOINING_NULS = re.compile(r"(?<=[^\0\r\n])\0{1,7}(?=[^\0\r\n])")
 # Terminals ignore NULs in and next to escape sequences; some programs wait by sending them
@@ -249,7 +250,11 @@ class LogCleaner:
 
     def _finish(self, text: str) -> str:
         """Mend mojibake and escape the remaining control characters."""
-        if not self._keep_mojibake and not text.isascii() and may_hold_mojibake(text.encode()):
+        if (
+            not self._keep_mojibake
+            and not text.isascii()
+            and (CONTROL.search(text) or may_hold_mojibake(text.encode()))
+        ):
             mend = self._without_suspects if self._is_guess else self._without_mojibake
             lines = text.split("\n")  # splitlines would also split at U+2028 and others
             text = "\n".join(
@@ -288,17 +293,22 @@ class LogCleaner:
 
     def _mended(self, line: str) -> str:
         """Mend a line, but not inside its escape sequences, nor what the log has quoted before."""
-        text = mended(line) if self._remove_ansi else _mended_around_sequences(line)
+        text = self._without_layers(line)
         if text != line and self._quoted_words and mojibake_words(line) <= self._quoted_words:
             return line
         return text
+
+    def _without_layers(self, line: str) -> str:
+        return mended(line) if self._remove_ansi else _mended_around_sequences(line)
 
     def _without_suspects(self, line: str, number: int) -> str:
         r"""Show the letters of a guessed line as escapes (`\xc3`) where it looks like mojibake.
 
         Read as UTF-8 the next time, it would be mended, though the guess may have been right.
         """
-        if not is_suspect(line.removesuffix("\r")):
+        line = self._escape_controls(line)
+        body = line.removesuffix("\r")
+        if self._without_layers(body) == body:
             return line
         self.counts["uncertain_lines"] += 1
         return line.encode("ascii", "backslashreplace").decode("ascii")
@@ -314,6 +324,7 @@ class LogCleaner:
             text = text.replace("\ufeff", "")
         if "\0" in text:
             self.counts["nuls"] += text.count("\0")
+            text = NULS_OF_UTF32.sub(_without_nuls, text)
             text = NULS_AT_SEQUENCE.sub(_without_nuls, text)
             text = JOINING_NULS.sub(r"\\x00", text).replace("\0", "")
         return text

@@ -11,6 +11,9 @@ import re
 from functools import lru_cache
 from itertools import pairwise
 
+# It registers the code pages "sloppy-windows-...": what Windows lacks is a C1 control in them
+import ftfy  # noqa: F401
+
 from chatgot.log_fixer.mojibake_signs import (
     CJK,
     CONVINCING,
@@ -31,14 +34,15 @@ _LEADS = {2: range(0xC2, 0xE0), 3: range(0xE0, 0xF0), 4: range(0xF0, 0xF5)}
 _TAILS = range(0x80, 0xC0)
 # The order counts: where two code pages fit, the first one is taken
 _CODE_PAGES = (
-    *("cp1251", "cp1250", "cp1253", "cp1254", "cp1257", "iso8859_2", "iso8859_15", "mac_roman"),
-    *("cp850", "cp437", "cp852", "cp866", "koi8_r", "cp1255", "cp1256", "cp1258"),
+    *(f"sloppy-windows-{number}" for number in (1251, 1250, 1253, 1254, 1257)),
+    *("iso8859_2", "iso8859_15", "mac_roman", "cp850", "cp437", "cp852", "cp866", "koi8_r"),
+    *(f"sloppy-windows-{number}" for number in (1255, 1256, 1258)),
 )
 
 
 def _table(encoding: str) -> str:
-    """Return the characters of all 256 bytes; what a code page lacks is a C1 control."""
-    return "".join(bytes([byte]).decode(encoding, "ignore") or chr(byte) for byte in range(0x100))
+    """Return the characters of all 256 bytes."""
+    return bytes(range(0x80)).decode("ascii") + bytes(range(0x80, 0x100)).decode(encoding)
 
 
 _TABLES = [_table(encoding) for encoding in _CODE_PAGES]
@@ -58,7 +62,7 @@ _LEAD_PAGES = _pages_of(range(0xC2, 0xF5))
 _TAIL_PAGES = _pages_of(_TAILS)
 
 # cp1252 and Latin-1 in one: their characters above U+00FF are bytes that are controls in Latin-1
-_CP1252 = _table("cp1252")
+_CP1252 = _table("sloppy-windows-1252")
 _WESTERN = {ord(_CP1252[byte]): byte for byte in range(0x80, 0xA0)} | {
     code: code for code in range(0x80, 0x100)
 }
@@ -78,7 +82,7 @@ ANY_C1 = re.compile("[\x80-\x9f]")
 LONE_C1 = re.compile("[\x80\x82-\x8c\x8e\x91-\x97\x99\x9a\x9c\x9e]")
 NEXT_LINE = "\x85"  # alone it is a control of its own, not an ellipsis of cp1252
 # A letter of cp1252 whose next byte was lost: `Ã ` for `à` with a plain blank, `â€` before `�`
-_TORN = re.compile(rf"[\xc2-\xf4](?=[{_WESTERN_TAILS}\ufffd])|[ÂÃ](?=[ \\?]|$)")
+_TORN = re.compile(rf"[\xc2-\xf4](?=[{_WESTERN_TAILS}\ufffd])|[ÂÃ](?=[\x00-\x20\\?]|$)")
 _ABOVE_ASCII = re.compile("[^\x00-\x7f]+")
 _WORD = re.compile(r"[^\s\"'`“”‘’„«»()\[\]{}<>,;:=]+")
 
@@ -162,8 +166,9 @@ def _read_again(text: str, number: int) -> str | None:
 
 
 def is_suspect(line: str) -> bool:
-    """Return whether mending would change this line."""
-    return mended(line) != line
+    """Return whether mending would change this line; its complete C1 sequences do not count."""
+    text = HIDDEN.sub("\x1b", line)
+    return mended(text) != text
 
 
 def mended(line: str) -> str:

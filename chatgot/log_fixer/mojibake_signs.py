@@ -5,6 +5,7 @@ text has `Ã”` (a Portuguese word in capitals before a quotation mark) and `É
 between small letters and no `¼` inside a word.
 """
 
+import re
 import unicodedata
 from functools import lru_cache
 from itertools import pairwise
@@ -38,6 +39,7 @@ _LATIN = (
 
 TYPOGRAPHIC = "‐‑‒–—―‘’‚“”„†‡•…‹›«»\xa0"
 QUOTES = "“”„«»‹›"
+QUOTE_SET = frozenset(QUOTES)
 # How the first byte of most three-byte signs (E2) and of emoji reads in the code pages
 _SIGN_LEADS = "âïðвÔΓ‚"
 _EMOJI = range(0x1F000, 0x1FB00)
@@ -51,6 +53,7 @@ _AFTER_LETTER = "–—’”»›…•†°©®™ªº²³¹€£¥¢·\xa0\xa
 _BEFORE_LETTER = "–—‘’“„‚«‹…•°·¡¿€£¥¢\xa0\xad"
 _BOXES = range(0x2500, 0x25A0)
 _C1 = range(0x80, 0xA0)
+_ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4})\Z")  # what the fixer writes for a control
 _SYMBOL_LETTERS = "ªºµ"  # str.isalpha says that they are letters
 
 
@@ -153,31 +156,45 @@ def _pair_points(left: str, right: str) -> int:
 
 def _border_points(line: str, unit: Unit, *, is_in_run: bool, rest: str) -> int:
     """Return what the characters next to the unit say."""
-    before = line[unit.start - 1] if unit.start and not is_in_run else ""
+    total = 0 if is_in_run else _left_points(line, unit, rest)
     after = line[unit.end : unit.end + 1]
+    if after.isascii() and after.isalpha():
+        total += _right_points(line, unit, after, rest)
+    return total
+
+
+def _left_points(line: str, unit: Unit, rest: str) -> int:
+    """Return what the character before the unit says."""
+    before = line[unit.start - 1] if unit.start else ""
+    if _ESCAPE.search(line[max(unit.start - 6, 0) : unit.start]):
+        before = ""
     lead = line[unit.start]
-    last = line[unit.end - 1]
-    total = 0
     if _is_letter(before):
         if before.islower() and lead.isupper():
-            total += 2
-        elif not _is_letter(lead) and lead not in _AFTER_LETTER + _BEFORE_LETTER:
-            total += 1
-    elif lead in "ÃÂ" and not is_in_run:  # no word consists of this letter
+            return 2
+        return int(not _is_letter(lead) and lead not in _AFTER_LETTER + _BEFORE_LETTER)
+    if lead not in "ÃÂ":
+        return 0
+    total = 1  # no word consists of this letter
+    if before.isdecimal() and before.isascii():
         total += 1
-        if before.isdecimal() and before.isascii():
-            total += 1
-        if lead == "Ã" and last == "\xa0" and not any(quote in rest for quote in QUOTES):
-            total += 1
-    if _is_letter(after) and after.isascii() and kind_of(last) not in (MARK, LATIN, None):
+    if line[unit.start : unit.end] == "Ã\xa0" and QUOTE_SET.isdisjoint(rest):
         total += 1
-    elif _is_letter(after) and after.isascii() and not _is_letter(last):
-        if last not in _BEFORE_LETTER or (lead == "Ã" and after.islower() and last in "–—"):
-            total += 1
-        is_inside_word = _is_letter(before)
-        if last in "“”" and is_inside_word and not any(quote in rest for quote in QUOTES):
-            total += 1
-    if unit.character == "°" and after in ("C", "F"):
+    return total
+
+
+def _right_points(line: str, unit: Unit, after: str, rest: str) -> int:
+    """Return what an ASCII letter after the unit says."""
+    last = line[unit.end - 1]
+    total = int(unit.character == "°" and after in "CF")
+    if kind_of(last) not in (MARK, LATIN, None):
+        return total + 1  # a Russian or Greek letter, say
+    if _is_letter(last):
+        return total
+    if last not in _BEFORE_LETTER or (line[unit.start] == "Ã" and after.islower() and last in "–—"):
+        total += 1
+    is_inside_word = unit.start > 0 and _is_letter(line[unit.start - 1])
+    if last in "“”" and is_inside_word and QUOTE_SET.isdisjoint(rest):
         total += 1
     return total
 
