@@ -111,28 +111,61 @@ def may_hold_mojibake(utf8: bytes) -> bool:
 
     Looking only once at each distinct run above ASCII is many times faster than at each line.
     """
-    runs = set(utf8.translate(_ASCII_TO_BLANK).split())
-    suspects = _suspects(b" ".join(runs).decode())
-    if not suspects:
+    distinct = set(utf8.translate(_ASCII_TO_BLANK).split())
+    strong, weak = _suspects(b" ".join(distinct).decode())
+    if not strong and not weak:
         return False
     text = utf8.decode()
+    pattern = None
+    if len(strong) + len(weak) <= FEW_SUSPECTS:
+        pattern = _suspects_pattern(strong, weak)
+        if not pattern.search(text):
+            return False
     lines = text.split("\n")
-    if len(suspects) <= FEW_SUSPECTS:
-        longest_first = sorted(suspects, key=len, reverse=True)
-        pattern = re.compile("|".join(map(re.escape, longest_first)))
+    if pattern:
         lines = [line for line in lines if pattern.search(line)]
     return any(is_suspect(line) or quoted_words(line) for line in lines if not line.isascii())
 
 
-def _suspects(runs: str) -> set[str]:
-    """Return the runs above ASCII without which no line is mojibake."""
+def _suspects(runs: str) -> tuple[set[str], set[str]]:
+    """Return the runs above ASCII that may be mojibake, and those that may be next to a letter."""
     distinct = runs.split(" ")
-    suspects = {run for run in distinct if _pages_of_run(run)}
-    if _WESTERN_PAIR.search(runs) or ANY_C1.search(runs):
-        suspects |= {run for run in distinct if _WESTERN_PAIR.search(run) or ANY_C1.search(run)}
+    strong = set()
+    weak = set()
+    for run in distinct:
+        if len(run) > 1 and _LEAD_PAGES.get(run[0], 0) & _TAIL_PAGES.get(run[1], 0):
+            promise = _promise(run)
+            if promise:
+                (strong if promise > 1 else weak).add(run)
+    if WESTERN_UNIT.search(runs) or ANY_C1.search(runs):
+        strong |= {
+            run
+            for run in distinct
+            if ANY_C1.search(run) or without_lone_letters(_western_units(run))
+        }
     if _DOUBLE_BYTE.search(runs):
-        suspects |= {run for run in distinct if _double_byte_text(run)}
-    return suspects
+        strong |= {run for run in distinct if _may_be_double_bytes(run)}
+    return strong, weak - strong
+
+
+def _suspects_pattern(strong: set[str], weak: set[str]) -> re.Pattern[str]:
+    alternatives = [re.escape(run) for run in strong]
+    for run in map(re.escape, weak):
+        alternatives.append(f"{run}(?:(?=[A-Za-z])|(?<=[0-9A-Za-z]{run}))")
+    return re.compile("|".join(alternatives))
+
+
+@lru_cache(maxsize=1 << 12)
+def _promise(run: str) -> int:
+    """Return 2 if a run may convince in some code page, 1 if it may only next to ASCII letters."""
+    promise = 0
+    for number in _numbers(_pages_of_run(run)):
+        text = _read_again(run, number)
+        assert text is not None  # it is UTF-8 there
+        units = without_lone_letters(_units_of_page(text))
+        if units:
+            promise = max(promise, 2 if max(points(run, units, "")) > 0 else 1)
+    return promise
 
 
 def _pages_of_run(run: str) -> int:
@@ -327,24 +360,40 @@ def _convinces_in_page(line: str, number: int) -> bool:
     text = _read_again(line, number)
     if text is None or codecs.charmap_decode(text.encode(), "strict", _TABLES[number])[0] != line:
         return False
-    units = []
-    place = 0
-    for character in text:
-        length = len(character.encode())
-        if length > 1:
-            kind = kind_of(character)
-            if kind is None:
-                return False
-            units.append(Unit(place, place + length, character, kind))
-        place += length
-    if len(without_lone_letters(units)) < len(units):
+    units = _units_of_page(text)
+    if not all(unit.kind for unit in units) or len(without_lone_letters(units)) < len(units):
         return False
     totals = points(line, units, "")
     is_drawing = any("─" <= line[unit.start] <= "╬" for unit in units)
     return (max(totals) if is_drawing else sum(totals)) >= CONVINCING
 
 
+def _units_of_page(text: str) -> list[Unit]:
+    """Return the units of a line in a one-byte code page, from the text that it is in UTF-8."""
+    units = []
+    place = 0
+    for character in text:
+        length = len(character.encode())
+        if length > 1:
+            units.append(Unit(place, place + length, character, kind_of(character) or ""))
+        place += length
+    return units
+
+
 # Encodings with two bytes a character
+
+
+def _may_be_double_bytes(run: str) -> bool:
+    """Return whether a line with this run above ASCII may be GBK or Shift-JIS."""
+    for encoding in ("gbk", "cp932"):
+        try:
+            text = run.encode(encoding).decode()
+        except UnicodeError:
+            continue
+        kinds = {kind_of(character) for character in text if not character.isascii()}
+        if None not in kinds and (kinds & {LATIN, MARK} or _longest_run(text) >= CONVINCING):
+            return True
+    return False
 
 
 def _double_byte_text(line: str) -> str | None:
