@@ -84,6 +84,7 @@ NEXT_LINE = "\x85"  # alone it is a control of its own, not an ellipsis of cp125
 # A letter of cp1252 whose next byte was lost: `Ã ` for `à` with a plain blank, `â€` before `�`
 _TORN = re.compile(rf"[\xc2-\xf4](?=[{_WESTERN_TAILS}\ufffd])|[ÂÃ](?=[\x00-\x20\\?]|$)")
 _ABOVE_ASCII = re.compile("[^\x00-\x7f]+")
+_ODD_CAPITAL = re.compile("(?<=[a-z])[À-ÖØ-ÞĀĂĄĆĈĊČĎĐĒĔĖĘĚĜĞĠĢĤĦĨĪĬĮİĹĻĽŁŃŅŇŌŎŐŔŖŘŚŜŞŠŢŤŪŮŰŹŻŽ]")
 _WORD = re.compile(r"[^\s\"'`“”‘’„«»()\[\]{}<>,;:=]+")
 
 # Encodings with two bytes a character: signs that only mojibake has so often
@@ -130,8 +131,8 @@ def may_hold_mojibake(utf8: bytes) -> bool:
 def _suspects(runs: str) -> tuple[set[str], set[str]]:
     """Return the runs above ASCII that may be mojibake, and those that may be next to a letter."""
     distinct = runs.split(" ")
-    strong = set()
-    weak = set()
+    strong: set[str] = set()
+    weak: set[str] = set()
     for run in distinct:
         if len(run) > 1 and _LEAD_PAGES.get(run[0], 0) & _TAIL_PAGES.get(run[1], 0):
             promise = _promise(run)
@@ -229,11 +230,10 @@ def _undone_once(line: str) -> str:
         pages &= _pages_of_run(run)
         if not pages:
             break
-    for number in _numbers(pages) if pages else []:
-        if _convinces_in_page(line, number):
-            text = _read_again(line, number)
-            assert text is not None  # all its runs are UTF-8 there
-            return text
+    texts = [_text_of_page(line, number) for number in (_numbers(pages) if pages else [])]
+    convincing = [text for text in texts if text is not None]
+    if convincing:
+        return min(convincing, key=lambda text: len(_ODD_CAPITAL.findall(text)))
     double_byte = _double_byte_text(line)
     if double_byte is not None:
         return double_byte
@@ -356,16 +356,18 @@ def _with_cp1252_signs(line: str) -> str:
 # Code pages in which the whole line has to be UTF-8
 
 
-def _convinces_in_page(line: str, number: int) -> bool:
+def _text_of_page(line: str, number: int) -> str | None:
+    """Return a line written in a code page and read as UTF-8; None: it does not convince."""
     text = _read_again(line, number)
     if text is None or codecs.charmap_decode(text.encode(), "strict", _TABLES[number])[0] != line:
-        return False
+        return None
     units = _units_of_page(text)
     if not all(unit.kind for unit in units) or len(without_lone_letters(units)) < len(units):
-        return False
+        return None
     totals = points(line, units, "")
     is_drawing = any("─" <= line[unit.start] <= "╬" for unit in units)
-    return (max(totals) if is_drawing else sum(totals)) >= CONVINCING
+    convinces = (max(totals) if is_drawing else sum(totals)) >= CONVINCING
+    return text if convinces else None
 
 
 def _units_of_page(text: str) -> list[Unit]:

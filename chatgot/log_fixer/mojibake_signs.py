@@ -102,9 +102,12 @@ def points(line: str, units: list[Unit], rest: str) -> list[int]:
     for unit in units:
         run = run + 1 if unit.start == end else 0
         end = unit.end
-        total = _inner_points(line[unit.start : unit.end], unit)
+        source = line[unit.start : unit.end]
+        total = _inner_points(source, unit)
+        if source[-1] in "“‘" and not {"„", "‚"}.isdisjoint(rest):
+            total -= _pair_points(source[-2], source[-1])  # German “ closes a quotation
         total += _border_points(line, unit, is_in_run=run > 0, rest=rest)
-        total += _run_points(line[unit.start : unit.end], unit, run)
+        total += _run_points(source, unit, run)
         totals.append(total)
     return totals
 
