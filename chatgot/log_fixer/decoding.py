@@ -119,6 +119,7 @@ class LogDecoder:
         self.sizes: Counter[str] = Counter()
         # The highest confidence with which each encoding was guessed
         self.confidences: dict[str, float] = {}
+        self.wide_nuls = 0  # NULs in UTF-16, which are dropped
         self.undecodable_bytes = 0
         self.first_undecodable: int | None = None  # offset in the file
 
@@ -130,7 +131,10 @@ class LogDecoder:
         if piece.kind != EIGHT_BIT:
             self._segment_guess = None
             self.sizes[piece.kind] += len(piece.data)
-            yield Text(self._wide_text(piece))
+            text = self._wide_text(piece)
+            # UTF-32 is read as UTF-16 with a NUL after each character
+            self.wide_nuls += text.count("\0")
+            yield Text(text.replace("\0", ""))
             return
         try:
             text = piece.data.decode()
