@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from chatgot.command_line import as_typed, command_name, command_words
 from chatgot.shipped import shipped_names, yaml_named
-from chatgot.stopping import StopRequest
+from chatgot.stopping import StopRequest, reserve_time_to_save
 
 if TYPE_CHECKING:
     from chatgot.config import Config
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 STOP = StopRequest()
 logger = logging.getLogger("chatgot.train")
-SIGNAL_EXIT_CODES = (130, 143)  # stopped by a signal, saved
 
 
 # --------------------------------------------------------------------------------------------------
@@ -612,7 +611,7 @@ def log_end(run: Run, exit_code: int, path: Path | None, command: str | None) ->
     kind = "done"
     words = "done"
     facts: dict[str, object] = {}
-    if exit_code in SIGNAL_EXIT_CODES:
+    if STOP.requested() and exit_code == STOP.exit_code:
         kind = "stop"
         words = f"stopped by {STOP.signal_name}"
         facts = {"signal": STOP.signal_name, "exit_code": exit_code}
@@ -690,6 +689,7 @@ def train_in_folder(
     saver = Saver(run, STOP.requested)
     metrics = open_metrics(run, point, paths)
     STOP.training = True  # from now on a signal waits for the step in hand, and its checkpoint
+    reserve_time_to_save()
     with (
         closing(metrics),
         ProgressBar(run) as bar,
