@@ -5,9 +5,11 @@ timers say that the time is over, unless somebody handles or ignores them alread
 SIGQUIT (Ctrl+\\) does not: it still ends a process that no longer reacts to the others.
 """
 
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -19,7 +21,9 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 NOTICES = ("SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGPWR")
 # These come again and again from one source: the kernel sends SIGXCPU each second above the limit
 REPEATED = ("SIGXCPU", "SIGVTALRM", "SIGPROF")
-LONGEST_RESERVE_S = 120  # of CPU time, to end the step and save
+# CPU time to end the step, save and draw the report
+LEAST_RESERVE_S = 5
+LONGEST_RESERVE_S = 120
 
 Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
@@ -76,7 +80,8 @@ def reserve_time_to_save() -> None:
     """Have SIGXCPU sent before the kernel kills the process for its CPU time.
 
     `ulimit -t` sets the soft and the hard limit to one value; the kernel then kills without a
-    signal that could be handled. A tenth of the time, at most LONGEST_RESERVE_S, is kept to save.
+    signal that could be handled. A tenth of the limit is kept to save, but never more than two
+    thirds of what is left.
     Source: setrlimit(2), RLIMIT_CPU.
     """
     if sys.platform == "win32" or signal.getsignal(signal.SIGXCPU) == signal.SIG_IGN:
@@ -86,9 +91,9 @@ def reserve_time_to_save() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
     if resource.RLIM_INFINITY in (soft, hard) or soft < hard:
         return
-    earlier = hard - min(max(1, hard // 10), LONGEST_RESERVE_S)
-    if earlier > 0:
-        resource.setrlimit(resource.RLIMIT_CPU, (earlier, hard))
+    left = hard - time.process_time()
+    reserve = min(max(LEAST_RESERVE_S, hard / 10), LONGEST_RESERVE_S, left * 2 / 3)
+    resource.setrlimit(resource.RLIMIT_CPU, (max(1, math.floor(hard - reserve)), hard))
 
 
 def never() -> bool:
