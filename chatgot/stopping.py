@@ -2,7 +2,7 @@
 
 SIGINT, SIGTERM, SIGHUP and SIGBREAK always do. So do the signals by which schedulers, limits and
 timers say that the time is over, unless somebody handles or ignores them already (`trap '' USR1`).
-SIGQUIT (Ctrl+\\) does not: it still ends a process that no longer reacts to the others.
+SIGQUIT (Ctrl and backslash) does not: it still ends a process that no longer reacts to the others.
 """
 
 import math

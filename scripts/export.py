@@ -79,6 +79,8 @@ def folder_named(text: str) -> Path:
 def export_model(args: argparse.Namespace) -> None:
     """Export the model that is meant; say what was written. Raises: UserError."""
     refuse_folder(args.to)
+    import chatgot.logs.bars  # noqa: F401 before torch: it guards the import of tqdm
+
     # here, after the command line: torch takes longer than a usage error may
     from chatgot.exchange.exporting import check_dtype, default_dtype, export
     from chatgot.exchange.held_out import windows_for

@@ -119,6 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         from chatgot.serving.hosts import bind
 
         with bind(args.host, args.port) as taken:
+            import chatgot.logs.bars  # noqa: F401 before torch: it guards the import of tqdm
             from chatgot.serving.listening import Settings, serve_until_told
 
             settings = Settings(
