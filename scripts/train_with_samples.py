@@ -23,6 +23,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from chatgot.command_line import as_typed, command_name, command_words
+from chatgot.given_path import given_path, given_text
 from chatgot.shipped import shipped_names, yaml_named
 from chatgot.stopping import StopRequest, reserve_time_to_save
 
@@ -53,7 +54,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "text",
-        type=Path,
+        type=given_path,
         nargs="?",
         metavar="TEXT",
         help="a text file to train on: a recipe is chosen for it, no YAML is needed",
@@ -73,12 +74,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--resume_from",
+        type=given_text,
         metavar="FILE|latest",
         help="go on, bit for bit, from a checkpoint of this YAML or text",
     )
     start.add_argument(
         "--init_from",
-        type=Path,
+        type=given_path,
         metavar="FILE|FOLDER",
         help="start a new run from a checkpoint, a model folder of transformers, or a .gguf",
     )
