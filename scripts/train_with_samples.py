@@ -194,7 +194,7 @@ def refuse_mistakes(argv: list[str]) -> None:
             return  # it may fit the shape of that model, which is read later
         refuse_lora_on_nothing(args, config)
         if config.data.path is not None:
-            check_text_file(Path(config.data.path))
+            check_text_file(Path(config.data.path), yaml_path=args.config)
     except UserError as error:
         setup_console()
         log_error(error)
@@ -381,7 +381,7 @@ def prepare(
         point = find_checkpoint(args.resume_from, config, experiment.yaml, named_by_set)
         config = point.config
     device = pick_device(config.device)
-    text = text_path(config)
+    text = text_path(config, experiment.yaml)
     if not args.dry_run:
         probe_folders(config.paths)
     if experiment.choice is None:

@@ -12,14 +12,15 @@ from chatgot.data.windows import check_length
 DEFAULT_TEXT = Path("data/shakespeare.txt")
 
 
-def text_path(config: Config) -> Path:
+def text_path(config: Config, yaml_path: Path | None = None) -> Path:
     """Return where the text is, or, for the default text, will be.
 
+    yaml_path: where the configuration comes from, for the message.
     Raises: ConfigError for a text that is missing.
     """
     if config.data.path is None:
         return DEFAULT_TEXT
-    check_text_file(Path(config.data.path))
+    check_text_file(Path(config.data.path), yaml_path=yaml_path)
     return Path(config.data.path)
 
 
