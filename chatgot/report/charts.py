@@ -85,7 +85,10 @@ def _import_matplotlib() -> None:
         with ExitStack() as elsewhere:
             if os.path.lexists("matplotlibrc"):  # it would come first
                 elsewhere.enter_context(chdir(Path(__file__).parent))
-            import matplotlib.figure  # noqa: F401 it stays in sys.modules, and lists the fonts
+            import matplotlib.figure
+
+            matplotlib.get_cachedir()  # each keeps what it found
+            matplotlib.get_configdir()
     finally:
         log.setLevel(level)
         for name, value in before.items():
