@@ -60,7 +60,7 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        exit_code = _exit_code(name, number)
+        exit_code = _exit_code(number)
         if self.requested():
             if name == self.signal_name and name in REPEATED:
                 return
@@ -71,9 +71,10 @@ class StopRequest:
             raise SystemExit(exit_code)
 
 
-def _exit_code(name: str, number: int) -> int:
+def _exit_code(number: int) -> int:
     """Return 128 + the signal's number, but SIGTERM's for SIGHUP and SIGBREAK."""
-    return 143 if name in ("SIGHUP", "SIGBREAK") else 128 + number
+    as_sigterm = (getattr(signal, "SIGHUP", None), getattr(signal, "SIGBREAK", None))
+    return 143 if number in as_sigterm else 128 + number
 
 
 def reserve_time_to_save() -> None:
