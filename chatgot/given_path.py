@@ -40,9 +40,9 @@ def refuse_other_bytes(path: str) -> None:
         try:
             part.encode()
         except UnicodeEncodeError:
-            name = os.fsencode(part).decode("utf-8", "backslashreplace")
+            name = part.encode("utf-8", "backslashreplace").decode()
             raise ValueError(
-                f"the name {name!r} in this path is not UTF-8; rename it, "
+                f"the name '{name}' in this path is not UTF-8; rename it, "
                 "or start in that folder and give the path from there"
             ) from None
 
