@@ -22,7 +22,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
 
 from chatgot.encoding_names import codec_name
 from chatgot.given_path import expanded, refuse_other_bytes
@@ -83,6 +82,10 @@ def _refuse_bool(value: object) -> object:
 GIVEN = {"given": True}
 
 
+class Explained(ValueError):
+    """A wrong value of a key, in words that need no list of what is accepted."""
+
+
 def _expand_given(value: object, info: ValidationInfo) -> object:
     """Expand `~` and variables in a path that a user gives; one in a checkpoint stays as it is."""
     if not isinstance(value, str) or info.context != GIVEN:
@@ -91,7 +94,14 @@ def _expand_given(value: object, info: ValidationInfo) -> object:
         refuse_other_bytes(value)
         return expanded(value)
     except ValueError as error:
-        raise PydanticCustomError("path", "{reason}", {"reason": str(error)}) from error
+        raise Explained(str(error)) from error
+
+
+def _codec_name(name: str) -> str:
+    try:
+        return codec_name(name)
+    except ValueError as error:
+        raise Explained(str(error)) from error
 
 
 Int = Annotated[int, BeforeValidator(_refuse_bool)]
@@ -104,7 +114,7 @@ PathText = Annotated[
 ]
 
 SpeakerName = Annotated[str, Field(min_length=1, max_length=40)]
-EncodingName = Annotated[str, AfterValidator(codec_name)]
+EncodingName = Annotated[str, AfterValidator(_codec_name)]
 MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
 Count = Annotated[Int, Field(ge=1, le=10**9)]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
