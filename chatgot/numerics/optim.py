@@ -132,6 +132,11 @@ def steps_of_epochs(epochs: int, windows_per_epoch: int, sequences_per_step: int
     return math.ceil(epochs * windows_per_epoch / sequences_per_step)
 
 
+def epochs_beyond(steps: int, windows_per_epoch: int, sequences_per_step: int) -> int:
+    """Return the fewest epochs that take more than `steps` optimizer steps."""
+    return steps * sequences_per_step // windows_per_epoch + 1
+
+
 def schedule_horizon(settings: TrainingConfig, windows_per_epoch: int) -> int:
     """Return the step at which the learning rate reaches its minimum."""
     if settings.lr_decay_steps is not None:
