@@ -59,9 +59,7 @@ USUAL: dict[str, list[Any]] = {
 }
 
 
-def configurations(
-    text_path: str, speakers: Sequence[str]
-) -> SearchStrategy[dict[str, Any]]:
+def configurations(text_path: str, speakers: Sequence[str]) -> SearchStrategy[dict[str, Any]]:
     """Return a strategy for dictionaries of some dotted keys with accepted values.
 
     Each key alone is within its bounds; together they may be refused.

@@ -135,13 +135,14 @@ class Run:
         S = settings.sequences_per_step
         longer: dict[str, object] = {}
         if settings.max_steps is not None and step >= settings.max_steps:
-            longer["max_steps"] = min(max(2 * step, step + 1), MAX_STEPS)
+            longer["max_steps"] = min(2 * step, MAX_STEPS)
         if settings.epochs is not None and step >= steps_of_epochs(settings.epochs, per_epoch, S):
             epochs = max(settings.epochs + 1, epochs_beyond(step, per_epoch, S))
             if epochs <= MAX_EPOCHS:
                 longer["epochs"] = epochs
-            else:  # each step is millions of epochs: its steps are what can be counted
-                longer |= {"epochs": "null", "max_steps": max(2 * step, settings.max_steps or 0)}
+            else:  # each step takes many epochs: steps can be counted further
+                longer["epochs"] = "null"
+                longer["max_steps"] = min(max(2 * step, settings.max_steps or 0), MAX_STEPS)
         if settings.max_minutes is not None and done.time_s >= 60 * settings.max_minutes:
             minutes = max(settings.max_minutes, done.time_s / 60)
             longer["max_minutes"] = f"{min(2 * minutes, MAX_MINUTES):g}"
