@@ -40,6 +40,13 @@ MIN_MINUTES = 1e-9
 # checkpoint accepts far larger micro-batches.
 MAX_SEQUENCES = 2**24
 MAX_LENGTH = 2**20
+MAX_EPOCHS = 10**9
+# A checkpoint is a zip with an entry for each tensor, at most 48 for a block (a weight and its
+# optimizer's state). Loading refuses a zip with more entries than these blocks have.
+MAX_LAYERS = 1000
+# A checkpoint has each of these losses and bad steps; loading refuses more values than they are.
+MAX_WINDOW = 10**5
+MAX_BAD_STEPS = 10**4
 # Model sizes: the largest weight matrix has 2 x MAX_HIDDEN x MAX_WIDTH or 3 x MAX_HEADS x
 # MAX_HEAD_SIZE x MAX_WIDTH elements. It takes less than 2^52 bytes, a size that torch can handle.
 MAX_WIDTH = 2**20
@@ -161,7 +168,7 @@ class ModelConfig(Section):
         ge=1,
         le=MAX_WIDTH,
     )
-    n_layers: Int = key(6, "number of blocks", ge=1, le=10_000)
+    n_layers: Int = key(6, "number of blocks", ge=1, le=MAX_LAYERS)
     n_head: Int = key(8, "attention heads in each block", ge=1, le=MAX_HEADS)
     n_kv_head: Int | None = key(
         None,
@@ -282,7 +289,7 @@ class SpikeConfig(Section):
         100,
         "how many recent good steps a loss is compared with; before that many, nothing is a spike",
         ge=8,
-        le=10**6,
+        le=MAX_WINDOW,
     )
     threshold: Float = key(
         8.0,
@@ -429,7 +436,7 @@ class TrainingConfig(Section):
         None,
         "end after this many passes over the training text; null: no limit",
         ge=1,
-        le=10**9,
+        le=MAX_EPOCHS,
         resume="free",
     )
     max_steps: Int | None = key(
@@ -506,7 +513,7 @@ class TrainingConfig(Section):
         "bad steps in a row before a fallback to a safer precision (fp16 -> bf16 -> fp32); in "
         "fp32, before a rewind",
         ge=1,
-        le=10**6,
+        le=MAX_BAD_STEPS,
         resume="free",
     )
     safety: SafetyConfig = SafetyConfig()

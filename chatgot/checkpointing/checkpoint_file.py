@@ -419,17 +419,21 @@ def _check_schema(checkpoint: object, path: Path) -> dict[str, Any]:
             f"{path}: format version {shown}, this ChatGoT resumes version {FORMAT_VERSION} only; "
             "--init_from takes its weights"
         )
+    wrong = wrong_keys(checkpoint)
+    if wrong:
+        raise CheckpointRejected(f"{path}: invalid or missing: {', '.join(wrong)}")
+    return checkpoint
+
+
+def wrong_keys(checkpoint: dict[str, Any]) -> list[str]:
+    """Return the keys that a checkpoint lacks, that SCHEMA does not have, or with a wrong value."""
     wrong = [
         key
         for key, kind in SCHEMA.items()
         if not (isinstance(checkpoint[key], kind) if key in checkpoint else key in OPTIONAL)
     ]
     wrong += [str(key) for key in checkpoint if key not in SCHEMA]
-    if not wrong:
-        wrong = _odd_values(checkpoint)
-    if wrong:
-        raise CheckpointRejected(f"{path}: invalid or missing: {', '.join(wrong)}")
-    return checkpoint
+    return wrong or _odd_values(checkpoint)
 
 
 def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
@@ -540,14 +544,22 @@ def stored_config(checkpoint: Mapping[str, Any], path: Path) -> Config:
 
     Raises: CheckpointRejected.
     """
-    try:
-        return Config.model_validate(checkpoint["config"])
-    except ValidationError as error:
-        problems = error.errors()[:NAMES_SHOWN]
-        keys = ", ".join(".".join(map(str, problem["loc"])) for problem in problems)
+    wrong = wrong_settings(checkpoint["config"])
+    if wrong:
         raise CheckpointRejected(
-            f"{path}: its configuration is not one of this ChatGoT: {keys}"
-        ) from error
+            f"{path}: its configuration is not one of this ChatGoT: {_some(wrong)}"
+        )
+    return Config.model_validate(checkpoint["config"])
+
+
+def wrong_settings(config: object) -> list[str]:
+    """Return the keys of a stored configuration that this ChatGoT does not accept."""
+    try:
+        Config.model_validate(config)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        return [".".join(map(str, problem["loc"])) for problem in problems]
+    return []
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | list[str] | None]:
