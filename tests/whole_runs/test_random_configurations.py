@@ -11,13 +11,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import conftest
 import harness
 import pytest
 import random_configs
 import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
+from log_handlers import take_log_down
 from pydantic import ValidationError
 
 from chatgot.config import Config, keys_of
@@ -79,7 +79,7 @@ class Trial:
         try:
             return harness.train_here(self.folder, "--config", "tiny.yaml", *arguments)
         finally:
-            conftest.take_log_down()
+            take_log_down()
 
     def files(self) -> dict[int, Path]:
         return {
