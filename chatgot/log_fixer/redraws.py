@@ -8,9 +8,7 @@ signs of progress: a percentage, a bar, `3/10`, a spinner. Units such as `MB/s` 
 import re
 
 WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
-UNITS = frozenset(
-    "b kb mb gb tb kib mib gib tib k m g s ms us h d min it its eta sec secs n in at of bit".split()
-)
+UNITS = re.compile("[kmgt]?i?b|[kmgshd]|ms|us|min|secs?|its?|eta|in|at|of")
 BAR = "━╸╺█▏▎▍▌▋▊▉▐░▒▓■□▪▫▰▱⣿⣀⠿"
 SIGN = re.compile(
     r"\d\s?%"
@@ -37,7 +35,7 @@ SHARE_OF_WORDS = 0.6  # of a row's words that its newer state still has
 def words(text: str) -> list[str]:
     """Return a text's words, without numbers and units, in lower case."""
     found = (word.lower() for word in WORD.findall(text))
-    return [word for word in found if word not in UNITS]
+    return [word for word in found if not UNITS.fullmatch(word)]
 
 
 def has_sign(text: str) -> bool:
