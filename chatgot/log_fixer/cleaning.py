@@ -11,7 +11,7 @@ import re
 from collections import Counter
 
 from chatgot.log_fixer.mojibake import LONGEST_LINE, fix_once, is_suspect, may_hold_mojibake
-from chatgot.log_fixer.redraws import is_alike, is_bar, is_state
+from chatgot.log_fixer.redraws import is_alike, is_bar, is_record, is_state, keeps_alarms
 from chatgot.log_fixer.screen import CURSOR, IS_MOVE, Screen
 
 HELD_CHARACTERS = 1 << 21  # of an unfinished line; a longer line is cleaned in parts
@@ -236,15 +236,25 @@ class LogCleaner:
         body = line.rstrip("\r")
         if "\r" not in body:
             return line
-        states = [state for state in body.split("\r") if state]
-        shown = [SEQUENCE.sub("", state) for state in states]
+        states = [""]
+        for state in body.split("\r"):
+            if SEQUENCE.sub("", state):
+                states.append(state)
+            else:  # nothing but sequences
+                states[-1] += state
         kept = []
         for number, state in enumerate(states[:-1]):
-            old = shown[number]
-            new = shown[number + 1]
-            is_gone = not old.strip() or is_bar(old) or is_alike(old, new)
-            is_cleared = CLEARS.match(states[number + 1]) or not new.strip()
-            if is_gone or (is_cleared and is_state(old)):
+            old = SEQUENCE.sub("", state)
+            new = SEQUENCE.sub("", states[number + 1])
+            if not old:
+                continue
+            is_cleared = CLEARS.match(states[number + 1]) and not is_record(old)
+            if not new.strip():
+                is_gone = is_state(old)
+            else:
+                is_gone = is_bar(old) or is_alike(old, new)
+                is_gone = is_gone or (bool(is_cleared) and keeps_alarms(old, new))
+            if is_gone or not old.strip():
                 self.counts["progress_bars"] += 1
             else:
                 self.counts["carriage_returns"] += 1

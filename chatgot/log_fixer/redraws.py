@@ -24,6 +24,7 @@ STAMP = re.compile(
     r"^\W{0,3}(?:\d{4}[-/.]\d\d[-/.]\d\d|\d\d?[./]\d\d?[./]\d{4}|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d"
     r"|\d\d:\d\d:\d\d\b)"
 )
+NAME = re.compile(r"^\W*(?=[\w./-]*[^\W\d_])(?:[\w./-]+:(?=\s)|(?=[^\s\d]*\d)[\w./-]+)")
 # What such a word stands in is never a state that may go
 ALARM = re.compile(
     r"fail|error|warn|fatal|denied|refused|exception|panic|critical|traceback|abort|corrupt"
@@ -98,7 +99,7 @@ def is_newer_row(old: str, new: str) -> bool:
         return False
     old_words = words(old)
     new_words = words(new)
-    if is_state(old) or _key(old) == _key(new) != "":
+    if is_state(old) or "" != _key(old).lstrip() == _key(new).lstrip():
         return True
     kept = sum(word in new_words for word in old_words)
     return len(old_words) > 1 and kept >= SHARE_OF_WORDS * len(old_words)
@@ -111,8 +112,6 @@ def _label(text: str) -> list[str]:
 
 
 def _key(text: str) -> str:
-    """Return what names a row of a list: its beginning, if that ends in a colon or has a digit."""
-    first = text.split(maxsplit=1)[:1]
-    if first and (first[0].endswith(":") or any(letter.isdigit() for letter in first[0])):
-        return first[0] if WORD.search(first[0]) else ""
-    return ""
+    """Return what names a row of a list: its first word, if that ends in a colon or has a digit."""
+    first = NAME.search(text)
+    return first[0] if first else ""

@@ -23,7 +23,7 @@ import re
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import AnyStr
 
 from chatgot.log_fixer.redraws import (
@@ -57,6 +57,7 @@ IS_MOVE = re.compile(_MOVE)
 _DIGITS_AND_BARS = {ord(digit): "0" for digit in "123456789"}
 _DIGITS_AND_BARS |= dict.fromkeys(map(ord, " #=-.>━╸╺█▏▎▍▌▋▊▉"), "-")
 FEW_STATES = 4
+FEW_LOST = 16  # lost texts of a row; more are not compared with the other rows, for speed
 
 
 @lru_cache(maxsize=1 << 14)
@@ -91,13 +92,13 @@ class _Row:
     """A row: its cells, and what it showed before it was rewritten."""
 
     __slots__ = (
+        "came",
         "cells",
         "end",
         "erases_late",
         "is_by_return",
         "is_erased",
         "is_guess",
-        "is_placed",
         "is_redrawn",
         "joined",
         "old",
@@ -105,7 +106,6 @@ class _Row:
         "returns",
         "saved",
         "touched",
-        "was_returned_to",
     )
 
     def __init__(self, cells: list[str], touched: int, end: str = "") -> None:
@@ -113,14 +113,13 @@ class _Row:
         self.end = end
         self.touched = touched  # the number of line feeds before it was last written
         self.is_guess = False
-        self.is_placed = False  # the cursor was sent here by a sequence
         self.is_redrawn = False  # something was overwritten or erased
         self.is_by_return = False  # by a carriage return
         # A rewrite that goes on: the text before it
         self.old: str | None = None
         self.old_was_shown = False  # it was on the screen at a line feed
         self.is_erased = False
-        self.was_returned_to = False  # by a bare carriage return
+        self.came: str | None = None  # how the cursor came back
         self.erases_late = False  # the text before the cursor was erased, and the line may go on
         self.returns = 0  # carriage returns that had no effect yet
         self.joined: list[str] = []  # texts before visible carriage returns
@@ -154,11 +153,14 @@ class Screen:
         self._top: int | None = None  # the first row of a screen that was begun here
         self._saved = (0, 0)
         self._line_feeds = 0
-        self._came: str | None = None  # how the cursor came to its place: "return", "move"
+        self._has_no_line_feeds = True
+        # How the cursor came to its place: by a bare "return", along its row, or to another "row"
+        self._came: str | None = None
         self._fresh: list[str] | None = None  # what was written since a bare carriage return
         self._after_return = False
         self._alternate: int | None = None  # the first row of the alternate screen
         self._before_alternate = (0, 0)
+        self._is_program = False  # the cursor was sent to a row of the alternate screen
         self._status: _Row | None = None  # the row below the scroll region
         self._region_end = 0
         self._in_status = False
@@ -169,7 +171,8 @@ class Screen:
 
     def is_at_rest(self) -> bool:
         """Return whether the next line begins on a new row below all others."""
-        return self._row == len(self._rows) and self._column == 0 and not self._in_status
+        is_below = self._row == len(self._rows) and self._column == 0
+        return is_below and not self._in_status and not self._is_program
 
     def pass_by(self, text: str, is_guess: bool) -> None:
         """Take finished lines that do not move the cursor, while the screen is at rest."""
@@ -248,6 +251,7 @@ class Screen:
     def draw(self, text: str, is_guess: bool) -> None:
         """Draw text: characters, line feeds, and what moves the cursor or erases."""
         self._is_guess = is_guess
+        self._has_no_line_feeds = not self._line_feeds and "\n" not in text
         if text.count("\r") >= FEW_STATES:
             text = self._without_like_states(text)
         for token in _TOKEN.finditer(text):
@@ -312,7 +316,7 @@ class Screen:
         row.is_guess = row.is_guess or self._is_guess
         cells = row.cells
         column = self._column
-        if 0 < column <= len(cells) and _width(text[0]) == 0:
+        if 0 < column <= len(cells) and text[0] != "\t" and _width(text[0]) == 0:
             text = self._attach(cells, column, text)
         new = _cells(text, column)
         if column < len(cells):
@@ -336,7 +340,7 @@ class Screen:
         while cells[last] == "" and last:
             last -= 1
         length = 1
-        while length < len(text) and _width(text[length]) == 0:
+        while length < len(text) and text[length] != "\t" and _width(text[length]) == 0:
             length += 1
         cells[last] += text[:length]
         return text[length:]
@@ -349,7 +353,7 @@ class Screen:
         row.old = row.text()
         row.old_was_shown = was_shown
         row.is_erased = False
-        row.was_returned_to = self._came == "return"
+        row.came = self._came
         row.is_redrawn = True
 
     def _settle(self, row: _Row, is_last: bool = False) -> None:
@@ -363,7 +367,7 @@ class Screen:
         row.old = None
         if not old.strip():
             return
-        is_return = row.was_returned_to and not row.old_was_shown
+        is_return = row.came == "return" and not row.old_was_shown
         if self._may_go(row, old[:JUDGED], new[:JUDGED]):
             row.is_by_return = row.is_by_return or is_return
             if is_return and self._is_whole_text(row, old[:JUDGED], new[:JUDGED]):
@@ -389,14 +393,16 @@ class Screen:
             if not row.is_erased or row.old_was_shown:
                 return is_state(old)
             return not ALARM.search(old.lower()) and not is_record(old)
-        if row.is_erased and not row.old_was_shown:
+        if row.old_was_shown:
+            return is_newer_row(old, new)
+        if row.is_erased or row.came == "row":
             return is_alike(old, new) or (keeps_alarms(old, new) and not is_record(old))
-        if row.was_returned_to and not row.old_was_shown and not row.is_erased:
-            fresh = "".join(self._fresh) if self._fresh is not None else new
-            if not fresh.strip():
-                return is_state(old)
-            return is_bar(old) or is_alike(old, new, needs_sign=not self._line_feeds)
-        return is_newer_row(old, new)
+        if row.came != "return":
+            return is_newer_row(old, new)
+        fresh = "".join(self._fresh) if self._fresh is not None else new
+        if not fresh.strip():
+            return is_state(old)
+        return is_bar(old) or is_alike(old, new, needs_sign=self._has_no_line_feeds)
 
     def _feed(self) -> None:
         if self._in_status:
@@ -417,7 +423,7 @@ class Screen:
         self._line_feeds += 1
         self._row += 1
         self._column = 0
-        self._came = "move"
+        self._came = "row"
         self._fresh = None
         self._after_return = False
         if len(self._rows) > HELD_ROWS:
@@ -440,7 +446,7 @@ class Screen:
         row = self._current()
         if count > WORD_COLUMNS:
             self._leave(row)
-            self._came = "move"
+            self._came = self._came or "along"
         self._column = max(0, self._column - count)
         self._fresh = None
         self._after_return = False
@@ -459,34 +465,36 @@ class Screen:
         """End the text that was being written on a row: the cursor goes elsewhere."""
         if row.erases_late:
             row.erases_late = False
-            self._came = self._came or "move"
+            self._came = self._came or "along"
             self._erase(row, 0, len(row.cells))
         self._settle(row)
 
+    def _leave_row(self) -> None:
+        if self._in_status or self._row < len(self._rows):
+            self._leave(self._current())
+
     def _go_to_column(self, column: int) -> None:
-        row = self._current()
-        column = max(0, min(column, max(len(row.cells), WIDEST_MOVE)))
+        farthest = max(self._column, WIDEST_MOVE)
+        column = max(0, min(column, farthest))
         if column < self._column:
-            self._leave(row)
-            self._came = "move"
+            self._leave_row()
+            if self._came != "row":
+                self._came = "along"
         self._column = column
         self._fresh = None
 
     def _go_to_row(self, target: int) -> None:
         """Go to a row, counted from the first one held; it may lie in the lines passed by."""
-        row = self._current()
-        self._leave(row)
-        if self._in_status:
-            self._in_status = False
+        self._leave_row()
+        self._in_status = False
         lowest = self._alternate if self._alternate is not None else None
         if lowest is None:
             while target < 0 and self._reach():
                 target += 1
         self._row = max(lowest or 0, min(target, HELD_ROWS - 1, len(self._rows) + HELD_ROWS))
-        self._came = "move"
+        self._came = "row"
         self._fresh = None
-        if self._rows and self._row < len(self._rows):
-            self._rows[self._row].is_placed = True
+        self._is_program = self._alternate is not None
 
     def _reach(self) -> bool:
         """Take the last line that passed by back onto the screen."""
@@ -520,17 +528,17 @@ class Screen:
     def _place(self, line: int, column: int | None) -> None:
         """Go to a row of the screen, counted from 1 at its top."""
         if self._region_end and line > self._region_end and self._alternate is None:
-            self._leave(self._current())
+            self._leave_row()
             if self._status is None:
                 self._status = _Row([], self._line_feeds)
             self._in_status = True
-            self._came = "move"
+            self._came = "row"
             self._fresh = None
         else:
             self._go_to_row(self._find_top() + line - 1)
         if column is not None:
             self._go_to_column(max(1, column) - 1)
-            self._came = "move"
+            self._came = "row"
 
     def _find_top(self) -> int:
         """Return the first row of the screen."""
@@ -662,7 +670,7 @@ class Screen:
             return
         if row.old is None:
             came = self._came
-            self._came = came or "move"
+            self._came = came or "along"
             self._begin_rewrite(row)
             self._came = came
         row.is_erased = True
@@ -693,14 +701,14 @@ class Screen:
 
     def _new_screen(self) -> None:
         """Begin a new screen below this one."""
-        self._leave(self._current())
+        self._leave_row()
         self._in_status = False
         if self._top is None or any(row.cells for row in self._rows[self._top :]):
             self._row = len(self._rows)
             self._top = self._row
         else:
             self._row = min(self._top, len(self._rows))
-        self._came = "move"
+        self._came = "row"
         self._fresh = None
         if len(self._rows) > HELD_ROWS // 2:
             self._limit(HELD_ROWS // 2)
@@ -709,26 +717,26 @@ class Screen:
         """Enter or leave the alternate screen."""
         if is_alternate and self._alternate is None:
             before = (self._row, self._column)
-            self._leave(self._current())
+            self._leave_row()
             self._before_alternate = before
             self._row = len(self._rows)
             self._top = self._row
             self._column = 0
             self._alternate = self._row
         elif not is_alternate and self._alternate is not None:
-            self._leave(self._current())
+            self._leave_row()
             first = self._alternate
             rows = self._rows[first:]
             del self._rows[first:]
-            is_program = any(row.is_placed for row in rows)
             kept = []
             for row in rows:
                 self._settle(row, True)
                 for text in [*row.saved, *row.joined, row.text()]:
                     stays = is_record(text) or ALARM.search(text.lower())
-                    if text.strip() and (stays or not is_program):
+                    if text.strip() and (stays or not self._is_program):
                         kept.append(text)
             self._alternate = None
+            self._is_program = False
             self._top = None
             self._row, self._column = self._before_alternate
             self._row = min(self._row, len(self._rows))
@@ -802,8 +810,11 @@ class Screen:
         """Return a row's lost texts and its text, with line ends."""
         lost = []
         for text in row.saved:
-            if text not in visible and text not in lost and text not in self._recent:
-                lost.append(text)
+            if text in visible or text in lost or text in self._recent:
+                continue
+            if len(row.saved) <= FEW_LOST and any(map(partial(is_newer_row, text), visible)):
+                continue
+            lost.append(text)
         self._recent += lost
         if row.is_by_return:
             self._counts["progress_bars"] += 1
