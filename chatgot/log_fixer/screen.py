@@ -106,6 +106,7 @@ class _Row:
         "returns",
         "saved",
         "touched",
+        "was_seen",
     )
 
     def __init__(self, cells: list[str], touched: int, end: str = "") -> None:
@@ -119,6 +120,7 @@ class _Row:
         self.old: str | None = None
         self.old_was_shown = False  # it was on the screen at a line feed
         self.is_erased = False
+        self.was_seen = False  # some of its text was on the screen at a line feed
         self.came: str | None = None  # how the cursor came back
         self.erases_late = False  # the text before the cursor was erased, and the line may go on
         self.returns = 0  # carriage returns that had no effect yet
@@ -151,7 +153,7 @@ class Screen:
         self._row = 0
         self._column = 0
         self._top: int | None = None  # the first row of a screen that was begun here
-        self._saved = (0, 0)
+        self._saved: tuple[int, int] | None = None
         self._line_feeds = 0
         self._has_no_line_feeds = True
         # How the cursor came to its place: by a bare "return", along its row, or to another "row"
@@ -178,6 +180,7 @@ class Screen:
         """Take finished lines that do not move the cursor, while the screen is at rest."""
         self._settle_rows()
         self._line_feeds += 1 if "\n" in text else 0
+        self._shift_places(-text.count("\n"))
         self._tail.append((text, is_guess))
         rows = sum(lines.count("\n") for lines, _ in self._tail)
         size = sum(len(lines) for lines, _ in self._tail)
@@ -192,6 +195,7 @@ class Screen:
         final = self._ready
         last = block[cut:].decode()
         if cut:
+            self._shift_places(-block.count(b"\n"))
             final += [lines for lines, _ in self._tail]
             self._tail.clear()
             self._tail.append((last, False))
@@ -326,6 +330,7 @@ class Screen:
             _open(cells, end)
             cells[column:end] = new
         else:
+            row.was_seen = row.was_seen or (bool(cells) and row.touched < self._line_feeds)
             cells += [" "] * (column - len(cells))
             cells += new
         row.touched = self._line_feeds
@@ -346,7 +351,7 @@ class Screen:
         return text[length:]
 
     def _begin_rewrite(self, row: _Row) -> None:
-        was_shown = row.touched < self._line_feeds
+        was_shown = row.was_seen or row.touched < self._line_feeds
         if row.old is not None or (self._came is None and not was_shown):
             row.is_redrawn = True
             return
@@ -355,6 +360,7 @@ class Screen:
         row.is_erased = False
         row.came = self._came
         row.is_redrawn = True
+        row.was_seen = False
 
     def _settle(self, row: _Row, is_last: bool = False) -> None:
         """Judge a rewrite that is over: was it a newer state, or is the old text kept as well?"""
@@ -370,6 +376,7 @@ class Screen:
         is_return = row.came == "return" and not row.old_was_shown
         if self._may_go(row, old[:JUDGED], new[:JUDGED]):
             row.is_by_return = row.is_by_return or is_return
+            row.was_seen = row.old_was_shown  # the newer state stands for it from now on
             if is_return and self._is_whole_text(row, old[:JUDGED], new[:JUDGED]):
                 row.cells = _cells("".join(self._fresh or []))
             return
@@ -515,13 +522,15 @@ class Screen:
     def _shift(self, rows: int) -> None:
         """Count rows anew after `rows` came (or, below 0, went) at the top."""
         self._row = max(0, self._row + rows)
+        self._shift_places(rows)
+
+    def _shift_places(self, rows: int) -> None:
+        """Count the rows of noted places anew; below 0 they are lines that passed by."""
         if self._top is not None:
-            self._top = max(0, self._top + rows)
-        self._saved = (max(0, self._saved[0] + rows), self._saved[1])
-        self._before_alternate = (
-            max(0, self._before_alternate[0] + rows),
-            self._before_alternate[1],
-        )
+            self._top += rows
+        if self._saved is not None:
+            self._saved = (self._saved[0] + rows, self._saved[1])
+        self._before_alternate = (self._before_alternate[0] + rows, self._before_alternate[1])
         if self._alternate is not None:
             self._alternate = max(0, self._alternate + rows)
 
@@ -542,11 +551,10 @@ class Screen:
 
     def _find_top(self) -> int:
         """Return the first row of the screen."""
-        if self._top is not None:
-            return self._top
-        while len(self._rows) < TALLEST and self._reach():
-            pass
-        return max(0, len(self._rows) - TALLEST)
+        first = -TALLEST if self._top is None else self._top
+        while first < 0 and len(self._rows) < TALLEST and self._reach():
+            first += 1
+        return max(0, first, len(self._rows) - TALLEST)
 
     def _control(self, private: str, numbers: str, final: str) -> None:
         """Obey a control sequence. Source: ECMA-48, 8.3; xterm's control sequences."""
@@ -587,7 +595,10 @@ class Screen:
         elif final == "8":
             self._restore()
         elif final == "M":
-            self._go_to_row(self._row - 1)
+            if self._row == (self._alternate or 0) and not self._reach():
+                self._insert_rows(1)  # the screen scrolls down
+            else:
+                self._go_to_row(self._row - 1)
         elif final == "D":
             self._go_to_row(self._row + 1)
         elif final == "E":
@@ -597,6 +608,9 @@ class Screen:
             self._column = 0
 
     def _restore(self) -> None:
+        if self._saved is None:
+            self._place(1, 1)
+            return
         row, column = self._saved
         self._go_to_row(row)
         self._column = column
@@ -629,13 +643,19 @@ class Screen:
             self._begin_rewrite(row)
             _open(row.cells, column)
             row.cells[column:column] = [" "] * min(steps, WIDEST_MOVE)
-        elif final == "L" and not self._in_status and self._row < len(self._rows):
-            count = min(steps, HELD_ROWS - len(self._rows))
-            self._rows[self._row : self._row] = [
-                _Row([], self._line_feeds, "\n") for _ in range(count)
-            ]
+        elif final == "L" and not self._in_status:
+            self._insert_rows(steps)
         elif final == "M" and not self._in_status:
             self._delete_rows(steps)
+
+    def _insert_rows(self, count: int) -> None:
+        self._leave_row()
+        count = min(count, HELD_ROWS - len(self._rows))
+        if self._row < len(self._rows):
+            new = [_Row([], self._line_feeds, "\n") for _ in range(count)]
+            self._rows[self._row : self._row] = new
+        self._came = "row"
+        self._fresh = None
 
     def _delete_rows(self, count: int) -> None:
         gone = self._rows[self._row : self._row + count]
@@ -703,11 +723,11 @@ class Screen:
         """Begin a new screen below this one."""
         self._leave_row()
         self._in_status = False
-        if self._top is None or any(row.cells for row in self._rows[self._top :]):
-            self._row = len(self._rows)
-            self._top = self._row
-        else:
-            self._row = min(self._top, len(self._rows))
+        first = self._top
+        if first is None or first < 0 or any(row.cells for row in self._rows[first:]):
+            first = len(self._rows)
+            self._top = first
+        self._row = min(first, len(self._rows))
         self._came = "row"
         self._fresh = None
         if len(self._rows) > HELD_ROWS // 2:
@@ -738,8 +758,10 @@ class Screen:
             self._alternate = None
             self._is_program = False
             self._top = None
-            self._row, self._column = self._before_alternate
-            self._row = min(self._row, len(self._rows))
+            row, column = self._before_alternate
+            self._row = len(self._rows)
+            self._go_to_row(row)
+            self._column = column
             if kept:
                 self._current().saved += kept
             self._came = None
