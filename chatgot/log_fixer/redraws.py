@@ -6,6 +6,7 @@ signs of progress: a percentage, a bar, `3/10`, a spinner. Units such as `MB/s` 
 """
 
 import re
+import unicodedata
 
 WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 UNITS = re.compile("[kmgt]?i?b|[kmgshd]|ms|us|min|secs?|its?|eta|in|at|of")
@@ -35,6 +36,8 @@ SHARE_OF_WORDS = 0.6  # of a row's words that its newer state still has
 
 def words(text: str) -> list[str]:
     """Return a text's words, without numbers and units, in lower case."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
     found = (word.lower() for word in WORD.findall(text))
     return [word for word in found if not UNITS.fullmatch(word)]
 

@@ -278,7 +278,7 @@ class Screen:
                 self._escape(token["escape"])
                 self._after_return = False
         self._drawn += len(text)
-        if len(self._rows) > HELD_ROWS or self._drawn > HELD_CHARACTERS:
+        if len(self._rows) > 2 * HELD_ROWS or self._drawn > HELD_CHARACTERS:
             self._drawn = 0
             self._limit()
 
@@ -433,7 +433,7 @@ class Screen:
         self._came = "row"
         self._fresh = None
         self._after_return = False
-        if len(self._rows) > HELD_ROWS:
+        if len(self._rows) > 2 * HELD_ROWS:
             self._limit()
 
     # Moving
@@ -498,7 +498,7 @@ class Screen:
         if lowest is None:
             while target < 0 and self._reach():
                 target += 1
-        self._row = max(lowest or 0, min(target, HELD_ROWS - 1, len(self._rows) + HELD_ROWS))
+        self._row = max(lowest or 0, min(target, max(len(self._rows), HELD_ROWS - 1)))
         self._came = "row"
         self._fresh = None
         self._is_program = self._alternate is not None
@@ -730,8 +730,8 @@ class Screen:
         self._row = min(first, len(self._rows))
         self._came = "row"
         self._fresh = None
-        if len(self._rows) > HELD_ROWS // 2:
-            self._limit(HELD_ROWS // 2)
+        if len(self._rows) > 2 * HELD_ROWS:
+            self._limit()
 
     def _switch(self, is_alternate: bool) -> None:
         """Enter or leave the alternate screen."""
@@ -879,13 +879,13 @@ class Screen:
                 kept.appendleft((lines[cut:], is_guess))
         self._tail = kept
 
-    def _limit(self, rows: int = HELD_ROWS) -> None:
+    def _limit(self) -> None:
         """Write the oldest rows if there are too many, or too many characters."""
         size = sum(
             len(row.cells) + sum(map(len, row.saved)) + sum(map(len, row.joined))
             for row in self._rows
         )
-        count = max(0, len(self._rows) - rows)
+        count = max(0, len(self._rows) - HELD_ROWS)
         while size > 4 * HELD_CHARACTERS and count < min(self._row, len(self._rows)):
             size -= len(self._rows[count].cells)
             count += 1

@@ -1,16 +1,12 @@
 """Lines that move the cursor come out as pyte, a terminal emulator, shows them."""
 
 import io
-import time
-import tracemalloc
 import unicodedata
 
 import pyte
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from chatgot.log_fixer.cleaning import CONTROL, STRAY_RETURN, LogCleaner
 from chatgot.log_fixer.files import FixReport, Options, fix_stream
 from chatgot.log_fixer.redraws import is_newer_row
 
