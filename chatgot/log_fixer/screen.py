@@ -56,6 +56,7 @@ CURSOR = re.compile(rf"\r(?!\n)|\x08|{_MOVE}")
 IS_MOVE = re.compile(_MOVE)
 _DIGITS_AND_BARS = {ord(digit): "0" for digit in "123456789"}
 _DIGITS_AND_BARS |= dict.fromkeys(map(ord, " #=-.>━╸╺█▏▎▍▌▋▊▉"), "-")
+DRAWN_AT_ONCE = 1 << 17  # characters; this bounds the memory of a long line's states
 FEW_STATES = 4
 FEW_LOST = 16  # lost texts of a row; more are not compared with the other rows, for speed
 
@@ -256,6 +257,16 @@ class Screen:
         """Draw text: characters, line feeds, and what moves the cursor or erases."""
         self._is_guess = is_guess
         self._has_no_line_feeds = not self._line_feeds and "\n" not in text
+        start = 0
+        while len(text) - start > DRAWN_AT_ONCE:
+            end = text.rfind("\r", start, start + DRAWN_AT_ONCE) + 1
+            if not end:
+                break
+            self._draw(text[start:end])
+            start = end
+        self._draw(text[start:])
+
+    def _draw(self, text: str) -> None:
         if text.count("\r") >= FEW_STATES:
             text = self._without_like_states(text)
         for token in _TOKEN.finditer(text):
@@ -853,9 +864,9 @@ class Screen:
         if self._newline and end:
             self._counts["line_ends"] += end != self._newline
             end = self._newline
-        return "".join(self._finish(line, row.is_guess) + "\n" for line in lost) + (
-            self._finish(text, row.is_guess) + end
-        )
+        lost_end = end or "\n"
+        above = "".join(self._finish(line, row.is_guess) + lost_end for line in lost)
+        return above + self._finish(text, row.is_guess) + end
 
     def _shorten_tail(self) -> None:
         text_after = 0
