@@ -324,6 +324,8 @@ class Screen:
     def _write(self, text: str) -> None:
         row = self._current()
         self._after_return = False
+        if row.erases_late and self._came is not None:
+            self._erase(row, 0, len(row.cells))
         row.erases_late = False
         if row.returns:
             self._counts["carriage_returns"] += row.returns - (1 if row.cells else 0)
@@ -451,7 +453,7 @@ class Screen:
 
     def _return(self, count: int) -> None:
         row = self._current()
-        self._leave(row)
+        self._settle(row)
         row.returns += count
         self._column = 0
         if self._came is None:
@@ -769,10 +771,10 @@ class Screen:
             self._alternate = None
             self._is_program = False
             self._top = None
-            row, column = self._before_alternate
+            before_row, before_column = self._before_alternate
             self._row = len(self._rows)
-            self._go_to_row(row)
-            self._column = column
+            self._go_to_row(before_row)
+            self._column = before_column
             if kept:
                 self._current().saved += kept
             self._came = None

@@ -1,12 +1,16 @@
 """Lines that move the cursor come out as pyte, a terminal emulator, shows them."""
 
 import io
+import time
+import tracemalloc
 import unicodedata
 
 import pyte
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from chatgot.log_fixer.cleaning import CONTROL, STRAY_RETURN
 from chatgot.log_fixer.files import FixReport, Options, fix_stream
 from chatgot.log_fixer.redraws import is_newer_row
 
@@ -59,7 +63,7 @@ drawing = st.lists(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @example(["alpha ", "\n", "\x1b[A", "x"])
 @given(drawing)
 def test_a_drawing_ends_as_a_terminal_shows_it_and_loses_no_text(tokens):
@@ -76,3 +80,54 @@ def test_a_drawing_ends_as_a_terminal_shows_it_and_loses_no_text(tokens):
                 assert row in text or any(is_newer_row(row, line) for line in lines), row
     assert is_within(shown_rows(screen), lines)
     assert fix(fixed) == fixed
+
+
+HOSTILE = ["\x1b[", "\x1b[2;4r", "\x1b[9;1H", "\x1b[r", "\x1b[?1049h", "\x1b[?1049l", "\x1b[2J"]
+HOSTILE += ["\x1b[L", "\x1b[M", "\x1b[2K", "\x1b[1K", "\x1bc", "\r", "\r\r", "\x9b2K", "\x07", "\0"]
+HOSTILE += ["日本", "2026-01-01 x", "error ", "\b"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(drawing.map("".join), st.sampled_from(HOSTILE)), max_size=12))
+def test_any_mix_of_moves_becomes_visible_text_that_stays(parts):
+    content = "".join(parts)
+    fixed, report = fix_and_report(content)
+    assert not CONTROL.search(fixed)
+    assert not STRAY_RETURN.search(fixed)
+    assert report.changed == (fixed != content)
+    again, report = fix_and_report(fixed)
+    assert again == fixed
+    assert not report.changed
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("\b", "\x1b[1000000000C", "\x1b[999999B", "\x1b[1000000000Cx", "\x1b[999999Bx", "\x1b[L"),
+        *("x\x1b[@", "x\ry\r", "x\x1b[2J", "x\n\x1b[A\x1b[2K", "\x1b[9Ax\n", "x\b", "\x1b[?1049hx"),
+    ],
+)
+def test_time_and_memory_grow_no_faster_than_a_hostile_log(unit):
+    content = unit * (200_000 // len(unit))
+    tracemalloc.start()
+    started = time.process_time()
+    try:
+        fix(content)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # tracemalloc slows it down; without it, each takes at most 0.6 s
+    assert time.process_time() - started < 10
+    assert peak < 20_000_000
+
+
+def test_the_cursor_goes_up_to_lines_that_were_clean():
+    lines = [f"line {number}" for number in range(1000)]
+    log = "\n".join(lines) + "\n\x1b[3A\x1b[2Kline 997!\x1b[3B\r"
+    assert fix(log).splitlines() == [*lines[:997], "line 997!", *lines[998:]]
+
+
+def test_wide_characters_take_two_columns_and_combining_ones_none():
+    assert fix("日本語\x1b[1;3Hx\n") == "日x語\n"
+    assert fix("e\u0301t\u00e9\x1b[2Gx\n") == "e\u0301x\u00e9\n"
+    assert fix("a\tb\x1b[5Gx\n") == "a   x   b\n"
