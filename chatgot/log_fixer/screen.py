@@ -42,6 +42,7 @@ HELD_ROWS = 200
 HELD_CHARACTERS = 1 << 16  # of these rows; with longer lines, fewer rows are kept back
 WIDEST_MOVE = 4096  # no move goes farther to the right than this, or than the line's end
 JUDGED = 512  # characters of a text that decide whether it is a newer state
+NARROW = 80  # columns; beyond these, a new screen begins at the first column
 TALLEST = 100  # rows; a terminal's first row is at most so far above its last one
 WORD_COLUMNS = 8  # more backspaces than these take back more than a slip of the keys
 MEMORY = 200  # lines written last: the same text is not written again as a lost one
@@ -511,7 +512,9 @@ class Screen:
         if lowest is None:
             while target < 0 and self._reach():
                 target += 1
-        self._row = max(lowest or 0, min(target, max(len(self._rows), HELD_ROWS - 1)))
+        below = 1 if self._rows and self._rows[-1].end else 0
+        bottom = max(len(self._rows) - 1 + below, HELD_ROWS - 1)
+        self._row = max(lowest or 0, min(target, bottom))
         self._came = "row"
         self._fresh = None
         self._is_program = self._alternate is not None
@@ -741,6 +744,8 @@ class Screen:
             first = len(self._rows)
             self._top = first
         self._row = min(first, len(self._rows))
+        if self._column >= NARROW:
+            self._column = 0
         self._came = "row"
         self._fresh = None
         if len(self._rows) > 2 * HELD_ROWS:

@@ -260,7 +260,8 @@ def test_a_live_table_of_rich_shows_its_last_state_once():
         pytest.param(
             "Unpacking foo ...\r\n\n\x1b7\x1b[0;23r\x1b8\x1b[1A\x1b[J"
             + APT_BAR
-            + "Setting up foo ...\r\n\n\x1b7\x1b[0;24r\x1b8\x1b[1A\x1b[JProcessing triggers ...\r\n",
+            + "Setting up foo ...\r\n\n\x1b7\x1b[0;24r\x1b8\x1b[1A\x1b[J"
+            "Processing triggers ...\r\n",
             "Unpacking foo ...\r\nSetting up foo ...\r\nProcessing triggers ...\r\n",
             id="apt",
         ),
