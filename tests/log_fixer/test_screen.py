@@ -133,5 +133,5 @@ def test_the_cursor_goes_up_to_lines_that_were_clean():
 
 def test_wide_characters_take_two_columns_and_combining_ones_none():
     assert fix("日本語\x1b[1;3Hx\n") == "日x 語\n"
-    assert fix("e\u0301t\u00e9\x1b[2Gx\n") == "e\u0301x\u00e9\n"
+    assert fix("e\u0301t\u00e9\x1b[6Gx\n") == "e\u0301t\u00e9  x\n"
     assert fix("a\tb\x1b[5Gx\n") == "a   x   b\n"
