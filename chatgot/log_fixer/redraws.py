@@ -75,6 +75,9 @@ def is_alike(old: str, new: str, needs_sign: bool = False) -> bool:
 
     needs_sign: only if they have signs of progress.
     """
+    if not (old.isascii() and new.isascii()):
+        old = unicodedata.normalize("NFC", old)
+        new = unicodedata.normalize("NFC", new)
     if old.strip() in new:
         return True
     if not keeps_alarms(old, new):

@@ -107,6 +107,7 @@ class _Row:
         "old_was_shown",
         "returns",
         "saved",
+        "stands_for",
         "touched",
         "was_seen",
     )
@@ -122,6 +123,7 @@ class _Row:
         self.old: str | None = None
         self.old_was_shown = False  # it was on the screen at a line feed
         self.is_erased = False
+        self.stands_for: list[str] = []  # earlier states that were on the screen at a line feed
         self.was_seen = False  # some of its text was on the screen at a line feed
         self.came: str | None = None  # how the cursor came back
         self.erases_late = False  # the text before the cursor was erased, and the line may go on
@@ -148,8 +150,9 @@ class Screen:
         self._counts = counts
         self._newline = newline
         self._ready: list[str] = []
-        # The last complete lines that were not drawn, and whether their encoding was guessed
-        self._tail: deque[tuple[str, bool]] = deque()
+        # The last complete lines above the rows that are being drawn; whether their encoding
+        # was guessed, and whether they are lost texts above the next line
+        self._tail: deque[tuple[str, bool, bool]] = deque()
         self._recent: deque[str] = deque(maxlen=MEMORY)
         self._rows: list[_Row] = []
         self._row = 0
@@ -183,9 +186,9 @@ class Screen:
         self._settle_rows()
         self._line_feeds += 1 if "\n" in text else 0
         self._shift_places(-text.count("\n"))
-        self._tail.append((text, is_guess))
-        rows = sum(lines.count("\n") for lines, _ in self._tail)
-        size = sum(len(lines) for lines, _ in self._tail)
+        self._tail.append((text, is_guess, False))
+        rows = sum(lines.count("\n") for lines, _, _ in self._tail)
+        size = sum(len(lines) for lines, _, _ in self._tail)
         if rows > 2 * HELD_ROWS or size > 2 * HELD_CHARACTERS:
             self._shorten_tail()
 
@@ -198,9 +201,9 @@ class Screen:
         last = block[cut:].decode()
         if cut:
             self._shift_places(-block.count(b"\n"))
-            final += [lines for lines, _ in self._tail]
+            final += [lines for lines, _, _ in self._tail]
             self._tail.clear()
-            self._tail.append((last, False))
+            self._tail.append((last, False, False))
             self._ready = []
             return "".join(final).encode() + block[:cut]
         self.pass_by(last, False)
@@ -388,9 +391,13 @@ class Screen:
         if not old.strip():
             return
         is_return = row.came == "return" and not row.old_was_shown
+        if row.old_was_shown:
+            self._judge_earlier(row, new[:JUDGED])
         if self._may_go(row, old[:JUDGED], new[:JUDGED]):
             row.is_by_return = row.is_by_return or is_return
             row.was_seen = row.old_was_shown  # the newer state stands for it from now on
+            if row.old_was_shown and len(row.stands_for) < FEW_STATES:
+                row.stands_for.append(old[:JUDGED].rstrip())
             if is_return and self._is_whole_text(row, old[:JUDGED], new[:JUDGED]):
                 row.cells = _cells("".join(self._fresh or []))
             return
@@ -401,6 +408,16 @@ class Screen:
             row.is_redrawn = False
         else:
             row.saved.append(old)
+
+    def _judge_earlier(self, row: _Row, new: str) -> None:
+        """Keep the first states that the row still stood for, if the new text is none of them."""
+        stays = []
+        for text in row.stands_for:
+            if is_newer_row(text, new) if new.strip() else is_state(text):
+                stays.append(text)
+            else:
+                row.saved.append(text)
+        row.stands_for = stays
 
     def _is_whole_text(self, row: _Row, old: str, new: str) -> bool:
         """Return whether a text after a bare return is no bar, and what it replaces is one."""
@@ -523,14 +540,20 @@ class Screen:
         """Take the last line that passed by back onto the screen."""
         if not self._tail or len(self._rows) >= HELD_ROWS:
             return False
-        lines, is_guess = self._tail.pop()
+        lines, is_guess, _ = self._tail.pop()
         start = lines.rfind("\n", 0, len(lines) - 1) + 1
         if start:
-            self._tail.append((lines[:start], is_guess))
+            self._tail.append((lines[:start], is_guess, False))
         line = lines[start:]
         body = line.rstrip("\r\n")
+        if body in self._recent:
+            self._recent.remove(body)
         row = _Row(_cells(body), self._line_feeds - 1, line[len(body) :])
         row.is_guess = is_guess
+        while not start and self._tail and self._tail[-1][2]:
+            lost = self._tail.pop()[0].rstrip("\r\n").split("\n")
+            row.saved[:0] = lost
+            self._recent = deque((text for text in self._recent if text not in lost), MEMORY)
         self._rows.insert(0, row)
         self._shift(1)
         return True
@@ -651,12 +674,14 @@ class Screen:
             self._erase(row, column, min(column + steps, length))
         elif final == "P" and column < length:
             self._begin_rewrite(row)
+            _blank_tabs(row.cells)
             _open(row.cells, column)
             end = min(column + steps, length)
             _open(row.cells, end)
             del row.cells[column:end]
         elif final == "@" and column < length <= WIDEST_MOVE:
             self._begin_rewrite(row)
+            _blank_tabs(row.cells)
             _open(row.cells, column)
             row.cells[column:column] = [" "] * min(steps, WIDEST_MOVE)
         elif final == "L" and not self._in_status:
@@ -821,7 +846,10 @@ class Screen:
                 self._settle(row, True)
             visible = [row.text() for row in self._rows]
             for row in self._rows:
-                self._tail.append((self._line(row, visible, False), row.is_guess))
+                above, line = self._line(row, visible, False)
+                if above:
+                    self._tail.append((above, row.is_guess, True))
+                self._tail.append((line, row.is_guess, False))
             self._shift(-len(self._rows))
             self._rows.clear()
             self._row = 0
@@ -831,7 +859,7 @@ class Screen:
         self._flush_rows(len(self._rows))
 
     def _flush_tail(self) -> None:
-        self._ready += [lines for lines, _ in self._tail]
+        self._ready += [lines for lines, _, _ in self._tail]
         self._tail.clear()
 
     def _flush_rows(self, count: int) -> None:
@@ -842,11 +870,11 @@ class Screen:
         visible = [row.text() for row in self._rows]
         for number, row in enumerate(self._rows[:count]):
             is_last = number == len(self._rows) - 1
-            self._ready.append(self._line(row, visible, is_last))
+            self._ready += self._line(row, visible, is_last)
         del self._rows[:count]
         self._shift(-count)
 
-    def _line(self, row: _Row, visible: list[str], is_last: bool) -> str:
+    def _line(self, row: _Row, visible: list[str], is_last: bool) -> tuple[str, str]:
         """Return a row's lost texts and its text, with line ends."""
         lost = []
         for text in row.saved:
@@ -873,28 +901,29 @@ class Screen:
             end = self._newline
         lost_end = end or "\n"
         above = "".join(self._finish(line, row.is_guess) + lost_end for line in lost)
-        return above + self._finish(text, row.is_guess) + end
+        return above, self._finish(text, row.is_guess) + end
 
     def _shorten_tail(self) -> None:
         text_after = 0
         rows_after = 0
-        kept: deque[tuple[str, bool]] = deque()
+        kept: deque[tuple[str, bool, bool]] = deque()
         while self._tail:
-            lines, is_guess = self._tail[-1]
+            entry = self._tail[-1]
+            lines = entry[0]
             rows = lines.count("\n")
             if rows_after + rows > HELD_ROWS or text_after + len(lines) > HELD_CHARACTERS:
                 break
             self._tail.pop()
-            kept.appendleft((lines, is_guess))
+            kept.appendleft(entry)
             rows_after += rows
             text_after += len(lines)
         if self._tail:
-            lines, is_guess = self._tail.pop()
+            lines, is_guess, is_lost = self._tail.pop()
             cut = _last_rows(lines, "\n", HELD_ROWS - rows_after, HELD_CHARACTERS - text_after)
             self._flush_tail()
             self._ready.append(lines[:cut])
             if lines[cut:]:
-                kept.appendleft((lines[cut:], is_guess))
+                kept.appendleft((lines[cut:], is_guess, is_lost))
         self._tail = kept
 
     def _limit(self) -> None:
@@ -939,6 +968,16 @@ def _open(cells: list[str], column: int) -> None:
     while end < len(cells) and cells[end] == "":
         end += 1
     cells[start:end] = [" "] * (end - start)
+
+
+def _blank_tabs(cells: list[str]) -> None:
+    """Turn tabs into blanks, because the cells move and tabs would not."""
+    for start, cell in enumerate(cells):
+        if cell == "\t":
+            end = start + 1
+            while end < len(cells) and cells[end] == "":
+                end += 1
+            cells[start:end] = [" "] * (end - start)
 
 
 def _last_rows(

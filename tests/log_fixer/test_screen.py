@@ -50,7 +50,7 @@ STATES = ["  3% ", " 40%|####   | 4/10", "⠙ load", "⠹ link"]
 MOVES = [
     *("\x1b[A", "\x1b[2A", "\x1b[B", "\x1b[3B", "\x1b[C", "\x1b[7C", "\x1b[2D", "\x1b[G"),
     *("\x1b[9G", "\x1b[2E", "\x1b[F", "\x1b[H", "\x1b[2;5H", "\x1b[3d", "\x1bM", "\x1b[4a"),
-    *("\x1b7", "\x1b8", "\b", "\b\b", "\b" * 12, "\t", "\r\x1b[K", "\r\x1b[2K"),
+    *("\x1b7\x1b[2Bup\x1b8", "\b", "\b\b", "\b" * 12, "\t", "\r\x1b[K", "\r\x1b[2K"),
 ]
 ERASURES = ["\x1b[K", "\x1b[G\x1b[1K", "\x1b[J", "\x1b[3X", "\x1b[2P", "\x1b[2@", "\x1b[G\x1b[J"]
 COLOURS = ["\x1b[31m", "\x1b[0m", "\x1b[?25l"]
