@@ -347,7 +347,10 @@ class Screen:
             _open(cells, end)
             cells[column:end] = new
         else:
-            row.was_seen = row.was_seen or (bool(cells) and row.touched < self._line_feeds)
+            if cells and row.touched < self._line_feeds:
+                row.was_seen = True
+                if len(row.stands_for) < FEW_STATES:
+                    row.stands_for.append(row.text()[:JUDGED].rstrip())
             cells += [" "] * (column - len(cells))
             cells += new
         row.touched = self._line_feeds
@@ -551,7 +554,8 @@ class Screen:
         row = _Row(_cells(body), self._line_feeds - 1, line[len(body) :])
         row.is_guess = is_guess
         while not start and self._tail and self._tail[-1][2]:
-            lost = self._tail.pop()[0].rstrip("\r\n").split("\n")
+            above = self._tail.pop()[0].split("\n")[:-1]
+            lost = [text.removesuffix("\r") for text in above]
             row.saved[:0] = lost
             self._recent = deque((text for text in self._recent if text not in lost), MEMORY)
         self._rows.insert(0, row)
