@@ -229,8 +229,7 @@ def fix_stream(
         is_text = piece.kind == EIGHT_BIT and not cleaner.holds()
         if is_text and is_clean(piece.data, newline, keep_mojibake):
             decoder.count_utf8(piece.data)
-            cleaner.count_lines(piece.data.count(b"\n"))
-            write(piece.data)
+            write(cleaner.feed_clean(piece.data))
         else:
             for text in decoder.texts(piece):
                 write(cleaner.feed(text.characters, text.is_guess).encode())
