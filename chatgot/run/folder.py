@@ -86,7 +86,7 @@ def _lock(run: Run, config_name: str, logs_dir: Path, at_end: ExitStack) -> RunL
             at_end.callback(lock_old_run(logs_dir, lock.run_id).release)
         return lock
     while True:
-        lock = lock_new_run(run.checkpoint_dir, config_name)
+        lock = lock_new_run(run.checkpoint_dir, config_name, [logs_dir, logs_dir / "tensorboard"])
         if is_shared:
             at_end.callback(lock.release)
             return lock

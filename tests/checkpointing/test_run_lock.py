@@ -381,3 +381,60 @@ def test_a_new_run_after_the_last_possible_second_is_a_storage_error(tmp_path):
     (tmp_path / ".tiny_99991231-235959.lock").touch()
     with pytest.raises(StorageError, match="99991231-235959"):
         lock_new_run(tmp_path, "tiny")
+
+
+ZONES = ("Pacific/Kiritimati", "Asia/Tokyo", "UTC", "America/New_York", "Etc/GMT+12")
+
+
+@pytest.mark.parametrize("zones", [ZONES, ZONES[::-1], ("UTC", "Asia/Kolkata", "UTC")])
+def test_run_ids_follow_each_other_whatever_the_time_zone(tmp_path, monkeypatch, zones):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    ids = []
+    try:
+        for zone in zones:
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            lock = lock_new_run(tmp_path, "tiny")
+            lock.release()
+            ids.append(lock.run_id)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert ids == sorted(set(ids))
+
+
+def test_a_run_in_the_hour_that_comes_twice_follows_the_one_before(tmp_path, monkeypatch, caplog):
+    """Berlin, 26 October 2025: 02:59:50 in summer time, and 70 seconds later 02:01:00."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    strftime = time.strftime
+    before, after = 1_761_440_390, 1_761_440_460
+    ids = []
+    try:
+        for clock in (before, after):
+            local = time.localtime(clock)
+            monkeypatch.setattr(time, "strftime", lambda form, local=local: strftime(form, local))
+            lock = lock_new_run(tmp_path, "tiny")
+            lock.release()
+            ids.append(lock.run_id)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert ids == ["tiny_20251026-025950", "tiny_20251026-025951"]
+    assert "20251026-020100" in caplog.text
+
+
+@pytest.mark.parametrize("name", [".tiny_20250102-030405.lock", "tiny_20250102-030405"])
+def test_a_run_whose_checkpoints_are_elsewhere_comes_before_a_new_one(
+    tmp_path, monkeypatch, caplog, name
+):
+    """Several folders of checkpoints may share the folder of logs, which the report searches."""
+    logs = tmp_path / "logs"
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    (logs / name).mkdir(parents=True)
+    at_the_time(monkeypatch, "20250101-000000")
+    lock = lock_new_run(checkpoints, "tiny", [logs, tmp_path / "missing"])
+    lock.release()
+    assert lock.timestamp == "20250102-030406"
+    assert len(caplog.records) == 1
