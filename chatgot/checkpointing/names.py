@@ -24,9 +24,7 @@ def newest_timestamp(folders: Iterable[Path], config_name: str) -> str | None:
     Only the names of checkpoints, lock files and run folders are examined. A folder that does not
     exist has no runs. Raises: OSError.
     """
-    timestamps = {
-        timestamp for folder in folders for timestamp in _timestamps(folder, config_name)
-    }
+    timestamps = {timestamp for folder in folders for timestamp in _timestamps(folder, config_name)}
     return max(filter(_is_time, timestamps), default=None)
 
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from chatgot.checkpointing.tensors import check_tensors, is_finite, weights_sha2
 from chatgot.command_line import as_typed, command_words
 from chatgot.config import Config, changes_on_resume
 from chatgot.errors import CheckpointRejected, OtherFormat, StorageError
-from chatgot.logs.origins import is_gone, yaml_that_began
+from chatgot.logs.origins import AnyRun, is_gone, is_same_file, yaml_that_began
 from chatgot.machine.device import versions
 from chatgot.model.lora import frozen_state, has_lora, trained_state
 from chatgot.numerics.optim import schedule_horizon
@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 POSITIONS = "position_embedding.weight"  # (max_seq_length, C)
 TOKEN_ROWS = {"token_embedding.weight", "head.weight"}  # (V, C): one row a token
 
-AnyRun = TypeVar("AnyRun")  # a run, as its checkpoints or its YAML
 Check = Callable[[Path], object]  # raises CheckpointRejected for a file that would not do
 
 
@@ -190,7 +189,7 @@ def last_run_of(
     orphan = None
     others: dict[str, AnyRun] = {}
     for run, began_from in runs:
-        if began_from in ("", own_origin):
+        if not began_from or is_same_file(began_from, own_origin):
             return run, {}
         if not is_gone(Path(began_from)):
             others.setdefault(began_from, run)
