@@ -59,6 +59,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "config": dict,
     "config_path": str,  # absolute, of the YAML; "": unknown
     "config_sha256": str,
+    "working_dir": str,  # absolute; relative paths of the configuration begin here
     "vocabulary": list,  # the name of each id: END_OF_TEXT, then single characters; or subwords
     "tokenizer": str,  # of subwords: the tokenizer.json
     "end_of_text": str,  # of subwords: the name of the token that ends a document
@@ -70,8 +71,9 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
 }
 OPTIONAL = {
-    "speakers",  # the first files of version 2 have neither
+    "speakers",  # the first files of version 2 have none of these
     "data_tokens",
+    "working_dir",
     "imported",  # only a run that started from a model from elsewhere has it
     "base",  # only a run with LoRA has one
     "tokenizer",  # both are there where the vocabulary is subwords

@@ -110,9 +110,8 @@ def test_a_yaml_with_two_paths_is_one_yaml(work):
     assert run_ids(work, step=3) == {run_of_one}
 
 
-@pytest.mark.parametrize("where", ["", "one", "elsewhere"])
 @pytest.mark.parametrize("way", ["absolute", "relative", "through a symlinked folder"])
-def test_a_yaml_is_the_same_one_from_any_working_directory(work, where, way):
+def test_a_yaml_is_the_same_one_from_any_working_directory(work, way):
     one = write_yaml(work, "one")
     two = write_yaml(work, "two")
     places = {"checkpoints": str(work / "checkpoints"), "logs": str(work / "logs")}
@@ -121,8 +120,8 @@ def test_a_yaml_is_the_same_one_from_any_working_directory(work, where, way):
     assert harness.train_here(work, "--config", one, *anywhere) == 0
     assert harness.train_here(work, "--config", two, *anywhere) == 0
     (run_of_one, _) = sorted(run_ids(work, step=2))
-    folder = work / where
-    folder.mkdir(exist_ok=True)
+    folder = work / "elsewhere"
+    folder.mkdir()
     (work / "linked").symlink_to(work / "one")
     config = {
         "absolute": work / one,
