@@ -30,6 +30,7 @@ from chatgot.data.prompts import is_speaker_name
 from chatgot.data.tokenizer_json import MOST_CHARACTERS, MOST_TOKENS
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import CheckpointRejected, OtherFormat
+from chatgot.file_owner import why_not_opened
 from chatgot.logs.waiting import Advance, waiting
 
 if TYPE_CHECKING:
@@ -309,9 +310,8 @@ def _open_regular(path: Path) -> BinaryIO:
             )
         descriptor = os.open(path, flags)
     except OSError as error:
-        raise CheckpointRejected(
-            f"{path}: cannot be opened: {error.strerror}{_near(path)}"
-        ) from error
+        near = "" if isinstance(error, PermissionError) else _near(path)
+        raise CheckpointRejected(f"{path}: {why_not_opened(path, error)}{near}") from error
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode) or not about.st_size:
         os.close(descriptor)

@@ -12,6 +12,7 @@ from filelock import lock_descriptor, unlock_descriptor
 
 from chatgot.checkpointing.names import TIMESTAMP, lock_path, newest_timestamp, second_after
 from chatgot.errors import StorageError
+from chatgot.file_owner import owner_of
 
 logger = logging.getLogger(__name__)
 
@@ -221,15 +222,7 @@ def _try_lock(descriptor: int, path: Path) -> bool:
 
 def _belongs_to_another(path: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"{path}: the lock file belongs to {_owner(path)} and cannot be opened: "
-        f"{error.strerror}; its owner can share it with: chmod a+rw {path}"
+        f"{path}: the lock file belongs to {owner_of(path)} and cannot be opened: "
+        f"{error.strerror}; its owner can share it with: chmod a+rw {path}; "
+        "if nobody trains that run any more, you can remove it"
     )
-
-
-def _owner(path: Path) -> str:
-    try:
-        return path.owner()
-    except KeyError:
-        return f"user {path.stat().st_uid}"
-    except (OSError, NotImplementedError):
-        return "somebody else"

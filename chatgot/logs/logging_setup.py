@@ -27,6 +27,7 @@ from colorlog import ColoredFormatter
 from tqdm import tqdm
 
 from chatgot.errors import StorageError
+from chatgot.file_owner import why_not_opened
 from chatgot.stdout import open_closed_streams
 
 FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
@@ -320,8 +321,10 @@ def setup_logging(
         file = LogFile(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
     except OSError as error:
         advice = "set paths.logs to a folder that can be written"
+        if isinstance(error, PermissionError) and os.access(path.parent, os.W_OK):
+            advice = "its owner can share it, or set paths.logs to another folder"
         raise StorageError(
-            f"{path}: the log file cannot be opened: {error.strerror or error}; {advice}"
+            f"{path}: the log file {why_not_opened(path, error)}; {advice}"
         ) from error
     file.setFormatter(OneLine(FORMAT, DATE_FORMAT))
     early = [

@@ -137,7 +137,9 @@ def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any]
     other = _whole_file_of_older_run(checkpoint_dir, config_path.stem, run_id)
     if other is not None:
         hint = f"; an older run's newest whole file is {other}"
-    raise CheckpointRejected(f"{checkpoint_dir}: all checkpoints of run {run_id} are damaged{hint}")
+    raise CheckpointRejected(
+        f"{checkpoint_dir}: all checkpoints of run {run_id} are damaged or cannot be read{hint}"
+    )
 
 
 def latest_run(config: Config, config_path: Path) -> dict[int, Path]:

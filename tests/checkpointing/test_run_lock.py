@@ -285,6 +285,44 @@ def test_a_lock_that_cannot_be_opened_is_refused_with_its_owner(shared_folder):
     assert len(refused.stdout.splitlines()) == 1
 
 
+AS_THE_SECOND_USER = """
+import os, sys
+from pathlib import Path
+from chatgot.checkpointing.checkpoint_file import load_checkpoint
+from chatgot.errors import UserError
+from chatgot.logs.logging_setup import setup_logging
+if os.getuid() == 0:
+    os.chdir(sys.argv[1])
+    os.setgroups([])
+    os.setgid(54400)
+    os.setuid(54322)
+for try_it in (
+    lambda: load_checkpoint(Path("tiny_20250102-030405_step_5.pt")),
+    lambda: setup_logging("tiny", "20250102-030405", Path(".")),
+):
+    try:
+        try_it()
+    except UserError as error:
+        print(error.exit_code, error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become two users")
+def test_a_closed_checkpoint_or_log_is_refused_with_its_owner(shared_folder):
+    """The folder is writable for both users, the files are closed to the second one."""
+    for name in ("tiny_20250102-030405_step_5.pt", "train_tiny_20250102-030405.log"):
+        path = shared_folder / name
+        path.touch()
+        path.chmod(0o600)
+    done = python(AS_THE_SECOND_USER, shared_folder)
+    checkpoint, log = done.stdout.splitlines()
+    assert checkpoint.startswith("3 ")
+    assert log.startswith("5 ")
+    for line in (checkpoint, log):
+        assert "Permission denied (it belongs to root)" in line
+    assert "its owner can share it" in log
+
+
 def test_an_owner_without_a_name_is_shown_by_number(tmp_path, monkeypatch):
     path = tmp_path / ".tiny_20250102-030405.lock"
     path.touch()
