@@ -49,13 +49,11 @@ def sweep_temporaries(checkpoint_dir: Path, logs_dir: Path, cache_dir: Path, run
     for leftover in _leftovers(checkpoint_dir, logs_dir, cache_dir):
         with suppress(OSError):  # it is gone, or belongs to another user
             status = leftover.path.lstat()
-            if leftover.run_id != run_id and not _is_dead(
-                leftover, status.st_mtime, checkpoint_dir
-            ):
-                continue
-            leftover.path.unlink()
-            names.append(str(leftover.path))
-            megabytes += status.st_size / 1e6
+            is_own = leftover.run_id == run_id
+            if is_own or _is_dead(leftover, status.st_mtime, checkpoint_dir):
+                leftover.path.unlink()
+                names.append(str(leftover.path))
+                megabytes += status.st_size / 1e6
     if names:
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         logger.info(
@@ -73,7 +71,7 @@ def _leftovers(checkpoint_dir: Path, logs_dir: Path, cache_dir: Path) -> Iterato
     for path, name, pid in _temporaries(checkpoint_dir):
         if NAME.fullmatch(name):
             yield Leftover(path, pid, name.rpartition("_step_")[0])
-    for folder in {checkpoint_dir, logs_dir}:
+    for folder in dict.fromkeys((checkpoint_dir, logs_dir)):
         for path, name, pid in _temporaries(folder):
             if PROBE.fullmatch(name):
                 yield Leftover(path, pid, "")

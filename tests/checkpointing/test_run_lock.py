@@ -446,10 +446,11 @@ def test_a_run_in_the_hour_that_comes_twice_follows_the_one_before(tmp_path, mon
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     strftime = time.strftime
-    before, after = 1_761_440_390, 1_761_440_460
+    summer_time = 1_761_440_390
+    winter_time = summer_time + 70
     ids = []
     try:
-        for clock in (before, after):
+        for clock in (summer_time, winter_time):
             local = time.localtime(clock)
             monkeypatch.setattr(time, "strftime", lambda form, local=local: strftime(form, local))
             lock = lock_new_run(tmp_path, "tiny")
