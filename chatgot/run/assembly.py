@@ -87,6 +87,7 @@ class Run:
     speakers: list[Speaker]  # in the training part, for whoever talks to the model
     peak_flops: float  # FLOP/s of this machine's matrix products; 0: not measured
     config_path: str = ""  # absolute path of the YAML
+    working_dir: str = field(default_factory=lambda: str(Path.cwd()))
     # of a model from elsewhere that the run started from: `kind`, `keys` of its shape, `context`
     imported: dict[str, Any] = field(default_factory=dict)
     # of LoRA: the `path` and `sha256` of the weights below; empty: none, or not loaded yet
@@ -183,6 +184,7 @@ class Run:
             "config": self.config.model_dump(mode="json"),
             "config_path": self.config_path,
             "config_sha256": settings_hash(self.config),
+            "working_dir": self.working_dir,
             **vocabulary_keys(self.vocabulary),
             "speakers": [asdict(speaker) for speaker in self.speakers],
             "data_sha256": self.tokens.text_sha256,
