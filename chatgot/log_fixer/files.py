@@ -215,7 +215,7 @@ def fix_stream(
     cleaner = LogCleaner(options.remove_ansi, newline, keep_mojibake=keep_mojibake)
     write = target.write if target else len
     for piece in decoder.pieces():
-        is_text = piece.kind == EIGHT_BIT and not cleaner.holds()
+        is_text = decoder.is_plain(piece) and not cleaner.holds()
         if is_text and is_clean(piece.data, newline, keep_mojibake):
             decoder.count_utf8(piece.data)
             write(piece.data)

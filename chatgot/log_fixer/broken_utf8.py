@@ -1,0 +1,90 @@
+r"""Lines of UTF-8 with broken characters: what they say, and how they are told from other lines.
+
+CESU-8 writes a character beyond U+FFFF as two surrogates of three bytes each, and modified UTF-8
+(Java) a NUL as `\xc0\x80`; both are read. Torn characters and other overlong forms stay visible.
+"""
+
+import re
+from dataclasses import dataclass
+
+from chatgot.data.encoding import UTF8_SEQUENCE, is_mostly_utf8, utf8_evidence
+
+# An incomplete UTF-8 character at the end of a line
+_CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")
+NUL = b"\xc0\x80"
+_SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
+_OTHER_FORM = re.compile(rb"%s|%s" % (NUL, _SURROGATES.pattern))
+_TORN = re.compile(
+    rb"(?P<lead>[\xc2-\xf4])(?![\x80-\xff])"
+    rb"|(?:\xe0[\xa0-\xbf]|[\xe1-\xef][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]?"
+    rb"|[\xf1-\xf3][\x80-\xbf]{1,2}|\xf4[\x80-\x8f][\x80-\xbf]?)(?![\x80-\xff])"
+    # the end of a character whose beginning is missing
+    rb"|^[\x80-\xbf]{1,3}(?![\x80-\xff])"
+)
+
+
+def is_broken_utf8(line: bytes) -> bool:
+    """Return whether a line that is not UTF-8 is so for the most part."""
+    if NUL in line:
+        line = line.replace(NUL, b"\0")
+        if line.isascii():
+            return True
+    if not UTF8_SEQUENCE.search(line):
+        return False
+    cut_off = _CUT_OFF.search(line)
+    if cut_off:
+        sequences, stray = utf8_evidence(line[: cut_off.start()])
+        stray += 1
+    else:
+        sequences, stray = utf8_evidence(line)
+    return sequences > 0 and is_mostly_utf8(sequences, stray)
+
+
+def decoded(line: bytes) -> list[tuple[int, str]]:
+    """Return the parts of a line, each with its start, decoded.
+
+    Every byte that is broken becomes one of U+DC80 to U+DCFF (`surrogateescape`).
+    """
+    parts = []
+    end = 0
+    for form in _OTHER_FORM.finditer(line):
+        parts.append((end, line[end : form.start()].decode("utf-8", "surrogateescape")))
+        parts.append((form.start(), _character(form[0])))
+        end = form.end()
+    parts.append((end, line[end:].decode("utf-8", "surrogateescape")))
+    return parts
+
+
+def _character(form: bytes) -> str:
+    if form == NUL:
+        return "\0"
+    surrogates = form.decode("utf-8", "surrogatepass")
+    return surrogates.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+
+
+@dataclass(frozen=True)
+class TornUtf8:
+    """Places where a character of UTF-8 may have been torn."""
+
+    lead: int | None  # a first byte that stands alone: in a code page it is a letter
+
+
+def torn_utf8(line: bytes) -> TornUtf8 | None:
+    """Return what is torn in a line without whole characters of UTF-8 that may be UTF-8, or None.
+
+    Several letters of a code page look like torn characters, too. So at most one lone byte counts.
+    """
+    rest = _TORN.sub(b"", line)
+    if not rest.isascii():
+        return None
+    leads = [torn["lead"] for torn in _TORN.finditer(line) if torn["lead"]]
+    if len(leads) > 1:
+        return None
+    return TornUtf8(leads[0][0] if leads else None)
+
+
+def leads_in(high: bytes, candidates: set[int]) -> set[int]:
+    """Return which of these first bytes of UTF-8 characters occur."""
+    return {lead for lead in candidates if lead in high}
+
+

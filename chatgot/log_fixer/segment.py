@@ -1,0 +1,177 @@
+"""Which encoding are a segment's lines in that are neither UTF-8 nor a drawing?
+
+They are judged together, by a sample of the whole segment.
+"""
+
+import codecs
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from chatgot.data.encoding import ASCII, C1_CONTROL, SAMPLE_BYTES
+from chatgot.data.encoding_guess import guess_encoding
+from chatgot.data.torn_characters import TornReader, is_double_byte
+from chatgot.log_fixer.broken_utf8 import TornUtf8, is_broken_utf8, leads_in, torn_utf8
+from chatgot.log_fixer.drawings import drawn_and_named, is_drawing
+
+# A C1 sequence: one-byte introducer, parameters, end. cp1252 would read it as ›31m. In double-byte
+# encodings no digit can follow the introducer's byte.
+RAW_C1 = re.compile(
+    rb"\x9b[;?]*+[0-9][0-9;?]*+[A-Za-z]"
+    rb"|\x9d[0-9]++;[^\x00-\x08\x0a-\x1f\x7f-\x9f]*+(?:\x07|\x1b\\\\|\x9c)"
+)
+WESTERN = "cp1252"
+# Of the sample's lines, so many have to be readable in the encoding that was guessed
+READABLE_SHARE = 0.5
+# First bytes of UTF-8 characters
+LEADS = frozenset(range(0xC2, 0xF5))
+
+
+class Sample:
+    """Lines from all over a segment, up to SAMPLE_BYTES of them, whatever its size."""
+
+    def __init__(self, limit: int = SAMPLE_BYTES) -> None:
+        self.lines: list[bytes] = []
+        self._limit = limit
+        self._bytes = 0
+        self._every = 1
+        self._offered = 0
+
+    def offer(self, line: bytes) -> None:
+        """Take a line, or leave it out: of a long segment each second, fourth, ... is taken."""
+        if self._offered % self._every == 0:
+            self.lines.append(line)
+            self._bytes += len(line)
+            while self._bytes > self._limit and len(self.lines) > 1:
+                self.lines = self.lines[::2]
+                self._bytes = sum(map(len, self.lines))
+                self._every *= 2
+        self._offered += 1
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How the unknown lines of a segment are read."""
+
+    encoding: str | None  # None: their bytes above ASCII become escapes
+    confidence: float
+    names_encoding: str | None = None  # of the letters in drawings; None: the drawing's
+    torn_leads: frozenset[int] | None = None  # not None: lines that look like torn UTF-8 are that
+    reader: TornReader | None = None  # of a double-byte encoding
+
+    def is_torn_utf8(self, line: bytes) -> bool:
+        if self.torn_leads is None:
+            return False
+        torn = torn_utf8(line)
+        return torn is not None and (torn.lead is None or torn.lead in self.torn_leads)
+
+
+def named(encoding: str) -> Judgement:
+    """Return the judgement where the user has named the encoding."""
+    reader = TornReader(encoding) if is_double_byte(encoding) else None
+    return Judgement(encoding, 1.0, reader=reader)
+
+
+@dataclass
+class Evidence:
+    """What the lines of a segment show."""
+
+    unknown: Sample = field(default_factory=Sample)
+    torn: Sample = field(default_factory=Sample)  # lines that look like torn UTF-8
+    torn_counts: Counter[TornUtf8] = field(default_factory=Counter)
+    unknown_lines: int = 0
+    names: Sample = field(default_factory=Sample)  # in drawings
+    leads: set[int] = field(default_factory=set)  # first bytes of UTF-8 characters
+
+    def add_utf8(self, data: bytes) -> None:
+        if not data.isascii():
+            self.leads |= leads_in(data.translate(None, ASCII), set(LEADS - self.leads))
+
+    def add_line(self, line: bytes) -> None:
+        """Take a line that is neither ASCII nor UTF-8."""
+        line = line.replace(codecs.BOM_UTF8, b"")
+        if is_drawing(line):
+            names = b"".join(b" " if is_drawn else part for part, is_drawn in drawn_and_named(line))
+            if not names.isascii():
+                self.names.offer(names)
+            return
+        if is_broken_utf8(line):
+            return
+        line = RAW_C1.sub(b"", line)
+        torn = torn_utf8(line)
+        if torn is None:
+            self.unknown_lines += 1
+            self.unknown.offer(line)
+        else:
+            self.torn_counts[torn] += 1
+            self.torn.offer(line)
+
+    def judgement(self) -> Judgement:
+        """Return how the lines are read. The encoding decodes nearly all of them."""
+        torn_leads = None
+        others = self.torn.lines
+        if self.leads:
+            torn_lines = sum(
+                count
+                for torn, count in self.torn_counts.items()
+                if torn.lead is None or torn.lead in self.leads
+            )
+            unknown_lines = self.unknown_lines + self.torn_counts.total() - torn_lines
+            if torn_lines >= unknown_lines:
+                torn_leads = frozenset(self.leads)
+                others = [
+                    line
+                    for line in self.torn.lines
+                    if not Judgement(None, 0.0, torn_leads=torn_leads).is_torn_utf8(line)
+                ]
+        lines = [*self.unknown.lines, *others]
+        names_encoding = None
+        if self.names.lines:
+            names_encoding = guess_encoding(_sample(self.names.lines)).encoding
+        encoding, confidence = _guess(lines)
+        reader = None
+        if encoding is not None and is_double_byte(encoding):
+            reader = TornReader(encoding, _characters(lines, encoding))
+        return Judgement(encoding, confidence, names_encoding, torn_leads, reader)
+
+
+def _sample(lines: Iterable[bytes]) -> bytes:
+    return b"\n".join(line.rstrip(b"\r\n") for line in lines)
+
+
+def _guess(lines: list[bytes]) -> tuple[str | None, float]:
+    sample = _sample(lines)
+    if sample.isascii():  # only C1 sequences
+        return WESTERN, 0.0
+    guess = guess_encoding(sample)
+    if guess.encoding is None:
+        return None, guess.confidence
+    try:
+        name = codecs.lookup(guess.encoding).name
+    except LookupError:
+        return None, guess.confidence
+    if not is_double_byte(name) and len(lines) > 1:
+        readable = sum(_is_text_in(line, name) for line in lines)
+        if readable < READABLE_SHARE * len(lines):
+            return None, guess.confidence
+    return name, guess.confidence
+
+
+def _is_text_in(line: bytes, encoding: str) -> bool:
+    """Return whether a line decodes in this encoding, without C1 control characters."""
+    try:
+        return not C1_CONTROL.search(line.decode(encoding))
+    except UnicodeDecodeError:
+        return False
+
+
+def _characters(lines: Iterable[bytes], encoding: str) -> Counter[str]:
+    """Count the characters of the lines that are whole."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        try:
+            counts.update(line.decode(encoding))
+        except UnicodeDecodeError:
+            continue
+    return Counter({c: n for c, n in counts.items() if c > "\x7f"})
