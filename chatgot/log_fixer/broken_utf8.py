@@ -7,7 +7,7 @@ CESU-8 writes a character beyond U+FFFF as two surrogates of three bytes each, a
 import re
 from dataclasses import dataclass
 
-from chatgot.data.encoding import UTF8_SEQUENCE, is_mostly_utf8, utf8_evidence
+from chatgot.data.encoding import ASCII, UTF8_SEQUENCE, is_mostly_utf8, utf8_evidence
 
 # An incomplete UTF-8 character at the end of a line
 _CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")
@@ -21,6 +21,8 @@ _TORN = re.compile(
     # the end of a character whose beginning is missing
     rb"|^[\x80-\xbf]{1,3}(?![\x80-\xff])"
 )
+
+MANY_TORN_BYTES = 8  # a line with more of them is in another encoding
 
 
 def is_broken_utf8(line: bytes) -> bool:
@@ -74,6 +76,8 @@ def torn_utf8(line: bytes) -> TornUtf8 | None:
 
     Several letters of a code page look like torn characters, too. So at most one lone byte counts.
     """
+    if len(line.translate(None, ASCII)) > MANY_TORN_BYTES:
+        return None
     rest = _TORN.sub(b"", line)
     if not rest.isascii():
         return None

@@ -41,10 +41,8 @@ from chatgot.log_fixer.pieces import (
     part_end,
     pieces,
 )
-from chatgot.log_fixer.segment import LEADS, RAW_C1, Evidence, Judgement, named
+from chatgot.log_fixer.segment import LEADS, RAW_C1, WITHOUT_C1, Evidence, Judgement, named
 
-# In these code pages the introducers' bytes are rare signs, or C1 controls themselves
-WITHOUT_C1 = ("cp125", "iso8859")
 # The code pages of DOS draw with the same bytes
 DOS_PAGES = re.compile(r"cp[478]\d\d|cp1125")
 # A byte that is no part of a character: `surrogateescape`, and below 0x80 what was torn off there
@@ -359,7 +357,7 @@ class LogDecoder:
             return text
         place = offset
         if encoding is not None and self.first_undecodable is None:
-            place += len(text[: smuggled.start()].encode(encoding, "surrogateescape"))
+            place += _byte_length(text[: smuggled.start()], encoding)
         text, count = SMUGGLED.subn(lambda c: rf"\x{ord(c[0]) - 0xDC00:02x}", text)
         self._count_undecodable(place, count)
         return text
@@ -407,6 +405,13 @@ def _with_introducers(data: bytes, encoding: str) -> str:
         end = sequence.end()
     texts.append(data[end:].decode(encoding, "surrogateescape"))
     return "".join(texts)
+
+
+def _byte_length(text: str, encoding: str) -> int:
+    try:
+        return len(text.encode(encoding, "surrogateescape"))
+    except UnicodeEncodeError:  # a C1 introducer, where each byte is a character
+        return len(text)
 
 
 def _double_byte_text(data: bytes, reader: TornReader) -> str:

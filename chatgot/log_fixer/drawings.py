@@ -37,9 +37,9 @@ DRAWING = re.compile(b"|".join(DRAWINGS), re.DOTALL)
 _MAY_DRAW = re.compile(
     rb"\xc4\xc4|\xcd\xcd|\xdb\xdb|[\xb0-\xb2]{4}|^[ \t]*[\xb3\xba\xc8\xc9\xcc\xda\xc3\xc0]"
 )
-# The bytes that draw: the branches of a tree, or a run without a letter next to it
+# The bytes that draw: the branches of a tree, bars, or a run without a letter next to it
 _DRAWN = re.compile(
-    rb"%s|(?<![\x80-\xffA-Za-z])%s+(?![\x80-\xffA-Za-z])" % (_TREE, _BOX)
+    rb"%s|(?<![\x80-\xffA-Za-z])%s+(?![\x80-\xffA-Za-z])|%s" % (_TREE, _BOX, _BAR)
 )
 # Letters in cp850 that are lines or Greek in cp437, next to a letter
 _ONLY_CP850 = rb"[\xb5-\xb7\xc6\xc7\xd0-\xd8\xde\xe0\xe2-\xe5\xe7-\xed]"
@@ -63,6 +63,14 @@ def drawn_and_named(line: bytes) -> list[tuple[bytes, bool]]:
         end = drawn.end()
     parts.append((line[end:], False))
     return [part for part in parts if part[0]]
+
+
+def names_in(line: bytes) -> bytes:
+    """Return a drawing's line without what draws; b"" if all its bytes may be drawn."""
+    if line.translate(None, BOX_BYTES).isascii():
+        return b""
+    parts = drawn_and_named(line)
+    return b"".join(b" " if is_drawn else part for part, is_drawn in parts)
 
 
 def code_page_of(line: bytes) -> str:

@@ -13,7 +13,7 @@ from chatgot.data.encoding import ASCII, C1_CONTROL, SAMPLE_BYTES
 from chatgot.data.encoding_guess import guess_encoding
 from chatgot.data.torn_characters import TornReader, is_double_byte
 from chatgot.log_fixer.broken_utf8 import TornUtf8, is_broken_utf8, leads_in, torn_utf8
-from chatgot.log_fixer.drawings import drawn_and_named, is_drawing
+from chatgot.log_fixer.drawings import is_drawing, names_in
 
 # A C1 sequence: one-byte introducer, parameters, end. cp1252 would read it as ›31m. In double-byte
 # encodings no digit can follow the introducer's byte.
@@ -21,6 +21,8 @@ RAW_C1 = re.compile(
     rb"\x9b[;?]*+[0-9][0-9;?]*+[A-Za-z]"
     rb"|\x9d[0-9]++;[^\x00-\x08\x0a-\x1f\x7f-\x9f]*+(?:\x07|\x1b\\\\|\x9c)"
 )
+# In these code pages the introducers' bytes are rare signs, or C1 controls themselves
+WITHOUT_C1 = ("cp125", "iso8859")
 WESTERN = "cp1252"
 # Of the sample's lines, so many have to be readable in the encoding that was guessed
 READABLE_SHARE = 0.5
@@ -81,6 +83,7 @@ class Evidence:
     torn: Sample = field(default_factory=Sample)  # lines that look like torn UTF-8
     torn_counts: Counter[TornUtf8] = field(default_factory=Counter)
     unknown_lines: int = 0
+    c1_sequences: int = 0
     names: Sample = field(default_factory=Sample)  # in drawings
     leads: set[int] = field(default_factory=set)  # first bytes of UTF-8 characters
 
@@ -90,15 +93,16 @@ class Evidence:
 
     def add_line(self, line: bytes) -> None:
         """Take a line that is neither ASCII nor UTF-8."""
-        line = line.replace(codecs.BOM_UTF8, b"")
+        line = line.replace(codecs.BOM_UTF8, b"").replace(b"\0", b"")
         if is_drawing(line):
-            names = b"".join(b" " if is_drawn else part for part, is_drawn in drawn_and_named(line))
-            if not names.isascii():
+            names = names_in(line)
+            if names:
                 self.names.offer(names)
             return
         if is_broken_utf8(line):
             return
-        line = RAW_C1.sub(b"", line)
+        line, sequences = RAW_C1.subn(b"", line)
+        self.c1_sequences += sequences
         torn = torn_utf8(line)
         if torn is None:
             self.unknown_lines += 1
@@ -130,6 +134,8 @@ class Evidence:
         if self.names.lines:
             names_encoding = guess_encoding(_sample(self.names.lines)).encoding
         encoding, confidence = _guess(lines)
+        if self.c1_sequences and encoding and not _may_have_c1_sequences(encoding):
+            encoding, confidence = WESTERN, 0.0
         reader = None
         if encoding is not None and is_double_byte(encoding):
             reader = TornReader(encoding, _characters(lines, encoding))
@@ -156,6 +162,11 @@ def _guess(lines: list[bytes]) -> tuple[str | None, float]:
         if readable < READABLE_SHARE * len(lines):
             return None, guess.confidence
     return name, guess.confidence
+
+
+def _may_have_c1_sequences(encoding: str) -> bool:
+    """Return whether the bytes of C1 introducers are no letters in an encoding."""
+    return encoding.startswith(WITHOUT_C1) or is_double_byte(encoding)
 
 
 def _is_text_in(line: bytes, encoding: str) -> bool:
