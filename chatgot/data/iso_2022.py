@@ -160,7 +160,7 @@ class _Line:
         self._torn = 0
 
     def text(self) -> EscapedText | None:
-        if self._characters == 0 or self._torn > _TORN_SHARE * self._characters:
+        if self._characters == 0 or self._torn > max(1, _TORN_SHARE * self._characters):
             return None
         order = [*_CODECS, "iso2022_cn"]
         return EscapedText("".join(self._parts), max(self._encodings, key=order.index))

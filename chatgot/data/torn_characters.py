@@ -17,6 +17,7 @@ from itertools import accumulate
 from chatgot.data.alphabets import common_characters
 
 TORN = 15.0  # nats
+AT_EDGE = 3.0  # less surprising at the beginning or the end of a word
 LEVEL_ONE = 10.0  # an ideograph or syllable of the part of the set that is in daily use
 LEVEL_TWO = 13.0
 UNUSUAL = 18.0  # of none of the old sets, or of another script
@@ -162,8 +163,10 @@ class TornReader:
         for start, steps in enumerate(best):
             parts = []
             for length in range(1, min(self._longest, len(word) - start) + 1):
+                at_edge = start == 0 or start + length == len(word)
                 for nats, text in self._parts(word[start : start + length]):
-                    parts.append((length, nats, text))
+                    discount = AT_EDGE if at_edge and "\udc80" <= text <= "\udcff" else 0.0
+                    parts.append((length, nats - discount, text))
             for before, step in steps.items():
                 for length, nats, text in parts:
                     after, switch_nats = _SWITCHES[before, _is_narrow(text)]

@@ -14,10 +14,15 @@ _CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-
 NUL = b"\xc0\x80"
 _SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 _OTHER_FORM = re.compile(rb"%s|%s" % (NUL, _SURROGATES.pattern))
+# In no code page do these bytes begin a word
+_TORN_EMOJI = re.compile(rb"\xf0\x9f[\x80-\xbf]?(?![\x80-\xff])")
 _TORN = re.compile(
     rb"(?P<lead>[\xc2-\xf4])(?![\x80-\xff])"
     rb"|(?:\xe0[\xa0-\xbf]|[\xe1-\xef][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]?"
     rb"|[\xf1-\xf3][\x80-\xbf]{1,2}|\xf4[\x80-\x8f][\x80-\xbf]?)(?![\x80-\xff])"
+    # forms that are too long, and halves of a pair of surrogates
+    rb"|(?P<overlong>[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}"
+    rb"|\xed[\xa0-\xbf][\x80-\xbf])(?![\x80-\xff])"
     # the end of a character whose beginning is missing
     rb"|^[\x80-\xbf]{1,3}(?![\x80-\xff])"
 )
@@ -32,7 +37,7 @@ def is_broken_utf8(line: bytes) -> bool:
         if line.isascii():
             return True
     if not UTF8_SEQUENCE.search(line):
-        return False
+        return b"\xf0\x9f" in line and _TORN_EMOJI.sub(b"", line).isascii()
     cut_off = _CUT_OFF.search(line)
     if cut_off:
         sequences, stray = utf8_evidence(line[: cut_off.start()])
@@ -69,6 +74,7 @@ class TornUtf8:
     """Places where a character of UTF-8 may have been torn."""
 
     lead: int | None  # a first byte that stands alone: in a code page it is a letter
+    is_overlong: bool  # all of them are forms that are too long
 
 
 def torn_utf8(line: bytes) -> TornUtf8 | None:
@@ -81,10 +87,11 @@ def torn_utf8(line: bytes) -> TornUtf8 | None:
     rest = _TORN.sub(b"", line)
     if not rest.isascii():
         return None
-    leads = [torn["lead"] for torn in _TORN.finditer(line) if torn["lead"]]
+    places = list(_TORN.finditer(line))
+    leads = [place["lead"] for place in places if place["lead"]]
     if len(leads) > 1:
         return None
-    return TornUtf8(leads[0][0] if leads else None)
+    return TornUtf8(leads[0][0] if leads else None, all(place["overlong"] for place in places))
 
 
 def leads_in(high: bytes, candidates: set[int]) -> set[int]:

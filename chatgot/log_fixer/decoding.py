@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chatgot.data.encoding import ASCII
+from chatgot.data.encoding import ASCII, utf8_evidence
 from chatgot.data.iso_2022 import EscapedLines, EscapedText, may_be_escaped
 from chatgot.data.torn_characters import TornReader
 from chatgot.log_fixer import broken_utf8
@@ -41,7 +41,7 @@ from chatgot.log_fixer.pieces import (
     part_end,
     pieces,
 )
-from chatgot.log_fixer.segment import LEADS, RAW_C1, WITHOUT_C1, Evidence, Judgement, named
+from chatgot.log_fixer.segment import LEADS, RAW_C1, WITHOUT_C1, Evidence, Judgement, named, without_marks
 
 # The code pages of DOS draw with the same bytes
 DOS_PAGES = re.compile(r"cp[478]\d\d|cp1125")
@@ -57,6 +57,8 @@ DRAWN = "as a drawing"
 WIDE_BYTES = {"utf-16": 2, "utf-16-le": 2, "utf-16-be": 2, "utf-32": 4, "utf-32-le": 4} | {
     "utf-32-be": 4
 }
+# As many whole characters of UTF-8 to each broken byte are no chance in a named encoding
+BROKEN_SHARE = 4
 HEAD_BYTES = 1 << 16
 
 
@@ -94,6 +96,7 @@ class LogDecoder:
         self.sizes: Counter[str] = Counter()
         # The highest confidence with which each encoding was guessed
         self.confidences: dict[str, float] = {}
+        self.unread_bytes = 0  # above ASCII, in lines without a sure guess
         self.undecodable_bytes = 0
         self.first_undecodable: int | None = None  # offset in the file
 
@@ -227,14 +230,26 @@ class LogDecoder:
             return UTF8
         except UnicodeDecodeError:
             pass
-        # A byte order mark belongs to the file, not to the line's encoding
-        body = line.replace(codecs.BOM_UTF8, b"")
+        body = without_marks(line)
         if self._named is None and is_drawing(body):
             return DRAWN
-        if broken_utf8.is_broken_utf8(body):
+        if broken_utf8.is_broken_utf8(body) and not self._is_as_named(body):
             return BROKEN_UTF8
         judgement = self._judged(piece_offset)
         return BROKEN_UTF8 if judgement.is_torn_utf8(body) else JUDGED
+
+    def _is_as_named(self, line: bytes) -> bool:
+        """Return whether a line of broken UTF-8 may be in the named encoding all the same."""
+        if self._named is None or self._named.encoding is None:
+            return False
+        sequences, stray = utf8_evidence(line)
+        if sequences >= BROKEN_SHARE * stray:
+            return False
+        try:
+            line.decode(self._named.encoding)
+        except UnicodeDecodeError:
+            return False
+        return True
 
     def _judged(self, piece_offset: int) -> Judgement:
         """Return how the segment's unknown lines are read; decide it at the first such line."""
@@ -301,6 +316,8 @@ class LogDecoder:
 
     def _judged_text(self, data: bytes, offset: int, judgement: Judgement) -> str:
         encoding = judgement.encoding
+        if codecs.BOM_UTF8 in data:
+            return self._text_by_lines(data, encoding, offset, judgement)
         if encoding is not None and not _is_ascii_below_0x80(encoding):
             return self._text_by_lines(data, encoding, offset, judgement)
         return self._sure_text(data, encoding, offset, judgement)
@@ -310,11 +327,15 @@ class LogDecoder:
     ) -> str:
         texts = []
         for line in data.splitlines(keepends=True):
-            if line.isascii():
-                texts.append(line.decode("ascii"))
+            body = without_marks(line)
+            marks = (len(line) - len(body)) // len(codecs.BOM_UTF8)
+            texts.append("\ufeff" * marks)
+            offset += len(line) - len(body)
+            if body.isascii():
+                texts.append(body.decode("ascii"))
             else:
-                texts.append(self._sure_text(line, encoding, offset, judgement))
-            offset += len(line)
+                texts.append(self._sure_text(body, encoding, offset, judgement))
+            offset += len(body)
         return "".join(texts)
 
     def _sure_text(
@@ -329,8 +350,11 @@ class LogDecoder:
             if is_suspect(_without_smuggled(text).rstrip("\r\n")):
                 encoding = None
                 text = self._read(data, None, None)
-        if encoding is not None:
-            self.sizes[encoding] += len(data.translate(None, ASCII))
+        size = len(data.translate(None, ASCII))
+        if encoding is None:
+            self.unread_bytes += size
+        else:
+            self.sizes[encoding] += size
         return self._visible(text, encoding or "ascii", offset)
 
     def _read(self, data: bytes, encoding: str | None, reader: TornReader | None) -> str:

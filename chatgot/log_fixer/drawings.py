@@ -17,7 +17,8 @@ _FRAME = (
     rb"\xda[\xc2\xc4]+\xbf|\xc3[\xc4\xc5]+\xb4|\xc0[\xc1\xc4]+\xd9"
     rb"|\xc9[\xcb\xcd]+\xbb|\xcc[\xcd\xce]+\xb9|\xc8[\xca\xcd]+\xbc"
 )
-_TREE = rb"^[\xb3\xff \t]*[\xc0\xc3]\xc4{3}|^\xb3   "
+_BRANCH = rb"^[\xb3\xff \t]*[\xc0\xc3]\xc4{3}"
+_TREE = rb"%s|^\xb3   " % _BRANCH
 DRAWINGS = [
     _RUN % (rb"[\xb0-\xdf\xfe]", rb"[\xb0-\xdf\xfe]") + rb"(?:\xc4{3}|\xcd{3})",
     _RUN % (_BOX, _BOX) + rb"[\xc0\xc3\xda]\xc4{2}",
@@ -44,9 +45,12 @@ _DRAWN = re.compile(
 # Letters in cp850 that are lines or Greek in cp437, next to a letter
 _ONLY_CP850 = rb"[\xb5-\xb7\xc6\xc7\xd0-\xd8\xde\xe0\xe2-\xe5\xe7-\xed]"
 CP850_LETTER = re.compile(rb"[A-Za-z]%s|%s[A-Za-z]" % (_ONLY_CP850, _ONLY_CP850))
+BRANCH = re.compile(_BRANCH)
 
 
 def is_drawing(line: bytes) -> bool:
+    if BRANCH.match(line):  # its name may be long
+        return True
     high = line.translate(None, ASCII)
     if 2 * len(high.translate(None, BOX_BYTES)) > len(high) or not _MAY_DRAW.search(line):
         return False

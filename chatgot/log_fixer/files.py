@@ -19,7 +19,7 @@ from chatgot.atomic_file import atomic_file, fsync_folder
 from chatgot.data.encoding import wide_encoding
 from chatgot.errors import ConfigError, StorageError
 from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
-from chatgot.log_fixer.decoding import LogDecoder
+from chatgot.log_fixer.decoding import WIDE_BYTES, LogDecoder
 from chatgot.log_fixer.pieces import EIGHT_BIT, READ_BYTES, Piece, SeekableFile, pieces
 from chatgot.logs.waiting import Advance, waiting
 
@@ -114,8 +114,8 @@ def detect_encoding(path: str | os.PathLike[str]) -> tuple[str, float]:
     """Return the encoding of most of a log's bytes above ASCII, and how sure that is, from 0 to 1.
 
     "utf-8" for plain ASCII. The second figure is the share of those bytes times the confidence: 1
-    for UTF-8 and UTF-16, which are checked, not guessed; chardet's confidence for an older
-    encoding; 0 for cp1252 where chardet does not know.
+    for UTF-8, UTF-16 and ISO-2022, which are checked, not guessed; that of the guess for an older
+    encoding. Bytes that no encoding explains count as a share that is not known.
 
     Raises: ConfigError.
     """
@@ -124,10 +124,11 @@ def detect_encoding(path: str | os.PathLike[str]) -> tuple[str, float]:
         for piece in decoder.pieces():
             for _ in decoder.texts(piece):
                 pass
+    total = decoder.sizes.total() + decoder.unread_bytes
     if not decoder.sizes:
-        return "utf-8", 1.0
+        return "utf-8", 0.0 if total else 1.0
     encoding, size = decoder.sizes.most_common(1)[0]
-    share = size / decoder.sizes.total()
+    share = size / total
     return encoding, share * decoder.confidences.get(encoding, 1.0)
 
 
@@ -167,7 +168,7 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
         output = fixed_path(path) if output_path is None else Path(output_path)
         destination = path if in_place or check else _destination(path, output)
         before = os.fstat(file.fileno())
-        if not force:
+        if not force and encoding not in WIDE_BYTES:
             _refuse_binary(file, path)
         if check or in_place:
             with waiting(f"reading {path.name}", before.st_size) as advance:

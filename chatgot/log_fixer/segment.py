@@ -93,7 +93,7 @@ class Evidence:
 
     def add_line(self, line: bytes) -> None:
         """Take a line that is neither ASCII nor UTF-8."""
-        line = line.replace(codecs.BOM_UTF8, b"").replace(b"\0", b"")
+        line = without_marks(line).replace(b"\0", b"")
         if is_drawing(line):
             names = names_in(line)
             if names:
@@ -113,8 +113,12 @@ class Evidence:
 
     def judgement(self) -> Judgement:
         """Return how the lines are read. The encoding decodes nearly all of them."""
-        torn_leads = None
+        torn_leads: frozenset[int] | None = None
         others = self.torn.lines
+        if self.torn_counts and not self.unknown_lines:
+            if all(torn.is_overlong for torn in self.torn_counts):
+                torn_leads = frozenset()
+                others = []
         if self.leads:
             torn_lines = sum(
                 count
@@ -140,6 +144,13 @@ class Evidence:
         if encoding is not None and is_double_byte(encoding):
             reader = TornReader(encoding, _characters(lines, encoding))
         return Judgement(encoding, confidence, names_encoding, torn_leads, reader)
+
+
+def without_marks(line: bytes) -> bytes:
+    """Return a line without the byte order marks at its beginning: they belong to the file."""
+    while line.startswith(codecs.BOM_UTF8):
+        line = line[3:]
+    return line
 
 
 def _sample(lines: Iterable[bytes]) -> bytes:
