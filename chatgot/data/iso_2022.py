@@ -66,8 +66,8 @@ _TOKEN = re.compile(
     rb"(?P<switch>\x1b(?:\$\)?[@AB]|\$[()][@-Q]|\([BHIJ]|\.[AF]))"
     rb"|\x1bN(?P<single>[\x20-\x7f])|(?P<shift>[\x0e\x0f])"
     # other escape sequences, such as colours, are left to others
-    rb"|(?P<other>\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\r\n]*(?:\x07|\x1b\\)?|.?)|[\x00-\x20\x7f])"
-    rb"|(?P<run>[\x21-\x7e]+)",
+    rb"|(?P<other>\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\r\n]*(?:\x07|\x1b\\)?|.?)|[\x00-\x1f\x7f])"
+    rb"|(?P<run>[\x20-\x7e]+)",
     re.DOTALL,
 )
 _DESIGNATOR = re.compile(rb"\x1b(?:\$[@AB]|\$\([@-Q]|\$\)[AC]|\(I)")
@@ -212,8 +212,24 @@ class _Line:
             self._parts.append(text.translate(_ROMAN) if self._is_roman else text)
             return
         self._encodings.append(charset.encoding)
-        for start in range(0, len(run), charset.width):
-            self._parts.append(self._character(run[start : start + charset.width], charset))
+        for word in run.split(b" "):
+            self._parts.append(self._word(word, charset))
+            self._parts.append(" ")
+        self._parts.pop()
+
+    def _word(self, word: bytes, charset: _Charset) -> str:
+        if not charset.prefix and len(word) % charset.width == 0:
+            try:
+                text = word.translate(_TO_HIGH).decode(charset.codec)
+            except UnicodeDecodeError:
+                pass
+            else:
+                self._characters += len(text)
+                return text
+        return "".join(
+            self._character(word[start : start + charset.width], charset)
+            for start in range(0, len(word), charset.width)
+        )
 
     def _character(self, data: bytes, charset: _Charset) -> str:
         high = charset.prefix + data.translate(_TO_HIGH)

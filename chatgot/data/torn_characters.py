@@ -73,6 +73,10 @@ _WORD = re.compile(rb"[\x30-\x39\x40-\x7e\x80-\xff]*[\x80-\xff][\x30-\x39\x40-\x
 MANY_PARTS = 1 << 16
 WINDOW_BYTES = 4096  # a longer word is read in parts
 OVERLAP_BYTES = 64
+_HIGH_BYTES_ONLY = ("gb2312", "euc_kr", "euc_jp", "euc_jis_2004", "euc_jisx0213")
+# ASCII that may be the second byte of a character
+_LONE_ASCII = re.compile(r"[@-~](?<=[^\x00-\x7f].)(?![!-~])")
+_LONE_KANA = re.compile("[\uff61-\uff9f](?<![\uff61-\uff9f].)(?![\uff61-\uff9f])")
 _NO_TEXT = re.compile("[\x80-\x9f\ue000-\uf8ff\U000f0000-\U0010ffff]")
 
 _SIGNS = "、。，！？：；（）「」『』【】《》〈〉“”‘’…—·～￥・ー〜％"
@@ -112,15 +116,16 @@ class TornReader:
         self._known_parts: dict[bytes, list[tuple[float, str]]] = {}
         characters = re.escape("".join(self._usual))
         # Two in a row that are rare in this log and in the language
-        self._rare = re.compile(
-            f"[^\x00-\x7f{characters}]{{2}}|[^\x00-\x7f][@-~](?![!-~])"
-            "|(?<![\uff61-\uff9f])[\uff61-\uff9f](?![\uff61-\uff9f])"
-        )
+        self._odd = [re.compile(f"[^\x00-\x7f{characters}]{{2}}"), _NO_TEXT]
+        if self.encoding not in _HIGH_BYTES_ONLY:
+            self._odd.append(_LONE_ASCII)
+        if self._language == "ja":
+            self._odd.append(_LONE_KANA)
         self._word_text = lru_cache(1 << 12)(self._read_word)
 
     def is_odd(self, text: str) -> bool:
         """Return whether strictly decoded text may come from torn bytes after all."""
-        return bool(self._rare.search(text)) or bool(_NO_TEXT.search(text))
+        return any(pattern.search(text) for pattern in self._odd)
 
     def text(self, data: bytes) -> str:
         """Decode bytes; a torn byte becomes one of U+DC80 to U+DCFF, as in `surrogateescape`."""

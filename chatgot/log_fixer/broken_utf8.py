@@ -7,7 +7,7 @@ CESU-8 writes a character beyond U+FFFF as two surrogates of three bytes each, a
 import re
 from dataclasses import dataclass
 
-from chatgot.data.encoding import ASCII, UTF8_SEQUENCE, is_mostly_utf8, utf8_evidence
+from chatgot.data.encoding import ASCII, UTF8_SEQUENCE, is_mostly_utf8
 
 # An incomplete UTF-8 character at the end of a line
 _CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")
@@ -27,24 +27,38 @@ _TORN = re.compile(
     rb"|^[\x80-\xbf]{1,3}(?![\x80-\xff])"
 )
 
+CUT_OFF_BYTES = 3  # at most, of the last character; they count as one
+_NOT_CONTINUING = bytes({*range(0x100)} - {*range(0x80, 0xC0)})
 MANY_TORN_BYTES = 8  # a line with more of them is in another encoding
 
 
-def is_broken_utf8(line: bytes) -> bool:
-    """Return whether a line that is not UTF-8 is so for the most part."""
+def is_broken_utf8(line: bytes, high: bytes) -> bool:
+    """Return whether a line that is not UTF-8 is so for the most part.
+
+    high: its bytes above ASCII.
+    """
     if NUL in line:
         line = line.replace(NUL, b"\0")
-        if line.isascii():
+        high = line.translate(None, ASCII)
+        if not high:
             return True
-    if not UTF8_SEQUENCE.search(line):
+    # Each whole character has one byte at least that continues it, and there may be one broken
+    # byte for each
+    if len(high) > 3 * len(high.translate(None, _NOT_CONTINUING)) + CUT_OFF_BYTES:
+        return False
+    whole = UTF8_SEQUENCE.findall(line)
+    stray = len(high) - len(b"".join(whole))
+    if not whole:
         return b"\xf0\x9f" in line and _TORN_EMOJI.sub(b"", line).isascii()
+    if is_mostly_utf8(len(whole), stray):
+        return True
+    if not is_mostly_utf8(len(whole), stray - CUT_OFF_BYTES):
+        return False
     cut_off = _CUT_OFF.search(line)
-    if cut_off:
-        sequences, stray = utf8_evidence(line[: cut_off.start()])
-        stray += 1
-    else:
-        sequences, stray = utf8_evidence(line)
-    return sequences > 0 and is_mostly_utf8(sequences, stray)
+    if cut_off is None:
+        return False
+    stray -= len(cut_off[0].rstrip(b"\r\n"))
+    return is_mostly_utf8(len(whole), stray + 1)
 
 
 def decoded(line: bytes) -> list[tuple[int, str]]:

@@ -25,6 +25,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 
 from chatgot.data.encoding import ASCII, utf8_evidence
 from chatgot.data.iso_2022 import EscapedLines, EscapedText, may_be_escaped
@@ -200,6 +202,11 @@ class LogDecoder:
     # 8-bit lines
 
     def _mixed_texts(self, piece: Piece) -> Iterator[Text]:
+        """Yield the lines of a piece; successive lines of one certainty come together."""
+        for is_guess, group in groupby(self._texts_read_alike(piece), attrgetter("is_guess")):
+            yield Text("".join(text.characters for text in group), is_guess)
+
+    def _texts_read_alike(self, piece: Piece) -> Iterator[Text]:
         """Yield the lines of a piece; successive lines that are read alike come together."""
         may_be_escaped_here = may_be_escaped(piece.data)
         start = 0
@@ -231,9 +238,10 @@ class LogDecoder:
         except UnicodeDecodeError:
             pass
         body = without_marks(line)
-        if self._named is None and is_drawing(body):
+        high = body.translate(None, ASCII)
+        if self._named is None and is_drawing(body, high):
             return DRAWN
-        if broken_utf8.is_broken_utf8(body) and not self._is_as_named(body):
+        if broken_utf8.is_broken_utf8(body, high) and not self._is_as_named(body):
             return BROKEN_UTF8
         judgement = self._judged(piece_offset)
         return BROKEN_UTF8 if judgement.is_torn_utf8(body) else JUDGED
@@ -278,7 +286,7 @@ class LogDecoder:
                         line.decode()
                         evidence.add_utf8(line)
                     except UnicodeDecodeError:
-                        evidence.add_line(line)
+                        evidence.lines.offer(line)
         return evidence.judgement()
 
     def _text(self, data: bytes, way: str, offset: int, piece_offset: int) -> Text:

@@ -2,8 +2,6 @@
 
 import re
 
-from chatgot.data.encoding import ASCII
-
 BOX_BYTES = bytes.fromhex(
     "b0 b1 b2 b3 b4 b9 ba bb bc bf c0 c1 c2 c3 c4 c5 c8 c9 ca cb cc cd ce d9 da db fe"
 )
@@ -48,10 +46,10 @@ CP850_LETTER = re.compile(rb"[A-Za-z]%s|%s[A-Za-z]" % (_ONLY_CP850, _ONLY_CP850)
 BRANCH = re.compile(_BRANCH)
 
 
-def is_drawing(line: bytes) -> bool:
-    if BRANCH.match(line):  # its name may be long
+def is_drawing(line: bytes, high: bytes) -> bool:
+    """Return whether a line is a drawing. high: its bytes above ASCII."""
+    if b"\xc4\xc4\xc4" in high and BRANCH.match(line):  # its name may be long
         return True
-    high = line.translate(None, ASCII)
     if 2 * len(high.translate(None, BOX_BYTES)) > len(high) or not _MAY_DRAW.search(line):
         return False
     return bool(DRAWING.search(line))

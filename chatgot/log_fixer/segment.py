@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from chatgot.data.encoding import ASCII, C1_CONTROL, SAMPLE_BYTES
+from chatgot.data.encoding import ASCII, C1_CONTROL
 from chatgot.data.encoding_guess import guess_encoding
 from chatgot.data.torn_characters import TornReader, is_double_byte
 from chatgot.log_fixer.broken_utf8 import TornUtf8, is_broken_utf8, leads_in, torn_utf8
@@ -26,14 +26,15 @@ WITHOUT_C1 = ("cp125", "iso8859")
 WESTERN = "cp1252"
 # Of the sample's lines, so many have to be readable in the encoding that was guessed
 READABLE_SHARE = 0.5
+SEGMENT_SAMPLE_BYTES = 1 << 18
 # First bytes of UTF-8 characters
 LEADS = frozenset(range(0xC2, 0xF5))
 
 
 class Sample:
-    """Lines from all over a segment, up to SAMPLE_BYTES of them, whatever its size."""
+    """Lines from all over a segment, up to SEGMENT_SAMPLE_BYTES of them, whatever its size."""
 
-    def __init__(self, limit: int = SAMPLE_BYTES) -> None:
+    def __init__(self, limit: int = SEGMENT_SAMPLE_BYTES) -> None:
         self.lines: list[bytes] = []
         self._limit = limit
         self._bytes = 0
@@ -79,71 +80,76 @@ def named(encoding: str) -> Judgement:
 class Evidence:
     """What the lines of a segment show."""
 
-    unknown: Sample = field(default_factory=Sample)
-    torn: Sample = field(default_factory=Sample)  # lines that look like torn UTF-8
-    torn_counts: Counter[TornUtf8] = field(default_factory=Counter)
-    unknown_lines: int = 0
-    c1_sequences: int = 0
-    names: Sample = field(default_factory=Sample)  # in drawings
+    lines: Sample = field(default_factory=Sample)  # neither ASCII nor UTF-8
     leads: set[int] = field(default_factory=set)  # first bytes of UTF-8 characters
 
     def add_utf8(self, data: bytes) -> None:
         if not data.isascii():
             self.leads |= leads_in(data.translate(None, ASCII), set(LEADS - self.leads))
 
-    def add_line(self, line: bytes) -> None:
-        """Take a line that is neither ASCII nor UTF-8."""
-        line = without_marks(line).replace(b"\0", b"")
-        if is_drawing(line):
-            names = names_in(line)
-            if names:
-                self.names.offer(names)
-            return
-        if is_broken_utf8(line):
-            return
-        line, sequences = RAW_C1.subn(b"", line)
-        self.c1_sequences += sequences
-        torn = torn_utf8(line)
-        if torn is None:
-            self.unknown_lines += 1
-            self.unknown.offer(line)
-        else:
-            self.torn_counts[torn] += 1
-            self.torn.offer(line)
-
     def judgement(self) -> Judgement:
         """Return how the lines are read. The encoding decodes nearly all of them."""
-        torn_leads: frozenset[int] | None = None
-        others = self.torn.lines
-        if self.torn_counts and not self.unknown_lines:
-            if all(torn.is_overlong for torn in self.torn_counts):
-                torn_leads = frozenset()
-                others = []
-        if self.leads:
-            torn_lines = sum(
-                count
-                for torn, count in self.torn_counts.items()
-                if torn.lead is None or torn.lead in self.leads
-            )
-            unknown_lines = self.unknown_lines + self.torn_counts.total() - torn_lines
-            if torn_lines >= unknown_lines:
-                torn_leads = frozenset(self.leads)
-                others = [
-                    line
-                    for line in self.torn.lines
-                    if not Judgement(None, 0.0, torn_leads=torn_leads).is_torn_utf8(line)
-                ]
-        lines = [*self.unknown.lines, *others]
+        kinds = _Kinds()
+        for line in self.lines.lines:
+            kinds.add(line)
+        torn_leads = kinds.torn_leads(self.leads)
+        lines = list(kinds.unknown)
+        for line in kinds.torn:
+            if not Judgement(None, 0.0, torn_leads=torn_leads).is_torn_utf8(line):
+                lines.append(line)
         names_encoding = None
-        if self.names.lines:
-            names_encoding = guess_encoding(_sample(self.names.lines)).encoding
+        if kinds.names:
+            names_encoding = guess_encoding(_sample(kinds.names)).encoding
         encoding, confidence = _guess(lines)
-        if self.c1_sequences and encoding and not _may_have_c1_sequences(encoding):
+        if kinds.c1_sequences and encoding and not _may_have_c1_sequences(encoding):
             encoding, confidence = WESTERN, 0.0
         reader = None
         if encoding is not None and is_double_byte(encoding):
             reader = TornReader(encoding, _characters(lines, encoding))
         return Judgement(encoding, confidence, names_encoding, torn_leads, reader)
+
+
+@dataclass
+class _Kinds:
+    """The lines of a sample by their kinds."""
+
+    unknown: list[bytes] = field(default_factory=list)
+    torn: list[bytes] = field(default_factory=list)  # they look like torn UTF-8
+    torn_counts: Counter[TornUtf8] = field(default_factory=Counter)
+    c1_sequences: int = 0
+    names: list[bytes] = field(default_factory=list)  # in drawings
+
+    def add(self, line: bytes) -> None:
+        line = without_marks(line).replace(b"\0", b"")
+        high = line.translate(None, ASCII)
+        if is_drawing(line, high):
+            names = names_in(line)
+            if names:
+                self.names.append(names)
+            return
+        if is_broken_utf8(line, high):
+            return
+        line, sequences = RAW_C1.subn(b"", line)
+        self.c1_sequences += sequences
+        torn = torn_utf8(line)
+        if torn is None:
+            self.unknown.append(line)
+        else:
+            self.torn_counts[torn] += 1
+            self.torn.append(line)
+
+    def torn_leads(self, leads: set[int]) -> frozenset[int] | None:
+        """Return the first bytes of the segment's UTF-8 if lines that look torn are UTF-8."""
+        if not leads:
+            is_overlong = all(torn.is_overlong for torn in self.torn_counts)
+            return frozenset() if self.torn and not self.unknown and is_overlong else None
+        torn_lines = sum(
+            count
+            for torn, count in self.torn_counts.items()
+            if torn.lead is None or torn.lead in leads
+        )
+        unknown_lines = len(self.unknown) + len(self.torn) - torn_lines
+        return frozenset(leads) if torn_lines >= unknown_lines else None
 
 
 def without_marks(line: bytes) -> bytes:
