@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from chatgot.data.alphabets import common_characters
 
-_TO_HIGH = bytes((byte | 0x80 for byte in range(0x100)))
+_TO_HIGH = bytes(byte | 0x80 for byte in range(0x100))
 # Terminals switch back to ASCII by this, too, so alone it says nothing
 _TO_ASCII = b"\x1b(B"
 _ROMAN = str.maketrans("\\~", "¥‾")
@@ -66,7 +66,8 @@ _TOKEN = re.compile(
     rb"(?P<switch>\x1b(?:\$\)?[@AB]|\$[()][@-Q]|\([BHIJ]|\.[AF]))"
     rb"|\x1bN(?P<single>[\x20-\x7f])|(?P<shift>[\x0e\x0f])"
     # other escape sequences, such as colours, are left to others
-    rb"|(?P<other>\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\r\n]*(?:\x07|\x1b\\)?|.?)|[\x00-\x1f\x7f])"
+    rb"|(?P<other>\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\r\n]*(?:\x07|\x1b\\)?|.?)"
+    rb"|[\x00-\x1f\x7f])"
     rb"|(?P<run>[\x20-\x7e]+)",
     re.DOTALL,
 )

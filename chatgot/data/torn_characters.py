@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from math import log
 
 from chatgot.data.alphabets import common_characters
 
@@ -28,7 +29,7 @@ SINGLE_KANA = 12.0  # half-width, one byte
 SWITCH = 4.0
 LONE = 8.0  # one of them between two others
 START, CHARACTER, FIRST_NARROW, NARROW = "start", "character", "first narrow one", "narrow"
-# What is before, and whether a narrow character follows -> what is before the next one, and the surprise
+# What is before, whether a narrow character follows -> what is before the next one, the surprise
 _SWITCHES = {
     (START, False): (CHARACTER, 0.0),
     (START, True): (NARROW, 0.0),
@@ -214,7 +215,9 @@ class TornReader:
         """Return whether bytes are one character, or a letter with a mark, not several ones."""
         if len(text) == 1:
             return True
-        return len(text) == 2 and text[0] > "\x7f" and text[1] > "\x7f" and not self._is_singles(data)
+        return (
+            len(text) == 2 and text[0] > "\x7f" and text[1] > "\x7f" and not self._is_singles(data)
+        )
 
     def _is_singles(self, data: bytes) -> bool:
         """Return whether each of these bytes is a character of its own."""
@@ -231,8 +234,6 @@ def _is_narrow(text: str) -> bool:
 
 def _usual(language: str, seen: Mapping[str, int]) -> dict[str, float]:
     """Return the nats of the characters that are usual in a language, or in this log."""
-    from math import log
-
     usual = dict.fromkeys(_SIGNS, SIGN)
     if language == "ja":
         usual |= {chr(code): KANA for code in range(0x3041, 0x30FF)}
@@ -240,7 +241,6 @@ def _usual(language: str, seen: Mapping[str, int]) -> dict[str, float]:
     total = sum(seen.values()) + SEEN_PRIOR
     for character, count in seen.items():
         usual[character] = min(usual.get(character, UNUSUAL), -log(count / total) + 1)
-    usual.pop("\x00", None)
     return {character: nats for character, nats in usual.items() if character > "\x7f"}
 
 
@@ -251,7 +251,7 @@ def _rare_nats(character: str, language: str) -> float:
         return SINGLE_KANA if language == "ja" else UNUSUAL
     if not ("\u4e00" <= character <= "\u9fff" or "\uac00" <= character <= "\ud7a3"):
         is_sign = "\u2000" <= character < "\u2700" or "\u3000" <= character < "\u3020"
-        return LEVEL_TWO if is_sign or "\uff00" <= character else UNUSUAL
+        return LEVEL_TWO if is_sign or character >= "\uff00" else UNUSUAL
     codec, end = _FIRST_ROWS[language]
     try:
         lead = character.encode(codec)[0]

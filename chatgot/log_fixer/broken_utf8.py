@@ -111,5 +111,3 @@ def torn_utf8(line: bytes) -> TornUtf8 | None:
 def leads_in(high: bytes, candidates: set[int]) -> set[int]:
     """Return which of these first bytes of UTF-8 characters occur."""
     return {lead for lead in candidates if lead in high}
-
-

@@ -43,7 +43,15 @@ from chatgot.log_fixer.pieces import (
     part_end,
     pieces,
 )
-from chatgot.log_fixer.segment import LEADS, RAW_C1, WITHOUT_C1, Evidence, Judgement, named, without_marks
+from chatgot.log_fixer.segment import (
+    LEADS,
+    RAW_C1,
+    WITHOUT_C1,
+    Evidence,
+    Judgement,
+    named,
+    without_marks,
+)
 
 # The code pages of DOS draw with the same bytes
 DOS_PAGES = re.compile(r"cp[478]\d\d|cp1125")

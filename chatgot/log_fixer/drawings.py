@@ -37,9 +37,7 @@ _MAY_DRAW = re.compile(
     rb"\xc4\xc4|\xcd\xcd|\xdb\xdb|[\xb0-\xb2]{4}|^[ \t]*[\xb3\xba\xc8\xc9\xcc\xda\xc3\xc0]"
 )
 # The bytes that draw: the branches of a tree, bars, or a run without a letter next to it
-_DRAWN = re.compile(
-    rb"%s|(?<![\x80-\xffA-Za-z])%s+(?![\x80-\xffA-Za-z])|%s" % (_TREE, _BOX, _BAR)
-)
+_DRAWN = re.compile(rb"%s|(?<![\x80-\xffA-Za-z])%s+(?![\x80-\xffA-Za-z])|%s" % (_TREE, _BOX, _BAR))
 # Letters in cp850 that are lines or Greek in cp437, next to a letter
 _ONLY_CP850 = rb"[\xb5-\xb7\xc6\xc7\xd0-\xd8\xde\xe0\xe2-\xe5\xe7-\xed]"
 CP850_LETTER = re.compile(rb"[A-Za-z]%s|%s[A-Za-z]" % (_ONLY_CP850, _ONLY_CP850))

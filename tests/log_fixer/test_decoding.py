@@ -26,7 +26,9 @@ KOREAN = (
     "오류: 데이터베이스에 연결할 수 없습니다\n파일을 저장하는 중입니다\n"
     "사용자 인증에 실패했습니다\n다운로드가 완료되었습니다\n"
 )
-GERMAN = "Größe der Datei: 10 MB\nÜberprüfung läuft für Benutzer Jörg\nZugriff verweigert für Größe\n"
+GERMAN = (
+    "Größe der Datei: 10 MB\nÜberprüfung läuft für Benutzer Jörg\nZugriff verweigert für Größe\n"
+)
 FRENCH = "Le château était fermé à cause de la grêle; ça ira mieux, naïve élève.\n"
 POLISH = "Błąd: nie można otworzyć pliku źródłowego\nZażółć gęślą jaźń, połączenie przerwane\n"
 RUSSIAN = "Ошибка: не удалось открыть файл\nСоединение с сервером потеряно, повторите попытку\n"
@@ -76,7 +78,13 @@ def test_a_cut_at_the_end_of_a_line_costs_one_byte(encoding):
         whole = [*lines[:number], *lines[number + 1 :]]
         content = "".join(f"{other}\n" for other in whole).encode(encoding) + torn + b" done\n"
         fixed = fix(content)
-        assert fixed == "".join(f"{other}\n" for other in whole) + line[:-1] + rf"\x{torn[-1]:02x} done" + "\n"
+        assert (
+            fixed
+            == "".join(f"{other}\n" for other in whole)
+            + line[:-1]
+            + rf"\x{torn[-1]:02x} done"
+            + "\n"
+        )
 
 
 @pytest.mark.parametrize(
@@ -188,7 +196,7 @@ def test_korean_lines_after_the_header_are_read():
     [
         (b"bold\x1b(B off\n", "bold off\n"),
         (b"\x1b(0qqq\x1b(B\n", "qqq\n"),
-        (b"(format t \"~{~a~^, ~}\" list)\n", "(format t \"~{~a~^, ~}\" list)\n"),
+        (b'(format t "~{~a~^, ~}" list)\n', '(format t "~{~a~^, ~}" list)\n'),
         (b"path ~{FOO~} and ~{ABCD~}\n", "path ~{FOO~} and ~{ABCD~}\n"),
         (b"+AGE- utf-7 +2D3cqQ-\n", "+AGE- utf-7 +2D3cqQ-\n"),
     ],
@@ -217,7 +225,10 @@ def test_a_torn_character_of_iso_2022_is_visible():
         (b"\xed\xa0\xbd alone \xc3\xa9\n", "\\xed\\xa0\\xbd alone é\n"),
         (b"\xc3\xa9t\xc3\xa9 \xc0\xaf etc\n", "été \\xc0\\xaf etc\n"),
         (b"\xc3\xa9t\xc3\xa9\n../\xc0\xaf/etc\n", "été\n../\\xc0\\xaf/etc\n"),
-        (b"\xc3\xa9t\xc3\xa9\n\xe0\x80\xaf \xf0\x80\x80\xaf\n", "été\n\\xe0\\x80\\xaf \\xf0\\x80\\x80\\xaf\n"),
+        (
+            b"\xc3\xa9t\xc3\xa9\n\xe0\x80\xaf \xf0\x80\x80\xaf\n",
+            "été\n\\xe0\\x80\\xaf \\xf0\\x80\\x80\\xaf\n",
+        ),
         (b"Gr\xc3\xb6\xc3\x9fe\nGr\xc3 e\n", "Größe\nGr\\xc3 e\n"),
         ("5 €\n".encode() + b"10 \xe2\x82 20\n", "5 €\n10 \\xe2\\x82 20\n"),
         (b"Gr\xc3\xb6\xc3\x9fe\n" + FRENCH.encode("cp1252"), "Größe\n" + FRENCH),
@@ -283,7 +294,7 @@ def test_a_named_encoding_is_not_guessed_anew():
     assert fix(b"B\xb3\xb9d\n", encoding="latin-1") == "B³¹d\n"
     assert fix(b"caf\xe9\n", encoding="utf-8") == "caf\\xe9\n"
     assert fix(b"caf\xe9\n", encoding="ascii") == "caf\\xe9\n"
-    torn = (RUSSIAN.encode()[:-1].replace(b"\n", b" ") + b"\xd0\n")
+    torn = RUSSIAN.encode()[:-1].replace(b"\n", b" ") + b"\xd0\n"
     assert fix(torn, encoding="cp1251") == RUSSIAN[:-1].replace("\n", " ") + "\\xd0\n"
 
 
