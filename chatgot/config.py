@@ -12,10 +12,19 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, Unpack
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from chatgot.encoding_names import codec_name
+from chatgot.given_path import expanded, refuse_other_bytes
 
 # Weights and learning rates are fp32: its smallest normal number, and about its largest number.
 FP32_MIN = 1.2e-38
@@ -69,13 +78,43 @@ def _refuse_bool(value: object) -> object:
     return value
 
 
+# Validating with this context means that a user gives the values, not a checkpoint.
+GIVEN = {"given": True}
+
+
+class Explained(ValueError):
+    """A wrong value of a key, in words that need no list of what is accepted."""
+
+
+def _expand_given(value: object, info: ValidationInfo) -> object:
+    """Expand `~` and variables in a path that a user gives; one in a checkpoint stays as it is."""
+    if not isinstance(value, str) or info.context != GIVEN:
+        return value
+    try:
+        refuse_other_bytes(value)
+        return expanded(value)
+    except ValueError as error:
+        raise Explained(str(error)) from error
+
+
+def _codec_name(name: str) -> str:
+    try:
+        return codec_name(name)
+    except ValueError as error:
+        raise Explained(str(error)) from error
+
+
 Int = Annotated[int, BeforeValidator(_refuse_bool)]
 Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
 Bool = Annotated[bool, Field(strict=True)]
-PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
+PathText = Annotated[
+    str,
+    Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$"),
+    BeforeValidator(_expand_given),
+]
 
 SpeakerName = Annotated[str, Field(min_length=1, max_length=40)]
-EncodingName = Annotated[str, AfterValidator(codec_name)]
+EncodingName = Annotated[str, AfterValidator(_codec_name)]
 MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
 Count = Annotated[Int, Field(ge=1, le=10**9)]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
@@ -672,7 +711,7 @@ class SamplingConfig(Section):
 
 
 class PathsConfig(Section):
-    """`paths`: where a run writes."""
+    """`paths`: where a run writes. In paths, `~` is home and `$NAME` a variable's value."""
 
     checkpoints: PathText = key("checkpoints", "folder of the checkpoints", resume="free")
     logs: PathText = key("logs", "folder of logs and TensorBoard events", resume="free")

@@ -238,7 +238,8 @@ def fix_stdin(args: argparse.Namespace) -> int:
 def keep_stdin(file: BinaryIO) -> None:
     """Copy stdin into a file, until it ends. Raises: OSError."""
     # It imports colorlog and tqdm: a usage error does not wait for those
-    from chatgot.logs.waiting import is_terminal, waiting
+    from chatgot.logs.colours import is_terminal
+    from chatgot.logs.waiting import waiting
 
     if is_terminal(sys.stdin):  # somebody types there: a bar would be in the way
         shutil.copyfileobj(sys.stdin.buffer, file)

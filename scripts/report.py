@@ -20,6 +20,7 @@ import re
 
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, UserError
+from chatgot.given_path import given_path, given_text
 from chatgot.logs.origins import origin, several_origins
 from chatgot.stdout import open_closed_streams, write_to_stdout
 
@@ -40,12 +41,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "runs",
+        type=given_text,
         nargs="+",
         metavar="RUN",
         help=f"a run's folder, or in {RUNS} a run's id, or the name of a YAML or of your text",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the page there; for one RUN only"
+        "--output", type=given_path, metavar="FILE", help="write the page there; for one RUN only"
     )
     args = parser.parse_args(argv)
     if args.output and len(args.runs) > 1:

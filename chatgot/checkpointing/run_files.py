@@ -42,8 +42,11 @@ def probe_folder(folder: Path) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
+        reason = error.strerror or error
+        if os.path.islink(folder) and not os.path.exists(folder):  # noqa: PTH110, PTH114 never raise
+            reason = f"it is a link to {os.readlink(folder)}, and that is not there"  # noqa: PTH115
         raise StorageError(
-            f"{folder}: cannot be written: {error.strerror or error}; choose another folder"
+            f"{folder}: cannot be written: {reason}; choose another folder"
         ) from error
 
 

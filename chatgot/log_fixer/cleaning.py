@@ -9,7 +9,13 @@ cut off. A cleaned line is a fixed point: cleaning it again changes nothing.
 import re
 from collections import Counter
 
-from chatgot.log_fixer.mojibake import LONGEST_LINE, fix_once, is_suspect, may_hold_mojibake
+from chatgot.log_fixer.mojibake import (
+    LONGEST_LINE,
+    may_hold_mojibake,
+    mended,
+    mojibake_words,
+    quoted_words,
+)
 
 HELD_CHARACTERS = 1 << 21  # of an unfinished line; a longer line is cleaned in parts
 SEQUENCE_CHARACTERS = 4096  # longest escape sequence that is never cut between two such parts
@@ -37,11 +43,27 @@ C1 = re.compile(rf"(?P<misread>{_MISREAD})|(?P<sequence>{_C1_SEQUENCE})|[\x90\x9
 # The overwritten part of a line: up to the last carriage return with visible text after it
 OVERWRITTEN = re.compile(rf"^[^\n]*\r(?={_SEQUENCE}*[^\r\n\x1b])", re.MULTILINE)
 STRAY_RETURN = re.compile(r"\r(?!\n)")
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# Beside control characters, what makes one program show a line in another order or as two lines.
+# Marks that belong to words and emoji stay: soft hyphen, joiners, left-to-right mark and the like.
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb]")
 SEQUENCE_OR_CONTROL = re.compile(rf"{_SEQUENCE}|{_C1_SEQUENCE}|{CONTROL.pattern}")
+MISREAD_OR_SEQUENCE = re.compile(rf"(?P<misread>{_MISREAD})|{_SEQUENCE}|{_C1_SEQUENCE}")
 
 
 C1_BYTES = re.compile(rb"\xc2[\x80-\x9f]")
+FORMAT_BYTES = re.compile(rb"\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xaf]|\xef\xbf[\xb9-\xbb]")
+# UTF-32 that was not recognised
+NULS_OF_UTF32 = re.compile(r"(?:[^\0]\0{3}){4,}")
+# NULs between two characters of one line join two records; longer runs are left by a power cut
+JOINING_NULS = re.compile(r"(?<=[^\0\r\n])\0{1,7}(?=[^\0\r\n])")
+# Terminals ignore NULs in and next to escape sequences; some programs wait by sending them
+_STRING_OR_NULS = r"[^\x01-\x08\x0a-\x1f\x7f-\x9f]*"
+NULS_AT_SEQUENCE = re.compile(
+    rf"\0*(?:\x1b\0*[\]PX^_]{_STRING_OR_NULS}(?:\x07|\x1b\0*\\|\x9c)"
+    r"|(?:\x1b\0*\[|\x9b)[0-?\0]*[ -/\0]*[@-~]|\x1b[ -/\0]*[0-~])\0*"
+)
+MENDED_LINE_NUMBERS = 20  # how many the report names
+QUOTED_WORDS = 1000  # how many are remembered
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
 
@@ -76,6 +98,15 @@ def _escape_unfinished(text: str, remove_ansi: bool, counts: Counter[str]) -> st
     return C1.sub(replace, text)
 
 
+def _escape(character: str) -> str:
+    code = ord(character)
+    return rf"\x{code:02x}" if code < 0x100 else rf"\u{code:04x}"
+
+
+def _without_nuls(match: re.Match[str]) -> str:
+    return match[0].replace("\0", "")
+
+
 def is_clean(block: bytes, newline: str | None, keep_mojibake: bool = False) -> bool:
     """Return whether cleaning would leave these complete 8-bit lines unchanged.
 
@@ -91,9 +122,26 @@ def is_clean(block: bytes, newline: str | None, keep_mojibake: bool = False) -> 
         block.decode()
     except UnicodeDecodeError:
         return False
-    if b"\xef\xbb\xbf" in block or C1_BYTES.search(block):
+    if b"\xef\xbb\xbf" in block or C1_BYTES.search(block) or FORMAT_BYTES.search(block):
         return False
     return keep_mojibake or not may_hold_mojibake(block)
+
+
+def _mended_around_sequences(line: str) -> str:
+    """Mend a line, but not inside its complete escape sequences.
+
+    While it is mended, ESC takes their place: all other ESC have become escapes before.
+    """
+    sequences = []
+
+    def hide(match: re.Match[str]) -> str:
+        if match["misread"]:
+            return match[0]
+        sequences.append(match[0])
+        return "\x1b"
+
+    hidden = mended(MISREAD_OR_SEQUENCE.sub(hide, line))
+    return re.sub("\x1b", lambda _: sequences.pop(0), hidden)
 
 
 class LogCleaner:
@@ -124,7 +172,14 @@ class LogCleaner:
         self._in_long_line = False
         self._written = False  # the beginning of a long line has been returned already
         self._state = ""  # the last state of a long line, cleaned
+        self._line_number = 1  # of the line that is written next
+        self._quoted_words: set[str] = set()  # mojibake that the log quotes
+        self.mended_line_numbers: list[int] = []  # the first ones
         self.counts: Counter[str] = Counter()
+
+    def count_lines(self, count: int) -> None:
+        """Count lines that are written without cleaning."""
+        self._line_number += count
 
     def holds(self) -> bool:
         return bool(self._held) or self._in_long_line
@@ -195,15 +250,21 @@ class LogCleaner:
 
     def _finish(self, text: str) -> str:
         """Mend mojibake and escape the remaining control characters."""
-        keep = self._keep_mojibake or self._is_guess
-        if not keep and not text.isascii() and may_hold_mojibake(text.encode()):
+        if (
+            not self._keep_mojibake
+            and not text.isascii()
+            and (CONTROL.search(text) or may_hold_mojibake(text.encode()))
+        ):
+            mend = self._without_suspects if self._is_guess else self._without_mojibake
             lines = text.split("\n")  # splitlines would also split at U+2028 and others
             text = "\n".join(
-                self._without_mojibake(line) if is_suspect(line) else line for line in lines
+                line if line.isascii() else mend(line, number)
+                for number, line in enumerate(lines, self._line_number)
             )
+        self.count_lines(text.count("\n"))
         return self._escape_controls(text)
 
-    def _without_mojibake(self, line: str) -> str:
+    def _without_mojibake(self, line: str, number: int) -> str:
         """Mend one line until nothing changes.
 
         This ends, because each change reduces the characters above ASCII or the control characters.
@@ -212,28 +273,60 @@ class LogCleaner:
         if len(body) > LONGEST_LINE:
             return line
         before = body
+        is_mended = False
         while True:
-            mended = fix_once(body)
-            mended = self._plain(mended)
-            if mended == body:
-                mended = self._escape_controls(body)
-                if mended == body:
+            layer_undone = self._mended(body)
+            is_mended = is_mended or layer_undone != body
+            layer_undone = self._plain(layer_undone)
+            if layer_undone == body:
+                layer_undone = self._escape_controls(body)
+                if layer_undone == body:
                     break
-            body = mended
-        mended_lines = 0 if body == before else 1
-        self.counts["mojibake_lines"] += mended_lines
+            body = layer_undone
+        if is_mended:
+            self.counts["mojibake_lines"] += 1
+            if len(self.mended_line_numbers) < MENDED_LINE_NUMBERS:
+                self.mended_line_numbers.append(number)
+        elif len(self._quoted_words) < QUOTED_WORDS:
+            self._quoted_words |= quoted_words(before)
         return body + line[len(before) :]
+
+    def _mended(self, line: str) -> str:
+        """Mend a line, but not inside its escape sequences, nor what the log has quoted before."""
+        text = self._without_layers(line)
+        if text != line and self._quoted_words and mojibake_words(line) <= self._quoted_words:
+            return line
+        return text
+
+    def _without_layers(self, line: str) -> str:
+        return mended(line) if self._remove_ansi else _mended_around_sequences(line)
+
+    def _without_suspects(self, line: str, number: int) -> str:
+        r"""Show the letters of a guessed line as escapes (`\xc3`) where it looks like mojibake.
+
+        Read as UTF-8 the next time, it would be mended, though the guess may have been right.
+        """
+        line = self._escape_controls(line)
+        body = line.removesuffix("\r")
+        if self._without_layers(body) == body:
+            return line
+        self.counts["uncertain_lines"] += 1
+        return line.encode("ascii", "backslashreplace").decode("ascii")
 
     def _plain(self, text: str) -> str:
         """Remove what is invisible: NULs, byte order marks, complete escape sequences."""
         return self._without_sequences(self._escape_unfinished(self._without_invisible(text)))
 
     def _without_invisible(self, text: str) -> str:
-        """Remove NULs and byte order marks."""
-        for name, character in (("nuls", "\0"), ("byte_order_marks", "\ufeff")):
-            if character in text:
-                self.counts[name] += text.count(character)
-                text = text.replace(character, "")
+        r"""Remove byte order marks and NULs; `\x00` shows NULs between two characters of a line."""
+        if "\ufeff" in text:
+            self.counts["byte_order_marks"] += text.count("\ufeff")
+            text = text.replace("\ufeff", "")
+        if "\0" in text:
+            self.counts["nuls"] += text.count("\0")
+            text = NULS_OF_UTF32.sub(_without_nuls, text)
+            text = NULS_AT_SEQUENCE.sub(_without_nuls, text)
+            text = JOINING_NULS.sub(r"\\x00", text).replace("\0", "")
         return text
 
     def _escape_unfinished(self, text: str) -> str:
@@ -253,7 +346,7 @@ class LogCleaner:
             if len(match[0]) > 1:  # a complete escape sequence
                 return match[0]
             self.counts["controls"] += 1
-            return rf"\x{ord(match[0]):02x}"
+            return _escape(match[0])
 
         pattern = CONTROL if self._remove_ansi else SEQUENCE_OR_CONTROL
         return pattern.sub(escape, text)
@@ -315,4 +408,5 @@ class LogCleaner:
             line_end = "\r\n"
             returns -= 1
         self.counts["carriage_returns"] += returns
+        self.count_lines(line_end.count("\n"))
         return self._shown(shown) + line_end

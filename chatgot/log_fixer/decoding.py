@@ -107,6 +107,7 @@ class LogDecoder:
         # The highest confidence with which each encoding was guessed
         self.confidences: dict[str, float] = {}
         self.unread_bytes = 0  # above ASCII, in lines without a sure guess
+        self.wide_nuls = 0  # NULs in UTF-16, which are dropped
         self.undecodable_bytes = 0
         self.first_undecodable: int | None = None  # offset in the file
 
@@ -126,7 +127,10 @@ class LogDecoder:
             self._escaped = EscapedLines()
             self._leads = set()
             self.sizes[piece.kind] += len(piece.data)
-            yield Text(self._wide_text(piece))
+            text = self._wide_text(piece)
+            # UTF-32 is read as UTF-16 with a NUL after each character
+            self.wide_nuls += text.count("\0")
+            yield Text(text.replace("\0", ""))
             return
         if may_be_escaped(piece.data):
             yield from self._mixed_texts(piece)

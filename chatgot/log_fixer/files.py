@@ -89,6 +89,7 @@ class FixReport:
     encodings: dict[str, int] = field(default_factory=dict)
     # How often each kind was removed, mended or shown as an escape
     counts: dict[str, int] = field(default_factory=dict)
+    mended_line_numbers: list[int] = field(default_factory=list)  # of mojibake: the first 20
     undecodable_bytes: int = 0  # kept as visible escapes
     first_undecodable_offset: int | None = None  # in the input, in bytes
 
@@ -98,11 +99,21 @@ class FixReport:
         if any(name != "utf-8" for name in self.encodings):
             faults.append(f"read as {', '.join(self.encodings)}")
         for name, count in self.counts.items():
-            faults.append(f"{count} {name.replace('_', ' ')}")
+            fault = f"{count} {name.replace('_', ' ')}"
+            if name == "mojibake_lines":
+                fault += self._mended_lines(count)
+            faults.append(fault)
         if self.undecodable_bytes:
             place = f"the first at byte offset {self.first_undecodable_offset}"
             faults.append(f"{self.undecodable_bytes} undecodable bytes kept as escapes, {place}")
         return "; ".join(faults) or "clean"
+
+    def _mended_lines(self, count: int) -> str:
+        """Return which lines were mended, in brackets: the first ones, and how many more."""
+        numbers = ", ".join(map(str, self.mended_line_numbers))
+        more = count - len(self.mended_line_numbers)
+        line = "line" if count == 1 else "lines"
+        return f" ({line} {numbers}{f' and {more} more' if more else ''})"
 
 
 def fixed_path(path: Path) -> Path:
@@ -219,6 +230,7 @@ def fix_stream(
         is_text = decoder.is_plain(piece) and not cleaner.holds()
         if is_text and is_clean(piece.data, newline, keep_mojibake):
             decoder.count_utf8(piece.data)
+            cleaner.count_lines(piece.data.count(b"\n"))
             write(piece.data)
         else:
             for text in decoder.texts(piece):
@@ -226,8 +238,10 @@ def fix_stream(
         if advance is not None:
             advance(len(piece.data))
     write(cleaner.end().encode())
+    cleaner.counts["nuls"] += decoder.wide_nuls
     report.encodings = dict(decoder.sizes)
     report.counts = {name: count for name, count in cleaner.counts.items() if count}
+    report.mended_line_numbers = cleaner.mended_line_numbers
     report.undecodable_bytes = decoder.undecodable_bytes
     report.first_undecodable_offset = decoder.first_undecodable
     other_encodings = set(report.encodings) - {"utf-8"}
