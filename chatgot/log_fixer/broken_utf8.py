@@ -103,7 +103,7 @@ def torn_utf8(line: bytes) -> TornUtf8 | None:
         return None
     places = list(_TORN.finditer(line))
     leads = [place["lead"] for place in places if place["lead"]]
-    if len(leads) > 1:
+    if not places or len(leads) > 1:
         return None
     return TornUtf8(leads[0][0] if leads else None, all(place["overlong"] for place in places))
 

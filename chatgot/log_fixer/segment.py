@@ -66,7 +66,7 @@ class Judgement:
     def is_torn_utf8(self, line: bytes) -> bool:
         if self.torn_leads is None:
             return False
-        torn = torn_utf8(line)
+        torn = torn_utf8(RAW_C1.sub(b"", line))
         return torn is not None and (torn.lead is None or torn.lead in self.torn_leads)
 
 

@@ -220,7 +220,7 @@ def test_a_torn_character_of_iso_2022_is_visible():
     [
         (b"ok \xed\xa0\xbd\xed\xb8\x80 done\n", "ok 😀 done\n"),
         (b"Gr\xc3\xb6\xc3\x9fe \xed\xa0\xbd\xed\xba\x80\n", "Größe 🚀\n"),
-        (b"ab\xc0\x80cd\n", "abcd\n"),
+        (b"ab\xc0\x80cd\n", "ab\\x00cd\n"),
         ("日本".encode() + b"\xc0\x80\n", "日本\n"),
         (b"\xed\xa0\xbd alone \xc3\xa9\n", "\\xed\\xa0\\xbd alone é\n"),
         (b"\xc3\xa9t\xc3\xa9 \xc0\xaf etc\n", "été \\xc0\\xaf etc\n"),
