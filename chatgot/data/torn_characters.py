@@ -128,6 +128,14 @@ class TornReader:
         """Return whether strictly decoded text may come from torn bytes after all."""
         return any(pattern.search(text) for pattern in self._odd)
 
+    def is_usual(self, data: bytes) -> bool:
+        """Return whether bytes are whole characters that are usual in the language or the log."""
+        try:
+            text = data.decode(self.encoding)
+        except UnicodeDecodeError:
+            return False
+        return all(character in self._usual for character in text if character > "\x7f")
+
     def text(self, data: bytes) -> str:
         """Decode bytes; a torn byte becomes one of U+DC80 to U+DCFF, as in `surrogateescape`."""
         parts = []

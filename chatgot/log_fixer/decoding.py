@@ -117,8 +117,10 @@ class LogDecoder:
         return pieces(self._file, 0, self._read_bytes, self._line_bytes)
 
     def is_plain(self, piece: Piece) -> bool:
-        """Return whether a piece may be UTF-8 as it is: no 7-bit encoding of East Asia."""
-        return piece.kind == EIGHT_BIT and not may_be_escaped(piece.data)
+        """Return whether a piece is what it is if it is UTF-8: in no encoding of East Asia."""
+        if piece.kind != EIGHT_BIT or may_be_escaped(piece.data):
+            return False
+        return self._judgement is None or not self._judgement.is_in_disguise
 
     def texts(self, piece: Piece) -> Iterator[Text]:
         r"""Yield the characters of a piece; an undecodable byte becomes an escape (`\x81`)."""
@@ -132,7 +134,7 @@ class LogDecoder:
             self.wide_nuls += text.count("\0")
             yield Text(text.replace("\0", ""))
             return
-        if may_be_escaped(piece.data):
+        if not self.is_plain(piece):
             yield from self._mixed_texts(piece)
             return
         try:
@@ -229,10 +231,10 @@ class LogDecoder:
             if escaped is None and line.isascii() and line.endswith(b"\n") and way is not DRAWN:
                 end += len(line)
                 continue
-            new_way = UTF8 if escaped else self._way(line, piece.offset)
+            new_way = UTF8 if escaped else self._way(line, piece, end)
             if escaped is not None or new_way is not way or new_way is DRAWN:
                 if start < end:
-                    yield self._text(piece.data[start:end], way, piece.offset + start, piece.offset)
+                    yield self._text(piece.data[start:end], way, piece.offset + start)
                 start = end
                 way = new_way
             end += len(line)
@@ -240,22 +242,22 @@ class LogDecoder:
                 yield self._escaped_text(escaped, line, piece.offset + start)
                 start = end
         if start < end:
-            yield self._text(piece.data[start:end], way, piece.offset + start, piece.offset)
+            yield self._text(piece.data[start:end], way, piece.offset + start)
 
-    def _way(self, line: bytes, piece_offset: int) -> str:
-        """Return how a line is read."""
-        try:
-            line.decode()
-            return UTF8
-        except UnicodeDecodeError:
-            pass
+    def _way(self, line: bytes, piece: Piece, place: int) -> str:
+        """Return how the line at this place of a piece is read."""
+        if _is_utf8(line):
+            judgement = self._judgement
+            is_by_chance = judgement is not None and judgement.is_utf8_by_chance(line)
+            return JUDGED if is_by_chance and not line.isascii() else UTF8
         body = without_marks(line)
         high = body.translate(None, ASCII)
         if self._named is None and is_drawing(body, high):
+            self._judged(piece, place)
             return DRAWN
         if broken_utf8.is_broken_utf8(body, high) and not self._is_as_named(body):
             return BROKEN_UTF8
-        judgement = self._judged(piece_offset)
+        judgement = self._judged(piece, place)
         return BROKEN_UTF8 if judgement.is_torn_utf8(body) else JUDGED
 
     def _is_as_named(self, line: bytes) -> bool:
@@ -271,37 +273,39 @@ class LogDecoder:
             return False
         return True
 
-    def _judged(self, piece_offset: int) -> Judgement:
-        """Return how the segment's unknown lines are read; decide it at the first such line."""
+    def _judged(self, piece: Piece, place: int) -> Judgement:
+        """Return how the segment's unknown lines are read; decide it at the first such line.
+
+        place: somewhere in that line, in the piece.
+        """
         if self._judgement is None:
-            self._judgement = self._judge(piece_offset)
+            line_start = piece.data.rfind(b"\n", 0, place) + 1
+            evidence = Evidence(leads=self._leads | _utf8_leads(piece.data[:line_start]))
+            self._look(piece.offset + line_start, evidence)
+            self._judgement = evidence.judgement()
             encoding = self._judgement.encoding
             if encoding is not None:
                 earlier = self.confidences.get(encoding, 0.0)
                 self.confidences[encoding] = max(self._judgement.confidence, earlier)
         return self._judgement
 
-    def _judge(self, offset: int) -> Judgement:
-        """Look at the lines of the segment from `offset` on; the UTF-8 before it is known."""
-        evidence = Evidence(leads=set(self._leads))
+    def _look(self, offset: int, evidence: Evidence) -> None:
+        """Look at the lines of the segment from `offset` on."""
         for piece in pieces(self._file, offset, self._read_bytes, self._line_bytes):
             if piece.kind != EIGHT_BIT:
-                break
-            try:
-                piece.data.decode()
+                return
+            if _is_utf8(piece.data):
                 evidence.add_utf8(piece.data)
-            except UnicodeDecodeError:
-                for line in _lines(piece.data, self._line_bytes):
-                    if line.isascii():
-                        continue
-                    try:
-                        line.decode()
-                        evidence.add_utf8(line)
-                    except UnicodeDecodeError:
-                        evidence.lines.offer(line)
-        return evidence.judgement()
+                continue
+            for line in _lines(piece.data, self._line_bytes):
+                if line.isascii():
+                    continue
+                if _is_utf8(line):
+                    evidence.add_utf8(line)
+                else:
+                    evidence.lines.offer(line)
 
-    def _text(self, data: bytes, way: str, offset: int, piece_offset: int) -> Text:
+    def _text(self, data: bytes, way: str, offset: int) -> Text:
         """Decode lines that are read alike."""
         if data.isascii():
             return Text(data.decode("ascii"))
@@ -310,7 +314,8 @@ class LogDecoder:
             return Text(data.decode())
         if way is BROKEN_UTF8:
             return Text(self._broken_utf8_text(data, offset))
-        judgement = self._judged(piece_offset)
+        judgement = self._judgement
+        assert judgement is not None  # the first such line has decided it
         if way is DRAWN:
             characters = self._drawn_text(data, offset, judgement)
         else:
@@ -419,6 +424,23 @@ def _named(encoding: str | None) -> Judgement | None:
 def _ends_in_half_a_pair(data: bytes, encoding: str) -> bool:
     high_byte = data[-1] if encoding.endswith("le") else data[-2]
     return len(data) % 2 == 0 and 0xD8 <= high_byte <= 0xDB
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _utf8_leads(data: bytes) -> set[int]:
+    """Return the first bytes of the characters in those lines that are UTF-8."""
+    evidence = Evidence()
+    for line in data.splitlines():
+        if not line.isascii() and _is_utf8(line):
+            evidence.add_utf8(line)
+    return evidence.leads
 
 
 def _lines(data: bytes, line_bytes: int) -> Iterator[bytes]:

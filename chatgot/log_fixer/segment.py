@@ -27,6 +27,7 @@ WESTERN = "cp1252"
 # Of the sample's lines, so many have to be readable in the encoding that was guessed
 READABLE_SHARE = 0.5
 SEGMENT_SAMPLE_BYTES = 1 << 18
+HIGH_LINE = re.compile(rb"[^\r\n\x80-\xff]*[\x80-\xff][^\r\n]*")
 # First bytes of UTF-8 characters
 LEADS = frozenset(range(0xC2, 0xF5))
 
@@ -62,6 +63,11 @@ class Judgement:
     names_encoding: str | None = None  # of the letters in drawings; None: the drawing's
     torn_leads: frozenset[int] | None = None  # not None: lines that look like torn UTF-8 are that
     reader: TornReader | None = None  # of a double-byte encoding
+    is_in_disguise: bool = False  # lines that are UTF-8 by chance are in that encoding
+
+    def is_utf8_by_chance(self, line: bytes) -> bool:
+        """Return whether a line that is valid UTF-8 is in the segment's encoding all the same."""
+        return self.is_in_disguise and self.reader is not None and self.reader.is_usual(line)
 
     def is_torn_utf8(self, line: bytes) -> bool:
         if self.torn_leads is None:
@@ -81,11 +87,14 @@ class Evidence:
     """What the lines of a segment show."""
 
     lines: Sample = field(default_factory=Sample)  # neither ASCII nor UTF-8
-    leads: set[int] = field(default_factory=set)  # first bytes of UTF-8 characters
+    utf8_lines: Sample = field(default_factory=Sample)  # with characters above ASCII
+    leads: set[int] = field(default_factory=set)  # their first bytes
 
     def add_utf8(self, data: bytes) -> None:
         if not data.isascii():
             self.leads |= leads_in(data.translate(None, ASCII), set(LEADS - self.leads))
+            for line in HIGH_LINE.findall(data):
+                self.utf8_lines.offer(line)
 
     def judgement(self) -> Judgement:
         """Return how the lines are read. The encoding decodes nearly all of them."""
@@ -106,7 +115,19 @@ class Evidence:
         reader = None
         if encoding is not None and is_double_byte(encoding):
             reader = TornReader(encoding, _characters(lines, encoding))
-        return Judgement(encoding, confidence, names_encoding, torn_leads, reader)
+        return Judgement(
+            encoding, confidence, names_encoding, torn_leads, reader, self._is_in_disguise(reader)
+        )
+
+    def _is_in_disguise(self, reader: TornReader | None) -> bool:
+        """Return whether most of the lines that are valid UTF-8 are so by chance.
+
+        Every eighth character of some double-byte encodings is valid UTF-8.
+        """
+        if reader is None:
+            return False
+        lines = self.utf8_lines.lines
+        return 2 * sum(reader.is_usual(line) for line in lines) > len(lines)
 
 
 @dataclass

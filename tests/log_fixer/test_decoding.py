@@ -125,6 +125,16 @@ def test_several_tears_in_one_log_are_each_one_escape():
     assert report.undecodable_bytes == 2
 
 
+def test_words_that_are_utf8_by_chance_are_read_like_the_other_lines():
+    """In GBK the word for `status` is two letters of Hebrew and a mark in UTF-8."""
+    assert "状态".encode("gbk").decode()
+    text = CHINESE + "状态: 5\n" + CHINESE
+    for read_bytes in (1, 50, 1 << 20):
+        assert decoded(text.encode("gbk"), read_bytes) == text
+    german = CHINESE.encode("gbk") + GERMAN.encode() + "ü\n".encode()
+    assert fix(german) == CHINESE + GERMAN + "ü\n"
+
+
 # Guesses
 
 
