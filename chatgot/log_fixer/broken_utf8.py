@@ -76,6 +76,11 @@ def decoded(line: bytes) -> list[tuple[int, str]]:
     return parts
 
 
+def cesu_bytes(line: bytes) -> int:
+    """Return how many bytes are pairs of surrogates."""
+    return len(b"".join(_SURROGATES.findall(line))) if b"\xed" in line else 0
+
+
 def _character(form: bytes) -> str:
     if form == NUL:
         return "\0"

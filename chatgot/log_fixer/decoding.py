@@ -323,7 +323,12 @@ class LogDecoder:
         return Text(characters, is_guess=self._named is None)
 
     def _broken_utf8_text(self, data: bytes, offset: int) -> str:
-        self.sizes["utf-8"] += len(data.translate(None, ASCII))
+        cesu_bytes = broken_utf8.cesu_bytes(data)
+        if cesu_bytes:
+            self.sizes["cesu-8"] += cesu_bytes
+        other_bytes = len(data.translate(None, ASCII)) - cesu_bytes
+        if other_bytes:
+            self.sizes["utf-8"] += other_bytes
         parts = broken_utf8.decoded(data)
         return "".join(self._visible(text, "utf-8", offset + start) for start, text in parts)
 

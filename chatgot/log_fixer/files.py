@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from chatgot.atomic_file import atomic_file, fsync_folder
 from chatgot.data.encoding import wide_encoding
+from chatgot.encoding_names import codec_name
 from chatgot.errors import ConfigError, StorageError
 from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
 from chatgot.log_fixer.decoding import WIDE_BYTES, LogDecoder
@@ -164,11 +165,16 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
     mend also a binary file. encoding: of the lines that are not UTF-8; None: it is guessed.
     keep_mojibake: leave mojibake as it is.
 
-    Raises: ConfigError for an input that cannot be read, is no text, changes meanwhile or would be
-    overwritten; StorageError for an output that cannot be written. In both cases nothing has
-    changed.
+    Raises: ConfigError for an unknown encoding, or an input that cannot be read, is no text,
+    changes meanwhile or would be overwritten; StorageError for an output that cannot be written. In
+    both cases nothing has changed.
     """
     path = Path(input_path)
+    if encoding is not None:
+        try:
+            encoding = codec_name(encoding)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     options = Options(remove_ansi, newline, encoding, keep_mojibake)
     report = FixReport(str(path))
     with _open_log(path) as file:

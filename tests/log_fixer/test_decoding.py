@@ -1,14 +1,16 @@
 """Each line of a log is read in its encoding, and only broken bytes become escapes."""
 
+import codecs
 import io
 
 import pytest
 
 from chatgot.data.encoding_guess import Guess
 from chatgot.data.iso_2022 import escaped_encoding
+from chatgot.errors import ConfigError
 from chatgot.log_fixer import segment
 from chatgot.log_fixer.decoding import LogDecoder
-from chatgot.log_fixer.files import FixReport, Options, detect_encoding, fix_stream
+from chatgot.log_fixer.files import FixReport, Options, detect_encoding, fix_log_file, fix_stream
 
 CHINESE = (
     "错误：无法连接数据库服务器，请检查网络配置后重试\n文件已经成功保存到磁盘\n"
@@ -246,7 +248,9 @@ def test_a_torn_character_of_iso_2022_is_visible():
     ],
 )
 def test_odd_forms_of_utf8_are_read_or_stay_visible(content, fixed):
-    assert fix(content) == fixed
+    text, report = fix_and_report(content)
+    assert text == fixed
+    assert report.changed
     assert fix(fixed.encode()) == fixed
 
 
@@ -311,6 +315,17 @@ def test_a_named_encoding_is_not_guessed_anew():
 def test_an_8_bit_log_stays_readable_under_the_name_of_utf16():
     for encoding in ("utf-16-le", "utf-32"):
         assert fix("plain, é\n".encode(), encoding=encoding) == "plain, é\n"
+
+
+def test_an_encoding_may_be_named_in_any_spelling(tmp_path):
+    path = tmp_path / "a.log"
+    for name, text in (("Windows-1250", POLISH), ("latin2", POLISH), ("UTF-16LE", RUSSIAN)):
+        path.write_bytes(text.encode(name))
+        report = fix_log_file(path, tmp_path / "b.log", encoding=name)
+        assert (tmp_path / "b.log").read_text(encoding="utf-8") == text
+        assert list(report.encodings) == [codecs.lookup(name).name]
+    with pytest.raises(ConfigError, match="'cp125x'"):
+        fix_log_file(path, encoding="cp125x")
 
 
 # However it is read
