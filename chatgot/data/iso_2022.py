@@ -66,18 +66,21 @@ _TOKEN = re.compile(
     rb"(?P<switch>\x1b(?:\$\)?[@AB]|\$[()][@-Q]|\([BHIJ]|\.[AF]))"
     rb"|\x1bN(?P<single>[\x20-\x7f])|(?P<shift>[\x0e\x0f])"
     # other escape sequences, such as colours, are left to others
-    rb"|(?P<other>\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\r\n]*(?:\x07|\x1b\\)?|.?)"
+    rb"|(?P<other>\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\r\n]*(?:\x07|\x1b\\)?|[\x00-\x7f]?)"
     rb"|[\x00-\x1f\x7f])"
-    rb"|(?P<run>[\x20-\x7e]+)",
+    rb"|(?P<run>[\x20-\x7e]+)|(?P<high>[\x80-\xff]+)",
     re.DOTALL,
 )
 _DESIGNATOR = re.compile(rb"\x1b(?:\$[@AB]|\$\([@-Q]|\$\)[AC]|\(I)")
 _HZ_PAIRS = rb"(?:[\x21-\x77][\x21-\x7e])+"
 _HZ = re.compile(rb"~\{(%s)(?:~\}|(?=[\r\n]*$))|~~|~\{" % _HZ_PAIRS)
+# A byte that an earlier mending made visible
+_VISIBLE = re.compile(rb"\\x[0-9a-f]{2}")
 # As many characters of usual Chinese as are no chance, and their share
 _HZ_CHARACTERS = 2
 _HZ_SHARE = 0.5
-# Of a line's characters in two bytes, as many may be torn
+# As many bytes of a line may be torn, or as many to each character
+_TORN_BYTES = 2
 _TORN_SHARE = 0.25
 
 
@@ -131,14 +134,12 @@ class EscapedLines:
 
     def text(self, line: bytes) -> EscapedText | None:
         """Return the text of a line, or None: it is in none of these encodings."""
-        if not line.isascii():
-            return None
         if b"\x1b$" in line or b"\x1b(I" in line or (self._shifted and b"\x0e" in line):
             reader = _Line(self._shifted)
             reader.read(line)
             self._shifted = reader.shifted
             return reader.text()
-        if b"~{" in line:
+        if b"~{" in line and line.isascii() and not _VISIBLE.search(line):
             text = _hz_line(line, 1 if self._has_hz else _HZ_CHARACTERS)
             if text is not None:
                 self._has_hz = True
@@ -161,7 +162,7 @@ class _Line:
         self._torn = 0
 
     def text(self) -> EscapedText | None:
-        if self._characters == 0 or self._torn > max(1, _TORN_SHARE * self._characters):
+        if self._characters == 0 or self._torn > max(_TORN_BYTES, _TORN_SHARE * self._characters):
             return None
         order = [*_CODECS, "iso2022_cn"]
         return EscapedText("".join(self._parts), max(self._encodings, key=order.index))
@@ -173,6 +174,7 @@ class _Line:
             "shift": self._shift,
             "other": self._keep,
             "run": self._take_run,
+            "high": self._take_high,
         }
         for token in _TOKEN.finditer(line):
             kind = token.lastgroup
@@ -204,7 +206,13 @@ class _Line:
         self._encodings.append("iso2022_jp_2")
 
     def _keep(self, data: bytes) -> None:
-        self._parts.append(data.decode("ascii"))
+        self._parts.append(data.decode("utf-8", "surrogateescape"))
+
+    def _take_high(self, data: bytes) -> None:
+        """Take bytes that this encoding does not have: UTF-8, or torn."""
+        text = data.decode("utf-8", "surrogateescape")
+        self._torn += sum("\udc80" <= character <= "\udcff" for character in text)
+        self._parts.append(text)
 
     def _take_run(self, run: bytes) -> None:
         charset = self.shifted if self._is_shifted else self._set

@@ -28,7 +28,10 @@ SINGLE_KANA = 12.0  # half-width, one byte
 # An ASCII character or half-width kana right after one of two bytes, or before one
 SWITCH = 4.0
 LONE = 8.0  # one of them between two others
-START, CHARACTER, FIRST_NARROW, NARROW = "start", "character", "first narrow one", "narrow"
+START = "start"
+CHARACTER = "character"
+FIRST_NARROW = "first narrow one"
+NARROW = "narrow"
 # What is before, whether a narrow character follows -> what is before the next one, the surprise
 _SWITCHES = {
     (START, False): (CHARACTER, 0.0),

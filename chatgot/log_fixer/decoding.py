@@ -395,7 +395,10 @@ class LogDecoder:
             return data.decode("utf-8", "surrogateescape")
         if reader is not None and reader.encoding == encoding:
             return _double_byte_text(data, reader)
-        return data.decode(encoding, "surrogateescape")
+        try:
+            return data.decode(encoding, "surrogateescape")
+        except UnicodeDecodeError:  # a byte below 0x80 is wrong, which nothing smuggles
+            return data.decode("ascii", "surrogateescape")
 
     def _escaped_text(self, escaped: EscapedText, line: bytes, offset: int) -> Text:
         self.sizes[escaped.encoding] += len(line)

@@ -111,7 +111,8 @@ class Evidence:
             names_encoding = guess_encoding(_sample(kinds.names)).encoding
         encoding, confidence = _guess(lines)
         if kinds.c1_sequences and encoding and not _may_have_c1_sequences(encoding):
-            encoding, confidence = WESTERN, 0.0
+            encoding = WESTERN
+            confidence = 0.0
         reader = None
         if encoding is not None and is_double_byte(encoding):
             reader = TornReader(encoding, _characters(lines, encoding))

@@ -222,6 +222,7 @@ def test_a_torn_character_of_iso_2022_is_visible():
     fixed, report = fix_and_report("日本語".encode("iso2022_jp")[:-4] + b"\x1b(B end\n")
     assert fixed == "日本\\x38 end\n"
     assert report.undecodable_bytes == 1
+    assert fix(b"\x1b$BF|K\xdc8l@\\B3\x1b(B \xc3\xa9\n") == "日\\x4b\\xdc語接続 é\n"
 
 
 # Odd forms of UTF-8
