@@ -118,9 +118,9 @@ def detect_encoding(path: Path) -> str:
     """Return the Python codec that decodes a file: "utf-8" wherever that is possible.
 
     Order: byte order mark; UTF-16 or UTF-32 by structure; UTF-8, unless its ASCII is a 7-bit
-    encoding of East Asia, which escape sequences designate (ISO-2022-JP, HZ); the guess about the lines that
-    are not UTF-8, if it decodes the whole file. After a mark or a structure the rest of the file is
-    not looked at: `decoded_chunks` does that.
+    encoding of East Asia, which escape sequences designate (ISO-2022-JP, HZ); the guess about the
+    lines that are not UTF-8, if it decodes the whole file. After a mark or a structure the rest of
+    the file is not looked at: `decoded_chunks` does that.
 
     Raises: Undecodable for UTF-8 with broken bytes, for what is no text, for what is not wholly in
     the guessed encoding, and where no guess is sure enough; ConfigError.
