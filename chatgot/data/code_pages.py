@@ -46,6 +46,8 @@ CENTRAL = "pl cs sk hu sl hr ro sq de"
 WESTERN = "de fr es pt it nl sv da nb fi is ca gl eu et ga sq"
 CYRILLIC = "ru bg uk be sr mk kk"
 BALTIC = "lt lv et"
+CENTRAL += " " + CENTRAL.replace(" ", "+")  # lists of names in all of them
+WESTERN += " " + WESTERN.replace(" ", "+")
 
 # Codec -> what speaks against it before a byte is seen, in nats; the languages that used it
 CODE_PAGES: dict[str, tuple[float, str]] = {

@@ -11,16 +11,17 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from chatgot.data.encoding_guess import guess_encoding
+from chatgot.data.encoding_guess import guess_encoding, is_rather_utf8
 from chatgot.errors import ConfigError
 
 CHUNK_BYTES = 1 << 22
 HEAD_BYTES = 1 << 16  # enough to see the structure of UTF-16 and UTF-32
 SAMPLE_BYTES = 1 << 20  # how much of the lines that are not UTF-8 is looked at
+MOST_UTF8_LINES = 1000  # how many distinct lines that are UTF-8 are looked at
 MIN_CONFIDENCE = 0.15  # below it chardet names exotic encodings for plain cp1252 (measured: 0.04)
 
 # UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
@@ -267,6 +268,7 @@ class _Evidence:
     most_sequences: int = 0  # in one of the UTF-8 lines
     first_utf8: int = 0  # offset in bytes of their first byte above ASCII
     sample: bytes = b""  # the first other lines
+    utf8_sample: set[bytes] = field(default_factory=set)  # the first UTF-8 lines
 
     @property
     def has_other_lines(self) -> bool:
@@ -290,7 +292,9 @@ class _Evidence:
         if not is_double_byte and self.most_sequences >= SURE_IN_SINGLE_BYTE:
             return True
         lines = self.utf8_lines + self.broken_lines + self.other_lines
-        return self.utf8_lines > 1 and self.utf8_lines > MANY_LINES * lines
+        if self.utf8_lines > 1 and self.utf8_lines > MANY_LINES * lines:
+            return True
+        return any(is_rather_utf8(line, encoding) for line in self.utf8_sample)
 
     def two_encodings(self, path: Path, not_utf8: Undecodable) -> Undecodable:
         """Return the refusal of a text with lines in UTF-8 and in another encoding."""
@@ -325,6 +329,8 @@ def _evidence(path: Path) -> _Evidence:
                         evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
                     evidence.utf8_lines += 1
                     evidence.most_sequences = max(evidence.most_sequences, sequences)
+                    if len(evidence.utf8_sample) < MOST_UTF8_LINES:
+                        evidence.utf8_sample.add(line)
             offset += len(line)
     evidence.sample = bytes(sample)
     return evidence
