@@ -46,7 +46,8 @@ CENTRAL = "pl cs sk hu sl hr ro sq de"
 WESTERN = "de fr es pt it nl sv da nb fi is ca gl eu et ga sq"
 CYRILLIC = "ru bg uk be sr mk kk"
 BALTIC = "lt lv et"
-CENTRAL += " " + CENTRAL.replace(" ", "+")  # lists of names in all of them
+# Lists of names are in all of them
+CENTRAL += " " + CENTRAL.replace(" ", "+")
 WESTERN += " " + WESTERN.replace(" ", "+")
 
 # Codec -> what speaks against it before a byte is seen, in nats; the languages that used it
@@ -85,7 +86,22 @@ CODE_PAGES: dict[str, tuple[float, str]] = {
     "iso8859-15": (8.0, "fr fi et"),
     "iso8859-3": (9.0, "eo"),
     "mac-cyrillic": (8.0, "ru uk"),
+    "cp860": (8.0, "pt"),
+    "cp861": (8.0, "is"),
+    "cp863": (8.5, "fr"),
+    "cp865": (8.0, "da nb sv"),
+    "iso8859-4": (7.5, BALTIC),
+    "iso8859-10": (9.0, "is et lt"),
+    "iso8859-16": (8.5, "ro pl hu"),
+    "mac-latin2": (9.0, CENTRAL),
+    "mac-croatian": (9.5, "hr sl"),
+    "mac-romanian": (9.5, "ro"),
+    "mac-iceland": (9.5, "is"),
+    "mac-greek": (9.0, "el"),
+    "mac-turkish": (9.0, "tr"),
 }
+# The table of letters has the cedilla, as most code pages have
+COMMA_BELOW = str.maketrans("șț", "şţ")
 
 
 @dataclass(frozen=True)
@@ -131,7 +147,7 @@ def _sign(character: str, codec: str) -> Sign:
     else:
         script = ""
         nats = _alone_nats(character)
-    lower = "i" if character == "İ" else character.lower()
+    lower = "i" if character == "İ" else character.lower().translate(COMMA_BELOW)
     if script == "":
         lower = character
     return Sign(lower, script, character.isupper(), character.islower(), nats)

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +21,7 @@ from chatgot.errors import ConfigError
 CHUNK_BYTES = 1 << 22
 HEAD_BYTES = 1 << 16  # enough to see the structure of UTF-16 and UTF-32
 SAMPLE_BYTES = 1 << 20  # how much of the lines that are not UTF-8 is looked at
-MOST_UTF8_LINES = 1000  # how many distinct lines that are UTF-8 are looked at
+UTF8_SAMPLE_BYTES = 1 << 18  # how much of the lines that are UTF-8 is looked at
 MIN_CONFIDENCE = 0.15  # below it chardet names exotic encodings for plain cp1252 (measured: 0.04)
 
 # UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
@@ -268,7 +268,7 @@ class _Evidence:
     most_sequences: int = 0  # in one of the UTF-8 lines
     first_utf8: int = 0  # offset in bytes of their first byte above ASCII
     sample: bytes = b""  # the first other lines
-    utf8_sample: set[bytes] = field(default_factory=set)  # the first UTF-8 lines
+    utf8_sample: bytes = b""  # the first UTF-8 lines
 
     @property
     def has_other_lines(self) -> bool:
@@ -294,7 +294,7 @@ class _Evidence:
         lines = self.utf8_lines + self.broken_lines + self.other_lines
         if self.utf8_lines > 1 and self.utf8_lines > MANY_LINES * lines:
             return True
-        return any(is_rather_utf8(line, encoding) for line in self.utf8_sample)
+        return any(is_rather_utf8(line, encoding) for line in set(self.utf8_sample.splitlines()))
 
     def two_encodings(self, path: Path, not_utf8: Undecodable) -> Undecodable:
         """Return the refusal of a text with lines in UTF-8 and in another encoding."""
@@ -310,6 +310,7 @@ def _evidence(path: Path) -> _Evidence:
     """Look at the lines of a whole file; up to SAMPLE_BYTES of the other lines are kept."""
     evidence = _Evidence()
     sample = bytearray()
+    utf8_sample = bytearray()
     offset = 0
     with open_text(path) as file:
         while line := file.readline(HEAD_BYTES):
@@ -329,10 +330,11 @@ def _evidence(path: Path) -> _Evidence:
                         evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
                     evidence.utf8_lines += 1
                     evidence.most_sequences = max(evidence.most_sequences, sequences)
-                    if len(evidence.utf8_sample) < MOST_UTF8_LINES:
-                        evidence.utf8_sample.add(line)
+                    if len(utf8_sample) < UTF8_SAMPLE_BYTES:
+                        utf8_sample += line
             offset += len(line)
     evidence.sample = bytes(sample)
+    evidence.utf8_sample = bytes(utf8_sample)
     return evidence
 
 
