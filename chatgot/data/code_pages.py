@@ -13,18 +13,20 @@ USUAL_SIGN = 3.5
 LESS_USUAL_SIGN = 5.0
 FRAME = 7.0
 ODD_SIGN = 8.0
+CURRENCY_SIGN = 11.0  # nobody means ¤: it is € in ISO 8859-15
 SIGN_IN_WORD = 4.0  # B³¹d
 CAPITAL_IN_WORD = 4.0  # grÓe
 TWO_SCRIPTS = 6.0  # Josи
 NEXT_TO_DIGIT = 2.5  # Ł5
 LONE_LETTER = 2.0
 LONE_CAPITAL = 4.0
-MISPLACED = 3.0  # ¿ after a word, ’ before one
+MISPLACED = 3.0  # ¿ after a word, ’ or ® before one, ½ after a letter
 
 USUAL_SIGNS = "°§€µ£«»“”„’–…±·•©®²½×№\xa0"
 LESS_USUAL_SIGNS = "‘—¡¿´ºª³¼¾™†‡¬¶‰¢¥÷"
 OPENING = "¡¿"
-CLOSING = "’"
+CLOSING = "’®"
+FRACTIONS = "¼½¾"
 SUPERSCRIPTS = "²³"
 IN_WORDS = "’·"
 PREFIXES = "µ"  # micro, before the letter of a unit
@@ -81,10 +83,10 @@ CODE_PAGES: dict[str, tuple[float, str]] = {
     "cp869": (7.0, "el"),
     "cp720": (7.0, "ar"),
     "cp1125": (7.0, "uk"),
-    "mac-roman": (7.5, WESTERN),
+    "mac-roman": (8.0, WESTERN),
     "cp855": (8.0, "ru sr bg mk"),
-    "iso8859-15": (8.0, "fr fi et"),
-    "iso8859-3": (9.0, "eo"),
+    "iso8859-15": (5.5, "fr fi et"),
+    "iso8859-3": (9.0, "eo tr"),
     "mac-cyrillic": (8.0, "ru uk"),
     "cp860": (8.0, "pt"),
     "cp861": (8.0, "is"),
@@ -158,6 +160,8 @@ def _alone_nats(character: str) -> float:
         return USUAL_SIGN
     if character in LESS_USUAL_SIGNS:
         return LESS_USUAL_SIGN
+    if character == "¤":
+        return CURRENCY_SIGN
     return FRAME if FRAMES.match(character) else ODD_SIGN
 
 
@@ -188,7 +192,7 @@ def _sign_nats(before: Sign, sign: Sign, after: Sign) -> float:
     if sign.lower in PREFIXES and after.script == "ascii":
         return sign.nats + (SIGN_IN_WORD if before.script else 0.0)
     if before.script and after.script and sign.lower not in IN_WORDS:
-        return sign.nats + SIGN_IN_WORD
+        return sign.nats + SIGN_IN_WORD + (MISPLACED if sign.lower in FRACTIONS else 0.0)
     if sign.lower in SUPERSCRIPTS and not (before.script or before.lower.isdigit()):
         return sign.nats + MISPLACED
     opens = not before.script and bool(after.script)

@@ -36,11 +36,7 @@ BYTE_ORDER_MARKS = (
 UTF8_SEQUENCE = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
 )
-# So many sequences in one line that is wholly UTF-8 are no chance
-SURE_IN_SINGLE_BYTE = 3
-SURE_IN_DOUBLE_BYTE = 8
-MANY_LINES = 0.2  # share of such lines with fewer sequences that is no chance either
-DOUBLE_BYTE = ("big5", "cp932", "cp949", "cp950", "euc", "gb", "johab", "shift")
+SURE_SEQUENCES = 8  # so many in one line that is wholly UTF-8 are no chance
 ASCII = bytes(range(0x80))
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r\f"})
 C1_CONTROL = re.compile("[\x80-\x9f]")  # no text has them: they show that a guess is wrong
@@ -281,20 +277,15 @@ class _Evidence:
 
         By chance every eighth character of some double-byte encodings is a sequence of UTF-8.
         """
-        return self.most_sequences >= SURE_IN_DOUBLE_BYTE
+        return self.most_sequences >= SURE_SEQUENCES
 
     def has_utf8_lines(self, encoding: str) -> bool:
         """Return whether some lines are UTF-8, and not in this encoding by chance.
 
-        By chance one sequence comes out of two letters of some code pages.
+        By chance some words of some code pages are UTF-8, too.
         """
-        is_double_byte = encoding.lower().startswith(DOUBLE_BYTE)
-        if not is_double_byte and self.most_sequences >= SURE_IN_SINGLE_BYTE:
-            return True
-        lines = self.utf8_lines + self.broken_lines + self.other_lines
-        if self.utf8_lines > 1 and self.utf8_lines > MANY_LINES * lines:
-            return True
-        return any(is_rather_utf8(line, encoding) for line in set(self.utf8_sample.splitlines()))
+        lines = set(self.utf8_sample.splitlines())
+        return any(is_rather_utf8(line, encoding) for line in lines)
 
     def two_encodings(self, path: Path, not_utf8: Undecodable) -> Undecodable:
         """Return the refusal of a text with lines in UTF-8 and in another encoding."""
