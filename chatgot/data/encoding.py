@@ -298,35 +298,45 @@ class _Evidence:
 
 
 def _evidence(path: Path) -> _Evidence:
-    """Look at the lines of a whole file; up to SAMPLE_BYTES of the other lines are kept."""
+    """Look at the lines of a whole file; SAMPLE_BYTES of the lines in no UTF-8 are kept."""
     evidence = _Evidence()
     sample = bytearray()
     utf8_sample = bytearray()
-    offset = 0
-    with open_text(path) as file:
-        while line := file.readline(HEAD_BYTES):
-            if not line.isascii():
-                sequences, stray = utf8_evidence(line)
-                evidence.sequences += sequences
-                evidence.stray += stray
-                if stray:
-                    if is_mostly_utf8(sequences, stray):
-                        evidence.broken_lines += 1
-                    else:
-                        evidence.other_lines += 1
-                    if len(sample) < SAMPLE_BYTES:
-                        sample += line
-                else:
-                    if not evidence.utf8_lines:
-                        evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
-                    evidence.utf8_lines += 1
-                    evidence.most_sequences = max(evidence.most_sequences, sequences)
-                    if len(utf8_sample) < UTF8_SAMPLE_BYTES:
-                        utf8_sample += line
-            offset += len(line)
+    for offset, line in _lines_above_ascii(path):
+        sequences, stray = utf8_evidence(line)
+        evidence.sequences += sequences
+        evidence.stray += stray
+        if stray:
+            if is_mostly_utf8(sequences, stray):
+                evidence.broken_lines += 1
+            else:
+                evidence.other_lines += 1
+            if len(sample) < SAMPLE_BYTES:
+                sample += line
+        else:
+            if not evidence.utf8_lines:
+                evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
+            evidence.utf8_lines += 1
+            evidence.most_sequences = max(evidence.most_sequences, sequences)
+            if len(utf8_sample) < UTF8_SAMPLE_BYTES:
+                utf8_sample += line
     evidence.sample = bytes(sample)
     evidence.utf8_sample = bytes(utf8_sample)
     return evidence
+
+
+def _lines_above_ascii(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of each line that is not ASCII; a carriage return ends a line, too."""
+    offset = 0
+    with open_text(path) as file:
+        while block := file.readline(HEAD_BYTES):
+            if block.isascii():
+                offset += len(block)
+                continue
+            for line in block.splitlines(keepends=True):
+                if not line.isascii():
+                    yield offset, line
+                offset += len(line)
 
 
 def _refuse_control_bytes(path: Path) -> None:
