@@ -143,7 +143,7 @@ def _run(data: bytes) -> Run:
 
 
 def _has_only_blanks(datas: Sequence[bytes]) -> bool:
-    """Return whether the bytes above ASCII may all be no-break spaces, some of them in words.""" 
+    """Return whether the bytes above ASCII may all be no-break spaces, some of them in words."""
     if any(byte > 0x7F and byte != NO_BREAK_SPACE for data in datas for byte in data):
         return False
     return any(data[0] != NO_BREAK_SPACE and data[-1] != NO_BREAK_SPACE for data in datas)

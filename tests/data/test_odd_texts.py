@@ -211,6 +211,49 @@ def test_a_text_in_one_older_encoding_is_not_two(write, words, codec):
     assert "".join(text_chunks(path, detect_encoding(path))) == PROSE + words * 40
 
 
+@pytest.mark.parametrize(
+    ("words", "codec"),
+    [
+        ("Straße\n", "cp1252"),
+        ("ruïne\n", "cp850"),
+        ("ruïne\n", "cp437"),
+        ("è\n", "mac-roman"),
+        ("öösel\n", "cp1257"),
+        ("mieście\n", "cp852"),
+        ("Где\n", "koi8-r"),
+        ("雪\n", "gb18030"),
+        ("雪が\n", "cp932"),
+    ],
+)
+def test_one_line_in_utf8_among_forty_others_is_seen(write, words, codec):
+    """Each line holds one or two characters above ASCII."""
+    others = [f"{number} {words}".encode(codec) for number in range(40)]
+    path = write(b"".join([*others, words.encode()]))
+    with pytest.raises(Undecodable, match="two encodings in one text"):
+        detect_encoding(path)
+
+
+@pytest.mark.parametrize("codec", ["cp1252", "cp850"])
+def test_two_encodings_are_seen_between_carriage_returns(write, codec):
+    path = write(b"plain\r" + "Größe übel\r".encode() + "Größe übel schön\r".encode(codec) * 3)
+    with pytest.raises(Undecodable, match=r"utf-8 at byte offset 8, not utf-8 at byte offset 21"):
+        detect_encoding(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "chance", "codec"),
+    [
+        ("Грешка при четене от базата данни", "ЩЕ ТЕ ЧЕ", "iso8859-5"),
+        ("Пользователь вышел из системы", "её", "koi8-r"),
+        ("Не удалось открыть файл", "так", "cp866"),
+    ],
+)
+def test_lines_that_are_utf8_by_chance_are_no_other_encoding(write, words, chance, codec):
+    lines = [words, chance, words, chance, words]
+    path = write("\n".join(lines).encode(codec))
+    assert "".join(text_chunks(path, detect_encoding(path))) == "\n".join(lines)
+
+
 # data.encoding
 
 
