@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from chatgot.accepted_values import accepted_values, either
-from chatgot.config import GIVEN, Config, keys_of
+from chatgot.config import GIVEN, Config, Explained, keys_of
 from chatgot.errors import ConfigError
 from chatgot.plain_yaml import NULL, REFUSED, PlainYaml, escaped, shown
 from chatgot.shipped import shipped_names
@@ -249,8 +249,9 @@ class _Draft:
         given = item["input"]
         if item["type"] == "extra_forbidden":
             return _unknown(name, self._names_like(name, given))
-        if item["type"] == "path":
-            return item["msg"]
+        error = item.get("ctx", {}).get("error")
+        if isinstance(error, Explained):
+            return str(error)
         if name in self.fields:
             choices = accepted_values(self.fields[name], index)
             expected = either(choices)

@@ -50,6 +50,7 @@ CRASH = 1
 CRASH_OF_CHECK = 2
 
 COPY_BYTES = 1 << 20
+LINE = b"INFO step 1\r\n"
 
 DESCRIPTION = (
     "Mend logs of any program: mixed encodings, mojibake, escape sequences, progress bars, NULs."
@@ -121,9 +122,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def codec(name: str) -> str:
     """Return the name of Python's codec for an encoding. Raises: ArgumentTypeError."""
     try:
-        return codec_name(name)
+        encoding = codec_name(name)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    is_wide = encoding.startswith(("utf-16", "utf-32"))
+    if not is_wide and LINE.decode(encoding, "replace") != LINE.decode("ascii"):
+        raise argparse.ArgumentTypeError(
+            f"{name} has other bytes for ASCII, so no lines are found in it; convert the log first"
+        )
+    return encoding
 
 
 def expand(text: str, recursive: bool) -> tuple[list[Path], list[UserError]]:
@@ -250,7 +257,7 @@ def keep_stdin(file: BinaryIO) -> None:
 
 def mend(path: Path, output: Path | None, args: argparse.Namespace) -> "FixReport":
     """Mend or check one log as the command line says."""
-    # It imports chardet and ftfy: a usage error does not wait for those
+    # It reads tables of letters: a usage error does not wait for those
     from chatgot.log_fixer.files import fix_log_file
 
     return fix_log_file(

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -97,19 +96,6 @@ def newest_whole(checkpoint_dir: Path, run_id: str, without: Collection[Path] = 
     newest_first = (files[step] for step in sorted(files, reverse=True))
     newest_first = (path for path in newest_first if path not in without)
     return next(filter(is_whole, newest_first), None)
-
-
-def sweep_temporaries(checkpoint_dir: Path, run_id: str) -> None:
-    """Remove temporary files of saves that were killed.
-
-    The caller has the run's lock, so no other process is saving.
-    """
-    pattern = re.compile(re.escape(f".{run_id}_step_") + r"\d+\.pt\.\d+\.tmp", re.ASCII)
-    with os.scandir(checkpoint_dir) as entries:
-        leftovers = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
-    for path in leftovers:
-        with suppress(OSError):
-            path.unlink()
 
 
 def files_after(checkpoint_dir: Path, run_id: str, global_step: int) -> list[Path]:

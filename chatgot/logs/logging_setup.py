@@ -25,6 +25,7 @@ from types import TracebackType
 from colorlog import ColoredFormatter
 
 from chatgot.errors import StorageError
+from chatgot.file_owner import why_not_opened
 from chatgot.logs.bars import tqdm
 from chatgot.logs.colours import is_terminal, wants_colours
 from chatgot.stdout import open_closed_streams
@@ -325,8 +326,10 @@ def setup_logging(
         file = LogFile(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
     except OSError as error:
         advice = "set paths.logs to a folder that can be written"
+        if isinstance(error, PermissionError) and os.access(path.parent, os.W_OK):
+            advice = "its owner can share it, or set paths.logs to another folder"
         raise StorageError(
-            f"{path}: the log file cannot be opened: {error.strerror or error}; {advice}"
+            f"{path}: the log file {why_not_opened(path, error)}; {advice}"
         ) from error
     file.setFormatter(OneLine(FORMAT, DATE_FORMAT))
     early = [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from chatgot.checkpointing.tensors import check_tensors, is_finite, weights_sha2
 from chatgot.command_line import as_typed, command_words
 from chatgot.config import Config, TrainingConfig, changes_on_resume
 from chatgot.errors import CheckpointRejected, OtherFormat, StorageError
-from chatgot.logs.origins import is_gone, yaml_that_began
+from chatgot.logs.origins import AnyRun, is_gone, is_same_file, yaml_that_began
 from chatgot.machine.device import versions
 from chatgot.model.lora import frozen_state, has_lora, trained_state
 from chatgot.numerics.optim import lr_at, schedule_horizon
@@ -46,7 +46,6 @@ POSITIONS = "position_embedding.weight"  # (max_seq_length, C)
 OTHER_WORDS = {"last", "newest", "recent", "auto", "true", "yes", "final", "best"}
 TOKEN_ROWS = {"token_embedding.weight", "head.weight"}  # (V, C): one row a token
 
-AnyRun = TypeVar("AnyRun")  # a run, as its checkpoints or its YAML
 Check = Callable[[Path], object]  # raises CheckpointRejected for a file that would not do
 
 
@@ -156,7 +155,9 @@ def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any]
     other = _whole_file_of_older_run(checkpoint_dir, config_path.stem, run_id)
     if other is not None:
         hint = f"; an older run's newest whole file is {other}"
-    raise CheckpointRejected(f"{checkpoint_dir}: all checkpoints of run {run_id} are damaged{hint}")
+    raise CheckpointRejected(
+        f"{checkpoint_dir}: all checkpoints of run {run_id} are damaged or cannot be read{hint}"
+    )
 
 
 def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
@@ -208,7 +209,7 @@ def last_run_of(
     orphan = None
     others: dict[str, AnyRun] = {}
     for run, began_from in runs:
-        if began_from in ("", own_origin):
+        if not began_from or is_same_file(began_from, own_origin):
             return run, {}
         if not is_gone(Path(began_from)):
             others.setdefault(began_from, run)

@@ -642,17 +642,32 @@ def runs(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_a_name_that_two_yamls_share_is_refused_with_both(runs, capsys):
+def test_a_name_that_two_yamls_share_is_refused_with_a_command_for_each(runs, capsys):
     yamls = [runs / "first" / "a.yaml", runs / "second" / "a.yaml"]
     for yaml, run_dir in zip(yamls, sorted(runs.glob("a_2025*")), strict=True):
         yaml.parent.mkdir()
         yaml.touch()
         (run_dir / "run.json").write_text(json.dumps({"config_path": str(yaml)}))
-    assert load_script().main(["a"]) == 2
+    assert load_script().main(["a"]) == 3
     error = capsys.readouterr().err
-    assert all(str(yaml) in error for yaml in yamls)
-    yamls[0].unlink()  # nobody asks for the run of a YAML that is gone
+    assert error.count("\n") == 1
+    for yaml, run_id in zip(yamls, ("a_20250102-030405", "a_20250102-030500"), strict=True):
+        assert re.search(rf"{re.escape(str(yaml))}: \S+ .*?{run_id}\b", error)
+
+
+@pytest.mark.parametrize("gone", [0, 1, None])
+def test_a_run_of_a_yaml_that_is_gone_comes_after_the_others(runs, capsys, gone):
+    """As `latest` chooses. If both YAMLs are gone, it is the newest run."""
+    yamls = [runs / "first" / "a.yaml", runs / "second" / "a.yaml"]
+    run_dirs = sorted(runs.glob("a_2025*"))
+    for number, (yaml, run_dir) in enumerate(zip(yamls, run_dirs, strict=True)):
+        yaml.parent.mkdir()
+        if gone is not None and number != gone:
+            yaml.touch()
+        (run_dir / "run.json").write_text(json.dumps({"config_path": str(yaml)}))
     assert load_script().main(["a"]) == 0
+    expected = run_dirs[0 if gone == 1 else 1]
+    assert capsys.readouterr().out.strip().endswith(f"{expected.name}/report.html")
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "", 7])
