@@ -212,23 +212,22 @@ def test_a_text_in_one_older_encoding_is_not_two(write, words, codec):
 
 
 @pytest.mark.parametrize(
-    ("words", "codec"),
+    ("word", "words", "codec"),
     [
-        ("Straße\n", "cp1252"),
-        ("ruïne\n", "cp850"),
-        ("ruïne\n", "cp437"),
-        ("è\n", "mac-roman"),
-        ("öösel\n", "cp1257"),
-        ("mieście\n", "cp852"),
-        ("Где\n", "koi8-r"),
-        ("雪\n", "gb18030"),
-        ("雪が\n", "cp932"),
+        ("Straße", "Größe ändern für Übung", "cp1252"),
+        ("ruïne", "patiënt beëindigd in het café", "cp850"),
+        ("pöytä", "Käyttäjä öylätti äiti", "cp437"),
+        ("è", "Perché è già più così", "mac-roman"),
+        ("šok", "Pühapäeval läksime metsa, põõsad", "cp1257"),
+        ("mieście", "Błąd połączenia, użytkownik wyszedł", "cp852"),
+        ("я", "Пользователь вышел из системы", "koi8-r"),
+        ("雪山", "读取数据库时出错,请稍后再试", "gb18030"),
+        ("雪", "しばらくしてからもう一度お試しください", "cp932"),
     ],
 )
-def test_one_line_in_utf8_among_forty_others_is_seen(write, words, codec):
-    """Each line holds one or two characters above ASCII."""
-    others = [f"{number} {words}".encode(codec) for number in range(40)]
-    path = write(b"".join([*others, words.encode()]))
+def test_one_word_in_utf8_among_forty_lines_is_seen(write, word, words, codec):
+    others = [f"{number} {words}\n".encode(codec) for number in range(40)]
+    path = write(b"".join([*others, word.encode()]))
     with pytest.raises(Undecodable, match="two encodings in one text"):
         detect_encoding(path)
 
@@ -236,7 +235,7 @@ def test_one_line_in_utf8_among_forty_others_is_seen(write, words, codec):
 @pytest.mark.parametrize("codec", ["cp1252", "cp850"])
 def test_two_encodings_are_seen_between_carriage_returns(write, codec):
     path = write(b"plain\r" + "Größe übel\r".encode() + "Größe übel schön\r".encode(codec) * 3)
-    with pytest.raises(Undecodable, match=r"utf-8 at byte offset 8, not utf-8 at byte offset 21"):
+    with pytest.raises(Undecodable, match=r"utf-8 at byte offset 8, not utf-8 at byte offset 22"):
         detect_encoding(path)
 
 
