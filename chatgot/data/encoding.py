@@ -97,7 +97,7 @@ def decoded_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) ->
             message = (
                 f"{path}: not {encoding} at byte offset {offset}: "
                 f"byte 0x{error.object[error.start]:02X}, {error.reason}; mend the file there, "
-                "or convert it to UTF-8 from the encoding it was written in"
+                "or set data.encoding to the encoding it was written in"
             )
             raise Undecodable(message, offset) from error
 
