@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from chatgot.data.encoding_guess import guess_encoding
+from chatgot.data.encoding_guess import guess_encoding, is_rather_utf8
 from chatgot.data.iso_2022 import escaped_encoding, has_designator, may_be_escaped
 from chatgot.errors import ConfigError
 
 CHUNK_BYTES = 1 << 22
 HEAD_BYTES = 1 << 16  # enough to see the structure of UTF-16 and UTF-32
 SAMPLE_BYTES = 1 << 20  # how much of the lines that are not UTF-8 is looked at
+UTF8_SAMPLE_BYTES = 1 << 18  # how much of the lines that are UTF-8 is looked at
 
 # UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
 BYTE_ORDER_MARKS = (
@@ -35,11 +36,7 @@ BYTE_ORDER_MARKS = (
 UTF8_SEQUENCE = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
 )
-# So many sequences in one line that is wholly UTF-8 are no chance
-SURE_IN_SINGLE_BYTE = 3
-SURE_IN_DOUBLE_BYTE = 8
-MANY_LINES = 0.2  # share of such lines with fewer sequences that is no chance either
-DOUBLE_BYTE = ("big5", "cp932", "cp949", "cp950", "euc", "gb", "johab", "shift")
+SURE_SEQUENCES = 8  # so many in one line that is wholly UTF-8 are no chance
 ASCII = bytes(range(0x80))
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r\f"})
 C1_CONTROL = re.compile("[\x80-\x9f]")  # no text has them: they show that a guess is wrong
@@ -100,7 +97,7 @@ def decoded_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) ->
             message = (
                 f"{path}: not {encoding} at byte offset {offset}: "
                 f"byte 0x{error.object[error.start]:02X}, {error.reason}; mend the file there, "
-                "or convert it to UTF-8 from the encoding it was written in"
+                "or set data.encoding to the encoding it was written in"
             )
             raise Undecodable(message, offset) from error
 
@@ -293,6 +290,7 @@ class _Evidence:
     most_sequences: int = 0  # in one of the UTF-8 lines
     first_utf8: int = 0  # offset in bytes of their first byte above ASCII
     sample: bytes = b""  # the first other lines
+    utf8_sample: bytes = b""  # the first UTF-8 lines
 
     @property
     def has_other_lines(self) -> bool:
@@ -305,18 +303,15 @@ class _Evidence:
 
         By chance every eighth character of some double-byte encodings is a sequence of UTF-8.
         """
-        return self.most_sequences >= SURE_IN_DOUBLE_BYTE
+        return self.most_sequences >= SURE_SEQUENCES
 
     def has_utf8_lines(self, encoding: str) -> bool:
         """Return whether some lines are UTF-8, and not in this encoding by chance.
 
-        By chance one sequence comes out of two letters of some code pages.
+        By chance some words of some code pages are UTF-8, too.
         """
-        is_double_byte = encoding.lower().startswith(DOUBLE_BYTE)
-        if not is_double_byte and self.most_sequences >= SURE_IN_SINGLE_BYTE:
-            return True
-        lines = self.utf8_lines + self.broken_lines + self.other_lines
-        return self.utf8_lines > 1 and self.utf8_lines > MANY_LINES * lines
+        lines = set(self.utf8_sample.splitlines())
+        return any(is_rather_utf8(line, encoding) for line in lines)
 
     def two_encodings(self, path: Path, not_utf8: Undecodable) -> Undecodable:
         """Return the refusal of a text with lines in UTF-8 and in another encoding."""
@@ -329,31 +324,45 @@ class _Evidence:
 
 
 def _evidence(path: Path) -> _Evidence:
-    """Look at the lines of a whole file; up to SAMPLE_BYTES of the other lines are kept."""
+    """Look at the lines of a whole file; SAMPLE_BYTES of the lines in no UTF-8 are kept."""
     evidence = _Evidence()
     sample = bytearray()
+    utf8_sample = bytearray()
+    for offset, line in _lines_above_ascii(path):
+        sequences, stray = utf8_evidence(line)
+        evidence.sequences += sequences
+        evidence.stray += stray
+        if stray:
+            if is_mostly_utf8(sequences, stray):
+                evidence.broken_lines += 1
+            else:
+                evidence.other_lines += 1
+            if len(sample) < SAMPLE_BYTES:
+                sample += line
+        else:
+            if not evidence.utf8_lines:
+                evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
+            evidence.utf8_lines += 1
+            evidence.most_sequences = max(evidence.most_sequences, sequences)
+            if len(utf8_sample) < UTF8_SAMPLE_BYTES:
+                utf8_sample += line
+    evidence.sample = bytes(sample)
+    evidence.utf8_sample = bytes(utf8_sample)
+    return evidence
+
+
+def _lines_above_ascii(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of each line that is not ASCII; a carriage return ends a line, too."""
     offset = 0
     with open_text(path) as file:
-        while line := file.readline(HEAD_BYTES):
-            if not line.isascii():
-                sequences, stray = utf8_evidence(line)
-                evidence.sequences += sequences
-                evidence.stray += stray
-                if stray:
-                    if is_mostly_utf8(sequences, stray):
-                        evidence.broken_lines += 1
-                    else:
-                        evidence.other_lines += 1
-                    if len(sample) < SAMPLE_BYTES:
-                        sample += line
-                else:
-                    if not evidence.utf8_lines:
-                        evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
-                    evidence.utf8_lines += 1
-                    evidence.most_sequences = max(evidence.most_sequences, sequences)
-            offset += len(line)
-    evidence.sample = bytes(sample)
-    return evidence
+        while block := file.readline(HEAD_BYTES):
+            if block.isascii():
+                offset += len(block)
+                continue
+            for line in block.splitlines(keepends=True):
+                if not line.isascii():
+                    yield offset, line
+                offset += len(line)
 
 
 def _refuse_control_bytes(path: Path) -> None:

@@ -255,10 +255,11 @@ class _Reader:
 def _warn_of_oddities(text_path: Path, about: About | AboutSubwords) -> None:
     """Say what was left out of a text, and what should not be in it."""
     if about["byte_order_marks"]:
+        marks = about["byte_order_marks"]
         logger.warning(
-            "%s: %s byte order marks within the text were left out: they are no characters",
+            "%s: left out %s within the text, which is no character",
             text_path,
-            f"{about['byte_order_marks']:,}",
+            "1 byte order mark" if marks == 1 else f"{marks:,} times a byte order mark",
         )
     if about["odd_characters"]:
         logger.warning(
