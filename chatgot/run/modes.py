@@ -19,6 +19,7 @@ from chatgot.data.windows import TrainingWindows
 from chatgot.errors import ConfigError
 from chatgot.logs.events import event
 from chatgot.logs.waiting import waiting
+from chatgot.machine.control_groups import cpu_quota
 from chatgot.machine.device import DTYPES, set_threads
 from chatgot.machine.measured import fast_threads
 from chatgot.machine.memory import is_out_of_memory
@@ -239,6 +240,7 @@ def _wanted_threads(config: Config, device: torch.device, stored: Stored | None)
         wanted = int(variable) or None
     if stored is None:
         if wanted is None and device.type == "cpu":
+            _leave_threads_to_quota()
             return _measure_threads(config.model.d_model)
         return wanted
     threads: int = stored["state"]["modes"]["threads"]
@@ -249,6 +251,24 @@ def _wanted_threads(config: Config, device: torch.device, stored: Stored | None)
             wanted,
         )
     return threads
+
+
+def _leave_threads_to_quota() -> None:
+    """Take no more threads than the CPU time that the control groups leave, if they limit it.
+
+    With more threads, all of them would wait for one that the kernel has stopped.
+    """
+    quota = cpu_quota()
+    if quota is None or quota >= torch.get_num_threads():
+        return
+    threads = max(1, int(quota))
+    logger.info(
+        "threads: at most %d of %d: this container or group may use the time of %.3g CPUs",
+        threads,
+        torch.get_num_threads(),
+        quota,
+    )
+    torch.set_num_threads(threads)
 
 
 def _measure_threads(d_model: int) -> int:
