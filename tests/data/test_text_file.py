@@ -132,7 +132,7 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path):
     "address", ["https://example.org/a.txt", "s3://bucket/a.txt", "file:///tmp/a.txt"]
 )
 def test_an_address_in_place_of_a_file_is_named_as_such(address):
-    with pytest.raises(ConfigError, match="found an address, .* download it, then set data.path"):
+    with pytest.raises(ConfigError, match=r"found an address, .* download it, then set data.path"):
         check_text_file(Path(address))
 
 

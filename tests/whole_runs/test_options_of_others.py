@@ -16,7 +16,10 @@ def refused(*arguments: str) -> None:
         (["--max_steps", "3"], "keys are set by --set training.max_steps=VALUE"),
         (["--learning-rate=1e-3"], "keys are set by --set training.learning_rate=VALUE"),
         (["--training.batch_size=8"], "keys are set by --set training.batch_size=VALUE"),
-        (["--block_size", "8", "--lr=1"], "model.max_seq_length=VALUE --set training.learning_rate"),
+        (
+            ["--block_size", "8", "--lr=1"],
+            "model.max_seq_length=VALUE --set training.learning_rate",
+        ),
         (["--qqqqqqqq"], "unrecognized arguments: --qqqqqqqq\n"),
         (["other.txt"], "unrecognized arguments: other.txt\n"),
     ],
