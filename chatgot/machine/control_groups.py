@@ -27,13 +27,9 @@ def control_groups(
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0":
-            version, top = VERSION_2, root
+            yield from ((VERSION_2, folder) for folder in _up_to(root, path))
         elif controller in controllers.split(","):
-            version, top = VERSION_1, root / controller
-        else:
-            continue
-        for folder in _up_to(top, path):
-            yield version, folder
+            yield from ((VERSION_1, folder) for folder in _up_to(root / controller, path))
 
 
 def cpu_quota(root: Path = ROOT, own: Path = OWN) -> float | None:
