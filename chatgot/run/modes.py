@@ -240,7 +240,6 @@ def _wanted_threads(config: Config, device: torch.device, stored: Stored | None)
         wanted = int(variable) or None
     if stored is None:
         if wanted is None and device.type == "cpu":
-            _leave_threads_to_quota()
             return _measure_threads(config.model.d_model)
         return wanted
     threads: int = stored["state"]["modes"]["threads"]
@@ -249,6 +248,21 @@ def _wanted_threads(config: Config, device: torch.device, stored: Stored | None)
             "%d threads as in the checkpoint, not %d: another number would give other bits",
             threads,
             wanted,
+        )
+    return threads
+
+
+def _measure_threads(d_model: int) -> int:
+    _leave_threads_to_quota()
+    with waiting("measuring how many threads are fast"):
+        threads, seconds = fast_threads(d_model)
+    words = [f"{1000 * s:.2f} ms with {n}" for n, s in sorted(seconds.items())]
+    if words:
+        logger.info(
+            "threads: %d; some products take %s",
+            threads,
+            ", ".join(words),
+            extra=event("choice", what="threads", chosen=threads, measured=seconds),
         )
     return threads
 
@@ -269,20 +283,6 @@ def _leave_threads_to_quota() -> None:
         quota,
     )
     torch.set_num_threads(threads)
-
-
-def _measure_threads(d_model: int) -> int:
-    with waiting("measuring how many threads are fast"):
-        threads, seconds = fast_threads(d_model)
-    words = [f"{1000 * s:.2f} ms with {n}" for n, s in sorted(seconds.items())]
-    if words:
-        logger.info(
-            "threads: %d; some products take %s",
-            threads,
-            ", ".join(words),
-            extra=event("choice", what="threads", chosen=threads, measured=seconds),
-        )
-    return threads
 
 
 def _choose_attention(
