@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chatgot.atomic_file import atomic_file, fsync_folder
-from chatgot.data.encoding import wide_encoding
+from chatgot.data.wide import wide_encoding
 from chatgot.errors import ConfigError, StorageError
 from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
 from chatgot.log_fixer.decoding import LogDecoder
