@@ -33,6 +33,7 @@ LATIN = rb"[\t\n\r\x1b\x20-\x7e\xa0-\xff]"
 # Bytes that 8-bit text never has again and again: the high bytes of alphabets up to U+1FFF
 HIGH_BYTES = frozenset({*range(0x01, 0x07), *range(0x0E, 0x1B), *range(0x1C, 0x20)})
 _HIGH = b"[" + re.escape(bytes(sorted(HIGH_BYTES))) + b"]"
+LATIN_BYTES = frozenset({*b"\t\n\r\x1b", *range(0x20, 0x7F), *range(0xA0, 0x100)})
 LE = rb"(?:%s\0)" % LATIN
 BE = rb"(?:\0%s)" % LATIN
 ANY_LE = rb"(?:%s\0|[\x00-\xff]%s)" % (LATIN, _HIGH)
@@ -71,8 +72,15 @@ UTF32 = {
     "utf-32-le": re.compile(rb"(?:[\x00-\xff]{2}[\0-\x10]\0)*+"),
     "utf-32-be": re.compile(rb"(?:\0[\0-\x10][\x00-\xff]{2})*+"),
 }
+LE32_RUN = re.compile(rb"%s{4}" % LE32)
 STRANGE_BYTES = 256  # of a stretch whose byte order is not plain
-ASCII_PAIR = re.compile(rb"(?:..)*?([\t\r\n\x20-\x7e]{2})", re.DOTALL)
+ASCII_PAIR = {
+    "utf-16-le": re.compile(rb"(?:..)*?([\t\r\n\x20-\x7e][\x20-\x7e])", re.DOTALL),
+    "utf-16-be": re.compile(rb"(?:..)*?([\x20-\x7e][\t\r\n\x20-\x7e])", re.DOTALL),
+}
+# High bytes of alphabets that are control characters of 8-bit text, too
+INDIC = range(0x07, 0x0E)
+SURE_INDIC = 4  # such letters in a row
 DOUBLE_BYTE = re.compile(rb"(?:[\t\r\n\x20-\x7e]|[\x81-\xfe][\x40-\x7e\x80-\xfe])+")
 # 8-bit text after UTF-16, which may have been cut off in the middle of a line feed
 EIGHT_BIT_AGAIN = re.compile(rb"(?<=\0)\n?" + wide.ASCII_RUN + rb"|" + wide.UTF8_RUN.pattern)
@@ -191,7 +199,7 @@ def _end(data: bytes, at_end: bool, at: _Position, line_bytes: int) -> tuple[int
     else:
         end, follows = _wide_end(data, at_end, at, line_bytes)
     if follows and end == 0:
-        other = _wide_start(data, at_end)
+        other = _wide_start(data, at_end, at.kind)
         if other in (None, at.kind) or at.kind in UTF32:
             at.kind = EIGHT_BIT
             at.just_left_wide = follows != NULS
@@ -299,10 +307,12 @@ def _unmarked_start(
         candidates.append((place, KINDS["BE" if name == "LE" else "LE"]))
     if name == "BE" and after_nul and data[place] == 0:
         candidates.append((place + 1, KINDS["LE"]))
-    if name == "BE32" and (after_nul or place == 0):
-        first = len(data) - len(data[place : place + 4].lstrip(b"\0"))
-        first = place + 4 - (len(data) - first)
-        candidates.append((first, KINDS["LE32"]))
+    if name == "BE32":  # NULs may be before it
+        candidates += [
+            (start, KINDS["LE32"])
+            for start in range(place + 1, place + 4)
+            if LE32_RUN.match(data, start)
+        ]
     place, kind = min(candidates, key=lambda candidate: _strangeness(data, *candidate, at))
     if kind in UTF32:
         return _Start(place, kind)
@@ -372,9 +382,9 @@ def _is_wide_part(part: bytes, after: bytes, kind: str) -> bool:
     """Tell whether the bytes before Latin characters of UTF-16 in a line are UTF-16, too."""
     feed = "\n".encode(kind)
     bare = part.replace(feed, b"")  # many programs write a NUL after each line
-    if not bare or wide.is_utf8_text(bare) or not wide.is_text(part, kind):
+    if not bare or wide.is_utf8_line(bare) or not wide.is_text(part, kind):
         return False
-    if 2 * len(ASCII_PAIR.findall(bare)) > len(bare) // 2:
+    if 2 * len(ASCII_PAIR[kind].findall(bare)) > len(bare) // 2:
         return False
     is_windows_line = after.startswith("\r\n".encode(kind))
     return is_windows_line or not DOUBLE_BYTE.fullmatch(bare)
@@ -397,7 +407,25 @@ def _before_alphabets(data: bytes, end: int, earliest: int, kind: str) -> int:
         if character[high_byte] not in HIGH_BYTES or b"\n" in character:
             break
         end -= 2
-    return end
+    return _before_indic(data, end, earliest, kind)
+
+
+def _before_indic(data: bytes, end: int, earliest: int, kind: str) -> int:
+    """Return where the UTF-16 in the scripts of U+0700 to U+0DFF begins that ends at `end`."""
+    high_byte = 1 if kind == "utf-16-le" else 0
+    start = end
+    letters = 0
+    while start - 2 >= earliest:
+        character = data[start - 2 : start]
+        if character[high_byte] in INDIC:
+            letters += 1
+        elif character[high_byte] or character[1 - high_byte] not in LATIN_BYTES:
+            break
+        start -= 2
+    if letters < SURE_INDIC:
+        return end
+    ends_8_bit_line = kind == "utf-16-le" and start > 1 and data[start + 1 : start + 2] == b"\n"
+    return start + 2 if ends_8_bit_line and 0x20 <= data[start] < 0x7F else start
 
 
 def part_end(line: bytes, line_bytes: int) -> int:
@@ -490,15 +518,21 @@ def _is_wide(line: bytes, encoding: str) -> bool:
     return line.endswith("\n".encode(encoding)) and wide.is_text(line, encoding)
 
 
-def _wide_start(data: bytes, at_end: bool) -> str | None:
-    """Return the encoding of UTF-16 or UTF-32 at the start of `data`; None: 8-bit text is there."""
+def _wide_start(data: bytes, at_end: bool, current: str) -> str | None:
+    """Return the encoding of UTF-16 or UTF-32 at the start of `data`; None: 8-bit text is there.
+
+    current: the encoding before it. It goes on where letters may be of either byte order.
+    """
     encoding = wide.marked_encoding(data[: PEEK_BYTES + 4], at_end and len(data) <= PEEK_BYTES)
     if encoding:
         return encoding
     match = WIDE_START.match(data)
     if match is None or match["MARK"] or match["LE_END"] or match["BE_END"]:
         return None
-    return KINDS[match.lastgroup or ""]
+    name = match.lastgroup or ""
+    if name in OTHER_ORDER and OTHER_ORDER[name].match(data):
+        return current
+    return KINDS[name]
 
 
 def _is_eight_bit(data: bytes, at_end: bool, encoding: str) -> bool | None:
@@ -508,6 +542,6 @@ def _is_eight_bit(data: bytes, at_end: bool, encoding: str) -> bool | None:
     """
     if len(data) < PEEK_BYTES and not at_end:
         return None
-    if _wide_start(data, at_end) not in (None, encoding):
+    if _wide_start(data, at_end, encoding) not in (None, encoding):
         return True
     return not wide.reads_as(data, encoding, at_end and len(data) < PEEK_BYTES)
