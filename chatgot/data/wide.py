@@ -51,6 +51,8 @@ def marked_encoding(head: bytes, is_whole: bool) -> str | None:
     for mark, encoding in WIDE_MARKS:
         if head.startswith(mark):
             rest = head[len(mark) : len(mark) + PEEK_BYTES]
+            if len(mark) == 2 and rest.startswith(b"\0\0"):
+                continue
             is_cut = not is_whole or len(head) > len(mark) + PEEK_BYTES
             if not rest or reads_as(rest, encoding, not is_cut):
                 return encoding
@@ -202,7 +204,8 @@ def _is_eight_bit(data: bytes, encoding: str, is_whole: bool) -> bool:
             codecs.utf_8_decode(line, "strict", line.endswith(b"\n") or is_whole)
         except UnicodeDecodeError:
             above_ascii = len(line.translate(None, ASCII))
-            if above_ascii > len(line) / 4 and _goes_on(rest, encoding):
+            has_nuls = b"\0" in rest[:length]
+            if (above_ascii > len(line) / 4 or has_nuls) and _goes_on(rest, encoding):
                 return False
         if len(line) >= SHORT_BYTES or not data:
             return True
@@ -213,8 +216,12 @@ def _is_eight_bit(data: bytes, encoding: str, is_whole: bool) -> bool:
 def _goes_on(data: bytes, encoding: str) -> bool:
     """Tell whether the first line of `data` is text in UTF-16, or all of it where no line ends."""
     line = first_line(data, encoding)
-    if not line and b"\n" in data and data.count(b"\n") * LONG_LINE > len(data):
-        return False
+    if not line:
+        ends = data.count(b"\n")
+        if encoding == "utf-16-le" and 0 < 8 * data[1::2].count(b"\n") < len(data):
+            return False
+        if ends > 1 + len(data) / LONG_LINE:
+            return False
     return is_text(line or data, encoding)
 
 

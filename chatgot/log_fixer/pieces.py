@@ -43,7 +43,7 @@ BE32 = rb"(?:\0[\0-\x02](?!\0\0)[\x00-\xff]{2})"
 # In "\n\0h\0" the line feed ends an 8-bit line before big-endian text.
 WIDE_START = re.compile(
     rb"(?P<MARK>\xff\xfe|\xfe\xff|\0\0\xfe\xff)"
-    + rb"|(?P<LE32>%s{4})|(?P<BE32>%s{4})" % (LE32, BE32)
+    + rb"|(?P<LE32>(?!\n\0)%s{4})|(?P<BE32>%s{4})" % (LE32, BE32)
     + rb"|(?P<LE>(?!\n\0)(?:%s{4}|%s{6})|\r\0\n\0)" % (LE, ANY_LE)
     + rb"|(?P<BE>%s{4}|%s{6}|\0\r\0\n)" % (BE, ANY_BE)
     + rb"|(?P<LE_END>\n\0)|(?P<BE_END>\0\n)",
@@ -72,7 +72,12 @@ UTF32 = {
     "utf-32-le": re.compile(rb"(?:[\x00-\xff]{2}[\0-\x10]\0)*+"),
     "utf-32-be": re.compile(rb"(?:\0[\0-\x10][\x00-\xff]{2})*+"),
 }
-LE32_RUN = re.compile(rb"%s{4}" % LE32)
+RUNS = {
+    "utf-16-le": re.compile(rb"%s{4}|%s{6}" % (LE, ANY_LE), re.DOTALL),
+    "utf-16-be": re.compile(rb"%s{4}|%s{6}" % (BE, ANY_BE), re.DOTALL),
+    "utf-32-le": re.compile(rb"%s{4}" % LE32),
+    "utf-32-be": re.compile(rb"%s{4}" % BE32),
+}
 STRANGE_BYTES = 256  # of a stretch whose byte order is not plain
 ASCII_PAIR = {
     "utf-16-le": re.compile(rb"(?:..)*?([\t\r\n\x20-\x7e][\x20-\x7e])", re.DOTALL),
@@ -130,6 +135,7 @@ class _Position:
     at_line_start: bool = True
     begins_segment: bool = True  # no part of an 8-bit line is before it
     just_left_wide: bool = False
+    next_stretch: _Start | None = None  # begins where the next 8-bit piece ends
 
     def pass_by(self, piece: Piece, length: int) -> None:
         """Go to the end of a piece that has `length` bytes in the file."""
@@ -139,6 +145,16 @@ class _Position:
         is_whole = piece.kind != EIGHT_BIT or piece.data.endswith(NUL_RUN)
         self.begins_segment = self.at_line_start or is_whole
         self.just_left_wide = False
+        if self.next_stretch:
+            self.enter(self.next_stretch)
+
+    def enter(self, stretch: _Start) -> None:
+        """Go on in a wide stretch."""
+        assert stretch.kind is not None
+        self.kind = stretch.kind
+        self.last_wide = stretch.kind
+        self.is_marked = stretch.is_marked
+        self.next_stretch = None
 
 
 def pieces(
@@ -189,10 +205,10 @@ def _end(data: bytes, at_end: bool, at: _Position, line_bytes: int) -> tuple[int
     """
     if at.kind == EIGHT_BIT:
         end, wide_start = _eight_bit_end(data, at_end, line_bytes, at)
-        if wide_start is not None and wide_start.kind and end == 0:
-            at.kind = wide_start.kind
-            at.is_marked = wide_start.is_marked
-            at.last_wide = at.kind
+        if wide_start is not None:
+            at.next_stretch = wide_start
+            if end == 0:
+                at.enter(wide_start)
         return end, None
     if at.kind in UTF32:
         end, follows = _utf32_end(data, at_end, at.kind)
@@ -301,29 +317,33 @@ def _unmarked_start(
     name = match.lastgroup
     assert name is not None
     place = match.start()
-    after_nul = data[place - 1 : place] == b"\0" if place else False
-    candidates = [(place, KINDS[name])]
-    if name in ("LE", "BE") and OTHER_ORDER[name].match(data, place):
-        candidates.append((place, KINDS["BE" if name == "LE" else "LE"]))
-    if name == "BE" and after_nul and data[place] == 0:
-        candidates.append((place + 1, KINDS["LE"]))
-    if name == "BE32":  # NULs may be before it
-        candidates += [
-            (start, KINDS["LE32"])
-            for start in range(place + 1, place + 4)
-            if LE32_RUN.match(data, start)
+    kind = KINDS[name]
+    is_line_end = name.endswith("_END")
+    if not is_line_end:
+        candidates = [
+            (start, encoding)
+            for encoding, run in RUNS.items()
+            for start in range(place, place + (4 if encoding in UTF32 else 2))
+            if (encoding in UTF32) == (kind in UTF32)
+            and run.match(data, start)
+            and _may_be_before(data[place:start])
         ]
-    place, kind = min(candidates, key=lambda candidate: _strangeness(data, *candidate, at))
+        candidates = candidates or [(place, kind)]
+        place, kind = min(candidates, key=lambda candidate: _strangeness(data, *candidate, at))
     if kind in UTF32:
         return _Start(place, kind)
-    is_line_end = name.endswith("_END")
     start = _beginning(data, place, skip, kind, at)
     if is_line_end and start == place:
         return None
     return _Start(start, kind)
 
 
-def _strangeness(data: bytes, place: int, kind: str, at: _Position) -> tuple[bool, int, bool, bool]:
+def _may_be_before(skipped: bytes) -> bool:
+    """Tell whether bytes may belong to what is before a stretch: NULs, or the end of a line."""
+    return not skipped.strip(b"\0") or skipped.endswith(b"\n")
+
+
+def _strangeness(data: bytes, place: int, kind: str, at: _Position) -> tuple[bool, int, bool, int]:
     """Return how unlikely it is that a stretch of this kind begins at `place`.
 
     Read in the wrong byte order, a text has characters from many blocks. Latin alone looks alike in
@@ -332,9 +352,14 @@ def _strangeness(data: bytes, place: int, kind: str, at: _Position) -> tuple[boo
     width = 4 if kind in UTF32 else 2
     shown = data[place : place + STRANGE_BYTES]
     text = shown[: len(shown) // width * width].decode(kind, "replace")
+    text = text.lstrip("\r\n").partition("\n")[0]
     blocks = len({ord(c) >> 8 for c in text})
-    is_misaligned = (at.offset + place) % width != 0
-    return not wide.is_mostly_text(text), blocks, kind != at.last_wide, is_misaligned
+    is_after_nul = place > 0 and data[place - 1] == 0
+    is_other = is_after_nul and kind != at.last_wide
+    misaligned = (at.offset + place) % width if is_after_nul else place
+    is_strange = not wide.is_mostly_text(text) or "\ufffd" in text
+    is_before = kind == "utf-16-le" and data[place] in b"\0\n"  # the NUL, or an 8-bit line's end
+    return is_strange or is_before, blocks, is_other, misaligned
 
 
 def _beginning(data: bytes, place: int, skip: int, kind: str, at: _Position) -> int:
@@ -374,8 +399,11 @@ def _line_start_before(
         if (place - line_feed - 1) % 2 == 0:
             return line_feed + 1
         end = line_feed
-    starts_here = floor == 0 < place and place % 2 == 0 and _starts_line(data, 0, at, skip)
-    return 0 if starts_here else None
+    if floor or skip or not at.begins_segment:
+        return None
+    nuls = len(data) - len(data.lstrip(b"\0"))
+    segment = nuls - (place - nuls) % 2  # a NUL may belong to the first character
+    return segment if 0 <= segment < place else None
 
 
 def _is_wide_part(part: bytes, after: bytes, kind: str) -> bool:
@@ -425,7 +453,7 @@ def _before_indic(data: bytes, end: int, earliest: int, kind: str) -> int:
     if letters < SURE_INDIC:
         return end
     ends_8_bit_line = kind == "utf-16-le" and start > 1 and data[start + 1 : start + 2] == b"\n"
-    return start + 2 if ends_8_bit_line and 0x20 <= data[start] < 0x7F else start
+    return start + 2 if ends_8_bit_line and data[start] >= 0x20 else start
 
 
 def part_end(line: bytes, line_bytes: int) -> int:
@@ -458,7 +486,7 @@ def _utf32_end(data: bytes, at_end: bool, kind: str) -> tuple[int, str | None]:
         return end, UNKNOWN
     if at_end:
         return (end, None) if end else (0, UNKNOWN)
-    return max(0, min(end, len(data) - HOLD_BYTES) & ~3), None
+    return max(0, min(end, len(data) - HOLD_BYTES) // 4 * 4), None
 
 
 def _wide_end(data: bytes, at_end: bool, at: _Position, line_bytes: int) -> tuple[int, str | None]:
@@ -490,7 +518,8 @@ def _wide_end(data: bytes, at_end: bool, at: _Position, line_bytes: int) -> tupl
         eight_bit = EIGHT_BIT_AGAIN.search(line)
         if eight_bit:
             return end + eight_bit.start(), EIGHT_BIT
-        if not at.is_marked and not _is_wide(line, kind):
+        is_last = at_line_start and at_end and line_end == len(data)
+        if not at.is_marked and not _is_wide(line, kind, is_last):
             alphabetic = ALPHABETIC[kind].match(line)
             assert alphabetic is not None  # it also matches the empty string
             return end + alphabetic.end(), UNKNOWN
@@ -510,12 +539,13 @@ def _wide_part_end(data: bytes, limit: int, encoding: str) -> int:
     return limit - 2 if cuts_surrogate_pair else limit
 
 
-def _is_wide(line: bytes, encoding: str) -> bool:
+def _is_wide(line: bytes, encoding: str, is_whole: bool) -> bool:
     """Return whether a line after UTF-16 without a mark is UTF-16: half Latin or more, or text."""
     high_bytes = line[1::2] if encoding == "utf-16-le" else line[0::2]
     if 4 * high_bytes.count(0) >= len(line):
         return True
-    return line.endswith("\n".encode(encoding)) and wide.is_text(line, encoding)
+    is_whole = is_whole or line.endswith("\n".encode(encoding))
+    return is_whole and wide.is_text(line, encoding)
 
 
 def _wide_start(data: bytes, at_end: bool, current: str) -> str | None:
@@ -540,6 +570,8 @@ def _is_eight_bit(data: bytes, at_end: bool, encoding: str) -> bool | None:
 
     None: more bytes are needed to decide.
     """
+    if LATIN_PAIR[encoding].match(data):
+        return False
     if len(data) < PEEK_BYTES and not at_end:
         return None
     if _wide_start(data, at_end, encoding) not in (None, encoding):
