@@ -8,6 +8,7 @@ import codecs
 import re
 import unicodedata
 from collections import Counter
+from functools import cache
 
 # UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
 WIDE_MARKS = (
@@ -29,14 +30,15 @@ SEPARATORS = " \n\r\u3000\u3001\u3002\uff0c"
 ASCII_RUN = rb"[\t\r\x20-\x7e]{16}"
 # No bytes of UTF-16 are so many characters of UTF-8 by chance
 UTF8_RUN = re.compile(
-    rb"(?:[\t\r\n\x20-\x7e]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}"
+    rb"(?:(?<![\t\r\n\x20-\x7e])|\A)(?:[\t\r\n\x20-\x7e]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}"
     rb"|[\xf0-\xf4][\x80-\xbf]{3}){32}"
 )
-EIGHT_BIT_LINE = re.compile(rb"[^\0\n]*?" + ASCII_RUN)
+EIGHT_BIT_LINE = re.compile(rb"[^\0\n]*?(?:(?<![\t\r\x20-\x7e])|\A)" + ASCII_RUN)
 # Control characters that 8-bit text does not contain, not even terminal output
 CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\a\b\t\n\f\r\x1b"})
 # Not more than one character in so many is none in a text: newer emoji, symbols of some fonts
 STRANGE_SHARE = 16
+ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 # Two or three characters of UTF-16 may be pairs of ASCII characters by chance
 SHORT_BYTES = 8
 SHORTEST_LINE = 4  # bytes of an 8-bit line that is more than a chance
@@ -163,13 +165,21 @@ def is_text(data: bytes, encoding: str) -> bool:
 
 def is_mostly_text(text: str) -> bool:
     """Tell whether nearly all characters may be those of a text, or of a terminal's output."""
-    counts = Counter(text)
-    strange = sum(
-        n
-        for c, n in counts.items()
-        if unicodedata.category(c) in NO_TEXT and c not in BLANKS and c not in TERMINAL
-    )
+    strange = len(_strange_characters().findall(text))
+    if ASTRAL.search(text):
+        strange += sum(unicodedata.category(c) in NO_TEXT for c in ASTRAL.findall(text))
     return strange <= len(text) / STRANGE_SHARE
+
+
+@cache
+def _strange_characters() -> re.Pattern[str]:
+    """Return what matches a character up to U+FFFF that no text and no terminal's output has."""
+    strange = [
+        c
+        for c in map(chr, range(0x10000))
+        if unicodedata.category(c) in NO_TEXT and c not in BLANKS and c not in TERMINAL
+    ]
+    return re.compile(f"[{re.escape(''.join(strange))}]")
 
 
 def is_utf8_text(data: bytes) -> bool:

@@ -291,12 +291,15 @@ def _marked_start(
 ) -> _Start | None:
     """Return the stretch whose byte order mark is at `place`, if text in its encoding follows."""
     shown = data[place : place + PEEK_BYTES]
+    starts_line = at.at_line_start if place == 0 else data[place - 1 : place] == b"\n"
+    starts_line = starts_line and bool(place or not skip)
+    if not starts_line and b"\0" not in shown:
+        return None
     is_whole = at_end and place + PEEK_BYTES >= len(data)
     encoding = wide.marked_encoding(shown, is_whole)
     if encoding is None:
         return None
-    starts_line = at.at_line_start if place == 0 else data[place - 1 : place] == b"\n"
-    if (starts_line and (place or not skip)) or _is_plain_after_mark(shown, encoding):
+    if starts_line or _is_plain_after_mark(shown, encoding):
         return _Start(place, encoding, is_marked=True)
     return None
 
@@ -372,7 +375,7 @@ def _beginning(data: bytes, place: int, skip: int, kind: str, at: _Position) -> 
     if start < place and _starts_line(data, start, at, skip):
         return start
     candidate = _line_start_before(data, start, floor, at, skip)
-    if candidate is None or not _is_wide_part(data[candidate:start], data[start:], kind):
+    if candidate is None or not _is_wide_part(data, candidate, start, kind):
         return start
     while True:  # some ideographs, and the scripts of U+0A00 to U+0AFF, have the byte of a line end
         earlier = _line_start_before(data, candidate, floor, at, skip)
@@ -401,20 +404,23 @@ def _line_start_before(
         end = line_feed
     if floor or skip or not at.begins_segment:
         return None
-    nuls = len(data) - len(data.lstrip(b"\0"))
+    nuls = floor
+    while data[nuls : nuls + 1] == b"\0":
+        nuls += 1
     segment = nuls - (place - nuls) % 2  # a NUL may belong to the first character
     return segment if 0 <= segment < place else None
 
 
-def _is_wide_part(part: bytes, after: bytes, kind: str) -> bool:
+def _is_wide_part(data: bytes, start: int, end: int, kind: str) -> bool:
     """Tell whether the bytes before Latin characters of UTF-16 in a line are UTF-16, too."""
+    part = data[start:end]
     feed = "\n".encode(kind)
     bare = part.replace(feed, b"")  # many programs write a NUL after each line
     if not bare or wide.is_utf8_line(bare) or not wide.is_text(part, kind):
         return False
     if 2 * len(ASCII_PAIR[kind].findall(bare)) > len(bare) // 2:
         return False
-    is_windows_line = after.startswith("\r\n".encode(kind))
+    is_windows_line = data.startswith("\r\n".encode(kind), end)
     return is_windows_line or not DOUBLE_BYTE.fullmatch(bare)
 
 
