@@ -27,10 +27,14 @@ ASCII_LETTERS = range(0x40, 0x7F)
 # Blanks, line ends, and the commas and full stops of Chinese and Japanese
 SEPARATORS = " \n\r\u3000\u3001\u3002\uff0c"
 # As UTF-16 these 16 bytes would be 8 ideographs that all look like pairs of ASCII characters.
-ASCII_RUN = rb"[\t\r\x20-\x7e]{16}"
+# A tab or a carriage return for every other byte are letters of India's alphabets.
+_NOT_INDIC = rb"(?!(?:[^\t\r][\t\r]){4}|(?:[\t\r][^\t\r]){4})"
+ASCII_RUN = _NOT_INDIC + rb"[\t\r\x20-\x7e]{16}"
 # No bytes of UTF-16 are so many characters of UTF-8 by chance
 UTF8_RUN = re.compile(
-    rb"(?:(?<![\t\r\n\x20-\x7e])|\A)(?:[\t\r\n\x20-\x7e]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}"
+    rb"(?:(?<![\t\r\n\x20-\x7e])|\A)"
+    + _NOT_INDIC
+    + rb"(?:[\t\r\n\x20-\x7e]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}"
     rb"|[\xf0-\xf4][\x80-\xbf]{3}){32}"
 )
 EIGHT_BIT_LINE = re.compile(rb"[^\0\n]*?(?:(?<![\t\r\x20-\x7e])|\A)" + ASCII_RUN)
@@ -228,6 +232,8 @@ def _goes_on(data: bytes, encoding: str) -> bool:
     line = first_line(data, encoding)
     if not line:
         ends = data.count(b"\n")
+        if len(data) % 2 and data.endswith(b"\n"):  # half of a line feed
+            ends -= 1
         if encoding == "utf-16-le" and 0 < 8 * data[1::2].count(b"\n") < len(data):
             return False
         if ends > 1 + len(data) / LONG_LINE:

@@ -135,6 +135,7 @@ class _Position:
     at_line_start: bool = True
     begins_segment: bool = True  # no part of an 8-bit line is before it
     just_left_wide: bool = False
+    in_nuls: bool = False  # a long run of NULs is before it
     next_stretch: _Start | None = None  # begins where the next 8-bit piece ends
 
     def pass_by(self, piece: Piece, length: int) -> None:
@@ -142,8 +143,9 @@ class _Position:
         self.offset += length
         ends = b"\n" if piece.kind == EIGHT_BIT else (b"\n\0", b"\0\n")
         self.at_line_start = piece.data.endswith(ends)
-        is_whole = piece.kind != EIGHT_BIT or piece.data.endswith(NUL_RUN)
-        self.begins_segment = self.at_line_start or is_whole
+        is_eight_bit = piece.kind == EIGHT_BIT
+        self.in_nuls = self.in_nuls and is_eight_bit and not piece.data.strip(b"\0")
+        self.begins_segment = self.at_line_start or self.in_nuls or not is_eight_bit
         self.just_left_wide = False
         if self.next_stretch:
             self.enter(self.next_stretch)
@@ -246,7 +248,8 @@ def _eight_bit_end(
     None: nothing wide begins there.
     """
     skip = int(at.just_left_wide)
-    if data.startswith(NUL_RUN):
+    if data.startswith(NUL_RUN if not at.in_nuls else NUL_RUN[: MOST_OF_A_FEED + 1]):
+        at.in_nuls = True
         nuls = len(data) - len(data.lstrip(b"\0"))
         return nuls if at_end and nuls == len(data) else nuls - MOST_OF_A_FEED, None
     nul_run = data.find(NUL_RUN, skip) if b"\0" in data else -1
@@ -372,7 +375,7 @@ def _beginning(data: bytes, place: int, skip: int, kind: str, at: _Position) -> 
     """
     floor = max(skip, place - EARLIER_BYTES)
     start = _before_alphabets(data, place, floor, kind)
-    if start < place and _starts_line(data, start, at, skip):
+    if _starts_line(data, start, at, skip):
         return start
     candidate = _line_start_before(data, start, floor, at, skip)
     if candidate is None or not _is_wide_part(data, candidate, start, kind):
@@ -416,12 +419,22 @@ def _is_wide_part(data: bytes, start: int, end: int, kind: str) -> bool:
     part = data[start:end]
     feed = "\n".encode(kind)
     bare = part.replace(feed, b"")  # many programs write a NUL after each line
-    if not bare or wide.is_utf8_line(bare) or not wide.is_text(part, kind):
+    if not bare or wide.is_utf8_line(bare.strip(b"\0")) or not wide.is_text(part, kind):
         return False
     if 2 * len(ASCII_PAIR[kind].findall(bare)) > len(bare) // 2:
         return False
+    high_bytes = part[1::2] if kind == "utf-16-le" else part[0::2]
+    is_indic = 4 * sum(byte in INDIC for byte in high_bytes) > len(part)
+    if not is_indic and any(_is_plain_line(line) for line in part.split(b"\n")):
+        return False
     is_windows_line = data.startswith("\r\n".encode(kind), end)
     return is_windows_line or not DOUBLE_BYTE.fullmatch(bare)
+
+
+def _is_plain_line(line: bytes) -> bool:
+    """Tell whether a line is 8-bit text by more than chance."""
+    bare = line.strip(b"\0")
+    return len(bare) >= wide.SHORT_BYTES and wide.is_utf8_line(bare)
 
 
 def _is_wide_line(line: bytes, kind: str) -> bool:
