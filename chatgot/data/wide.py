@@ -42,6 +42,11 @@ EIGHT_BIT_LINE = re.compile(rb"[^\0\n]*?(?:(?<![\t\r\x20-\x7e])|\A)" + ASCII_RUN
 CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\a\b\t\n\f\r\x1b"})
 # Not more than one character in so many is none in a text: newer emoji, symbols of some fonts
 STRANGE_SHARE = 16
+LATIN = rb"[\t\n\r\x1b\x20-\x7e\xa0-\xff]"
+LE = rb"(?:%s\0)" % LATIN
+BE = rb"(?:\0%s)" % LATIN
+LATIN_START = re.compile(rb"%s{4}|%s{4}" % (LE, BE))
+SURROGATE = re.compile("[\ud800-\udfff]")
 ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 # Two or three characters of UTF-16 may be pairs of ASCII characters by chance
 SHORT_BYTES = 8
@@ -88,7 +93,7 @@ def reads_as(data: bytes, encoding: str, is_whole: bool) -> bool:
         return False
     line = first_line(data, encoding)
     if line and is_text(line, encoding):
-        if _begins_with_eight_bit_line(line, encoding):
+        if _begins_with_eight_bit_line(line, encoding) or _has_many_ends(line[:-2], encoding):
             return False
         body = line[:-2]
         is_windows_line = body.endswith("\r".encode(encoding))
@@ -104,7 +109,10 @@ def _begins_with_eight_bit_line(line: bytes, encoding: str) -> bool:
     """
     length = line.find(b"\n") + 1
     is_little_endian = encoding == "utf-16-le"
-    if length >= len(line) - 1 or not is_utf8_line(line[:length]):
+    eight_bit = line[:length]
+    if 0 < 4 * eight_bit.count(0) < length:  # half of UTF-16 are NULs
+        eight_bit = eight_bit.replace(b"\0", b"")
+    if length >= len(line) - 1 or not is_utf8_line(eight_bit):
         return False
     if is_little_endian and length % 2 == 0:
         return 4 * line[1::2].count(b"\n") < len(line)
@@ -168,7 +176,12 @@ def is_text(data: bytes, encoding: str) -> bool:
 
 
 def is_mostly_text(text: str) -> bool:
-    """Tell whether nearly all characters may be those of a text, or of a terminal's output."""
+    """Tell whether nearly all characters may be those of a text, or of a terminal's output.
+
+    Half a pair of surrogates belongs to none.
+    """
+    if SURROGATE.search(text):
+        return False
     strange = len(_strange_characters().findall(text))
     if ASTRAL.search(text):
         strange += sum(unicodedata.category(c) in NO_TEXT for c in ASTRAL.findall(text))
@@ -223,22 +236,29 @@ def _is_eight_bit(data: bytes, encoding: str, is_whole: bool) -> bool:
                 return False
         if len(line) >= SHORT_BYTES or not data:
             return True
-        if mark_of(data):
+        if mark_of(data) or LATIN_START.match(data):
             return True
 
 
 def _goes_on(data: bytes, encoding: str) -> bool:
     """Tell whether the first line of `data` is text in UTF-16, or all of it where no line ends."""
     line = first_line(data, encoding)
-    if not line:
-        ends = data.count(b"\n")
-        if len(data) % 2 and data.endswith(b"\n"):  # half of a line feed
-            ends -= 1
-        if encoding == "utf-16-le" and 0 < 8 * data[1::2].count(b"\n") < len(data):
-            return False
-        if ends > 1 + len(data) / LONG_LINE:
-            return False
+    if not line and _has_many_ends(data, encoding):
+        return False
     return is_text(line or data, encoding)
+
+
+def _has_many_ends(data: bytes, encoding: str) -> bool:
+    """Tell whether the ends of 8-bit lines are there, more than ideographs have such bytes."""
+    is_indic = 8 * data[encoding == "utf-16-le" :: 2].count(b"\n") >= len(data)
+    if is_indic:
+        return False
+    if encoding == "utf-16-le" and b"\n" in data[1::2]:
+        return True
+    ends = data.count(b"\n")
+    if len(data) % 2 and data.endswith(b"\n"):  # half of a line feed
+        ends -= 1
+    return ends > 1 + len(data) / LONG_LINE
 
 
 def wide_encoding(head: bytes) -> str | None:

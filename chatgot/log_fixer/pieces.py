@@ -29,23 +29,20 @@ HOLD_BYTES = EARLIER_BYTES + 128
 NUL_RUN = bytes(64)
 MOST_OF_A_FEED = 3  # NULs that the first character after a run may begin with (UTF-32)
 
-LATIN = rb"[\t\n\r\x1b\x20-\x7e\xa0-\xff]"
 # Bytes that 8-bit text never has again and again: the high bytes of alphabets up to U+1FFF
 HIGH_BYTES = frozenset({*range(0x01, 0x07), *range(0x0E, 0x1B), *range(0x1C, 0x20)})
 _HIGH = b"[" + re.escape(bytes(sorted(HIGH_BYTES))) + b"]"
 LATIN_BYTES = frozenset({*b"\t\n\r\x1b", *range(0x20, 0x7F), *range(0xA0, 0x100)})
-LE = rb"(?:%s\0)" % LATIN
-BE = rb"(?:\0%s)" % LATIN
-ANY_LE = rb"(?:%s\0|[\x00-\xff]%s)" % (LATIN, _HIGH)
-ANY_BE = rb"(?:\0%s|%s[\x00-\xff])" % (LATIN, _HIGH)
+ANY_LE = rb"(?:%s\0|[\x00-\xff]%s)" % (wide.LATIN, _HIGH)
+ANY_BE = rb"(?:\0%s|%s[\x00-\xff])" % (wide.LATIN, _HIGH)
 LE32 = rb"(?:(?!\0\0)[\x00-\xff]{2}[\0-\x02]\0)"
 BE32 = rb"(?:\0[\0-\x02](?!\0\0)[\x00-\xff]{2})"
 # In "\n\0h\0" the line feed ends an 8-bit line before big-endian text.
 WIDE_START = re.compile(
     rb"(?P<MARK>\xff\xfe|\xfe\xff|\0\0\xfe\xff)"
     + rb"|(?P<LE32>(?!\n\0)%s{4})|(?P<BE32>%s{4})" % (LE32, BE32)
-    + rb"|(?P<LE>(?!\n\0)(?:%s{4}|%s{6})|\r\0\n\0)" % (LE, ANY_LE)
-    + rb"|(?P<BE>%s{4}|%s{6}|\0\r\0\n)" % (BE, ANY_BE)
+    + rb"|(?P<LE>(?!\n\0)(?:%s{4}|%s{6})|\r\0\n\0)" % (wide.LE, ANY_LE)
+    + rb"|(?P<BE>%s{4}|%s{6}|\0\r\0\n)" % (wide.BE, ANY_BE)
     + rb"|(?P<LE_END>\n\0)|(?P<BE_END>\0\n)",
     re.DOTALL,
 )
@@ -63,7 +60,7 @@ OTHER_ORDER = {
     "BE": re.compile(rb"%s{6}" % ANY_LE, re.DOTALL),
 }
 WIDE_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-LATIN_PAIR = {"utf-16-le": re.compile(LE + rb"{2}"), "utf-16-be": re.compile(BE + rb"{2}")}
+LATIN_PAIR = {"utf-16-le": re.compile(wide.LE + rb"{2}"), "utf-16-be": re.compile(wide.BE + rb"{2}")}
 ALPHABETIC = {
     "utf-16-le": re.compile(rb"(?:%s)*" % ANY_LE, re.DOTALL),
     "utf-16-be": re.compile(rb"(?:%s)*" % ANY_BE, re.DOTALL),
@@ -73,8 +70,8 @@ UTF32 = {
     "utf-32-be": re.compile(rb"(?:\0[\0-\x10][\x00-\xff]{2})*+"),
 }
 RUNS = {
-    "utf-16-le": re.compile(rb"%s{4}|%s{6}" % (LE, ANY_LE), re.DOTALL),
-    "utf-16-be": re.compile(rb"%s{4}|%s{6}" % (BE, ANY_BE), re.DOTALL),
+    "utf-16-le": re.compile(rb"%s{4}|%s{6}" % (wide.LE, ANY_LE), re.DOTALL),
+    "utf-16-be": re.compile(rb"%s{4}|%s{6}" % (wide.BE, ANY_BE), re.DOTALL),
     "utf-32-le": re.compile(rb"%s{4}" % LE32),
     "utf-32-be": re.compile(rb"%s{4}" % BE32),
 }
