@@ -50,6 +50,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 # Two or three characters of UTF-16 may be pairs of ASCII characters by chance
 SHORT_BYTES = 8
+SURE_UTF8 = 4  # bytes of UTF-8 characters in a line with broken ones
 SHORTEST_LINE = 4  # bytes of an 8-bit line that is more than a chance
 LONG_LINE = 128  # bytes; 8-bit lines are shorter on average
 
@@ -110,6 +111,8 @@ def _begins_with_eight_bit_line(line: bytes, encoding: str) -> bool:
     length = line.find(b"\n") + 1
     is_little_endian = encoding == "utf-16-le"
     eight_bit = line[:length]
+    if mark_of(line[length:]) and is_utf8_line(eight_bit):
+        return True
     if 0 < 4 * eight_bit.count(0) < length:  # half of UTF-16 are NULs
         eight_bit = eight_bit.replace(b"\0", b"")
     if length >= len(line) - 1 or not is_utf8_line(eight_bit):
@@ -120,12 +123,13 @@ def _begins_with_eight_bit_line(line: bytes, encoding: str) -> bool:
 
 
 def is_utf8_line(line: bytes) -> bool:
-    """Tell whether a line with its line end is UTF-8 without NULs and the like."""
-    try:
-        line.decode()
-    except UnicodeDecodeError:
+    """Tell whether a line is UTF-8 without NULs and the like; some of its bytes may be broken."""
+    if len(line.translate(None, CONTROLS)) < len(line):
         return False
-    return is_utf8_text(line)
+    above_ascii = len(line.translate(None, ASCII))
+    kept = len(line.decode(errors="ignore").encode()) - (len(line) - above_ascii)
+    stray = above_ascii - kept
+    return stray == 0 or kept >= max(SURE_UTF8, 2 * stray)
 
 
 def eight_bit_place(data: bytes, encoding: str) -> int | None:
@@ -227,9 +231,8 @@ def _is_eight_bit(data: bytes, encoding: str, is_whole: bool) -> bool:
             line = line.replace(b"\0", b"")
         if len(line.translate(None, CONTROLS)) < len(line):
             return False
-        try:
-            codecs.utf_8_decode(line, "strict", line.endswith(b"\n") or is_whole)
-        except UnicodeDecodeError:
+        is_complete = line.endswith(b"\n") or is_whole
+        if not (is_utf8_line(line) if is_complete else is_utf8_text(line)):
             above_ascii = len(line.translate(None, ASCII))
             has_nuls = b"\0" in rest[:length]
             if (above_ascii > len(line) / 4 or has_nuls) and _goes_on(rest, encoding):
