@@ -5,6 +5,7 @@ import codecs
 import filecmp
 import math
 import os
+import random
 import runpy
 import shutil
 import statistics
@@ -155,6 +156,37 @@ def make_log(path: Path, size: int, with_terminal: bool) -> None:
             file.write(block)
 
 
+# Words of logs in old encodings; "mixed": every second line above ASCII is UTF-8
+WORDS = {
+    "cp1252": "Größe Überprüfung läuft für Jörg möglich",
+    "cp1250": "Błąd: nie można otworzyć pliku połączenie przerwane",
+    "gbk": "错误：无法连接数据库服务器 文件已经成功保存到磁盘 用户登录失败",
+    "shift_jis": "エラー：データベースに接続できませんでした ファイルの保存が完了しました",
+    "euc_kr": "오류: 데이터베이스에 연결할 수 없습니다 파일을 저장하는 중입니다",
+    "koi8-r": "Ошибка: не удалось открыть файл Соединение с сервером потеряно",
+    "utf-16-le": "Größe Überprüfung läuft",
+    "utf-16-be": "Größe Überprüfung läuft",
+    "iso2022_jp": "エラー：データベースに接続できませんでした ファイルの保存が完了しました",
+    "mixed": "Größe Überprüfung läuft für Jörg möglich",
+}
+
+
+def make_encoded_log(path: Path, size: int, encoding: str) -> None:
+    """Write a log of `size` bytes in an old encoding: no two lines alike, each second in ASCII."""
+    chance = random.Random(0)
+    words = WORDS[encoding].split()
+    with path.open("wb") as file:
+        step = 0
+        while file.tell() < size:
+            step += 1
+            said = " ".join(chance.choices(words, k=4)) if step % 2 else "plain ASCII"
+            line = f"2026-11-24 10:00:00 - INFO - step {step} | {said} | {chance.random():.4f}\n"
+            codec = encoding
+            if encoding == "mixed":
+                codec = "utf-8" if step % 4 == 1 else "cp1252"
+            file.write(line.encode(codec))
+
+
 def plain_copy_mb_per_s(source: Path, target: Path) -> float:
     """Copy a file, decoding it strictly, and fsync it."""
     start = time.perf_counter()
@@ -183,7 +215,10 @@ def fix_log(source: Path, target: Path) -> tuple[float, float]:
 
 
 def log_fixer(args: argparse.Namespace, folder: Path) -> Figures:
-    """Measure the log fixer and a plain decoding copy, on a clean log and on a terminal's log."""
+    """Measure the log fixer on logs in UTF-8 and in old encodings.
+
+    A plain decoding copy is measured on a clean log and on a terminal's log.
+    """
     figures: Figures = {}
     source = folder / "run.log"
     target = folder / "out.log"
@@ -204,5 +239,12 @@ def log_fixer(args: argparse.Namespace, folder: Path) -> Figures:
             f"{name}_mb_per_s": statistics.median(speeds),
             f"{name}_plain_copy_mb_per_s": statistics.median(copies),
             f"{name}_peak_mib": max(peaks),
+        }
+    for encoding in WORDS:
+        make_encoded_log(source, int(args.encoded_megabytes * 1e6), encoding)
+        runs = [fix_log(source, target) for _ in range(args.rounds)]
+        figures |= {
+            f"{encoding}_mb_per_s": statistics.median(mb_per_s for mb_per_s, _ in runs),
+            f"{encoding}_peak_mib": max(peak_mib for _, peak_mib in runs),
         }
     return figures

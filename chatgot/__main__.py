@@ -1,8 +1,14 @@
 """The command `chatgot VERB`: it runs the script of that verb, the same file as in a checkout."""
 
+import sys
+
+# `python -m chatgot` looks for modules in the current folder first, which is the user's: a file
+# random.py there would be taken for Python's own
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]
+
 import argparse
 import runpy
-import sys
 from difflib import get_close_matches
 
 from chatgot import __version__

@@ -12,10 +12,19 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, Unpack
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from chatgot.encoding_names import codec_name
+from chatgot.given_path import expanded, refuse_other_bytes
 
 # Weights and learning rates are fp32: its smallest normal number, and about its largest number.
 FP32_MIN = 1.2e-38
@@ -31,6 +40,13 @@ MIN_MINUTES = 1e-9
 # checkpoint accepts far larger micro-batches.
 MAX_SEQUENCES = 2**24
 MAX_LENGTH = 2**20
+MAX_EPOCHS = 10**9
+# A checkpoint is a zip with an entry for each tensor, at most 48 for a block (a weight and its
+# optimizer's state). Loading refuses a zip with more entries than these blocks have.
+MAX_LAYERS = 1000
+# A checkpoint has each of these losses and bad steps; loading refuses more values than they are.
+MAX_WINDOW = 10**5
+MAX_BAD_STEPS = 10**4
 # Model sizes: the largest weight matrix has 2 x MAX_HIDDEN x MAX_WIDTH or 3 x MAX_HEADS x
 # MAX_HEAD_SIZE x MAX_WIDTH elements. It takes less than 2^52 bytes, a size that torch can handle.
 MAX_WIDTH = 2**20
@@ -69,13 +85,43 @@ def _refuse_bool(value: object) -> object:
     return value
 
 
+# Validating with this context means that a user gives the values, not a checkpoint.
+GIVEN = {"given": True}
+
+
+class Explained(ValueError):
+    """A wrong value of a key, in words that need no list of what is accepted."""
+
+
+def _expand_given(value: object, info: ValidationInfo) -> object:
+    """Expand `~` and variables in a path that a user gives; one in a checkpoint stays as it is."""
+    if not isinstance(value, str) or info.context != GIVEN:
+        return value
+    try:
+        refuse_other_bytes(value)
+        return expanded(value)
+    except ValueError as error:
+        raise Explained(str(error)) from error
+
+
+def _codec_name(name: str) -> str:
+    try:
+        return codec_name(name)
+    except ValueError as error:
+        raise Explained(str(error)) from error
+
+
 Int = Annotated[int, BeforeValidator(_refuse_bool)]
 Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
 Bool = Annotated[bool, Field(strict=True)]
-PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
+PathText = Annotated[
+    str,
+    Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$"),
+    BeforeValidator(_expand_given),
+]
 
 SpeakerName = Annotated[str, Field(min_length=1, max_length=40)]
-EncodingName = Annotated[str, AfterValidator(codec_name)]
+EncodingName = Annotated[str, AfterValidator(_codec_name)]
 MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
 Count = Annotated[Int, Field(ge=1, le=10**9)]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
@@ -122,7 +168,7 @@ class ModelConfig(Section):
         ge=1,
         le=MAX_WIDTH,
     )
-    n_layers: Int = key(6, "number of blocks", ge=1, le=10_000)
+    n_layers: Int = key(6, "number of blocks", ge=1, le=MAX_LAYERS)
     n_head: Int = key(8, "attention heads in each block", ge=1, le=MAX_HEADS)
     n_kv_head: Int | None = key(
         None,
@@ -243,7 +289,7 @@ class SpikeConfig(Section):
         100,
         "how many recent good steps a loss is compared with; before that many, nothing is a spike",
         ge=8,
-        le=10**6,
+        le=MAX_WINDOW,
     )
     threshold: Float = key(
         8.0,
@@ -390,7 +436,7 @@ class TrainingConfig(Section):
         None,
         "end after this many passes over the training text; null: no limit",
         ge=1,
-        le=10**9,
+        le=MAX_EPOCHS,
         resume="free",
     )
     max_steps: Int | None = key(
@@ -467,7 +513,7 @@ class TrainingConfig(Section):
         "bad steps in a row before a fallback to a safer precision (fp16 -> bf16 -> fp32); in "
         "fp32, before a rewind",
         ge=1,
-        le=10**6,
+        le=MAX_BAD_STEPS,
         resume="free",
     )
     safety: SafetyConfig = SafetyConfig()
@@ -672,7 +718,7 @@ class SamplingConfig(Section):
 
 
 class PathsConfig(Section):
-    """`paths`: where a run writes."""
+    """`paths`: where a run writes. In paths, `~` is home and `$NAME` a variable's value."""
 
     checkpoints: PathText = key("checkpoints", "folder of the checkpoints", resume="free")
     logs: PathText = key("logs", "folder of logs and TensorBoard events", resume="free")

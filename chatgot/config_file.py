@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from chatgot.accepted_values import accepted_values, either
-from chatgot.config import Config, keys_of
+from chatgot.config import GIVEN, Config, Explained, keys_of
 from chatgot.errors import ConfigError
 from chatgot.plain_yaml import NULL, REFUSED, PlainYaml, escaped, shown
 from chatgot.shipped import shipped_names
@@ -211,7 +211,7 @@ class _Draft:
         config = None
         if self.values is not None:
             try:
-                config = Config.model_validate(self.values)
+                config = Config.model_validate(self.values, context=GIVEN)
             except ValidationError as error:
                 self._describe(error)
         return None if self.problems else config
@@ -249,6 +249,9 @@ class _Draft:
         given = item["input"]
         if item["type"] == "extra_forbidden":
             return _unknown(name, self._names_like(name, given))
+        error = item.get("ctx", {}).get("error")
+        if isinstance(error, Explained):
+            return str(error)
         if name in self.fields:
             choices = accepted_values(self.fields[name], index)
             expected = either(choices)

@@ -25,6 +25,7 @@ CONSTANTS: dict[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,39})")
+HUGE = re.compile(r"[-+]?[1-9][0-9]{40,}")
 # unlike PyYAML's pattern, this one matches 6e-4
 REAL = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
 LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
@@ -203,13 +204,14 @@ def _scalar(node: yaml.ScalarNode) -> tuple[object, str]:
         return int(text), ""
     if REAL.fullmatch(text):
         number = float(text)
-        too_large = (
-            ""
-            if math.isfinite(number)
-            else f"found {_start_of(text)}, which is too large for a number"
-        )
-        return number, too_large
+        return number, "" if math.isfinite(number) else _too_large(text)
+    if HUGE.fullmatch(text):
+        return text, f"{_too_large(text)}: write a plain decimal number of at most 40 digits"
     return text, _why_misread(node)
+
+
+def _too_large(text: str) -> str:
+    return f"found {_start_of(text)}, which is too large for a number"
 
 
 def _why_misread(node: yaml.ScalarNode) -> str:

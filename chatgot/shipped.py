@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from chatgot.given_path import given_path
+
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -24,8 +26,9 @@ def yaml_named(given: str) -> Path:
     """Return the YAML that the user means: that file, else the shipped one of that name.
 
     A shipped one is named with or without .yaml, and without a folder.
+    Raises: argparse.ArgumentTypeError.
     """
-    path = Path(given)
+    path = given_path(given)
     if path.exists() or path.name != given:
         return path
     name = given.removesuffix(".yaml")

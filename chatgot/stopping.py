@@ -1,12 +1,29 @@
-"""How SIGINT, SIGTERM, SIGHUP and SIGBREAK end the process or ask a training run to stop."""
+"""How signals end the process or ask a training run to stop.
 
+SIGINT, SIGTERM, SIGHUP and SIGBREAK always do. So do the signals by which schedulers, limits and
+timers say that the time is over, unless somebody handles or ignores them already (`trap '' USR1`).
+SIGQUIT (Ctrl and backslash) does not: it still ends a process that no longer reacts to the others.
+"""
+
+import math
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 
 # Windows has no SIGHUP; it alone has SIGBREAK (Ctrl+Break, or what a parent process can send)
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+# SIGUSR1 and SIGUSR2: Slurm's --signal, Grid Engine's -notify. SIGXCPU: `ulimit -t`. SIGALRM,
+# SIGVTALRM and SIGPROF: timers, which live on in the program that a wrapper starts
+# (`perl -e 'alarm 3600; exec @ARGV'`). SIGPWR: a battery that runs out, a container that ends.
+NOTICES = ("SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGPWR")
+# These come again and again from one source: the kernel sends SIGXCPU each second above the limit
+REPEATED = ("SIGXCPU", "SIGVTALRM", "SIGPROF")
+# CPU time to end the step, save and draw the report
+LEAST_RESERVE_S = 5
+LONGEST_RESERVE_S = 120
 
 Stopped = Callable[[], bool]  # whether a signal has asked the run to stop
 
@@ -26,11 +43,14 @@ class StopRequest:
 
     def install(self) -> None:
         """Install the handlers; a SIGHUP that was ignored at the start (nohup) stays ignored."""
-        for name in NAMES:
+        for name in (*NAMES, *NOTICES):
             number = getattr(signal, name, None)
             if number is None:  # this system lacks it
                 continue
-            if name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
+            before = signal.getsignal(number)
+            if name == "SIGHUP" and before == signal.SIG_IGN:
+                continue
+            if name in NOTICES and before != signal.SIG_DFL:
                 continue
             signal.signal(number, self._on_signal)
 
@@ -39,13 +59,42 @@ class StopRequest:
         return self.exit_code is not None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        exit_code = 130 if number == signal.SIGINT else 143
+        name = signal.Signals(number).name
+        exit_code = _exit_code(number)
         if self.requested():
+            if name == self.signal_name and name in REPEATED:
+                return
             os._exit(exit_code)
         self.exit_code = exit_code
-        self.signal_name = signal.Signals(number).name
+        self.signal_name = name
         if not self.training:
             raise SystemExit(exit_code)
+
+
+def _exit_code(number: int) -> int:
+    """Return 128 + the signal's number, but SIGTERM's for SIGHUP and SIGBREAK."""
+    as_sigterm = (getattr(signal, "SIGHUP", None), getattr(signal, "SIGBREAK", None))
+    return 143 if number in as_sigterm else 128 + number
+
+
+def reserve_time_to_save() -> None:
+    """Have SIGXCPU sent before the kernel kills the process for its CPU time.
+
+    `ulimit -t` sets the soft and the hard limit to one value; the kernel then kills without a
+    signal that could be handled. A tenth of the limit is kept to save, but never more than two
+    thirds of what is left.
+    Source: setrlimit(2), RLIMIT_CPU.
+    """
+    if sys.platform == "win32" or signal.getsignal(signal.SIGXCPU) == signal.SIG_IGN:
+        return
+    import resource  # exists on Unix alone
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if resource.RLIM_INFINITY in (soft, hard) or soft < hard:
+        return
+    left = hard - time.process_time()
+    reserve = min(max(LEAST_RESERVE_S, hard / 10), LONGEST_RESERVE_S, left * 2 / 3)
+    resource.setrlimit(resource.RLIMIT_CPU, (max(1, math.floor(hard - reserve)), hard))
 
 
 def never() -> bool:

@@ -57,6 +57,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "steps": {"type": int, "default": 8, "help": "optimizer steps of one run"},
     "rounds": {"type": int, "default": 3, "help": "how many times to measure each side"},
     "gigabytes": {"type": float, "default": 1.0, "help": "size of the large file"},
+    "encoded_megabytes": {
+        "type": float,
+        "default": 20.0,
+        "help": "size of a log in each old encoding",
+    },
     "dropout": {"type": float, "default": 0.0, "help": "dropout of both sides"},
     "checkout": {
         "type": absolute,
@@ -159,8 +164,8 @@ PARTS = {
     ),
     "log_fixer": Part(
         "files:log_fixer",
-        "MB/s and memory of the log fixer on large logs, and MB/s of a plain copy",
-        ("rounds", "gigabytes"),
+        "MB/s and memory of the log fixer on large logs and in old encodings, and of a plain copy",
+        ("rounds", "gigabytes", "encoded_megabytes"),
     ),
     "generation": Part(
         "generation:generation",

@@ -32,6 +32,7 @@ from chatgot.chat.limits import (
 )
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, UserError
+from chatgot.given_path import given_text
 from chatgot.stdout import open_closed_streams, write_to_stdout
 from chatgot.stopping import StopRequest
 
@@ -81,6 +82,7 @@ In the conversation, /help shows the commands, Ctrl-C stops an answer, Ctrl-D le
     )
     parser.add_argument(
         "model",
+        type=given_text,
         nargs="?",
         metavar="RUN|FILE",
         help="a configuration's name, a run's id or folder, or a checkpoint (default: newest run)",
@@ -103,6 +105,7 @@ In the conversation, /help shows the commands, Ctrl-C stops an answer, Ctrl-D le
     prompts.add_argument("--prompt", metavar="TEXT", help="continue this text; -: read it on stdin")
     prompts.add_argument(
         "--prompts",
+        type=given_text,
         metavar="FILE",
         help='one prompt a line; in a .jsonl file, JSON strings or {"prompt": ...}; -: stdin',
     )

@@ -24,6 +24,7 @@ from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, StorageError, UserError
 from chatgot.exchange.known_formats import DTYPES, FORMATS, format_named
 from chatgot.exchange.new_folder import check_folder
+from chatgot.given_path import given_text
 from chatgot.stdout import open_closed_streams, write_to_stdout
 from chatgot.stopping import StopRequest
 
@@ -50,6 +51,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "model",
+        type=given_text,
         nargs="?",
         metavar="RUN|FILE",
         help="a configuration's name, a run's id or folder (its best checkpoint), or a checkpoint "
@@ -73,12 +75,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def folder_named(text: str) -> Path:
     """Return a folder's path without `..` in the middle: what is there may not exist yet."""
-    return Path(os.path.normpath(text))
+    return Path(os.path.normpath(given_text(text)))
 
 
 def export_model(args: argparse.Namespace) -> None:
     """Export the model that is meant; say what was written. Raises: UserError."""
     refuse_folder(args.to)
+    import chatgot.logs.bars  # noqa: F401 before torch: it guards the import of tqdm
+
     # here, after the command line: torch takes longer than a usage error may
     from chatgot.exchange.exporting import check_dtype, default_dtype, export
     from chatgot.exchange.held_out import windows_for

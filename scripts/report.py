@@ -18,9 +18,10 @@ import argparse
 import os
 import re
 
-from chatgot.command_line import command_name
-from chatgot.errors import ConfigError, UserError
-from chatgot.logs.origins import origin, several_origins
+from chatgot.command_line import as_typed, command_name, command_words
+from chatgot.errors import CheckpointRejected, ConfigError, UserError
+from chatgot.given_path import given_path, given_text
+from chatgot.logs.origins import origin, run_of_name
 from chatgot.stdout import open_closed_streams, write_to_stdout
 
 RUNS = Path("logs", "tensorboard")
@@ -40,12 +41,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "runs",
+        type=given_text,
         nargs="+",
         metavar="RUN",
         help=f"a run's folder, or in {RUNS} a run's id, or the name of a YAML or of your text",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the page there; for one RUN only"
+        "--output", type=given_path, metavar="FILE", help="write the page there; for one RUN only"
     )
     args = parser.parse_args(argv)
     if args.output and len(args.runs) > 1:
@@ -56,8 +58,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def find_run(run: str) -> Path:
     """Return the folder of a run named by its folder, its id, or its configuration.
 
-    Of a configuration it is the newest run, unless several YAMLs or texts of that name began some.
-    Raises: ConfigError.
+    Of a configuration it is the newest run; see `run_of_name`.
+    Raises: ConfigError; CheckpointRejected where several YAMLs or texts of that name began runs.
     """
     for folder in (Path(run), RUNS / run):
         if os.path.isdir(folder):  # noqa: PTH112 Path's own raises for names that are too long
@@ -71,13 +73,18 @@ def find_run(run: str) -> Path:
         raise ConfigError(
             f"{run}: no such folder, and no run of that name in {place}; give a run's folder"
         )
-    there = several_origins(origin(folder) for folder in folders)
-    if there:
-        raise ConfigError(
-            f"{run}: {len(there)} files of that name began runs in {RUNS}: {', '.join(there)}; "
-            "give a run's id or folder"
+    newest_first = sorted(folders, key=lambda folder: folder.name, reverse=True)
+    meant, several = run_of_name([(folder, origin(folder)) for folder in newest_first])
+    if meant is None:
+        commands = [
+            f"{began_from}: {as_typed([*command_words(), folder.name])}"
+            for began_from, folder in several.items()
+        ]
+        raise CheckpointRejected(
+            f"{run}: {len(several)} files of that name began runs in {RUNS}; "
+            f"the newest run of {'; of '.join(commands)}"
         )
-    return max(folders, key=lambda folder: folder.name)
+    return meant
 
 
 def write_reports(runs: list[str], output: Path | None) -> int:

@@ -24,6 +24,7 @@ from types import FrameType
 
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, UserError
+from chatgot.given_path import given_text
 from chatgot.stdout import open_closed_streams
 
 CHECKPOINTS = Path("checkpoints")
@@ -43,12 +44,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "model",
+        type=given_text,
         nargs="?",
         metavar="RUN|FILE",
         help="a configuration's name, a run's id or folder, or a checkpoint (default: newest run)",
     )
     parser.add_argument(
         "--run",
+        type=given_text,
         metavar="NAME",
         help="serve the latest checkpoint of a run beside its training, with low priority",
     )
@@ -119,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         from chatgot.serving.hosts import bind
 
         with bind(args.host, args.port) as taken:
+            import chatgot.logs.bars  # noqa: F401 before torch: it guards the import of tqdm
             from chatgot.serving.listening import Settings, serve_until_told
 
             settings = Settings(

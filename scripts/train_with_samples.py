@@ -23,8 +23,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from chatgot.command_line import as_typed, command_name, command_words
+from chatgot.given_path import given_path, given_text
 from chatgot.shipped import shipped_names, yaml_named
-from chatgot.stopping import StopRequest
+from chatgot.stopping import StopRequest, reserve_time_to_save
 
 if TYPE_CHECKING:
     from chatgot.config import Config
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 STOP = StopRequest()
 logger = logging.getLogger("chatgot.train")
-SIGNAL_EXIT_CODES = (130, 143)  # stopped by a signal, saved
 
 
 # --------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "text",
-        type=Path,
+        type=given_path,
         nargs="?",
         metavar="TEXT",
         help="a text file to train on: a recipe is chosen for it, no YAML is needed",
@@ -74,12 +74,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--resume_from",
+        type=given_text,
         metavar="FILE|latest",
         help="go on, bit for bit, from a checkpoint of this YAML or text",
     )
     start.add_argument(
         "--init_from",
-        type=Path,
+        type=given_path,
         metavar="FILE|FOLDER",
         help="start a new run from a checkpoint, a model folder of transformers, or a .gguf",
     )
@@ -193,7 +194,7 @@ def refuse_mistakes(argv: list[str]) -> None:
             return  # it may fit the shape of that model, which is read later
         refuse_lora_on_nothing(args, config)
         if config.data.path is not None:
-            check_text_file(Path(config.data.path))
+            check_text_file(Path(config.data.path), yaml_path=args.config)
     except UserError as error:
         setup_console()
         log_error(error)
@@ -380,7 +381,7 @@ def prepare(
         point = find_checkpoint(args.resume_from, config, experiment.yaml, named_by_set)
         config = point.config
     device = pick_device(config.device)
-    text = text_path(config)
+    text = text_path(config, experiment.yaml)
     if not args.dry_run:
         probe_folders(config.paths)
     if experiment.choice is None:
@@ -612,7 +613,7 @@ def log_end(run: Run, exit_code: int, path: Path | None, command: str | None) ->
     kind = "done"
     words = "done"
     facts: dict[str, object] = {}
-    if exit_code in SIGNAL_EXIT_CODES:
+    if STOP.requested() and exit_code == STOP.exit_code:
         kind = "stop"
         words = f"stopped by {STOP.signal_name}"
         facts = {"signal": STOP.signal_name, "exit_code": exit_code}
@@ -690,6 +691,7 @@ def train_in_folder(
     saver = Saver(run, STOP.requested)
     metrics = open_metrics(run, point, paths)
     STOP.training = True  # from now on a signal waits for the step in hand, and its checkpoint
+    reserve_time_to_save()
     with (
         closing(metrics),
         ProgressBar(run) as bar,

@@ -1,15 +1,14 @@
 """Rules for all tests: they write only into temporary folders, and compute with one thread."""
 
 import gc
-import logging
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from log_handlers import take_log_down
 from windows_rules import needs_unix
 
-from chatgot.logs.logging_setup import LOGGERS, Steady
 from chatgot.machine.measured import machine_file
 
 
@@ -57,15 +56,6 @@ def untouched_log():
     take_log_down()
     yield
     take_log_down()
-
-
-def take_log_down() -> None:
-    for target in LOGGERS:
-        for handler in [handler for handler in target.handlers if isinstance(handler, Steady)]:
-            target.removeHandler(handler)
-            handler.close()
-        target.setLevel(logging.NOTSET)
-        target.propagate = True
 
 
 @pytest.fixture

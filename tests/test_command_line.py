@@ -111,6 +111,13 @@ def test_verb_hands_on_its_arguments_and_exit_code(tmp_path):
     assert "read as cp1252" in checked.stdout
 
 
+def test_files_of_the_user_are_not_taken_for_pythons_own_modules(tmp_path):
+    for name in ("argparse", "random", "json", "torch", "yaml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong file')\n")
+    asked = chatgot("report", "--help", cwd=tmp_path)
+    assert (asked.returncode, asked.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("verb", ["", *VERBS])
 @pytest.mark.parametrize("argument", ["--help", "--bogus"])
 def test_help_and_mistakes_import_nothing_that_takes_long(verb, argument):

@@ -1,15 +1,18 @@
 """The keys of a configuration: bounds that arithmetic can take, and keys that belong together."""
 
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import harness
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 from torch import nn
 
@@ -233,6 +236,36 @@ def test_numbers_that_no_arithmetic_can_take_are_refused_with_the_range(
     message = str(caught.value)
     assert range_of_it in message
     assert len(message) < 300
+
+
+HUGE = ("1" + 300 * "0", "-" + 5000 * "9", "1e300", "1e-320", "0." + 300 * "0" + "1", "4e9")
+
+
+def problem_of(path: Path, sections: dict[str, Any], overrides: list[str], value: str) -> str:
+    """Return the message that a configuration gets, with `value` in the place of VALUE."""
+    text = yaml.safe_dump(sections).replace("VALUE", value)
+    path.write_text(text, encoding="utf-8")
+    try:
+        load_config(path, overrides)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("number", HUGE, ids=lambda number: number[:8])
+def test_a_huge_number_is_read_or_refused_in_short_by_every_key(tmp_path, number):
+    """In YAML and in --set alike."""
+    path = tmp_path / "small.yaml"
+    for name in NUMBERS:
+        value = f"[{number}, {number}]" if len(NUMBERS[name]) > 1 else number
+        by_set = problem_of(path, nested({}), [f"{name}={value}"], value)
+        in_yaml = problem_of(path, nested({name: "VALUE"}), [], value)
+        assert bool(by_set) == bool(in_yaml), name
+        for problem in (by_set, in_yaml):
+            assert len(problem) < 500, problem
+            assert not re.search("[0-9]{61}", problem), problem
+        if len(number) > 40 and float(number) >= 1:
+            assert by_set, name
 
 
 @pytest.mark.parametrize("rate", [1.2e-38, 1e30, 3e38])

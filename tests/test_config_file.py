@@ -566,7 +566,7 @@ UNQUOTED = [
     "no",
     "1:30",
     "2024-01-31",
-    "~",
+    "./~",
     "true",
     "/a/b: c#1.txt",
     "a #b",
@@ -606,6 +606,7 @@ def test_a_text_key_takes_quotes_off_and_null_as_null(tmp_path):
         ("training.betas.0=3", ["training.betas is a value"]),
         ("training.max_steps=", ["--set training.max_steps:", "found no value"]),
         ("data.path=", ["--set data.path:", "found no value"]),
+        ("data.encoding=klingon", ["data.encoding (--set)", "'klingon'", "cp1250"]),
         ("training.max_steps=# 3", ["--set training.max_steps:", "found nothing"]),
         ("training.max_steps=010", ["training.max_steps (--set)", "010", "reads as 8:"]),
         ("model.bias=yes", ["model.bias (--set)", "yes", "true or false"]),
@@ -683,7 +684,7 @@ def test_the_effective_yaml_is_read_back_equal(tmp_path, parser):
     for text in filter(str.isprintable, TEXTS):
         values = {
             "training": training,
-            "data": {"path": text},
+            "data": {"path": "./~" if text == "~" else text},  # home, where it is a path
             "sampling": {"prompts": TEXTS},
             "seed": 2**63 - 1,
         }

@@ -20,6 +20,7 @@ from windows_rules import WindowsFiles, needs_unix, os_named
 
 from chatgot import atomic_file as atomic_file_module
 from chatgot import stdout as stdout_module
+from chatgot import stopping
 from chatgot.atomic_file import atomic_file
 from chatgot.errors import StorageError
 from chatgot.log_fixer import files as log_files
@@ -241,6 +242,7 @@ def test_pipe_without_reader_is_no_error_on_windows(monkeypatch, name, is_error)
 def test_ctrl_break_asks_a_run_to_stop_as_sigterm_does(monkeypatch):
     """Windows has no SIGHUP, and SIGBREAK, which another signal plays here."""
     monkeypatch.delattr(signal, "SIGHUP")
+    monkeypatch.setattr(stopping, "NOTICES", ())  # it has none of them
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
     before = {
         number: signal.getsignal(number)

@@ -8,10 +8,15 @@ import sys
 import harness
 import pytest
 
-from chatgot.stopping import StopRequest
+from chatgot.stopping import NOTICES, StopRequest
 
 PROGRAMS = harness.ROOT / "tests" / "programs"
-SIGNALS = [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143)]
+SIGNALS = [
+    ("SIGINT", 130),
+    ("SIGTERM", 143),
+    ("SIGHUP", 143),
+    *((name, 128 + getattr(signal, name)) for name in NOTICES if hasattr(signal, name)),
+]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
 
@@ -62,7 +67,13 @@ def test_a_signal_before_training_ends_the_process_by_system_exit(name, code):
 
 @pytest.mark.parametrize(
     ("first", "second", "code"),
-    [("SIGINT", "SIGINT", 130), ("SIGTERM", "SIGINT", 130), ("SIGINT", "SIGTERM", 143)],
+    [
+        ("SIGINT", "SIGINT", 130),
+        ("SIGTERM", "SIGINT", 130),
+        ("SIGINT", "SIGTERM", 143),
+        ("SIGUSR1", "SIGTERM", 143),
+        ("SIGXCPU", "SIGINT", 130),
+    ],
 )
 def test_the_second_signal_ends_the_process_at_once(first, second, code):
     child = Child("training", "hang")
@@ -77,6 +88,38 @@ def test_a_hangup_that_nohup_ignores_stays_ignored():
     child.send("SIGHUP")
     child.send("SIGTERM")
     assert child.end() == (143, "143 SIGTERM\ncleaned up")
+
+
+@pytest.mark.parametrize("name", NOTICES)
+def test_a_notice_that_is_ignored_at_the_start_stays_ignored(name):
+    """A batch script that handles it writes `trap '' USR1` before it starts the training."""
+    word = name.removeprefix("SIG")
+    child = Child("training", prefix=("sh", "-c", f"trap '' {word}; exec \"$@\"", "sh"))
+    child.send(name)
+    child.send("SIGTERM")
+    assert child.end() == (143, "143 SIGTERM\ncleaned up")
+
+
+def test_the_cpu_limit_that_is_exceeded_again_each_second_asks_only_once():
+    child = Child("training", "linger")
+    child.send("SIGXCPU")
+    code = 128 + signal.SIGXCPU
+    assert child.line() == f"{code} SIGXCPU"
+    child.send("SIGXCPU")
+    assert child.end() == (code, "cleaned up")
+
+
+def test_a_process_at_its_cpu_limit_is_asked_before_it_is_killed():
+    """`ulimit -t` sets both limits to 2 s: at the second one the kernel kills without asking."""
+    child = Child("training", "busy", prefix=("sh", "-c", 'ulimit -t 2; exec "$@"', "sh"))
+    code = 128 + signal.SIGXCPU
+    assert child.end() == (code, f"{code} SIGXCPU\ncleaned up")
+
+
+def test_a_quit_still_ends_the_process_at_once():
+    child = Child("training", prefix=("sh", "-c", 'ulimit -c 0; exec "$@"', "sh"))
+    child.send("SIGQUIT")
+    assert child.end() == (-signal.SIGQUIT, "")
 
 
 def test_no_stop_is_requested_without_a_signal():

@@ -30,6 +30,7 @@ from chatgot.data.prompts import is_speaker_name
 from chatgot.data.tokenizer_json import MOST_CHARACTERS, MOST_TOKENS
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import CheckpointRejected, OtherFormat
+from chatgot.file_owner import why_not_opened
 from chatgot.logs.waiting import Advance, waiting
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "config": dict,
     "config_path": str,  # absolute, of the YAML; "": unknown
     "config_sha256": str,
+    "working_dir": str,  # absolute; relative paths of the configuration begin here
     "vocabulary": list,  # the name of each id: END_OF_TEXT, then single characters; or subwords
     "tokenizer": str,  # of subwords: the tokenizer.json
     "end_of_text": str,  # of subwords: the name of the token that ends a document
@@ -70,8 +72,9 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
 }
 OPTIONAL = {
-    "speakers",  # the first files of version 2 have neither
+    "speakers",  # the first files of version 2 have none of these
     "data_tokens",
+    "working_dir",
     "imported",  # only a run that started from a model from elsewhere has it
     "base",  # only a run with LoRA has one
     "tokenizer",  # both are there where the vocabulary is subwords
@@ -307,9 +310,8 @@ def _open_regular(path: Path) -> BinaryIO:
             )
         descriptor = os.open(path, flags)
     except OSError as error:
-        raise CheckpointRejected(
-            f"{path}: cannot be opened: {error.strerror}{_near(path)}"
-        ) from error
+        near = "" if isinstance(error, PermissionError) else _near(path)
+        raise CheckpointRejected(f"{path}: {why_not_opened(path, error)}{near}") from error
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode) or not about.st_size:
         os.close(descriptor)
@@ -419,17 +421,21 @@ def _check_schema(checkpoint: object, path: Path) -> dict[str, Any]:
             f"{path}: format version {shown}, this ChatGoT resumes version {FORMAT_VERSION} only; "
             "--init_from takes its weights"
         )
+    wrong = wrong_keys(checkpoint)
+    if wrong:
+        raise CheckpointRejected(f"{path}: invalid or missing: {', '.join(wrong)}")
+    return checkpoint
+
+
+def wrong_keys(checkpoint: dict[str, Any]) -> list[str]:
+    """Return the keys that a checkpoint lacks, that SCHEMA does not have, or with a wrong value."""
     wrong = [
         key
         for key, kind in SCHEMA.items()
         if not (isinstance(checkpoint[key], kind) if key in checkpoint else key in OPTIONAL)
     ]
     wrong += [str(key) for key in checkpoint if key not in SCHEMA]
-    if not wrong:
-        wrong = _odd_values(checkpoint)
-    if wrong:
-        raise CheckpointRejected(f"{path}: invalid or missing: {', '.join(wrong)}")
-    return checkpoint
+    return wrong or _odd_values(checkpoint)
 
 
 def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
@@ -540,14 +546,22 @@ def stored_config(checkpoint: Mapping[str, Any], path: Path) -> Config:
 
     Raises: CheckpointRejected.
     """
-    try:
-        return Config.model_validate(checkpoint["config"])
-    except ValidationError as error:
-        problems = error.errors()[:NAMES_SHOWN]
-        keys = ", ".join(".".join(map(str, problem["loc"])) for problem in problems)
+    wrong = wrong_settings(checkpoint["config"])
+    if wrong:
         raise CheckpointRejected(
-            f"{path}: its configuration is not one of this ChatGoT: {keys}"
-        ) from error
+            f"{path}: its configuration is not one of this ChatGoT: {_some(wrong)}"
+        )
+    return Config.model_validate(checkpoint["config"])
+
+
+def wrong_settings(config: object) -> list[str]:
+    """Return the keys of a stored configuration that this ChatGoT does not accept."""
+    try:
+        Config.model_validate(config)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        return [".".join(map(str, problem["loc"])) for problem in problems]
+    return []
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | list[str] | None]:

@@ -1,7 +1,7 @@
 """The names of a run and its files."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,12 +18,13 @@ def lock_path(folder: Path, run_id: str) -> Path:
     return folder / f".{run_id}.lock"
 
 
-def newest_timestamp(checkpoint_dir: Path, config_name: str) -> str | None:
+def newest_timestamp(folders: Iterable[Path], config_name: str) -> str | None:
     """Return the greatest timestamp among a configuration's runs; None: there is no run.
 
-    Only the names of checkpoints and lock files are examined. Raises: OSError.
+    Only the names of checkpoints, lock files and run folders are examined. A folder that does not
+    exist has no runs. Raises: OSError.
     """
-    timestamps = set(_timestamps(checkpoint_dir, config_name))
+    timestamps = {timestamp for folder in folders for timestamp in _timestamps(folder, config_name)}
     return max(filter(_is_time, timestamps), default=None)
 
 
@@ -36,11 +37,12 @@ def second_after(timestamp: str) -> str:
     return moment.isoformat().replace("-", "").replace(":", "").replace("T", "-")
 
 
-def _timestamps(checkpoint_dir: Path, config_name: str) -> Iterator[str]:
-    for path in checkpoint_dir.iterdir():
-        match = NAME.fullmatch(path.name) or LOCK_NAME.fullmatch(path.name)
-        if match and match["config"] == config_name:
-            yield match["timestamp"]
+def _timestamps(folder: Path, config_name: str) -> Iterator[str]:
+    for path in folder.iterdir() if folder.exists() else ():
+        for pattern in (NAME, LOCK_NAME, RUN_ID):
+            match = pattern.fullmatch(path.name)
+            if match and match["config"] == config_name:
+                yield match["timestamp"]
 
 
 def _is_time(timestamp: str) -> bool:

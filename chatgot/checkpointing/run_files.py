@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -42,8 +41,11 @@ def probe_folder(folder: Path) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
+        reason = error.strerror or error
+        if os.path.islink(folder) and not os.path.exists(folder):  # noqa: PTH110, PTH114 never raise
+            reason = f"it is a link to {os.readlink(folder)}, and that is not there"  # noqa: PTH115
         raise StorageError(
-            f"{folder}: cannot be written: {error.strerror or error}; choose another folder"
+            f"{folder}: cannot be written: {reason}; choose another folder"
         ) from error
 
 
@@ -94,19 +96,6 @@ def newest_whole(checkpoint_dir: Path, run_id: str, without: Collection[Path] = 
     newest_first = (files[step] for step in sorted(files, reverse=True))
     newest_first = (path for path in newest_first if path not in without)
     return next(filter(is_whole, newest_first), None)
-
-
-def sweep_temporaries(checkpoint_dir: Path, run_id: str) -> None:
-    """Remove temporary files of saves that were killed.
-
-    The caller has the run's lock, so no other process is saving.
-    """
-    pattern = re.compile(re.escape(f".{run_id}_step_") + r"\d+\.pt\.\d+\.tmp", re.ASCII)
-    with os.scandir(checkpoint_dir) as entries:
-        leftovers = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
-    for path in leftovers:
-        with suppress(OSError):
-            path.unlink()
 
 
 def files_after(checkpoint_dir: Path, run_id: str, global_step: int) -> list[Path]:

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from filelock import lock_descriptor, unlock_descriptor
 
 from chatgot.checkpointing.names import TIMESTAMP, lock_path, newest_timestamp, second_after
 from chatgot.errors import StorageError
+from chatgot.file_owner import owner_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +58,21 @@ def lock_this_run(folder: Path, run_id: str) -> RunLock | None:
     return RunLock(run_id, descriptor) if _try_lock(descriptor, path) else None
 
 
-def lock_new_run(checkpoint_dir: Path, config_name: str) -> RunLock:
+def lock_new_run(
+    checkpoint_dir: Path, config_name: str, record_dirs: Iterable[Path] = ()
+) -> RunLock:
     """Choose a new run's id and lock it.
 
     The timestamp is the current second, or the next one if that is taken. It is always later than
-    the timestamps of all runs with this name, because `latest` compares names. If the clock is
-    behind, there is one warning.
+    the timestamps of all runs with this name, because `latest` and the report compare names. If
+    the clock is behind, there is one warning.
 
+    record_dirs: folders with logs and curves of runs, some of them without checkpoints.
     Raises: StorageError.
     """
     while True:
         clock = time.strftime(TIMESTAMP)
-        newest = _newest_timestamp(checkpoint_dir, config_name)
+        newest = _newest_timestamp(checkpoint_dir, record_dirs, config_name)
         if newest == clock:
             time.sleep(NEXT_TRY_S)
             continue
@@ -132,13 +137,15 @@ def is_being_trained(checkpoint_dir: Path, run_id: str) -> bool:
     return False
 
 
-def _newest_timestamp(checkpoint_dir: Path, config_name: str) -> str | None:
+def _newest_timestamp(
+    checkpoint_dir: Path, record_dirs: Iterable[Path], config_name: str
+) -> str | None:
     try:
-        return newest_timestamp(checkpoint_dir, config_name)
+        return newest_timestamp([checkpoint_dir, *record_dirs], config_name)
     except OSError as error:
         raise StorageError(
-            f"{checkpoint_dir}: cannot be listed: {error.strerror}; "
-            "set paths.checkpoints to a writable folder"
+            f"{error.filename}: cannot be listed: {error.strerror}; "
+            "set paths.checkpoints and paths.logs to folders that you can read and write"
         ) from error
 
 
@@ -215,15 +222,7 @@ def _try_lock(descriptor: int, path: Path) -> bool:
 
 def _belongs_to_another(path: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"{path}: the lock file belongs to {_owner(path)} and cannot be opened: "
-        f"{error.strerror}; its owner can share it with: chmod a+rw {path}"
+        f"{path}: the lock file belongs to {owner_of(path)} and cannot be opened: "
+        f"{error.strerror}; its owner can share it with: chmod a+rw {path}; "
+        "if nobody trains that run any more, you can remove it"
     )
-
-
-def _owner(path: Path) -> str:
-    try:
-        return path.owner()
-    except KeyError:
-        return f"user {path.stat().st_uid}"
-    except (OSError, NotImplementedError):
-        return "somebody else"

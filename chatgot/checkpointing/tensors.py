@@ -1,7 +1,7 @@
 """The tensors in a nested state: their names, whether they are finite, whether they fit."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ import torch
 
 from chatgot.errors import CheckpointRejected
 
-# a real checkpoint has 5 levels and thousands of values; a crafted one may be endless
+# A real checkpoint has 5 levels and thousands of values. The largest one has every character as a
+# token, and each list as long as the bounds of the configuration allow. A crafted one may be
+# endless.
 MAX_DEPTH = 20
-MAX_VALUES = 1_000_000
+MAX_VALUES = 2_000_000
 
 
 def all_tensors(state: object) -> Iterator[tuple[str, torch.Tensor]]:
@@ -24,7 +26,8 @@ def all_tensors(state: object) -> Iterator[tuple[str, torch.Tensor]]:
     count = 0
     while pending:
         name, value, depth = pending.pop()
-        count += 1
+        items = _items(value)
+        count += len(items)
         if depth > MAX_DEPTH or count > MAX_VALUES:
             raise ValueError("nested too deeply, cyclic, or with more values than any checkpoint")
         if isinstance(value, torch.Tensor):
@@ -32,16 +35,17 @@ def all_tensors(state: object) -> Iterator[tuple[str, torch.Tensor]]:
             continue
         children = [
             (f"{name}.{key}" if name else str(key), child, depth + 1)
-            for key, child in _items(value)
+            for key, child in items
+            if isinstance(child, (torch.Tensor, dict, list, tuple))
         ]
         # reversed, because the last one is popped first
         pending += reversed(children)
 
 
-def _items(value: object) -> Iterable[tuple[object, object]]:
+def _items(value: object) -> Collection[tuple[object, object]]:
     if isinstance(value, dict):
         return value.items()
-    return enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return list(enumerate(value)) if isinstance(value, (list, tuple)) else ()
 
 
 def not_finite(state: dict[str, Any]) -> list[str]:

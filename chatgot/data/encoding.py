@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import chardet
-
 from chatgot.data import wide
+from chatgot.data.encoding_guess import guess_encoding
 from chatgot.errors import ConfigError
 
 CHUNK_BYTES = 1 << 22
 HEAD_BYTES = 1 << 16  # enough to see the structure of UTF-16 and UTF-32
-SAMPLE_BYTES = 1 << 20  # how much of the lines that are not UTF-8 chardet gets to see
+SAMPLE_BYTES = 1 << 20  # how much of the lines that are not UTF-8 is looked at
 MIN_CONFIDENCE = 0.15  # below it chardet names exotic encodings for plain cp1252 (measured: 0.04)
 
 # Lone surrogates (ED A0 80 ...) fit this pattern: broken UTF-8, not text in another encoding.
@@ -103,12 +102,12 @@ def _cut_off(path: Path, encoding: str, offset: int, left_over: int) -> Undecoda
 def detect_encoding(path: Path) -> str:
     """Return the Python codec that decodes a file: "utf-8" wherever that is possible.
 
-    Order: byte order mark; UTF-16 or UTF-32 by structure; UTF-8; chardet's answer about the lines
-    that are not UTF-8, if it is sure enough and decodes the whole file; cp1252. After a mark or a
-    structure it is looked whether 8-bit text follows; `decoded_chunks` finds what does not decode.
+    Order: byte order mark; UTF-16 or UTF-32 by structure; UTF-8; the guess about the lines that
+    are not UTF-8, if it decodes the whole file. After a mark or a structure it is looked whether
+    8-bit text follows; `decoded_chunks` finds what does not decode.
 
-    Raises: Undecodable for UTF-8 with broken bytes, for what is no text, and for what no encoding
-    decodes; ConfigError.
+    Raises: Undecodable for UTF-8 with broken bytes, for what is no text, for what is not wholly in
+    the guessed encoding, and where no guess is sure enough; ConfigError.
     """
     with open_text(path) as file:
         head = file.read(HEAD_BYTES)
@@ -177,24 +176,26 @@ def _refuse_eight_bit(path: Path, encoding: str) -> None:
 
 
 def _guess_encoding(path: Path, sample: bytes, not_utf8: Undecodable) -> str:
-    """Return chardet's guess about the sample if it fits the whole file, else cp1252 if that does.
+    """Return the encoding that the sample is most likely in, if it decodes the whole file.
 
-    Raises: Undecodable, with both places, when neither fits.
+    Raises: Undecodable, with the place, when no encoding is likely enough or the whole file is not
+    in the likely one.
     """
-    # compat_names=False: the names of Python's codecs
-    guess = chardet.detect(sample, max_bytes=SAMPLE_BYTES, compat_names=False)
-    encoding = guess["encoding"]
-    if encoding and guess["confidence"] >= MIN_CONFIDENCE and _is_text_in(path, encoding):
+    encoding = guess_encoding(sample).encoding
+    if encoding is None:
+        message = (
+            f"{path}: not UTF-8 at byte offset {not_utf8.offset}, and which old encoding it is in "
+            "is not sure; set data.encoding, or convert the file to UTF-8"
+        )
+        raise Undecodable(message, not_utf8.offset)
+    fault = _first_fault(path, encoding) or _first_control(path, encoding)
+    if fault is None:
         return encoding
-    not_cp1252 = _first_fault(path, "cp1252")
-    if not_cp1252 is None:
-        return "cp1252"
     message = (
-        f"{path}: no encoding decodes it exactly: not UTF-8 at byte offset {not_utf8.offset}, "
-        f"not cp1252 at byte offset {not_cp1252.offset}; "
-        "convert it to UTF-8 from the encoding it was written in"
+        f"{path}: not UTF-8 at byte offset {not_utf8.offset}; most of it is {encoding}, but not at "
+        f"byte offset {fault.offset}; mend the file there, or set data.encoding"
     )
-    raise Undecodable(message, not_cp1252.offset)
+    raise Undecodable(message, fault.offset)
 
 
 def utf8_evidence(text: bytes) -> tuple[int, int]:
@@ -217,11 +218,16 @@ def _first_fault(path: Path, encoding: str) -> Undecodable | None:
     return None
 
 
-def _is_text_in(path: Path, encoding: str) -> bool:
-    try:
-        return not any(C1_CONTROL.search(text) for text in decoded_chunks(path, encoding))
-    except Undecodable:
-        return False
+def _first_control(path: Path, encoding: str) -> Undecodable | None:
+    """Return where the first C1 control is in this encoding, or None: no text has any."""
+    start = 0  # bytes before the chunk
+    for text in decoded_chunks(path, encoding):
+        control = C1_CONTROL.search(text)
+        if control:
+            offset = start + len(text[: control.start()].encode(encoding))
+            return Undecodable(f"{path}: a control character at byte offset {offset}", offset)
+        start += len(text.encode(encoding))
+    return None
 
 
 @dataclass

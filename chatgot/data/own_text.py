@@ -16,6 +16,7 @@ from chatgot.data.encoding import detect_encoding
 from chatgot.data.lengths import is_long_enough, least_length
 from chatgot.data.text_file import check_text_file, text_chunks
 from chatgot.errors import ConfigError
+from chatgot.given_path import refuse_other_bytes
 from chatgot.shipped import recipes_folder
 
 # The recipes to choose from, the smallest first
@@ -170,6 +171,12 @@ def check_request(request: Request) -> None:
             f"{request.text}: a folder, expected one text file; a folder of texts is not read yet"
         )
     size = check_text_file(request.text, advice="give")
+    try:
+        refuse_other_bytes(str(request.text.resolve()))
+    except ValueError as error:
+        raise ConfigError(
+            f"{request.text}: {error}; a YAML with data.path, and --config, can do that"
+        ) from error
     if "data.path" in request.keys:
         raise ConfigError(f"--set data.path: the text is {request.text} already; leave one out")
     if request.resumes:

@@ -29,10 +29,14 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_text_file(path: Path, advice: str = "set data.path to") -> int:
+def check_text_file(
+    path: Path, advice: str = "set data.path to", yaml_path: Path | None = None
+) -> int:
     """Return the size of a text file, in bytes.
 
     advice: how the user names another file, for the messages.
+    yaml_path: the YAML that names the text. A relative path is not relative to it, but a message
+    says where there is such a file near it.
     Raises: ConfigError for a file that is missing, not regular, not readable or empty. It does not
     wait for a FIFO's writer.
     """
@@ -45,7 +49,14 @@ def check_text_file(path: Path, advice: str = "set data.path to") -> int:
             raise ConfigError(message)
         os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
     except FileNotFoundError as error:
-        message = f"{path}: no such file{_hint(path)}; {advice} a text file"
+        near = _near_yaml(path, yaml_path)
+        if near is not None:
+            raise ConfigError(
+                f"{path}: no such file: paths start in the current folder, so "
+                f"{Path.cwd() / path} was looked for; {advice} {near}, which exists"
+            ) from error
+        absolute = "" if path.is_absolute() else f", as {Path.cwd() / path} does not exist"
+        message = f"{path}: no such file{absolute}{_hint(path)}; {advice} a text file"
         raise ConfigError(message) from error
     except OSError as error:
         message = (
@@ -60,6 +71,14 @@ def check_text_file(path: Path, advice: str = "set data.path to") -> int:
 def _kind(mode: int) -> str:
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _near_yaml(path: Path, yaml_path: Path | None) -> Path | None:
+    """Return the file that a relative path names from a YAML's folder, or from one above it."""
+    if yaml_path is None or path.is_absolute():
+        return None
+    candidates = (folder / path for folder in yaml_path.absolute().parents)
+    return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)  # noqa: PTH113 Path's own raises where a folder may not be searched
 
 
 def _hint(path: Path) -> str:

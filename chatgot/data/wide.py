@@ -72,7 +72,7 @@ def marked_encoding(head: bytes, is_whole: bool) -> str | None:
 
 
 def mark_of(head: bytes) -> tuple[bytes, str] | None:
-    """Return the mark of UTF-16 or UTF-32 that `head` begins with, and its encoding; not checked."""
+    """Return the mark of UTF-16 or UTF-32 that `head` begins with, and its encoding, unchecked."""
     for mark, encoding in WIDE_MARKS:
         if head.startswith(mark):
             return mark, encoding

@@ -1,15 +1,24 @@
 r"""Text of a log -> text that looks the same in every program.
 
 Cleaning works line by line and mends mojibake. It removes what is invisible (complete escape
-sequences, NULs, byte order marks) and what was overwritten (earlier states of a progress bar).
-Every other control character becomes a visible escape: `\x08`, or `\x1b` for a sequence that was
-cut off. A cleaned line is a fixed point: cleaning it again changes nothing.
+sequences, NULs, byte order marks) and what was overwritten (earlier states of a progress bar):
+`screen` draws the lines that move the cursor. Every other control character becomes a visible
+escape: `\x07`, or `\x1b` for a sequence that was cut off. A cleaned line is a fixed point: cleaning
+it again changes nothing.
 """
 
 import re
 from collections import Counter
 
-from chatgot.log_fixer.mojibake import LONGEST_LINE, fix_once, is_suspect, may_hold_mojibake
+from chatgot.log_fixer.mojibake import (
+    LONGEST_LINE,
+    may_hold_mojibake,
+    mended,
+    mojibake_words,
+    quoted_words,
+)
+from chatgot.log_fixer.redraws import is_alike, is_bar, is_record, is_state, keeps_alarms
+from chatgot.log_fixer.screen import CURSOR, IS_MOVE, Screen
 
 HELD_CHARACTERS = 1 << 21  # of an unfinished line; a longer line is cleaned in parts
 SEQUENCE_CHARACTERS = 4096  # longest escape sequence that is never cut between two such parts
@@ -34,14 +43,31 @@ _MISREAD = rf"[\xc2-\xdf]{_TAIL}|[\xe0-\xef](?:{_TAIL}){{2}}|[\xf0-\xf4](?:{_TAI
 C1_INTRODUCER = re.compile("[\x90\x98\x9b\x9d-\x9f]")
 C1 = re.compile(rf"(?P<misread>{_MISREAD})|(?P<sequence>{_C1_SEQUENCE})|[\x90\x98\x9b\x9d-\x9f]")
 
-# The overwritten part of a line: up to the last carriage return with visible text after it
-OVERWRITTEN = re.compile(rf"^[^\n]*\r(?={_SEQUENCE}*[^\r\n\x1b])", re.MULTILINE)
+# What Jenkins hides in its console: a note in base64
+CONSOLE_NOTE = re.compile(r"\x1b\[8mha:[A-Za-z0-9+/=]*\x1b\[0m")
+CLEARS = re.compile(r"\x1b\[[02]?K")
 STRAY_RETURN = re.compile(r"\r(?!\n)")
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# Beside control characters, what makes one program show a line in another order or as two lines.
+# Marks that belong to words and emoji stay: soft hyphen, joiners, left-to-right mark and the like.
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb]")
 SEQUENCE_OR_CONTROL = re.compile(rf"{_SEQUENCE}|{_C1_SEQUENCE}|{CONTROL.pattern}")
+MISREAD_OR_SEQUENCE = re.compile(rf"(?P<misread>{_MISREAD})|{_SEQUENCE}|{_C1_SEQUENCE}")
 
 
 C1_BYTES = re.compile(rb"\xc2[\x80-\x9f]")
+FORMAT_BYTES = re.compile(rb"\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xaf]|\xef\xbf[\xb9-\xbb]")
+# UTF-32 that was not recognised
+NULS_OF_UTF32 = re.compile(r"(?:[^\0]\0{3}){4,}")
+# NULs between two characters of one line join two records; longer runs are left by a power cut
+JOINING_NULS = re.compile(r"(?<=[^\0\r\n])\0{1,7}(?=[^\0\r\n])")
+# Terminals ignore NULs in and next to escape sequences; some programs wait by sending them
+_STRING_OR_NULS = r"[^\x01-\x08\x0a-\x1f\x7f-\x9f]*"
+NULS_AT_SEQUENCE = re.compile(
+    rf"\0*(?:\x1b\0*[\]PX^_]{_STRING_OR_NULS}(?:\x07|\x1b\0*\\|\x9c)"
+    r"|(?:\x1b\0*\[|\x9b)[0-?\0]*[ -/\0]*[@-~]|\x1b[ -/\0]*[0-~])\0*"
+)
+MENDED_LINE_NUMBERS = 20  # how many the report names
+QUOTED_WORDS = 1000  # how many are remembered
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
 
@@ -68,12 +94,23 @@ def _escape_unfinished(text: str, remove_ansi: bool, counts: Counter[str]) -> st
         if match["sequence"]:
             if not remove_ansi:
                 return match[0]
+            if match[0][0] == "\x9b":
+                return "\x1b[" + match[0][1:]  # the 7-bit form, which is drawn or removed
             counts["escape_sequences"] += 1
             return ""
         counts["controls"] += 1
         return rf"\x{ord(match[0]):02x}"
 
     return C1.sub(replace, text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return rf"\x{code:02x}" if code < 0x100 else rf"\u{code:04x}"
+
+
+def _without_nuls(match: re.Match[str]) -> str:
+    return match[0].replace("\0", "")
 
 
 def is_clean(block: bytes, newline: str | None, keep_mojibake: bool = False) -> bool:
@@ -91,9 +128,26 @@ def is_clean(block: bytes, newline: str | None, keep_mojibake: bool = False) -> 
         block.decode()
     except UnicodeDecodeError:
         return False
-    if b"\xef\xbb\xbf" in block or C1_BYTES.search(block):
+    if b"\xef\xbb\xbf" in block or C1_BYTES.search(block) or FORMAT_BYTES.search(block):
         return False
     return keep_mojibake or not may_hold_mojibake(block)
+
+
+def _mended_around_sequences(line: str) -> str:
+    """Mend a line, but not inside its complete escape sequences.
+
+    While it is mended, ESC takes their place: all other ESC have become escapes before.
+    """
+    sequences = []
+
+    def hide(match: re.Match[str]) -> str:
+        if match["misread"]:
+            return match[0]
+        sequences.append(match[0])
+        return "\x1b"
+
+    hidden = mended(MISREAD_OR_SEQUENCE.sub(hide, line))
+    return re.sub("\x1b", lambda _: sequences.pop(0), hidden)
 
 
 class LogCleaner:
@@ -124,10 +178,19 @@ class LogCleaner:
         self._in_long_line = False
         self._written = False  # the beginning of a long line has been returned already
         self._state = ""  # the last state of a long line, cleaned
+        self._line_number = 1  # of the line that is written next
+        self._quoted_words: set[str] = set()  # mojibake that the log quotes
+        self.mended_line_numbers: list[int] = []  # the first ones
         self.counts: Counter[str] = Counter()
+        self._screen = Screen(self._finished, self._count_lines, self.counts, newline)
 
     def holds(self) -> bool:
-        return bool(self._held) or self._in_long_line
+        return bool(self._held) or self._in_long_line or not self._screen.is_at_rest()
+
+    def feed_clean(self, block: bytes) -> bytes:
+        """Take complete lines that are clean, while nothing is held; return what is final."""
+        self._count_lines(block.count(b"\n"))
+        return self._screen.pass_bytes(block) if self._remove_ansi else block
 
     def feed(self, text: str, is_guess: bool = False) -> str:
         """Take the next characters; return the cleaned text that later input cannot change.
@@ -176,34 +239,129 @@ class LogCleaner:
     def end(self) -> str:
         """Return the cleaned rest: a last line without a line end."""
         rest = self._take(len(self._held))
-        return self._long_line_end(rest) if self._in_long_line else self._lines(rest)
+        text = self._long_line_end(rest) if self._in_long_line else self._lines(rest)
+        return text + self._screen.end()
 
     # Lines of ordinary length
 
     def _lines(self, text: str) -> str:
+        if not self._remove_ansi:
+            return self._undrawn_lines(text)
+        text = self._ready_to_draw(text)
+        place = 0
+        while place < len(text):
+            if self._screen.is_at_rest():
+                cursor = CURSOR.search(text, place)
+                end = text.rfind("\n", place, cursor.start()) + 1 if cursor else len(text)
+                if end > place:
+                    self._pass_by(text[place:end])
+                    place = end
+                    continue
+            end = text.find("\n", place) + 1 or len(text)
+            self._screen.draw(text[place:end], self._is_guess)
+            place = end
+        return self._screen.take()
+
+    def _pass_by(self, text: str) -> None:
+        """Clean lines that do not move the cursor."""
+        text = self._finish(self._without_sequences(text))
+        if self._newline and "\r" in text:
+            self.counts["line_ends"] += text.count("\r\n")
+            text = text.replace("\r\n", self._newline)
+        self._screen.pass_by(text, self._is_guess)
+
+    def _undrawn_lines(self, text: str) -> str:
+        """Clean lines of which the escape sequences are kept."""
         text = self._escape_unfinished(self._without_invisible(text))
-        if "\r" in text:
-            text, count = OVERWRITTEN.subn("", text)
-            self.counts["progress_bars"] += count
+        if STRAY_RETURN.search(text):
+            text = "\n".join(map(self._without_states, text.split("\n")))
             text, count = STRAY_RETURN.subn("", text)
             self.counts["carriage_returns"] += count
-        text = self._finish(self._without_sequences(text))
+        text = self._finish(text)
         if self._newline and "\r" in text:
             self.counts["line_ends"] += text.count("\r\n")
             text = text.replace("\r\n", self._newline)
         return text
 
+    def _without_states(self, line: str) -> str:
+        """Remove the states of a progress bar; show other carriage returns inside a line."""
+        body = line.rstrip("\r")
+        if "\r" not in body:
+            return line
+        states = [""]
+        for state in body.split("\r"):
+            if SEQUENCE.sub("", state):
+                states.append(state)
+            else:  # nothing but sequences
+                states[-1] += state
+        # those that stand between no two states
+        self.counts["carriage_returns"] += body.count("\r") - max(len(states) - 2, 0)
+        kept = []
+        for number, state in enumerate(states[:-1]):
+            old = SEQUENCE.sub("", state)
+            new = SEQUENCE.sub("", states[number + 1])
+            if not old:
+                continue
+            is_cleared = CLEARS.match(states[number + 1]) and not is_record(old)
+            if not new.strip():
+                is_gone = is_state(old)
+            else:
+                is_gone = is_bar(old) or is_alike(old, new)
+                is_gone = is_gone or (bool(is_cleared) and keeps_alarms(old, new))
+            if is_gone or not old.strip():
+                self.counts["progress_bars"] += 1
+            else:
+                self.counts["carriage_returns"] += 1
+                kept.append(state)
+        return r"\x0d".join([*kept, *states[-1:]]) + line[len(body) :]
+
+    def _ready_to_draw(self, text: str) -> str:
+        """Remove what is invisible; keep the sequences that move the cursor, if there are any."""
+        text = self._without_invisible(text)
+        if "\x1b" in text:
+            text, count = CONSOLE_NOTE.subn("", text)
+            self.counts["console_notes"] += count
+        text = self._escape_unfinished(text)
+        if "\x1b" in text and (not self._screen.is_at_rest() or CURSOR.search(text)):
+
+            def shorten(sequence: re.Match[str]) -> str:
+                return sequence[0] if IS_MOVE.fullmatch(sequence[0]) else "\x1b[m"
+
+            text, count = SEQUENCE.subn(shorten, text)
+            self.counts["escape_sequences"] += count
+        return text
+
+    def _finished(self, text: str, is_guess: bool) -> str:
+        """Clean the text of rows that the screen has drawn."""
+        before = self._is_guess
+        self._is_guess = is_guess
+        finished = self._finish(text)
+        self._is_guess = before
+        if not text.endswith("\n"):  # the screen adds the line end
+            self._count_lines(1)
+        return finished
+
+    def _count_lines(self, count: int) -> None:
+        """Count lines that will be written; below 0, lines that the screen draws once more."""
+        self._line_number += count
+
     def _finish(self, text: str) -> str:
         """Mend mojibake and escape the remaining control characters."""
-        keep = self._keep_mojibake or self._is_guess
-        if not keep and not text.isascii() and may_hold_mojibake(text.encode()):
+        if (
+            not self._keep_mojibake
+            and not text.isascii()
+            and (CONTROL.search(text) or may_hold_mojibake(text.encode()))
+        ):
+            mend = self._without_suspects if self._is_guess else self._without_mojibake
             lines = text.split("\n")  # splitlines would also split at U+2028 and others
             text = "\n".join(
-                self._without_mojibake(line) if is_suspect(line) else line for line in lines
+                line if line.isascii() else mend(line, number)
+                for number, line in enumerate(lines, self._line_number)
             )
+        self._count_lines(text.count("\n"))
         return self._escape_controls(text)
 
-    def _without_mojibake(self, line: str) -> str:
+    def _without_mojibake(self, line: str, number: int) -> str:
         """Mend one line until nothing changes.
 
         This ends, because each change reduces the characters above ASCII or the control characters.
@@ -212,28 +370,60 @@ class LogCleaner:
         if len(body) > LONGEST_LINE:
             return line
         before = body
+        is_mended = False
         while True:
-            mended = fix_once(body)
-            mended = self._plain(mended)
-            if mended == body:
-                mended = self._escape_controls(body)
-                if mended == body:
+            layer_undone = self._mended(body)
+            is_mended = is_mended or layer_undone != body
+            layer_undone = self._plain(layer_undone)
+            if layer_undone == body:
+                layer_undone = self._escape_controls(body)
+                if layer_undone == body:
                     break
-            body = mended
-        mended_lines = 0 if body == before else 1
-        self.counts["mojibake_lines"] += mended_lines
+            body = layer_undone
+        if is_mended:
+            self.counts["mojibake_lines"] += 1
+            if len(self.mended_line_numbers) < MENDED_LINE_NUMBERS:
+                self.mended_line_numbers.append(number)
+        elif len(self._quoted_words) < QUOTED_WORDS:
+            self._quoted_words |= quoted_words(before)
         return body + line[len(before) :]
+
+    def _mended(self, line: str) -> str:
+        """Mend a line, but not inside its escape sequences, nor what the log has quoted before."""
+        text = self._without_layers(line)
+        if text != line and self._quoted_words and mojibake_words(line) <= self._quoted_words:
+            return line
+        return text
+
+    def _without_layers(self, line: str) -> str:
+        return mended(line) if self._remove_ansi else _mended_around_sequences(line)
+
+    def _without_suspects(self, line: str, number: int) -> str:
+        r"""Show the letters of a guessed line as escapes (`\xc3`) where it looks like mojibake.
+
+        Read as UTF-8 the next time, it would be mended, though the guess may have been right.
+        """
+        line = self._escape_controls(line)
+        body = line.removesuffix("\r")
+        if self._without_layers(body) == body:
+            return line
+        self.counts["uncertain_lines"] += 1
+        return line.encode("ascii", "backslashreplace").decode("ascii")
 
     def _plain(self, text: str) -> str:
         """Remove what is invisible: NULs, byte order marks, complete escape sequences."""
         return self._without_sequences(self._escape_unfinished(self._without_invisible(text)))
 
     def _without_invisible(self, text: str) -> str:
-        """Remove NULs and byte order marks."""
-        for name, character in (("nuls", "\0"), ("byte_order_marks", "\ufeff")):
-            if character in text:
-                self.counts[name] += text.count(character)
-                text = text.replace(character, "")
+        r"""Remove byte order marks and NULs; `\x00` shows NULs between two characters of a line."""
+        if "\ufeff" in text:
+            self.counts["byte_order_marks"] += text.count("\ufeff")
+            text = text.replace("\ufeff", "")
+        if "\0" in text:
+            self.counts["nuls"] += text.count("\0")
+            text = NULS_OF_UTF32.sub(_without_nuls, text)
+            text = NULS_AT_SEQUENCE.sub(_without_nuls, text)
+            text = JOINING_NULS.sub(r"\\x00", text).replace("\0", "")
         return text
 
     def _escape_unfinished(self, text: str) -> str:
@@ -253,7 +443,7 @@ class LogCleaner:
             if len(match[0]) > 1:  # a complete escape sequence
                 return match[0]
             self.counts["controls"] += 1
-            return rf"\x{ord(match[0]):02x}"
+            return _escape(match[0])
 
         pattern = CONTROL if self._remove_ansi else SEQUENCE_OR_CONTROL
         return pattern.sub(escape, text)
@@ -276,10 +466,11 @@ class LogCleaner:
         The line's last state is held back as long as it may be a progress bar, which is short.
         """
         self._in_long_line = True
+        if not self._written and self._remove_ansi:
+            return self._drawn_part(part)
         text = self._state + self._plain(part)
         if not self._written:
-            text, count = OVERWRITTEN.subn("", text)
-            self.counts["progress_bars"] += count
+            text = self._without_states(text)
             if len(text) <= LONGEST_LINE:
                 self._state = text
                 return ""
@@ -288,6 +479,22 @@ class LogCleaner:
         self._state = "\r" if len(body) < len(text) else ""
         self.counts["carriage_returns"] += max(len(text) - len(body) - 1, 0)
         return self._shown(body)
+
+    def _drawn_part(self, part: str) -> str:
+        """Draw a part of a line; give the line up if more of it is held than a bar may have."""
+        text = self._ready_to_draw(part)
+        if self._screen.is_at_rest() and not CURSOR.search(text):
+            self._written = True
+            return self._screen.end() + self._shown(self._without_sequences(text))
+        self._screen.draw(text, self._is_guess)
+        self._screen.write_lines_ended_by_returns()
+        if self._screen.width() <= LONGEST_LINE:
+            return self._screen.take()
+        self._written = True
+        text, returns = self._screen.give_up()
+        self._state = "\r" if returns else ""
+        self.counts["carriage_returns"] += max(returns - 1, 0)
+        return text
 
     def _shown(self, text: str) -> str:
         """Escape all control characters in a line whose beginning has been returned already.
@@ -315,4 +522,5 @@ class LogCleaner:
             line_end = "\r\n"
             returns -= 1
         self.counts["carriage_returns"] += returns
+        self._count_lines(line_end.count("\n"))
         return self._shown(shown) + line_end

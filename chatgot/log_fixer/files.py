@@ -17,9 +17,10 @@ from typing import BinaryIO
 
 from chatgot.atomic_file import atomic_file, fsync_folder
 from chatgot.data.wide import wide_encoding
+from chatgot.encoding_names import codec_name
 from chatgot.errors import ConfigError, StorageError
 from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
-from chatgot.log_fixer.decoding import LogDecoder
+from chatgot.log_fixer.decoding import WIDE_BYTES, LogDecoder
 from chatgot.log_fixer.pieces import EIGHT_BIT, READ_BYTES, Piece, SeekableFile, pieces
 from chatgot.logs.waiting import Advance, waiting
 
@@ -89,6 +90,7 @@ class FixReport:
     encodings: dict[str, int] = field(default_factory=dict)
     # How often each kind was removed, mended or shown as an escape
     counts: dict[str, int] = field(default_factory=dict)
+    mended_line_numbers: list[int] = field(default_factory=list)  # of mojibake: the first 20
     undecodable_bytes: int = 0  # kept as visible escapes
     first_undecodable_offset: int | None = None  # in the input, in bytes
 
@@ -98,11 +100,21 @@ class FixReport:
         if any(name != "utf-8" for name in self.encodings):
             faults.append(f"read as {', '.join(self.encodings)}")
         for name, count in self.counts.items():
-            faults.append(f"{count} {name.replace('_', ' ')}")
+            fault = f"{count} {name.replace('_', ' ')}"
+            if name == "mojibake_lines":
+                fault += self._mended_lines(count)
+            faults.append(fault)
         if self.undecodable_bytes:
             place = f"the first at byte offset {self.first_undecodable_offset}"
             faults.append(f"{self.undecodable_bytes} undecodable bytes kept as escapes, {place}")
         return "; ".join(faults) or "clean"
+
+    def _mended_lines(self, count: int) -> str:
+        """Return which lines were mended, in brackets: the first ones, and how many more."""
+        numbers = ", ".join(map(str, self.mended_line_numbers))
+        more = count - len(self.mended_line_numbers)
+        line = "line" if count == 1 else "lines"
+        return f" ({line} {numbers}{f' and {more} more' if more else ''})"
 
 
 def fixed_path(path: Path) -> Path:
@@ -114,8 +126,8 @@ def detect_encoding(path: str | os.PathLike[str]) -> tuple[str, float]:
     """Return the encoding of most of a log's bytes above ASCII, and how sure that is, from 0 to 1.
 
     "utf-8" for plain ASCII. The second figure is the share of those bytes times the confidence: 1
-    for UTF-8 and UTF-16, which are checked, not guessed; chardet's confidence for an older
-    encoding; 0 for cp1252 where chardet does not know.
+    for UTF-8, UTF-16 and ISO-2022, which are checked, not guessed; that of the guess for an older
+    encoding. Bytes that no encoding explains count as a share that is not known.
 
     Raises: ConfigError.
     """
@@ -124,10 +136,11 @@ def detect_encoding(path: str | os.PathLike[str]) -> tuple[str, float]:
         for piece in decoder.pieces():
             for _ in decoder.texts(piece):
                 pass
+    total = decoder.sizes.total() + decoder.unread_bytes
     if not decoder.sizes:
-        return "utf-8", 1.0
+        return "utf-8", 0.0 if total else 1.0
     encoding, size = decoder.sizes.most_common(1)[0]
-    share = size / decoder.sizes.total()
+    share = size / total
     return encoding, share * decoder.confidences.get(encoding, 1.0)
 
 
@@ -152,11 +165,16 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
     mend also a binary file. encoding: of the lines that are not UTF-8; None: it is guessed.
     keep_mojibake: leave mojibake as it is.
 
-    Raises: ConfigError for an input that cannot be read, is no text, changes meanwhile or would be
-    overwritten; StorageError for an output that cannot be written. In both cases nothing has
-    changed.
+    Raises: ConfigError for an unknown encoding, or an input that cannot be read, is no text,
+    changes meanwhile or would be overwritten; StorageError for an output that cannot be written. In
+    both cases nothing has changed.
     """
     path = Path(input_path)
+    if encoding is not None:
+        try:
+            encoding = codec_name(encoding)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     options = Options(remove_ansi, newline, encoding, keep_mojibake)
     report = FixReport(str(path))
     with _open_log(path) as file:
@@ -167,7 +185,7 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
         output = fixed_path(path) if output_path is None else Path(output_path)
         destination = path if in_place or check else _destination(path, output)
         before = os.fstat(file.fileno())
-        if not force:
+        if not force and encoding not in WIDE_BYTES:
             _refuse_binary(file, path)
         if check or in_place:
             with waiting(f"reading {path.name}", before.st_size) as advance:
@@ -215,18 +233,20 @@ def fix_stream(
     cleaner = LogCleaner(options.remove_ansi, newline, keep_mojibake=keep_mojibake)
     write = target.write if target else len
     for piece in decoder.pieces():
-        is_text = piece.kind == EIGHT_BIT and not cleaner.holds()
+        is_text = decoder.is_plain(piece) and not cleaner.holds()
         if is_text and is_clean(piece.data, newline, keep_mojibake):
             decoder.count_utf8(piece.data)
-            write(piece.data)
+            write(cleaner.feed_clean(piece.data))
         else:
             for text in decoder.texts(piece):
                 write(cleaner.feed(text.characters, text.is_guess).encode())
         if advance is not None:
             advance(len(piece.data))
     write(cleaner.end().encode())
+    cleaner.counts["nuls"] += decoder.wide_nuls
     report.encodings = dict(decoder.sizes)
     report.counts = {name: count for name, count in cleaner.counts.items() if count}
+    report.mended_line_numbers = cleaner.mended_line_numbers
     report.undecodable_bytes = decoder.undecodable_bytes
     report.first_undecodable_offset = decoder.first_undecodable
     other_encodings = set(report.encodings) - {"utf-8"}

@@ -60,7 +60,10 @@ OTHER_ORDER = {
     "BE": re.compile(rb"%s{6}" % ANY_LE, re.DOTALL),
 }
 WIDE_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-LATIN_PAIR = {"utf-16-le": re.compile(wide.LE + rb"{2}"), "utf-16-be": re.compile(wide.BE + rb"{2}")}
+LATIN_PAIR = {
+    "utf-16-le": re.compile(wide.LE + rb"{2}"),
+    "utf-16-be": re.compile(wide.BE + rb"{2}"),
+}
 ALPHABETIC = {
     "utf-16-le": re.compile(rb"(?:%s)*" % ANY_LE, re.DOTALL),
     "utf-16-be": re.compile(rb"(?:%s)*" % ANY_BE, re.DOTALL),
@@ -286,9 +289,7 @@ def _first_start(data: bytes, skip: int, at_end: bool, at: _Position) -> _Start 
         place = match.start() + 1
 
 
-def _marked_start(
-    data: bytes, place: int, at_end: bool, skip: int, at: _Position
-) -> _Start | None:
+def _marked_start(data: bytes, place: int, at_end: bool, skip: int, at: _Position) -> _Start | None:
     """Return the stretch whose byte order mark is at `place`, if text in its encoding follows."""
     shown = data[place : place + PEEK_BYTES]
     starts_line = at.at_line_start if place == 0 else data[place - 1 : place] == b"\n"
@@ -313,9 +314,7 @@ def _is_plain_after_mark(data: bytes, encoding: str) -> bool:
     return bool(latin) or (len(line) > 2 and wide.is_text(line, encoding))
 
 
-def _unmarked_start(
-    data: bytes, match: re.Match[bytes], skip: int, at: _Position
-) -> _Start | None:
+def _unmarked_start(data: bytes, match: re.Match[bytes], skip: int, at: _Position) -> _Start | None:
     """Return the stretch without a mark that a match of WIDE_START is in; None: there is none."""
     name = match.lastgroup
     assert name is not None
@@ -332,7 +331,7 @@ def _unmarked_start(
             and _may_be_before(data[place:start])
         ]
         candidates = candidates or [(place, kind)]
-        place, kind = min(candidates, key=lambda candidate: _strangeness(data, *candidate, at))
+        place, kind = min(candidates, key=lambda found: _strangeness(data, found[0], found[1], at))
     if kind in UTF32:
         return _Start(place, kind)
     start = _beginning(data, place, skip, kind, at)
@@ -370,7 +369,7 @@ def _beginning(data: bytes, place: int, skip: int, kind: str, at: _Position) -> 
 
     It begins after an 8-bit line, or where its letters of alphabets begin.
     """
-    floor = max(skip, place - EARLIER_BYTES)
+    floor: int = max(skip, place - EARLIER_BYTES)
     start = _before_alphabets(data, place, floor, kind)
     if _starts_line(data, start, at, skip):
         return start
@@ -390,9 +389,7 @@ def _starts_line(data: bytes, place: int, at: _Position, skip: int) -> bool:
     return data[place - 1 : place] == b"\n"
 
 
-def _line_start_before(
-    data: bytes, place: int, floor: int, at: _Position, skip: int
-) -> int | None:
+def _line_start_before(data: bytes, place: int, floor: int, at: _Position, skip: int) -> int | None:
     """Return the next start of an 8-bit line that is an even number of bytes before `place`."""
     end = place - 1
     while True:
@@ -404,7 +401,7 @@ def _line_start_before(
         end = line_feed
     if floor or skip or not at.begins_segment:
         return None
-    nuls = floor
+    nuls = 0
     while data[nuls : nuls + 1] == b"\0":
         nuls += 1
     segment = nuls - (place - nuls) % 2  # a NUL may belong to the first character

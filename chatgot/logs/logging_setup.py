@@ -21,17 +21,17 @@ from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 from colorlog import ColoredFormatter
-from tqdm import tqdm
 
 from chatgot.errors import StorageError
+from chatgot.file_owner import why_not_opened
+from chatgot.logs.bars import tqdm
+from chatgot.logs.colours import is_terminal, wants_colours
 from chatgot.stdout import open_closed_streams
 
 FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
-TERMINAL_FORMAT = "%(log_color)s%(asctime)s%(reset)s {level}%(message)s"
 TERMINAL_DATE_FORMAT = "%H:%M:%S"
 FURTHER_LINE = "\n    "
 LINK = "training.log"  # in the run's folder, a link to the log
@@ -75,38 +75,44 @@ class OneLine(logging.Formatter):
 
 
 class ColouredOneLine(OneLine, ColoredFormatter):
-    """Use colours where colorlog does: on a terminal; NO_COLOR and FORCE_COLOR can change that."""
+    """Format one line with colours, whatever the stream and the environment are."""
+
+    def __init__(self, form: str, date_form: str) -> None:
+        super().__init__(form, date_form, force_color=True)
 
 
-class TerminalLine(ColouredOneLine):
+class TerminalLine(logging.Formatter):
     """The time, in the level's colour, and the text: a step's line fits on most screens.
 
     The level is named where it is not INFO. The log file has the date and every level.
     """
 
-    def __init__(self, stream: TextIO, no_color: bool) -> None:
-        form = TERMINAL_FORMAT.format(level="")
-        super().__init__(form, TERMINAL_DATE_FORMAT, stream=stream, no_color=no_color)
-        form = TERMINAL_FORMAT.format(level="%(log_color)s%(levelname)s%(reset)s - ")
-        self._with_level = ColouredOneLine(
-            form, TERMINAL_DATE_FORMAT, stream=stream, no_color=no_color
-        )
+    def __init__(self, coloured: bool) -> None:
+        super().__init__()
+        form = "%(log_color)s%(asctime)s%(reset)s {level}%(message)s"
+        level = "%(log_color)s%(levelname)s%(reset)s - "
+        self._calm = _one_line(form.format(level=""), TERMINAL_DATE_FORMAT, coloured)
+        self._with_level = _one_line(form.format(level=level), TERMINAL_DATE_FORMAT, coloured)
 
     def format(self, record: logging.LogRecord) -> str:
-        if record.levelno != logging.INFO:
-            return self._with_level.format(record)
-        return super().format(record)
+        formatter = self._calm if record.levelno == logging.INFO else self._with_level
+        return formatter.format(record)
 
 
-def console_formatter() -> ColouredOneLine:
+def _one_line(form: str, date_form: str, coloured: bool) -> OneLine:
+    """Return a formatter for a form with places for colours."""
+    if coloured:
+        return ColouredOneLine(form, date_form)
+    return OneLine(form.replace("%(log_color)s", "").replace("%(reset)s", ""), date_form)
+
+
+def console_formatter() -> logging.Formatter:
     """Return what stderr's lines look like: short on a terminal, elsewhere as in the log file."""
-    stream = sys.stderr
-    plain = stream is None or os.environ.get("TERM") == "dumb"
-    with suppress(AttributeError, ValueError, OSError):  # it may be closed, or anything
-        if stream.isatty():
-            return TerminalLine(stream, plain)
+    coloured = wants_colours(sys.stderr)
+    if is_terminal(sys.stderr):
+        return TerminalLine(coloured)
     form = FORMAT.replace("%(levelname)s", "%(log_color)s%(levelname)s%(reset)s")
-    return ColouredOneLine(form, DATE_FORMAT, stream=stream, no_color=plain)
+    return _one_line(form, DATE_FORMAT, coloured)
 
 
 class Steady(logging.Handler):
@@ -320,8 +326,10 @@ def setup_logging(
         file = LogFile(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
     except OSError as error:
         advice = "set paths.logs to a folder that can be written"
+        if isinstance(error, PermissionError) and os.access(path.parent, os.W_OK):
+            advice = "its owner can share it, or set paths.logs to another folder"
         raise StorageError(
-            f"{path}: the log file cannot be opened: {error.strerror or error}; {advice}"
+            f"{path}: the log file {why_not_opened(path, error)}; {advice}"
         ) from error
     file.setFormatter(OneLine(FORMAT, DATE_FORMAT))
     early = [

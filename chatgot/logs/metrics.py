@@ -14,6 +14,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, cast
 
+from chatgot.logs.event_files import sorted_last
 from chatgot.logs.events import utc_time
 from chatgot.logs.json_lines import JsonLines
 from chatgot.logs.logging_setup import escape_controls
@@ -76,7 +77,8 @@ class MetricsWriter:
             from torch.utils.tensorboard import SummaryWriter  # not at the top: it takes 0.25 s
 
             purge_step = None if keep_rows_up_to is None else keep_rows_up_to + 1
-            self._board = SummaryWriter(str(run_dir), purge_step=purge_step)
+            with sorted_last(run_dir):
+                self._board = SummaryWriter(str(run_dir), purge_step=purge_step)
             self._board.add_custom_scalars(LAYOUT)
             if hyperparameters:
                 _add_hyperparameters(self._board, hyperparameters)
@@ -161,7 +163,8 @@ class MetricsWriter:
         with self._board_best_effort():
             if self._board:
                 self._board.close()
-                self._board = type(self._board)(str(self._run_dir), purge_step=step + 1)
+                with sorted_last(self._run_dir):
+                    self._board = type(self._board)(str(self._run_dir), purge_step=step + 1)
 
     def _append_row(self, step: int, columns: Mapping[str, object]) -> None:
         try:

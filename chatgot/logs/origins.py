@@ -1,20 +1,45 @@
 """What a run began from, by its folder: a YAML, or the text that a YAML was written for."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
+
+AnyRun = TypeVar("AnyRun")  # a run: its folder, its id, its checkpoints
 
 
-def several_origins(origins: Iterable[str]) -> list[str]:
-    """Return the files that began runs of one name, if there are several that still exist.
+def run_of_name(runs: Sequence[tuple[AnyRun, str]]) -> tuple[AnyRun | None, dict[str, AnyRun]]:
+    """Return the run that a name alone means, as `latest` does for the file of that name.
 
-    Then the name alone does not say which run is meant; else the list is empty, and the newest
-    run is.
+    It is the newest run that began from a file which still exists; if there is none, the newest.
+    None: several such files exist, so nobody knows which is meant. Then the second value is the
+    newest run of each of them.
 
-    origins: as `origin` returns them, one for each run of that name.
+    runs: the newest first, each with its origin; an unknown one, "", goes with any file.
     """
-    there = sorted({path for path in origins if path and not is_gone(Path(path))})
-    return there if len(there) > 1 else []
+    there: dict[str, AnyRun] = {}
+    for run, began_from in runs:
+        if began_from and not is_gone(Path(began_from)):
+            there.setdefault(began_from, run)
+    if len(there) > 1:
+        return None, there
+    for run, began_from in runs:
+        if not there or began_from in ("", *there):
+            return run, {}
+    return None, {}
+
+
+def is_same_file(path: str, other: str) -> bool:
+    """Return whether two paths are one file.
+
+    A file system that ignores case, a bind mount and a hard link give it several paths.
+    """
+    if path == other:
+        return True
+    try:
+        return Path(path).samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def yaml_that_began(run_dir: Path) -> str:

@@ -6,7 +6,6 @@ Elsewhere, and under `ulimit -v`, no thread is started: each one takes address s
 """
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,8 @@ from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import NoReturn, TextIO
 
-from tqdm import tqdm
-
+from chatgot.logs.bars import bars_are_disabled, tqdm
+from chatgot.logs.colours import is_terminal
 from chatgot.logs.logging_setup import escape_controls
 from chatgot.logs.timing import human_time
 
@@ -42,7 +41,7 @@ def waiting(words: str, total: float | None = None) -> Iterator[Advance]:
     Best effort: a console that fails, or a system without room for a thread, shows nothing.
     """
     wait = _Wait(words, total, sys.stderr)
-    if not is_terminal(sys.stderr) or _bars_are_disabled() or _address_space_is_limited():
+    if not is_terminal(sys.stderr) or bars_are_disabled() or _address_space_is_limited():
         yield wait.advance_in_log
         wait.log_the_end()
         return
@@ -55,19 +54,6 @@ def waiting(words: str, total: float | None = None) -> Iterator[Advance]:
         wait.ended.set()
         if thread.ident is not None:
             thread.join(JOIN_S)
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Return whether a stream is open and a terminal."""
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # closed
-        return False
-
-
-def _bars_are_disabled() -> bool:
-    """Return whether TQDM_DISABLE says so, as tqdm reads it: any text but an empty one."""
-    return bool(os.environ.get("TQDM_DISABLE"))
 
 
 def _address_space_is_limited() -> bool:
@@ -120,6 +106,7 @@ class _Wait:
             desc=words,
             total=self.total,
             leave=False,
+            disable=False,
             file=self.stream,
             dynamic_ncols=True,
             bar_format=WITHOUT_TOTAL if self.total is None else WITH_TOTAL,

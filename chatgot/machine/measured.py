@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 # Rows and columns of the matrices for measuring the peak; only large ones keep a GPU busy
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192, "mps": 8192}
 THREAD_ROUNDS = 30  # takes some tenths of a second, longer than a short burst of another program
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # where torch.compile keeps its code
 FEWER_THREADS_GAIN = 1.1  # half the threads must be this much faster, because timings are noisy
 
 
@@ -42,13 +44,30 @@ def cache_folder() -> Path | None:
 def keep_compiled_code() -> None:
     """Let torch.compile keep its code in the user's cache folder, and start no processes.
 
-    To be called before something is compiled; what the user has set stays.
+    To be called before something is compiled; what the user has set stays, if it can be used.
     """
     folder = cache_folder()
     if folder is not None:  # /tmp, the default, is emptied
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
+        os.environ.setdefault(COMPILED, str(folder / "compiled"))
+    problem = _why_unusable(os.environ.get(COMPILED))
+    if problem:
+        # torch would fail on it; it makes a folder of its own in /tmp
+        _warn_once(f"{problem}: the next run compiles again")
+        del os.environ[COMPILED]
     # no pool of processes: one function is compiled
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+
+def _why_unusable(folder: str | None) -> str:
+    """Return why nothing can be kept in a folder; empty: it can, or none is set. Makes it."""
+    if folder is None:
+        return ""
+    try:
+        os.makedirs(folder, exist_ok=True)  # noqa: PTH103 an empty path is an error here
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return f"{folder!r} cannot be written ({error.strerror})"
 
 
 def machine_file() -> Path | None:

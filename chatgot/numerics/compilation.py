@@ -201,10 +201,11 @@ def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) ->
     extra: the event, unless another line of the log says whether the blocks stay compiled.
     Raises: CompileFailed.
     """
-    keep_compiled_code()
     start_s = time.perf_counter()
-    work.model.training_block = torch.compile(Block.forward, dynamic=False)
     try:
+        keep_compiled_code()
+        # its caches may fail already: a folder that the environment names cannot be made
+        work.model.training_block = torch.compile(Block.forward, dynamic=False)
         with waiting("compiling the blocks"):
             work.run_block()
     except Exception as error:  # whatever is missing or broken, training can do without it

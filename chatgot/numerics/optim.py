@@ -129,7 +129,13 @@ def lr_at(step: int, settings: TrainingConfig, decay_steps: int) -> float:
 
 def steps_of_epochs(epochs: int, windows_per_epoch: int, sequences_per_step: int) -> int:
     """Return how many optimizer steps use every window of `epochs` epochs."""
-    return math.ceil(epochs * windows_per_epoch / sequences_per_step)
+    # whole numbers: a float would round above 2^53 sequences
+    return -(-epochs * windows_per_epoch // sequences_per_step)
+
+
+def epochs_beyond(steps: int, windows_per_epoch: int, sequences_per_step: int) -> int:
+    """Return the fewest epochs that take more than `steps` optimizer steps."""
+    return steps * sequences_per_step // windows_per_epoch + 1
 
 
 def schedule_horizon(settings: TrainingConfig, windows_per_epoch: int) -> int:

@@ -1,10 +1,13 @@
 """Draw a run's curves: the loss; then learning rate, gradient norm, speed, memory and others."""
 
 import io
+import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +29,8 @@ MOST_CROSSES = 200  # about the most crosses for rows with non-finite numbers
 DPI = 200  # two pixels of a picture for each of the page, at its full width
 COLOURS = 64  # of a picture: a few, and their way to white
 PAD = 0.08  # inches around each chart
+# the last one is set where the user's folder cannot be written
+MPL_VARIABLES = ("MPLBACKEND", "MATPLOTLIBRC", "MPLCONFIGDIR")
 MARKS = {"resume": "#0891b2", "rewind": "#dc2626", "precision": "#d97706"}
 TRAIN = "#2563eb"
 VAL = "#e11d48"
@@ -55,16 +60,42 @@ class Panel:
 
 @contextmanager
 def closed_style() -> Iterator[None]:
-    """Draw in matplotlib's default style; ignore MPLBACKEND and matplotlibrc."""
-    backend = os.environ.pop("MPLBACKEND", None)  # an unknown one would make the import fail
-    try:
-        import matplotlib
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
+    """Draw in matplotlib's default style, whatever settings are around."""
+    if "matplotlib" not in sys.modules:
+        _import_matplotlib()
+    import matplotlib
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         yield
+
+
+def _import_matplotlib() -> None:
+    """Import matplotlib so that no setting of the user can make that fail.
+
+    It reads MPLBACKEND, and a matplotlibrc of the current folder, of MATPLOTLIBRC or of the user.
+    """
+    before = {name: os.environ.get(name) for name in MPL_VARIABLES}
+    os.environ.pop("MPLBACKEND", None)
+    os.environ["MATPLOTLIBRC"] = os.devnull
+    log = logging.getLogger("matplotlib")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns where there is no home
+    try:
+        with ExitStack() as elsewhere:
+            if os.path.lexists("matplotlibrc"):  # it would come first
+                elsewhere.enter_context(chdir(Path(__file__).parent))
+            import matplotlib.figure
+
+            matplotlib.get_cachedir()  # each keeps what it found
+            matplotlib.get_configdir()
+    finally:
+        log.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 # --------------------------------------------------------------------------------------------------

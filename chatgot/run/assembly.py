@@ -19,7 +19,14 @@ from torch.optim import Optimizer
 from chatgot import __version__
 from chatgot.checkpointing.checkpoint_file import FORMAT_VERSION
 from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, vocabulary_keys
-from chatgot.config import Config, TrainingConfig, settings_hash
+from chatgot.config import (
+    MAX_EPOCHS,
+    MAX_MINUTES,
+    MAX_STEPS,
+    Config,
+    TrainingConfig,
+    settings_hash,
+)
 from chatgot.data.learned_lines import learned_tokens
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
@@ -37,8 +44,16 @@ from chatgot.machine.memory import reuse_freed_memory
 from chatgot.model.gpt import GPT, build_model
 from chatgot.model.lora import add_lora, draw_lora
 from chatgot.numerics.grad_scaler import SafeGradScaler
-from chatgot.numerics.optim import allocate_state, build_optimizer, last_step, schedule_horizon
+from chatgot.numerics.optim import (
+    allocate_state,
+    build_optimizer,
+    epochs_beyond,
+    last_step,
+    schedule_horizon,
+    steps_of_epochs,
+)
 from chatgot.run.diagnosis import describe_numbers
+from chatgot.run.fits import check_loadable
 from chatgot.run.modes import (
     choose_compilation,
     choose_modes,
@@ -46,11 +61,13 @@ from chatgot.run.modes import (
     prove_precision,
     start_gradient_checkpointing,
 )
+from chatgot.run.room import refuse_without_room
 from chatgot.run.run_state import RunState, Stored, StoredState, collect_state
 from chatgot.sampling.speakers import Speaker, count_speakers
 
 logger = logging.getLogger(__name__)
 
+ANY_ID = "run_20000101-000000"  # stands for the id of a run that has none yet
 SMALLEST_STEP_FLOPS = 1e9  # for smaller steps, measuring the peak is not worth 0.1 s
 
 
@@ -70,6 +87,7 @@ class Run:
     speakers: list[Speaker]  # in the training part, for whoever talks to the model
     peak_flops: float  # FLOP/s of this machine's matrix products; 0: not measured
     config_path: str = ""  # absolute path of the YAML
+    working_dir: str = field(default_factory=lambda: str(Path.cwd()))
     # of a model from elsewhere that the run started from: `kind`, `keys` of its shape, `context`
     imported: dict[str, Any] = field(default_factory=dict)
     # of LoRA: the `path` and `sha256` of the weights below; empty: none, or not loaded yet
@@ -107,25 +125,54 @@ class Run:
         return minutes is not None and self.state.progress.time_s >= 60 * minutes
 
     def how_to_extend(self) -> str:
-        """Return the `--set` options that let a finished run continue."""
+        """Return the `--set` options that let a finished run go on for at least one step.
+
+        What has been done counts, not what was configured: a limit may have been lowered since.
+        """
         settings = self.config.training
-        progress = self.state.progress
-        last = self.last_step
-        longer = []
-        if settings.max_steps is not None and progress.global_step >= settings.max_steps:
-            longer.append(f"--set training.max_steps={2 * settings.max_steps}")
-        if settings.epochs is not None and last is not None and progress.global_step >= last:
-            longer.append(f"--set training.epochs={settings.epochs + 1}")
-        if settings.max_minutes is not None and progress.time_s >= 60 * settings.max_minutes:
-            longer.append(f"--set training.max_minutes={2 * settings.max_minutes:g}")
-        return " ".join(longer)
+        done = self.state.progress
+        step = done.global_step
+        per_epoch = self.train_windows.per_epoch
+        S = settings.sequences_per_step
+        longer: dict[str, object] = {}
+        if settings.max_steps is not None and step >= settings.max_steps:
+            longer["max_steps"] = min(2 * step, MAX_STEPS)
+        if settings.epochs is not None and step >= steps_of_epochs(settings.epochs, per_epoch, S):
+            epochs = max(settings.epochs + 1, epochs_beyond(step, per_epoch, S))
+            if epochs <= MAX_EPOCHS:
+                longer["epochs"] = epochs
+            else:  # each step takes many epochs: steps can be counted further
+                longer["epochs"] = "null"
+                longer["max_steps"] = min(max(2 * step, settings.max_steps or 0), MAX_STEPS)
+        if settings.max_minutes is not None and done.time_s >= 60 * settings.max_minutes:
+            minutes = max(settings.max_minutes, done.time_s / 60)
+            longer["max_minutes"] = f"{min(2 * minutes, MAX_MINUTES):g}"
+        return " ".join(f"--set training.{key}={value}" for key, value in longer.items())
 
     def collect_state(self) -> StoredState:
         """Return everything that changes while training; tensors are shared, not copied."""
         return collect_state(self.state, self.model, self.optimizer, self.scaler)
 
     def checkpoint(self) -> dict[str, Any]:
-        """Return a checkpoint's content: the state, and all that is needed to use it alone."""
+        """Return a checkpoint's content: the state, and all that is needed to use it alone.
+
+        It has been checked as when it is loaded.
+        Raises: ValueError for a content that could not be loaded again.
+        """
+        content = self._content()
+        check_loadable(content)
+        return content
+
+    def check_loadable(self) -> None:
+        """Check before the first step that what this run will save can be loaded.
+
+        The run may have no id yet. Raises: ValueError.
+        """
+        content = self._content()
+        state = {**content["state"], "run_id": ANY_ID}
+        check_loadable({**content, "state": state, "run_id": ANY_ID})
+
+    def _content(self) -> dict[str, Any]:
         progress = self.state.progress
         S = self.config.training.sequences_per_step
         return {
@@ -137,6 +184,7 @@ class Run:
             "config": self.config.model_dump(mode="json"),
             "config_path": self.config_path,
             "config_sha256": settings_hash(self.config),
+            "working_dir": self.working_dir,
             **vocabulary_keys(self.vocabulary),
             "speakers": [asdict(speaker) for speaker in self.speakers],
             "data_sha256": self.tokens.text_sha256,
@@ -168,6 +216,7 @@ def assemble(
     Raises: ConfigError.
     """
     settings = config.training
+    refuse_without_room(config, len(tokens.vocabulary), device)
     n_train = split_index(len(tokens.ids), config.data.test_split)
     learned = evaluated = None
     if config.data.learn_from is not None:
@@ -225,6 +274,7 @@ def assemble(
     )
     run.start = copy.deepcopy(run.collect_state())
     allocate_state(optimizer)
+    run.check_loadable()
     return run
 
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch.optim import Optimizer
 
-from chatgot.checkpointing.checkpoint_file import load_checkpoint
+from chatgot.checkpointing.checkpoint_file import load_checkpoint, wrong_keys, wrong_settings
 from chatgot.checkpointing.tensors import refuse, tensor_problems
 from chatgot.errors import CheckpointRejected
 from chatgot.numerics.grad_scaler import SafeGradScaler
@@ -26,11 +26,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises: CheckpointRejected with file and reason.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path)  # its keys are right
     invalid = invalid_counters(checkpoint)
     if invalid:
         raise CheckpointRejected(f"{path}: invalid or missing values: {', '.join(invalid)}")
     return checkpoint
+
+
+def check_loadable(content: Mapping[str, Any]) -> None:
+    """Check what a run is about to save with all that is asked of a checkpoint when it is loaded.
+
+    The tensors are checked elsewhere: by their file, and by `check_state`.
+    Raises: ValueError; it is our mistake.
+    """
+    problems = [*wrong_keys(dict(content)), *wrong_settings(content["config"])]
+    problems = problems or invalid_counters(content)
+    if problems:
+        raise ValueError(f"what is to be saved could not be loaded again: {', '.join(problems)}")
 
 
 def invalid_counters(stored: Stored) -> list[str]:

@@ -3,20 +3,22 @@
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from chatgot.atomic_file import atomic_file
-from chatgot.checkpointing.run_files import sweep_temporaries
+from chatgot.checkpointing.leftovers import sweep_temporaries
 from chatgot.checkpointing.run_lock import RunLock, lock_new_run, lock_old_run, lock_this_run
 from chatgot.config import settings_hash
 from chatgot.config_file import effective_yaml
 from chatgot.errors import StorageError
 from chatgot.logs.events import EventLog
 from chatgot.logs.logging_setup import link_log, setup_logging
+from chatgot.logs.origins import is_gone, is_same_file
 from chatgot.report.page import write_report
 from chatgot.run.assembly import Run
+from chatgot.run.earlier_folders import split_warnings
 from chatgot.run.resuming import ResumePoint, refuse_newer_files
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,6 @@ def open_folder(
         run.state.run_id = lock.run_id
         if point is not None:
             refuse_newer_files(point, run.config)  # before anything of the run is touched
-        sweep_temporaries(run.checkpoint_dir, lock.run_id)
         log_path = setup_logging(config_name, lock.timestamp, logs_dir)
         run_dir = logs_dir / "tensorboard" / lock.run_id
         yaml_path = None
@@ -70,7 +71,27 @@ def open_folder(
                 keep_up_to=run.state.progress.global_step if point else None,
             )
         )
+        cache_dir = Path(run.config.paths.cache)
+        sweep_temporaries(run.checkpoint_dir, logs_dir, cache_dir, lock.run_id)
+        if point is not None:
+            _say_what_moves(run, point)
         yield paths
+
+
+def _say_what_moves(run: Run, point: ResumePoint) -> None:
+    """Log which of a resumed run's files go elsewhere from now on, and to whom it belongs."""
+    with suppress(OSError, ValueError):  # best effort: folders that cannot be looked at
+        for warning in split_warnings(point, run.config.paths):
+            logger.warning("%s", warning)
+    before = str(point.content["config_path"])
+    if before and not is_same_file(before, run.config_path):
+        gone = " (which is gone)" if is_gone(Path(before)) else ""
+        logger.info(
+            "until now, this run belonged to %s%s, from now on it belongs to %s",
+            before,
+            gone,
+            run.config_path,
+        )
 
 
 def _lock(run: Run, config_name: str, logs_dir: Path, at_end: ExitStack) -> RunLock:
@@ -86,7 +107,7 @@ def _lock(run: Run, config_name: str, logs_dir: Path, at_end: ExitStack) -> RunL
             at_end.callback(lock_old_run(logs_dir, lock.run_id).release)
         return lock
     while True:
-        lock = lock_new_run(run.checkpoint_dir, config_name)
+        lock = lock_new_run(run.checkpoint_dir, config_name, [logs_dir, logs_dir / "tensorboard"])
         if is_shared:
             at_end.callback(lock.release)
             return lock

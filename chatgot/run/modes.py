@@ -51,8 +51,6 @@ def choose_modes(config: Config, device: torch.device, stored: Stored | None) ->
     """
     modes = Modes()
     threads = _wanted_threads(config, device, stored)
-    if threads is not None and threads > MAX_THREADS:
-        raise ConfigError(f"OMP_NUM_THREADS: found {threads}, expected at most {MAX_THREADS}")
     modes.threads = set_threads(threads)
     if stored is not None and _asks_for_same_precision(config, stored):
         modes.precision = stored["state"]["modes"]["precision"]
@@ -236,10 +234,14 @@ def _wanted_threads(config: Config, device: torch.device, stored: Stored | None)
     wanted = config.training.threads
     variable = os.environ.get("OMP_NUM_THREADS", "")
     if wanted is None and variable.isdecimal():
-        wanted = int(variable) or None
+        wanted = _threads_of(variable)
     if stored is None:
         if wanted is None and device.type == "cpu":
             return _measure_threads(config.model.d_model)
+        if wanted is not None and wanted > MAX_THREADS:
+            raise ConfigError(
+                f"OMP_NUM_THREADS: found {variable:.20}, expected at most {MAX_THREADS}"
+            )
         return wanted
     threads: int = stored["state"]["modes"]["threads"]
     if wanted not in (None, threads):
@@ -249,6 +251,17 @@ def _wanted_threads(config: Config, device: torch.device, stored: Stored | None)
             wanted,
         )
     return threads
+
+
+def _threads_of(variable: str) -> int | None:
+    """Return the threads that OMP_NUM_THREADS names, at most one above MAX_THREADS; None for 0.
+
+    Python refuses to read thousands of digits as a number.
+    """
+    digits = variable.lstrip("0")
+    if len(digits) > len(str(MAX_THREADS)):
+        return MAX_THREADS + 1
+    return min(int(digits or 0), MAX_THREADS + 1) or None
 
 
 def _measure_threads(d_model: int) -> int:

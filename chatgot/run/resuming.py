@@ -7,8 +7,9 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +26,12 @@ from chatgot.checkpointing.run_files import (
 from chatgot.checkpointing.stored_vocabulary import VOCABULARY_KEYS, vocabulary_keys
 from chatgot.checkpointing.tensors import check_tensors, is_finite, weights_sha256
 from chatgot.command_line import as_typed, command_words
-from chatgot.config import Config, changes_on_resume
+from chatgot.config import Config, TrainingConfig, changes_on_resume
 from chatgot.errors import CheckpointRejected, OtherFormat, StorageError
-from chatgot.logs.origins import is_gone, yaml_that_began
+from chatgot.logs.origins import AnyRun, is_gone, is_same_file, yaml_that_began
 from chatgot.machine.device import versions
 from chatgot.model.lora import frozen_state, has_lora, trained_state
-from chatgot.numerics.optim import schedule_horizon
+from chatgot.numerics.optim import lr_at, schedule_horizon
 from chatgot.run.assembly import Run
 from chatgot.run.fits import check_optimizer, check_scaler, read_checkpoint
 from chatgot.run.modes import asked_for_another_precision, change_precision
@@ -41,9 +42,10 @@ from chatgot.sampling.base_weights import ReadBase, base_weights, fit_base
 logger = logging.getLogger(__name__)
 
 POSITIONS = "position_embedding.weight"  # (max_seq_length, C)
+# What other trainers call their newest checkpoint
+OTHER_WORDS = {"last", "newest", "recent", "auto", "true", "yes", "final", "best"}
 TOKEN_ROWS = {"token_embedding.weight", "head.weight"}  # (V, C): one row a token
 
-AnyRun = TypeVar("AnyRun")  # a run, as its checkpoints or its YAML
 Check = Callable[[Path], object]  # raises CheckpointRejected for a file that would not do
 
 
@@ -74,6 +76,7 @@ def find_checkpoint(
         path, content, newest = find_latest(config, config_path)
     else:
         path = Path(resume_from)
+        refuse_misspelt_latest(path)
 
     def read(path: Path, content: dict[str, Any] | None = None) -> ResumePoint:
         stored = read_checkpoint(path) if content is None else content
@@ -85,6 +88,20 @@ def find_checkpoint(
         return read(path, content)
     except CheckpointRejected as error:
         raise _with_older_file(error, path, config, config_path, read) from error
+
+
+def refuse_misspelt_latest(path: Path) -> None:
+    """Refuse a word that is no file and was probably meant as `latest`. Raises: CheckpointRejected.
+
+    `latest` is the one word that is not read as a path.
+    """
+    word = str(path).strip("\"' ").casefold().removesuffix(".pt")
+    is_meant = word in OTHER_WORDS or bool(get_close_matches(word, ["latest"], cutoff=0.7))
+    if is_meant and is_gone(path):
+        raise CheckpointRejected(
+            f"{path}: no such file; did you mean --resume_from latest? It is the newest checkpoint "
+            "of the run that was begun last"
+        )
 
 
 def _with_imported_shape(
@@ -138,7 +155,9 @@ def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any]
     other = _whole_file_of_older_run(checkpoint_dir, config_path.stem, run_id)
     if other is not None:
         hint = f"; an older run's newest whole file is {other}"
-    raise CheckpointRejected(f"{checkpoint_dir}: all checkpoints of run {run_id} are damaged{hint}")
+    raise CheckpointRejected(
+        f"{checkpoint_dir}: all checkpoints of run {run_id} are damaged or cannot be read{hint}"
+    )
 
 
 def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
@@ -190,7 +209,7 @@ def last_run_of(
     orphan = None
     others: dict[str, AnyRun] = {}
     for run, began_from in runs:
-        if began_from in ("", own_origin):
+        if not began_from or is_same_file(began_from, own_origin):
             return run, {}
         if not is_gone(Path(began_from)):
             others.setdefault(began_from, run)
@@ -365,7 +384,8 @@ def resume(run: Run, point: ResumePoint, read_base: ReadBase | None = None) -> N
         _put_below(run, base_weights(stored, point.path, run.model, read_base))
         run.base = stored["base"]
     before = stored_config(stored, point.path).training
-    _log_differences(run, stored, schedule_horizon(before, run.train_windows.per_epoch))
+    _log_differences(run, stored)
+    _log_schedule(run, stored, before)
 
     new_precision = run.state.modes.precision
     compiled = run.state.modes.compiled
@@ -381,7 +401,7 @@ def resume(run: Run, point: ResumePoint, read_base: ReadBase | None = None) -> N
         run.start = None  # the starting weights are gone; only a step-0 checkpoint has them
 
 
-def _log_differences(run: Run, stored: Stored, decay_steps_before: int) -> None:
+def _log_differences(run: Run, stored: Stored) -> None:
     if stored["data_sha256"] != run.tokens.text_sha256:
         logger.warning(
             "the text differs from the checkpoint's: training goes on with the new one, as asked"
@@ -396,10 +416,25 @@ def _log_differences(run: Run, stored: Stored, decay_steps_before: int) -> None:
             "not bit-exact from here: the checkpoint was made with other versions: %s",
             ", ".join(differences),
         )
+
+
+def _log_schedule(run: Run, stored: Stored, before: TrainingConfig) -> None:
+    """Say where the decay of the learning rate ends now, and how the rate itself jumps.
+
+    before: the checkpoint's settings.
+    """
+    step = stored["state"]["progress"]["global_step"]
+    settings = run.config.training
+    decay_steps_before = schedule_horizon(before, run.train_windows.per_epoch)
+    old = lr_at(step, before, decay_steps_before)
+    new = lr_at(step, settings, run.decay_steps)
     if decay_steps_before != run.decay_steps:
         logger.info(
             "the schedule changes from here: its decay now ends at step %d", run.decay_steps
         )
+    if f"{old:.2e}" != f"{new:.2e}":
+        level = logging.WARNING if new > old else logging.INFO
+        logger.log(level, "the learning rate at step %d changes: %.2e -> %.2e", step, old, new)
 
 
 def has_newer_files(run: Run) -> bool:

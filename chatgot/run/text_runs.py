@@ -12,7 +12,7 @@ from chatgot.config_file import load_config
 from chatgot.data.own_text import Request, paths_of
 from chatgot.errors import CheckpointRejected, ConfigError
 from chatgot.logs.origins import is_gone, origin, text_of_yaml, yaml_that_began
-from chatgot.run.resuming import last_run_of
+from chatgot.run.resuming import last_run_of, refuse_misspelt_latest
 
 
 def yaml_to_resume(request: Request, resume_from: str) -> Path:
@@ -24,6 +24,7 @@ def yaml_to_resume(request: Request, resume_from: str) -> Path:
     """
     runs_dir = Path(paths_of(request).logs) / "tensorboard"
     if resume_from != "latest":
+        refuse_misspelt_latest(Path(resume_from))
         return _yaml_of_checkpoint(request, Path(resume_from), runs_dir)
     text = str(request.text.resolve())
     yaml, others = last_run_of(text, _runs_of_texts(request, runs_dir))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from chatgot.checkpointing.checkpoint_file import is_whole, read_outline
 from chatgot.checkpointing.names import NAME, RUN_ID
 from chatgot.errors import CheckpointRejected, ConfigError
-from chatgot.logs.origins import is_gone, origin, origin_of_yaml, several_origins
+from chatgot.logs.origins import is_gone, origin, origin_of_yaml, run_of_name
 from chatgot.plain_yaml import PlainYaml
 
 logger = logging.getLogger(__name__)
@@ -79,9 +79,11 @@ def find_checkpoint_file(
             run_ids = [run_id]
     if not run_ids:
         raise CheckpointRejected(_nothing_there(name, runs, checkpoint_dir))
-    if name is not None:
-        _refuse_several_origins(name, {run_id: runs[run_id] for run_id in run_ids}, checkpoint_dir)
-    return _pick(runs, next(_newest_first(run_ids)), checkpoint)
+    newest_first = list(_newest_first(run_ids))
+    run_id = newest_first[0]
+    if name is not None and len(newest_first) > 1:
+        run_id = _run_of_name(name, newest_first, runs, checkpoint_dir)
+    return _pick(runs, run_id, checkpoint)
 
 
 def _meant(name: str | None, runs: Iterable[str]) -> list[str]:
@@ -225,20 +227,20 @@ def _checkpoints_of(folder: Path) -> Path | None:
     return Path(checkpoints) if isinstance(checkpoints, str) else None
 
 
-def _refuse_several_origins(name: str, runs: Mapping[str, Files], checkpoint_dir: Path) -> None:
-    """Refuse a name of which several existing YAMLs or texts began runs: nobody knows which one.
+def _run_of_name(
+    name: str, newest_first: Sequence[str], runs: Mapping[str, Files], checkpoint_dir: Path
+) -> str:
+    """Return the run that a name means; see `run_of_name`.
 
-    Raises: CheckpointRejected.
+    Raises: CheckpointRejected where several existing YAMLs or texts began runs of that name.
     """
-    if len(runs) < 2:
-        return
-    there = several_origins(_origin(run_id, files) for run_id, files in runs.items())
-    if there:
-        newest = list(_newest_first(runs))[:MOST_NAMED]
+    meant, several = run_of_name([(run, _origin(run, runs[run])) for run in newest_first])
+    if meant is None:
         raise CheckpointRejected(
-            f"{name}: {len(there)} files of that name began runs in {checkpoint_dir}: "
-            f"{', '.join(there)}\ngive a run's id: {', '.join(newest)}"
+            f"{name}: {len(several)} files of that name began runs in {checkpoint_dir}: "
+            f"{', '.join(sorted(several))}\ngive a run's id: {', '.join(newest_first[:MOST_NAMED])}"
         )
+    return meant
 
 
 def _origin(run_id: str, files: Files) -> str:

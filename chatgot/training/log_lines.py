@@ -4,6 +4,7 @@ Letters: S sequences of one optimizer step, T tokens of a window.
 """
 
 import math
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -131,6 +132,8 @@ def git_commit() -> str | None:
     checkout = PACKAGE.parent
     # not any repository above: an installed package may lie inside somebody else's
     where = [f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}"]
+    # GIT_DIR, GIT_INDEX_FILE and others speak of the repository whose hook has started this process
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     describe_head = ["describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
         git = subprocess.run(
@@ -139,6 +142,7 @@ def git_commit() -> str | None:
             text=True,
             timeout=5,
             check=True,
+            env=own,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -4,11 +4,10 @@ import logging
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from tqdm import tqdm
-
-from chatgot.logs.waiting import is_terminal
+from chatgot.logs.bars import bars_are_disabled, tqdm
+from chatgot.logs.colours import is_terminal
 from chatgot.run.assembly import Run
 from chatgot.training.log_lines import postfix, step_line
 
@@ -21,14 +20,12 @@ class ProgressBar:
     """The bar of one run; closes with the block that it is used in."""
 
     def __init__(self, run: Run) -> None:
-        # on a terminal TQDM_DISABLE sets the default of `disable`
-        off: dict[str, Any] = {} if is_terminal(sys.stderr) else {"disable": True}
         self.bar = tqdm(
             total=run.last_step,
             initial=run.state.progress.global_step,
             unit="step",
             dynamic_ncols=True,
-            **off,
+            disable=bars_are_disabled() or not is_terminal(sys.stderr),
         )
         self._last_line_s = time.monotonic()
 

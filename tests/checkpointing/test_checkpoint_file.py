@@ -87,7 +87,8 @@ def test_loaded_content_equals_the_saved_one_in_every_field(tmp_path, content):
     path = tmp_path / f"{parts.RUN_ID}_step_1.pt"
     save_checkpoint(path, content)
     loaded = load_checkpoint(path)
-    assert loaded.keys() == content.keys() == SCHEMA.keys() - OPTIONAL | {"speakers", "data_tokens"}
+    always = {"speakers", "data_tokens", "working_dir"}
+    assert loaded.keys() == content.keys() == SCHEMA.keys() - OPTIONAL | always
     again = tmp_path / "again.pt"
     save_checkpoint(again, loaded)
     assert parts.same(load_checkpoint(again), loaded)
@@ -769,7 +770,7 @@ def test_an_invalid_vocabulary_is_refused_and_not_handed_on(content, tmp_path, t
     assert load_weights(path)[1] is None
 
 
-@pytest.mark.parametrize("key", ["speakers", "data_tokens"])
+@pytest.mark.parametrize("key", ["speakers", "data_tokens", "working_dir"])
 def test_a_file_without_a_key_that_came_later_is_read(content, tmp_path, key):
     path = tmp_path / "any.pt"
     parts.forge(path, {name: value for name, value in content.items() if name != key})

@@ -564,6 +564,8 @@ def test_an_unwritable_folder_is_a_storage_error_that_names_it(tmp_path, kind, m
     with pytest.raises(StorageError, match=re.escape(str(folder)[:99])) as raised:
         probe_folder(folder)
     assert raised.value.exit_code == 5
+    if kind == "dangling link":
+        assert f"it is a link to {tmp_path / 'nothing'}, and that is not there" in str(raised.value)
 
 
 def test_a_checkpoints_name_has_run_and_step_without_padding(tmp_path):

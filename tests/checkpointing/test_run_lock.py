@@ -285,6 +285,44 @@ def test_a_lock_that_cannot_be_opened_is_refused_with_its_owner(shared_folder):
     assert len(refused.stdout.splitlines()) == 1
 
 
+AS_THE_SECOND_USER = """
+import os, sys
+from pathlib import Path
+from chatgot.checkpointing.checkpoint_file import load_checkpoint
+from chatgot.errors import UserError
+from chatgot.logs.logging_setup import setup_logging
+if os.getuid() == 0:
+    os.chdir(sys.argv[1])
+    os.setgroups([])
+    os.setgid(54400)
+    os.setuid(54322)
+for try_it in (
+    lambda: load_checkpoint(Path("tiny_20250102-030405_step_5.pt")),
+    lambda: setup_logging("tiny", "20250102-030405", Path(".")),
+):
+    try:
+        try_it()
+    except UserError as error:
+        print(error.exit_code, error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become two users")
+def test_a_closed_checkpoint_or_log_is_refused_with_its_owner(shared_folder):
+    """The folder is writable for both users, the files are closed to the second one."""
+    for name in ("tiny_20250102-030405_step_5.pt", "train_tiny_20250102-030405.log"):
+        path = shared_folder / name
+        path.touch()
+        path.chmod(0o600)
+    done = python(AS_THE_SECOND_USER, shared_folder)
+    checkpoint, log = done.stdout.splitlines()
+    assert checkpoint.startswith("3 ")
+    assert log.startswith("5 ")
+    for line in (checkpoint, log):
+        assert "Permission denied (it belongs to root)" in line
+    assert "its owner can share it" in log
+
+
 def test_an_owner_without_a_name_is_shown_by_number(tmp_path, monkeypatch):
     path = tmp_path / ".tiny_20250102-030405.lock"
     path.touch()
@@ -381,3 +419,61 @@ def test_a_new_run_after_the_last_possible_second_is_a_storage_error(tmp_path):
     (tmp_path / ".tiny_99991231-235959.lock").touch()
     with pytest.raises(StorageError, match="99991231-235959"):
         lock_new_run(tmp_path, "tiny")
+
+
+ZONES = ("Pacific/Kiritimati", "Asia/Tokyo", "UTC", "America/New_York", "Etc/GMT+12")
+
+
+@pytest.mark.parametrize("zones", [ZONES, ZONES[::-1], ("UTC", "Asia/Kolkata", "UTC")])
+def test_run_ids_follow_each_other_whatever_the_time_zone(tmp_path, monkeypatch, zones):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    ids = []
+    try:
+        for zone in zones:
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            lock = lock_new_run(tmp_path, "tiny")
+            lock.release()
+            ids.append(lock.run_id)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert ids == sorted(set(ids))
+
+
+def test_a_run_in_the_hour_that_comes_twice_follows_the_one_before(tmp_path, monkeypatch, caplog):
+    """Berlin, 26 October 2025: 02:59:50 in summer time, and 70 seconds later 02:01:00."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    strftime = time.strftime
+    summer_time = 1_761_440_390
+    winter_time = summer_time + 70
+    ids = []
+    try:
+        for clock in (summer_time, winter_time):
+            local = time.localtime(clock)
+            monkeypatch.setattr(time, "strftime", lambda form, local=local: strftime(form, local))
+            lock = lock_new_run(tmp_path, "tiny")
+            lock.release()
+            ids.append(lock.run_id)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert ids == ["tiny_20251026-025950", "tiny_20251026-025951"]
+    assert "20251026-020100" in caplog.text
+
+
+@pytest.mark.parametrize("name", [".tiny_20250102-030405.lock", "tiny_20250102-030405"])
+def test_a_run_whose_checkpoints_are_elsewhere_comes_before_a_new_one(
+    tmp_path, monkeypatch, caplog, name
+):
+    """Several folders of checkpoints may share the folder of logs, which the report searches."""
+    logs = tmp_path / "logs"
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    (logs / name).mkdir(parents=True)
+    at_the_time(monkeypatch, "20250101-000000")
+    lock = lock_new_run(checkpoints, "tiny", [logs, tmp_path / "missing"])
+    lock.release()
+    assert lock.timestamp == "20250102-030406"
+    assert len(caplog.records) == 1

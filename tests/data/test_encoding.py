@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatgot.data.encoding import Undecodable, decoded_chunks, detect_encoding
+from chatgot.data.encoding_guess import guess_encoding
 from chatgot.data.text_file import text_chunks
 from chatgot.errors import ConfigError
 
@@ -171,11 +172,11 @@ def test_few_legacy_lines_far_into_a_file_are_found(write):
     assert detect_encoding(write(b"".join(lines))) == "koi8-r"
 
 
-@pytest.mark.parametrize("texts", [("french", "price"), ("price", "french")])
+@pytest.mark.parametrize("texts", [("french", "town"), ("town", "french")])
 def test_legacy_lines_are_judged_together(write, texts):
-    price = "10 € each.\n".encode("cp1252")
-    assert detect_encoding(write(price)) == "cp862"  # the guess for this line alone
-    content = {"price": price, "french": TEXTS["french"].encode("cp1252")}
+    town = "L’Haÿ\n".encode("cp1252")
+    assert guess_encoding(town).encoding != "cp1252"  # for this line alone
+    content = {"town": town, "french": TEXTS["french"].encode("cp1252")}
     assert detect_encoding(write(b"".join(content[name] for name in texts))) == "cp1252"
 
 
@@ -185,12 +186,31 @@ def test_an_unsure_guess_is_replaced_by_cp1252(write):
         assert (detect_encoding(path), read(path)) == ("cp1252", text)
 
 
-def test_a_guess_that_does_not_decode_the_whole_file_is_dropped(write):
-    sample = TEXTS["japanese"].encode("shift_jis") * 8000  # longer than the part chardet reads
+def test_a_guess_that_does_not_decode_the_whole_file_is_refused_there(write):
+    sample = TEXTS["japanese"].encode("shift_jis") * 8000  # longer than the part that is looked at
     assert len(sample) > 1 << 20
     assert detect_encoding(write(sample)) == "cp932"
-    with pytest.raises(Undecodable, match=r"no encoding decodes it exactly.*cp1252"):
+    with pytest.raises(
+        Undecodable,
+        match=rf"not UTF-8 at byte offset 0; most of it is cp932, but not at byte offset "
+        rf"{len(sample)}.*data\.encoding",
+    ):
         detect_encoding(write(sample + b"\x81\n"))
+
+
+@pytest.mark.parametrize(("language", "encoding"), [("chinese", "gb18030"), ("korean", "euc-kr")])
+def test_a_torn_character_is_refused_with_the_name_of_the_guess(write, language, encoding):
+    whole = TEXTS[language].encode(encoding)
+    torn = whole + b"\xff\xff\xff\n" + whole
+    with pytest.raises(Undecodable, match=f"but not at byte offset {len(whole)}") as refusal:
+        detect_encoding(write(torn))
+    assert refusal.value.offset == len(whole)
+
+
+def test_a_text_that_two_code_pages_read_alike_well_is_refused(write):
+    with pytest.raises(Undecodable, match=r"not UTF-8 at byte offset 3.*data\.encoding") as refusal:
+        detect_encoding(write(b"abc\xb9 5\n\xb9 7\n".replace(b"abc", b"a, ")))
+    assert refusal.value.offset == 3
 
 
 @pytest.mark.parametrize("ending", ["\r\n", "\r", "\n"])
@@ -211,10 +231,11 @@ def test_a_single_character_is_text_enough(write):
     assert read(write(b"\xe9")) == "\u00e9"
 
 
-def test_a_guess_that_gives_control_characters_is_dropped(write):
+def test_a_guess_that_gives_control_characters_is_refused_there(write):
     content = TEXTS["russian"].encode("iso8859-5") * 8000
     assert detect_encoding(write(content)) == "iso8859-5"
-    assert detect_encoding(write(content + b"\x85\n")) == "cp1252"
+    with pytest.raises(Undecodable, match=f"but not at byte offset {len(content)}"):
+        detect_encoding(write(content + b"\x85\n"))
 
 
 def test_memory_grows_neither_with_the_file_nor_with_its_lines(write):
@@ -318,7 +339,8 @@ def test_binary_files_are_refused_with_an_offset(write):
 
 def test_bytes_that_no_encoding_decodes_are_refused_with_both_offsets(write):
     with pytest.raises(
-        ConfigError, match="not UTF-8 at byte offset 3, not cp1252 at byte offset 6"
+        ConfigError,
+        match="not UTF-8 at byte offset 3; most of it is cp1252, but not at byte offset 6",
     ):
         detect_encoding(write(b"caf\xe9 \xe9\x81\x8d\x8f"))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -83,6 +84,37 @@ def test_a_missing_file_with_no_near_name_gets_no_hint(tmp_path):
     with pytest.raises(ConfigError) as refusal:
         check_text_file(tmp_path / "zzz.md")
     assert "did you mean" not in str(refusal.value)
+
+
+def test_a_relative_path_is_said_with_the_absolute_one_that_was_tried(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "texts" / "t.txt"))):
+        check_text_file(Path("texts/t.txt"))
+
+
+@pytest.mark.parametrize("text", ["t.txt", "texts/t.txt", "../t.txt"])
+@pytest.mark.parametrize("above", [".", "configs", "configs/mine"])
+def test_a_text_near_its_yaml_is_named_if_paths_do_not_reach_it(tmp_path, monkeypatch, text, above):
+    """A path in a YAML starts in the current folder, as in any command."""
+    project = tmp_path / "project" / "a"
+    here = tmp_path / "elsewhere"
+    there = project / text
+    for folder in (here, there.parent, project / above):
+        folder.mkdir(parents=True, exist_ok=True)
+    there.write_text("text", encoding="utf-8")
+    monkeypatch.chdir(here)
+    with pytest.raises(ConfigError) as refusal:
+        check_text_file(Path(text), yaml_path=project / above / "my.yaml")
+    message = str(refusal.value)
+    assert str(here / text) in message
+    assert f"set data.path to {there}, which exists" in message
+
+
+def test_no_text_near_its_yaml_is_made_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as refusal:
+        check_text_file(Path("t.txt"), yaml_path=tmp_path / "configs" / "my.yaml")
+    assert "which exists" not in str(refusal.value)
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -126,6 +126,21 @@ def test_bad_input_gets_one_line_an_exit_code_and_changes_nothing(
     assert {name: (folder / name).read_bytes() for name in names(folder)} == before
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no-such", "no encoding of text files is called 'no-such'"),
+        ("base64", "no encoding of text files is called 'base64'"),
+        ("cp037", "cp037 has other bytes for ASCII"),
+    ],
+)
+def test_an_encoding_that_no_log_is_written_in_is_refused(folder, name, message):
+    done = run(folder, "a.log", "--encoding", name)
+    assert done.returncode == 2
+    assert message in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
 def test_stdin_is_refused_next_to_other_files_and_with_in_place(folder):
     for arguments in (["-", "--in-place"], ["-", "a.log"]):
         done = run(folder, *arguments)
@@ -186,7 +201,7 @@ def imported_packages(folder, *arguments: str) -> set[str]:
 def test_the_script_mends_a_log_without_torch(folder):
     packages = imported_packages(folder, "a.log")
     assert (folder / "a_fixed.log").read_bytes() == MENDED
-    assert "chardet" in packages
+    assert "chatgot" in packages
     assert "torch" not in packages
 
 

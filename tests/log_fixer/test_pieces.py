@@ -82,7 +82,9 @@ def test_wide_lines_with_line_feeds_alone_are_read_after_utf8(language, encoding
     assert text_of(content) == UTF8 + text + UTF8
 
 
-@pytest.mark.parametrize("after", [UTF8, "OK\n", "привет, мир\nкак дела\n", "日本語のログ\n終わり\n"])
+@pytest.mark.parametrize(
+    "after", [UTF8, "OK\n", "привет, мир\nкак дела\n", "日本語のログ\n終わり\n"]
+)
 @pytest.mark.parametrize(
     "mark", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE]
 )

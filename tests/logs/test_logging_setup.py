@@ -40,7 +40,8 @@ LOG = "train_x_t.log"
 
 
 def environment(**changes: str) -> dict[str, str]:
-    foreign = ("NO_COLOR", "FORCE_COLOR", "PYTHONIOENCODING", "PYTHONUNBUFFERED")
+    colours = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")
+    foreign = (*colours, "PYTHONIOENCODING", "PYTHONUNBUFFERED")
     kept = {k: v for k, v in os.environ.items() if k not in foreign}
     return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONUTF8": "1"} | changes
 
@@ -221,6 +222,8 @@ def test_formatting_leaves_the_record_as_it_was(log):
         (True, {"TERM": "dumb"}, False),
         (False, {}, False),
         (False, {"FORCE_COLOR": "1"}, True),
+        (False, {"NO_COLOR": "1", "FORCE_COLOR": "0"}, False),
+        (True, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
     ],
 )
 def test_colours_appear_on_terminals_and_never_in_the_file(tmp_path, terminal, changes, coloured):

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 
 from chatgot.logs.logging_setup import escape_controls
 from chatgot.logs.metrics import MetricsWriter, _fenced
+from chatgot.report.run_record import read_board
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s", "tokens", "time_s"]
@@ -155,6 +157,59 @@ def test_each_step_is_there_once_after_a_resume(tmp_path):
         enumerate(losses)
     )
     assert curves(tmp_path)["train/loss"] == list(enumerate(losses))
+
+
+HOUR = 3600
+YEAR = 365 * 24 * HOUR
+
+
+@pytest.mark.parametrize(
+    "clocks",
+    [
+        (0, -10 * HOUR, -9 * HOUR),
+        (0, -HOUR, 0),
+        (0, 30 * YEAR, -20 * YEAR),
+        (0, -YEAR, -2 * YEAR),
+        (0, 0, 0),
+    ],
+)
+@pytest.mark.parametrize("rewind", [False, True])
+def test_each_step_is_there_once_whatever_the_clock_says(tmp_path, monkeypatch, clocks, rewind):
+    """The clock is set between three sessions, or it was always right in one second.
+
+    TensorBoard sorts the files by the second in their names, then by a counter, as text.
+    """
+    now = time.time()
+    kept = (None, 5, 8)
+    for clock, keep, loss in zip(clocks, kept, (2.0, 3.0, 4.0), strict=True):
+        monkeypatch.setattr(time, "time", lambda clock=clock: now + clock)
+        with contextlib.closing(MetricsWriter(tmp_path, keep_rows_up_to=keep)) as metrics:
+            for step in range(0 if keep is None else keep + 1, 12):
+                metrics.row(step, train_loss=loss)
+                metrics.curves(step, {"perf/memory_mib": loss})
+            for step in range(9, 12) if rewind else ():
+                metrics.row(step, train_loss=loss)
+                metrics.curves(step, {"perf/memory_mib": loss})
+    losses = list(enumerate([2.0] * 6 + [3.0] * 3 + [4.0] * 3))
+    assert [(row["step"], row["train_loss"]) for row in read_rows(tmp_path)] == losses
+    assert curves(tmp_path)["train/loss"] == losses
+    assert curves(tmp_path)["perf/memory_mib"] == losses
+    assert read_board(tmp_path).curves["train/loss"] == losses
+
+
+def test_a_new_event_file_sorts_after_all_older_ones(tmp_path, monkeypatch):
+    """Also those of other machines and processes, and after a hundred rewinds in a second."""
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.5)
+    old = tmp_path / "events.out.tfevents.1700000042.zzz.99999.999"
+    old.touch()
+    (tmp_path / "events.out.tfevents.99999999999999999999.a.1.0").mkdir()
+    with contextlib.closing(MetricsWriter(tmp_path)) as metrics:
+        for _ in range(100):
+            metrics.row(1, train_loss=1.0)
+    names = sorted(path.name for path in tmp_path.glob("events.*"))
+    assert names[0] == old.name
+    seconds = [int(name.split(".")[3]) for name in names[:-1]]
+    assert seconds == list(range(1_700_000_042, 1_700_000_042 + 101))
 
 
 @pytest.mark.parametrize(

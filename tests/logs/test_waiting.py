@@ -17,8 +17,9 @@ import pytest
 from tqdm import tqdm
 
 from chatgot.logs import waiting as module
+from chatgot.logs.colours import is_terminal
 from chatgot.logs.logging_setup import setup_logging
-from chatgot.logs.waiting import is_terminal, waiting
+from chatgot.logs.waiting import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -231,7 +232,24 @@ with waiting.waiting("working", 10) as advance:
 
 
 @pytest.mark.parametrize(
-    ("variables", "has_bar"), [({}, True), ({"TQDM_DISABLE": "1"}, False)], ids=["bar", "disabled"]
+    ("variables", "has_bar"),
+    [
+        pytest.param({}, True, id="bar"),
+        pytest.param({"TQDM_DISABLE": "1"}, False, id="disabled"),
+        pytest.param({"TQDM_DISABLE": "0"}, True, id="not disabled"),
+        pytest.param(
+            {
+                "TQDM_MININTERVAL": "often",
+                "TQDM_NCOLS": "wide",
+                "TQDM_FILE": "bar.txt",
+                "TQDM_LOCK_ARGS": "x",
+                "TQDM_POSTFIX": "x",
+                "TQDM_WRITE_BYTES": "1",
+            },
+            True,
+            id="unusable",
+        ),
+    ],
 )
 def test_tqdm_disable_on_a_terminal_gives_the_line_instead(tmp_path, variables, has_bar):
     master, slave = pty.openpty()

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import pwd
+import sys
 
 import parts
 import pytest
@@ -10,11 +12,13 @@ import torch
 
 from chatgot.machine import measured as machine_module
 from chatgot.machine.measured import (
+    COMPILED,
     ThreadChoice,
     best_time,
     cache_folder,
     cpu_name,
     fast_threads,
+    keep_compiled_code,
     machine_file,
     peak_for_mfu,
     product_peak,
@@ -90,6 +94,50 @@ def test_a_user_without_a_home_gets_one_warning_and_measures_anew(tmp_path, monk
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "home" in caplog.text
     assert list(tmp_path.iterdir()) == []  # not even a folder named ~
+
+
+@pytest.fixture
+def no_folder_set(monkeypatch):
+    for name in (COMPILED, "TORCHINDUCTOR_COMPILE_THREADS"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    machine_module._warn_once.cache_clear()
+
+
+@pytest.mark.usefixtures("no_folder_set")
+@pytest.mark.parametrize("by_user", [False, True], ids=["cache", "set by the user"])
+def test_compiled_code_is_not_kept_where_nothing_can_be_written(
+    tmp_path, monkeypatch, caplog, by_user
+):
+    """torch.compile ends the run if its folder cannot be made."""
+    (tmp_path / "file").write_bytes(b"")
+    if by_user:
+        monkeypatch.setenv(COMPILED, str(tmp_path / "file"))
+    else:
+        monkeypatch.setattr(machine_module, "user_cache_path", lambda _: tmp_path / "file" / "x")
+    keep_compiled_code()
+    assert COMPILED not in os.environ
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert str(tmp_path / "file") in caplog.text
+
+
+@pytest.mark.usefixtures("no_folder_set")
+def test_compiled_code_is_kept_in_the_cache_or_where_the_user_says(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(machine_module, "user_cache_path", lambda _: tmp_path / "cache")
+    keep_compiled_code()
+    assert os.environ[COMPILED] == str(tmp_path / "cache" / "compiled")
+    monkeypatch.setenv(COMPILED, str(tmp_path / "mine"))
+    keep_compiled_code()
+    assert os.environ[COMPILED] == str(tmp_path / "mine")
+    assert caplog.records == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the standard is that of Linux desktops")
+def test_a_relative_cache_home_is_ignored_as_the_standard_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches/mine")
+    assert cache_folder() == tmp_path / "home" / ".cache" / "chatgot"
 
 
 def test_the_measurements_are_in_the_cache_folder(machine):

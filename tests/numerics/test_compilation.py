@@ -345,6 +345,16 @@ def test_any_compiler_failure_costs_one_warning_and_blocks_run_eager(error, comp
     assert parts.same(run.model.state_dict(), plain.model.state_dict())
 
 
+def test_a_compiler_that_cannot_even_start_costs_one_warning(machine, caplog, monkeypatch):
+    def fail(*args, **keys):
+        raise FileNotFoundError(2, "No such file or directory", "/proc/x")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    run = fresh_run(compile=True)
+    assert "compile: off, it does not work here: " in caplog.text
+    assert step(run)
+
+
 def test_a_compiled_run_goes_on_eager_where_there_is_no_compiler(compiler, caplog, tmp_path):
     path = parts.checkpoint_file(tmp_path, fresh_run(compile=True))
     compiler.error = RuntimeError("no C++ compiler")

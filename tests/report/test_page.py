@@ -524,37 +524,74 @@ def test_chart_is_sharp_on_a_screen_of_high_density_and_small():
     assert len(content) < 60_000
 
 
-def test_pictures_do_not_depend_on_the_users_matplotlib_settings(tmp_path):
-    """MPLBACKEND is not the name of a backend, and a matplotlibrc asks for another style."""
-    code = """
+DRAW = """
 import hashlib, os
 from chatgot.report.charts import health_chart, loss_chart
 from chatgot.report.run_record import Row
 rows = [Row(float(s), {"train_loss": 2.0 / (s + 1), "lr": 1e-3}) for s in range(9)]
+before = dict(os.environ), os.getcwd()
 for png in (loss_chart(rows, []), health_chart(rows, {})):
     print(hashlib.sha256(png).hexdigest())
-print(os.environ.get("MPLBACKEND"))
+assert before == (dict(os.environ), os.getcwd())
 """
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("MPL")}
-    plain["PYTHONPATH"] = str(harness.ROOT)
-    hostile = plain | {"MPLBACKEND": "no such backend"}
-    styles = "axes.facecolor: black\nfont.size: 30\nsavefig.dpi: 30\nsavefig.format: svg\n"
-    (tmp_path / "strange").mkdir()
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "strange" / "matplotlibrc").write_text(styles, encoding="utf-8")
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path / folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split("\n")
-        for folder, environment in (("plain", plain), ("strange", hostile))
-    ]
-    assert outputs[0][:2] == outputs[1][:2]
-    assert outputs[1][2] == "no such backend"  # the user's setting is unchanged
+STYLE = """
+axes.facecolor: black
+font.size: 30
+font.family: fantasy
+text.usetex: True
+figure.dpi: 2000
+savefig.dpi: 30
+savefig.format: svg
+savefig.bbox: tight
+svg.fonttype: none
+agg.path.chunksize: 5
+lines.antialiased: False
+axes.formatter.use_locale: True
+backend: Qt5Agg
+"""
+
+
+@pytest.fixture(scope="module")
+def plain_pictures(tmp_path_factory) -> str:
+    """Return what DRAW says where no setting is around."""
+    return drawn(tmp_path_factory.mktemp("plain"), {})
+
+
+def drawn(folder: Path, variables: dict[str, str]) -> str:
+    """Run DRAW in a folder; return the hashes of the pictures. Nothing else is said."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MPL")}
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW],
+        cwd=folder,
+        env=ours | {"PYTHONPATH": str(harness.ROOT)} | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings"),
+    [
+        pytest.param({"MPLBACKEND": "no such backend"}, STYLE.encode(), id="another style"),
+        pytest.param(
+            {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": "gone"},
+            "text.usetex: True".encode("utf-16"),
+            id="not UTF-8",
+        ),
+        pytest.param({"MATPLOTLIBRC": "there", "MPLCONFIGDIR": "/proc/x"}, None, id="by variable"),
+    ],
+)
+def test_pictures_do_not_depend_on_the_users_matplotlib_settings(
+    tmp_path, plain_pictures, variables, settings
+):
+    """Each case is a new process, since matplotlib reads them when it is imported."""
+    (tmp_path / "there").write_bytes(b"\xff\xfe not text")
+    if settings is not None:
+        (tmp_path / "matplotlibrc").write_bytes(settings)
+    assert drawn(tmp_path, variables) == plain_pictures
 
 
 # --------------------------------------------------------------------------------------------------
@@ -605,17 +642,32 @@ def runs(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_a_name_that_two_yamls_share_is_refused_with_both(runs, capsys):
+def test_a_name_that_two_yamls_share_is_refused_with_a_command_for_each(runs, capsys):
     yamls = [runs / "first" / "a.yaml", runs / "second" / "a.yaml"]
     for yaml, run_dir in zip(yamls, sorted(runs.glob("a_2025*")), strict=True):
         yaml.parent.mkdir()
         yaml.touch()
         (run_dir / "run.json").write_text(json.dumps({"config_path": str(yaml)}))
-    assert load_script().main(["a"]) == 2
+    assert load_script().main(["a"]) == 3
     error = capsys.readouterr().err
-    assert all(str(yaml) in error for yaml in yamls)
-    yamls[0].unlink()  # nobody asks for the run of a YAML that is gone
+    assert error.count("\n") == 1
+    for yaml, run_id in zip(yamls, ("a_20250102-030405", "a_20250102-030500"), strict=True):
+        assert re.search(rf"{re.escape(str(yaml))}: \S+ .*?{run_id}\b", error)
+
+
+@pytest.mark.parametrize("gone", [0, 1, None])
+def test_a_run_of_a_yaml_that_is_gone_comes_after_the_others(runs, capsys, gone):
+    """As `latest` chooses. If both YAMLs are gone, it is the newest run."""
+    yamls = [runs / "first" / "a.yaml", runs / "second" / "a.yaml"]
+    run_dirs = sorted(runs.glob("a_2025*"))
+    for number, (yaml, run_dir) in enumerate(zip(yamls, run_dirs, strict=True)):
+        yaml.parent.mkdir()
+        if gone is not None and number != gone:
+            yaml.touch()
+        (run_dir / "run.json").write_text(json.dumps({"config_path": str(yaml)}))
     assert load_script().main(["a"]) == 0
+    expected = run_dirs[0 if gone == 1 else 1]
+    assert capsys.readouterr().out.strip().endswith(f"{expected.name}/report.html")
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "", 7])

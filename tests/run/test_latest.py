@@ -3,6 +3,7 @@
 Several YAMLs with the same stem train in one working folder, with one folder of checkpoints.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -94,6 +95,41 @@ def test_a_symlink_to_a_yaml_counts_as_that_yaml(work):
     (work / "linked").mkdir()
     (work / "linked" / "tiny.yaml").symlink_to(work / one)
     assert go_on(work, "linked/tiny.yaml") == 0
+    assert run_ids(work, step=3) == {run_of_one}
+
+
+def test_a_yaml_with_two_paths_is_one_yaml(work):
+    """As on a file system that ignores case, or through a bind mount; here by a hard link."""
+    one = write_yaml(work, "one")
+    two = write_yaml(work, "two")
+    run_of_one = begin(work, one)
+    begin(work, two)
+    (work / "again").mkdir()
+    (work / "again" / "tiny.yaml").hardlink_to(work / one)
+    assert go_on(work, "again/tiny.yaml") == 0
+    assert run_ids(work, step=3) == {run_of_one}
+
+
+@pytest.mark.parametrize("way", ["absolute", "relative", "through a symlinked folder"])
+def test_a_yaml_is_the_same_one_from_any_working_directory(work, way):
+    one = write_yaml(work, "one")
+    two = write_yaml(work, "two")
+    places = {"checkpoints": str(work / "checkpoints"), "logs": str(work / "logs")}
+    anywhere = [f"--set=paths.{key}={path}" for key, path in places.items()]
+    anywhere += [f"--set=data.path={work / 'one' / 'text.txt'}"]
+    assert harness.train_here(work, "--config", one, *anywhere) == 0
+    assert harness.train_here(work, "--config", two, *anywhere) == 0
+    (run_of_one, _) = sorted(run_ids(work, step=2))
+    folder = work / "elsewhere"
+    folder.mkdir()
+    (work / "linked").symlink_to(work / "one")
+    config = {
+        "absolute": work / one,
+        "relative": Path(os.path.relpath(work / one, folder)),
+        "through a symlinked folder": work / "linked" / "tiny.yaml",
+    }[way]
+    resume = ["--config", str(config), "--resume_from", "latest", *anywhere]
+    assert harness.train_here(folder, *resume, "--set=training.max_steps=3") == 0
     assert run_ids(work, step=3) == {run_of_one}
 
 

@@ -134,6 +134,45 @@ def test_extending_a_run_warns_that_the_schedule_changes(trained):
     assert words in harness.log_of(trained)
 
 
+@pytest.mark.parametrize(
+    ("settings", "step", "level", "rates"),
+    [
+        (["training.max_steps=8"], 4, "WARNING", ("1.00e-03", "9.14e-03")),
+        (["training.epochs=1", "training.max_steps=null"], 4, "WARNING", ("1.00e-03", "9.96e-03")),
+        (["training.learning_rate=0.5"], 2, "WARNING", ("1.00e-02", "5.00e-01")),
+        (["training.warmup_steps=8"], 2, "INFO", ("1.00e-02", "7.50e-03")),
+    ],
+)
+def test_a_learning_rate_that_jumps_on_resume_is_said(trained, settings, step, level, rates):
+    start = str(harness.checkpoints(trained)[step])
+    assert resume(trained, *settings, start=start) == 0
+    words = f"{level} - the learning rate at step {step} changes: {rates[0]} -> {rates[1]}"
+    assert words in harness.log_of(trained)
+
+
+def test_a_learning_rate_that_goes_on_as_planned_is_not_mentioned(trained):
+    files = harness.checkpoints(trained)
+    assert resume(trained, "training.log_interval=3", start=str(files[2])) == 0
+    assert "the learning rate at" not in harness.log_of(trained)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["Latest", "LATEST", "lastest", "latest.pt", "last", "newest", " latest", "auto", "true"],
+)
+def test_a_word_that_is_nearly_latest_gets_a_hint(trained, word, capsys):
+    before = all_files(trained)
+    assert resume(trained, start=word) == 3
+    assert "did you mean --resume_from latest?" in capsys.readouterr().err
+    assert all_files(trained) == before
+
+
+def test_a_file_that_is_named_like_latest_is_taken(trained):
+    files = harness.checkpoints(trained)
+    files[4].rename(trained / "Latest")
+    assert resume(trained, "training.max_steps=5", start="Latest") == 0
+
+
 def test_a_refused_null_is_shown_in_yaml_spelling(trained, capsys):
     keys = {"grad_clip": None, "max_steps": 5, "save_checkpoint_steps": 2}
     harness.write_config(trained, training=keys)

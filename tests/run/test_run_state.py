@@ -7,16 +7,23 @@ import math
 import random
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import parts
 import pytest
 import torch
 
-from chatgot.checkpointing.checkpoint_file import load_checkpoint
+from chatgot.checkpointing.checkpoint_file import load_checkpoint, save_checkpoint
+from chatgot.checkpointing.tensors import MAX_VALUES
+from chatgot.checkpointing.zip_structure import MAX_ENTRIES
+from chatgot.config import MAX_BAD_STEPS, MAX_LAYERS, MAX_WINDOW, Config
+from chatgot.data.token_cache import Tokens
+from chatgot.data.vocabulary import Characters
 from chatgot.errors import CheckpointRejected
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.run.assembly import Run
+from chatgot.run.fits import read_checkpoint
 from chatgot.run.resuming import check_settings, check_state, find_checkpoint, resume
 from chatgot.run.run_state import (
     BadStep,
@@ -28,6 +35,7 @@ from chatgot.run.run_state import (
     generator_states,
     set_generator_states,
 )
+from chatgot.sampling.speakers import Speaker
 from chatgot.training.step import compute_gradients, update_weights
 
 
@@ -178,6 +186,81 @@ def test_a_state_that_cannot_be_loaded_is_not_saved():
     run.state.modes.threads = 5000
     with pytest.raises(ValueError, match="threads"):
         run.checkpoint()
+
+
+def largest_state() -> RunState:
+    """Return counters with each list as long as the bounds of the configuration allow."""
+    state = RunState()
+    state.run_id = parts.RUN_ID
+    state.health.recent_losses = [0.5] * MAX_WINDOW
+    bad_step = BadStep(step=1, position=1, loss=math.nan, grad_norm=math.inf)
+    state.health.bad_steps = [bad_step] * MAX_BAD_STEPS
+    return state
+
+
+def test_a_checkpoint_may_have_as_many_values_as_the_bounds_allow():
+    characters = 0x110000
+    bad_steps = MAX_BAD_STEPS * (1 + len(BadStep.model_fields))
+    layers = MAX_LAYERS * 12 * 6  # parameters, and what there is of each
+    assert characters + MAX_WINDOW + bad_steps + layers + 10_000 < MAX_VALUES
+
+
+@pytest.mark.slow
+def test_the_longest_lists_that_the_bounds_allow_can_be_loaded(tmp_path):
+    """And with them a vocabulary of all characters that a text can have."""
+    run = parts.run()
+    run.state = largest_state()
+    alphabet = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    run.tokens = Tokens(run.tokens.ids, Characters(alphabet), "0" * 64, "utf-8")
+    path = parts.checkpoint_file(tmp_path, run)
+    state = RunState.model_validate(read_checkpoint(path)["state"])
+    assert len(state.health.recent_losses) == MAX_WINDOW
+    assert len(state.health.bad_steps) == MAX_BAD_STEPS
+
+
+def test_the_file_of_the_deepest_model_has_as_many_entries_as_are_read(tmp_path):
+    entries = []
+    for layers in (1, 2):
+        path = tmp_path / f"{layers}.pt"
+        save_checkpoint(path, parts.run(model={"n_layers": layers}).checkpoint())
+        with ZipFile(path) as archive:
+            entries.append(len(archive.namelist()))
+    per_layer = entries[1] - entries[0]
+    assert per_layer == 48
+    assert entries[0] + per_layer * (MAX_LAYERS - 1) <= MAX_ENTRIES
+
+
+UNLOADABLE = {
+    "threads": lambda run: setattr(run.state.modes, "threads", 5000),
+    "micro_batch": lambda run: setattr(run.state.micro_batch, "size", 1 << 40),
+    "speakers": lambda run: run.speakers.append(Speaker("A:B", 1, 0.5, "")),
+    "base": lambda run: run.base.update(path="relative", sha256="0" * 64),
+    "imported": lambda run: run.imported.update(kind="hf", keys=["width"], context=4),
+    "run_id": lambda run: setattr(run.state, "run_id", "../elsewhere"),
+    "training.threads": lambda run: setattr(run, "config", with_threads(run.config, 5000)),
+}
+
+
+def with_threads(config: Config, threads: int) -> Config:
+    """Return a configuration that was never validated."""
+    training = config.training.model_copy(update={"threads": threads})
+    return config.model_copy(update={"training": training})
+
+
+@pytest.mark.parametrize("what", UNLOADABLE)
+def test_whatever_could_not_be_loaded_is_refused_where_it_is_saved(what):
+    run = parts.run()
+    UNLOADABLE[what](run)
+    with pytest.raises(ValueError, match=what):
+        run.checkpoint()
+
+
+def test_a_run_whose_state_could_not_be_loaded_does_not_begin(monkeypatch):
+    """The fault is seen before the first step, not at the first resume."""
+    speakers = [Speaker("A:B", 1, 0.5, "")]
+    monkeypatch.setattr("chatgot.run.assembly.count_speakers", lambda *_: speakers)
+    with pytest.raises(ValueError, match="could not be loaded again: speakers"):
+        parts.run()
 
 
 def test_unmeasured_numbers_are_restored_as_none_and_infinity(tmp_path):

@@ -165,6 +165,8 @@ def test_a_name_that_several_files_have_begun_is_refused(save, tmp_path):
     refused("tiny", *map(str, yamls), f"{NEW}, {OLD}")
     assert find_checkpoint_file(OLD) == old
     assert find_checkpoint_file(None) == new
+    yamls[1].unlink()
+    assert find_checkpoint_file("tiny") == old  # `latest` of the YAML that is left
     yamls[0].unlink()
     assert find_checkpoint_file("tiny") == new
 

@@ -67,6 +67,39 @@ def test_a_package_inside_another_repository_has_no_commit(repository, monkeypat
     assert git_commit() is None
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_COMMON_DIR",
+        "GIT_INDEX_FILE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_CEILING_DIRECTORIES",
+        "GIT_NAMESPACE",
+        "GIT_EXTERNAL_DIFF",
+        "GIT_TRACE",
+    ],
+)
+def test_variables_of_a_hook_do_not_change_our_commit(repository, monkeypatch, tmp_path, name):
+    """As inside the hook of another repository, or with direnv."""
+    monkeypatch.setattr(log_lines, "PACKAGE", repository / "chatgot")
+    commit = git(repository, "rev-parse", "--short=12", "HEAD")
+    other = tmp_path / "other"
+    other.mkdir()
+    git(other, "init", "--quiet")
+    monkeypatch.setenv(name, str(other / ".git" / "index"))
+    assert git_commit() == commit
+
+
+def test_a_checkout_unpacked_inside_another_repository_has_no_commit(repository, monkeypatch):
+    """An archive has no .git: git would find the one of the folder above."""
+    unpacked = repository / "ChatGoT-main"
+    (unpacked / "chatgot").mkdir(parents=True)
+    monkeypatch.setattr(log_lines, "PACKAGE", unpacked / "chatgot")
+    assert git_commit() is None
+
+
 def test_another_repository_that_git_is_told_to_use_is_not_taken(repository, monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
     monkeypatch.setattr(log_lines, "PACKAGE", tmp_path / "elsewhere" / "chatgot")

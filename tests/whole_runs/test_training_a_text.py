@@ -228,7 +228,7 @@ def test_two_texts_of_one_name_are_two_origins(trained, tmp_path, capsys):
     other = write_text(tmp_path / "elsewhere", characters=7000)
     assert harness.train_here(trained, str(other), *TWO_STEPS) == 0
     code, _, said = report(trained, NAME, capsys)
-    assert code == 2
+    assert code == 3
     assert str(other) in said
     assert str(trained / "my text.txt") in said
 

@@ -1,0 +1,97 @@
+"""Is there room for training in this machine's memory? Asked before anything is allocated.
+
+What is counted is the least that training needs, so only what can never fit is refused. What fits
+barely is left to the first step, which knows what out of memory is.
+
+Letters: T `max_seq_length`, V tokens of the vocabulary.
+"""
+
+import psutil
+import torch
+
+from chatgot.config import Config
+from chatgot.errors import ConfigError
+from chatgot.machine.memory import memory_limits
+from chatgot.model.gpt import model_without_weights
+
+GIB = 1 << 30
+# Bytes for each parameter: the weight, its gradient, and what the optimizer keeps of it.
+ADAMW_BYTES = 16
+MUON_BYTES = 12
+FROZEN_BYTES = 4
+LOGIT_BYTES = 4
+
+
+def refuse_without_room(config: Config, V: int, device: torch.device) -> None:
+    """Make sure that weights, and then one micro-batch, can fit into the device's memory.
+
+    Raises: ConfigError.
+    """
+    available = most_memory(device)
+    if available is None:
+        return
+    weights = bytes_of_weights(config, V)
+    if weights > available:
+        raise ConfigError(
+            f"model: {parameters_of(config, V):,} parameters need at least "
+            f"{_gib(weights)} for training, this machine has {_gib(available)}: "
+            "lower model.d_model, model.d_hid or model.n_layers"
+        )
+    needed = weights + bytes_of_micro_batch(config, V)
+    if needed > available:
+        raise ConfigError(
+            f"training: {_micro_batch(config)} sequences of {config.model.max_seq_length} tokens "
+            f"at once need at least {_gib(needed)}, this machine has {_gib(available)}: lower "
+            "training.batch_size (and raise accumulate_grad_batches), or model.max_seq_length"
+        )
+
+
+def most_memory(device: torch.device) -> int | None:
+    """Return the most bytes that this process could ever use; None: the system does not tell."""
+    limits = memory_limits(device)
+    if not limits:
+        return None
+    most = min(total for _, total in limits)
+    if device.type != "cpu":
+        return most
+    try:
+        return most + psutil.swap_memory().free
+    except (psutil.Error, OSError, RuntimeError):
+        return most
+
+
+def parameters_of(config: Config, V: int) -> int:
+    """Return the number of parameters, without LoRA's."""
+    one_block = model_without_weights(config.model.model_copy(update={"n_layers": 1}), V)
+    in_block = sum(parameter.numel() for parameter in one_block.layers.parameters())
+    return one_block.parameter_count() + (config.model.n_layers - 1) * in_block
+
+
+def bytes_of_weights(config: Config, V: int) -> int:
+    """Return the least bytes of weights, gradients and the optimizer's state."""
+    each = ADAMW_BYTES
+    if config.training.lora.enabled:
+        each = FROZEN_BYTES
+    elif config.training.uses_muon:
+        each = MUON_BYTES
+    return each * parameters_of(config, V)
+
+
+def bytes_of_micro_batch(config: Config, V: int) -> int:
+    """Return the least bytes that forward keeps for backward: each block's input, and logits."""
+    model = config.model
+    tokens = _micro_batch(config) * model.max_seq_length
+    width = 2 if config.training.mixed_precision else 4
+    # nothing is kept of a frozen model before its first added matrix
+    blocks = model.n_layers - 1 if config.training.lora.enabled else model.n_layers
+    return tokens * (blocks * model.d_model * width + V * LOGIT_BYTES)
+
+
+def _micro_batch(config: Config) -> int:
+    """Return the fewest sequences that a step can be cut into."""
+    dynamic = config.training.dynamic_batch_size
+    return dynamic.minimum if dynamic.enabled else config.training.batch_size
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:,.1f} GiB"

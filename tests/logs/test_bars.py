@@ -1,0 +1,60 @@
+"""TQDM_* variables change how bars look, and never whether a program works."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatgot.logs.bars import bars_are_disabled
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import io, os
+from chatgot.logs.bars import tqdm
+stream = io.StringIO()
+with tqdm(total=4, desc="work", file=stream, disable=False) as bar:
+    bar.update(4)
+print(ascii(stream.getvalue()[-60:]), os.environ["TQDM_FILE"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "disabled"),
+    [("1", True), ("true", True), ("yes", True), ("", False), ("0", False), ("False", False)],
+)
+def test_tqdm_disable_is_read_as_people_mean_it(monkeypatch, value, disabled):
+    monkeypatch.setenv("TQDM_DISABLE", value)
+    assert bars_are_disabled() is disabled
+
+
+def test_bars_are_drawn_unless_somebody_says_otherwise(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    assert not bars_are_disabled()
+
+
+@pytest.mark.parametrize("looks", [{}, {"TQDM_ASCII": " .oO", "TQDM_NCOLS": "40"}])
+def test_variables_for_looks_are_obeyed_and_others_are_not(looks):
+    others = {
+        "TQDM_FILE": "bar.txt",
+        "TQDM_MININTERVAL": "often",
+        "TQDM_ITERABLE": "abc",
+        "TQDM_BAR_FORMAT": "{nothing}",
+        "TQDM_DESC": "theirs",
+        "TQDM_GUI": "1",
+        "TQDM_LOCK_ARGS": "x",
+        "TQDM_INITIAL": "x",
+        "TQDM_SMOOTHING": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | others | looks,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert "work: 100%|" in done.stdout
+    assert done.stdout.endswith("bar.txt\n")  # the environment is as it was
+    assert ("O|" in done.stdout) is bool(looks)
