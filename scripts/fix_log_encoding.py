@@ -206,7 +206,7 @@ def identity(path: Path) -> str:
 
 
 def one_name_each(paths: list[Path]) -> list[Path]:
-    """Return each file once: under its own name where that is given, else under the first link's."""
+    """Return each file once: under its own name if that is given, else under the first link's."""
     named: dict[str, Path] = {}
     for path in paths:
         target = identity(path)
