@@ -45,6 +45,7 @@ STRANGE_SHARE = 16
 LATIN = rb"[\t\n\r\x1b\x20-\x7e\xa0-\xff]"
 LE = rb"(?:%s\0)" % LATIN
 BE = rb"(?:\0%s)" % LATIN
+LATIN_LE_START = re.compile(rb"%s{4}" % LE)
 LATIN_START = re.compile(rb"%s{4}|%s{4}" % (LE, BE))
 SURROGATE = re.compile("[\ud800-\udfff]")
 ASTRAL = re.compile("[\U00010000-\U0010ffff]")
@@ -111,7 +112,10 @@ def _begins_with_eight_bit_line(line: bytes, encoding: str) -> bool:
     length = line.find(b"\n") + 1
     is_little_endian = encoding == "utf-16-le"
     eight_bit = line[:length]
-    if mark_of(line[length:]) and is_utf8_line(eight_bit):
+    goes_on_wide = mark_of(line[length:]) or (
+        not is_little_endian and LATIN_LE_START.match(line, length)
+    )
+    if goes_on_wide and is_utf8_line(eight_bit):
         return True
     if 0 < 4 * eight_bit.count(0) < length:  # half of UTF-16 are NULs
         eight_bit = eight_bit.replace(b"\0", b"")
@@ -119,7 +123,17 @@ def _begins_with_eight_bit_line(line: bytes, encoding: str) -> bool:
         return False
     if is_little_endian and length % 2 == 0:
         return 4 * line[1::2].count(b"\n") < len(line)
-    return length >= SHORTEST_LINE
+    return length >= SHORTEST_LINE or _begins_with_eight_bit_text(line[length:])
+
+
+def _begins_with_eight_bit_text(data: bytes) -> bool:
+    """Tell whether the first line that is not very short is UTF-8, and those before it, too."""
+    for line in data.splitlines(keepends=True):
+        if not line.endswith(b"\n") or not is_utf8_line(line):
+            return False
+        if len(line) >= SHORT_BYTES:
+            return True
+    return False
 
 
 def is_utf8_line(line: bytes) -> bool:
@@ -186,10 +200,15 @@ def is_mostly_text(text: str) -> bool:
     """
     if SURROGATE.search(text):
         return False
+    return strange_characters(text) <= len(text) / STRANGE_SHARE
+
+
+def strange_characters(text: str) -> int:
+    """Return how many characters no text and no terminal's output has."""
     strange = len(_strange_characters().findall(text))
     if ASTRAL.search(text):
         strange += sum(unicodedata.category(c) in NO_TEXT for c in ASTRAL.findall(text))
-    return strange <= len(text) / STRANGE_SHARE
+    return strange
 
 
 @cache

@@ -78,6 +78,7 @@ RUNS = {
     "utf-32-le": re.compile(rb"%s{4}" % LE32),
     "utf-32-be": re.compile(rb"%s{4}" % BE32),
 }
+UTF32_BYTES = 1024  # of a stretch of UTF-32 that have to be text
 STRANGE_BYTES = 256  # of a stretch whose byte order is not plain
 ASCII_PAIR = {
     "utf-16-le": re.compile(rb"(?:..)*?([\t\r\n\x20-\x7e][\x20-\x7e])", re.DOTALL),
@@ -333,11 +334,19 @@ def _unmarked_start(data: bytes, match: re.Match[bytes], skip: int, at: _Positio
         candidates = candidates or [(place, kind)]
         place, kind = min(candidates, key=lambda found: _strangeness(data, found[0], found[1], at))
     if kind in UTF32:
-        return _Start(place, kind)
+        return _Start(place, kind) if _is_utf32_text(data, place, kind) else None
     start = _beginning(data, place, skip, kind, at)
     if is_line_end and start == place:
         return None
     return _Start(start, kind)
+
+
+def _is_utf32_text(data: bytes, place: int, kind: str) -> bool:
+    """Tell whether UTF-32 at `place` is text: arrays of small numbers look like UTF-32, too."""
+    run = UTF32[kind].match(data, place, place + UTF32_BYTES)
+    assert run is not None  # it also matches the empty string
+    text = run[0].decode(kind, "replace").partition("\0")[0]
+    return wide.is_mostly_text(text) and "\ufffd" not in text
 
 
 def _may_be_before(skipped: bytes) -> bool:
@@ -345,7 +354,7 @@ def _may_be_before(skipped: bytes) -> bool:
     return not skipped.strip(b"\0") or skipped.endswith(b"\n")
 
 
-def _strangeness(data: bytes, place: int, kind: str, at: _Position) -> tuple[bool, int, bool, int]:
+def _strangeness(data: bytes, place: int, kind: str, at: _Position) -> tuple[int, ...]:
     """Return how unlikely it is that a stretch of this kind begins at `place`.
 
     Read in the wrong byte order, a text has characters from many blocks. Latin alone looks alike in
@@ -361,7 +370,9 @@ def _strangeness(data: bytes, place: int, kind: str, at: _Position) -> tuple[boo
     misaligned = (at.offset + place) % width if is_after_nul else place
     is_strange = not wide.is_mostly_text(text) or "\ufffd" in text
     is_before = kind == "utf-16-le" and data[place] in b"\0\n"  # the NUL, or an 8-bit line's end
-    return is_strange or is_before, blocks, is_other, misaligned
+    strange = wide.strange_characters(text)
+    other_letters = 100 * sum(c >= "\x80" for c in text) // max(len(text), 1)
+    return is_strange or is_before, blocks, strange, other_letters, is_other, misaligned
 
 
 def _beginning(data: bytes, place: int, skip: int, kind: str, at: _Position) -> int:
