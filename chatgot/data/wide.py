@@ -29,9 +29,10 @@ SEPARATORS = " \n\r\u3000\u3001\u3002\uff0c"
 # As UTF-16 these 16 bytes would be 8 ideographs that all look like pairs of ASCII characters.
 # A tab or a carriage return for every other byte are letters of India's alphabets.
 _NOT_INDIC = rb"(?!(?:[^\t\r][\t\r]){4}|(?:[\t\r][^\t\r]){4})"
-ASCII_RUN = _NOT_INDIC + rb"[\t\r\x20-\x7e]{16}"
+ASCII_RUN = rb"(?=[\t\r\x20-\x7e]{16})" + _NOT_INDIC + rb"[\t\r\x20-\x7e]{16}"
 # No bytes of UTF-16 are so many characters of UTF-8 by chance
 UTF8_RUN = re.compile(
+    rb"(?=[\t\r\n\x20-\xff]{32})"  # the quicker test first
     rb"(?:(?<![\t\r\n\x20-\x7e])|\A)"
     + _NOT_INDIC
     + rb"(?:[\t\r\n\x20-\x7e]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}"
@@ -54,6 +55,7 @@ SHORT_BYTES = 8
 SURE_UTF8 = 4  # bytes of UTF-8 characters in a line with broken ones
 SHORTEST_LINE = 4  # bytes of an 8-bit line that is more than a chance
 LONG_LINE = 128  # bytes; 8-bit lines are shorter on average
+IDEOGRAPHS = 3  # that have the byte of a line feed, in a short line
 
 
 def marked_encoding(head: bytes, is_whole: bool) -> str | None:
@@ -280,7 +282,7 @@ def _has_many_ends(data: bytes, encoding: str) -> bool:
     ends = data.count(b"\n")
     if len(data) % 2 and data.endswith(b"\n"):  # half of a line feed
         ends -= 1
-    return ends > 1 + len(data) / LONG_LINE
+    return ends > IDEOGRAPHS + len(data) / LONG_LINE
 
 
 def wide_encoding(head: bytes) -> str | None:

@@ -336,7 +336,8 @@ def _unmarked_start(data: bytes, match: re.Match[bytes], skip: int, at: _Positio
     if kind in UTF32:
         return _Start(place, kind) if _is_utf32_text(data, place, kind) else None
     start = _beginning(data, place, skip, kind, at)
-    if is_line_end and start == place:
+    is_bare_end = is_line_end or match[0] == "\r\n".encode(kind)
+    if is_bare_end and start == place and (is_line_end or not _starts_line(data, place, at, skip)):
         return None
     return _Start(start, kind)
 
