@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chatgot.atomic_file import atomic_file, fsync_folder
-from chatgot.data.encoding import wide_encoding
+from chatgot.data.wide import wide_encoding
 from chatgot.encoding_names import codec_name
 from chatgot.errors import ConfigError, StorageError
 from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
@@ -348,10 +348,17 @@ def _refuse_binary(file: _LogFile, path: Path) -> None:
 
 
 def _is_binary(head: bytes, file: _LogFile) -> bool:
-    """Tell by its control characters and NULs whether the head of a file is no text."""
-    if head and not head.strip(b"\0"):
+    """Tell by its control characters and NULs whether the head of a file is no text.
+
+    The head begins after NULs: a log that is cut off while its program writes to it has them there.
+    """
+    start = _first_byte(file) if head.startswith(b"\0") else 0
+    if start is None:
         return True
-    eight_bit = b"".join(piece.data for piece in _head_pieces(file) if piece.kind == EIGHT_BIT)
+    head = _read_at(file, start)
+    eight_bit = b"".join(
+        piece.data for piece in _head_pieces(file, start) if piece.kind == EIGHT_BIT
+    )
     text = eight_bit.translate(None, b"\0")
     controls = len(text) - len(text.translate(None, RARE_CONTROLS))
     nuls = NULS_OF_POWER_CUT.sub(b"", eight_bit).count(b"\0")
@@ -362,9 +369,30 @@ def _is_binary(head: bytes, file: _LogFile) -> bool:
     return has_many_controls
 
 
-def _head_pieces(file: _LogFile) -> Iterator[Piece]:
-    for piece in pieces(file, 0, HEAD_BYTES):
-        if piece.offset >= HEAD_BYTES:
+def _first_byte(file: _LogFile) -> int | None:
+    """Return where the NULs at the start of a file end, or a few before; None: there is no more.
+
+    A character of UTF-16 or UTF-32 may begin with NULs, and stays aligned.
+    """
+    offset = 0
+    file.seek(0)
+    while block := file.read(READ_BYTES):
+        rest = block.lstrip(b"\0")
+        if rest:
+            first = offset + len(block) - len(rest)
+            return first // 4 * 4
+        offset += len(block)
+    return None
+
+
+def _read_at(file: _LogFile, offset: int) -> bytes:
+    file.seek(offset)
+    return file.read(HEAD_BYTES)
+
+
+def _head_pieces(file: _LogFile, start: int) -> Iterator[Piece]:
+    for piece in pieces(file, start, HEAD_BYTES):
+        if piece.offset >= start + HEAD_BYTES:
             return
         yield piece
 
