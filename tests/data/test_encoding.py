@@ -238,6 +238,7 @@ def test_a_guess_that_gives_control_characters_is_refused_there(write):
         detect_encoding(write(content + b"\x85\n"))
 
 
+@pytest.mark.slow
 def test_memory_grows_neither_with_the_file_nor_with_its_lines(write):
     path = write(
         TEXTS["russian"].replace("\n", " ").encode("cp1251") * 400_000

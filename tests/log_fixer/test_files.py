@@ -540,7 +540,14 @@ def test_a_progress_state_too_long_for_memory_is_kept_and_its_return_shown():
 
 
 @pytest.mark.parametrize(
-    "line", [b"\x1b[31mword\x1b[0m ", b"10%|###|\r", b"caf\xe9 ", b"w\0o\0r\0d\0 \0", "é".encode()]
+    "line",
+    [
+        pytest.param(b"\x1b[31mword\x1b[0m ", marks=pytest.mark.slow),
+        pytest.param(b"10%|###|\r", marks=pytest.mark.slow),
+        pytest.param(b"caf\xe9 ", marks=pytest.mark.slow),
+        b"w\0o\0r\0d\0 \0",
+        "é".encode(),
+    ],
 )
 def test_memory_grows_neither_with_the_file_nor_with_its_lines(tmp_path, line):
     path = tmp_path / "long.log"
