@@ -121,7 +121,7 @@ def test_files_of_the_user_are_not_taken_for_pythons_own_modules(tmp_path):
 @pytest.mark.parametrize("verb", ["", *VERBS])
 @pytest.mark.parametrize("argument", ["--help", "--bogus"])
 def test_help_and_mistakes_import_nothing_that_takes_long(verb, argument):
-    heavy = {"torch", "numpy", "pydantic", "yaml", "matplotlib", "jinja2", "tensorboard", "chardet"}
+    heavy = {"torch", "numpy", "pydantic", "yaml", "matplotlib", "jinja2", "tensorboard", "ftfy"}
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "chatgot", *verb.split(), argument],
         cwd=harness.ROOT,

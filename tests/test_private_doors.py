@@ -22,7 +22,6 @@ PUBLIC_NAMES = {"os._exit"}
 # added here, or to the table in CONTRIBUTING.md.
 PUBLIC_MODULES = {
     "PIL",
-    "chardet",
     "colorlog",
     "filelock",
     "fastapi",

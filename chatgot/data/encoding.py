@@ -14,23 +14,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chatgot.data import wide
-from chatgot.data.encoding_guess import guess_encoding
+from chatgot.data.encoding_guess import guess_encoding, is_rather_utf8
+from chatgot.data.iso_2022 import escaped_encoding, has_designator, may_be_escaped
 from chatgot.errors import ConfigError
 
 CHUNK_BYTES = 1 << 22
 HEAD_BYTES = 1 << 16  # enough to see the structure of UTF-16 and UTF-32
 SAMPLE_BYTES = 1 << 20  # how much of the lines that are not UTF-8 is looked at
-MIN_CONFIDENCE = 0.15  # below it chardet names exotic encodings for plain cp1252 (measured: 0.04)
+UTF8_SAMPLE_BYTES = 1 << 18  # how much of the lines that are UTF-8 is looked at
 
 # Lone surrogates (ED A0 80 ...) fit this pattern: broken UTF-8, not text in another encoding.
 UTF8_SEQUENCE = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
 )
-# So many sequences in one line that is wholly UTF-8 are no chance
-SURE_IN_SINGLE_BYTE = 3
-SURE_IN_DOUBLE_BYTE = 8
-MANY_LINES = 0.2  # share of such lines with fewer sequences that is no chance either
-DOUBLE_BYTE = ("big5", "cp932", "cp949", "cp950", "euc", "gb", "johab", "shift")
+SURE_SEQUENCES = 8  # so many in one line that is wholly UTF-8 are no chance
 ASCII = bytes(range(0x80))
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r\f"})
 C1_CONTROL = re.compile("[\x80-\x9f]")  # no text has them: they show that a guess is wrong
@@ -85,7 +82,7 @@ def decoded_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) ->
             message = (
                 f"{path}: not {encoding} at byte offset {offset}: "
                 f"byte 0x{error.object[error.start]:02X}, {error.reason}; mend the file there, "
-                "or convert it to UTF-8 from the encoding it was written in"
+                "or set data.encoding to the encoding it was written in"
             )
             raise Undecodable(message, offset) from error
 
@@ -102,9 +99,10 @@ def _cut_off(path: Path, encoding: str, offset: int, left_over: int) -> Undecoda
 def detect_encoding(path: Path) -> str:
     """Return the Python codec that decodes a file: "utf-8" wherever that is possible.
 
-    Order: byte order mark; UTF-16 or UTF-32 by structure; UTF-8; the guess about the lines that
-    are not UTF-8, if it decodes the whole file. After a mark or a structure it is looked whether
-    8-bit text follows; `decoded_chunks` finds what does not decode.
+    Order: byte order mark; UTF-16 or UTF-32 by structure; UTF-8, unless its ASCII is a 7-bit
+    encoding of East Asia, which escape sequences designate (ISO-2022-JP, HZ); the guess about the
+    lines that are not UTF-8, if it decodes the whole file. After a mark or a structure it is looked
+    whether 8-bit text follows; `decoded_chunks` finds what does not decode.
 
     Raises: Undecodable for UTF-8 with broken bytes, for what is no text, for what is not wholly in
     the guessed encoding, and where no guess is sure enough; ConfigError.
@@ -118,7 +116,7 @@ def detect_encoding(path: Path) -> str:
         return wide_encoding
     not_utf8 = _first_fault(path, "utf-8")
     if not_utf8 is None:
-        return "utf-8"
+        return _seven_bit_encoding(path) or "utf-8"
     evidence = _evidence(path)
     if is_mostly_utf8(evidence.sequences, evidence.stray):
         two_encodings = evidence.has_other_lines and not not_utf8.is_cut_off
@@ -173,6 +171,31 @@ def _refuse_eight_bit(path: Path, encoding: str) -> None:
                 )
                 raise Undecodable(message, offset)
             start += len(chunk)
+
+
+def _seven_bit_encoding(path: Path) -> str | None:
+    """Return the 7-bit encoding that designators of an ASCII file name, or None.
+
+    Raises: Undecodable where the file is not wholly in it.
+    """
+    sample = b""
+    with open_text(path) as file:
+        while line := file.readline(HEAD_BYTES):
+            if sample or may_be_escaped(line):
+                sample += line
+            if len(sample) >= HEAD_BYTES:
+                break
+    encoding = escaped_encoding(sample)
+    if encoding is None and sample.isascii() and has_designator(sample):
+        encoding = "iso2022_jp"  # torn, for the message
+    if encoding is None:
+        return None
+    fault = _first_fault(path, encoding)
+    if fault is None:
+        return encoding
+    if encoding == "hz":  # `~{` has other meanings, too
+        return None
+    raise fault
 
 
 def _guess_encoding(path: Path, sample: bytes, not_utf8: Undecodable) -> str:
@@ -244,6 +267,7 @@ class _Evidence:
     most_sequences: int = 0  # in one of the UTF-8 lines
     first_utf8: int = 0  # offset in bytes of their first byte above ASCII
     sample: bytes = b""  # the first other lines
+    utf8_sample: bytes = b""  # the first UTF-8 lines
 
     @property
     def has_other_lines(self) -> bool:
@@ -256,18 +280,15 @@ class _Evidence:
 
         By chance every eighth character of some double-byte encodings is a sequence of UTF-8.
         """
-        return self.most_sequences >= SURE_IN_DOUBLE_BYTE
+        return self.most_sequences >= SURE_SEQUENCES
 
     def has_utf8_lines(self, encoding: str) -> bool:
         """Return whether some lines are UTF-8, and not in this encoding by chance.
 
-        By chance one sequence comes out of two letters of some code pages.
+        By chance some words of some code pages are UTF-8, too.
         """
-        is_double_byte = encoding.lower().startswith(DOUBLE_BYTE)
-        if not is_double_byte and self.most_sequences >= SURE_IN_SINGLE_BYTE:
-            return True
-        lines = self.utf8_lines + self.broken_lines + self.other_lines
-        return self.utf8_lines > 1 and self.utf8_lines > MANY_LINES * lines
+        lines = set(self.utf8_sample.splitlines())
+        return any(is_rather_utf8(line, encoding) for line in lines)
 
     def two_encodings(self, path: Path, not_utf8: Undecodable) -> Undecodable:
         """Return the refusal of a text with lines in UTF-8 and in another encoding."""
@@ -280,31 +301,45 @@ class _Evidence:
 
 
 def _evidence(path: Path) -> _Evidence:
-    """Look at the lines of a whole file; up to SAMPLE_BYTES of the other lines are kept."""
+    """Look at the lines of a whole file; SAMPLE_BYTES of the lines in no UTF-8 are kept."""
     evidence = _Evidence()
     sample = bytearray()
+    utf8_sample = bytearray()
+    for offset, line in _lines_above_ascii(path):
+        sequences, stray = utf8_evidence(line)
+        evidence.sequences += sequences
+        evidence.stray += stray
+        if stray:
+            if is_mostly_utf8(sequences, stray):
+                evidence.broken_lines += 1
+            else:
+                evidence.other_lines += 1
+            if len(sample) < SAMPLE_BYTES:
+                sample += line
+        else:
+            if not evidence.utf8_lines:
+                evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
+            evidence.utf8_lines += 1
+            evidence.most_sequences = max(evidence.most_sequences, sequences)
+            if len(utf8_sample) < UTF8_SAMPLE_BYTES:
+                utf8_sample += line
+    evidence.sample = bytes(sample)
+    evidence.utf8_sample = bytes(utf8_sample)
+    return evidence
+
+
+def _lines_above_ascii(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of each line that is not ASCII; a carriage return ends a line, too."""
     offset = 0
     with open_text(path) as file:
-        while line := file.readline(HEAD_BYTES):
-            if not line.isascii():
-                sequences, stray = utf8_evidence(line)
-                evidence.sequences += sequences
-                evidence.stray += stray
-                if stray:
-                    if is_mostly_utf8(sequences, stray):
-                        evidence.broken_lines += 1
-                    else:
-                        evidence.other_lines += 1
-                    if len(sample) < SAMPLE_BYTES:
-                        sample += line
-                else:
-                    if not evidence.utf8_lines:
-                        evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
-                    evidence.utf8_lines += 1
-                    evidence.most_sequences = max(evidence.most_sequences, sequences)
-            offset += len(line)
-    evidence.sample = bytes(sample)
-    return evidence
+        while block := file.readline(HEAD_BYTES):
+            if block.isascii():
+                offset += len(block)
+                continue
+            for line in block.splitlines(keepends=True):
+                if not line.isascii():
+                    yield offset, line
+                offset += len(line)
 
 
 def _refuse_control_bytes(path: Path) -> None:

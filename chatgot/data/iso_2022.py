@@ -89,6 +89,11 @@ def may_be_escaped(data: bytes) -> bool:
     return b"\x1b$" in data or b"\x1b(I" in data or b"\x0e" in data or b"~{" in data
 
 
+def has_designator(data: bytes) -> bool:
+    """Return whether an escape sequence designates a set with two bytes a character, or kana."""
+    return bool(_DESIGNATOR.search(data))
+
+
 def escaped_encoding(sample: bytes) -> str | None:
     """Return the codec of a 7-bit text with designators, or None; the sample may be cut anywhere.
 

@@ -416,3 +416,34 @@ def test_any_bytes_are_read_exactly_or_refused(tmp_path_factory, content):
             text.removeprefix("\ufeff"),
         )
         assert "\ufffd" not in text or "\ufffd".encode(encoding) in content
+
+
+# 7-bit encodings with escape sequences
+
+
+@pytest.mark.parametrize("before", ["", "plain ASCII comes first\n" * 5000])
+@pytest.mark.parametrize(
+    ("language", "encoding"),
+    [
+        ("japanese", "iso2022_jp"),
+        ("korean", "iso2022_kr"),
+        ("chinese", "hz"),
+    ],
+)
+def test_a_seven_bit_encoding_is_no_ascii(write, language, encoding, before):
+    text = before + TEXTS[language] * 9
+    path = write(text.encode(encoding))
+    assert read(path) == text
+
+
+def test_a_torn_seven_bit_text_is_refused_with_its_offset(write):
+    content = (TEXTS["japanese"] * 9).encode("iso2022_jp")
+    place = len(content) // 2
+    torn = content[:place] + b"\x1b$Z" + content[place:]
+    with pytest.raises(Undecodable, match="byte offset"):
+        detect_encoding(write(torn + content * 60))
+
+
+def test_ascii_with_tildes_and_colours_stays_utf8(write):
+    text = "T~{a}~} and ~{x} costs\n\x1b[31mred\x1b[0m \x1b(B plain\n"
+    assert detect_encoding(write(text.encode())) == "utf-8"

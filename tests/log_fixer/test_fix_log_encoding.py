@@ -209,7 +209,7 @@ def test_the_script_mends_a_log_without_torch(folder):
 def test_help_and_usage_errors_do_not_wait_for_heavy_imports(folder, arguments):
     packages = imported_packages(folder, *arguments)
     assert "argparse" in packages
-    assert not packages & {"chardet", "ftfy", "colorlog", "tqdm", "numpy", "torch"}
+    assert not packages & {"ftfy", "colorlog", "tqdm", "numpy", "torch"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
