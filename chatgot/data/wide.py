@@ -32,7 +32,7 @@ _NOT_INDIC = rb"(?!(?:[^\t\r][\t\r]){4}|(?:[\t\r][^\t\r]){4})"
 ASCII_RUN = rb"(?=[\t\r\x20-\x7e]{16})" + _NOT_INDIC + rb"[\t\r\x20-\x7e]{16}"
 # No bytes of UTF-16 are so many characters of UTF-8 by chance
 UTF8_RUN = re.compile(
-    rb"(?=[\t\r\n\x20-\xff]{32})"  # the quicker test first
+    rb"(?=[\t\r\n\x20-\x7e\xc2-\xf4][\t\r\n\x20-\xff]{31})"  # the quicker test first
     rb"(?:(?<![\t\r\n\x20-\x7e])|\A)"
     + _NOT_INDIC
     + rb"(?:[\t\r\n\x20-\x7e]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}"

@@ -14,6 +14,8 @@ _CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-
 NUL = b"\xc0\x80"
 _SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 _OTHER_FORM = re.compile(rb"%s|%s" % (NUL, _SURROGATES.pattern))
+# The mark of UTF-16 where UTF-16 does not follow is noise; in code pages it is `ÿþ` or `яю`
+_FALSE_MARK = re.compile(rb"\xff\xfe|\xfe\xff")
 # In no code page do these bytes begin a word
 _TORN_EMOJI = re.compile(rb"\xf0\x9f[\x80-\xbf]?(?![\x80-\xff])")
 _TORN = re.compile(
@@ -37,6 +39,8 @@ def is_broken_utf8(line: bytes, high: bytes) -> bool:
 
     high: its bytes above ASCII.
     """
+    if _FALSE_MARK.match(line) and not line.lstrip(b"\xfe\xff").translate(None, ASCII):
+        return True
     if NUL in line:
         line = line.replace(NUL, b"\0")
         high = line.translate(None, ASCII)

@@ -77,6 +77,7 @@ WESTERN_UNIT = re.compile(
 )
 _WESTERN_PAIR = re.compile(rf"[\xc2-\xf4][{_WESTERN_TAILS}]")
 HIDDEN = re.compile(_C1_SEQUENCE)
+_SEQUENCE_OR_ESC = re.compile(rf"{_C1_SEQUENCE}|\x1b")
 ANY_C1 = re.compile("[\x80-\x9f]")
 # C1 controls that are a sign in cp1252 and begin no escape sequence
 LONE_C1 = re.compile("[\x80\x82-\x8c\x8e\x91-\x97\x99\x9a\x9c\x9e]")
@@ -211,6 +212,15 @@ def mended(line: str) -> str:
     Complete C1 sequences stay. Each layer that is undone makes the line shorter, or leaves fewer
     C1 controls, so this ends.
     """
+    sequences: list[str] = []
+
+    def hide(match: re.Match[str]) -> str:
+        sequences.append(match[0])
+        return "\x1b"
+
+    if HIDDEN.search(line):
+        text = mended(_SEQUENCE_OR_ESC.sub(hide, line))
+        return re.sub("\x1b", lambda _: sequences.pop(0), text)
     while True:
         before = line
         line = _undone_once(line)

@@ -69,9 +69,9 @@ def test_the_mark_of_an_empty_file_is_dropped_and_utf8_stays(fix, tmp_path, mark
     assert detect_encoding(tmp_path / "run.log") == ("utf-8", 1.0)
 
 
-def test_noise_that_looks_like_a_mark_keeps_the_lines_around_it(fix):
-    for noise in (b"\xff\xfe", b"\xff\xfe\xff\xfe"):
-        text, _ = fix(TEXT.encode() + noise + TEXT.encode() * 3)
-        assert text.startswith(TEXT)
-        assert text.endswith(TEXT * 2)
-        assert "INFO" in text.splitlines()[2]
+@pytest.mark.parametrize("noise", [b"\xff\xfe", b"\xfe\xff", b"\xff\xfe\xff\xfe"])
+@pytest.mark.parametrize("line", ["boot ok\n", "hello, world of serial lines\n"])
+def test_noise_that_looks_like_a_mark_is_shown_as_escapes(fix, noise, line):
+    escapes = "".join(rf"\x{byte:02x}" for byte in noise)
+    text, _ = fix(TEXT.encode() + noise + line.encode() + TEXT.encode() * 3)
+    assert text == TEXT + escapes + line + TEXT * 3
