@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from chatgot.data.encoding import ASCII, UTF8_SEQUENCE, is_mostly_utf8
 
 # An incomplete UTF-8 character at the end of a line
-_CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")
+_CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xf4][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")
 NUL = b"\xc0\x80"
 _SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 _OTHER_FORM = re.compile(rb"%s|%s" % (NUL, _SURROGATES.pattern))

@@ -253,9 +253,12 @@ class LogCleaner:
     def end(self) -> str:
         """Return the cleaned rest: a last line without a line end."""
         rest = self._take(len(self._held))
-        shown = rest.rstrip(END_OF_DOS_FILE)
-        self.counts["end_of_file_marks"] += len(rest) - len(shown)
-        rest = shown
+        shown = rest.rstrip(END_OF_DOS_FILE + "\0")
+        marks = rest.count(END_OF_DOS_FILE, len(shown))
+        if marks:
+            self.counts["end_of_file_marks"] += marks
+            self.counts["nuls"] += len(rest) - len(shown) - marks
+            rest = shown
         text = self._long_line_end(rest) if self._in_long_line else self._lines(rest)
         return text + self._screen.end()
 

@@ -34,7 +34,7 @@ def _is_stream(file: SeekableFile) -> bool:
             return True
         size = _size(header)
         if size is None:
-            return frames > 1 and len(header) < HEADER_BYTES
+            return frames > 1
         offset += HEADER_BYTES + size
         frames += 1
         file.seek(offset - 1)

@@ -710,8 +710,8 @@ class Screen:
             _blank_tabs(row.cells)
             _open(row.cells, column)
             row.cells[column:column] = [" "] * min(steps, WIDEST_MOVE)
-        elif final == "b" and self._last:
-            self._write(self._last * min(steps, max(0, WIDEST_MOVE - column)))
+        elif final == "b" and self._last and column < WIDEST_MOVE:
+            self._write(self._last * min(steps, WIDEST_MOVE - column))
         elif final == "L" and not self._in_status:
             self._insert_rows(steps)
         elif final == "M" and not self._in_status:
