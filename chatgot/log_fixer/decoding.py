@@ -248,10 +248,11 @@ class LogDecoder:
         for line in _lines(piece.data, self._line_bytes):
             escaped = self._escaped.text(line) if may_be_escaped_here else None
             if escaped is None and line.isascii() and line.endswith(b"\n") and way is not DRAWN:
-                self._pass_utf8(line)
+                if self._missing:
+                    self._pass_utf8(line)
                 end += len(line)
                 continue
-            new_way = UTF8 if escaped else self._way_after_others(line, piece, end)
+            new_way = UTF8 if escaped else self._way(line, piece, end)
             if escaped is not None or new_way is not way or new_way is DRAWN:
                 if start < end:
                     yield self._text(piece.data[start:end], way, piece.offset + start)
@@ -264,23 +265,23 @@ class LogDecoder:
         if start < end:
             yield self._text(piece.data[start:end], way, piece.offset + start)
 
-    def _way_after_others(self, line: bytes, piece: Piece, place: int) -> str:
-        """Return how a line is read, which may have the end of a character that was cut off."""
+    def _way(self, line: bytes, piece: Piece, place: int) -> str:
+        """Return how the line at this place of a piece is read."""
         if _is_utf8(line):
             self._pass_utf8(line)
-            return self._way(line, piece, place)
-        goes_on = self._missing > 0 and broken_utf8.goes_on(line, self._missing)
-        way = BROKEN_UTF8 if goes_on else self._way(line, piece, place)
+            judgement = self._judgement
+            is_by_chance = judgement is not None and judgement.is_utf8_by_chance(line)
+            return JUDGED if is_by_chance and not line.isascii() else UTF8
+        if self._missing and broken_utf8.goes_on(line, self._missing):
+            way = BROKEN_UTF8
+        else:
+            way = self._way_of_other_bytes(line, piece, place)
         self._missing = broken_utf8.missing_bytes(line) if way is BROKEN_UTF8 else 0
         self._lines_between = 0
         return way
 
-    def _way(self, line: bytes, piece: Piece, place: int) -> str:
-        """Return how the line at this place of a piece is read."""
-        if _is_utf8(line):
-            judgement = self._judgement
-            is_by_chance = judgement is not None and judgement.is_utf8_by_chance(line)
-            return JUDGED if is_by_chance and not line.isascii() else UTF8
+    def _way_of_other_bytes(self, line: bytes, piece: Piece, place: int) -> str:
+        """Return how a line is read that is not UTF-8."""
         body = without_marks(line)
         if has_commands(body):
             body = without_commands(body)

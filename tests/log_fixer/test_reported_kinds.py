@@ -203,7 +203,8 @@ STAMP = b"2024-01-02T03:04:05.678901234Z stdout "
 def test_a_character_split_between_two_records_is_no_other_letter(character, between):
     data = character.encode()
     for cut in range(1, len(data)):
-        first, rest = data[:cut], data[cut:]
+        first = data[:cut]
+        rest = data[cut:]
         log = f"F the café opens {character} {character}\n".encode()
         log += STAMP + b"P caf" + first + b"\n" + between + STAMP + b"F " + rest + b" zu\n"
         text = fix(log)
