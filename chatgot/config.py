@@ -569,7 +569,8 @@ class TrainingConfig(Section):
     )
     threads: Int | None = key(
         None,
-        "CPU threads; null: OMP_NUM_THREADS, or else the faster number measured on this machine",
+        "CPU threads; null: OMP_NUM_THREADS, or else the faster number measured here, "
+        "within a container's CPU quota",
         ge=1,
         le=MAX_THREADS,
         resume="kept",

@@ -7,6 +7,7 @@ errors into plain words and reports all problems at once.
 import difflib
 import re
 import stat
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -97,6 +98,20 @@ def config_of(text: str, name: str) -> Config:
     if config is None:
         raise ConfigError(_message(Path(name), draft.problems))
     return config
+
+
+def key_meant(name: str) -> str | None:
+    """Return the key that a word names or nearly names, as an option in another trainer would.
+
+    None: no key is like it.
+    """
+    known = dict(keys_of())
+    name = name.replace("-", "_")
+    leaf = name.rpartition(".")[2]
+    leaf = _our_names().get(leaf, leaf)
+    if name in known:
+        return name
+    return _same_leaf(name.rpartition(".")[0], leaf, known) or _similar_leaf(leaf, known) or None
 
 
 def effective_yaml(config: Config) -> str:
@@ -357,8 +372,17 @@ def _unknown(name: str, known: Collection[str]) -> str:
         or _similar_leaf(leaf, known)
     )
     if meant:
-        return f"unknown key, did you mean {meant}?"
-    return "unknown key; chatgot/config.py describes all keys"
+        return f"unknown key, did you mean {meant}?{_lookalike(name)}"
+    return f"unknown key; chatgot/config.py describes all keys{_lookalike(name)}"
+
+
+def _lookalike(name: str) -> str:
+    """Return which character of a key is no ASCII, "" if all are: it may look like one."""
+    character = next((c for c in name if not c.isascii()), None)
+    if character is None:
+        return ""
+    named = f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+    return f" It has {named}; all keys are ASCII"
 
 
 def _similar_choice(name: str, given: object, choices: Sequence[str]) -> str:

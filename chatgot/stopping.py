@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -42,7 +43,13 @@ class StopRequest:
         self.training = False
 
     def install(self) -> None:
-        """Install the handlers; a SIGHUP that was ignored at the start (nohup) stays ignored."""
+        """Install the handlers; a SIGHUP that was ignored at the start (nohup) stays ignored.
+
+        Python lets the main thread alone install handlers. In another one (a notebook's or a web
+        page's worker) nothing is installed, and signals do what the program around it says.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
         for name in (*NAMES, *NOTICES):
             number = getattr(signal, name, None)
             if number is None:  # this system lacks it

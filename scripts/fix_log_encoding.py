@@ -22,7 +22,7 @@ import re
 import shutil
 import tempfile
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -43,8 +43,17 @@ if TYPE_CHECKING:
 STOP = StopRequest()
 NEWLINES = {"keep": None, "lf": "\n"}
 
-# Which files are taken from a folder; .log.1 is a rotated log
-LOG_NAME = re.compile(r".*\.(log|txt|out|err)(\.\d+)?")
+# Which files are taken from a folder: by their ends, or the names that systems give their logs
+_NAMES = (
+    r"(.*\.)?(log|txt|out|err|stdout|stderr)|.*[-_]log|.*\.[oe]\d+"
+    r"|messages|syslog|dmesg|secure|maillog|cron|spooler|debug|stdout|stderr"
+)
+# What rotation adds: x.log.1, x.log-20260101, x.log.2026-11-28_10, x.log.old
+_ROTATED = r"([-_.](\d[-_.:T\d]*|old|prev|previous|last))*"
+LOG_NAME = re.compile(rf"({_NAMES}){_ROTATED}", re.IGNORECASE)
+COMPRESSED_LOG_NAME = re.compile(
+    rf"({_NAMES}){_ROTATED}\.(gz|bz2|xz|lzma|zst|lz4|zip|7z|z|br)", re.IGNORECASE
+)
 WOULD_CHANGE = 1
 CRASH = 1
 CRASH_OF_CHECK = 2
@@ -92,7 +101,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="write nothing; exit code 1 where something would change",
     )
     parser.add_argument(
-        "--recursive", action="store_true", help="take the *.log, *.txt, *.out, *.err of folders"
+        "--recursive",
+        action="store_true",
+        help="take the logs of folders: *.log, *.txt, *.out, *.err, syslog and others, rotated too",
     )
     parser.add_argument(
         "--keep-ansi", action="store_true", help="keep complete escape sequences (colours)"
@@ -133,7 +144,17 @@ def codec(name: str) -> str:
     return encoding
 
 
-def expand(text: str, recursive: bool) -> tuple[list[Path], list[UserError]]:
+@dataclass
+class Named:
+    """The files that the command line names."""
+
+    paths: list[Path] = field(default_factory=list)
+    of_folders: set[Path] = field(default_factory=set)  # those that a folder has
+    compressed: list[Path] = field(default_factory=list)  # logs of folders that are not read
+    errors: list[UserError] = field(default_factory=list)
+
+
+def expand(text: str, recursive: bool) -> Named:
     """Return the files that one input names, and what went wrong.
 
     An input is a file, a pattern (its matches) or a folder (its logs, with --recursive).
@@ -142,33 +163,38 @@ def expand(text: str, recursive: bool) -> tuple[list[Path], list[UserError]]:
     if not os.path.lexists(text) and glob.has_magic(text):
         matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 it may be absolute
         if not matches:
-            return [], [ConfigError(f"{text}: no file matches this pattern")]
+            return Named(errors=[ConfigError(f"{text}: no file matches this pattern")])
         inputs = [Path(name) for name in matches]
-    paths: list[Path] = []
-    errors: list[UserError] = []
+    named = Named()
     for path in inputs:
         # os.path: Path.is_dir raises for a name that is too long or may not be looked at
         if recursive and os.path.isdir(path):  # noqa: PTH112
-            logs, unreadable = logs_below(path)
-            paths += logs
-            errors += unreadable
+            logs_below(path, named)
         else:
-            paths.append(path)
-    return paths, errors
+            named.paths.append(path)
+    return named
 
 
-def logs_below(folder: Path) -> tuple[list[Path], list[UserError]]:
-    """Return the logs below a folder, sorted, and an error for each folder that cannot be read."""
+def logs_below(folder: Path, named: Named) -> None:
+    """Add the logs below a folder, sorted, and an error for each folder that cannot be read."""
     unreadable: list[OSError] = []
-    paths = []
+    logs = []
     for parent, _, names in os.walk(folder, onerror=unreadable.append):
-        paths += [Path(parent, name) for name in names if LOG_NAME.fullmatch(name)]
-    logs = sorted(path for path in paths if os.path.isfile(path))  # noqa: PTH113 as in `expand`
-    errors: list[UserError] = [
+        for name in names:
+            path = Path(parent, name)
+            if not os.path.isfile(path):  # noqa: PTH113 as in `expand`
+                continue
+            if LOG_NAME.fullmatch(name):
+                logs.append(path)
+            elif COMPRESSED_LOG_NAME.fullmatch(name):
+                named.compressed.append(path)
+    named.paths += sorted(logs)
+    named.of_folders.update(logs)
+    named.compressed.sort()
+    named.errors += [
         ConfigError(f"{error.filename}: cannot be read: {error.strerror or error}")
         for error in unreadable
     ]
-    return logs, errors
 
 
 def identity(path: Path) -> str:
@@ -177,6 +203,21 @@ def identity(path: Path) -> str:
         return os.path.realpath(path)
     except (OSError, ValueError):
         return str(path)
+
+
+def one_name_each(paths: list[Path]) -> list[Path]:
+    """Return each file once: under its own name if that is given, else under the first link's."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        target = identity(path)
+        if is_own_name(path, target) or target not in named:
+            named[target] = path
+    return list(named.values())
+
+
+def is_own_name(path: Path, target: str) -> bool:
+    """Tell whether a path names the file itself, through no link."""
+    return os.path.abspath(path) == target  # noqa: PTH100 no link is followed
 
 
 def is_mended_copy(path: Path, args: argparse.Namespace) -> bool:
@@ -190,14 +231,19 @@ def is_mended_copy(path: Path, args: argparse.Namespace) -> bool:
 def fix_files(args: argparse.Namespace) -> int:
     """Mend every log, whatever happens to the others; return the highest exit code."""
     exit_code = 0
-    paths: dict[str, Path] = {}
+    all_paths: list[Path] = []
+    of_folders: set[Path] = set()
     for text in args.inputs:
-        named, errors = expand(text, args.recursive)
-        paths |= {identity(path): path for path in named}
-        exit_code = max([exit_code, *map(say_error, errors)])
+        named = expand(text, args.recursive)
+        all_paths += named.paths
+        of_folders |= named.of_folders
+        for path in named.compressed:
+            say(f"{path}: is compressed; not read (unpack it, or pipe it into -)", to_stderr=True)
+        exit_code = max([exit_code, *map(say_error, named.errors)])
+    paths = one_name_each(all_paths)
     if args.output and len(paths) > 1:
         raise ConfigError(f"--output {args.output}: takes one log, {len(paths)} were named")
-    for path in paths.values():
+    for path in paths:
         try:
             if is_mended_copy(path, args):
                 say(
@@ -205,14 +251,22 @@ def fix_files(args: argparse.Namespace) -> int:
                     "(--in-place or --output mends it, too)"
                 )
                 continue
-            exit_code = max(exit_code, fix_file(path, args))
+            exit_code = max(exit_code, fix_file(path, args, path in of_folders))
         except UserError as error:
             exit_code = max(exit_code, say_error(error))
     return exit_code
 
 
-def fix_file(path: Path, args: argparse.Namespace) -> int:
-    """Mend or check one log and report; return the exit code."""
+def fix_file(path: Path, args: argparse.Namespace, of_folder: bool) -> int:
+    """Mend or check one log and report; return the exit code.
+
+    of_folder: a folder has it. It is left alone where it is clean.
+    """
+    if of_folder and not (args.check or args.in_place or args.output):
+        report = mend(path, None, args, check=True)
+        if not report.changed:
+            print_report(report, args)
+            return 0
     report = mend(path, args.output, args)
     print_report(report, args)
     return WOULD_CHANGE if args.check and report.changed else 0
@@ -255,8 +309,10 @@ def keep_stdin(file: BinaryIO) -> None:
         shutil.copyfileobj(sys.stdin.buffer, file)
 
 
-def mend(path: Path, output: Path | None, args: argparse.Namespace) -> "FixReport":
-    """Mend or check one log as the command line says."""
+def mend(
+    path: Path, output: Path | None, args: argparse.Namespace, check: bool = False
+) -> "FixReport":
+    """Mend or check one log as the command line says; check: only look at it."""
     # It reads tables of letters: a usage error does not wait for those
     from chatgot.log_fixer.files import fix_log_file
 
@@ -265,7 +321,7 @@ def mend(path: Path, output: Path | None, args: argparse.Namespace) -> "FixRepor
         output,
         not args.keep_ansi,
         in_place=args.in_place,
-        check=args.check,
+        check=args.check or check,
         newline=NEWLINES[args.newline],
         force=args.force,
         encoding=args.encoding,

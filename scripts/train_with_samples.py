@@ -94,11 +94,24 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dry_run", action="store_true", help="print size, memory and time, then end"
     )
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{keys_meant(unknown)}")
     problem = misused(args)
     if problem:
         parser.exit(2, f"{parser.prog}: {problem}\n")
     return args
+
+
+def keys_meant(words: list[str]) -> str:
+    """Return how to set the keys that unknown options name, as other trainers have them."""
+    from chatgot.config_file import key_meant
+
+    options = [word.lstrip("-").partition("=")[0] for word in words if word.startswith("--")]
+    keys = [key for key in map(key_meant, options) if key is not None]
+    if keys:
+        return "; keys are set by " + " ".join(f"--set {key}=VALUE" for key in keys)
+    return ""
 
 
 def misused(args: argparse.Namespace) -> str:
@@ -133,7 +146,7 @@ def misused(args: argparse.Namespace) -> str:
 
 def is_yaml(path: Path) -> bool:
     """Return whether a path is a YAML, or the name of a shipped one."""
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix.lower() in (".yaml", ".yml"):
         return True
     return str(path) in shipped_names() and not path.exists()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chatgot import config_file, plain_yaml
 from chatgot.config import FP32_MAX, FP32_MIN, Config, flat, keys_of
-from chatgot.config_file import effective_yaml, load_config
+from chatgot.config_file import effective_yaml, key_meant, load_config
 from chatgot.errors import ConfigError
 
 SMALLEST = "training: {max_steps: 10}\n"
@@ -621,6 +621,8 @@ def test_a_text_key_takes_quotes_off_and_null_as_null(tmp_path):
         ("data.path=a\x1bb", ["data.path (--set)", r"a\x1bb", "control characters"]),
         ("training.learning_rate=-1", ["training.learning_rate (--set)", "-1", "at least 1.2e-38"]),
         ("a\x1bb=1", [r"--set a\x1bb", "unknown key"]),
+        ("tr\u0430ining.max_steps=3", ["U+0430 CYRILLIC SMALL LETTER A", "keys are ASCII"]),
+        ("training.max_steps\u200b=3", ["mean training.max_steps?", "U+200B ZERO WIDTH SPACE"]),
     ],
 )
 def test_an_invalid_override_is_refused_by_name(tmp_path, parser, override, named):
@@ -629,6 +631,23 @@ def test_an_invalid_override_is_refused_by_name(tmp_path, parser, override, name
     for words in named:
         assert words in message, message
     assert path.read_text() == SMALLEST
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("max_steps", "training.max_steps"),
+        ("max-steps", "training.max_steps"),
+        ("training.max_steps", "training.max_steps"),
+        ("lr", "training.learning_rate"),
+        ("block_size", "model.max_seq_length"),
+        ("out_dir", "paths.checkpoints"),
+        ("seed", "seed"),
+        ("qqqqqq", None),
+    ],
+)
+def test_the_key_is_known_that_an_option_of_another_trainer_means(word, key):
+    assert key_meant(word) == key
 
 
 def test_an_override_replaces_a_bad_value_but_not_a_broken_section(tmp_path):

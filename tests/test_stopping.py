@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import harness
 import pytest
@@ -148,3 +149,21 @@ def test_the_handlers_are_installed_before_torch_is_imported(tmp_path):
     assert done.returncode == 143, done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_in_another_thread_installs_no_handlers():
+    """Python refuses handlers there; a notebook or a web page may train in such a thread."""
+    before = signal.getsignal(signal.SIGTERM)
+    errors: list[BaseException] = []
+
+    def install() -> None:
+        try:
+            StopRequest().install()
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=install)
+    thread.start()
+    thread.join()
+    assert not errors
+    assert signal.getsignal(signal.SIGTERM) == before

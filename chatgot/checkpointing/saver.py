@@ -1,5 +1,6 @@
 """Saving one checkpoint after another: failures in a row, and what saving costs."""
 
+import errno
 import logging
 import math
 import time
@@ -16,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILED_SAVES = 3  # in a row; then the run ends rather than go on without a safety net
 SAVING_SHARE = 0.01  # of the time; above it, the log says once which interval would be long enough
+# of a network file system whose server has restarted or is away, or of a disk that was removed
+MOUNT_IS_STALE = (errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class CheckpointWriter:
@@ -92,7 +96,7 @@ class CheckpointWriter:
             if self.failures > 1:
                 count = f"{self.failures} saves in a row failed"
             raise StorageError(
-                f"{path}: not saved: {reason} ({count}); make room, then resume"
+                f"{path}: not saved: {reason} ({count}); {_advice(error, path)}, then resume"
             ) from error
         logger.warning(
             "%s: not saved: %s; training continues, the next save comes as planned", path, reason
@@ -123,6 +127,18 @@ class CheckpointWriter:
                 100 * cost_s / since_last_s,
                 ", ".join(f"training.{key}={value}" for key, value in too_short.items()),
             )
+
+
+def _advice(error: Exception, path: Path) -> str:
+    """Return what the user has to do before a save can succeed."""
+    number = getattr(error, "errno", None)
+    if number == errno.ENOENT:
+        return f"make {path.parent} again, or bring it back"
+    if number in MOUNT_IS_STALE:
+        return f"mount the file system of {path.parent} again"
+    if number in NOT_WRITABLE:
+        return f"make {path.parent} writable"
+    return "make room"
 
 
 def _round_up(steps: float) -> int:

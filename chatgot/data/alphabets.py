@@ -5,7 +5,7 @@ it.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,9 @@ TABLE = Path(__file__).with_name("alphabets.txt")
 BOUNDARY = "_"  # stands for a neighbour that is no letter
 FOREIGN = 9.5  # nats: a letter that the language does not have
 FOREIGN_WESTERN = 8.0  # nats: names and loan words have these in every language
+WESTERN_LETTERS = frozenset("àáâãäåæçèéêëìíîïñòóôõöøùúûüýÿ")  # ð and þ: Icelandic alone
+DOTTED_CAPITAL = 4.5  # nats: İ of Turkish, which is an ASCII letter in lower case
+MIXED = 2.0  # nats: the language may change with each letter
 UNSEEN_PAIR = 2.5  # nats: a letter of the language, next to a neighbour that it was not seen with
 NATS_PER_LEVEL = 0.5
 FOREIGN_CHARACTER = 12.0  # nats
@@ -31,7 +34,9 @@ class Alphabet:
         """Return the nats of a letter above ASCII between its neighbours, all in lower case."""
         alone = self.letters.get(letter)
         if alone is None:
-            return FOREIGN_WESTERN if "à" <= letter <= "ÿ" else FOREIGN
+            if letter == "i" and "ı" in self.letters:
+                return DOTTED_CAPITAL
+            return FOREIGN_WESTERN if letter in WESTERN_LETTERS else FOREIGN
         unseen = min(FOREIGN, alone + UNSEEN_PAIR)
         left = self.left.get(before + letter, unseen)
         if after > "\x7f":  # counted as the left neighbour of `after`
@@ -41,8 +46,24 @@ class Alphabet:
 
 @cache
 def alphabet(language: str) -> Alphabet:
+    """Return the letters of a language, or of a list of names in all languages of `de+fr+es`."""
+    if "+" in language:
+        return _mixed_alphabet([alphabet(one) for one in language.split("+")])
     tables = _tables()[language]
     return Alphabet(tables["letters"], tables["left"], tables["right"])
+
+
+def _mixed_alphabet(alphabets: Sequence[Alphabet]) -> Alphabet:
+    return Alphabet(
+        _least([one.letters for one in alphabets]),
+        _least([one.left for one in alphabets]),
+        _least([one.right for one in alphabets]),
+    )
+
+
+def _least(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    keys = {key for table in tables for key in table}
+    return {key: MIXED + min(table.get(key, FOREIGN) for table in tables) for key in keys}
 
 
 @cache

@@ -13,18 +13,20 @@ USUAL_SIGN = 3.5
 LESS_USUAL_SIGN = 5.0
 FRAME = 7.0
 ODD_SIGN = 8.0
+CURRENCY_SIGN = 11.0  # nobody means ¤: it is € in ISO 8859-15
 SIGN_IN_WORD = 4.0  # B³¹d
 CAPITAL_IN_WORD = 4.0  # grÓe
 TWO_SCRIPTS = 6.0  # Josи
 NEXT_TO_DIGIT = 2.5  # Ł5
 LONE_LETTER = 2.0
 LONE_CAPITAL = 4.0
-MISPLACED = 3.0  # ¿ after a word, ’ before one
+MISPLACED = 3.0  # ¿ after a word, ’ or ® before one, ½ after a letter
 
 USUAL_SIGNS = "°§€µ£«»“”„’–…±·•©®²½×№\xa0"
 LESS_USUAL_SIGNS = "‘—¡¿´ºª³¼¾™†‡¬¶‰¢¥÷"
 OPENING = "¡¿"
-CLOSING = "’"
+CLOSING = "’®"
+FRACTIONS = "¼½¾"
 SUPERSCRIPTS = "²³"
 IN_WORDS = "’·"
 PREFIXES = "µ"  # micro, before the letter of a unit
@@ -46,6 +48,9 @@ CENTRAL = "pl cs sk hu sl hr ro sq de"
 WESTERN = "de fr es pt it nl sv da nb fi is ca gl eu et ga sq"
 CYRILLIC = "ru bg uk be sr mk kk"
 BALTIC = "lt lv et"
+# Lists of names are in all of them
+CENTRAL += " " + CENTRAL.replace(" ", "+")
+WESTERN += " " + WESTERN.replace(" ", "+")
 
 # Codec -> what speaks against it before a byte is seen, in nats; the languages that used it
 CODE_PAGES: dict[str, tuple[float, str]] = {
@@ -78,12 +83,27 @@ CODE_PAGES: dict[str, tuple[float, str]] = {
     "cp869": (7.0, "el"),
     "cp720": (7.0, "ar"),
     "cp1125": (7.0, "uk"),
-    "mac-roman": (7.5, WESTERN),
+    "mac-roman": (8.0, WESTERN),
     "cp855": (8.0, "ru sr bg mk"),
-    "iso8859-15": (8.0, "fr fi et"),
-    "iso8859-3": (9.0, "eo"),
+    "iso8859-15": (5.5, "fr fi et"),
+    "iso8859-3": (9.0, "eo tr"),
     "mac-cyrillic": (8.0, "ru uk"),
+    "cp860": (8.0, "pt"),
+    "cp861": (8.0, "is"),
+    "cp863": (8.5, "fr"),
+    "cp865": (8.0, "da nb sv"),
+    "iso8859-4": (7.5, BALTIC),
+    "iso8859-10": (9.0, "is et lt"),
+    "iso8859-16": (8.5, "ro pl hu"),
+    "mac-latin2": (9.0, CENTRAL),
+    "mac-croatian": (9.5, "hr sl"),
+    "mac-romanian": (9.5, "ro"),
+    "mac-iceland": (9.5, "is"),
+    "mac-greek": (9.0, "el"),
+    "mac-turkish": (9.0, "tr"),
 }
+# The table of letters has the cedilla, as most code pages have
+COMMA_BELOW = str.maketrans("șț", "şţ")
 
 
 @dataclass(frozen=True)
@@ -129,7 +149,7 @@ def _sign(character: str, codec: str) -> Sign:
     else:
         script = ""
         nats = _alone_nats(character)
-    lower = "i" if character == "İ" else character.lower()
+    lower = "i" if character == "İ" else character.lower().translate(COMMA_BELOW)
     if script == "":
         lower = character
     return Sign(lower, script, character.isupper(), character.islower(), nats)
@@ -140,6 +160,8 @@ def _alone_nats(character: str) -> float:
         return USUAL_SIGN
     if character in LESS_USUAL_SIGNS:
         return LESS_USUAL_SIGN
+    if character == "¤":
+        return CURRENCY_SIGN
     return FRAME if FRAMES.match(character) else ODD_SIGN
 
 
@@ -170,7 +192,7 @@ def _sign_nats(before: Sign, sign: Sign, after: Sign) -> float:
     if sign.lower in PREFIXES and after.script == "ascii":
         return sign.nats + (SIGN_IN_WORD if before.script else 0.0)
     if before.script and after.script and sign.lower not in IN_WORDS:
-        return sign.nats + SIGN_IN_WORD
+        return sign.nats + SIGN_IN_WORD + (MISPLACED if sign.lower in FRACTIONS else 0.0)
     if sign.lower in SUPERSCRIPTS and not (before.script or before.lower.isdigit()):
         return sign.nats + MISPLACED
     opens = not before.script and bool(after.script)

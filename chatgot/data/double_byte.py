@@ -21,6 +21,7 @@ DOUBLE_BYTE = {
     "cp932": (3.5, "ja"),
     "euc_jp": (4.0, "ja"),
     "cp949": (4.0, "ko"),
+    "johab": (7.0, "ko"),
 }
 # Language -> a codec that has the common ideographs in its first rows, and the end of these rows
 FIRST_ROWS = {"zh_CN": ("gb2312", 0xD8), "zh_TW": ("big5", 0xC9), "ja": ("euc_jp", 0xD0)}

@@ -7,49 +7,31 @@ offset in the file.
 
 import codecs
 import re
-import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from chatgot.data import wide
 from chatgot.data.ebcdic import EBCDIC_ADVICE, is_ebcdic
-from chatgot.data.encoding_guess import guess_encoding
+from chatgot.data.encoding_guess import guess_encoding, is_rather_utf8
 from chatgot.data.iso_2022 import escaped_encoding, has_designator, may_be_escaped
 from chatgot.errors import ConfigError
 
 CHUNK_BYTES = 1 << 22
 HEAD_BYTES = 1 << 16  # enough to see the structure of UTF-16 and UTF-32
 SAMPLE_BYTES = 1 << 20  # how much of the lines that are not UTF-8 is looked at
+UTF8_SAMPLE_BYTES = 1 << 18  # how much of the lines that are UTF-8 is looked at
 
-# UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
 # Lone surrogates (ED A0 80 ...) fit this pattern: broken UTF-8, not text in another encoding.
 UTF8_SEQUENCE = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
 )
-# So many sequences in one line that is wholly UTF-8 are no chance
-SURE_IN_SINGLE_BYTE = 3
-SURE_IN_DOUBLE_BYTE = 8
-MANY_LINES = 0.2  # share of such lines with fewer sequences that is no chance either
-DOUBLE_BYTE = ("big5", "cp932", "cp949", "cp950", "euc", "gb", "johab", "shift")
+SURE_SEQUENCES = 8  # so many in one line that is wholly UTF-8 are no chance
 ASCII = bytes(range(0x80))
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r\f"})
 C1_CONTROL = re.compile("[\x80-\x9f]")  # no text has them: they show that a guess is wrong
-# Unicode's categories of control, unassigned and private characters, and of surrogates
-NO_TEXT = ("Cc", "Cn", "Co", "Cs")
-BLANKS = "\t\n\r\f"  # the control characters that text has
-ASCII_LETTERS = range(0x40, 0x7F)
-# Blanks, line ends, and the commas and full stops of Chinese and Japanese
-SEPARATORS = " \n\r\u3000\u3001\u3002\uff0c"
 
 
 class Undecodable(ConfigError):
@@ -101,7 +83,7 @@ def decoded_chunks(path: Path, encoding: str, chunk_bytes: int = CHUNK_BYTES) ->
             message = (
                 f"{path}: not {encoding} at byte offset {offset}: "
                 f"byte 0x{error.object[error.start]:02X}, {error.reason}; mend the file there, "
-                "or convert it to UTF-8 from the encoding it was written in"
+                "or set data.encoding to the encoding it was written in"
             )
             raise Undecodable(message, offset) from error
 
@@ -120,20 +102,19 @@ def detect_encoding(path: Path) -> str:
 
     Order: byte order mark; UTF-16 or UTF-32 by structure; UTF-8, unless its ASCII is a 7-bit
     encoding of East Asia, which escape sequences designate (ISO-2022-JP, HZ); the guess about the
-    lines that are not UTF-8, if it decodes the whole file. After a mark or a structure the rest of
-    the file is not looked at: `decoded_chunks` does that.
+    lines that are not UTF-8, if it decodes the whole file. After a mark or a structure it is looked
+    whether 8-bit text follows; `decoded_chunks` finds what does not decode.
 
     Raises: Undecodable for UTF-8 with broken bytes, for what is no text, for what is not wholly in
     the guessed encoding, and where no guess is sure enough; ConfigError.
     """
     with open_text(path) as file:
         head = file.read(HEAD_BYTES)
-    for mark, encoding in BYTE_ORDER_MARKS:
-        if head.startswith(mark):
-            return encoding
-    wide = wide_encoding(head) if b"\0" in head else None
-    if wide:
-        return wide
+    if head.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    wide_encoding = _wide_encoding(path, head)
+    if wide_encoding:
+        return wide_encoding
     not_utf8 = _first_fault(path, "utf-8")
     if not_utf8 is None:
         return _seven_bit_encoding(path) or "utf-8"
@@ -177,6 +158,49 @@ def _seven_bit_encoding(path: Path) -> str | None:
     raise fault
 
 
+def _wide_encoding(path: Path, head: bytes) -> str | None:
+    """Return UTF-16 or UTF-32 if a mark says so and what follows agrees, or if the structure does.
+
+    Raises: Undecodable for a mark before other text, and for 8-bit text further on.
+    """
+    is_whole = len(head) < HEAD_BYTES
+    encoding = wide.marked_encoding(head, is_whole)
+    mark = wide.mark_of(head)
+    if encoding is None and mark:
+        length = len(mark[0])
+        message = (
+            f"{path}: begins with the byte order mark of {mark[1]}, but at byte offset {length} "
+            f"goes on as other text; remove the mark (the first {length} bytes), "
+            "or set data.encoding"
+        )
+        raise Undecodable(message, length)
+    if encoding is None and b"\0" in head:
+        encoding = wide.wide_encoding(head)
+    if encoding:
+        _refuse_eight_bit(path, encoding)
+    return encoding
+
+
+def _refuse_eight_bit(path: Path, encoding: str) -> None:
+    """Raise Undecodable where 8-bit text follows in a file that begins in UTF-16 or UTF-32.
+
+    In UTF-16 such text would decode, to ideographs. What does not decode, `decoded_chunks` refuses.
+    """
+    start = 0  # of the chunk, in bytes
+    with open_text(path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            place = wide.eight_bit_place(chunk, encoding)
+            if place is not None:
+                offset = start + place
+                message = (
+                    f"{path}: two encodings in one text: {encoding} at byte offset 0, "
+                    f"8-bit text at byte offset {offset}; convert one of them, "
+                    "or set data.encoding to read all of it in one encoding"
+                )
+                raise Undecodable(message, offset)
+            start += len(chunk)
+
+
 def _guess_encoding(path: Path, sample: bytes, not_utf8: Undecodable) -> str:
     """Return the encoding that the sample is most likely in, if it decodes the whole file.
 
@@ -198,56 +222,6 @@ def _guess_encoding(path: Path, sample: bytes, not_utf8: Undecodable) -> str:
         f"byte offset {fault.offset}; mend the file there, or set data.encoding"
     )
     raise Undecodable(message, fault.offset)
-
-
-def wide_encoding(head: bytes) -> str | None:
-    """Recognise UTF-16 and UTF-32 without a mark, in any script, but no 8-bit text with NULs.
-
-    Read in a wrong width or byte order, a text consists of control, private and unassigned
-    characters, or of ideographs from many blocks. UTF-32 has a zero in every fourth byte. Most
-    UTF-16 consists of alphabets, all below U+2100; other UTF-16 must have separators, must not be
-    UTF-8, and must not consist of pairs of ASCII letters.
-    """
-    readings = []
-    for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
-        decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
-        try:
-            counts = Counter(decoder.decode(head))
-        except UnicodeDecodeError:
-            continue
-        if _reads_as_text(counts, encoding, head):
-            blocks = len({ord(c) >> 8 for c in counts})
-            readings.append((blocks, encoding))
-    return min(readings)[1] if readings else None
-
-
-def _reads_as_text(counts: Counter[str], encoding: str, head: bytes) -> bool:
-    """Tell whether the characters that `head` has in this wide encoding may be those of a text."""
-    total = counts.total()
-    if total == 0:
-        return False
-    no_text = sum(
-        n for c, n in counts.items() if unicodedata.category(c) in NO_TEXT and c not in BLANKS
-    )
-    if no_text > total / 50:
-        return False
-    if encoding.startswith("utf-32"):
-        return True
-    alphabetic = sum(n for c, n in counts.items() if c < "\u2100")
-    if alphabetic > 0.8 * total:
-        return True
-    separators = sum(counts[c] for c in SEPARATORS)
-    ascii_pairs = sum(n for c, n in counts.items() if _is_ascii_pair(c))
-    return (
-        separators > total / 100
-        and ascii_pairs < total / 2
-        and not is_mostly_utf8(*utf8_evidence(head))
-    )
-
-
-def _is_ascii_pair(character: str) -> bool:
-    high, low = divmod(ord(character), 0x100)
-    return high in ASCII_LETTERS and low < 0x80
 
 
 def utf8_evidence(text: bytes) -> tuple[int, int]:
@@ -296,6 +270,7 @@ class _Evidence:
     most_sequences: int = 0  # in one of the UTF-8 lines
     first_utf8: int = 0  # offset in bytes of their first byte above ASCII
     sample: bytes = b""  # the first other lines
+    utf8_sample: bytes = b""  # the first UTF-8 lines
 
     @property
     def has_other_lines(self) -> bool:
@@ -308,18 +283,15 @@ class _Evidence:
 
         By chance every eighth character of some double-byte encodings is a sequence of UTF-8.
         """
-        return self.most_sequences >= SURE_IN_DOUBLE_BYTE
+        return self.most_sequences >= SURE_SEQUENCES
 
     def has_utf8_lines(self, encoding: str) -> bool:
         """Return whether some lines are UTF-8, and not in this encoding by chance.
 
-        By chance one sequence comes out of two letters of some code pages.
+        By chance some words of some code pages are UTF-8, too.
         """
-        is_double_byte = encoding.lower().startswith(DOUBLE_BYTE)
-        if not is_double_byte and self.most_sequences >= SURE_IN_SINGLE_BYTE:
-            return True
-        lines = self.utf8_lines + self.broken_lines + self.other_lines
-        return self.utf8_lines > 1 and self.utf8_lines > MANY_LINES * lines
+        lines = set(self.utf8_sample.splitlines())
+        return any(is_rather_utf8(line, encoding) for line in lines)
 
     def two_encodings(self, path: Path, not_utf8: Undecodable) -> Undecodable:
         """Return the refusal of a text with lines in UTF-8 and in another encoding."""
@@ -332,31 +304,45 @@ class _Evidence:
 
 
 def _evidence(path: Path) -> _Evidence:
-    """Look at the lines of a whole file; up to SAMPLE_BYTES of the other lines are kept."""
+    """Look at the lines of a whole file; SAMPLE_BYTES of the lines in no UTF-8 are kept."""
     evidence = _Evidence()
     sample = bytearray()
+    utf8_sample = bytearray()
+    for offset, line in _lines_above_ascii(path):
+        sequences, stray = utf8_evidence(line)
+        evidence.sequences += sequences
+        evidence.stray += stray
+        if stray:
+            if is_mostly_utf8(sequences, stray):
+                evidence.broken_lines += 1
+            else:
+                evidence.other_lines += 1
+            if len(sample) < SAMPLE_BYTES:
+                sample += line
+        else:
+            if not evidence.utf8_lines:
+                evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
+            evidence.utf8_lines += 1
+            evidence.most_sequences = max(evidence.most_sequences, sequences)
+            if len(utf8_sample) < UTF8_SAMPLE_BYTES:
+                utf8_sample += line
+    evidence.sample = bytes(sample)
+    evidence.utf8_sample = bytes(utf8_sample)
+    return evidence
+
+
+def _lines_above_ascii(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of each line that is not ASCII; a carriage return ends a line, too."""
     offset = 0
     with open_text(path) as file:
-        while line := file.readline(HEAD_BYTES):
-            if not line.isascii():
-                sequences, stray = utf8_evidence(line)
-                evidence.sequences += sequences
-                evidence.stray += stray
-                if stray:
-                    if is_mostly_utf8(sequences, stray):
-                        evidence.broken_lines += 1
-                    else:
-                        evidence.other_lines += 1
-                    if len(sample) < SAMPLE_BYTES:
-                        sample += line
-                else:
-                    if not evidence.utf8_lines:
-                        evidence.first_utf8 = offset + len(line) - len(line.lstrip(ASCII))
-                    evidence.utf8_lines += 1
-                    evidence.most_sequences = max(evidence.most_sequences, sequences)
-            offset += len(line)
-    evidence.sample = bytes(sample)
-    return evidence
+        while block := file.readline(HEAD_BYTES):
+            if block.isascii():
+                offset += len(block)
+                continue
+            for line in block.splitlines(keepends=True):
+                if not line.isascii():
+                    yield offset, line
+                offset += len(line)
 
 
 def _refuse_control_bytes(path: Path) -> None:

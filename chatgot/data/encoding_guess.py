@@ -26,9 +26,14 @@ RARE_BYTE = 4  # runs with a byte that is in fewer runs are looked at, too
 GARBAGE_PER_BYTE = 7.0  # nats: a run costs no more, because a run may be torn
 GARBAGE = 3.0
 NOISE_BYTES = 20  # from so many bytes above ASCII on, noise is told from text
-NOISE = 5.0  # nats for each of them
+NOISE = 5.5  # nats for each of them
 SURE = 1.0  # nats between the best text and the next one
 ALIKE = 0.05  # share of the characters above ASCII
+NOT_IN_ENCODING = 12.0  # nats: a character that an encoding does not have
+SURELY_UTF8 = 3.0  # nats
+# A blank in cp1252, the letter á in a DOS console: alone, only many of them say which one
+NO_BREAK_SPACE = 0xA0
+MANY_BLANKS = 4  # distinct runs
 
 RUN = re.compile(rb"[A-Za-z0-9\x80-\xff]*[\x80-\xff][A-Za-z0-9\x80-\xff]*")
 # In double-byte encodings, a character's second byte is 0x30 or higher
@@ -64,6 +69,8 @@ def guess_encoding(sample: bytes) -> Guess:
         return Guess(None, 0.0)
     few_lines = lines[:MAX_LINES]
     datas = _run_datas(few_lines)
+    if _has_only_blanks(datas):
+        return Guess("cp1252", 0.9) if len(datas) >= MANY_BLANKS else Guess(None, 0.5)
     runs = [_run(data) for data in datas]
     single = _race(runs)
     surprises = _best(single)
@@ -75,7 +82,28 @@ def guess_encoding(sample: bytes) -> Guess:
     rest = [_run(data) for data in _with_rare_bytes(datas, others)]
     _add(single, rest)
     surprises = _best(single)
-    return _decide(surprises, b" ".join(run.data for run in [*runs, *rest]))
+    guess = _decide(surprises, b" ".join(run.data for run in [*runs, *rest]))
+    if guess.encoding != "cp1252" and all(len(run.data) == 1 for run in runs):
+        return Guess(None, guess.confidence)  # no letter has a neighbour: that is no word
+    return guess
+
+
+def is_rather_utf8(line: bytes, encoding: str) -> bool:
+    """Return whether a line that is UTF-8 is far less surprising so than in an old encoding."""
+    text = line.decode("utf-8", "ignore")
+    known = text.encode(encoding, "ignore")
+    lost = len(text) - len(known.decode(encoding, "ignore"))
+    as_utf8 = _line_nats(known, encoding) + lost * NOT_IN_ENCODING
+    return _line_nats(line, encoding) - as_utf8 > SURELY_UTF8
+
+
+def _line_nats(line: bytes, encoding: str) -> float:
+    """Return the surprise of a line in an encoding, in its likeliest language."""
+    if encoding in DOUBLE_BYTE:
+        return sum(token_nats(encoding, token) for token in _tokens([line]))
+    languages = dict.fromkeys(CODE_PAGES[encoding][1].split(), 0.0)
+    _add({encoding: languages}, [_run(data) for data in RUN.findall(line)])
+    return min(languages.values())
 
 
 def _excerpt(sample: bytes) -> bytes:
@@ -115,6 +143,13 @@ def _run(data: bytes) -> Run:
     places = [byte.start() for byte in HIGH_BYTE.finditer(padded)]
     contexts = tuple(padded[place - 1 : place + 2] for place in places)
     return Run(data, contexts, GARBAGE_PER_BYTE * len(places) + GARBAGE)
+
+
+def _has_only_blanks(datas: Sequence[bytes]) -> bool:
+    """Return whether the bytes above ASCII may all be no-break spaces, some of them in words."""
+    if any(byte > 0x7F and byte != NO_BREAK_SPACE for data in datas for byte in data):
+        return False
+    return any(data[0] != NO_BREAK_SPACE and data[-1] != NO_BREAK_SPACE for data in datas)
 
 
 def _with_rare_bytes(datas: Sequence[bytes], others: Sequence[bytes]) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -13,6 +14,8 @@ from chatgot.data.odd_characters import BYTE_ORDER_MARK
 from chatgot.errors import ConfigError
 from chatgot.logs.waiting import Advance, waiting
 
+# http://, s3://, file://; a Path holds one slash of them. Not a drive such as C:/
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")
 HASHED_BYTES = 1 << 20  # read at a time
 
 
@@ -49,6 +52,11 @@ def check_text_file(
             raise ConfigError(message)
         os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
     except FileNotFoundError as error:
+        if ADDRESS.match(str(path)):
+            raise ConfigError(
+                f"{path}: found an address, expected a file on this machine: "
+                f"download it, then {advice} that file"
+            ) from error
         near = _near_yaml(path, yaml_path)
         if near is not None:
             raise ConfigError(

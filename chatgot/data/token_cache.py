@@ -7,6 +7,7 @@ whose hash is in the names of the files, too.
 import json
 import logging
 import mmap
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict, cast
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ from chatgot.atomic_file import atomic_file
 from chatgot.data.encoding import CHUNK_BYTES, detect_encoding
 from chatgot.data.odd_characters import OddCharacter, OddCharacters, describe
 from chatgot.data.subwords import SubwordEncoder, Subwords
-from chatgot.data.text_file import check_text_file, file_sha256, text_chunks
+from chatgot.data.text_file import HASHED_BYTES, check_text_file, file_sha256, text_chunks
 from chatgot.data.vocabulary import (
     END_OF_TEXT,
     END_OF_TEXT_ID,
@@ -36,8 +38,8 @@ from chatgot.logs.waiting import Advance, waiting
 
 logger = logging.getLogger(__name__)
 
-CACHE_FORMAT = 3
-SUBWORDS_FORMAT = 2  # of a cache of subwords
+CACHE_FORMAT = 4
+SUBWORDS_FORMAT = 3  # of a cache of subwords
 SUBWORD_CHUNK = 1 << 20  # bytes of a text that become subwords at a time
 HASH = 32  # hex digits of a hash in a file's name
 MOST_SHOWN = 20  # characters in one message
@@ -51,6 +53,7 @@ class About(TypedDict):
 
     format: int
     tokens: int
+    ids_crc32: int  # of the bytes of the ids
     encoding: str
     text_sha256: str
     byte_order_marks: int  # left out, within the text
@@ -63,6 +66,7 @@ class AboutSubwords(TypedDict):
 
     format: int
     tokens: int
+    ids_crc32: int  # of the bytes of the ids
     encoding: str
     text_sha256: str
     byte_order_marks: int
@@ -188,6 +192,7 @@ def _read_about(about_path: Path, ids_path: Path) -> About | None:
             about["format"] == CACHE_FORMAT
             and about.keys() == About.__annotations__.keys()
             and ids_path.stat().st_size == 2 * about["tokens"]
+            and _crc32_of(ids_path) == about["ids_crc32"]
         )
         if fits:
             Characters.from_tokens(about["vocabulary"])  # raises where it is damaged
@@ -206,9 +211,23 @@ def _read_about_subwords(
             about["format"] == SUBWORDS_FORMAT
             and about.keys() == AboutSubwords.__annotations__.keys()
             and ids_path.stat().st_size == dtype.itemsize * about["tokens"]
+            and _crc32_of(ids_path) == about["ids_crc32"]
         )
 
     return cast("AboutSubwords | None", _read_usable(about_path, is_usable))
+
+
+def _crc32_of(ids_path: Path) -> int:
+    """Return the checksum of a file of ids: a damaged one would train on other letters."""
+    checksum = 0
+    with (
+        ids_path.open("rb") as file,
+        waiting(f"reading {ids_path.name}", os.fstat(file.fileno()).st_size) as advance,
+    ):
+        while block := file.read(HASHED_BYTES):
+            checksum = crc32(block, checksum)
+            advance(len(block))
+    return checksum
 
 
 def _read_usable(about_path: Path, is_usable: Callable[[Any], bool]) -> object:
@@ -255,10 +274,11 @@ class _Reader:
 def _warn_of_oddities(text_path: Path, about: About | AboutSubwords) -> None:
     """Say what was left out of a text, and what should not be in it."""
     if about["byte_order_marks"]:
+        marks = about["byte_order_marks"]
         logger.warning(
-            "%s: %s byte order marks within the text were left out: they are no characters",
+            "%s: left out %s within the text, which is no character",
             text_path,
-            f"{about['byte_order_marks']:,}",
+            "1 byte order mark" if marks == 1 else f"{marks:,} times a byte order mark",
         )
     if about["odd_characters"]:
         logger.warning(
@@ -288,16 +308,20 @@ def _encode(text_path: Path, ids_path: Path, encoding: str | None, advance: Adva
     id_of[characters] = np.arange(1, len(characters) + 1)
     second_digest = sha256()
     tokens = 0
+    checksum = 0
     with atomic_file(ids_path) as file:
         chunks = text_chunks(text_path, reader.encoding, advance=advance)
         for points in code_points(_hashed(chunks, second_digest.update)):
             tokens += len(points)
-            file.write(id_of[points].tobytes())
+            ids = id_of[points].tobytes()
+            checksum = crc32(ids, checksum)
+            file.write(ids)
         if second_digest.digest() != digest.digest():
             raise _changed(text_path)
     return {
         "format": CACHE_FORMAT,
         "tokens": tokens,
+        "ids_crc32": checksum,
         "encoding": reader.encoding,
         "text_sha256": digest.hexdigest(),
         "byte_order_marks": reader.byte_order_marks,
@@ -323,6 +347,7 @@ def _encode_subwords(
     encoder = vocabulary.encoder()
     chunks = reader.chunks(digest.update, advance, SUBWORD_CHUNK)
     tokens = 0
+    checksum = 0
     has_text = False
     unknown: set[str] = set()
     known = _replace_unknown(chunks, vocabulary, unknown)
@@ -331,6 +356,7 @@ def _encode_subwords(
             ids = np.array(part, dtype)
             has_text = has_text or bool((ids != vocabulary.end_of_text_id).any())
             tokens += len(ids)
+            checksum = crc32(ids.tobytes(), checksum)
             file.write(ids.tobytes())
         if not has_text:
             raise _no_text(reader.path)
@@ -343,6 +369,7 @@ def _encode_subwords(
     return {
         "format": SUBWORDS_FORMAT,
         "tokens": tokens,
+        "ids_crc32": checksum,
         "encoding": reader.encoding,
         "text_sha256": digest.hexdigest(),
         "byte_order_marks": reader.byte_order_marks,

@@ -18,7 +18,7 @@ from math import log
 from chatgot.data.alphabets import common_characters
 
 TORN = 15.0  # nats
-AT_EDGE = 3.0  # less surprising at the beginning or the end of a word
+AT_END = 2.0  # less surprising at the end of a word: lines are cut off
 LEVEL_ONE = 10.0  # an ideograph or syllable of the part of the set that is in daily use
 LEVEL_TWO = 13.0
 UNUSUAL = 18.0  # of none of the old sets, or of another script
@@ -180,9 +180,9 @@ class TornReader:
         for start, steps in enumerate(best):
             parts = []
             for length in range(1, min(self._longest, len(word) - start) + 1):
-                at_edge = start == 0 or start + length == len(word)
+                at_end = start + length == len(word)
                 for nats, text in self._parts(word[start : start + length]):
-                    discount = AT_EDGE if at_edge and "\udc80" <= text <= "\udcff" else 0.0
+                    discount = AT_END if at_end and "\udc80" <= text <= "\udcff" else 0.0
                     parts.append((length, nats - discount, text))
             for before, step in steps.items():
                 for length, nats, text in parts:

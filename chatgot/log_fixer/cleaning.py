@@ -73,8 +73,8 @@ JOINING_NULS = re.compile(r"(?<=[^\0\r\n])\0{1,7}(?=[^\0\r\n])")
 # Terminals ignore NULs in and next to escape sequences; some programs wait by sending them
 _STRING_OR_NULS = r"[^\x01-\x08\x0a-\x1f\x7f-\x9f]*"
 NULS_AT_SEQUENCE = re.compile(
-    rf"\0*(?:\x1b\0*[\]PX^_]{_STRING_OR_NULS}(?:\x07|\x1b\0*\\|\x9c)"
-    r"|(?:\x1b\0*\[|\x9b)[0-?\0]*[ -/\0]*[@-~]|\x1b[ -/\0]*[0-~])\0*"
+    rf"(?<!\0)\0*+(?:\x1b\0*+[\]PX^_]{_STRING_OR_NULS}(?:\x07|\x1b\0*\\|\x9c)"
+    r"|(?:\x1b\0*+\[|\x9b)[0-?\0]*+[ -/\0]*+[@-~]|\x1b[ -/\0]*[0-~])\0*"
 )
 END_OF_DOS_FILE = "\x1a"  # Ctrl+Z; CP/M fills the last sector with it
 MENDED_LINE_NUMBERS = 20  # how many the report names

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from chatgot.atomic_file import atomic_file, fsync_folder
 from chatgot.data.ebcdic import EBCDIC_ADVICE, is_ebcdic
-from chatgot.data.encoding import wide_encoding
+from chatgot.data.wide import wide_encoding
 from chatgot.encoding_names import codec_name
 from chatgot.errors import ConfigError, StorageError
 from chatgot.log_fixer.cleaning import (
@@ -366,10 +366,17 @@ def _refuse_binary(log: _LogFile, path: Path) -> None:
 
 
 def _is_binary(head: bytes, file: SeekableFile) -> bool:
-    """Tell by its control characters and NULs whether the head of a file is no text."""
-    if head and not head.strip(b"\0"):
+    """Tell by its control characters and NULs whether the head of a file is no text.
+
+    The head begins after NULs: a log that is cut off while its program writes to it has them there.
+    """
+    start = _first_byte(file) if head.startswith(b"\0") else 0
+    if start is None:
         return True
-    eight_bit = b"".join(piece.data for piece in _head_pieces(file) if piece.kind == EIGHT_BIT)
+    head = _read_at(file, start)
+    eight_bit = b"".join(
+        piece.data for piece in _head_pieces(file, start) if piece.kind == EIGHT_BIT
+    )
     text = eight_bit.translate(None, b"\0").rstrip(END_OF_DOS_FILE.encode())
     controls = len(text) - len(text.translate(None, RARE_CONTROLS))
     nuls = NULS_OF_POWER_CUT.sub(b"", eight_bit).count(b"\0")
@@ -380,9 +387,30 @@ def _is_binary(head: bytes, file: SeekableFile) -> bool:
     return has_many_controls
 
 
-def _head_pieces(file: SeekableFile) -> Iterator[Piece]:
-    for piece in pieces(file, 0, HEAD_BYTES):
-        if piece.offset >= HEAD_BYTES:
+def _first_byte(file: SeekableFile) -> int | None:
+    """Return where the NULs at the start of a file end, or a few before; None: there is no more.
+
+    A character of UTF-16 or UTF-32 may begin with NULs, and stays aligned.
+    """
+    offset = 0
+    file.seek(0)
+    while block := file.read(READ_BYTES):
+        rest = block.lstrip(b"\0")
+        if rest:
+            first = offset + len(block) - len(rest)
+            return first // 4 * 4
+        offset += len(block)
+    return None
+
+
+def _read_at(file: SeekableFile, offset: int) -> bytes:
+    file.seek(offset)
+    return file.read(HEAD_BYTES)
+
+
+def _head_pieces(file: SeekableFile, start: int) -> Iterator[Piece]:
+    for piece in pieces(file, start, HEAD_BYTES):
+        if piece.offset >= start + HEAD_BYTES:
             return
         yield piece
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import NoReturn, TextIO
 
-from chatgot.logs.bars import bars_are_disabled, tqdm
+from chatgot.logs.bars import bars_are_disabled, draw_on_any_terminal, tqdm
 from chatgot.logs.colours import is_terminal
 from chatgot.logs.logging_setup import escape_controls
 from chatgot.logs.timing import human_time
@@ -112,6 +112,7 @@ class _Wait:
             bar_format=WITHOUT_TOTAL if self.total is None else WITH_TOTAL,
             delay=1.0,  # without one tqdm would draw it here, at 0 %
         )
+        draw_on_any_terminal(bar)
         bar.start_t -= DELAY_S
         bar.delay = 0
         return bar

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from chatgot.machine.control_groups import OWN, ROOT, VERSION_1, VERSION_2, control_groups
+
 MIB = 1 << 20
 
 # texts inside out-of-memory errors that torch raises as plain RuntimeError
@@ -27,9 +29,11 @@ BARE_MESSAGES = (
     "could not create a memory object",
     "could not execute a primitive",
 )
-# files of a control group with its memory limit and memory use: version 1, version 2
-GROUP_FILES_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-GROUP_FILES_2 = ("memory.max", "memory.current")
+# files of a control group with its memory limit and memory use
+GROUP_FILES = {
+    VERSION_1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    VERSION_2: ("memory.max", "memory.current"),
+}
 # parameters of mallopt(3), and their largest value
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -125,39 +129,18 @@ def _address_space() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def _control_groups(
-    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> Iterator[tuple[int, int]]:
+def _control_groups(root: Path = ROOT, own: Path = OWN) -> Iterator[tuple[int, int]]:
     """Yield (used, limit) in bytes of each control group that limits this process's memory.
 
-    Knows versions 1 and 2. A group counts cached file pages as used, although the kernel frees them
-    when memory is needed; they are subtracted.
+    A group counts cached file pages as used, although the kernel frees them when memory is needed;
+    they are subtracted.
     """
-    try:
-        lines = own.read_text().splitlines()
-    except (OSError, ValueError):
-        return
-    for line in lines:
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0":
-            yield from _limits_above(root, path, GROUP_FILES_2)
-        elif "memory" in controllers.split(","):
-            yield from _limits_above(root / "memory", path, GROUP_FILES_1)
-
-
-def _limits_above(top: Path, path: str, names: tuple[str, str]) -> Iterator[tuple[int, int]]:
-    """Yield (used, limit) of the control group at `path` and of those above it, up to `top`."""
-    folder = top / path.lstrip("/")
-    if not folder.is_dir():
-        folder = top  # in a container, the process's own group is mounted at the top
-    for group in (folder, *folder.parents):
-        if not group.is_relative_to(top):
-            break
+    for version, group in control_groups("memory", root, own):
+        limit_file, held_file = GROUP_FILES[version]
         # without a limit the file says "max", which is not a number
         with suppress(OSError, ValueError):
-            limit = int((group / names[0]).read_text())
-            held = int((group / names[1]).read_text())
+            limit = int((group / limit_file).read_text())
+            held = int((group / held_file).read_text())
             yield max(0, held - _cached_files(group)), limit
 
 

@@ -19,6 +19,7 @@ from chatgot.data.windows import TrainingWindows
 from chatgot.errors import ConfigError
 from chatgot.logs.events import event
 from chatgot.logs.waiting import waiting
+from chatgot.machine.control_groups import cpu_quota
 from chatgot.machine.device import DTYPES, set_threads
 from chatgot.machine.measured import fast_threads
 from chatgot.machine.memory import is_out_of_memory
@@ -265,6 +266,7 @@ def _threads_of(variable: str) -> int | None:
 
 
 def _measure_threads(d_model: int) -> int:
+    _leave_threads_to_quota()
     with waiting("measuring how many threads are fast"):
         threads, seconds = fast_threads(d_model)
     words = [f"{1000 * s:.2f} ms with {n}" for n, s in sorted(seconds.items())]
@@ -276,6 +278,24 @@ def _measure_threads(d_model: int) -> int:
             extra=event("choice", what="threads", chosen=threads, measured=seconds),
         )
     return threads
+
+
+def _leave_threads_to_quota() -> None:
+    """Take no more threads than the CPU time that the control groups leave, if they limit it.
+
+    With more threads, all of them would wait for one that the kernel has stopped.
+    """
+    quota = cpu_quota()
+    if quota is None or quota >= torch.get_num_threads():
+        return
+    threads = max(1, int(quota))
+    logger.info(
+        "threads: at most %d of %d: this container or group may use the time of %.3g CPUs",
+        threads,
+        torch.get_num_threads(),
+        quota,
+    )
+    torch.set_num_threads(threads)
 
 
 def _choose_attention(

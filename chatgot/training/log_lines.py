@@ -13,14 +13,18 @@ from chatgot import __version__
 from chatgot.checkpointing.run_files import open_to_others
 from chatgot.command_line import command_line
 from chatgot.config import remarks
+from chatgot.data.unseen_characters import unseen
 from chatgot.logs.timing import human_time
 from chatgot.machine.device import describe, versions
+from chatgot.machine.launched_copies import launched_copies
 from chatgot.machine.memory import used_memory
+from chatgot.plain_yaml import escaped
 from chatgot.run.assembly import Run
 from chatgot.shipped import PACKAGE
 
 PRECISION_CURVE = ("fp32", "bf16", "fp16")  # amp/precision: the index
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and two moments, 4 bytes each
+MOST_UNSEEN_NAMED = 12  # characters in one warning
 
 
 def model_line(run: Run) -> str:
@@ -93,7 +97,10 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
 
 
 def cautions(run: Run) -> list[str]:
-    """Return warnings: settings without effect, a warmup that is too long, a small disk."""
+    """Return warnings: settings without effect, a warmup that is too long, a small disk.
+
+    Also: several copies of this program, and held-out characters that no model can know.
+    """
     config = run.config
     lines = remarks(config)
     warmup = config.training.warmup_steps
@@ -115,6 +122,7 @@ def cautions(run: Run) -> list[str]:
             f"{files} checkpoints need {needed / 1e9:.1f} GB, "
             f"but only {free / 1e9:.1f} GB are free on their disk"
         )
+    lines += _copies_line() + _unseen_line(run)
     danger = open_to_others(run.checkpoint_dir)
     if danger:
         lines.append(
@@ -122,6 +130,35 @@ def cautions(run: Run) -> list[str]:
             "anyone who can write to it can replace your checkpoints"
         )
     return lines
+
+
+def _copies_line() -> list[str]:
+    launched = launched_copies(os.environ)
+    if launched is None:
+        return []
+    variable, copies = launched
+    return [
+        f"{variable}={copies}: a launcher has started {copies} copies of this program, and each "
+        "trains a model of its own on one device; start it once, without the launcher"
+    ]
+
+
+def _unseen_line(run: Run) -> list[str]:
+    if run.vocabulary.kind != "characters":  # subwords may be learnt from their neighbours
+        return []
+    held_out = run.val_windows.ids
+    missing = unseen(run.train_windows.ids, held_out)
+    if not missing:
+        return []
+    names = [run.vocabulary.decode([number]) for number in missing]
+    shown = escaped(" ".join(names[:MOST_UNSEEN_NAMED]))
+    more = " ..." if len(names) > MOST_UNSEEN_NAMED else ""
+    share = sum(missing.values()) / len(held_out)
+    return [
+        f"the held-out part (the last {run.config.data.test_split:.3g} of the text) has characters "
+        f"that the training part lacks: {shown}{more}; they are {share:.1%} of it, and no training "
+        "lowers val_loss on them: mix the order of the text, or change data.test_split"
+    ]
 
 
 def git_commit() -> str | None:

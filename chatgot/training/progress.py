@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from chatgot.logs.bars import bars_are_disabled, tqdm
+from chatgot.logs.bars import bars_are_disabled, draw_on_any_terminal, tqdm
 from chatgot.logs.colours import is_terminal
 from chatgot.run.assembly import Run
 from chatgot.training.log_lines import postfix, step_line
@@ -27,6 +27,7 @@ class ProgressBar:
             dynamic_ncols=True,
             disable=bars_are_disabled() or not is_terminal(sys.stderr),
         )
+        draw_on_any_terminal(self.bar)
         self._last_line_s = time.monotonic()
 
     def __enter__(self) -> Self:

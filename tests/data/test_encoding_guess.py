@@ -14,7 +14,7 @@ from log_lines import DOUBLE_BYTE, LINES, WESTERN_BITS, WESTERN_FRAMES
 
 from chatgot.data.code_pages import CODE_PAGES
 from chatgot.data.count_letters import alphabet_rows, character_rows
-from chatgot.data.encoding_guess import guess_encoding
+from chatgot.data.encoding_guess import guess_encoding, is_rather_utf8
 
 LEVELS = (b"INFO", b"WARN", b"ERROR", b"DEBUG")
 ENGLISH = b"connection worker retry cache index client request timeout batch session table".split()
@@ -215,3 +215,105 @@ def test_letters_are_counted_with_their_neighbours():
 
 def test_characters_are_counted_alone():
     assert list(character_rows("ja", ["時間 時間"])) == ["ja characters 1 時間"]
+
+
+NAMES = (
+    "José García|Zoë Müller|Søren Ærø|Håkon Øystein|João Conceição|Núria|Gràcia|Étienne Lefèvre|"
+    "Þór Sigurðsson|Äänekoski|Jürgen Groß|Niccolò|Îlot|Børge|Besançon|Ñuñoa|Ångström|"
+    "Curaçao|Citroën|Öberg|Malmö|Nîmes|Óbidos|Bogotá|Réunion"
+)
+
+
+def test_a_list_of_names_of_many_languages_is_no_noise():
+    sample = NAMES.replace("|", "\n").encode("cp1252")
+    assert is_right(sample, guess_encoding(sample).encoding, "cp1252")
+
+
+@pytest.mark.parametrize("encoding", ["cp1254", "cp857", "iso8859-3"])
+def test_a_capital_i_with_a_dot_is_turkish(encoding):
+    lines = (
+        "İŞLEM İPTAL EDİLDİ\nUYARI: ŞİFRENİZİN SÜRESİ DOLDU\nİleti gönderilemedi\nbağlantı yok\n"
+    )
+    assert is_right(
+        lines.encode(encoding), guess_encoding(lines.encode(encoding)).encoding, encoding
+    )
+
+
+@pytest.mark.parametrize("encoding", ["cp1257", "iso8859-13"])
+def test_few_letters_tell_estonian_of_the_baltic_from_cp1252(encoding):
+    lines = (
+        "Pühapäeval läksime metsa, põõsaid kattis lumi\nŽanri šokeeriv lõpp\nVaru on lõpetatud\n"
+    )
+    assert is_right(
+        lines.encode(encoding), guess_encoding(lines.encode(encoding)).encoding, encoding
+    )
+
+
+def test_a_blank_that_may_be_a_letter_of_a_dos_console_is_not_guessed():
+    assert guess_encoding("in\xa0the house\n".encode("cp1252")).encoding is None
+    words = "in\xa0the house\nfoo\xa0bar\nto\xa0be\nor\xa0not\n".encode("cp1252")
+    assert guess_encoding(words).encoding == "cp1252"
+    assert guess_encoding("5\xa0, see\xa0: here\n".encode("cp1252")).encoding == "cp1252"
+
+
+@pytest.mark.parametrize("text", ["Le cœur a ses raisons, déjà là, été", "Réglé : 5 € à payer"])
+def test_one_letter_of_iso8859_15_is_enough(text):
+    data = text.encode("iso8859-15")
+    assert is_right(data, guess_encoding(data).encoding, "iso8859-15")
+
+
+RARE = {
+    "portuguese": "cp860",
+    "icelandic": "cp861 mac-iceland",
+    "danish": "cp865",
+    "latvian": "iso8859-4",
+    "polish": "iso8859-16 mac-latin2",
+    "czech": "mac-latin2",
+    "croatian": "mac-croatian",
+    "greek": "mac-greek",
+    "turkish": "mac-turkish",
+    "korean": "johab",
+}
+
+
+@pytest.mark.parametrize("language", RARE)
+def test_code_pages_of_few_programs_are_known(language):
+    for encoding in RARE[language].split():
+        data = "\n".join(LINES[language][1]).encode(encoding)
+        assert is_right(data, guess_encoding(data).encoding, encoding)
+
+
+def test_romanian_with_commas_below_is_romanian():
+    data = "Fișierul nu există, încercați din nou\nȘtefan, țară și oraș\n".encode("mac-romanian")
+    assert guess_encoding(data).encoding == "mac-romanian"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("ç", "cp850"),
+        ("patiënt", "cp437"),
+        ("größer", "cp1252"),
+        ("błąd", "cp1250"),
+        ("→", "cp866"),
+    ],
+)
+def test_utf8_in_an_old_encoding_is_seen_line_by_line(text, encoding):
+    assert is_rather_utf8(text.encode(), encoding)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("её", "koi8-r"), ("так", "cp866"), ("ЩЕ ТЕ ЧЕ", "iso8859-5"), ("─┐", "cp437")],
+)
+def test_words_that_are_utf8_by_chance_are_left_to_their_encoding(text, encoding):
+    data = text.encode(encoding)
+    data.decode()
+    assert not is_rather_utf8(data, encoding)
+
+
+def test_letters_without_any_word_are_no_evidence_for_a_code_page():
+    for lone in (b"value \x81 read\n", b"a \xe7 b \xe9 c\n\xfc!\n", b"\x8e\n"):
+        assert guess_encoding(lone).encoding in (None, "cp1252")
+    assert guess_encoding(b"value \x81 read\n").encoding is None
+    assert guess_encoding(b"21.5 \xb0C, 35 \xb5s, \xa7 4\n").encoding == "cp1252"

@@ -125,7 +125,7 @@ def test_byte_order_marks_of_joined_files_are_dropped_and_counted(write, tmp_pat
     part = mark + PROSE.encode(codec)
     tokens = load_tokens(write(part * 3), tmp_path / "cache")
     assert tokens.vocabulary.decode(tokens.ids.tolist()) == PROSE * 3
-    assert "2 byte order marks" in caplog.text
+    assert "left out 2 times a byte order mark" in caplog.text
 
 
 def test_a_mark_at_the_edge_of_a_chunk_is_dropped(write):
@@ -209,6 +209,48 @@ def test_alternating_lines_of_two_encodings_are_refused(write):
 def test_a_text_in_one_older_encoding_is_not_two(write, words, codec):
     path = write((PROSE + words * 40).encode(codec))
     assert "".join(text_chunks(path, detect_encoding(path))) == PROSE + words * 40
+
+
+@pytest.mark.parametrize(
+    ("word", "words", "codec"),
+    [
+        ("Straße", "Größe ändern für Übung", "cp1252"),
+        ("ruïne", "patiënt beëindigd in het café", "cp850"),
+        ("pöytä", "Käyttäjä öylätti äiti", "cp437"),
+        ("è", "Perché è già più così", "mac-roman"),
+        ("šok", "Pühapäeval läksime metsa, põõsad", "cp1257"),
+        ("mieście", "Błąd połączenia, użytkownik wyszedł", "cp852"),
+        ("я", "Пользователь вышел из системы", "koi8-r"),
+        ("雪山", "读取数据库时出错,请稍后再试", "gb18030"),
+        ("雪", "しばらくしてからもう一度お試しください", "cp932"),
+    ],
+)
+def test_one_word_in_utf8_among_forty_lines_is_seen(write, word, words, codec):
+    others = [f"{number} {words}\n".encode(codec) for number in range(40)]
+    path = write(b"".join([*others, word.encode()]))
+    with pytest.raises(Undecodable, match="two encodings in one text"):
+        detect_encoding(path)
+
+
+@pytest.mark.parametrize("codec", ["cp1252", "cp850"])
+def test_two_encodings_are_seen_between_carriage_returns(write, codec):
+    path = write(b"plain\r" + "Größe übel\r".encode() + "Größe übel schön\r".encode(codec) * 3)
+    with pytest.raises(Undecodable, match=r"utf-8 at byte offset 8, not utf-8 at byte offset 22"):
+        detect_encoding(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "chance", "codec"),
+    [
+        ("Грешка при четене от базата данни", "ЩЕ ТЕ ЧЕ", "iso8859-5"),
+        ("Пользователь вышел из системы", "её", "koi8-r"),
+        ("Не удалось открыть файл", "так", "cp866"),
+    ],
+)
+def test_lines_that_are_utf8_by_chance_are_no_other_encoding(write, words, chance, codec):
+    lines = [words, chance, words, chance, words]
+    path = write("\n".join(lines).encode(codec))
+    assert "".join(text_chunks(path, detect_encoding(path))) == "\n".join(lines)
 
 
 # data.encoding

@@ -128,6 +128,20 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path):
         check_text_file(tmp_path / "file" / "text.txt")
 
 
+@pytest.mark.parametrize(
+    "address", ["https://example.org/a.txt", "s3://bucket/a.txt", "file:///tmp/a.txt"]
+)
+def test_an_address_in_place_of_a_file_is_named_as_such(address):
+    with pytest.raises(ConfigError, match=r"found an address, .* download it, then set data.path"):
+        check_text_file(Path(address))
+
+
+def test_a_missing_file_with_a_colon_in_its_name_is_no_address(tmp_path):
+    for name in ("C:/a.txt", "a: b.txt", "12:30/a.txt"):
+        with pytest.raises(ConfigError, match="no such file"):
+            check_text_file(Path(name))
+
+
 def test_a_dangling_symlink_is_refused(tmp_path):
     (tmp_path / "link.txt").symlink_to("nowhere")
     with pytest.raises(ConfigError, match="no such file"):

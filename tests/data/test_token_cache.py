@@ -96,6 +96,21 @@ def test_a_truncated_cache_is_made_again(text, tmp_path, kept, caplog):
     assert "encoding the text again" in caplog.text
 
 
+@pytest.mark.parametrize("subword", [False, True])
+@pytest.mark.parametrize("damage", [b"\xff\xff", b"\2\0"])
+def test_ids_that_were_damaged_on_the_disk_are_made_again(text, tmp_path, damage, subword, caplog):
+    """An id beyond the vocabulary would fail later; any other would train on other letters."""
+    vocabulary = subwords() if subword else None
+    expected = load_tokens(text, tmp_path / "cache", vocabulary).ids.copy()
+    (ids_path,) = (tmp_path / "cache").glob("*.uint16")
+    whole = ids_path.read_bytes()
+    assert whole[100:102] != damage
+    ids_path.write_bytes(whole[:100] + damage + whole[102:])
+    assert np.array_equal(load_tokens(text, tmp_path / "cache", vocabulary).ids, expected)
+    assert ids_path.read_bytes() == whole
+    assert "encoding the text again" in caplog.text
+
+
 @pytest.mark.parametrize(
     "about", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"{}", b'{"format": 0, "tokens": 5}']
 )

@@ -243,3 +243,76 @@ def test_a_closed_stream_causes_no_traceback(tmp_path, redirection, code):
     )
     assert "Traceback" not in done.stderr
     assert done.returncode == code
+
+
+LOG_NAMES = [
+    "x.log.1",
+    "x.log.12.old",
+    "x.log-20260101",
+    "x.log-20260101-120000",
+    "x.log.2026-11-28",
+    "x.log.2026-11-28_10",
+    "x.2026-11-28.log",
+    "x.log.old",
+    "x.err",
+    "X.LOG",
+    "setupapi.dev.log",
+    "0.log.20261128-101112",
+    "4f6e-json.log",
+    "access_log",
+    "access_log.1",
+    "error_log-20260101",
+    "catalina.out",
+    "catalina.out.3",
+    "localhost.2026-11-28.txt",
+    "messages",
+    "messages-20260101",
+    "syslog",
+    "syslog.1",
+    "dmesg.0",
+    "nohup.out",
+    "job.o12345",
+    "job.e12345",
+    "stderr",
+]
+OTHER_NAMES = ["x.csv", "notes.md", "catalog", "x.log.bak", "x.log.bak.1", "login", "run.json"]
+
+
+def test_a_folder_gives_its_logs_by_their_usual_names(tmp_path):
+    compressed = ["syslog.2.gz", "x.log-20260102.xz", "access.log.3.bz2", "messages.zst"]
+    for name in [*LOG_NAMES, *OTHER_NAMES, *compressed]:
+        (tmp_path / name).write_bytes(BROKEN)
+    done = run(tmp_path, "--recursive", "--in-place", ".")
+    assert done.returncode == 0
+    mended = [name for name in names(tmp_path) if (tmp_path / name).read_bytes() == MENDED]
+    assert mended == sorted(LOG_NAMES)
+    for name in compressed:
+        assert f"{name}: is compressed; not read".encode() in done.stderr
+    assert done.stderr.count(b"compressed") == len(compressed)
+
+
+def test_a_clean_log_of_a_folder_gets_no_copy(folder):
+    done = run(folder, "--recursive", ".", "--report", "json")
+    assert done.returncode == 0
+    fixed = [name for name in names(folder) if "_fixed" in name]
+    assert fixed == ["a_fixed.log", "b.log_fixed.1", "sub/c_fixed.txt"]
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    outputs = {report["path"]: report["output"] for report in reports}
+    assert outputs["clean.log"] is None
+
+
+def test_a_link_and_its_target_give_one_output_by_the_targets_name(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "far.bin").write_bytes(BROKEN)
+    (tmp_path / "run.log").write_bytes(BROKEN)
+    for link in ("a_link.log", "z_link.log"):
+        (tmp_path / link).symlink_to("run.log")
+    for link in ("far1.log", "far2.log"):
+        (tmp_path / link).symlink_to("other/far.bin")
+    (tmp_path / "broken.log").symlink_to("gone")
+    done = run(tmp_path, "--recursive", ".")
+    assert (done.returncode, done.stderr) == (0, b"")
+    fixed = [name for name in names(tmp_path) if "_fixed" in name]
+    assert fixed == ["far1_fixed.log", "run_fixed.log"]
+    assert run(tmp_path, "z_link.log").returncode == 0
+    assert (tmp_path / "z_link_fixed.log").read_bytes() == MENDED

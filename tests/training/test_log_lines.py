@@ -2,13 +2,15 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import parts
 import pytest
 
+from chatgot.run.assembly import assemble
 from chatgot.training import log_lines
-from chatgot.training.log_lines import end_line, git_commit, postfix
+from chatgot.training.log_lines import cautions, end_line, git_commit, postfix
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,32 @@ def test_the_progress_bar_shows_how_a_step_is_split():
     assert postfix(run).endswith(", 16x2")
     run.state.micro_batch.size = 12
     assert postfix(run).endswith(", 12x3")
+
+
+def cautions_of(folder: Path, alphabet: str = parts.ALPHABET, letters: str = "") -> str:
+    """Return the cautions of a run whose held-out part ends in other letters of the alphabet."""
+    text = parts.tokens(alphabet=alphabet)
+    ids = text.ids.copy()
+    ids[len(ids) - len(letters) :] = text.vocabulary.encode(letters)
+    config = parts.config(paths={"checkpoints": str(folder), "logs": str(folder)})
+    return "\n".join(cautions(assemble(config, replace(text, ids=ids), parts.CPU, None)))
+
+
+def test_a_caution_names_held_out_characters_that_training_lacks(tmp_path):
+    alphabet = parts.ALPHABET + "xyΩ\u200b"
+    assert "held-out part" not in cautions_of(tmp_path, alphabet)
+    said = cautions_of(tmp_path, alphabet, "Ω\u200bΩ\u200b")
+    assert "the held-out part (the last 0.1 of the text) has characters" in said
+    assert r"lacks: Ω \u200b; they are 2.0% of it" in said
+    many = parts.ALPHABET + "".join(map(chr, range(0x400, 0x420)))
+    assert cautions_of(tmp_path, many, many[-20:]).count(" ...;") == 1
+
+
+def test_a_caution_says_that_a_launcher_has_started_copies(tmp_path, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert "copies" not in cautions_of(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert "WORLD_SIZE=3: a launcher has started 3 copies" in cautions_of(tmp_path)
 
 
 @pytest.fixture

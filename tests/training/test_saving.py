@@ -1,6 +1,8 @@
 """Saving a run: a failed save leaves no mark, and the best step always has a file."""
 
+import errno
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -199,6 +201,30 @@ def test_the_third_failed_save_in_a_row_ends_the_run(tmp_path):
     assert not saver.save()
     with pytest.raises(StorageError, match="3 saves in a row failed"):
         saver.save()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EFBIG, "make room"),
+        (errno.ENOENT, "make .* again, or bring it back"),
+        (errno.ESTALE, "mount the file system of .* again"),
+        (errno.EROFS, "make .* writable"),
+    ],
+)
+def test_the_advice_after_failed_saves_fits_the_reason(number, advice, tmp_path, monkeypatch):
+    """`git clean` removes the folder, a server restarts, a quota is used up: room helps once."""
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("chatgot.checkpointing.saver.save_checkpoint", fail)
+    run = run_in(tmp_path)
+    train(run)
+    with pytest.raises(StorageError, match=f"{os.strerror(number)} .*; {advice}, then resume"):
+        Saver(run, never).save(last_chance=True)
 
 
 def test_a_failed_save_without_a_second_chance_ends_the_run(tmp_path):
