@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chatgot.data import wide
+from chatgot.data.ebcdic import EBCDIC_ADVICE, is_ebcdic
 from chatgot.data.encoding_guess import guess_encoding, is_rather_utf8
 from chatgot.data.iso_2022 import escaped_encoding, has_designator, may_be_escaped
 from chatgot.errors import ConfigError
@@ -123,6 +124,8 @@ def detect_encoding(path: Path) -> str:
         raise evidence.two_encodings(path, not_utf8) if two_encodings else not_utf8
     if evidence.has_sure_utf8_lines:
         raise evidence.two_encodings(path, not_utf8)
+    if is_ebcdic(evidence.sample[:HEAD_BYTES]):
+        raise Undecodable(f"{path}: {EBCDIC_ADVICE}", 0)
     _refuse_control_bytes(path)
     encoding = _guess_encoding(path, evidence.sample, not_utf8)
     if evidence.has_utf8_lines(encoding):

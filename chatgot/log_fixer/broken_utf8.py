@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from chatgot.data.encoding import ASCII, UTF8_SEQUENCE, is_mostly_utf8
 
 # An incomplete UTF-8 character at the end of a line
-_CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")
+_CUT_OFF = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xf4][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})[\r\n]*\Z")
 NUL = b"\xc0\x80"
 _SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 _OTHER_FORM = re.compile(rb"%s|%s" % (NUL, _SURROGATES.pattern))
@@ -28,6 +28,10 @@ _TORN = re.compile(
     # the end of a character whose beginning is missing
     rb"|^[\x80-\xbf]{1,3}(?![\x80-\xff])"
 )
+
+_HIGH_RUN = re.compile(rb"[\x80-\xff]+")
+# In no language does a capital above ASCII end a word in small letters
+_CUT_OFF_WORD = re.compile(rb"[a-z][\xc2-\xdf][\r\n]*\Z")
 
 CUT_OFF_BYTES = 3  # at most, of the last character; they count as one
 _NOT_CONTINUING = bytes({*range(0x100)} - {*range(0x80, 0xC0)})
@@ -115,6 +119,42 @@ def torn_utf8(line: bytes) -> TornUtf8 | None:
     if not places or len(leads) > 1:
         return None
     return TornUtf8(leads[0][0] if leads else None, all(place["overlong"] for place in places))
+
+
+def missing_bytes(line: bytes) -> int:
+    """Return how many bytes the character lacks that a line is cut off in; 0: there is none."""
+    cut_off = _CUT_OFF.search(line)
+    if cut_off is None:
+        return 0
+    torn = cut_off[0].rstrip(b"\r\n")
+    if torn[0] < 0xE0:
+        return 2 - len(torn)
+    return (3 if torn[0] < 0xF0 else 4) - len(torn)
+
+
+def goes_on(line: bytes, missing: int) -> bool:
+    """Return whether a line has the end of a character whose beginning ended an earlier line.
+
+    Before it may be what begins each line of a log, in ASCII.
+    """
+    run = _HIGH_RUN.search(line)
+    if run is None:
+        return False
+    tail = run[0][:missing]
+    if len(tail) < missing or tail.translate(None, _NOT_CONTINUING) != tail:
+        return False
+    try:
+        line[run.start() + missing :].decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def split_lead(line: bytes, following: bytes) -> int | None:
+    """Return the first byte of a character that is plainly split between two lines, or None."""
+    if not _CUT_OFF_WORD.search(line) or not goes_on(following, 1):
+        return None
+    return line.rstrip(b"\r\n")[-1]
 
 
 def leads_in(high: bytes, candidates: set[int]) -> set[int]:

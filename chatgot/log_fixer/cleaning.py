@@ -10,6 +10,7 @@ it again changes nothing.
 import re
 from collections import Counter
 
+from chatgot.log_fixer.dec_graphics import draw_lines
 from chatgot.log_fixer.mojibake import (
     LONGEST_LINE,
     may_hold_mojibake,
@@ -29,7 +30,11 @@ _STRING = r"[^\x00-\x08\x0a-\x1f\x7f-\x9f]*"
 _CSI = r"[0-?]*[ -/]*[@-~]"
 _STRING_END = r"(?:\x1b\\|\x9c)"
 _OSC = rf"{_STRING}(?:\x07|\x1b\\|\x9c)"
-_AFTER_ESC = rf"(?:\[{_CSI}|\]{_OSC}|[PX^_]{_STRING}{_STRING_END}|[ -/]+[0-~]|[0-OQ-WYZ\\`-~])"
+# The console of Linux sets its colours by strings without an end. `\x1bk` is a title of screen.
+_AFTER_ESC = (
+    rf"(?:\[{_CSI}|\](?:P[0-9A-Fa-f]{{7}}|R|{_OSC})|[PX^_k]{_STRING}{_STRING_END}"
+    r"|[ -/]+[0-~]|[0-OQ-WYZ\\`-~])"
+)
 _SEQUENCE = rf"(?:\x1b{_AFTER_ESC})"
 _C1_SEQUENCE = rf"(?:\x9b{_CSI}|\x9d{_OSC}|[\x90\x98\x9e\x9f]{_STRING}{_STRING_END})"
 SEQUENCE = re.compile(_SEQUENCE)
@@ -45,6 +50,11 @@ C1 = re.compile(rf"(?P<misread>{_MISREAD})|(?P<sequence>{_C1_SEQUENCE})|[\x90\x9
 
 # What Jenkins hides in its console: a note in base64
 CONSOLE_NOTE = re.compile(r"\x1b\[8mha:[A-Za-z0-9+/=]*\x1b\[0m")
+# What tmux and screen hand on to the terminal around them; tmux doubles each ESC in it
+PASSED_ON = re.compile(
+    r"\x1bP(?:tmux;(?:\x1b\x1b|[^\x00-\x06\x08\x0a-\x1f\x7f-\x9f])*+"
+    r"|\x1b[\]P_][^\x00-\x06\x08\x0a-\x1f\x7f-\x9f]*+)\x1b\\"
+)
 CLEARS = re.compile(r"\x1b\[[02]?K")
 STRAY_RETURN = re.compile(r"\r(?!\n)")
 # Beside control characters, what makes one program show a line in another order or as two lines.
@@ -58,14 +68,15 @@ C1_BYTES = re.compile(rb"\xc2[\x80-\x9f]")
 FORMAT_BYTES = re.compile(rb"\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xaf]|\xef\xbf[\xb9-\xbb]")
 # UTF-32 that was not recognised
 NULS_OF_UTF32 = re.compile(r"(?:[^\0]\0{3}){4,}")
-# NULs between two characters of one line join two records; longer runs are left by a power cut
-JOINING_NULS = re.compile(r"(?<=[^\0\r\n])\0{1,7}(?=[^\0\r\n])")
+# NULs between two characters of one line join two records
+JOINING_NULS = re.compile(r"(?<=[^\0\r\n])\0++(?=[^\r\n])")
 # Terminals ignore NULs in and next to escape sequences; some programs wait by sending them
 _STRING_OR_NULS = r"[^\x01-\x08\x0a-\x1f\x7f-\x9f]*"
 NULS_AT_SEQUENCE = re.compile(
     rf"(?<!\0)\0*+(?:\x1b\0*+[\]PX^_]{_STRING_OR_NULS}(?:\x07|\x1b\0*\\|\x9c)"
     r"|(?:\x1b\0*+\[|\x9b)[0-?\0]*+[ -/\0]*+[@-~]|\x1b[ -/\0]*[0-~])\0*"
 )
+END_OF_DOS_FILE = "\x1a"  # Ctrl+Z; CP/M fills the last sector with it
 MENDED_LINE_NUMBERS = 20  # how many the report names
 QUOTED_WORDS = 1000  # how many are remembered
 CONTROL_BYTES = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
@@ -82,6 +93,9 @@ def clean_ansi_escape_sequences(text: str) -> str:
 
 def _escape_unfinished(text: str, remove_ansi: bool, counts: Counter[str]) -> str:
     """Escape introducers of unfinished sequences; remove 8-bit sequences if `remove_ansi`."""
+    if remove_ansi and "\x1bP" in text:
+        text, count = PASSED_ON.subn("", text)
+        counts["escape_sequences"] += count
     if "\x1b" in text:
         text, count = UNFINISHED.subn(r"\\x1b", text)
         counts["controls"] += count
@@ -239,6 +253,12 @@ class LogCleaner:
     def end(self) -> str:
         """Return the cleaned rest: a last line without a line end."""
         rest = self._take(len(self._held))
+        shown = rest.rstrip(END_OF_DOS_FILE + "\0")
+        marks = rest.count(END_OF_DOS_FILE, len(shown))
+        if marks:
+            self.counts["end_of_file_marks"] += marks
+            self.counts["nuls"] += len(rest) - len(shown) - marks
+            rest = shown
         text = self._long_line_end(rest) if self._in_long_line else self._lines(rest)
         return text + self._screen.end()
 
@@ -321,7 +341,7 @@ class LogCleaner:
         if "\x1b" in text:
             text, count = CONSOLE_NOTE.subn("", text)
             self.counts["console_notes"] += count
-        text = self._escape_unfinished(text)
+        text = draw_lines(self._escape_unfinished(text), self.counts)
         if "\x1b" in text and (not self._screen.is_at_rest() or CURSOR.search(text)):
 
             def shorten(sequence: re.Match[str]) -> str:

@@ -52,6 +52,7 @@ from chatgot.log_fixer.segment import (
     named,
     without_marks,
 )
+from chatgot.log_fixer.telnet import commands_and_text, has_commands, without_commands
 
 # The code pages of DOS draw with the same bytes
 DOS_PAGES = re.compile(r"cp[478]\d\d|cp1125")
@@ -70,6 +71,9 @@ WIDE_BYTES = {"utf-16": 2, "utf-16-le": 2, "utf-16-be": 2, "utf-32": 4, "utf-32-
 # As many whole characters of UTF-8 to each broken byte are no chance in a named encoding
 BROKEN_SHARE = 4
 HEAD_BYTES = 1 << 16
+
+# After so many other lines, bytes do not continue a character that was cut off
+LINES_BETWEEN = 4
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class LogDecoder:
         self._judgement: Judgement | None = self._named
         self._escaped = EscapedLines()
         self._leads: set[int] = set()  # of the UTF-8 characters of this segment so far
+        self._missing = 0  # bytes of the character that the last line above ASCII is cut off in
+        self._lines_between = 0
         # Bytes decoded in each encoding: those above ASCII, and all bytes of UTF-16 and ISO-2022
         self.sizes: Counter[str] = Counter()
         # The highest confidence with which each encoding was guessed
@@ -128,6 +134,7 @@ class LogDecoder:
             self._judgement = self._named
             self._escaped = EscapedLines()
             self._leads = set()
+            self._missing = 0
             self.sizes[piece.kind] += len(piece.data)
             text = self._wide_text(piece)
             # UTF-32 is read as UTF-16 with a NUL after each character
@@ -146,6 +153,18 @@ class LogDecoder:
         yield Text(text)
 
     def count_utf8(self, data: bytes) -> None:
+        """Count a piece that is UTF-8 as a whole."""
+        self._pass_utf8(data)
+        self._count_utf8(data)
+
+    def _pass_utf8(self, data: bytes) -> None:
+        """Forget the character that was cut off, if these lines are too many or above ASCII."""
+        if self._missing:
+            self._lines_between += data.count(b"\n")
+            if self._lines_between > LINES_BETWEEN or not data.isascii():
+                self._missing = 0
+
+    def _count_utf8(self, data: bytes) -> None:
         if not data.isascii():
             high = data.translate(None, ASCII)
             self.sizes["utf-8"] += len(high)
@@ -229,6 +248,8 @@ class LogDecoder:
         for line in _lines(piece.data, self._line_bytes):
             escaped = self._escaped.text(line) if may_be_escaped_here else None
             if escaped is None and line.isascii() and line.endswith(b"\n") and way is not DRAWN:
+                if self._missing:
+                    self._pass_utf8(line)
                 end += len(line)
                 continue
             new_way = UTF8 if escaped else self._way(line, piece, end)
@@ -247,10 +268,25 @@ class LogDecoder:
     def _way(self, line: bytes, piece: Piece, place: int) -> str:
         """Return how the line at this place of a piece is read."""
         if _is_utf8(line):
+            self._pass_utf8(line)
             judgement = self._judgement
             is_by_chance = judgement is not None and judgement.is_utf8_by_chance(line)
             return JUDGED if is_by_chance and not line.isascii() else UTF8
+        if self._missing and broken_utf8.goes_on(line, self._missing):
+            way = BROKEN_UTF8
+        else:
+            way = self._way_of_other_bytes(line, piece, place)
+        self._missing = broken_utf8.missing_bytes(line) if way is BROKEN_UTF8 else 0
+        self._lines_between = 0
+        return way
+
+    def _way_of_other_bytes(self, line: bytes, piece: Piece, place: int) -> str:
+        """Return how a line is read that is not UTF-8."""
         body = without_marks(line)
+        if has_commands(body):
+            body = without_commands(body)
+            if _is_utf8(body):
+                return BROKEN_UTF8
         high = body.translate(None, ASCII)
         if self._named is None and is_drawing(body, high):
             self._judged(piece, place)
@@ -310,7 +346,7 @@ class LogDecoder:
         if data.isascii():
             return Text(data.decode("ascii"))
         if way is UTF8:
-            self.count_utf8(data)
+            self._count_utf8(data)
             return Text(data.decode())
         if way is BROKEN_UTF8:
             return Text(self._broken_utf8_text(data, offset))
@@ -389,6 +425,18 @@ class LogDecoder:
 
     def _read(self, data: bytes, encoding: str | None, reader: TornReader | None) -> str:
         """Decode lines; a byte that is no part of a character becomes one of U+DC80 to U+DCFF."""
+        if has_commands(data):
+            texts = []
+            for part, is_text in commands_and_text(data):
+                texts.append(
+                    self._read_text(part, encoding, reader)
+                    if is_text
+                    else part.decode("ascii", "surrogateescape")
+                )
+            return "".join(texts)
+        return self._read_text(data, encoding, reader)
+
+    def _read_text(self, data: bytes, encoding: str | None, reader: TornReader | None) -> str:
         if encoding is None or encoding.startswith(WITHOUT_C1):
             return _with_introducers(data, encoding or "ascii")
         if encoding.startswith("utf-8"):

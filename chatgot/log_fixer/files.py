@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,11 +17,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chatgot.atomic_file import atomic_file, fsync_folder
+from chatgot.data.ebcdic import EBCDIC_ADVICE, is_ebcdic
 from chatgot.data.wide import wide_encoding
 from chatgot.encoding_names import codec_name
 from chatgot.errors import ConfigError, StorageError
-from chatgot.log_fixer.cleaning import LogCleaner, clean_ansi_escape_sequences, is_clean
+from chatgot.log_fixer.cleaning import (
+    END_OF_DOS_FILE,
+    LogCleaner,
+    clean_ansi_escape_sequences,
+    is_clean,
+)
 from chatgot.log_fixer.decoding import WIDE_BYTES, LogDecoder
+from chatgot.log_fixer.docker_stream import DockerStream, text_of
 from chatgot.log_fixer.pieces import EIGHT_BIT, READ_BYTES, Piece, SeekableFile, pieces
 from chatgot.logs.waiting import Advance, waiting
 
@@ -132,7 +140,7 @@ def detect_encoding(path: str | os.PathLike[str]) -> tuple[str, float]:
     Raises: ConfigError.
     """
     with _open_log(Path(path)) as file:
-        decoder = LogDecoder(file)
+        decoder = LogDecoder(text_of(file))
         for piece in decoder.pieces():
             for _ in decoder.texts(piece):
                 pass
@@ -197,6 +205,8 @@ def fix_log_file(  # noqa: PLR0913 each is an option of the command line
         def verify(temporary: Path) -> None:
             _refuse_changed(file, before, path)
             if os.name != "nt":  # a mode is "read only" there, and no rename replaces such a file
+                if in_place:
+                    _keep_owner(path, temporary, before)
                 with suppress(PermissionError):  # some file systems have no modes
                     temporary.chmod(stat.S_IMODE(before.st_mode))
             if in_place:
@@ -229,7 +239,8 @@ def fix_stream(
     """
     newline = options.newline
     keep_mojibake = options.keep_mojibake
-    decoder = LogDecoder(file, encoding=options.encoding)
+    source = text_of(file)
+    decoder = LogDecoder(source, encoding=options.encoding)
     cleaner = LogCleaner(options.remove_ansi, newline, keep_mojibake=keep_mojibake)
     write = target.write if target else len
     for piece in decoder.pieces():
@@ -244,11 +255,15 @@ def fix_stream(
             advance(len(piece.data))
     write(cleaner.end().encode())
     cleaner.counts["nuls"] += decoder.wide_nuls
+    if isinstance(source, DockerStream):
+        cleaner.counts["docker_headers"] += source.headers
     report.encodings = dict(decoder.sizes)
     report.counts = {name: count for name, count in cleaner.counts.items() if count}
     report.mended_line_numbers = cleaner.mended_line_numbers
     report.undecodable_bytes = decoder.undecodable_bytes
     report.first_undecodable_offset = decoder.first_undecodable
+    if isinstance(source, DockerStream) and decoder.first_undecodable is not None:
+        report.first_undecodable_offset = source.place_in_file(decoder.first_undecodable)
     other_encodings = set(report.encodings) - {"utf-8"}
     report.changed = bool(report.counts or report.undecodable_bytes or other_encodings)
 
@@ -337,9 +352,12 @@ def _refuse_changed(file: _LogFile, before: os.stat_result, path: Path) -> None:
         )
 
 
-def _refuse_binary(file: _LogFile, path: Path) -> None:
+def _refuse_binary(log: _LogFile, path: Path) -> None:
+    file = text_of(log)
     file.seek(0)
     head = file.read(HEAD_BYTES)
+    if is_ebcdic(head):
+        raise ConfigError(f"{path}: {EBCDIC_ADVICE}")
     is_marked = head.startswith(BINARY_MARKS) or BINARY_HEADS.match(head)
     if is_marked or _is_binary(head, file):
         raise ConfigError(
@@ -347,7 +365,7 @@ def _refuse_binary(file: _LogFile, path: Path) -> None:
         )
 
 
-def _is_binary(head: bytes, file: _LogFile) -> bool:
+def _is_binary(head: bytes, file: SeekableFile) -> bool:
     """Tell by its control characters and NULs whether the head of a file is no text.
 
     The head begins after NULs: a log that is cut off while its program writes to it has them there.
@@ -359,7 +377,7 @@ def _is_binary(head: bytes, file: _LogFile) -> bool:
     eight_bit = b"".join(
         piece.data for piece in _head_pieces(file, start) if piece.kind == EIGHT_BIT
     )
-    text = eight_bit.translate(None, b"\0")
+    text = eight_bit.translate(None, b"\0").rstrip(END_OF_DOS_FILE.encode())
     controls = len(text) - len(text.translate(None, RARE_CONTROLS))
     nuls = NULS_OF_POWER_CUT.sub(b"", eight_bit).count(b"\0")
     has_many_controls = controls > max(MANY_CONTROLS, CONTROL_SHARE * len(text))
@@ -369,7 +387,7 @@ def _is_binary(head: bytes, file: _LogFile) -> bool:
     return has_many_controls
 
 
-def _first_byte(file: _LogFile) -> int | None:
+def _first_byte(file: SeekableFile) -> int | None:
     """Return where the NULs at the start of a file end, or a few before; None: there is no more.
 
     A character of UTF-16 or UTF-32 may begin with NULs, and stays aligned.
@@ -385,12 +403,12 @@ def _first_byte(file: _LogFile) -> int | None:
     return None
 
 
-def _read_at(file: _LogFile, offset: int) -> bytes:
+def _read_at(file: SeekableFile, offset: int) -> bytes:
     file.seek(offset)
     return file.read(HEAD_BYTES)
 
 
-def _head_pieces(file: _LogFile, start: int) -> Iterator[Piece]:
+def _head_pieces(file: SeekableFile, start: int) -> Iterator[Piece]:
     for piece in pieces(file, start, HEAD_BYTES):
         if piece.offset >= start + HEAD_BYTES:
             return
@@ -415,6 +433,19 @@ def _keep_backup(path: Path) -> Path:
             number += 1
     fsync_folder(path.parent)
     return backup
+
+
+def _keep_owner(path: Path, temporary: Path, before: os.stat_result) -> None:
+    """Give a mended log the owner and the extended attributes of the log, as far as that goes."""
+    with suppress(OSError):
+        os.chown(temporary, -1, before.st_gid)
+    with suppress(OSError):
+        os.chown(temporary, before.st_uid, -1)
+    if sys.platform == "linux":
+        with suppress(OSError):
+            for name in os.listxattr(path):
+                with suppress(OSError):
+                    os.setxattr(temporary, name, os.getxattr(path, name))
 
 
 def _copy(path: Path, backup: Path) -> None:

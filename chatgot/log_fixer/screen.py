@@ -51,7 +51,7 @@ _TOKEN = re.compile(
     r"(?P<text>[^\x08\t\n\r\x1b]+)|(?P<back>\x08+)|(?P<returns>\r+)|(?P<feed>\n)|(?P<tab>\t)"
     r"|\x1b\[(?P<private>[<-?]?)(?P<numbers>[0-?]*)[ -/]*(?P<final>[@-~])|\x1b(?P<escape>[^\[])"
 )
-_MOVE = r"\x1b(?:\[[0-?]*[@A-HJ-MPXa`def]|\[[su]|\[[0-9;]*r|\[\?(?:47|104[79])[hl]|[78MDEc])"
+_MOVE = r"\x1b(?:\[[0-?]*[@-MPXZ`abdef]|\[[su]|\[[0-9;]*r|\[\?(?:47|104[79])[hl]|[78MDEc])"
 # A line of text with any of these is drawn
 CURSOR = re.compile(rf"\r(?!\n)|\x08|{_MOVE}")
 IS_MOVE = re.compile(_MOVE)
@@ -178,6 +178,7 @@ class Screen:
         self._region_end = 0
         self._in_status = False
         self._is_guess = False
+        self._last = ""  # the character that was written last on this row
         self._drawn = 0  # characters since the size of the rows was measured
 
     # Text in, lines out
@@ -362,6 +363,8 @@ class Screen:
         row.touched = self._line_feeds
         self._column = column + len(new)
         self._came = None
+        if text and _width(text[-1]):
+            self._last = text[-1]
         if self._fresh is not None:
             self._fresh.append(text)
 
@@ -467,6 +470,7 @@ class Screen:
             row.end = "\n"
         self._counts["carriage_returns"] += row.returns
         row.returns = 0
+        self._last = ""
         self._line_feeds += 1
         self._row += 1
         self._column = 0
@@ -625,9 +629,8 @@ class Screen:
             self._go_to_row(self._row + (-steps if final in "AF" else steps))
             if final in "EF":
                 self._go_to_column(0)
-        elif final in "CDG`a":
-            before = -1 if final in "G`" else self._column
-            self._go_to_column(before + (-steps if final == "D" else steps))
+        elif final in "CDGIZ`a":
+            self._go_to_column(self._column_after(final, steps))
         elif final in "Hfd":
             column = values[1] if len(values) > 1 else 1
             self._place(steps, None if final == "d" else column)
@@ -639,6 +642,17 @@ class Screen:
             self._set_region(values)
         else:
             self._edit(final, value, steps)
+
+    def _column_after(self, final: str, steps: int) -> int:
+        """Return where a move along the row ends."""
+        column = self._column
+        if final in "G`":
+            return steps - 1
+        if final == "I":
+            return 8 * (column // 8 + steps)
+        if final == "Z":
+            return 8 * ((column + 7) // 8 - steps)
+        return column - steps if final == "D" else column + steps
 
     def _escape(self, final: str) -> None:
         if final == "7":
@@ -696,6 +710,8 @@ class Screen:
             _blank_tabs(row.cells)
             _open(row.cells, column)
             row.cells[column:column] = [" "] * min(steps, WIDEST_MOVE)
+        elif final == "b" and self._last and column < WIDEST_MOVE:
+            self._write(self._last * min(steps, WIDEST_MOVE - column))
         elif final == "L" and not self._in_status:
             self._insert_rows(steps)
         elif final == "M" and not self._in_status:

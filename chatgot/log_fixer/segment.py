@@ -12,8 +12,15 @@ from dataclasses import dataclass, field
 from chatgot.data.encoding import ASCII, C1_CONTROL
 from chatgot.data.encoding_guess import guess_encoding
 from chatgot.data.torn_characters import TornReader, is_double_byte
-from chatgot.log_fixer.broken_utf8 import TornUtf8, is_broken_utf8, leads_in, torn_utf8
+from chatgot.log_fixer.broken_utf8 import (
+    TornUtf8,
+    is_broken_utf8,
+    leads_in,
+    split_lead,
+    torn_utf8,
+)
 from chatgot.log_fixer.drawings import is_drawing, names_in
+from chatgot.log_fixer.telnet import without_commands
 
 # A C1 sequence: one-byte introducer, parameters, end. cp1252 would read it as ›31m. In double-byte
 # encodings no digit can follow the introducer's byte.
@@ -99,9 +106,16 @@ class Evidence:
     def judgement(self) -> Judgement:
         """Return how the lines are read. The encoding decodes nearly all of them."""
         kinds = _Kinds()
+        leads = set(self.leads)
+        before = b""
         for line in self.lines.lines:
-            kinds.add(line)
-        torn_leads = kinds.torn_leads(self.leads)
+            lead = split_lead(before, line)
+            before = line
+            if lead is None:
+                kinds.add(line)
+            else:
+                leads.add(lead)
+        torn_leads = kinds.torn_leads(leads)
         lines = list(kinds.unknown)
         for line in kinds.torn:
             if not Judgement(None, 0.0, torn_leads=torn_leads).is_torn_utf8(line):
@@ -142,8 +156,10 @@ class _Kinds:
     names: list[bytes] = field(default_factory=list)  # in drawings
 
     def add(self, line: bytes) -> None:
-        line = without_marks(line).replace(b"\0", b"")
+        line = without_commands(without_marks(line)).replace(b"\0", b"")
         high = line.translate(None, ASCII)
+        if not high:
+            return
         if is_drawing(line, high):
             names = names_in(line)
             if names:

@@ -207,7 +207,7 @@ def test_korean_lines_after_the_header_are_read():
     ("content", "fixed"),
     [
         (b"bold\x1b(B off\n", "bold off\n"),
-        (b"\x1b(0qqq\x1b(B\n", "qqq\n"),
+        (b"\x1b(0qqq\x1b(B\n", "───\n"),
         (b'(format t "~{~a~^, ~}" list)\n', '(format t "~{~a~^, ~}" list)\n'),
         (b"path ~{FOO~} and ~{ABCD~}\n", "path ~{FOO~} and ~{ABCD~}\n"),
         (b"+AGE- utf-7 +2D3cqQ-\n", "+AGE- utf-7 +2D3cqQ-\n"),

@@ -452,7 +452,9 @@ def test_invisible_marks_that_belong_to_a_text_stay(text):
     [
         ("first record\0second record\n", "first record\\x00second record\n"),
         ("a\0\0b\0c\n", "a\\x00b\\x00c\n"),
-        ("a" + "\0" * 8 + "b\n", "ab\n"),
+        ("a" + "\0" * 8 + "b\n", "a\\x00b\n"),
+        ("cut off" + "\0" * 4096 + "new record\n", "cut off\\x00new record\n"),
+        ("cut off\n" + "\0" * 4096 + "new record\n", "cut off\nnew record\n"),
         ("\0\0begin\0\n\0end\0", "begin\nend"),
         ("50%\0\r\0\n", "50%\r\n"),
         ("\x1b[\x0031mred\x1b[0m\0\0\0 x\n", "red x\n"),
