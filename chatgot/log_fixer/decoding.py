@@ -255,9 +255,10 @@ class LogDecoder:
         if self._named is None and is_drawing(body, high):
             self._judged(piece, place)
             return DRAWN
-        if broken_utf8.is_broken_utf8(body, high) and not self._is_as_named(body):
-            return BROKEN_UTF8
         judgement = self._judged(piece, place)
+        is_broken = judgement.has_utf8 and broken_utf8.is_broken_utf8(body, high)
+        if is_broken and not self._is_as_named(body):
+            return BROKEN_UTF8
         return BROKEN_UTF8 if judgement.is_torn_utf8(body) else JUDGED
 
     def _is_as_named(self, line: bytes) -> bool:

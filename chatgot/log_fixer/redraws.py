@@ -12,15 +12,17 @@ from functools import lru_cache, wraps
 from typing import TypeVar
 
 # An address names somebody; all other numbers count something
-WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")
-UNITS = re.compile("[kmgt]?i?b|[kmgshd]|ms|us|min|secs?|its?|eta|in|at|of")
+WORD = re.compile(
+    r"[Nn]/[Aa]\b|[^\W\d_]+(?:[-'][^\W\d_]+)*|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])"
+)
+UNITS = re.compile("n/a|[kmgt]?i?b|[kmgshd]|ms|us|min|secs?|its?|eta|in|at|of")
 BAR = "━╸╺█▏▎▍▌▋▊▉▐░▒▓■□▪▫▰▱⣿⣀⠿"
 SIGN = re.compile(
     r"\d\s?%"
     rf"|[{BAR}]{{2,}}"
     rf"|[\[|<(][#=\-.>*+ {BAR}]{{3,}}[\]|>)]|[#=]{{4,}}"
     r"|(?<![\w/.:-])\d+(?:[.,]\d+)?\s?(?:[kKMGT]?i?B)?\s?/\s?~?\d+(?![\d]*[/:-])"
-    r"|--:--|--\.-"
+    r"|--:--|--\.-|\b[Pp]rogress\b\D*\d"
     r"|^\s*[\u2801-\u28ff◐◓◑◒◴◷◶◵◜◠◝◞◡◟✔✓✖✗✘✅❌⏳⌛](?=\s|$)|^\s*[-|/\\](?=\s|$)"
     r"|\s[-|/\\\u2801-\u28ff]\s*$"
 )

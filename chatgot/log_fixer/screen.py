@@ -345,6 +345,8 @@ class Screen:
         column = self._column
         if 0 < column <= len(cells) and text[0] != "\t" and _width(text[0]) == 0:
             text = self._attach(cells, column, text)
+        if 0 < column < len(cells) and cells[column - 1] == text[:1] != " " and not cells[column]:
+            column -= 1  # typed twice over one backspace, though it takes two columns
         new = _cells(text, column)
         if column < len(cells):
             self._begin_rewrite(row)
