@@ -9,6 +9,7 @@ it again changes nothing.
 
 import re
 from collections import Counter
+from functools import lru_cache
 
 from chatgot.log_fixer.mojibake import (
     LONGEST_LINE,
@@ -99,11 +100,12 @@ def _escape_unfinished(text: str, remove_ansi: bool, counts: Counter[str]) -> st
             counts["escape_sequences"] += 1
             return ""
         counts["controls"] += 1
-        return rf"\x{ord(match[0]):02x}"
+        return _escape(match[0])
 
     return C1.sub(replace, text)
 
 
+@lru_cache(maxsize=256)  # of millions of them, each is one string in memory
 def _escape(character: str) -> str:
     code = ord(character)
     return rf"\x{code:02x}" if code < 0x100 else rf"\u{code:04x}"

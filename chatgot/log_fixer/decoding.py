@@ -57,6 +57,7 @@ from chatgot.log_fixer.segment import (
 DOS_PAGES = re.compile(r"cp[478]\d\d|cp1125")
 # A byte that is no part of a character: `surrogateescape`, and below 0x80 what was torn off there
 SMUGGLED = re.compile("[\udc00-\udcff]")
+ESCAPES = {chr(0xDC00 + byte): rf"\x{byte:02x}" for byte in range(0x100)}
 SURROGATE = re.compile("[\ud800-\udfff]")
 # How a line is read
 UTF8 = "as UTF-8, sure"
@@ -416,7 +417,7 @@ class LogDecoder:
         place = offset
         if encoding is not None and self.first_undecodable is None:
             place += _byte_length(text[: smuggled.start()], encoding)
-        text, count = SMUGGLED.subn(lambda c: rf"\x{ord(c[0]) - 0xDC00:02x}", text)
+        text, count = SMUGGLED.subn(lambda c: ESCAPES[c[0]], text)
         self._count_undecodable(place, count)
         return text
 

@@ -29,6 +29,8 @@ READABLE_SHARE = 0.5
 UTF8_SHARE = 0.125  # more lines of UTF-8 to each other line are no chance
 SEGMENT_SAMPLE_BYTES = 1 << 18
 HIGH_LINE = re.compile(rb"[^\r\n\x80-\xff]*[\x80-\xff][^\r\n]*")
+# Of serial lines and empty memory; it says nothing about an encoding
+NOISE = b"\xff" * 4
 # First bytes of UTF-8 characters
 LEADS = frozenset(range(0xC2, 0xF5))
 
@@ -142,7 +144,9 @@ class _Kinds:
     names: list[bytes] = field(default_factory=list)  # in drawings
 
     def add(self, line: bytes) -> None:
-        line = without_marks(line).replace(b"\0", b"")
+        line = without_marks(line).replace(b"\0", b"").replace(NOISE, b"")
+        if line.isascii():
+            return
         high = line.translate(None, ASCII)
         if is_drawing(line, high):
             names = names_in(line)
@@ -186,6 +190,8 @@ def _sample(lines: Iterable[bytes]) -> bytes:
 
 
 def _guess(lines: list[bytes]) -> tuple[str | None, float]:
+    if not lines:
+        return None, 0.0
     sample = _sample(lines)
     if sample.isascii():  # only C1 sequences
         return WESTERN, 0.0

@@ -157,6 +157,10 @@ def test_a_torn_line_among_double_byte_lines_is_no_broken_utf8(encoding, whole, 
     assert fix(text.encode(encoding) + torn + b"\n") == f"{text}{want}\n"
 
 
+def test_bytes_of_empty_memory_are_no_letters():
+    assert fix(b"ok\n" + b"\xff" * 8 + b"\nnext\n") == "ok\n" + "\\xff" * 8 + "\nnext\n"
+
+
 def test_broken_utf8_stays_that_where_the_log_has_utf8():
     broken = "Größe ".encode() + b"\xc3 f\n"
     content = CHINESE.encode("gbk") + GERMAN.encode() + broken
