@@ -229,11 +229,14 @@ class LogDecoder:
         way = UTF8
         for line in _lines(piece.data, self._line_bytes):
             escaped = self._escaped.text(line) if may_be_escaped_here else None
-            if escaped is None and line.isascii() and line.endswith(b"\n") and way is not DRAWN:
+            # The parts of a line that is too long are each read alone, as where the piece ends
+            is_in_line = start < end and piece.data[end - 1] not in b"\r\n"
+            goes_on = way is not DRAWN and not is_in_line
+            if escaped is None and line.isascii() and line.endswith(b"\n") and goes_on:
                 end += len(line)
                 continue
             new_way = UTF8 if escaped else self._way(line, piece, end)
-            if escaped is not None or new_way is not way or new_way is DRAWN:
+            if escaped is not None or new_way is not way or new_way is DRAWN or is_in_line:
                 if start < end:
                     yield self._text(piece.data[start:end], way, piece.offset + start)
                 start = end
