@@ -380,7 +380,7 @@ class LogDecoder:
         text = self._read(data, encoding, judgement.reader)
         is_suspicious = self._named is None and _may_hold_mojibake(text)
         if is_suspicious and encoding is not None:
-            if data.find(b"\n", 0, len(data) - 1) >= 0:
+            if len(data.splitlines()) > 1:
                 return self._text_by_lines(data, encoding, offset, judgement)
             if is_suspect(_without_smuggled(text).rstrip("\r\n")):
                 encoding = None
@@ -514,7 +514,8 @@ def _whole_text(data: bytes, reader: TornReader) -> str | None:
 
 
 def _may_hold_mojibake(text: str) -> bool:
-    return not text.isascii() and may_hold_mojibake(_without_smuggled(text).encode())
+    lines = text.replace("\r", "\n")  # what is before a return is judged alone
+    return not text.isascii() and may_hold_mojibake(_without_smuggled(lines).encode())
 
 
 def _without_smuggled(text: str) -> str:
