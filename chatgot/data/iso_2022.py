@@ -64,7 +64,7 @@ _CODECS = (
 )
 _TOKEN = re.compile(
     rb"(?P<switch>\x1b(?:\$\)?[@AB]|\$[()][@-Q]|\([BHIJ]|\.[AF]))"
-    rb"|\x1bN(?P<single>[\x20-\x7f])|(?P<shift>[\x0e\x0f])"
+    rb"|\x1bN(?P<single>[\x20-\x7f])|\x0e(?P<word>[\x21-\x7e]+)\x0f|(?P<shift>[\x0e\x0f])"
     # other escape sequences, such as colours, are left to others
     rb"|(?P<other>\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\r\n]*(?:\x07|\x1b\\)?|[\x00-\x7f]?)"
     rb"|[\x00-\x1f\x7f])"
@@ -176,6 +176,7 @@ class _Line:
         take: dict[str, Callable[[bytes], None]] = {
             "switch": self._switch,
             "single": self._take_single,
+            "word": self._take_shifted_word,
             "shift": self._shift,
             "other": self._keep,
             "run": self._take_run,
@@ -202,6 +203,17 @@ class _Line:
             self._keep(byte)
             return
         self._is_shifted = byte == b"\x0e"
+
+    def _take_shifted_word(self, word: bytes) -> None:
+        """Take a word between SO and SI: in Korean text nearly each one."""
+        if self.shifted is None:
+            self._keep(b"\x0e")
+            self._take_run(word)
+            self._keep(b"\x0f")
+            return
+        self._encodings.append(self.shifted.encoding)
+        self._parts.append(self._word(word, self.shifted))
+        self._is_shifted = False
 
     def _take_single(self, byte: bytes) -> None:
         if self._single is None:

@@ -9,6 +9,7 @@ it again changes nothing.
 
 import re
 from collections import Counter
+from functools import lru_cache
 
 from chatgot.log_fixer.dec_graphics import draw_lines
 from chatgot.log_fixer.mojibake import (
@@ -113,11 +114,12 @@ def _escape_unfinished(text: str, remove_ansi: bool, counts: Counter[str]) -> st
             counts["escape_sequences"] += 1
             return ""
         counts["controls"] += 1
-        return rf"\x{ord(match[0]):02x}"
+        return _escape(match[0])
 
     return C1.sub(replace, text)
 
 
+@lru_cache(maxsize=256)  # of millions of them, each is one string in memory
 def _escape(character: str) -> str:
     code = ord(character)
     return rf"\x{code:02x}" if code < 0x100 else rf"\u{code:04x}"
@@ -294,7 +296,7 @@ class LogCleaner:
         """Clean lines of which the escape sequences are kept."""
         text = self._escape_unfinished(self._without_invisible(text))
         if STRAY_RETURN.search(text):
-            text = "\n".join(map(self._without_states, text.split("\n")))
+            text = "\n".join(map(self._without_returns, text.split("\n")))
             text, count = STRAY_RETURN.subn("", text)
             self.counts["carriage_returns"] += count
         text = self._finish(text)
@@ -302,6 +304,17 @@ class LogCleaner:
             self.counts["line_ends"] += text.count("\r\n")
             text = text.replace("\r\n", self._newline)
         return text
+
+    def _without_returns(self, line: str) -> str:
+        """Remove a bar's states; if the line also moves the cursor, only write returns otherwise.
+
+        Without a state's moves, all that follows would be drawn elsewhere.
+        """
+        if all(CLEARS.fullmatch(move[0]) for move in IS_MOVE.finditer(line)):
+            return self._without_states(line)
+        body = line.removesuffix("\r")
+        self.counts["carriage_returns"] += body.count("\r")
+        return body.replace("\r", "\x1b[G") + line[len(body) :]
 
     def _without_states(self, line: str) -> str:
         """Remove the states of a progress bar; show other carriage returns inside a line."""

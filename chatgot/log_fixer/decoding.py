@@ -58,6 +58,7 @@ from chatgot.log_fixer.telnet import commands_and_text, has_commands, without_co
 DOS_PAGES = re.compile(r"cp[478]\d\d|cp1125")
 # A byte that is no part of a character: `surrogateescape`, and below 0x80 what was torn off there
 SMUGGLED = re.compile("[\udc00-\udcff]")
+ESCAPES = {chr(0xDC00 + byte): rf"\x{byte:02x}" for byte in range(0x100)}
 SURROGATE = re.compile("[\ud800-\udfff]")
 # How a line is read
 UTF8 = "as UTF-8, sure"
@@ -247,13 +248,16 @@ class LogDecoder:
         way = UTF8
         for line in _lines(piece.data, self._line_bytes):
             escaped = self._escaped.text(line) if may_be_escaped_here else None
-            if escaped is None and line.isascii() and line.endswith(b"\n") and way is not DRAWN:
+            # The parts of a line that is too long are each read alone, as where the piece ends
+            is_in_line = start < end and piece.data[end - 1] not in b"\r\n"
+            goes_on = way is not DRAWN and not is_in_line
+            if escaped is None and line.isascii() and line.endswith(b"\n") and goes_on:
                 if self._missing:
                     self._pass_utf8(line)
                 end += len(line)
                 continue
             new_way = UTF8 if escaped else self._way(line, piece, end)
-            if escaped is not None or new_way is not way or new_way is DRAWN:
+            if escaped is not None or new_way is not way or new_way is DRAWN or is_in_line:
                 if start < end:
                     yield self._text(piece.data[start:end], way, piece.offset + start)
                 start = end
@@ -291,9 +295,10 @@ class LogDecoder:
         if self._named is None and is_drawing(body, high):
             self._judged(piece, place)
             return DRAWN
-        if broken_utf8.is_broken_utf8(body, high) and not self._is_as_named(body):
-            return BROKEN_UTF8
         judgement = self._judged(piece, place)
+        is_broken = judgement.has_utf8 and broken_utf8.is_broken_utf8(body, high)
+        if is_broken and not self._is_as_named(body):
+            return BROKEN_UTF8
         return BROKEN_UTF8 if judgement.is_torn_utf8(body) else JUDGED
 
     def _is_as_named(self, line: bytes) -> bool:
@@ -411,7 +416,7 @@ class LogDecoder:
         text = self._read(data, encoding, judgement.reader)
         is_suspicious = self._named is None and _may_hold_mojibake(text)
         if is_suspicious and encoding is not None:
-            if data.find(b"\n", 0, len(data) - 1) >= 0:
+            if len(data.splitlines()) > 1:
                 return self._text_by_lines(data, encoding, offset, judgement)
             if is_suspect(_without_smuggled(text).rstrip("\r\n")):
                 encoding = None
@@ -463,7 +468,7 @@ class LogDecoder:
         place = offset
         if encoding is not None and self.first_undecodable is None:
             place += _byte_length(text[: smuggled.start()], encoding)
-        text, count = SMUGGLED.subn(lambda c: rf"\x{ord(c[0]) - 0xDC00:02x}", text)
+        text, count = SMUGGLED.subn(lambda c: ESCAPES[c[0]], text)
         self._count_undecodable(place, count)
         return text
 
@@ -557,7 +562,8 @@ def _whole_text(data: bytes, reader: TornReader) -> str | None:
 
 
 def _may_hold_mojibake(text: str) -> bool:
-    return not text.isascii() and may_hold_mojibake(_without_smuggled(text).encode())
+    lines = text.replace("\r", "\n")  # what is before a return is judged alone
+    return not text.isascii() and may_hold_mojibake(_without_smuggled(lines).encode())
 
 
 def _without_smuggled(text: str) -> str:

@@ -7,16 +7,22 @@ signs of progress: a percentage, a bar, `3/10`, a spinner. Units such as `MB/s` 
 
 import re
 import unicodedata
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar
 
-WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
-UNITS = re.compile("[kmgt]?i?b|[kmgshd]|ms|us|min|secs?|its?|eta|in|at|of")
+# An address names somebody; all other numbers count something
+WORD = re.compile(
+    r"[Nn]/[Aa]\b|[^\W\d_]+(?:[-'][^\W\d_]+)*|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])"
+)
+UNITS = re.compile("n/a|[kmgt]?i?b|[kmgshd]|ms|us|min|secs?|its?|eta|in|at|of")
 BAR = "━╸╺█▏▎▍▌▋▊▉▐░▒▓■□▪▫▰▱⣿⣀⠿"
 SIGN = re.compile(
     r"\d\s?%"
     rf"|[{BAR}]{{2,}}"
     rf"|[\[|<(][#=\-.>*+ {BAR}]{{3,}}[\]|>)]|[#=]{{4,}}"
     r"|(?<![\w/.:-])\d+(?:[.,]\d+)?\s?(?:[kKMGT]?i?B)?\s?/\s?~?\d+(?![\d]*[/:-])"
-    r"|--:--|--\.-"
+    r"|--:--|--\.-|\b[Pp]rogress\b\D*\d"
     r"|^\s*[\u2801-\u28ff◐◓◑◒◴◷◶◵◜◠◝◞◡◟✔✓✖✗✘✅❌⏳⌛](?=\s|$)|^\s*[-|/\\](?=\s|$)"
     r"|\s[-|/\\\u2801-\u28ff]\s*$"
 )
@@ -32,8 +38,23 @@ ALARM = re.compile(
     r"|unable|cannot|invalid|killed|timeout"
 )
 SHARE_OF_WORDS = 0.6  # of a row's words that its newer state still has
+REMEMBERED = 256  # texts
+LONGEST_REMEMBERED = 512  # characters
+Fact = TypeVar("Fact")
 
 
+def _remember(fact: Callable[[str], Fact]) -> Callable[[str], Fact]:
+    """Make a function of a text remember its last results; each state is compared several times."""
+    remembered = lru_cache(maxsize=REMEMBERED)(fact)
+
+    @wraps(fact)
+    def look_up(text: str) -> Fact:
+        return remembered(text) if len(text) <= LONGEST_REMEMBERED else fact(text)
+
+    return look_up
+
+
+@_remember
 def words(text: str) -> list[str]:
     """Return a text's words, without numbers and units, in lower case."""
     if not text.isascii():
@@ -42,11 +63,19 @@ def words(text: str) -> list[str]:
     return [word for word in found if not UNITS.fullmatch(word)]
 
 
+@_remember
 def has_sign(text: str) -> bool:
     """Return whether a text has a sign of progress."""
     return SIGN.search(text) is not None
 
 
+@_remember
+def has_alarm(text: str) -> bool:
+    """Return whether a text has a word of a failure: it never is a state that may go."""
+    return ALARM.search(text.lower()) is not None
+
+
+@_remember
 def is_record(text: str) -> bool:
     """Return whether a text begins as a log's records do: with a date or a time of day."""
     return STAMP.match(text) is not None
@@ -59,12 +88,12 @@ def is_bar(text: str) -> bool:
 
 def is_state(text: str) -> bool:
     """Return whether a text only tells how far something is, and may go when it is done."""
-    return has_sign(text) and not is_record(text) and not ALARM.search(text.lower())
+    return has_sign(text) and not is_record(text) and not has_alarm(text)
 
 
 def keeps_alarms(old: str, new: str) -> bool:
     """Return whether each alarming word of the old text is also in the new one."""
-    if not ALARM.search(old.lower()):
+    if not has_alarm(old):
         return True
     left = words(new)
     return all(word in left for word in words(old) if ALARM.search(word))
@@ -78,7 +107,7 @@ def is_alike(old: str, new: str, needs_sign: bool = False) -> bool:
     if not (old.isascii() and new.isascii()):
         old = unicodedata.normalize("NFC", old)
         new = unicodedata.normalize("NFC", new)
-    if old.strip() in new:
+    if old.strip() in new and not (needs_sign and not has_sign(new)):
         return True
     if not keeps_alarms(old, new):
         return False
@@ -86,7 +115,7 @@ def is_alike(old: str, new: str, needs_sign: bool = False) -> bool:
     new_words = words(new)
     are_signed = has_sign(old) and has_sign(new)
     if old_words == new_words[: len(old_words)] and (old_words or not new_words):
-        return has_sign(old) or not (needs_sign or is_record(old))
+        return has_sign(old) or not (needs_sign or is_record(old) or has_alarm(old))
     if not are_signed or is_record(old):
         return False
     if old_words[:1] == new_words[:1]:

@@ -27,7 +27,7 @@ from functools import lru_cache, partial
 from typing import AnyStr
 
 from chatgot.log_fixer.redraws import (
-    ALARM,
+    has_alarm,
     has_sign,
     is_alike,
     is_bar,
@@ -159,6 +159,8 @@ class Screen:
         # The last complete lines above the rows that are being drawn; whether their encoding
         # was guessed, and whether they are lost texts above the next line
         self._tail: deque[tuple[str, bool, bool]] = deque()
+        self._passed_rows = 0  # since the tail was shortened
+        self._passed_characters = 0
         self._recent: deque[str] = deque(maxlen=MEMORY)
         self._rows: list[_Row] = []
         self._row = 0
@@ -193,10 +195,8 @@ class Screen:
         self._settle_rows()
         self._line_feeds += 1 if "\n" in text else 0
         self._shift_places(-text.count("\n"))
-        self._tail.append((text, is_guess, False))
-        rows = sum(lines.count("\n") for lines, _, _ in self._tail)
-        size = sum(len(lines) for lines, _, _ in self._tail)
-        if rows > 2 * HELD_ROWS or size > 2 * HELD_CHARACTERS:
+        self._put_on_tail(text, is_guess)
+        if self._passed_rows > HELD_ROWS or self._passed_characters > HELD_CHARACTERS:
             self._shorten_tail()
 
     def pass_bytes(self, block: bytes) -> bytes:
@@ -346,6 +346,8 @@ class Screen:
         column = self._column
         if 0 < column <= len(cells) and text[0] != "\t" and _width(text[0]) == 0:
             text = self._attach(cells, column, text)
+        if 0 < column < len(cells) and cells[column - 1] == text[:1] != " " and not cells[column]:
+            column -= 1  # typed twice over one backspace, though it takes two columns
         new = _cells(text, column)
         if column < len(cells):
             self._begin_rewrite(row)
@@ -442,7 +444,7 @@ class Screen:
         if not new.strip():
             if not row.is_erased or row.old_was_shown:
                 return is_state(old)
-            return not ALARM.search(old.lower()) and not is_record(old)
+            return not has_alarm(old) and not is_record(old)
         if row.old_was_shown:
             return is_newer_row(old, new)
         if row.is_erased or row.came == "row":
@@ -823,7 +825,7 @@ class Screen:
             for row in rows:
                 self._settle(row, True)
                 for text in [*row.saved, *row.joined, row.text()]:
-                    stays = is_record(text) or ALARM.search(text.lower())
+                    stays = is_record(text) or has_alarm(text)
                     if text.strip() and (stays or not self._is_program):
                         kept.append(text)
             self._alternate = None
@@ -876,8 +878,8 @@ class Screen:
             for row in self._rows:
                 above, line = self._line(row, visible, False)
                 if above:
-                    self._tail.append((above, row.is_guess, True))
-                self._tail.append((line, row.is_guess, False))
+                    self._put_on_tail(above, row.is_guess, True)
+                self._put_on_tail(line, row.is_guess)
             self._shift(-len(self._rows))
             self._rows.clear()
             self._row = 0
@@ -885,6 +887,11 @@ class Screen:
     def _flush_all(self) -> None:
         self._flush_tail()
         self._flush_rows(len(self._rows))
+
+    def _put_on_tail(self, lines: str, is_guess: bool, is_lost: bool = False) -> None:
+        self._tail.append((lines, is_guess, is_lost))
+        self._passed_rows += lines.count("\n")
+        self._passed_characters += len(lines)
 
     def _flush_tail(self) -> None:
         self._ready += [lines for lines, _, _ in self._tail]
@@ -932,6 +939,8 @@ class Screen:
         return above, self._finish(text, row.is_guess) + end
 
     def _shorten_tail(self) -> None:
+        self._passed_rows = 0
+        self._passed_characters = 0
         text_after = 0
         rows_after = 0
         kept: deque[tuple[str, bool, bool]] = deque()

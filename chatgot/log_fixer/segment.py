@@ -7,7 +7,7 @@ import codecs
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chatgot.data.encoding import ASCII, C1_CONTROL
 from chatgot.data.encoding_guess import guess_encoding
@@ -33,8 +33,11 @@ WITHOUT_C1 = ("cp125", "iso8859")
 WESTERN = "cp1252"
 # Of the sample's lines, so many have to be readable in the encoding that was guessed
 READABLE_SHARE = 0.5
+UTF8_SHARE = 0.125  # more lines of UTF-8 to each other line are no chance
 SEGMENT_SAMPLE_BYTES = 1 << 18
 HIGH_LINE = re.compile(rb"[^\r\n\x80-\xff]*[\x80-\xff][^\r\n]*")
+# Of serial lines and empty memory; it says nothing about an encoding
+NOISE = b"\xff" * 4
 # First bytes of UTF-8 characters
 LEADS = frozenset(range(0xC2, 0xF5))
 
@@ -71,6 +74,7 @@ class Judgement:
     torn_leads: frozenset[int] | None = None  # not None: lines that look like torn UTF-8 are that
     reader: TornReader | None = None  # of a double-byte encoding
     is_in_disguise: bool = False  # lines that are UTF-8 by chance are in that encoding
+    has_utf8: bool = True  # False: in that encoding alone, also what looks like broken UTF-8
 
     def is_utf8_by_chance(self, line: bytes) -> bool:
         """Return whether a line that is valid UTF-8 is in the segment's encoding all the same."""
@@ -130,19 +134,17 @@ class Evidence:
         reader = None
         if encoding is not None and is_double_byte(encoding):
             reader = TornReader(encoding, _characters(lines, encoding))
-        return Judgement(
-            encoding, confidence, names_encoding, torn_leads, reader, self._is_in_disguise(reader)
-        )
-
-    def _is_in_disguise(self, reader: TornReader | None) -> bool:
-        """Return whether most of the lines that are valid UTF-8 are so by chance.
-
-        Every eighth character of some double-byte encodings is valid UTF-8.
-        """
+        judgement = Judgement(encoding, confidence, names_encoding, torn_leads, reader)
         if reader is None:
-            return False
-        lines = self.utf8_lines.lines
-        return 2 * sum(reader.is_usual(line) for line in lines) > len(lines)
+            return judgement
+        # Every eighth character of some double-byte encodings is valid UTF-8
+        by_chance = sum(reader.is_usual(line) for line in self.utf8_lines.lines)
+        others = len(self.utf8_lines.lines) - by_chance
+        return replace(
+            judgement,
+            is_in_disguise=by_chance > others,
+            has_utf8=others > UTF8_SHARE * len(lines),
+        )
 
 
 @dataclass
@@ -156,7 +158,7 @@ class _Kinds:
     names: list[bytes] = field(default_factory=list)  # in drawings
 
     def add(self, line: bytes) -> None:
-        line = without_commands(without_marks(line)).replace(b"\0", b"")
+        line = without_commands(without_marks(line)).replace(b"\0", b"").replace(NOISE, b"")
         high = line.translate(None, ASCII)
         if not high:
             return
@@ -202,6 +204,8 @@ def _sample(lines: Iterable[bytes]) -> bytes:
 
 
 def _guess(lines: list[bytes]) -> tuple[str | None, float]:
+    if not lines:
+        return None, 0.0
     sample = _sample(lines)
     if sample.isascii():  # only C1 sequences
         return WESTERN, 0.0

@@ -292,6 +292,11 @@ def test_a_message_that_a_bar_overwrites_is_kept_above_it(message, bar):
         ("Downloading 100 files\rDownloading 5\n", "Downloading 500 files"),
         ("login failed for root\r\x1b[Kok\n", "login failed for root\nok"),
         ("waiting for b\r\x1b[Kok\n", "ok"),
+        ("root from 6.6.6.6\rroot from 9.9.9.9\n", r"root from 6.6.6.6\x0droot from 9.9.9.9"),
+        ("refused: user 1\rrefused: user 2\n", r"refused: user 1\x0drefused: user 2"),
+        ("ok\rall ok\rall ok\r", "ok\nall ok\nall ok"),
+        ("frame= 1 speed=N/A\rframe= 9 speed=2x \n", "frame= 9 speed=2x"),
+        ("Progress (1): 9 kB\r                  \rDownloaded a\n", "Downloaded a"),
     ],
 )
 def test_a_return_erases_only_what_the_new_text_is_a_newer_state_of(log, fixed):
@@ -310,3 +315,5 @@ def test_a_full_screen_program_leaves_what_was_there_before():
 def test_kept_sequences_keep_their_moves():
     log = "a\n\x1b[1A\x1b[2K\x1b[32mb\x1b[0m\n"
     assert fix(log, remove_ansi=False) == log
+    states = pull([("a1", "Waiting"), ("b2", "Waiting"), ("a1", "9%"), ("a1", "Pull complete")])
+    assert fix(states, remove_ansi=False) == states.replace("\r", "\x1b[G")

@@ -140,6 +140,33 @@ def test_words_that_are_utf8_by_chance_are_read_like_the_other_lines():
 # Guesses
 
 
+@pytest.mark.parametrize(
+    ("encoding", "whole", "cut", "want"),
+    [
+        ("big5", "使用者王小明已登入系統", 9, "使用者王\\xa4"),
+        ("gbk", "用户张三已登录系统", -11, "\\xfd已登录系统"),
+        ("euc_kr", "파일을 내려받는 중입니다", -5, "\\xd4니다"),
+        ("euc_jp", "ネットワーク切断", 9, "ネットワ\\xa1"),
+    ],
+)
+def test_a_torn_line_among_double_byte_lines_is_no_broken_utf8(encoding, whole, cut, want):
+    """Some double-byte characters look like two bytes of UTF-8."""
+    line = whole.encode(encoding)
+    torn = line[:cut] if cut > 0 else line[cut:]
+    text = TEXTS[encoding]
+    assert fix(text.encode(encoding) + torn + b"\n") == f"{text}{want}\n"
+
+
+def test_bytes_of_empty_memory_are_no_letters():
+    assert fix(b"ok\n" + b"\xff" * 8 + b"\nnext\n") == "ok\n" + "\\xff" * 8 + "\nnext\n"
+
+
+def test_broken_utf8_stays_that_where_the_log_has_utf8():
+    broken = "Größe ".encode() + b"\xc3 f\n"
+    content = CHINESE.encode("gbk") + GERMAN.encode() + broken
+    assert fix(content) == CHINESE + GERMAN + "Größe \\xc3 f\n"
+
+
 def test_what_looks_like_mojibake_in_a_guessed_encoding_becomes_escapes():
     fixed = fix(b"start\nTrain \xf0\x9f\x9a 2024\n")
     assert fixed == "start\nTrain \\xf0\\x9f\\x9a 2024\n"

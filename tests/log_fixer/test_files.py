@@ -261,6 +261,8 @@ def test_any_bytes_become_the_same_visible_text_however_they_are_read(content, r
 
 
 @settings(max_examples=150, deadline=None)
+@example(b"Z o \xeb \x92!\r\xa9\xc3\x83 -N\x87e\n", 1, 16, 2)
+@example(b"hello there, world Z o \xeb \x92!\xc3\x83 -N\x87e\n", 1, 23, 2)
 @given(nasty, st.integers(1, 9), st.integers(16, 30), st.integers(2, 12))
 def test_lines_too_long_for_memory_come_out_alike_however_they_are_read(
     content, read_bytes, line_bytes, held

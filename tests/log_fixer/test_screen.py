@@ -135,3 +135,4 @@ def test_wide_characters_take_two_columns_and_combining_ones_none():
     assert fix("日本語\x1b[1;3Hx\n") == "日x 語\n"
     assert fix("e\u0301t\u00e9\x1b[6Gx\n") == "e\u0301t\u00e9  x\n"
     assert fix("a\tb\x1b[5Gx\n") == "a   x   b\n"
+    assert fix("日\b日本\b本\n") == "日本\n"
