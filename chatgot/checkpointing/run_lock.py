@@ -141,12 +141,16 @@ def _newest_timestamp(
     checkpoint_dir: Path, record_dirs: Iterable[Path], config_name: str
 ) -> str | None:
     try:
-        return newest_timestamp([checkpoint_dir, *record_dirs], config_name)
+        newest = [newest_timestamp([checkpoint_dir], config_name)]
     except OSError as error:
         raise StorageError(
             f"{error.filename}: cannot be listed: {error.strerror}; "
-            "set paths.checkpoints and paths.logs to folders that you can read and write"
+            "set paths.checkpoints to a folder that you can read and write"
         ) from error
+    for folder in record_dirs:
+        with suppress(OSError):  # a run goes on without logs and curves, too
+            newest.append(newest_timestamp([folder], config_name))
+    return max((timestamp for timestamp in newest if timestamp is not None), default=None)
 
 
 def _second_after(timestamp: str) -> str:

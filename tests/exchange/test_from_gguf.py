@@ -274,7 +274,7 @@ REFUSED_KEYS = {
         "head_count_kv is a list of 2",
     ),
     "heads that do not divide": ("llama.attention.head_count_kv", U32, 5, "multiple of n_kv_head"),
-    "more layers than tensors": ("llama.block_count", U32, 9999, "block_count is 9999"),
+    "more layers than tensors": ("llama.block_count", U32, 999, "block_count is 999"),
     "a layer more": ("llama.block_count", U32, 3, "blk.2.attn_k.weight is missing"),
     "a layer less": ("llama.block_count", U32, 1, "it has 'blk.1."),
     "another width": ("llama.embedding_length", U32, 64, "expected ("),

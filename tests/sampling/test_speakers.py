@@ -138,14 +138,16 @@ def test_a_pair_that_does_not_talk_is_the_first_two(lines, pair):
 # In a run
 
 
-def run_with_speakers(stored=None, sha256: str = "one text") -> Run:
+def run_with_speakers(stored=None, sha256: str = "1" * 64) -> Run:
     """Return a run whose training part is the first half of its text."""
     talk = TALK * 3
     text = talk + (speech("EVE") * 999)[: len(talk)]
     vocabulary = Characters("".join(sorted(set(text))))
     ids = np.array(vocabulary.encode(text), dtype="<u2")
     tokens = Tokens(ids, vocabulary, sha256, "utf-8")
-    return assemble(parts.config(data={"test_split": 0.5}), tokens, parts.CPU, stored)
+    run = assemble(parts.config(data={"test_split": 0.5}), tokens, parts.CPU, stored)
+    run.state.run_id = parts.RUN_ID
+    return run
 
 
 def test_a_checkpoint_has_the_speakers_of_the_training_part():
@@ -156,9 +158,9 @@ def test_a_checkpoint_has_the_speakers_of_the_training_part():
 
 def test_a_resume_takes_stored_speakers_but_counts_those_of_another_text():
     stored = run_with_speakers().checkpoint()
-    stored["speakers"] = stored["speakers"][:1]
+    stored["speakers"] = [{**stored["speakers"][0], "partner": ""}]
     assert len(run_with_speakers(stored).speakers) == 1
-    assert len(run_with_speakers(stored, "another text").speakers) == 3
+    assert len(run_with_speakers(stored, "2" * 64).speakers) == 3
 
 
 def test_a_resume_from_a_file_without_speakers_counts_them():
