@@ -17,6 +17,8 @@ from chatgot.checkpointing import checkpoint_file
 from chatgot.checkpointing.checkpoint_file import is_whole, load_checkpoint
 from chatgot.errors import CheckpointRejected
 
+pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
+
 
 @pytest.fixture(scope="module")
 def whole(reference) -> bytes:

@@ -12,6 +12,8 @@ from fault_trials import STEPS, Hooks, Reference, files, go_on, resumed_from, st
 
 from chatgot.checkpointing.checkpoint_file import is_whole
 
+pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
+
 # the deterministic trials die in this save: older files exist, and retention removes one of them
 SAVE = 3
 

@@ -18,6 +18,8 @@ from chatgot.checkpointing.run_files import checkpoint_path, cleanup_old_checkpo
 from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.errors import CheckpointRejected
 
+pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
+
 RUN_ID = "tiny_20250102-030405"
 
 

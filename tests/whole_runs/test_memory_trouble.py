@@ -108,7 +108,9 @@ def straight(tmp_path_factory) -> Path:
 # Stop and resume
 
 
-@pytest.mark.parametrize("at", [5, 6, 7, 14, 22, 30, 31])
+@pytest.mark.parametrize(
+    "at", [6, 14, 31, *(pytest.param(at, marks=pytest.mark.slow) for at in (5, 7, 22, 30))]
+)
 def test_a_run_stopped_around_a_change_of_size_ends_in_the_same_bits(straight, tmp_path, at):
     """It does not run out of memory a second time for the same change."""
     stopped = new(tmp_path / "stopped")
@@ -235,7 +237,7 @@ def test_out_of_memory_in_samples_and_evaluations_does_not_touch_training(tmp_pa
 
 # A real limit
 
-REAL_CASES = [("128", "fp32", 150), ("auto", "bf16", 260)]
+REAL_CASES = [("128", "fp32", 150), pytest.param("auto", "bf16", 260, marks=pytest.mark.slow)]
 SLOW_LIMITS = [("fp32", 130), ("fp32", 200), ("fp32", 300), ("bf16", 300)]
 for asked in ("128", "auto"):
     for dtype, mib in SLOW_LIMITS:

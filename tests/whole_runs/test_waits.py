@@ -47,6 +47,7 @@ def test_on_a_terminal_a_run_shows_bars_and_leaves_none_in_the_log(folder):
     assert "still " not in log
 
 
+@pytest.mark.slow
 def test_with_tqdm_disable_a_terminal_shows_no_bar_at_all(folder):
     received = run_on_terminal(folder, TQDM_DISABLE="1")
     assert b"\r" not in received
