@@ -39,6 +39,8 @@ _AFTER_ESC = (
 _SEQUENCE = rf"(?:\x1b{_AFTER_ESC})"
 _C1_SEQUENCE = rf"(?:\x9b{_CSI}|\x9d{_OSC}|[\x90\x98\x9e\x9f]{_STRING}{_STRING_END})"
 SEQUENCE = re.compile(_SEQUENCE)
+# One that does not move the cursor
+OTHER_SEQUENCE = re.compile(rf"(?!{IS_MOVE.pattern}){_SEQUENCE}")
 UNFINISHED = re.compile(rf"\x1b(?!{_AFTER_ESC})")
 # In UTF-8 that was misread as Latin-1, half of all letters contain a C1 control that could begin a
 # sequence. It counts as one only if parameters and an end follow.
@@ -356,12 +358,8 @@ class LogCleaner:
             self.counts["console_notes"] += count
         text = draw_lines(self._escape_unfinished(text), self.counts)
         if "\x1b" in text and (not self._screen.is_at_rest() or CURSOR.search(text)):
-
-            def shorten(sequence: re.Match[str]) -> str:
-                return sequence[0] if IS_MOVE.fullmatch(sequence[0]) else "\x1b[m"
-
-            text, count = SEQUENCE.subn(shorten, text)
-            self.counts["escape_sequences"] += count
+            text = OTHER_SEQUENCE.sub("\x1b[m", text)
+            self.counts["escape_sequences"] += text.count("\x1b")
         return text
 
     def _finished(self, text: str, is_guess: bool) -> str:
