@@ -52,16 +52,6 @@ LEGACY = [
 WIDE = ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(content: bytes):
-        path = tmp_path / "text.txt"
-        path.write_bytes(content)
-        return path
-
-    return write
-
-
 def read(path) -> str:
     """Return a file's text, in the encoding that is detected."""
     return "".join(text_chunks(path, detect_encoding(path)))

@@ -15,16 +15,6 @@ from chatgot.errors import ConfigError
 PROSE = "Now is the winter of our discontent\nMade glorious summer by this sun of York;\n"
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(content: bytes):
-        path = tmp_path / "text.txt"
-        path.write_bytes(content)
-        return path
-
-    return write
-
-
 def config_of(path, **data) -> Config:
     """Return the configuration of a tiny model that trains on this file."""
     return Config.model_validate(

@@ -23,16 +23,6 @@ MARKS = [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.B
 PROSE = "Now is the winter of our discontent\nMade glorious summer by this sun of York;\n"
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(content: bytes):
-        path = tmp_path / "text.txt"
-        path.write_bytes(content)
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("encoding", WIDE)
 @pytest.mark.parametrize("language", TEXTS)
