@@ -23,6 +23,7 @@ UNKNOWN = "unknown"  # UTF-16 ends here, and the bytes after it have not been ex
 # How far before its first Latin characters or line end a stretch of UTF-16 may begin
 EARLIER_BYTES = 4096
 PEEK_BYTES = wide.PEEK_BYTES  # examined after a mark or a line of UTF-16
+ASCII_BYTES = 12  # so many in a row are no ideographs by chance
 # What recognises a stretch is shorter than the second figure: the end of the buffer never cuts it
 HOLD_BYTES = EARLIER_BYTES + 128
 # So many NULs in a row belong to no text: a power cut or a truncated file left them
@@ -569,8 +570,21 @@ def _is_wide(line: bytes, encoding: str, is_whole: bool) -> bool:
     high_bytes = line[1::2] if encoding == "utf-16-le" else line[0::2]
     if 4 * high_bytes.count(0) >= len(line):
         return True
+    if _is_ascii_text(line, high_bytes):
+        return False
     is_whole = is_whole or line.endswith("\n".encode(encoding))
     return is_whole and wide.is_text(line, encoding)
+
+
+def _is_ascii_text(line: bytes, high_bytes: bytes) -> bool:
+    """Return whether a line is ASCII that would decode to ideographs of many blocks.
+
+    In hiragana, most bytes are below 0x80 as well, but every second one is 0x30.
+    """
+    if len(line) < ASCII_BYTES or not line.isascii():
+        return False
+    most = max(map(high_bytes.count, set(high_bytes)))
+    return 2 * most < len(high_bytes)
 
 
 def _wide_start(data: bytes, at_end: bool, current: str) -> str | None:

@@ -5,7 +5,7 @@ import os
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chatgot.data.ebcdic import is_ebcdic
@@ -377,6 +377,7 @@ def mixes(draw):
 
 @settings(max_examples=600, deadline=None)
 @given(mixes(), st.booleans(), st.integers(1, 9))
+@example((b" alpha00 \n alpha11 \n\xff\xfb\x01\n\x00 alpha32 \x1b[m\x0f\n", ["alpha32"]), False, 1)
 def test_a_mix_of_all_kinds_loses_no_word_and_is_mended_once(mix, is_docker, read_bytes):
     """No visible text is lost, mending is final, and it does not matter how a log is read."""
     content, words = mix
