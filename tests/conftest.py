@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from log_handlers import take_log_down
 from windows_rules import needs_unix
 
 from chatgot.machine.measured import machine_file
+
+# The same examples each time: what passed stays passed. --hypothesis-profile=default draws others.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 def pytest_report_header() -> str | None:
