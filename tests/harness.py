@@ -70,6 +70,18 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Return sections from dotted names."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, last = name.split(".")
+        inner = result
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[last] = value
+    return result
+
+
 def write_config(folder: Path, name: str = "tiny", **changes: Any) -> Path:
     """Write text and YAML into `folder`; keyword arguments are sections, merged into TINY."""
     text = folder / "text.txt"

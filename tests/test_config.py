@@ -142,14 +142,7 @@ OTHER_END = {("model.head_dim", 1): 2}
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
     """Return sections from dotted names, plus the keys that every configuration needs."""
-    result: dict[str, Any] = {"training": {"max_steps": 10}}
-    for name, value in values.items():
-        *sections, last = name.split(".")
-        inner = result
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[last] = value
-    return result
+    return harness.merged({"training": {"max_steps": 10}}, harness.nested(values))
 
 
 def make(values: dict[str, Any]) -> Config:

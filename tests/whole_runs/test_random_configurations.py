@@ -28,18 +28,6 @@ STEPS = 2
 TEXT = "text.txt"
 
 
-def nested(values: dict[str, Any]) -> dict[str, Any]:
-    """Return sections from dotted names."""
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        *sections, last = name.split(".")
-        inner = result
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[last] = value
-    return result
-
-
 BASE = harness.merged(
     harness.TINY,
     {
@@ -66,7 +54,7 @@ class Trial:
 
     def __init__(self, folder: Path, values: dict[str, Any]) -> None:
         self.folder = folder
-        self.sections = harness.merged(BASE, nested(values))
+        self.sections = harness.merged(BASE, harness.nested(values))
         self.sections["training"]["max_steps"] = STEPS
         (folder / TEXT).write_text(harness.make_text(), encoding="utf-8")
         text = yaml.safe_dump(self.sections, allow_unicode=True)
@@ -217,7 +205,7 @@ def test_every_key_is_drawn():
 def test_an_accepted_configuration_survives_yaml_and_a_checkpoint(values):
     """Its hash stays the same, and so does every value."""
     try:
-        config = Config.model_validate(harness.merged(BASE, nested(values)))
+        config = Config.model_validate(harness.merged(BASE, harness.nested(values)))
     except ValidationError:
         return
     assert Config.model_validate(config.model_dump(mode="json")) == config
