@@ -575,6 +575,14 @@ class TrainingConfig(Section):
         le=MAX_THREADS,
         resume="kept",
     )
+    niceness: Int = key(
+        0,
+        "how far this program steps back where others want the cores: the nice value that is added "
+        "to its own, up to 19",
+        ge=0,
+        le=19,
+        resume="free",
+    )
     attention: Literal["auto", "sdpa", "products"] = key(
         "auto",
         "sdpa: torch's scaled_dot_product_attention; products: matrix products, for short contexts "

@@ -18,6 +18,7 @@ if (CHECKOUT / "chatgot").is_dir():
 
 import argparse
 import io
+import os
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
@@ -33,6 +34,7 @@ from chatgot.chat.limits import (
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, UserError
 from chatgot.given_path import given_text
+from chatgot.spinning import spin_briefly
 from chatgot.stdout import open_closed_streams, write_to_stdout
 from chatgot.stopping import StopRequest
 
@@ -354,6 +356,7 @@ def main(argv: list[str] | None = None) -> int:
     open_closed_streams()
     args = parse_arguments(argv)
     STOP.install()
+    spin_briefly(os.environ)
     try:
         if has_prompt(args):
             continue_prompts(args, prompts_of(args))

@@ -25,6 +25,7 @@ from types import FrameType
 from chatgot.command_line import command_name
 from chatgot.errors import ConfigError, UserError
 from chatgot.given_path import given_text
+from chatgot.spinning import spin_briefly
 from chatgot.stdout import open_closed_streams
 
 CHECKPOINTS = Path("checkpoints")
@@ -122,6 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         from chatgot.serving.hosts import bind
 
         with bind(args.host, args.port) as taken:
+            spin_briefly(os.environ)
             import chatgot.logs.bars  # noqa: F401 before torch: it guards the import of tqdm
             from chatgot.serving.listening import Settings, serve_until_told
 

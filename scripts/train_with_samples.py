@@ -20,11 +20,13 @@ if (CHECKOUT / "chatgot").is_dir():
 
 import argparse
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from chatgot.command_line import as_typed, command_name, command_words
 from chatgot.given_path import given_path, given_text
 from chatgot.shipped import shipped_names, yaml_named
+from chatgot.spinning import spin_briefly
 from chatgot.stopping import StopRequest, reserve_time_to_save
 
 if TYPE_CHECKING:
@@ -217,6 +219,7 @@ def refuse_mistakes(argv: list[str]) -> None:
 if __name__ == "__main__":  # here, above the imports that take seconds
     STOP.install()
     refuse_mistakes(sys.argv[1:])
+    spin_briefly(os.environ)
 
 from collections.abc import Callable
 from contextlib import closing
@@ -235,8 +238,10 @@ from chatgot.logs.events import event
 from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
 from chatgot.logs.metrics import MetricsWriter
 from chatgot.logs.origins import text_of_yaml
+from chatgot.machine.contention import Contention
 from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
+from chatgot.machine.priority import lower_priority
 from chatgot.run.assembly import Run, assemble, make_prompts
 from chatgot.run.folder import RunPaths, open_folder
 from chatgot.run.resuming import (
@@ -393,6 +398,7 @@ def prepare(
         named_by_set = experiment.named_by_set
         point = find_checkpoint(args.resume_from, config, experiment.yaml, named_by_set)
         config = point.config
+    leave_cores_to_others(config.training.niceness)
     device = pick_device(config.device)
     text = text_path(config, experiment.yaml)
     if not args.dry_run:
@@ -412,6 +418,18 @@ def prepare(
     elif start is not None:
         start_from(run, start, args.init_from)
     return run, point, remarks
+
+
+def leave_cores_to_others(niceness: int) -> None:
+    """Lower this program's priority, if that is asked for; training goes on if it cannot be."""
+    if niceness == 0:
+        return
+    try:
+        problem = lower_priority(niceness)
+    except OSError as error:
+        problem = f"the priority cannot be lowered ({error.strerror})"
+    if problem:
+        logger.warning("training.niceness: %s", problem)
 
 
 def vocabulary_of(start: Start | None, point: ResumePoint | None) -> Vocabulary | None:
@@ -547,7 +565,9 @@ def write_row(run: Run, metrics: MetricsWriter, full_loss: float | None = None) 
 # Training
 
 
-def train(run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver) -> None:
+def train(
+    run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver, contention: Contention
+) -> None:
     """Run optimizer steps until the run has ended or a signal asks to stop."""
     due = Due(run)
     clock = StepClock(run)
@@ -583,6 +603,9 @@ def train(run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver) -> N
         # the micro-batch follows the memory
         if not fit_micro_batch(run, STOP.requested):
             continue
+
+        # other programs may take the cores
+        contention.look()
 
         # one optimizer step
         with clock.step():
@@ -707,11 +730,12 @@ def train_in_folder(
     reserve_time_to_save()
     with (
         closing(metrics),
+        closing(Contention()) as contention,
         ProgressBar(run) as bar,
         crash_trace(paths.run_dir / "crash.txt"),
     ):
         try:
-            train(run, metrics, bar, saver)
+            train(run, metrics, bar, saver, contention)
         except OutOfMemory as error:
             saver.save_what_is_whole(error)
             raise

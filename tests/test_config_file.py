@@ -493,6 +493,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "data.allow_change": ("true", True),
     "data.learn_from": ("[ANN, BOB]", ["ANN", "BOB"]),
     "training.threads": ("2", 2),
+    "training.niceness": ("5", 5),
     "sampling.prompts": ('["a: b", c]', ["a: b", "c"]),
     "sampling.top_k": ("5", 5),
     "sampling.top_p": ("9e-1", 0.9),

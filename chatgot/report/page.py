@@ -211,7 +211,15 @@ def facts(record: RunRecord) -> list[Fact]:
         Fact("speed, median", f"{statistics.median(rates):,.0f}" if rates else None, "tokens/s"),
         Fact("peak memory", f"{max(memory):,.0f}" if memory else None, "MiB at a row"),
         Fact("precision", ", then ".join(precisions)),
+        Fact("other programs took the cores", contended(record, last.get("time_s"))),
     ]
+
+
+def contended(record: RunRecord, time_s: float | None) -> str | None:
+    """Return the share of the time in which other programs took the cores; None: not known."""
+    if not record.events or not time_s:
+        return None
+    return f"{min(1.0, story.contended_s(record.events) / time_s):.0%} of the time"
 
 
 def column(rows: list[Row], name: str) -> list[float]:

@@ -129,6 +129,22 @@ def _precision_from(event: Event) -> str:
     return event.word("new") if event.kind == "precision" else ""
 
 
+def contended_s(events: list[Event]) -> float:
+    """Return for how many seconds other programs took the cores, over all sessions of training.
+
+    Each event has the seconds of its session so far. A session that was killed lacks its last ones.
+    """
+    total = 0.0
+    session = 0.0
+    for event in events:
+        if event.kind in BEGINNINGS:
+            total += session
+            session = 0.0
+        elif event.kind == "contention":
+            session = max(session, event.number("seconds") or 0.0)
+    return total + session
+
+
 # --------------------------------------------------------------------------------------------------
 # Curves
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from types import FrameType
 from typing import Literal
 
 import h11
-import psutil
 import torch
 import uvicorn
 from starlette.types import ASGIApp
@@ -23,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatgot.checkpointing.names import NAME
 from chatgot.machine.device import pick_device
+from chatgot.machine.priority import lower_priority
 from chatgot.sampling.picking import RUNS, find_checkpoint_file
 from chatgot.serving.access import Access
 from chatgot.serving.app import make_app
@@ -98,10 +97,9 @@ def make_room_for_training() -> str:
     torch.set_num_threads(threads)
     priority = "with low priority"
     try:
-        if sys.platform == "win32":
-            psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
-        else:
-            os.nice(NICENESS)
+        problem = lower_priority(NICENESS)
+        if problem:
+            priority = f"with low priority ({problem})"
     except OSError as error:
         priority = f"without low priority ({error.strerror})"
     return (

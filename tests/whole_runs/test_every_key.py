@@ -234,6 +234,7 @@ def of_events(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 def test_every_key_has_a_test_here_or_elsewhere():
     elsewhere = {"data.allow_change"}  # test_resume_rules.py
+    elsewhere |= {"training.niceness"}  # machine/test_priority.py
     # run/test_lora_runs.py, model/test_lora.py: they need a trained model
     elsewhere |= {f"training.lora.{name}" for name in ("rank", "alpha", "targets")}
     assert {key for key, _ in keys_of()} == CHANGES.keys() | elsewhere

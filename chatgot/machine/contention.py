@@ -1,0 +1,132 @@
+"""Whether other programs take the cores; then torch's threads sleep while they wait, not spin.
+
+Linux tells for each thread how long it was ready to run and waited for a core. On a quiet machine
+that is 1 or 2 % of the time, beside one busy program on two cores a third.
+Source: the kernel's sched-stats.rst, /proc/<pid>/schedstat.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from chatgot.logs.events import event
+from chatgot.logs.timing import human_time
+from chatgot.machine.idle_teams import IdleTeams
+
+logger = logging.getLogger(__name__)
+
+TASKS = Path("/proc/self/task")
+LOOK_S = 0.5  # at least between two looks; a look costs 50 microseconds
+BUSY = 0.15  # share of the time that one thread waits for a core: other programs take the cores
+QUIET = 0.05  # every thread waits for a smaller share: nobody does
+# Quiet seconds before threads spin again. They double with each change, so that a program that
+# comes and goes does not fill the log; sleeping threads cost a fifth of the speed at most.
+FIRST_QUIET_S = 5.0
+LONGEST_QUIET_S = 80.0
+
+Delays = dict[str, float]  # seconds that each thread waited for a core so far
+
+
+class Teams(Protocol):
+    """What makes waiting threads sleep."""
+
+    @property
+    def possible(self) -> bool: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def delays(tasks: Path = TASKS) -> Delays:
+    """Return how long each thread of this process has waited for a core; empty: nobody tells."""
+    seconds = {}
+    with suppress(OSError):  # there is no such folder
+        for task in tasks.iterdir():
+            with suppress(OSError, ValueError, IndexError):  # the thread has ended
+                fields = (task / "schedstat").read_text().split()
+                seconds[task.name] = int(fields[1]) / 1e9
+    return seconds
+
+
+class Contention:
+    """Watches whether other programs take the cores, and lets threads sleep or spin accordingly.
+
+    It changes no result: the teams that compute stay the same.
+    seconds: how long other programs have taken the cores so far.
+    """
+
+    def __init__(
+        self,
+        *,
+        teams: Teams | None = None,
+        read: Callable[[], Delays] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._teams = IdleTeams() if teams is None else teams
+        self._read = delays if read is None else read
+        self._clock = clock
+        self._before = self._read()
+        self._began_s = clock()
+        self._looked_s = self._began_s
+        self._quiet_since_s = self._looked_s
+        self._quiet_s = FIRST_QUIET_S
+        self.is_on = False
+        self.seconds = 0.0
+
+    def look(self) -> None:
+        """Look whether other programs take the cores, if the last look is long enough ago."""
+        now_s = self._clock()
+        passed_s = now_s - self._looked_s
+        if passed_s < LOOK_S or not self._teams.possible:
+            return
+        share = self._waited_s() / passed_s
+        self._looked_s = now_s
+        if self.is_on:
+            self.seconds += passed_s
+        if share > QUIET:
+            self._quiet_since_s = now_s
+        if not self.is_on and share > BUSY:
+            self._begin(share)
+        elif self.is_on and now_s - self._quiet_since_s >= self._quiet_s:
+            self._end()
+
+    def close(self) -> None:
+        """Let threads spin again; say how long other programs took the cores, if they did."""
+        if self.is_on:
+            self._teams.stop()
+            self.is_on = False
+        if self.seconds:
+            logger.info(
+                "other programs took the cores for %s, %.0f %% of the time",
+                human_time(self.seconds),
+                100 * self.seconds / max(self._clock() - self._began_s, self.seconds),
+                extra=event("contention", on=False, seconds=round(self.seconds, 1)),
+            )
+
+    def _waited_s(self) -> float:
+        """Return how long the thread that waited most has waited since the last call."""
+        before = self._before
+        self._before = self._read()
+        now = self._before.items()
+        return max((s - before[name] for name, s in now if name in before), default=0.0)
+
+    def _begin(self, share: float) -> None:
+        self._teams.start()
+        self.is_on = True
+        logger.info(
+            "other programs take the cores: a thread waited for one %.0f %% of the time; "
+            "waiting threads sleep from now on",
+            100 * share,
+            extra=event("contention", on=True, waited=round(share, 3)),
+        )
+
+    def _end(self) -> None:
+        self._teams.stop()
+        self.is_on = False
+        self._quiet_s = min(2 * self._quiet_s, LONGEST_QUIET_S)
+        logger.info(
+            "the cores are free again: waiting threads spin as before",
+            extra=event("contention", on=False, seconds=round(self.seconds, 1)),
+        )

@@ -1,0 +1,201 @@
+"""Beside other programs, waiting threads sleep; when those are gone, they spin again."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import harness
+import pytest
+import torch
+
+from chatgot.machine import contention
+from chatgot.machine.contention import FIRST_QUIET_S, Contention, delays
+from chatgot.machine.idle_teams import IdleTeams, has_libgomp, teams_needed
+from chatgot.spinning import ROUNDS, VARIABLE, spin_briefly
+
+
+class Sleepers:
+    """Counts what is asked for instead of starting threads."""
+
+    def __init__(self, *, possible: bool = True) -> None:
+        self.possible = possible
+        self.asked: list[str] = []
+
+    def start(self) -> None:
+        self.asked.append("sleep")
+
+    def stop(self) -> None:
+        self.asked.append("spin")
+
+
+class Machine:
+    """A clock, and two threads that wait for a core for a share of the time."""
+
+    def __init__(self, *, possible: bool = True) -> None:
+        self.now_s = 100.0
+        self.waited_s = {"1": 3.0, "2": 7.0}
+        self.teams = Sleepers(possible=possible)
+        self.contention = Contention(
+            teams=self.teams, read=lambda: dict(self.waited_s), clock=lambda: self.now_s
+        )
+
+    def run(self, seconds: float, share: float) -> None:
+        """Let time pass in steps of a second; the second thread waits for this share of it."""
+        for _ in range(round(seconds)):
+            self.now_s += 1.0
+            self.waited_s["2"] += share
+            self.contention.look()
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    return [record.event for record in caplog.records if hasattr(record, "event")]
+
+
+def test_threads_sleep_beside_a_busy_program_and_spin_when_it_is_gone(caplog):
+    caplog.set_level(logging.INFO)
+    machine = Machine()
+    machine.run(10, 0.02)
+    assert machine.teams.asked == []
+    machine.run(10, 0.4)
+    assert machine.teams.asked == ["sleep"]
+    machine.run(FIRST_QUIET_S - 1, 0.02)
+    assert machine.teams.asked == ["sleep"]
+    machine.run(1, 0.02)
+    assert machine.teams.asked == ["sleep", "spin"]
+    begun, ended = events(caplog)
+    assert (begun["on"], begun["waited"]) == (True, 0.4)
+    assert (ended["on"], ended["seconds"]) == (False, 9 + FIRST_QUIET_S)
+
+
+def test_a_program_that_comes_and_goes_switches_less_and_less_often():
+    machine = Machine()
+    for _ in range(30):
+        machine.run(2, 0.5)
+        machine.run(8, 0.0)
+    assert machine.teams.asked == ["sleep", "spin", "sleep"]
+
+
+def test_a_short_wait_of_one_thread_changes_nothing():
+    machine = Machine()
+    machine.run(20, 0.1)
+    assert machine.teams.asked == []
+
+
+def test_a_new_thread_and_one_that_ended_count_for_nothing():
+    machine = Machine()
+    machine.waited_s["3"] = 50.0
+    del machine.waited_s["1"]
+    machine.run(2, 0.0)
+    assert machine.teams.asked == []
+
+
+def test_the_end_wakes_nobody_and_says_how_long_the_cores_were_taken(caplog):
+    caplog.set_level(logging.INFO)
+    machine = Machine()
+    machine.run(1, 0.5)
+    machine.run(4, 0.5)
+    machine.contention.close()
+    assert machine.teams.asked == ["sleep", "spin"]
+    assert events(caplog)[-1]["seconds"] == 4.0
+    assert "80 % of the time" in caplog.text
+    machine.contention.close()
+
+
+def test_without_libgomp_nothing_is_watched():
+    machine = Machine(possible=False)
+    machine.run(10, 0.9)
+    assert machine.teams.asked == []
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "teams"),
+    [(2, 2, 1), (4, 4, 1), (4, 8, 2), (8, 16, 2), (2, 16, 0), (1, 2, 0), (64, 64, 1), (3, 2, 1)],
+)
+def test_idle_teams_outnumber_the_cores_where_they_can(threads, cores, teams):
+    assert teams_needed(threads, cores) == teams
+    if teams:
+        assert threads + teams * (threads - 1) > cores
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells of threads")
+def test_delays_are_read_for_each_thread():
+    found = delays()
+    assert str(os.getpid()) in found
+    assert all(seconds >= 0 for seconds in found.values())
+
+
+def test_delays_are_empty_where_nobody_tells(tmp_path):
+    assert delays(tmp_path / "missing") == {}
+    (tmp_path / "12").mkdir()
+    assert delays(tmp_path) == {}
+    (tmp_path / "12" / "schedstat").write_text("5000 2000000000 7\n")
+    assert delays(tmp_path) == {"12": 2.0}
+
+
+def threads_of_this_process() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not has_libgomp(), reason="needs libgomp")
+def test_idle_teams_live_between_start_and_stop(two_threads, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    torch.zeros(1 << 20).add_(1)  # the team that computes
+    before = threads_of_this_process()
+    teams = IdleTeams()
+    assert teams.possible
+    teams.start()
+    assert threads_of_this_process() == before + 2  # the one that idles, and its team's other one
+    teams.stop()
+    deadline = time.monotonic() + 5  # a thread ends a moment after Python has left it
+    while threads_of_this_process() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threads_of_this_process() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not has_libgomp(), reason="needs libgomp")
+def test_run_beside_other_programs_ends_in_the_same_bits(two_threads, tmp_path, monkeypatch):
+    """Threads switch between sleeping and spinning in each step."""
+    finals = []
+    for name in ("quiet", "busy"):
+        folder = tmp_path / name
+        folder.mkdir()
+        harness.write_config(folder, model={"d_model": 64}, training={"threads": 2})
+        assert harness.train_here(folder, "--config", "tiny.yaml") == 0
+        finals.append(harness.load(harness.checkpoints(folder)[max(harness.checkpoints(folder))]))
+        looks = iter(range(10_000))
+        monkeypatch.setattr(contention, "LOOK_S", 0.0)
+        monkeypatch.setattr(contention, "FIRST_QUIET_S", 0.0)
+        monkeypatch.setattr(contention, "LONGEST_QUIET_S", 0.0)
+        monkeypatch.setattr(
+            contention, "delays", lambda looks=looks: {"1": 1e6 * (-(-next(looks) // 2))}
+        )
+    quiet, busy = finals
+    switched = [e["on"] for e in harness.events(tmp_path / "busy") if e["kind"] == "contention"]
+    assert switched[:3] == [True, False, True]
+    assert not [e for e in harness.events(tmp_path / "quiet") if e["kind"] == "contention"]
+    for name, tensor in quiet["model_state_dict"].items():
+        assert torch.equal(tensor, busy["model_state_dict"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {VARIABLE: str(ROUNDS)}),
+        ({VARIABLE: "5"}, {VARIABLE: "5"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_spinning_is_short_unless_the_user_decides(before, after):
+    environ = dict(before)
+    spin_briefly(environ)
+    assert environ == after
