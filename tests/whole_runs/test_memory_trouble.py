@@ -13,6 +13,7 @@ import harness
 import parts
 import pytest
 import torch
+from child_environment import child_environment
 from memory_limit import CALM, MemoryLimit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -294,6 +295,6 @@ def import_size_kib(environment: dict[str, str]) -> int:
         capture_output=True,
         text=True,
         check=True,
-        env=os.environ | environment | {"PYTHONPATH": str(harness.ROOT)},
+        env=child_environment(harness.ROOT) | environment,
     )
     return int(done.stdout)
