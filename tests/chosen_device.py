@@ -10,6 +10,8 @@ import torch
 VARIABLE = "CHATGOT_TESTS_DEVICE"
 DEFAULT = "cpu"
 KINDS = ("cpu", "cuda", "mps")
+# a device that this machine does not have: no machine has both
+ABSENT = "mps" if torch.cuda.is_available() else "cuda"
 
 
 def device_name() -> str:
