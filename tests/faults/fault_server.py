@@ -119,7 +119,7 @@ def serve() -> None:
 
 
 def fork() -> int:
-    """Fork; each child starts CUDA by itself.
+    """Fork, and return what os.fork does; each child starts CUDA by itself.
 
     Raises: RuntimeError if CUDA has started here: no child could use it.
     """
