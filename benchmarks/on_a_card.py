@@ -10,6 +10,7 @@ It imports nothing but Python's own modules, so that it can say what is missing.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -19,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -88,6 +89,8 @@ def main() -> int:
     output: Path = args.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"XDG_CACHE_HOME": str(output / "cache"), "PYTHONUNBUFFERED": "1"}
+    if args.device == "cpu":
+        environment["CHATGOT_GPU_TESTS_ON"] = "cpu"
     if args.wheels is not None:
         environment["PYTHONPATH"] = install(args.wheels, output / "site")
     problem = what_is_missing(environment) or missing_device(args.device, environment)
@@ -103,6 +106,8 @@ def main() -> int:
         if name == args.only[-1]:
             limit_s = deadline - time.monotonic()
         command = command_of(name, args, output, limit_s)
+        if name == "suite":
+            command += workers(environment)
         parts.append(run_part(Part(name, limit_s), command, output, environment))
         write_summary(parts, args.device, output)
     return 0 if all(part.is_fine for part in parts) else 1
@@ -211,14 +216,13 @@ def command_of(name: str, args: argparse.Namespace, output: Path, limit_s: float
     if name == "gpu_tests":
         return [*pytest, "-m", "gpu", "tests/gpu"]
     marks = "not gpu and not slow and not network"
-    return [*pytest, *workers(), "--device", args.device, "-m", marks, *SUITE]
+    return [*pytest, "--device", args.device, "-m", marks, *SUITE]
 
 
-def workers() -> list[str]:
+def workers(environment: Mapping[str, str]) -> list[str]:
     """Return the options of pytest for several processes, where pytest-xdist is installed."""
-    try:
-        importlib.metadata.version("pytest-xdist")
-    except importlib.metadata.PackageNotFoundError:
+    folders = [*sys.path, *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    if not list(importlib.metadata.distributions(name="pytest-xdist", path=folders)):
         return []
     return ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS))]
 
@@ -233,11 +237,14 @@ def run_part(part: Part, command: Sequence[str], output: Path, environment: dict
     start = time.monotonic()
     path = output / f"{part.name}.log"
     with path.open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             process.wait(part.limit_s)
         except subprocess.TimeoutExpired:
             part.cut_off = True
+        finally:
             end(process)
     part.exit_code = process.returncode
     part.seconds = round(time.monotonic() - start, 1)
@@ -250,13 +257,14 @@ def run_part(part: Part, command: Sequence[str], output: Path, environment: dict
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a program, so that it can sum up; kill it if it goes on."""
-    process.send_signal(signal.SIGINT)
-    try:
+    """Interrupt a program that runs, so that it can sum up; kill it and all that it started."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
         process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def write_summary(parts: list[Part], device: str, output: Path) -> None:
