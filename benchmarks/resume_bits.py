@@ -18,11 +18,13 @@ def equal_bits(a: object, b: object) -> bool:
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
-        same_keys = isinstance(b, dict) and list(a) == list(b)
-        return same_keys and all(equal_bits(a[key], b[key]) for key in a)
+        if not isinstance(b, dict) or list(a) != list(b):
+            return False
+        return all(equal_bits(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
-        same_length = isinstance(b, type(a)) and len(a) == len(b)
-        return same_length and all(map(equal_bits, a, b))
+        if not isinstance(b, list | tuple) or type(a) is not type(b) or len(a) != len(b):
+            return False
+        return all(map(equal_bits, a, b))
     return type(a) is type(b) and a == b
 
 

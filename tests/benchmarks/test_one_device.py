@@ -1,4 +1,4 @@
-"""The benchmark of one device: time limits, failures, its table. The runs are real on a card alone."""
+"""The benchmark of one device: its limits, its failures and its table."""
 
 import argparse
 import os
