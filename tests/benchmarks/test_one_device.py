@@ -69,7 +69,7 @@ def test_failed_case_costs_no_other_case(tmp_path, capsys):
     gpu.print_table(figures)
     said = capsys.readouterr().out
     assert "first: failed: ZeroDivisionError: of its own" in said
-    assert "| 5.00 |" in said
+    assert " 5.00 |" in said
 
 
 def test_case_that_does_not_fit_is_left_out_and_says_so(tmp_path):
