@@ -1,195 +1,258 @@
-"""How fast one NVIDIA card trains, samples and saves; needs no network.
+"""How fast one NVIDIA card trains, samples and saves, with the program's own choices.
 
-Tokens do not depend on what the text says, so a made-up text of as many characters as the default
-one has takes its place.
+Needs no network. `--device cpu` rehearses all of it in two minutes, with shapes cut down to what a
+CPU can do; those figures say nothing. The most important case comes first. A case begins only if
+it should end before the deadline, is ended at it, and its figures are in --output right after it.
 """
 
 import argparse
-import random
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.script_runs import ROOT, Figures, with_machine, write_json
-from benchmarks.speed import mode, one_step
-from chatgot.checkpointing.checkpoint_file import save_checkpoint
-from chatgot.config_file import load_config
-from chatgot.data.token_cache import Tokens, load_tokens
+from benchmarks.limited_runs import CaseFailedError, FinishedRun, chosen, figures_of, read_finished
+from benchmarks.limited_runs import run_limited_script as run_script
+from benchmarks.nanogpt_shape import beside_nanogpt
+from benchmarks.one_device import CHARACTERS, SHIPPED, OneDevice, text_to_train_on, tokens_of
+from benchmarks.resume_bits import resume_bits
+from benchmarks.script_runs import Figures, with_machine, write_json
+from chatgot.checkpointing.checkpoint_file import load_checkpoint, save_checkpoint
 from chatgot.machine.device import describe
 from chatgot.machine.measured import product_peak, synchronise
 from chatgot.machine.memory import release_memory
-from chatgot.run.assembly import Run, assemble
 from chatgot.sampling.generation import continue_texts
+from chatgot.sampling.loading import LoadedModel, load_model
 
-NO_CUDA = 2  # exit code
-ALPHABET = "\n !&'(),-.:;?0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-CHARACTERS = 2_000_000  # of the made-up text
-PEAK_SIZE = 8192  # of the products: smaller ones do not fill a large card
-WARMUP = 3  # steps before the clock starts
+NO_DEVICE = 2  # exit code
+PEAK_SIZE = {"cuda": 8192, "cpu": 256}  # of the products: smaller ones do not fill a large card
+REHEARSED_CHARACTERS = 20_000
 SAMPLE_CHARACTERS = 200
+MOST_SAMPLES = 20  # a text may end early by itself; then more are made
 SAVES = 3
-SEED = 7
+# the columns of the table: (heading, figure)
+COLUMNS = (
+    ("tokens/s", "tokens_per_s"),
+    ("MFU", "mfu"),
+    ("MiB", "peak_memory_mib"),
+    ("at once", "micro_batch"),
+    ("blocks compiled", "mode.compiled"),
+    ("steps", "steps"),
+    ("loss", "val_loss_full"),
+    ("wall s", "wall_s"),
+    ("a save, training waits s", "waits_for_a_save_s"),
+    ("a save, whole s", "save_s"),
+    ("200 characters s", "sample_of_200_s"),
+    ("x nanoGPT", "over_nanogpt"),
+    ("equal bits", "equal_bits"),
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration, with its overrides."""
+    """One row of the table; `card_s` is about how long it takes on an H100."""
 
     name: str
-    config: str  # below configs/models
-    overrides: tuple[str, ...] = ()
-
-
-CASES = (
-    Case("quick", "chatgot_quick.yaml"),
-    Case("small_14M", "chatgot_small_14M.yaml"),
-    Case("small_85M", "chatgot_small_85M.yaml"),
-    Case(
-        "small_85M_micro_batch_32",
-        "chatgot_small_85M.yaml",
-        (
-            "training.batch_size=32",
-            "training.accumulate_grad_batches=2",  # 65,536 tokens a step, as shipped
-            "training.gradient_checkpointing=false",
-            "training.compile=true",
-        ),
-    ),
-)
+    card_s: float
+    measure: Callable[[OneDevice, Path], Figures]
 
 
 def gpu(args: argparse.Namespace, folder: Path) -> Figures:
-    """Measure tokens/s, MFU, a sample and a save of each configuration, and the card's peak.
-
-    Stops before the case that would begin after `--minutes`; what has been measured so far is in
-    `--output` after each case.
-    """
-    if not torch.cuda.is_available():
+    """Measure each case that fits into --minutes; a failed case does not stop the others."""
+    if args.device == "cuda" and not torch.cuda.is_available():
         print("the part gpu needs a CUDA device, but torch found none", file=sys.stderr)
-        sys.exit(NO_CUDA)
+        sys.exit(NO_DEVICE)
     deadline = time.monotonic() + 60 * args.minutes
-    device = torch.device("cuda")
-    tokens = made_up_tokens(folder)
-    peak = product_peak(device, torch.bfloat16, size=PEAK_SIZE)
+    one = prepare(args, folder, deadline)
     figures: Figures = {
-        "device": describe(device),
-        "bf16_peak_tflop_per_s": peak / 1e12,
-        "steps": args.steps,
+        "device": describe(one.device),
+        "bf16_peak_tflop_per_s": one.peak / 1e12,
+        "text": "made up: losses mean nothing" if one.made_up else one.text.name,
+        "rehearsal": one.rehearses,
     }
-    for case in CASES:
-        if time.monotonic() > deadline:
-            figures[f"{case.name}.skipped"] = f"after --minutes {args.minutes:g}"
-            continue
-        start = time.perf_counter()
-        print(f"{case.name} begins", file=sys.stderr, flush=True)
-        for name, value in measure_case(case, tokens, device, peak, args.steps, folder).items():
-            figures[f"{case.name}.{name}"] = value
-        figures[f"{case.name}.whole_case_s"] = time.perf_counter() - start
+    for case in cases(args.checkout):
+        figures |= measure(case, one)
         if args.output:
             write_json(with_machine(figures), args.output)
+    print_table(figures)
     return figures
 
 
-def made_up_tokens(folder: Path) -> Tokens:
-    """Write a text of random characters to `folder` and load it as training does."""
-    path = folder / "made_up.txt"
-    path.write_text("".join(random.Random(SEED).choices(ALPHABET, k=CHARACTERS)), encoding="utf-8")
-    return load_tokens(path, folder / "cache")
-
-
-def measure_case(
-    case: Case, tokens: Tokens, device: torch.device, peak: float, steps: int, folder: Path
-) -> Figures:
-    """Build one configuration's run on the card, measure it, and give the memory back."""
-    torch.cuda.reset_peak_memory_stats(device)
-    path = ROOT / "configs/models" / case.config
-    start = time.perf_counter()
-    config, _ = load_config(path, ["device=cuda", *case.overrides])
-    run = assemble(config, tokens, device, None)  # measures and compiles, too
-    run.state.run_id = f"{path.stem}_20260101-000000"
-    assemble_s = time.perf_counter() - start
-    rate = tokens_per_s(run, steps)
-    save_s, checkpoint_mb = time_saves(run, folder)
-    every = run.model.recompute_every
-    figures: Figures = {
-        "parameters": run.model.parameter_count(),
-        "mode": mode(run),
-        "gradient_checkpointing": f"every {every}" if every else "off",
-        "micro_batch": run.state.micro_batch.size,
-        "tokens_per_step": config.training.tokens_per_step(config.model),
-        "assemble_s": assemble_s,
-        "tokens_per_s": rate,
-        "mfu": rate * run.model.flops_per_token() / peak,
-        "train_loss": run.state.progress.train_loss,
-        "skipped_steps": run.state.progress.skipped_steps,
-        "peak_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20,
-        "sample_of_200_s": seconds_of_a_sample(run),
-        "save_s": save_s,
-        "checkpoint_mb": checkpoint_mb,
-    }
-    del run
+def prepare(args: argparse.Namespace, folder: Path, deadline: float) -> OneDevice:
+    """Find the text and measure the device's peak."""
+    device = torch.device(args.device)
+    characters = CHARACTERS if device.type == "cuda" else REHEARSED_CHARACTERS
+    text, made_up = text_to_train_on(args.text, folder, characters)
+    peak = product_peak(device, torch.bfloat16, size=PEAK_SIZE[device.type])
     release_memory(device)
-    return figures
+    return OneDevice(
+        device=device,
+        folder=folder,
+        text=text,
+        made_up=made_up,
+        tokens=tokens_of(text, folder),
+        peak=peak,
+        deadline=deadline,
+    )
 
 
-def tokens_per_s(run: Run, steps: int) -> float:
-    """Return the tokens/s of `steps` optimizer steps after the warm-up, without evaluations."""
-    run.model.train()
-    do_steps(run, WARMUP)
-    seconds = timed(run.device, partial(do_steps, run, steps))
-    return steps * run.config.training.tokens_per_step(run.config.model) / seconds
+def cases(checkout: Path | None) -> list[Case]:
+    """Return the rows of the table, the most important one first."""
+    quick = partial(train_shipped, config="chatgot_quick")
+    small = partial(train_shipped, config="chatgot_small_14M")
+    large = partial(train_shipped, config="chatgot_small_85M", until_step=40)
+    return [
+        Case("quick", 60, quick),
+        Case("small_14M", 90, small),
+        Case("small_85M", 110, large),
+        Case("nanogpt_shape", 90, partial(beside_nanogpt, checkout=checkout)),
+        Case("resume", 30, straight_against_resumed),
+    ]
 
 
-def do_steps(run: Run, steps: int) -> None:
-    """Do optimizer steps as the script does."""
-    for _ in range(steps):
-        one_step(run)
+def measure(case: Case, one: OneDevice) -> Figures:
+    """Measure a case, if it fits; what goes wrong becomes a figure, too."""
+    expected_s = 1.0 if one.rehearses else case.card_s
+    if expected_s > one.left_s:
+        words = f"{expected_s:.0f} s needed, {max(one.left_s, 0):.0f} s left"
+        return {f"{case.name}.skipped": words}
+    print(f"{case.name} begins, {one.left_s:.0f} s left", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    folder = one.folder / case.name
+    folder.mkdir()
+    try:
+        found = case.measure(one, folder)
+    except CaseFailedError as error:
+        found = {"failed": str(error)}
+    except (Exception, SystemExit) as error:  # noqa: BLE001 the other cases must still be measured
+        traceback.print_exc()
+        found = {"failed": f"{type(error).__name__}: {error}"}
+    found["case_s"] = time.perf_counter() - start
+    release_memory(one.device)
+    return {f"{case.name}.{name}": value for name, value in found.items()}
 
 
-def seconds_of_a_sample(run: Run) -> float:
-    """Return how long 200 characters take, one at a time.
+# --------------------------------------------------------------------------------------------------
+# The cases
 
-    A sample may end early by itself; then more are made, and the time is scaled to 200 characters.
+
+def train_shipped(
+    one: OneDevice, folder: Path, *, config: str, until_step: int | None = None
+) -> Figures:
+    """Train a shipped configuration as it is; then time a sample and a save of its model.
+
+    until_step: stop it there, though its configuration has more steps. Raises: CaseFailedError.
     """
-    sampling = run.config.sampling.model_copy(update={"max_new_tokens": SAMPLE_CHARACTERS})
-    made = 0
+    path = SHIPPED / f"{config}.yaml"
+    overrides = training_overrides(one)
+    run = run_script(path, overrides, folder / "run", one.left_s, until_step=until_step)
+    loaded = load_model(run.last_checkpoint, one.device)
+    figures = figures_of(run, loaded.model.flops_per_token(), one.peak) | chosen(run)
+    figures["parameters"] = loaded.model.parameter_count()
+    figures["sample_of_200_s"] = seconds_of_a_sample(loaded, one.device)
+    return figures | time_saves(run, folder / "saved.pt")
 
-    def sample() -> None:
-        nonlocal made
-        number = 0
-        while made < SAMPLE_CHARACTERS:
-            number += 1
-            texts = continue_texts(run.model, run.vocabulary, ["A"], sampling, number)
-            made += len(list(texts)[-1][0])
-            if number == 2 * SAMPLE_CHARACTERS:
-                break
 
-    sample()  # warms up
+def training_overrides(one: OneDevice) -> list[str]:
+    """Return what is set of a shipped configuration: device, text, and rows that come often."""
+    if not one.rehearses:
+        return one.overrides("training.log_interval=10")
+    steps = ("max_steps=4", "warmup_steps=1", "log_interval=1", "save_checkpoint_steps=2")
+    return one.overrides(*(f"training.{setting}" for setting in steps))
+
+
+def straight_against_resumed(one: OneDevice, folder: Path) -> Figures:
+    """Resume the run of the case `quick` from its last checkpoint but one; compare the ends.
+
+    Raises: CaseFailedError.
+    """
+    quick = one.folder / "quick" / "run"
+    if not (quick / "checkpoints").is_dir():
+        raise CaseFailedError("the case quick left no run to resume")
+    config = SHIPPED / "chatgot_quick.yaml"
+    overrides = training_overrides(one)
+    return resume_bits(read_finished(quick), config, overrides, folder / "resumed", one.left_s)
+
+
+def seconds_of_a_sample(loaded: LoadedModel, device: torch.device) -> float:
+    """Return how long 200 characters take, one at a time."""
+    sampling = loaded.config.sampling.model_copy(update={"max_new_tokens": SAMPLE_CHARACTERS})
+
+    def sample(seed: int) -> int:
+        texts = continue_texts(loaded.model, loaded.vocabulary, ["A"], sampling, seed)
+        return len(list(texts)[-1][0])
+
+    sample(0)  # warms up
+    synchronise(device)
+    start = time.perf_counter()
     made = 0
-    seconds = timed(run.device, sample)
+    for seed in range(1, MOST_SAMPLES):
+        made += sample(seed)
+        if made >= SAMPLE_CHARACTERS:
+            break
+    synchronise(device)
+    seconds = time.perf_counter() - start
     return seconds * SAMPLE_CHARACTERS / max(made, 1)
 
 
-def time_saves(run: Run, folder: Path) -> tuple[float, float]:
-    """Return the median seconds of a save with its verification, and the file's MB."""
-    path = folder / "saved.pt"
+def time_saves(run: FinishedRun, path: Path) -> Figures:
+    """Return how long training waited for one save, and how long one takes from start to end."""
+    content = load_checkpoint(run.last_checkpoint)
     seconds = []
     for _ in range(SAVES):
-        seconds.append(timed(run.device, lambda: save_checkpoint(path, run.checkpoint())))
-        size_mb = path.stat().st_size / 1e6
+        start = time.perf_counter()
+        save_checkpoint(path, content)
+        seconds.append(time.perf_counter() - start)
+        megabytes = path.stat().st_size / 1e6
         path.unlink()
-    return statistics.median(seconds), size_mb
+    saves = sum(event["kind"] == "save" for event in run.events)
+    waited_s = sum(value for _, value in run.board.curves["time/saving_s"])
+    return {
+        "waits_for_a_save_s": waited_s / max(saves, 1),
+        "save_s": statistics.median(seconds),
+        "checkpoint_mb": megabytes,
+    }
 
 
-def timed(device: torch.device, do: Callable[[], object]) -> float:
-    """Return the seconds of a call, including its work on the device."""
-    synchronise(device)
-    start = time.perf_counter()
-    do()
-    synchronise(device)
-    return time.perf_counter() - start
+# --------------------------------------------------------------------------------------------------
+# The table
+
+
+def print_table(figures: Mapping[str, object]) -> None:
+    """Print one table: a row for each case, `-` where it has no such figure."""
+    names = list(dict.fromkeys(name.partition(".")[0] for name in figures if "." in name))
+    rows = [["", *(heading for heading, _ in COLUMNS)]]
+    notes = []
+    for name in names:
+        rows.append([name, *(in_cell(figures.get(f"{name}.{figure}")) for _, figure in COLUMNS)])
+        for trouble in ("skipped", "failed"):
+            if f"{name}.{trouble}" in figures:
+                notes.append(f"{name}: {trouble}: {figures[f'{name}.{trouble}']}")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        print(f"| {' | '.join(cells)} |")
+        if row is rows[0]:
+            print(f"|{'|'.join('-' * (width + 2) for width in widths)}|")
+    for note in notes:
+        print(note)
+    print()
+
+
+def in_cell(value: object) -> str:
+    """Return a figure for a cell of the table."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+        return f"{value:,.{decimals}f}"
+    return str(value)

@@ -146,7 +146,7 @@ def copy_nanogpt(checkout: Path, ours: Ours, folder: Path) -> Path:
     """Copy nanoGPT to `folder`, with our training and validation text; return the copy."""
     copy = shutil.copytree(checkout, folder / "nanoGPT", ignore=shutil.ignore_patterns(".git"))
     data = copy / "data" / DATASET
-    data.mkdir()
+    data.mkdir(parents=True)
     ids = ours.tokens.ids
     cut = split_index(len(ids), ours.config.data.test_split)
     ids[:cut].tofile(data / "train.bin")

@@ -69,6 +69,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "a clone of https://github.com/karpathy/nanoGPT",
     },
+    "device": {
+        "choices": ("cuda", "cpu"),
+        "default": "cuda",
+        "help": "what to measure; cpu only rehearses, with tiny shapes",
+    },
+    "text": {
+        "type": absolute,
+        "metavar": "FILE",
+        "help": "train on this text (default: the default text if it is there, else a made-up one)",
+    },
     "python": {"required": True, "metavar": "PATH", "help": "Python that has the peers"},
     "precision": {
         "choices": ("bf16", "fp32"),
@@ -76,7 +86,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "precision of the frameworks",
     },
     "max_iters": {"type": int, "default": 2000, "help": "nanoGPT's iterations"},
-    "minutes": {"type": float, "default": 3.0, "help": "begin no case after this many minutes"},
+    "minutes": {"type": float, "help": "end after this many minutes"},
     "folder": {
         "type": absolute,
         "default": ".",
@@ -193,9 +203,9 @@ PARTS = {
     ),
     "gpu": Part(
         "gpu:gpu",
-        "tokens/s, MFU, a sample and a save on one CUDA device",
-        ("steps", "minutes"),
-        {"steps": 20},
+        "one NVIDIA card: speed, MFU, memory, saves, samples, resume bits, nanoGPT's shape",
+        ("device", "text", "checkout", "minutes"),
+        {"minutes": 8.0, "checkout": None},
     ),
     "nanogpt": Part(
         "peers:nanogpt",
@@ -222,6 +232,8 @@ def add_options(parser: argparse.ArgumentParser, part: Part) -> None:
     """Give a subcommand its options, with its own defaults."""
     for name in (*part.options, "output"):
         settings = dict(OPTIONS[name])
+        if name in part.defaults:
+            settings.pop("required", None)
         default = part.defaults.get(name, settings.get("default"))
         if default not in (None, []):
             settings["help"] += f" (default: {default})"
@@ -249,11 +261,15 @@ def parse_arguments() -> argparse.Namespace:
             f"--steps: found {args.steps}, expected at least {least_steps}: "
             "the first steps do not count"
         )
-    if "checkout" in args and not (args.checkout / "train.py").is_file():
+    checkout = getattr(args, "checkout", None)
+    if checkout is not None and not (checkout / "train.py").is_file():
         parser.error(
-            f"--checkout {args.checkout}: found no train.py in it, expected the folder of: "
+            f"--checkout {checkout}: found no train.py in it, expected the folder of: "
             "git clone https://github.com/karpathy/nanoGPT"
         )
+    text = getattr(args, "text", None)
+    if text is not None and not text.is_file():
+        parser.error(f"--text {text}: no such file")
     if "python" in args:
         interpreter = shutil.which(args.python)
         if interpreter is None:

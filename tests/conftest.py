@@ -1,4 +1,4 @@
-"""Rules for all tests: they write only into temporary folders, and compute with one thread."""
+"""Rules for all tests: temporary folders, one thread, and the device that was asked for."""
 
 import gc
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chosen_device import DEFAULT, KINDS, device_name, missing_device, use_device
 from hypothesis import settings
 from log_handlers import take_log_down
 from windows_rules import needs_unix
@@ -17,10 +18,35 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 
-def pytest_report_header() -> str | None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the device before the modules of tests are imported; refuse one that is missing."""
+    name = config.getoption("--device")
+    reason = missing_device(name)
+    if reason:
+        raise pytest.UsageError(reason)
+    use_device(name)
+
+
+def pytest_report_header() -> list[str]:
+    header = []
+    if device_name() != DEFAULT:
+        header.append(f"device: {device_name()}; claims about the CPU are skipped")
     if os.name == "nt":
-        return "Windows: the modules of tests that need Unix are left out (tests/windows_rules.py)"
-    return None
+        header.append("Windows: modules of tests that need Unix are left out (windows_rules.py)")
+    return header
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the claims about the CPU where another device was asked for."""
+    name = device_name()
+    if name == DEFAULT:
+        return
+    for item in items:
+        mark = item.get_closest_marker("cpu")
+        if mark is not None:
+            (claim,) = mark.args
+            reason = f"a claim about the CPU ({claim}), and the device is {name}"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -78,4 +104,10 @@ def pytest_addoption(parser):
         choices=("short", "ci", "long"),
         default="short",
         help="how many trials tests/faults makes",
+    )
+    parser.addoption(
+        "--device",
+        choices=KINDS,
+        default=DEFAULT,
+        help="what the runs of the tests compute on; claims about the CPU are skipped elsewhere",
     )

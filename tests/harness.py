@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 import yaml
+from child_environment import child_environment
+from chosen_device import device_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "train_with_samples.py"
 
 TINY: dict[str, Any] = {
     "seed": 7,
-    "device": "cpu",
+    "device": device_name(),
     "model": {
         "d_model": 16,
         "n_layers": 2,
@@ -103,7 +105,7 @@ def run_script(
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=os.environ | environment,
+        env=child_environment(**environment),
         check=False,
     )
 
@@ -200,9 +202,9 @@ def trained(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Return whether two nested states are equal in type, dtype and every bit."""
+    """Return whether two nested states are equal in type, dtype and every bit, on any device."""
     if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu())
     if isinstance(a, dict):
         return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chosen_device import device_name
 from harness import same as same
 
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
@@ -23,6 +24,7 @@ from chatgot.run.assembly import Run, assemble
 from chatgot.run.resuming import find_latest
 
 CPU = torch.device("cpu")
+DEVICE = torch.device(device_name())  # of the runs that `run` returns
 ALPHABET = "\n abcdefghijklmnop"
 RUN_ID = "tiny_20250102-030405"
 
@@ -49,7 +51,7 @@ def config(**sections: Any) -> Config:
     """Return a tiny configuration; keyword arguments are sections to merge, or top-level keys."""
     values: dict[str, Any] = {
         "seed": 5,
-        "device": "cpu",
+        "device": DEVICE.type,
         **{name: dict(keys) for name, keys in SECTIONS.items()},
     }
     for name, value in sections.items():
@@ -73,7 +75,7 @@ def run(stored: dict[str, Any] | None = None, precision: str = "fp32", **section
     if precision != "fp32":
         mixed = {"mixed_precision": True, "precision_dtype": precision}
         sections["training"] = {**mixed, **sections.get("training", {})}
-    run = assemble(config(**sections), tokens(), CPU, stored)
+    run = assemble(config(**sections), tokens(), DEVICE, stored)
     run.state.run_id = RUN_ID
     run.model.train()
     return run

@@ -8,12 +8,13 @@ from typing import Any
 
 import harness
 import torch
+from chosen_device import device_name
 from tiny_tokenizers import subwords, tokenizer_json
 
 SHORT: dict[str, Any] = {"max_steps": 4, "warmup_steps": 0, "eval_interval": None}
 # for a text without a YAML
 QUICK = ("--set", "training.batch_size=2", "--set", "training.max_steps=2")
-QUICK += ("--set", "training.threads=1", "--set", "device=cpu")
+QUICK += ("--set", "training.threads=1", "--set", f"device={device_name()}")
 QUICK += ("--set", "sampling.max_new_tokens=8")
 PADDING = 5  # rows of a model that are no tokens
 SIZES = {

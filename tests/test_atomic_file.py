@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from child_environment import child_environment
 
 from chatgot.atomic_file import atomic_file, temporary_name
 
@@ -143,7 +144,7 @@ def test_the_order_is_file_fsync_rename_folder_fsync(path, monkeypatch):
 def test_a_full_disk_at_any_byte_is_an_error_and_damages_no_file(path):
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(path)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=child_environment(ROOT),
         capture_output=True,
         text=True,
         check=True,

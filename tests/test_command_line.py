@@ -7,6 +7,7 @@ from pathlib import Path
 
 import harness
 import pytest
+from child_environment import child_environment
 from windows_rules import os_named
 
 from chatgot import __main__, __version__, command_line
@@ -25,7 +26,7 @@ def chatgot(*arguments: str, cwd: Path = harness.ROOT) -> subprocess.CompletedPr
     return subprocess.run(
         [sys.executable, "-m", "chatgot", *arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(harness.ROOT)},
+        env=child_environment(harness.ROOT),
         capture_output=True,
         text=True,
         timeout=60,

@@ -17,6 +17,7 @@ from pathlib import Path
 import harness
 import pytest
 import yaml
+from child_environment import child_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -77,9 +78,15 @@ def unpacked(tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in `folder`; its environment is what is given, and what Windows insists on."""
-    kept = {name: value for name, value in os.environ.items() if name == "SYSTEMROOT"}
+def run(
+    folder: Path, *command: str, modules: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in `folder`; its environment is what is given, and what Windows insists on.
+
+    modules: the folder where it looks for modules first.
+    """
+    ours = child_environment(*([] if modules is None else [modules]))
+    kept = {name: ours[name] for name in ("SYSTEMROOT", "PYTHONPATH") if name in ours}
     return subprocess.run(
         command,
         cwd=folder,
@@ -146,13 +153,13 @@ def test_script_inside_a_wheel_leaves_the_search_path_alone(unpacked, tmp_path, 
         "except SystemExit:\n    print(sys.path == before, sys.modules['chatgot'].__file__)"
     )
     code = f"import sys; sys.argv[1:] = [{verb!r}, '--help']\n{program}"
-    asked = run(tmp_path, sys.executable, "-P", "-c", code, PYTHONPATH=str(unpacked))
+    asked = run(tmp_path, sys.executable, "-P", "-c", code, modules=unpacked)
     found = unpacked / "chatgot" / "__init__.py"
     assert asked.stdout.splitlines()[-1] == f"True {found}", asked.stderr
     script = f"{VERBS[verb][0]}.py"
     (unpacked / "chatgot" / "chatgot").mkdir()  # the mutant: taken for a checkout
     try:
-        asked = run(tmp_path, sys.executable, "-P", "-c", code, PYTHONPATH=str(unpacked))
+        asked = run(tmp_path, sys.executable, "-P", "-c", code, modules=unpacked)
         assert asked.stdout.splitlines()[-1].startswith("False "), script
     finally:
         (unpacked / "chatgot" / "chatgot").rmdir()
@@ -165,7 +172,7 @@ def test_script_of_a_checkout_uses_it_before_an_installed_package(unpacked, tmp_
         f"try:\n    runpy.run_path({str(script)!r}, run_name='__main__')\n"
         "except SystemExit:\n    print(sys.modules['chatgot'].__file__)"
     )
-    asked = run(tmp_path, sys.executable, "-P", "-c", code, PYTHONPATH=str(unpacked))
+    asked = run(tmp_path, sys.executable, "-P", "-c", code, modules=unpacked)
     assert asked.stdout.splitlines()[-1] == str(ROOT / "chatgot" / "__init__.py")
 
 
@@ -187,7 +194,7 @@ def test_wheel_and_source_archive_hold_what_is_needed_and_nothing_else(tmp_path)
     )
     assert installed.returncode == 0
     build = (sys.executable, "-c", code)
-    built = run(copy, *build, PYTHONPATH=str(tools), **environment)
+    built = run(copy, *build, modules=tools, **environment)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     expected = {name: path.read_bytes() for name, path in shipped_files().items()}
@@ -200,7 +207,7 @@ def test_wheel_and_source_archive_hold_what_is_needed_and_nothing_else(tmp_path)
     folders = {name.partition("/")[0] for name in names if "/" in name}
     assert folders == {"chatgot", "scripts", "configs"}
     (source,) = (tmp_path / "source").iterdir()
-    built = run(source, *build, PYTHONPATH=str(tools), **environment)
+    built = run(source, *build, modules=tools, **environment)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     assert content_of(wheel) == expected

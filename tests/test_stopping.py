@@ -1,6 +1,5 @@
 """A signal ends the process or, in training, asks the run to stop; a second one ends that, too."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import threading
 
 import harness
 import pytest
+from child_environment import child_environment
 
 from chatgot.stopping import NOTICES, StopRequest
 
@@ -29,7 +29,7 @@ class Child:
         command = [*prefix, sys.executable, str(program), *arguments]
         self.process = subprocess.Popen(
             command,
-            env=os.environ | {"PYTHONPATH": str(harness.ROOT)},
+            env=child_environment(harness.ROOT),
             text=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

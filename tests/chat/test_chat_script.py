@@ -15,7 +15,7 @@ import harness
 import pytest
 
 CHAT = harness.ROOT / "scripts" / "chat.py"
-MODEL = ("--max_new_tokens", "20", "--device", "cpu")
+MODEL = ("--max_new_tokens", "20", "--device", harness.TINY["device"])
 
 
 @pytest.fixture(scope="module")

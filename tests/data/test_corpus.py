@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from child_environment import child_environment
 
 from chatgot.data import corpus
 from chatgot.data.corpus import convert_plays, fetch_default_text
@@ -329,11 +330,7 @@ def test_a_signal_during_the_download_leaves_nothing_behind(tmp_path, signum):
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     started = tmp_path / "started"
-    environment = os.environ | {
-        "PYTHONPATH": str(REPOSITORY),
-        "TMPDIR": str(temporary),
-        "PIP_STARTED": str(started),
-    }
+    environment = child_environment(REPOSITORY, TMPDIR=str(temporary), PIP_STARTED=str(started))
     program = PROGRAMS / "fetch_default_text.py"
     arguments = [PROGRAMS / "hanging_pip.sh", folder / "shakespeare.txt"]
     child = subprocess.Popen(

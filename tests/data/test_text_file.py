@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from child_environment import child_environment
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,7 +157,7 @@ def test_an_unreadable_file_is_refused(tmp_path):
     program = PROGRAMS / "check_as_nobody.py"
     child = subprocess.run(
         [sys.executable, str(program), str(tmp_path), "secret.txt"],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        env=child_environment(REPOSITORY),
         capture_output=True,
         text=True,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import exported
 import harness
 import pytest
+from child_environment import child_environment
 
 from chatgot.exchange import plain_safetensors
 from chatgot.exchange.known_formats import DTYPES, FORMATS, format_named
@@ -188,7 +189,7 @@ def start(folder: Path, how: str, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         command,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(harness.ROOT)},
+        env=child_environment(harness.ROOT),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

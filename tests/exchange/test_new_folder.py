@@ -10,6 +10,7 @@ from pathlib import Path
 
 import harness
 import pytest
+from child_environment import child_environment
 
 from chatgot.atomic_file import temporary_name
 from chatgot.errors import ConfigError
@@ -150,7 +151,7 @@ def test_what_was_put_there_meanwhile_stays(tmp_path):
 def test_killed_process_leaves_no_folder_of_that_name(tmp_path):
     done = subprocess.run(
         [sys.executable, KILLED, str(tmp_path / "out")],
-        env=os.environ | {"PYTHONPATH": str(harness.ROOT)},
+        env=child_environment(harness.ROOT),
         check=False,
         timeout=60,
     )

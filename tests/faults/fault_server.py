@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from child_environment import child_environment
+
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
 # files in the trial's folder: the faults that happened, and the output of the script
@@ -42,10 +44,10 @@ class FaultServer:
 
     def __init__(self) -> None:
         command = [sys.executable, str(Path(__file__).resolve())]
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}",
-        }
+        # NVML: asking whether there is a card must not start CUDA, or no fork could use it
+        environment = child_environment(
+            ROOT, TESTS, OMP_NUM_THREADS="1", PYTORCH_NVML_BASED_CUDA_CHECK="1"
+        )
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, env=environment, text=True, **pipes)
 
@@ -69,7 +71,10 @@ class FaultServer:
         }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the fault server has ended: its stderr says why")
+        answer = json.loads(line)
         fired = text_of(folder / FIRED).splitlines()
         return Outcome(**answer, said=text_of(folder / SAID), fired=fired)
 
@@ -102,7 +107,7 @@ def serve() -> None:
         request = json.loads(line)
         heartbeat[0] = 0
         begun = time.perf_counter()
-        child = os.fork()
+        child = fork()
         if child == 0:
             os._exit(run_child(request, code, script, heartbeat))
         phase, status = wait(child, request["kill_after_s"], begun, heartbeat)
@@ -111,6 +116,18 @@ def serve() -> None:
             "phase": fault_hooks.PHASES[phase],
         }
         print(json.dumps(answer | {"wall_s": time.perf_counter() - begun}), flush=True)
+
+
+def fork() -> int:
+    """Fork, and return what os.fork does; each child starts CUDA by itself.
+
+    Raises: RuntimeError if CUDA has started here: no child could use it.
+    """
+    import torch
+
+    if torch.cuda.is_initialized():
+        raise RuntimeError("CUDA has started in the fault server: what computed there?")
+    return os.fork()
 
 
 def wait(

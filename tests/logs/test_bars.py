@@ -8,6 +8,7 @@ import termios
 from pathlib import Path
 
 import pytest
+from child_environment import child_environment
 
 from chatgot.logs.bars import bars_are_disabled, draw_on_any_terminal, tqdm
 
@@ -51,7 +52,7 @@ def test_variables_for_looks_are_obeyed_and_others_are_not(looks):
     }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | others | looks,
+        env=child_environment(ROOT) | others | looks,
         capture_output=True,
         text=True,
         check=True,

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from child_environment import child_environment
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,8 +43,9 @@ LOG = "train_x_t.log"
 def environment(**changes: str) -> dict[str, str]:
     colours = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")
     foreign = (*colours, "PYTHONIOENCODING", "PYTHONUNBUFFERED")
-    kept = {k: v for k, v in os.environ.items() if k not in foreign}
-    return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONUTF8": "1"} | changes
+    ours = child_environment(ROOT)
+    kept = {name: value for name, value in ours.items() if name not in foreign}
+    return kept | {"TERM": "xterm", "PYTHONUTF8": "1"} | changes
 
 
 def run(

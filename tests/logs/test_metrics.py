@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from child_environment import child_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -366,14 +367,13 @@ run_dir = Path("run")
 
 def run(code: str, folder: Path, shell: str = '"$0" -c "$1"') -> subprocess.CompletedProcess:
     command = ["bash", "-c", shell, sys.executable, CHILD + code]
-    changes = {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command,
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | changes,
+        env=child_environment(ROOT),
         check=False,
     )
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from child_environment import child_environment
 from tqdm import tqdm
 
 from chatgot.logs import waiting as module
@@ -254,11 +255,10 @@ with waiting.waiting("working", 10) as advance:
 def test_tqdm_disable_on_a_terminal_gives_the_line_instead(tmp_path, variables, has_bar):
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 80))  # rows, columns
-    environment = {name: os.environ[name] for name in os.environ if not name.startswith("TQDM_")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=tmp_path,
-        env=environment | {"PYTHONPATH": str(ROOT)} | variables,
+        env=child_environment(ROOT, without="TQDM_") | variables,
         stdout=subprocess.PIPE,
         stderr=slave,
         timeout=60,

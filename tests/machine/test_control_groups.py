@@ -52,6 +52,7 @@ def test_a_machine_without_control_groups_has_no_quota(tmp_path):
     assert cpu_quota(tmp_path / "none", tmp_path / "nothing") is None
 
 
+@pytest.mark.cpu("a quota limits its measured threads")
 @pytest.mark.parametrize(
     ("quota", "threads"), [(2.9, 2), (0.5, 1), (3.0, 3), (4.0, 4), (64.0, 4), (None, 4)]
 )

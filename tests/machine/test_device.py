@@ -215,6 +215,7 @@ def test_a_named_precision_is_not_measured_and_fp16_on_a_cpu_warns(machine, dtyp
     )
 
 
+@pytest.mark.cpu("whether bf16 is fast is measured")
 def test_a_resumed_run_keeps_its_precision_despite_new_measurements(machine):
     remember(machine, 30.0)
     keys = {"training": {"mixed_precision": True}}

@@ -200,6 +200,7 @@ def test_a_single_thread_is_not_measured(machine):
     assert not machine.exists()
 
 
+@pytest.mark.cpu("its threads are measured")
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(("asked", "threads"), [(None, 2), (3, 3)])
 def test_a_run_uses_measured_threads_unless_user_or_checkpoint_say_other(

@@ -237,6 +237,7 @@ def test_a_real_measurement_does_not_touch_the_global_generator(keys, machine):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.cpu("attention by products is measured")
 @pytest.mark.parametrize(
     ("seconds", "kernel"), [([2.0, 1.0], "products"), ([1.0, 2.0], "sdpa"), ([1.0, 1.0], "sdpa")]
 )
@@ -246,6 +247,7 @@ def test_the_choice_follows_the_remembered_times(machine, seconds, kernel):
     assert parts.run().state.modes.attention == kernel
 
 
+@pytest.mark.cpu("attention by products is measured")
 @pytest.mark.parametrize("setting", ["auto", "sdpa"])
 def test_a_resumed_run_keeps_its_kernel_despite_new_measurements(machine, setting):
     remember(machine, [2.0, 1.0])

@@ -87,6 +87,7 @@ def test_compiled_blocks_compute_the_same_and_resume_bit_for_bit(architecture, t
 
 
 @pytest.mark.slow
+@pytest.mark.cpu("it compiles with a C++ compiler")
 def test_a_failing_compiler_costs_one_warning_and_the_run_completes(tmp_path):
     harness.write_config(tmp_path, training={"compile": True, "max_steps": 2})
     broken = tmp_path / "c++"

@@ -280,9 +280,9 @@ def test_a_healthy_step_reads_from_the_device_once(enabled, monkeypatch):
 
         monkeypatch.setattr(torch.Tensor, name, counted)
     scaler = run.scaler
-    scaler.scale(torch.zeros(()))  # makes the scale
+    loss = torch.zeros((), device=parts.DEVICE)
+    scaler.scale(loss)  # makes the scale
     scaler.begin()
-    loss = torch.zeros(())
     for first in range(0, 8, 4):
         x, y = run.train_windows.batch(run.train_windows.starts(0, 8)[first : first + 4])
         reads.clear()  # drop the reads of the windows' check of their ids, on the CPU

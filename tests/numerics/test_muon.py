@@ -417,6 +417,7 @@ def test_out_of_memory_before_the_update_changes_no_weight(monkeypatch):
     assert parts.same(state(run), before)
 
 
+@pytest.mark.cpu("whether bf16 is fast is measured")
 @pytest.mark.parametrize(("gain", "dtype"), [(0.5, torch.float32), (2.0, torch.bfloat16)])
 def test_products_are_fp32_where_bf16_is_slow(gain, dtype, monkeypatch):
     monkeypatch.setattr(muon_module, "bf16_gain", lambda *shape: gain)

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import spoilt_runs
 import torch
+from child_environment import child_environment
 from PIL import Image
 
 from chatgot.errors import ConfigError, StorageError
@@ -559,11 +560,10 @@ def plain_pictures(tmp_path_factory) -> str:
 
 def drawn(folder: Path, variables: dict[str, str]) -> str:
     """Run DRAW in a folder; return the hashes of the pictures. Nothing else is said."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("MPL")}
     done = subprocess.run(
         [sys.executable, "-c", DRAW],
         cwd=folder,
-        env=ours | {"PYTHONPATH": str(harness.ROOT)} | variables,
+        env=child_environment(harness.ROOT, without="MPL") | variables,
         capture_output=True,
         text=True,
         check=True,

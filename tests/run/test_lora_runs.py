@@ -72,8 +72,9 @@ def steps(run: Run, count: int) -> None:
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
+    x = torch.arange(8, device=next(model.parameters()).device)[None]  # (1, 8)
     with evaluating(model):
-        return model(torch.arange(8)[None])[0]
+        return model(x)[0]
 
 
 # What trains and what is saved

@@ -299,7 +299,7 @@ def test_setting_generator_states_is_the_inverse_of_reading_them():
 
 def test_the_loss_scale_and_growth_of_an_fp16_run_are_restored(tmp_path):
     run = parts.run(precision="fp16", model={"dropout": 0.2})
-    run.scaler = SafeGradScaler("cpu", init_scale=512.0)
+    run.scaler = SafeGradScaler(parts.DEVICE.type, init_scale=512.0)
     train(run, 2)
     path = parts.checkpoint_file(tmp_path, run)
     settings = {"mixed_precision": True, "precision_dtype": "fp16"}

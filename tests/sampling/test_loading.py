@@ -30,11 +30,11 @@ def refused(path, *words: str) -> None:
 def test_a_loaded_model_computes_what_the_run_does(tmp_path, architecture, tied):
     keys = {"architecture": architecture, "tie_embeddings": tied, "dropout": 0.5}
     run = parts.run(model=keys)
-    model = load_model(parts.checkpoint_file(tmp_path, run), parts.CPU).model
+    model = load_model(parts.checkpoint_file(tmp_path, run), parts.DEVICE).model
     assert not model.training
     assert (model.head.weight is model.token_embedding.weight) == tied
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    x = torch.arange(8)[None]
+    x = torch.arange(8, device=parts.DEVICE)[None]
     with evaluating(run.model):
         expected, _ = run.model(x)
     assert torch.equal(model(x)[0], expected)

@@ -225,7 +225,7 @@ def test_one_bad_micro_batch_out_of_eight_is_noticed():
 
 def test_bad_steps_in_a_row_are_counted_until_a_good_one():
     run = parts.run()
-    bad_loss = torch.tensor(math.nan)
+    bad_loss = torch.tensor(math.nan, device=parts.DEVICE)
     for expected in (1, 2):
         compute_gradients(run)
         update_weights(run, bad_loss)
@@ -241,7 +241,7 @@ def test_a_run_that_skips_a_group_equals_one_that_never_had_it():
     skipping = parts.run()
     jumping = parts.run()
     compute_gradients(skipping)
-    update_weights(skipping, torch.tensor(math.nan))
+    update_weights(skipping, torch.tensor(math.nan, device=parts.DEVICE))
     jumping.state.progress.position = 1
     for run in (skipping, jumping):
         assert step(run)
@@ -254,7 +254,7 @@ def test_a_run_that_skips_a_group_equals_one_that_never_had_it():
 def test_a_step_in_fp16_with_loss_scaling_is_close_to_fp32():
     half = parts.run(precision="fp16")
     full = parts.run()
-    half.scaler = SafeGradScaler("cpu", init_scale=64.0)
+    half.scaler = SafeGradScaler(parts.DEVICE.type, init_scale=64.0)
     gradients = []
     for run in (half, full):
         run.optimizer.register_step_pre_hook(
@@ -287,7 +287,7 @@ def test_an_fp16_overflow_lowers_the_scale_but_does_not_count_as_bad():
 
 def test_an_overflow_counts_as_bad_at_the_floor_of_the_scale():
     run = parts.run(precision="fp16")
-    run.scaler = SafeGradScaler("cpu", init_scale=1.0)
+    run.scaler = SafeGradScaler(parts.DEVICE.type, init_scale=1.0)
     fired = poison(run, math.inf)
     assert not step(run)
     assert fired
@@ -297,14 +297,14 @@ def test_an_overflow_counts_as_bad_at_the_floor_of_the_scale():
 def test_a_bad_loss_in_fp16_counts_as_bad_at_any_scale():
     run = parts.run(precision="fp16")
     compute_gradients(run)
-    assert not update_weights(run, torch.tensor(math.nan))
+    assert not update_weights(run, torch.tensor(math.nan, device=parts.DEVICE))
     assert run.scaler.nan_counter == 1
 
 
 def test_fp16_steps_with_an_overflowing_norm_are_counted_in_the_end():
     """The gradients themselves are finite."""
     run = parts.run(precision="fp16")
-    run.scaler = SafeGradScaler("cpu", init_scale=4.0)
+    run.scaler = SafeGradScaler(parts.DEVICE.type, init_scale=4.0)
     for _ in range(12):
         loss = compute_gradients(run)
         for p in run.model.parameters():

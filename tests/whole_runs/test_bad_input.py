@@ -7,6 +7,7 @@ from pathlib import Path
 
 import harness
 import pytest
+from chosen_device import ABSENT
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -57,7 +58,7 @@ def refuse(folder: Path, code: int, words: list[str], *arguments: str) -> str:
         (["--config", "tiny.yaml", "--set", "model.n_head=3"], ["n_head", "multiple"]),
         (["--config", "tiny.yaml", "--set", "data.path=no_such.txt"], ["no_such.txt"]),
         (["--config", "tiny.yaml", "--set", "data.path=."], ["a folder"]),
-        (["--config", "tiny.yaml", "--set", "device=cuda"], ["cuda"]),
+        (["--config", "tiny.yaml", "--set", f"device={ABSENT}"], [ABSENT]),
     ],
 )
 def test_a_bad_config_or_text_is_exit_2(tmp_path, arguments, words):

@@ -7,6 +7,7 @@ from typing import Any
 
 import harness
 import pytest
+from chosen_device import ABSENT
 from torch import Tensor
 
 from chatgot.config import keys_of
@@ -52,7 +53,7 @@ GROWING = SEARCHING | {
 }
 CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "seed": (8, "weights"),
-    "device": ("cuda", "exit_code"),
+    "device": (ABSENT, "exit_code"),
     "model.architecture": ("modern", "shapes"),
     "model.d_model": (32, "shapes"),
     "model.n_layers": (1, "shapes"),

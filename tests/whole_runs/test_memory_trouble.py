@@ -13,6 +13,7 @@ import harness
 import parts
 import pytest
 import torch
+from child_environment import child_environment
 from memory_limit import CALM, MemoryLimit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -154,7 +155,8 @@ def test_the_curves_show_the_size_and_the_memory(straight):
     curves = EventAccumulator(str(harness.run_dir(straight))).Reload()
     sizes = {point.step: point.value for point in curves.Scalars("batch/micro_batch_size")}
     assert (sizes[6], sizes[7], sizes[STEPS]) == (8, 2, 8)
-    assert all(50 < point.value < 50_000 for point in curves.Scalars("perf/memory_mib"))
+    least = 50 if parts.DEVICE == parts.CPU else 1  # on a CPU, all that the process takes
+    assert all(least < point.value < 50_000 for point in curves.Scalars("perf/memory_mib"))
 
 
 # How it ends
@@ -244,6 +246,7 @@ for asked in ("128", "auto"):
         REAL_CASES.append(pytest.param(asked, dtype, mib, marks=pytest.mark.slow))
 
 
+@pytest.mark.cpu("a limit of the process limits its memory")
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS limits what Linux gives")
 @pytest.mark.parametrize(("initial", "precision", "left_mib"), REAL_CASES)
 def test_a_run_under_a_real_memory_limit_completes(tmp_path, initial, precision, left_mib):
@@ -294,6 +297,6 @@ def import_size_kib(environment: dict[str, str]) -> int:
         capture_output=True,
         text=True,
         check=True,
-        env=os.environ | environment | {"PYTHONPATH": str(harness.ROOT)},
+        env=child_environment(harness.ROOT) | environment,
     )
     return int(done.stdout)

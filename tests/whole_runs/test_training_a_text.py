@@ -11,6 +11,7 @@ from pathlib import Path
 
 import harness
 import pytest
+from child_environment import child_environment
 
 from chatgot.config_file import load_config
 
@@ -305,9 +306,11 @@ def test_a_mistake_is_exit_2_before_torch_and_leaves_nothing(tmp_path, arguments
     write_text(tmp_path, "short.txt", characters=99)
     (tmp_path / "empty.txt").touch()
     before = sorted(tmp_path.iterdir())
-    (tmp_path.parent / "no_torch").mkdir(exist_ok=True)
-    (tmp_path.parent / "no_torch" / "torch.py").write_text("raise SystemExit('torch is imported')")
-    done = harness.run_script(tmp_path, *arguments, PYTHONPATH=str(tmp_path.parent / "no_torch"))
+    no_torch = tmp_path.parent / "no_torch"
+    no_torch.mkdir(exist_ok=True)
+    (no_torch / "torch.py").write_text("raise SystemExit('torch is imported')")
+    path = child_environment(no_torch)["PYTHONPATH"]
+    done = harness.run_script(tmp_path, *arguments, PYTHONPATH=path)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2, done.stderr
     for word in words:
