@@ -27,7 +27,9 @@ from chatgot.machine.memory import (
     used_memory,
 )
 from chatgot.run.assembly import Run
-from chatgot.run.run_state import RejectedSize, SizeChange
+from chatgot.run.modes import compile_for_smaller_size
+from chatgot.run.passes import chooses_size
+from chatgot.run.run_state import RejectedSize, change_size
 from chatgot.run.trials import compare_gradients, time_sizes
 from chatgot.stopping import Stopped
 
@@ -52,37 +54,43 @@ def ladder(settings: TrainingConfig) -> list[int]:
 def shrink(run: Run) -> None:
     """Halve the micro-batch after an out-of-memory error; remember the size that failed.
 
-    Raises: OutOfMemory, with advice, at the minimum and where the batch size is not dynamic.
+    Compiled blocks are compiled anew for the smaller one.
+    Raises: OutOfMemory, with advice, at the minimum and where the size is fixed.
     """
     state = run.state
-    dynamic = run.config.training.dynamic_batch_size
+    settings = run.config.training
+    dynamic = settings.dynamic_batch_size
     size = state.micro_batch.size
     step = state.progress.global_step + 1
-    if not dynamic.enabled or size <= dynamic.minimum:
+    may_shrink = dynamic.enabled or chooses_size(settings, run.device)
+    minimum = dynamic.minimum if dynamic.enabled else 1
+    if not may_shrink or size <= minimum:
         raise OutOfMemory(memory_advice(run), unchanged=True)
-    reject_size(run, size, f"out of memory in step {step}")
-    smaller = max(dynamic.minimum, size // 2)
+    if dynamic.enabled:
+        reject_size(run, size, f"out of memory in step {step}")
+        smaller = max(minimum, size // 2)
+    else:
+        smaller = _half_without_rest(settings.sequences_per_step, size)
     logger.warning(
         "step %d: out of memory: micro_batch_size %d -> %d, "
         "the step is done again with the same %d sequences",
         step,
         size,
         smaller,
-        run.config.training.sequences_per_step,
+        settings.sequences_per_step,
         extra=event("micro_batch", old=size, new=smaller, reason="oom"),
     )
-    change_size(run, smaller, "out of memory")
+    change_size(run.state, smaller, "out of memory")
     state.micro_batch.next_growth_step = state.progress.global_step + dynamic.growth_interval_steps
+    compile_for_smaller_size(state, run.config, run.model, run.train_windows)
 
 
-def change_size(run: Run, size: int, reason: str) -> None:
-    """Take another micro-batch from the next step on, and remember why."""
-    micro_batch = run.state.micro_batch
-    change = SizeChange(
-        step=run.state.progress.global_step, old=micro_batch.size, new=size, reason=reason
-    )
-    micro_batch.history = [*micro_batch.history, change]
-    micro_batch.size = size
+def _half_without_rest(S: int, size: int) -> int:
+    """Return the largest size, up to half of this one, that divides S.
+
+    A smaller micro-batch at a step's end would be compiled for itself.
+    """
+    return next(smaller for smaller in range(size // 2, 0, -1) if S % smaller == 0)
 
 
 def reject_size(run: Run, size: int, reason: str) -> int:
@@ -141,7 +149,7 @@ def _obey_settings(run: Run, sizes: list[int]) -> None:
         size,
         extra=event("micro_batch", old=micro_batch.size, new=size, reason="settings"),
     )
-    change_size(run, size, "settings")
+    change_size(run.state, size, "settings")
 
 
 def _size_to_try(run: Run, sizes: list[int]) -> int | None:
@@ -189,7 +197,7 @@ def find_fastest_size(run: Run, sizes: list[int], stopped: Stopped) -> bool:
         time.perf_counter() - start,
         extra=event("micro_batch", old=old, new=chosen, reason="fastest", tokens_per_s=rates),
     )
-    change_size(run, chosen, "fastest at the start")
+    change_size(run.state, chosen, "fastest at the start")
     interval = run.config.training.dynamic_batch_size.growth_interval_steps
     state.micro_batch.next_growth_step = state.progress.global_step + interval
     return True
@@ -278,7 +286,7 @@ def try_larger_size(run: Run, larger: int, stopped: Stopped) -> bool:
         trial_s,
         extra=event("micro_batch", old=size, new=larger, reason="trial"),
     )
-    change_size(run, larger, f"{gain:+.1%} tokens/s")
+    change_size(run.state, larger, f"{gain:+.1%} tokens/s")
     state.micro_batch.next_growth_step = state.progress.global_step  # the next may follow at once
     return True
 
@@ -308,9 +316,11 @@ def memory_advice(run: Run) -> str:
     keys = []
     if not dynamic.enabled and size > 1:
         keys.append("set training.dynamic_batch_size.enabled=true or a smaller training.batch_size")
+        if settings.micro_batch_size != "auto":
+            keys.append("set a smaller training.micro_batch_size")
     if dynamic.enabled and dynamic.minimum > 1:
         keys.append("set a smaller training.dynamic_batch_size.minimum")
-    if not settings.gradient_checkpointing:
+    if settings.gradient_checkpointing in (False, "auto") and not run.model.recompute_every:
         keys.append("set training.gradient_checkpointing=true")
     keys.append("use a smaller model or model.max_seq_length")
     return (
