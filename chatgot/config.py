@@ -533,7 +533,7 @@ class TrainingConfig(Section):
     gradient_checkpointing: Bool | Literal["every_2", "auto"] = key(
         False,
         "recompute activations in backward: less memory, more time; every_2: only in every second "
-        "layer; auto: only if a micro-batch would not fit into the memory that is free now",
+        "layer; auto: only if a micro-batch does not fit into the memory free at the start",
         resume="set",
     )
     save_checkpoint_steps: Int | None = key(
