@@ -59,6 +59,8 @@ def choose_passes(run: Trained, stored: Stored | None) -> None:
     every = _recompute_every(run, kept, stored)
     if not same_key and chooses_size(settings, run.device):
         run.state.micro_batch.size = fastest_size_on_card(run, every)
+    if modes.gradient_checkpointing_failed:  # while the sizes were timed
+        every = 0
     modes.compiled = choose_compilation(
         run.state, run.config, run.model, run.train_windows, stored, recomputes=every > 0
     )
