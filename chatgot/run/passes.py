@@ -90,15 +90,14 @@ def chooses_size(settings: TrainingConfig, device: torch.device) -> bool:
 def _recompute_every(run: Trained, kept: Stored | None, stored: Stored | None) -> int:
     """Return which blocks are to recompute, 1: all, 2: every second one, 0: none."""
     asked = run.config.training.gradient_checkpointing
+    modes = run.state.modes
+    if kept is not None:
+        known = kept["state"]["modes"].get("gradient_checkpointing_chosen")
+        modes.gradient_checkpointing_chosen = known
     if stored is not None and stored["state"]["modes"]["gradient_checkpointing_failed"]:
         return 0
     if asked != "auto":
         return 2 if asked == "every_2" else int(asked)
-    modes = run.state.modes
-    if kept is not None:
-        modes.gradient_checkpointing_chosen = kept["state"]["modes"][
-            "gradient_checkpointing_chosen"
-        ]
     if modes.gradient_checkpointing_chosen is None:
         modes.gradient_checkpointing_chosen = memory_needs_recomputation(run)
     return int(modes.gradient_checkpointing_chosen)

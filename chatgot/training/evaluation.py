@@ -42,8 +42,8 @@ def evaluate(
             _, loss = model(x, y)
             losses.append(loss)
             counts.append((y != NOT_LEARNED).sum())
-        read_losses = torch.stack(losses).tolist()
-        read_counts = torch.stack(counts).tolist()
+        read_losses: list[float] = torch.stack(losses).tolist()
+        read_counts: list[int] = torch.stack(counts).tolist()
     total = 0.0
     for mean_loss, targets in zip(read_losses, read_counts, strict=True):
         total += mean_loss * targets
