@@ -373,7 +373,12 @@ class DynamicBatchSizeConfig(Section):
         resume="set",
     )
     memory_headroom: Float = key(
-        0.1, "share of the memory that a larger size must leave free", ge=0, lt=1, resume="set"
+        0.1,
+        "share of the memory that must stay free when a larger size is tried, and with "
+        "micro_batch_size and gradient_checkpointing auto",
+        ge=0,
+        lt=1,
+        resume="set",
     )
     minimum_gain: Float = key(
         0.03,
@@ -431,6 +436,12 @@ class TrainingConfig(Section):
         "batches in one optimizer step; the gradient is the mean over all their tokens",
         ge=1,
         le=MAX_SEQUENCES,
+    )
+    micro_batch_size: MicroBatch | Literal["auto"] = key(
+        "auto",
+        "sequences that go through the model at once; auto: batch_size, but on an NVIDIA card the "
+        "size at which the speed stops growing, within its memory",
+        resume="set",
     )
     epochs: Int | None = key(
         None,
@@ -519,10 +530,10 @@ class TrainingConfig(Section):
     safety: SafetyConfig = SafetyConfig()
     lora: LoraConfig = LoraConfig()
     dynamic_batch_size: DynamicBatchSizeConfig = DynamicBatchSizeConfig()
-    gradient_checkpointing: Bool | Literal["every_2"] = key(
+    gradient_checkpointing: Bool | Literal["every_2", "auto"] = key(
         False,
         "recompute activations in backward: less memory, more time; every_2: only in every second "
-        "layer",
+        "layer; auto: only if a micro-batch does not fit into the memory free at the start",
         resume="set",
     )
     save_checkpoint_steps: Int | None = key(
@@ -620,6 +631,11 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"batch_size ({self.batch_size}) x accumulate_grad_batches "
                 f"({self.accumulate_grad_batches}) must be at most {MAX_SEQUENCES:,} sequences"
+            )
+        if self.micro_batch_size != "auto" and self.micro_batch_size > self.sequences_per_step:
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) must be at most "
+                f"{self.sequences_per_step} (batch_size x accumulate_grad_batches)"
             )
 
     def _require_a_rate_for_muon(self) -> None:
@@ -751,7 +767,10 @@ class Config(Section):
     def _tensors_have_a_size(self) -> "Config":
         """Refuse a batch whose tensors have more bytes than torch can count."""
         model = self.model
-        tokens = self.training.batch_size * model.max_seq_length
+        batch_size = self.training.batch_size
+        if self.training.micro_batch_size != "auto":
+            batch_size = max(batch_size, self.training.micro_batch_size)
+        tokens = batch_size * model.max_seq_length
         widths = {
             f"model.d_model ({model.d_model})": model.d_model,
             f"model.d_hid ({model.d_hid})": model.d_hid or 0,
@@ -763,7 +782,7 @@ class Config(Section):
         for keys, width in widths.items():
             if tokens * width > MAX_ELEMENTS:
                 raise ValueError(
-                    f"training.batch_size ({self.training.batch_size}) x model.max_seq_length "
+                    f"training.batch_size ({batch_size}) x model.max_seq_length "
                     f"({model.max_seq_length}) x {keys} must be at most {MAX_ELEMENTS:,}"
                 )
         return self
@@ -886,8 +905,15 @@ def _remarks_on_training(config: Config) -> Iterator[str]:
             f"training.precision_dtype={training.precision_dtype} has no effect: "
             "mixed_precision is false"
         )
-    if not dynamic.enabled and dynamic != DynamicBatchSizeConfig():
+    # on a card, and for gradient_checkpointing, the headroom counts in any case
+    counts = {"memory_headroom": dynamic.memory_headroom}
+    if not dynamic.enabled and dynamic != DynamicBatchSizeConfig(**counts):
         yield "training.dynamic_batch_size: its other keys have no effect: enabled is false"
+    if dynamic.enabled and training.micro_batch_size != "auto":
+        yield (
+            f"training.micro_batch_size={training.micro_batch_size} has no effect: "
+            "dynamic_batch_size is enabled"
+        )
     if training.min_learning_rate > training.learning_rate:
         yield "training.min_learning_rate is above learning_rate: the rate rises after the warmup"
     muons_keys = {"muon_learning_rate", "muon_momentum"}

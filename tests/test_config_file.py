@@ -478,6 +478,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "training.precision_dtype": ("bf16", "bf16"),
     "training.mixed_precision": ("true", True),
     "training.gradient_checkpointing": ("every_2", "every_2"),
+    "training.micro_batch_size": ("3", 3),
     "training.eval_batches": ("all", "all"),
     "training.betas": ("[0.5, 6e-1]", [0.5, 0.6]),
     "training.epochs": ("2", 2),

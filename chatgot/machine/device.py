@@ -89,9 +89,14 @@ def _set_device_rng_state(device: torch.device, state: torch.Tensor) -> None:
         torch.mps.set_rng_state(state)
 
 
+def card_name(device: torch.device) -> str:
+    """Return the name of an NVIDIA card; empty: the device is none."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+
+
 def describe(device: torch.device) -> str:
     """Describe the machine in one line for the log's header."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    name = card_name(device) or cpu_name()
     cores = os.cpu_count()
     threads = torch.get_num_threads()
     return f"{device.type} ({name}), {cores} cores, {threads} threads, {platform.platform()}"

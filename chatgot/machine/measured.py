@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 # Rows and columns of the matrices for measuring the peak; only large ones keep a GPU busy
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192, "mps": 8192}
+# Products in one timing: the clock and the wait for a GPU take as long as a hundredth of a product
+PEAK_PRODUCTS = {"cpu": 1, "cuda": 10, "mps": 10}
+# A GPU raises its clock only under load, and the first products choose their kernel
+PEAK_WARM_UP_S = {"cpu": 0.0, "cuda": 0.5, "mps": 0.5}
 THREAD_ROUNDS = 30  # takes some tenths of a second, longer than a short burst of another program
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # where torch.compile keeps its code
 FEWER_THREADS_GAIN = 1.1  # half the threads must be this much faster, because timings are noisy
@@ -224,9 +228,10 @@ def fast_threads(d_model: int, rows: int = 512) -> ThreadChoice:
 def product_peak(
     device: torch.device, dtype: torch.dtype, repeats: int = 5, size: int | None = None
 ) -> float:
-    """Return the FLOP/s of the fastest of `repeats` products of two (size, size) matrices.
+    """Return the FLOP/s of the fastest of `repeats` timings of products of (size, size) matrices.
 
-    Measured in each run, because the speed of a shared machine changes.
+    A timing has several products on a GPU. Measured in each run, because the speed of a shared
+    machine changes.
     """
     if size is None:
         size = PEAK_SIZE[device.type]
@@ -234,19 +239,29 @@ def product_peak(
     a = torch.randn(size, size, generator=generator, device=device).to(dtype)
     b = torch.randn(size, size, generator=generator, device=device).to(dtype)
 
-    def product() -> None:
-        torch.mm(a, b)
+    result = torch.empty_like(a)
+    count = PEAK_PRODUCTS[device.type]
+
+    def products() -> None:
+        for _ in range(count):
+            torch.mm(a, b, out=result)
         synchronise(device)
 
-    return 2 * size**3 / best_time(product, repeats)
+    warm_at = time.perf_counter() + PEAK_WARM_UP_S[device.type]
+    while time.perf_counter() < warm_at:
+        products()
+    return count * 2 * size**3 / best_time(products, repeats)
 
 
 def peak_for_mfu(device: torch.device) -> tuple[float, str]:
     """Return the measured peak that MFU is relative to, in FLOP/s, and its dtype.
 
-    It is measured in bf16, but in fp32 on CPUs where bf16 is slower: there, large bf16 products
-    would take minutes.
+    It is measured in bf16, whatever the run's precision, so that MFU can be compared. But in fp32
+    on CPUs where bf16 is slower (there, large bf16 products would take minutes), and in fp16 on
+    cards without bf16: only a device's fastest type is never exceeded.
     """
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return product_peak(device, torch.float16), "fp16"
     if device.type == "cpu" and bf16_gain(512, 512) < 1:
         return product_peak(device, torch.float32), "fp32"
     return product_peak(device, torch.bfloat16), "bf16"

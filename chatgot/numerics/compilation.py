@@ -54,6 +54,7 @@ class Work:
     micro_batch_size: int
     steps_left: float  # math.inf: only the clock ends the run
     seconds_left: float
+    recomputes: bool = False  # gradient checkpointing is to be on
 
     @property
     def name(self) -> str:
@@ -98,13 +99,14 @@ class Work:
                 parameter.grad = None
 
 
-def choose_compile(work: Work, stored: bool | None) -> bool:
+def choose_compile(work: Work, stored: bool | None, reason: str = "as in the checkpoint") -> bool:
     """Compile the blocks if that is asked for, or pays; return whether they are compiled now.
 
     Logs the reason. Whatever fails in the compiler (there may be none) is one warning, and the
     blocks run eager.
 
     stored: what a checkpoint says its run did; None: a fresh run, or the user asks for a change.
+    reason: why the blocks are compiled where `stored` is true.
     """
     asked = work.config.training.compile
     if asked is False or stored is False:
@@ -113,17 +115,22 @@ def choose_compile(work: Work, stored: bool | None) -> bool:
     work.model.train()
     try:
         with preserved_generators(work.device):
-            return _compile_as_asked(work, stored)
+            return _compile_as_asked(work, stored, reason)
     except CompileFailed as error:
-        work.model.training_block = Block.__call__
         exact = "; not bit-exact from here" if stored else ""
-        _log_off(f"it does not work here: {error}{exact}", logging.WARNING)
+        run_eager(work.model, f"it does not work here: {error}{exact}", logging.WARNING)
         return False
     finally:
         work.model.train(was_training)
 
 
-def _compile_as_asked(work: Work, stored: bool | None) -> bool:
+def run_eager(model: GPT, reason: str, level: int = logging.INFO) -> None:
+    """Let the model run its blocks eager from now on, and log why."""
+    model.training_block = Block.__call__
+    _log_off(reason, level)
+
+
+def _compile_as_asked(work: Work, stored: bool | None, reason: str) -> bool:
     """Compile for `true` or a stored mode, weigh it for `auto`. Raises: CompileFailed."""
     settings = work.config.training
     if settings.dynamic_batch_size.enabled:
@@ -131,10 +138,10 @@ def _compile_as_asked(work: Work, stored: bool | None) -> bool:
         _log_off("each micro-batch size would be compiled anew", level)
         return False
     if settings.compile is True or stored:
-        reason = "as in the checkpoint" if stored else "as asked"
+        reason = reason if stored else "as asked"
         _compile(work, reason, event("compile", on=True, reason=reason))
         return True
-    if settings.gradient_checkpointing:
+    if work.recomputes and work.device.type != "cuda":
         _log_off("gradient checkpointing is not bit-equal under it")
         return False
     return _compile_if_it_pays(work)

@@ -23,6 +23,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # How far the loss may be from fp32's, relative to it, and the least cosine of the gradients.
 MAX_LOSS_DIFFERENCE = 0.01
 MIN_COSINE = 0.99
+# Largest difference of one gradient computed in two ways that is rounding, relative to the norm.
+GRADIENT_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
 PROOF_SCALE = 1024.0  # the loss times this, so that small fp16 gradients do not vanish
 
 

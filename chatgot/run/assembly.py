@@ -24,7 +24,6 @@ from chatgot.config import (
     MAX_MINUTES,
     MAX_STEPS,
     Config,
-    TrainingConfig,
     settings_hash,
 )
 from chatgot.data.learned_lines import learned_tokens
@@ -54,13 +53,8 @@ from chatgot.numerics.optim import (
 )
 from chatgot.run.diagnosis import describe_numbers
 from chatgot.run.fits import check_loadable
-from chatgot.run.modes import (
-    choose_compilation,
-    choose_modes,
-    choose_muon_precision,
-    prove_precision,
-    start_gradient_checkpointing,
-)
+from chatgot.run.modes import choose_modes, choose_muon_precision, prove_precision
+from chatgot.run.passes import choose_passes, first_micro_batch
 from chatgot.run.room import refuse_without_room
 from chatgot.run.run_state import RunState, Stored, StoredState, collect_state
 from chatgot.sampling.speakers import Speaker, count_speakers
@@ -246,8 +240,6 @@ def assemble(
     state.modes = modes
     state.micro_batch.size = first_micro_batch(settings)
     state.micro_batch.eval_size = settings.batch_size
-    modes.compiled = choose_compilation(state, config, model, windows, stored)
-    start_gradient_checkpointing(modes, config, model, device, stored)
 
     scaler = SafeGradScaler(
         device.type,
@@ -274,6 +266,8 @@ def assemble(
     )
     run.start = copy.deepcopy(run.collect_state())
     allocate_state(optimizer)
+    choose_passes(run, stored)
+    run.start["state"] = run.collect_state()["state"]
     run.check_loadable()
     return run
 
@@ -285,15 +279,6 @@ def _speakers(tokens: Tokens, n_train: int, stored: Stored | None) -> list[Speak
         if known is not None:
             return [Speaker(**speaker) for speaker in known]
     return count_speakers(tokens.ids[:n_train], tokens.vocabulary)
-
-
-def first_micro_batch(settings: TrainingConfig) -> int:
-    """Return the micro-batch size at the start, before any trial."""
-    dynamic = settings.dynamic_batch_size
-    if not dynamic.enabled:
-        return settings.batch_size
-    size = settings.batch_size if dynamic.initial == "auto" else dynamic.initial
-    return min(size, dynamic.maximum or settings.sequences_per_step)
 
 
 def _peak_flops(config: Config, model: GPT, device: torch.device) -> float:

@@ -1,9 +1,17 @@
 """What is chosen for a run (measured here, or remembered by its checkpoint), and how it changes.
 
 The order of the choices: threads, precision, attention's kernel, then (once the model is there)
-the proof of mixed precision, compilation, the proof of gradient checkpointing, the precision of
-Muon's products. Each one is measured in the modes that were chosen before it. A resumed run keeps
-what its checkpoint says.
+the proof of mixed precision and the precision of Muon's products, then (once the optimizer is
+there, so that its memory counts) those of passes.py:
+
+1. whether memory needs gradient checkpointing, for `batch_size` sequences in eager blocks
+2. on a card: how many sequences go through at once, in eager blocks, recomputing or not
+3. compilation, for that many sequences
+4. the proof of gradient checkpointing, in the blocks that train: compiled or eager
+
+Each one is measured in the modes that were chosen before it. A resumed run keeps what its
+checkpoint says. On another device (a CPU instead of a card, or another card) the bits change in any
+case: there, 1 to 3 are chosen anew.
 """
 
 import logging
@@ -20,12 +28,12 @@ from chatgot.errors import ConfigError
 from chatgot.logs.events import event
 from chatgot.logs.waiting import waiting
 from chatgot.machine.control_groups import cpu_quota
-from chatgot.machine.device import DTYPES, set_threads
+from chatgot.machine.device import DTYPES, card_name, set_threads
 from chatgot.machine.measured import fast_threads
 from chatgot.machine.memory import is_out_of_memory
 from chatgot.model.attention import Kernel, pick_attention
 from chatgot.model.gpt import GPT
-from chatgot.numerics.compilation import Work, choose_compile
+from chatgot.numerics.compilation import Work, choose_compile, run_eager
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.gradient_checkpointing import (
     disable_gradient_checkpointing,
@@ -35,6 +43,7 @@ from chatgot.numerics.gradient_checkpointing import (
 from chatgot.numerics.muon import pick_muon_precision
 from chatgot.numerics.optim import last_step
 from chatgot.numerics.precision import (
+    GRADIENT_TOLERANCE,
     Precision,
     autocast,
     pick_precision,
@@ -99,22 +108,81 @@ def prove_precision(
     model.use_attention(modes.attention)
 
 
+def on_same_device(stored: Stored, device: torch.device) -> bool:
+    """Return whether a stored state was computed on this kind of device: on a card, of this name.
+
+    A checkpoint from before cards had names counts as one of this card.
+    """
+    kind = stored.get("versions", {}).get("device", device.type)
+    card = stored["state"]["modes"].get("card", "")
+    return bool(kind == device.type and card in ("", card_name(device)))
+
+
 def choose_compilation(
-    state: RunState, config: Config, model: GPT, windows: TrainingWindows, stored: Stored | None
+    state: RunState,
+    config: Config,
+    model: GPT,
+    windows: TrainingWindows,
+    stored: Stored | None,
+    recomputes: bool = False,
 ) -> bool:
     """Compile the blocks where it is asked for, or saves more time in the rest than it costs.
 
     Returns whether they are compiled now.
+
+    recomputes: gradient checkpointing is to be on.
     """
-    settings = config.training
     compiled_before = None
+    if stored is not None:
+        same_key = stored["config"]["training"]["compile"] == config.training.compile
+        if same_key and on_same_device(stored, windows.device):
+            compiled_before = stored["state"]["modes"]["compiled"]
+    work = _work(state, config, model, windows, stored, recomputes)
+    return choose_compile(work, compiled_before)
+
+
+def compile_for_smaller_size(
+    state: RunState, config: Config, model: GPT, windows: TrainingWindows
+) -> None:
+    """Compile the blocks anew after the micro-batch has shrunk, where they are compiled.
+
+    Otherwise torch would do it within the next step, where a failure would end the run. Where it
+    fails here, the blocks run eager from now on.
+    """
+    if not state.modes.compiled:
+        return
+    work = _work(state, config, model, windows, None, bool(model.recompute_every))
+    try:
+        reason = f"for micro_batch_size {state.micro_batch.size}"
+        state.modes.compiled = choose_compile(work, True, reason)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        run_eager(model, "out of memory while compiling", logging.WARNING)
+        state.modes.compiled = False
+
+
+def name_of_work(state: RunState, config: Config, model: GPT, windows: TrainingWindows) -> str:
+    """Return the name of what is measured of this model, micro-batch and precision."""
+    compiled = f"compile {str(config.training.compile).lower()}"
+    return f"{_work(state, config, model, windows, None, False).name}, {compiled}"
+
+
+def _work(
+    state: RunState,
+    config: Config,
+    model: GPT,
+    windows: TrainingWindows,
+    stored: Stored | None,
+    recomputes: bool,
+) -> Work:
+    """Return what a block computes in a micro-batch, and how much of it is left after `stored`."""
+    settings = config.training
     steps_done = 0
     seconds_done = 0.0
     if stored is not None:
         steps_done = stored["state"]["progress"]["global_step"]
         seconds_done = stored["state"]["progress"]["time_s"]
-        if stored["config"]["training"]["compile"] == settings.compile:
-            compiled_before = stored["state"]["modes"]["compiled"]
     steps_left = math.inf
     seconds_left = math.inf
     last = last_step(settings, windows.per_epoch)
@@ -122,7 +190,7 @@ def choose_compilation(
         steps_left = max(0, last - steps_done)
     if settings.max_minutes is not None:
         seconds_left = max(0.0, 60 * settings.max_minutes - seconds_done)
-    work = Work(
+    return Work(
         config,
         model,
         windows.device,
@@ -130,21 +198,39 @@ def choose_compilation(
         state.micro_batch.size,
         steps_left=steps_left,
         seconds_left=seconds_left,
+        recomputes=recomputes,
     )
-    return choose_compile(work, compiled_before)
 
 
 def start_gradient_checkpointing(
-    modes: Modes, config: Config, model: GPT, device: torch.device, stored: Stored | None
+    modes: Modes, config: Config, model: GPT, device: torch.device, every: int
 ) -> None:
-    """Switch gradient checkpointing on where it is asked for, proven, and did not fail before."""
-    asked = config.training.gradient_checkpointing
-    if not asked:
+    """Switch gradient checkpointing on where it is proven, for every `every`-th block; 0: for none.
+
+    On a card, `compile: auto` gives way where the proof fails with compiled blocks: without
+    gradient checkpointing memory might run out, without compiling it is only slower.
+    """
+    if not every:
         return
-    if stored is not None and stored["state"]["modes"]["gradient_checkpointing_failed"]:
-        return
+    tolerance = recomputation_tolerance(modes, device)
     with autocast(device, modes.precision):
-        enable_gradient_checkpointing(model, every=2 if asked == "every_2" else 1)
+        if enable_gradient_checkpointing(model, every, tolerance):
+            return
+        if modes.compiled and device.type == "cuda" and config.training.compile == "auto":
+            run_eager(model, "gradient checkpointing cannot be proven with it")
+            modes.compiled = False
+            enable_gradient_checkpointing(model, every)
+
+
+def recomputation_tolerance(modes: Modes, device: torch.device) -> float:
+    """Return how far recomputation may change loss and gradient, relative to them; 0: not one bit.
+
+    Compiled blocks round differently when they recompute. On a card that is allowed, within the
+    rounding of the precision.
+    """
+    if modes.compiled and device.type == "cuda":
+        return GRADIENT_TOLERANCE[modes.precision]
+    return 0.0
 
 
 def choose_muon_precision(
@@ -196,7 +282,8 @@ def prove_gradient_checkpointing_again(model: GPT, state: RunState, device: torc
     step = state.progress.global_step
     try:
         with autocast(device, state.modes.precision):
-            difference = recomputation_differs(model, every)
+            tolerance = recomputation_tolerance(state.modes, device)
+            difference = recomputation_differs(model, every, tolerance).problem
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -28,6 +28,7 @@ from chatgot.checkpointing.tensors import check_tensors, is_finite, weights_sha2
 from chatgot.command_line import as_typed, command_words
 from chatgot.config import Config, TrainingConfig, changes_on_resume
 from chatgot.errors import CheckpointRejected, OtherFormat, StorageError
+from chatgot.logs.events import event
 from chatgot.logs.origins import AnyRun, is_gone, is_same_file, yaml_that_began
 from chatgot.machine.device import versions
 from chatgot.model.lora import frozen_state, has_lora, trained_state
@@ -35,7 +36,7 @@ from chatgot.numerics.optim import lr_at, schedule_horizon
 from chatgot.run.assembly import Run
 from chatgot.run.fits import check_optimizer, check_scaler, read_checkpoint
 from chatgot.run.modes import asked_for_another_precision, change_precision
-from chatgot.run.run_state import Stored, restore_state
+from chatgot.run.run_state import RunState, Stored, change_size, restore_state
 from chatgot.run.starting import CONTEXT, Start, with_shape_of
 from chatgot.sampling.base_weights import ReadBase, base_weights, fit_base
 
@@ -388,10 +389,15 @@ def resume(run: Run, point: ResumePoint, read_base: ReadBase | None = None) -> N
     _log_schedule(run, stored, before)
 
     new_precision = run.state.modes.precision
-    compiled = run.state.modes.compiled
+    chosen = run.state.modes.model_copy()
+    size = run.state.micro_batch.size
     restore_state(stored, run.state, run.model, run.optimizer, run.scaler)
     modes = run.state.modes
-    modes.compiled = compiled  # the user may ask for another mode, or the compiler is gone
+    modes.compiled = chosen.compiled  # the user may ask for another mode, or the compiler is gone
+    modes.gradient_checkpointing_chosen = chosen.gradient_checkpointing_chosen
+    modes.card = chosen.card
+    if not config.training.dynamic_batch_size.enabled and run.state.micro_batch.size != size:
+        _take_other_size(run.state, size)
     if asked_for_another_precision(before, config.training):
         if modes.precision != new_precision:
             change_precision(run.state, run.scaler, new_precision)
@@ -399,6 +405,18 @@ def resume(run: Run, point: ResumePoint, read_base: ReadBase | None = None) -> N
         modes.precision_raised = False
     if not run.state.from_seed:
         run.start = None  # the starting weights are gone; only a step-0 checkpoint has them
+
+
+def _take_other_size(state: RunState, size: int) -> None:
+    """Take another micro-batch than the checkpoint's: one was asked for, or the device is new."""
+    old = state.micro_batch.size
+    logger.info(
+        "micro_batch_size %d -> %d: another one is asked for, or this is another device",
+        old,
+        size,
+        extra=event("micro_batch", old=old, new=size, reason="settings"),
+    )
+    change_size(state, size, "settings")
 
 
 def _log_differences(run: Run, stored: Stored) -> None:

@@ -13,6 +13,7 @@ from chatgot.config import Config
 from chatgot.errors import ConfigError
 from chatgot.machine.memory import memory_limits
 from chatgot.model.gpt import model_without_weights
+from chatgot.run.passes import chooses_size, first_micro_batch
 
 GIB = 1 << 30
 # Bytes for each parameter: the weight, its gradient, and what the optimizer keeps of it.
@@ -37,10 +38,11 @@ def refuse_without_room(config: Config, V: int, device: torch.device) -> None:
             f"{_gib(weights)} for training, this machine has {_gib(available)}: "
             "lower model.d_model, model.d_hid or model.n_layers"
         )
-    needed = weights + bytes_of_micro_batch(config, V)
+    sequences = _fewest_at_once(config, device)
+    needed = weights + bytes_of_micro_batch(config, V, sequences)
     if needed > available:
         raise ConfigError(
-            f"training: {_micro_batch(config)} sequences of {config.model.max_seq_length} tokens "
+            f"training: {sequences} sequences of {config.model.max_seq_length} tokens "
             f"at once need at least {_gib(needed)}, this machine has {_gib(available)}: lower "
             "training.batch_size (and raise accumulate_grad_batches), or model.max_seq_length"
         )
@@ -77,20 +79,23 @@ def bytes_of_weights(config: Config, V: int) -> int:
     return each * parameters_of(config, V)
 
 
-def bytes_of_micro_batch(config: Config, V: int) -> int:
+def bytes_of_micro_batch(config: Config, V: int, sequences: int) -> int:
     """Return the least bytes that forward keeps for backward: each block's input, and logits."""
     model = config.model
-    tokens = _micro_batch(config) * model.max_seq_length
+    tokens = sequences * model.max_seq_length
     width = 2 if config.training.mixed_precision else 4
     # nothing is kept of a frozen model before its first added matrix
     blocks = model.n_layers - 1 if config.training.lora.enabled else model.n_layers
     return tokens * (blocks * model.d_model * width + V * LOGIT_BYTES)
 
 
-def _micro_batch(config: Config) -> int:
-    """Return the fewest sequences that a step can be cut into."""
-    dynamic = config.training.dynamic_batch_size
-    return dynamic.minimum if dynamic.enabled else config.training.batch_size
+def _fewest_at_once(config: Config, device: torch.device) -> int:
+    """Return the smallest micro-batch that training would shrink to."""
+    settings = config.training
+    dynamic = settings.dynamic_batch_size
+    if dynamic.enabled:
+        return dynamic.minimum
+    return 1 if chooses_size(settings, device) else first_micro_batch(settings)
 
 
 def _gib(count: int) -> str:

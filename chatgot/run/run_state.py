@@ -122,6 +122,10 @@ class Modes(Part):
     threads: int = Field(1, ge=1, le=MAX_THREADS, json_schema_extra={"kept_on_rewind": True})
     # it failed in its proof or in a step, so it stays off
     gradient_checkpointing_failed: bool = kept_on_rewind(False)
+    # what `gradient_checkpointing: auto` chose; None: there was nothing to choose
+    gradient_checkpointing_chosen: bool | None = kept_on_rewind(None)
+    # the GPU that all this was chosen for; empty: no NVIDIA card
+    card: Annotated[str, Field(max_length=200)] = kept_on_rewind("")
 
 
 class MicroBatch(Part):
@@ -169,6 +173,15 @@ class RunState(Part):
     micro_batch: MicroBatch = Field(default_factory=MicroBatch)
     health: Health = Field(default_factory=Health)
     marks: Marks = Field(default_factory=Marks)
+
+
+def change_size(state: RunState, size: int, reason: str) -> None:
+    """Take another micro-batch from the next step on, and remember why."""
+    change = SizeChange(
+        step=state.progress.global_step, old=state.micro_batch.size, new=size, reason=reason
+    )
+    state.micro_batch.history = [*state.micro_batch.history, change]
+    state.micro_batch.size = size
 
 
 def overwrite(state: RunState, other: RunState) -> None:

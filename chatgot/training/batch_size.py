@@ -11,43 +11,32 @@ Letters: S sequences of one optimizer step.
 import logging
 import math
 import time
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.utils.checkpoint import CheckpointError
 
 from chatgot.config import TrainingConfig
 from chatgot.errors import OutOfMemory
 from chatgot.logs.events import event
 from chatgot.logs.waiting import waiting
 from chatgot.machine.device import preserved_generators
-from chatgot.machine.measured import synchronise
 from chatgot.machine.memory import (
     MIB,
-    is_out_of_memory,
     memory_limits,
     peak_memory_mib,
     release_memory,
-    too_full,
     used_memory,
 )
-from chatgot.model.gpt import without_dropout
-from chatgot.numerics.accumulation import add_gradients
-from chatgot.numerics.precision import PROOF_SCALE, autocast
 from chatgot.run.assembly import Run
-from chatgot.run.modes import give_up_gradient_checkpointing
-from chatgot.run.run_state import RejectedSize, SizeChange
+from chatgot.run.modes import compile_for_smaller_size
+from chatgot.run.passes import chooses_size
+from chatgot.run.run_state import RejectedSize, change_size
+from chatgot.run.trials import compare_gradients, time_sizes
 from chatgot.stopping import Stopped
 
 logger = logging.getLogger(__name__)
 
-# largest difference between the gradients of two micro-batch sizes, relative to the norm
-GRADIENT_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
 SEARCH_S = 12.0  # seconds for the search at the start
 COMPARE_S = 3.0  # seconds for each pass of the gradient comparison
-TIMED_SEQUENCES = 6  # to time at least, or per-step overhead would dominate
-ROUNDS = 3  # the first is a warm-up that finds what fits; the next one replaces its times
 TRAINING_BYTES_PER_PARAMETER = 16  # weights, gradients, two moments, 4 bytes each
 FROZEN_BYTES_PER_PARAMETER = 4  # weights alone
 LONGEST_WAIT = 1e12  # steps until a rejected size is tried again
@@ -65,37 +54,43 @@ def ladder(settings: TrainingConfig) -> list[int]:
 def shrink(run: Run) -> None:
     """Halve the micro-batch after an out-of-memory error; remember the size that failed.
 
-    Raises: OutOfMemory, with advice, at the minimum and where the batch size is not dynamic.
+    Compiled blocks are compiled anew for the smaller one.
+    Raises: OutOfMemory, with advice, at the minimum and where the size is fixed.
     """
     state = run.state
-    dynamic = run.config.training.dynamic_batch_size
+    settings = run.config.training
+    dynamic = settings.dynamic_batch_size
     size = state.micro_batch.size
     step = state.progress.global_step + 1
-    if not dynamic.enabled or size <= dynamic.minimum:
+    may_shrink = dynamic.enabled or chooses_size(settings, run.device)
+    minimum = dynamic.minimum if dynamic.enabled else 1
+    if not may_shrink or size <= minimum:
         raise OutOfMemory(memory_advice(run), unchanged=True)
-    reject_size(run, size, f"out of memory in step {step}")
-    smaller = max(dynamic.minimum, size // 2)
+    if dynamic.enabled:
+        reject_size(run, size, f"out of memory in step {step}")
+        smaller = max(minimum, size // 2)
+    else:
+        smaller = _half_without_rest(settings.sequences_per_step, size)
     logger.warning(
         "step %d: out of memory: micro_batch_size %d -> %d, "
         "the step is done again with the same %d sequences",
         step,
         size,
         smaller,
-        run.config.training.sequences_per_step,
+        settings.sequences_per_step,
         extra=event("micro_batch", old=size, new=smaller, reason="oom"),
     )
-    change_size(run, smaller, "out of memory")
+    change_size(run.state, smaller, "out of memory")
     state.micro_batch.next_growth_step = state.progress.global_step + dynamic.growth_interval_steps
+    compile_for_smaller_size(state, run.config, run.model, run.train_windows)
 
 
-def change_size(run: Run, size: int, reason: str) -> None:
-    """Take another micro-batch from the next step on, and remember why."""
-    micro_batch = run.state.micro_batch
-    change = SizeChange(
-        step=run.state.progress.global_step, old=micro_batch.size, new=size, reason=reason
-    )
-    micro_batch.history = [*micro_batch.history, change]
-    micro_batch.size = size
+def _half_without_rest(S: int, size: int) -> int:
+    """Return the largest size, up to half of this one, that divides S.
+
+    A smaller micro-batch at a step's end would be compiled for itself.
+    """
+    return next(smaller for smaller in range(size // 2, 0, -1) if S % smaller == 0)
 
 
 def reject_size(run: Run, size: int, reason: str) -> int:
@@ -154,7 +149,7 @@ def _obey_settings(run: Run, sizes: list[int]) -> None:
         size,
         extra=event("micro_batch", old=micro_batch.size, new=size, reason="settings"),
     )
-    change_size(run, size, "settings")
+    change_size(run.state, size, "settings")
 
 
 def _size_to_try(run: Run, sizes: list[int]) -> int | None:
@@ -202,7 +197,7 @@ def find_fastest_size(run: Run, sizes: list[int], stopped: Stopped) -> bool:
         time.perf_counter() - start,
         extra=event("micro_batch", old=old, new=chosen, reason="fastest", tokens_per_s=rates),
     )
-    change_size(run, chosen, "fastest at the start")
+    change_size(run.state, chosen, "fastest at the start")
     interval = run.config.training.dynamic_batch_size.growth_interval_steps
     state.micro_batch.next_growth_step = state.progress.global_step + interval
     return True
@@ -291,158 +286,9 @@ def try_larger_size(run: Run, larger: int, stopped: Stopped) -> bool:
         trial_s,
         extra=event("micro_batch", old=size, new=larger, reason="trial"),
     )
-    change_size(run, larger, f"{gain:+.1%} tokens/s")
+    change_size(run.state, larger, f"{gain:+.1%} tokens/s")
     state.micro_batch.next_growth_step = state.progress.global_step  # the next may follow at once
     return True
-
-
-def time_sizes(
-    run: Run, sizes: list[int], deadline: float, stopped: Stopped
-) -> tuple[dict[int, float], dict[int, str]]:
-    """Return the seconds per sequence of each size that fits, and why the others do not.
-
-    sizes: ascending. A size predicted to break `memory_headroom` is not tried; the first is tried
-    whatever is predicted. A pass that would end after `deadline` (time.perf_counter()) is not
-    started.
-    """
-    S = run.config.training.sequences_per_step
-    seconds: dict[int, float] = {}
-    rejected: dict[int, str] = {}
-    release_memory(run.device)
-    base = used_memory(run.device) + 4 * run.model.trained_count()  # with the gradients
-    for round_number in range(ROUNDS):
-        is_first_round = round_number == 0
-        for size in [size for size in sizes if size not in rejected]:
-            sequences = size
-            if not is_first_round:
-                micro_batches = math.ceil(min(S, TIMED_SEQUENCES) / size)
-                sequences = min(S, size * micro_batches)
-            if stopped() or _ends_late(seconds, sequences, deadline):
-                untried = sizes[len(seconds) + len(rejected) :]
-                return seconds, rejected | dict.fromkeys(untried, "no time to try it")
-            extra_bytes = None
-            if is_first_round:
-                extra_bytes = _expected_memory(run, seconds, size, base)
-            trial = _try_size(run, sequences, size, extra_bytes)
-            if isinstance(trial, str):
-                seconds = {smaller: s for smaller, s in seconds.items() if smaller < size}
-                rejected |= dict.fromkeys(sizes[sizes.index(size) :], trial)
-                release_memory(run.device)
-                break
-            seconds_per_sequence = trial / sequences
-            # the warm-up's time is replaced, not compared with
-            if round_number > 1:
-                seconds_per_sequence = min(seconds_per_sequence, seconds.get(size, math.inf))
-            seconds[size] = seconds_per_sequence
-    return seconds, rejected
-
-
-def _ends_late(seconds: dict[int, float], sequences: int, deadline: float) -> bool:
-    """Return whether a pass over so many sequences would end after the deadline."""
-    if not seconds:
-        return False
-    return time.perf_counter() + sequences * min(seconds.values()) > deadline
-
-
-def _expected_memory(run: Run, seconds: dict[int, float], size: int, base: int) -> float | None:
-    """Return the extra bytes a size is expected to need over the largest size tried.
-
-    None for the first size.
-    """
-    if not seconds:
-        return None
-    largest = max(seconds)
-    per_sequence = (used_memory(run.device) - base) / largest
-    return max(0.0, per_sequence * (size - largest))
-
-
-def _try_size(run: Run, sequences: int, size: int, extra_bytes: float | None) -> float | str:
-    """Return a pass's seconds, or the reason the size is rejected.
-
-    extra_bytes: what it is expected to need; None: its memory is not checked.
-    """
-    headroom = run.config.training.dynamic_batch_size.memory_headroom
-    if extra_bytes is not None:
-        problem = too_full(run.device, headroom, extra_bytes)
-        if problem:
-            return problem
-    trial = run_trial(run, sequences, size)
-    if isinstance(trial, str):
-        return trial
-    if extra_bytes is not None:
-        problem = too_full(run.device, headroom, 0)
-        if problem:
-            return problem
-    return trial.seconds
-
-
-@dataclass
-class Trial:
-    """A pass whose gradients are taken off the model."""
-
-    gradients: list[Tensor | None]
-    seconds: float
-
-
-def run_trial(run: Run, sequences: int, size: int) -> Trial | str:
-    """Compute the gradients of the next step's first `sequences` sequences, `size` at once.
-
-    Returns them and the seconds, or why that failed; on failure its memory is released.
-    """
-    state = run.state
-    model = run.model
-    position = state.progress.position
-    S = run.config.training.sequences_per_step
-    starts = run.train_windows.starts(position, S)[:sequences]
-    scale = 1.0
-    if state.modes.precision == "fp16":
-        scale = min(run.scaler.get_scale(), PROOF_SCALE)
-    start = time.perf_counter()
-    out_of_memory = False
-    try:
-        key = (run.config.seed, position)
-        with autocast(run.device, state.modes.precision):
-            add_gradients(model, run.train_windows, starts, size, key, lambda loss: loss * scale)
-        synchronise(run.device)
-        gradients = [p.grad for p in model.parameters()]
-        return Trial(gradients, time.perf_counter() - start)
-    except CheckpointError as error:
-        give_up_gradient_checkpointing(model, state, error)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        out_of_memory = True
-    finally:
-        model.zero_grad(set_to_none=True)
-    if out_of_memory:
-        # only now: inside the handler, the exception's traceback keeps the tensors alive
-        release_memory(run.device)
-        return "out of memory"
-    return run_trial(run, sequences, size)
-
-
-def compare_gradients(run: Run, sequences: int, size: int, other: int) -> str:
-    """Return how the gradient differs between two sizes, dropout off; empty: within tolerance."""
-    with without_dropout(run.model):
-        expected = run_trial(run, sequences, size)
-        computed = run_trial(run, sequences, other)
-    if isinstance(expected, str):
-        return expected
-    if isinstance(computed, str):
-        return computed
-    norms = []
-    distances = []
-    for a, b in zip(expected.gradients, computed.gradients, strict=True):
-        if a is not None and b is not None:
-            norms.append(a.norm().item())
-            distances.append(a.sub_(b).norm().item())
-    norm = math.hypot(*norms)
-    distance = math.hypot(*distances)
-    tolerance = GRADIENT_TOLERANCE[run.state.modes.precision]
-    if distance <= tolerance * norm:  # false for NaN
-        return ""
-    share = distance / norm if norm else math.inf
-    return f"its gradient differs by {share:.2g} of the norm, at most {tolerance:g} is rounding"
 
 
 def most_memory_mib(device: torch.device) -> float:
@@ -470,9 +316,11 @@ def memory_advice(run: Run) -> str:
     keys = []
     if not dynamic.enabled and size > 1:
         keys.append("set training.dynamic_batch_size.enabled=true or a smaller training.batch_size")
+        if settings.micro_batch_size != "auto":
+            keys.append("set a smaller training.micro_batch_size")
     if dynamic.enabled and dynamic.minimum > 1:
         keys.append("set a smaller training.dynamic_batch_size.minimum")
-    if not settings.gradient_checkpointing:
+    if settings.gradient_checkpointing in (False, "auto") and not run.model.recompute_every:
         keys.append("set training.gradient_checkpointing=true")
     keys.append("use a smaller model or model.max_seq_length")
     return (

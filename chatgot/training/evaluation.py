@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chatgot.data.windows import NOT_LEARNED, Batch
 from chatgot.logs.waiting import Advance, waiting
@@ -30,19 +30,24 @@ def evaluate(
 
     Targets that are not learned from do not count.
 
-    Leaves the training's generators, mode and gradients as they are.
+    Leaves the training's generators, mode and gradients as they are. Synchronises with the device
+    once, at the end.
     """
-    total = 0.0
-    tokens = 0
+    losses: list[Tensor] = []
+    counts: list[Tensor] = []  # of targets
     with evaluating(model), autocast(device, precision):
         for x, y in batches:
             if stopped():
                 return None
             _, loss = model(x, y)
-            targets = int((y != NOT_LEARNED).sum())
-            total += loss.item() * targets
-            tokens += targets
-    return total / tokens
+            losses.append(loss)
+            counts.append((y != NOT_LEARNED).sum())
+        read_losses: list[float] = torch.stack(losses).tolist()
+        read_counts: list[int] = torch.stack(counts).tolist()
+    total = 0.0
+    for mean_loss, targets in zip(read_losses, read_counts, strict=True):
+        total += mean_loss * targets
+    return total / sum(read_counts)
 
 
 def validation_losses(run: Run, stopped: Stopped) -> tuple[float | None, float | None]:

@@ -213,6 +213,31 @@ def test_an_id_outside_the_vocabulary_is_refused():
         windows.batch(np.array([20, 3]))
 
 
+class OnTheHost:
+    """A tensor that writes down how it is sent to a device."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def pin_memory(self) -> "OnTheHost":
+        self.said.append("pinned")
+        return self
+
+    def to(self, device: torch.device, *, non_blocking: bool) -> "OnTheHost":
+        self.said.append(f"to {device.type}, {'no ' if non_blocking else ''}wait")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("cuda", ["pinned", "to cuda, no wait"]), ("cpu", ["to cpu, no wait"])]
+)
+def test_batch_for_a_card_is_pinned_and_sent_without_a_wait(kind, expected):
+    said: list[str] = []
+    windows = Windows(parts.made_up_ids(100), 8, 99, torch.device(kind))
+    windows._send(OnTheHost(said))
+    assert said == expected
+
+
 # The prompt from the text
 
 

@@ -24,7 +24,11 @@ from torch import nn
 from chatgot.data.token_cache import load_tokens
 from chatgot.data.vocabulary import END_OF_TEXT_ID, Characters
 from chatgot.data.windows import ValidationWindows, split_index
+from chatgot.machine.device import DTYPES
+from chatgot.machine.measured import peak_for_mfu, product_peak
 from chatgot.model.gpt import GPT, build_model
+from chatgot.numerics.accumulation import add_gradients
+from chatgot.run.assembly import assemble
 from chatgot.sampling.controls import Controls
 from chatgot.sampling.decoding import decode_step
 from chatgot.sampling.engine import Engine, Request
@@ -69,9 +73,14 @@ LARGE_MODEL = {
 
 
 def train(folder: Path, *arguments: str, on: str = DEVICE, **sections: Any) -> Path:
-    """Train with the real script, eager, in this process; return the folder."""
+    """Train with the real script in this process; return the folder.
+
+    Eager and with a fixed micro-batch, where the test asks for nothing else: runs that are compared
+    must not measure for themselves.
+    """
     folder.mkdir(exist_ok=True)
-    sections["training"] = {"compile": False, **sections.get("training", {})}
+    fixed = {"compile": False, "micro_batch_size": 2}
+    sections["training"] = {**fixed, **sections.get("training", {})}
     config = harness.write_config(folder, device=on, **sections)
     assert harness.train_here(folder, "--config", config.name, *arguments) == 0
     return folder
@@ -403,7 +412,142 @@ def test_run_goes_on_elsewhere_and_says_it_is_not_bit_exact(first, second, tmp_p
     assert losses(folder) == pytest.approx(losses(undisturbed), abs=ELSEWHERE_TOLERANCE)
 
 
+# --------------------------------------------------------------------------------------------------
+# What a card chooses for itself: written for GPUs, not run on one yet
+
+CHOOSING = {"batch_size": 2, "accumulate_grad_batches": 4, "micro_batch_size": "auto"}
+
+
+def choices(folder: Path, what: str) -> list[dict[str, Any]]:
+    return [event for event in events(folder, "choice") if event["what"] == what]
+
+
+@needs_card
+def test_card_chooses_its_micro_batch_once_and_a_resume_keeps_it(machine, tmp_path):
+    undisturbed = train(tmp_path / "straight", training=CHOOSING)
+    (choice,) = choices(undisturbed, "micro_batch")
+    size = final(undisturbed)["state"]["micro_batch"]["size"]
+    assert choice["chosen"] == size
+    assert {int(tried) for tried in choice["measured"]} <= {2, 4, 8}
+    assert any(key.startswith("micro-batch of 8 from 2") for key in json.loads(machine.read_text()))
+    again = train(tmp_path / "again", training=CHOOSING)
+    assert harness.same(trained_parts(final(again)), trained_parts(final(undisturbed)))
+    folder = tmp_path / "resumed"
+    path = copy_up_to(undisturbed, folder, RESUMED_STEP)
+    machine.unlink()
+    train(folder, "--resume_from", str(path), training=CHOOSING)
+    assert harness.same(trained_parts(final(folder)), trained_parts(final(undisturbed)))
+
+
+@needs_card
+def test_auto_recomputes_nothing_where_the_card_has_room(tmp_path):
+    folder = train(tmp_path / "run", training={"gradient_checkpointing": "auto"})
+    (choice,) = choices(folder, "gradient_checkpointing")
+    assert choice["chosen"] is False
+    assert choice["measured"]["needed_mib"] > 0
+    assert final(folder)["state"]["modes"]["card"] == torch.cuda.get_device_name(0)
+
+
+@needs_card
+def test_auto_recomputes_where_a_micro_batch_does_not_fit(machine, tmp_path):
+    """Then the micro-batch is as large as fits, and the run goes on with it."""
+    steps = 4
+    keys = {
+        **CALM,
+        "batch_size": LARGE,
+        "micro_batch_size": "auto",
+        "accumulate_grad_batches": 1,
+        "gradient_checkpointing": "auto",
+        "max_steps": steps,
+        "warmup_steps": 0,
+        "sample_interval_steps": None,
+    }
+    with real_limit(LIMIT):
+        folder = tmp_path / "large"
+        folder.mkdir()
+        (folder / "text.txt").write_text(harness.make_text(200_000), encoding="utf-8")
+        train(folder, model=LARGE_MODEL, training=keys)
+    (choice,) = choices(folder, "gradient_checkpointing")
+    assert choice["chosen"] is True
+    assert final(folder, steps)["state"]["progress"]["skipped_steps"] == 0
+    assert all(math.isfinite(loss) for loss in losses(folder))
+
+
+@needs_card
+def test_compiled_blocks_that_recompute_are_proven_or_refused(tmp_path):
+    keys = {"compile": True, "gradient_checkpointing": True, **PRECISIONS["bf16"]}
+    folder = train(tmp_path / "run", training=keys)
+    assert events(folder, "compile")[-1]["on"]
+    reason = events(folder, "gradient_checkpointing")[0]["reason"]
+    assert "is rounding" in reason or "a recomputation differed" in reason
+    assert losses(folder)[-1] < losses(folder)[0]
+
+
+@needs_card
+def test_out_of_memory_shrinks_compiled_micro_batches_and_compiles_anew(machine, tmp_path):
+    keys = {**CHOOSING, "compile": True, "batch_size": 8, "accumulate_grad_batches": 1}
+    machine.parent.mkdir(parents=True, exist_ok=True)
+    with made_up_limit(8) as failed:
+        folder = train(tmp_path / "run", training=keys | {"max_steps": 2})
+    assert failed == []
+    path = harness.checkpoints(folder)[2]
+    with made_up_limit(3) as failed:
+        train(folder, "--resume_from", str(path), training=keys | {"max_steps": 4})
+    size = final(folder, 4)["state"]["micro_batch"]["size"]
+    assert size <= 3
+    assert bool(failed) is (final(folder, 2)["state"]["micro_batch"]["size"] > 3)
+    assert final(folder, 4)["state"]["modes"]["compiled"]
+
+
+@needs_card
+def test_micro_batches_do_not_wait_for_the_device():
+    """All that a step queues is queued at once; the wait is in update_weights."""
+    config = parts.config(model={"dropout": 0.1}, training={"micro_batch_size": 2}, device=DEVICE)
+    run = assemble(config, parts.tokens(), torch.device(DEVICE), None)
+    starts = run.train_windows.starts(0, 8)
+
+    def step() -> None:
+        add_gradients(run.model, run.train_windows, starts, 2, (1, 2), lambda loss: loss)
+
+    step()  # the first one loads kernels
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_card
+def test_batches_are_not_overwritten_while_they_are_copied():
+    """Many in flight behind a long kernel: each must arrive as it was on the host."""
+    on_card = parts.windows(T=64)
+    on_card.device = torch.device(DEVICE)
+    on_host = parts.windows(T=64)
+    starts = [on_host.starts(position, 4) for position in range(200)]
+    torch.cuda._sleep(10**8)
+    sent = [on_card.batch(some) for some in starts]
+    for (x, y), some in zip(sent, starts, strict=True):
+        expected_x, expected_y = on_host.batch(some)
+        assert torch.equal(x.cpu(), expected_x)
+        assert torch.equal(y.cpu(), expected_y)
+
+
+@pytest.mark.parametrize("size", [4096, 6144, 12288])
+@needs_card
+def test_no_product_of_another_size_beats_the_peak(size):
+    device = torch.device(DEVICE)
+    peak, name = peak_for_mfu(device)
+    other = product_peak(device, DTYPES[name], size=size)
+    assert other < 1.05 * peak  # timings of a card differ by a few percent
+
+
+# --------------------------------------------------------------------------------------------------
+# From the device to a CPU
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@needs_card
 def test_checkpoint_of_the_device_starts_a_run_on_the_cpu(straight, precision, tmp_path):
     folder = straight(precision)
     path = harness.checkpoints(folder)[STEPS]
@@ -414,6 +558,7 @@ def test_checkpoint_of_the_device_starts_a_run_on_the_cpu(straight, precision, t
     assert losses(tmp_path)[0] < losses(folder)[0]  # it starts with the trained weights
 
 
+@needs_card
 def test_compiled_run_resumes_bit_for_bit(tmp_path):
     settings = {"compile": True, **PRECISIONS["bf16"]}
     undisturbed = train(tmp_path / "straight", training=settings)
@@ -424,6 +569,7 @@ def test_compiled_run_resumes_bit_for_bit(tmp_path):
     assert harness.same(trained_parts(final(folder)), trained_parts(final(undisturbed)))
 
 
+@needs_card
 def test_compiled_blocks_train_on_the_device_or_stay_eager(tmp_path):
     folder = train(tmp_path / "run", training={"compile": True, **PRECISIONS["bf16"]})
     told = events(folder, "compile")

@@ -223,6 +223,32 @@ def test_the_peak_is_the_operations_of_a_product_divided_by_its_time(dtype, monk
     assert product_peak(parts.CPU, dtype, size=32) == 2 * 32**3 / 0.5
 
 
+def test_the_peak_of_a_gpu_is_timed_warm_over_several_products(monkeypatch):
+    """By a clock that each product takes 0.1 s of."""
+    now = [0.0]
+    products = []
+
+    def product(a, b, out) -> None:
+        products.append(a.dtype)
+        now[0] += 0.1
+
+    monkeypatch.setattr(machine_module, "PEAK_PRODUCTS", {"cpu": 3})
+    monkeypatch.setattr(machine_module, "PEAK_WARM_UP_S", {"cpu": 0.4})
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(machine_module.time, "perf_counter", lambda: now[0])
+    flops = product_peak(parts.CPU, torch.bfloat16, repeats=2, size=8)
+    # two rounds warm up, then one that best_time leaves out, then two that are timed
+    assert products == [torch.bfloat16] * 3 * 5
+    assert flops == pytest.approx(2 * 8**3 / 0.1)
+
+
+@pytest.mark.parametrize(("has_bf16", "name"), [(True, "bf16"), (False, "fp16")])
+def test_the_peak_of_a_card_is_that_of_its_fastest_type(has_bf16, name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(machine_module, "product_peak", lambda device, dtype: 7.0)
+    assert peak_for_mfu(torch.device("cuda")) == (7.0, name)
+
+
 @pytest.mark.parametrize(
     ("gain", "dtype", "name"), [(0.5, torch.float32, "fp32"), (2.0, torch.bfloat16, "bf16")]
 )

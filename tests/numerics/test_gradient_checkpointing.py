@@ -250,6 +250,31 @@ def test_a_block_whose_recomputation_differs_is_refused(how, caplog):
     assert passes(run) == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("how", "is_rounding"), [(lambda h: h * 1.0001, True), (lambda h: h * 3, False)]
+)
+def test_tolerance_allows_rounding_but_no_other_value(how, is_rounding, caplog):
+    """As for compiled blocks on a card. The blocks of a new model add little to the stream."""
+    caplog.set_level("INFO")
+    run = fresh_run()
+    odd_recomputation(run, how)
+    assert enable_gradient_checkpointing(run.model, tolerance=2e-2) is is_rounding
+    assert "at most 0.02 is rounding" in caplog.messages[-1]
+    assert caplog.records[-1].event["on"] is is_rounding
+
+
+def test_tolerance_allows_no_other_dropout_masks(monkeypatch, caplog):
+    real = chatgot.model.gpt.checkpoint
+
+    def with_other_masks(*args, preserve_rng_state, **keys):
+        return real(*args, preserve_rng_state=False, **keys)
+
+    monkeypatch.setattr(chatgot.model.gpt, "checkpoint", with_other_masks)
+    run = parts.run(model={"n_layers": 4, "dropout": 0.1})
+    assert not enable_gradient_checkpointing(run.model, tolerance=2e-2)
+    assert "at most 0.02 is rounding" in caplog.text
+
+
 def test_an_error_in_a_block_during_the_proof_is_raised():
     run = fresh_run()
 

@@ -121,6 +121,8 @@ def unlike_any_other() -> RunState:
     state.modes.attention = "products"
     state.modes.muon_precision = "bf16"
     state.modes.threads = 1
+    state.modes.gradient_checkpointing_chosen = True
+    state.modes.card = "a card"
     state.micro_batch.size = 3
     state.micro_batch.eval_size = 2
     state.micro_batch.history = [SizeChange(step=0, old=4, new=3, reason="oom")]
@@ -150,10 +152,11 @@ def test_every_counter_of_a_run_is_restored(tmp_path, monkeypatch):
     train(run, 1)
     run.state = unlike_any_other()
     run.state.modes.precision = run.state.modes.asked_precision = "fp32"
+    run.state.modes.card = ""  # this device: on another one some choices are made anew
     expected = run.state.model_dump()
     fresh_values = RunState().model_dump()
     for part, name in counters():
-        exceptions = ("precision", "asked_precision", "threads")
+        exceptions = ("precision", "asked_precision", "threads", "card")
         assert name in exceptions or expected[part][name] != fresh_values[part][name], name
     resumed = resume_from(parts.checkpoint_file(tmp_path, run))
     assert resumed.state.model_dump() == expected

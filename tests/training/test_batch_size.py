@@ -28,18 +28,14 @@ from chatgot.config import TrainingConfig
 from chatgot.errors import CheckpointRejected, OutOfMemory
 from chatgot.machine import memory
 from chatgot.numerics.accumulation import add_gradients
+from chatgot.run import trials
 from chatgot.run.assembly import Run
 from chatgot.run.fits import invalid_counters
 from chatgot.run.resuming import check_state
 from chatgot.run.run_state import RejectedSize, SizeChange
+from chatgot.run.trials import compare_gradients, run_trial
 from chatgot.training import batch_size
-from chatgot.training.batch_size import (
-    compare_gradients,
-    fit_micro_batch,
-    ladder,
-    reject_size,
-    run_trial,
-)
+from chatgot.training.batch_size import fit_micro_batch, ladder, reject_size
 from chatgot.training.step import compute_gradients
 
 PRECISIONS = ["fp32", "bf16", "fp16"]
@@ -215,7 +211,7 @@ def trial_of_uneven_cut(
     """Run a trial of 7 instead of 3 of 10 sequences at once: the last micro-batch is smaller."""
     dynamic = {"initial": 3, "maximum": 7}
     run = dynamic_run(size=3, batch_size=10, dynamic_batch_size=dynamic, **mixed_keys(precision))
-    monkeypatch.setattr(batch_size, "add_gradients", split_with(factor))
+    monkeypatch.setattr(trials, "add_gradients", split_with(factor))
     return run, trial(run, caplog)
 
 
@@ -245,9 +241,9 @@ def test_the_tolerances_are_far_above_the_rounding_of_each_precision(precision, 
     run = dynamic_run(dropout=0.2, **mixed_keys(precision))
     for _ in range(3):
         train_step(run)
-    tolerance = batch_size.GRADIENT_TOLERANCE[precision]
+    tolerance = trials.GRADIENT_TOLERANCE[precision]
     with monkeypatch.context() as patch:
-        patch.setattr(batch_size, "GRADIENT_TOLERANCE", {precision: -1.0})
+        patch.setattr(trials, "GRADIENT_TOLERANCE", {precision: -1.0})
         said = [compare_gradients(run, 8, 1, size) for size in (2, 3, 4, 8)]
     differences = [float(text.split(" by ")[1].split()[0]) for text in said]
     assert max(differences) < tolerance / 2
@@ -260,7 +256,7 @@ def test_dropout_is_off_during_the_comparison_and_on_after_it(monkeypatch):
     rates = {module.dropout for module in run.model.modules() if hasattr(module, "dropout")}
     assert rates == {0.4}
     # the control: with dropout on, another split has other masks
-    monkeypatch.setattr(batch_size, "without_dropout", lambda model: contextlib.nullcontext())
+    monkeypatch.setattr(trials, "without_dropout", lambda model: contextlib.nullcontext())
     assert "differs by" in compare_gradients(run, 8, 1, 8)
 
 
@@ -292,11 +288,12 @@ def test_a_loss_scale_that_is_still_falling_does_not_spoil_a_trial():
 def test_a_size_without_a_gain_is_rejected_and_its_memory_given_back(caplog, monkeypatch):
     run = dynamic_run(size=4, dynamic_batch_size={"minimum_gain": 1e6})
     rejected_at_release = []
-    monkeypatch.setattr(
-        batch_size,
-        "release_memory",
-        lambda device: rejected_at_release.append(len(run.state.micro_batch.rejected)),
-    )
+
+    def release(device: torch.device) -> None:
+        rejected_at_release.append(len(run.state.micro_batch.rejected))
+
+    monkeypatch.setattr(trials, "release_memory", release)
+    monkeypatch.setattr(batch_size, "release_memory", release)
     event = trial(run, caplog)
     assert rejected_at_release == [0, 1]  # before the trial, and after the rejection
     assert event["reason"] == "rejected"
@@ -322,7 +319,7 @@ def test_a_size_that_leaves_too_little_memory_is_rejected(is_foreseen, monkeypat
     def unknown(device: torch.device) -> int:
         return 0
 
-    monkeypatch.setattr(batch_size, "used_memory", resident if is_foreseen else unknown)
+    monkeypatch.setattr(trials, "used_memory", resident if is_foreseen else unknown)
     monkeypatch.setattr(memory, "memory_limits", lambda device: [(total - resident(device), total)])
     event = trial(run, caplog)
     assert event["reason"] == "rejected"
@@ -441,7 +438,7 @@ def test_the_search_skips_a_size_with_another_gradient(monkeypatch):
             model.head.weight.grad *= 1.1
         return total
 
-    monkeypatch.setattr(batch_size, "add_gradients", broken)
+    monkeypatch.setattr(trials, "add_gradients", broken)
     monkeypatch.setattr(batch_size, "time_sizes", measured({1: 4.0, 2: 3.0, 4: 2.0, 8: 1.0}))
     run = dynamic_run(dynamic_batch_size={"initial": "auto"})
     assert fit_micro_batch(run, never)
@@ -473,12 +470,12 @@ def test_the_search_starts_no_pass_that_would_exceed_its_time(monkeypatch):
         now[0] += len(args[0])
 
     run.model.register_forward_pre_hook(pass_time)
-    monkeypatch.setattr(batch_size.time, "perf_counter", lambda: now[0])
-    seconds, rejected = batch_size.time_sizes(run, [1, 2, 4, 8], 6.0, never)
+    monkeypatch.setattr(trials.time, "perf_counter", lambda: now[0])
+    seconds, rejected = trials.time_sizes(run, [1, 2, 4, 8], 6.0, never)
     assert now[0] <= 6
     assert list(seconds) == [1, 2]
     assert rejected == {4: "no time to try it", 8: "no time to try it"}
-    seconds, rejected = batch_size.time_sizes(run, [1, 2, 4, 8], math.inf, never)
+    seconds, rejected = trials.time_sizes(run, [1, 2, 4, 8], math.inf, never)
     assert list(seconds) == [1, 2, 4, 8]
     assert rejected == {}
 

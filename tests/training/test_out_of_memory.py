@@ -23,9 +23,9 @@ from memory_limit import (
 from torch import nn
 
 from chatgot.errors import OutOfMemory
-from chatgot.run import modes
+from chatgot.run import modes, trials
 from chatgot.run.assembly import Run
-from chatgot.training import batch_size, evaluation, recovery, step
+from chatgot.training import evaluation, recovery, step
 from chatgot.training.batch_size import fit_micro_batch
 from chatgot.training.step import compute_gradients
 
@@ -235,7 +235,7 @@ def test_memory_is_given_back_after_a_failed_evaluation(monkeypatch):
 
 def test_memory_is_given_back_before_and_after_a_failed_trial(monkeypatch):
     limit = MemoryLimit(4)
-    released = released_after(batch_size, limit, monkeypatch)
+    released = released_after(trials, limit, monkeypatch)
     run = dynamic_run(limit, size=4)
     run.state.health.good_steps = 10
     fit_micro_batch(run, never)

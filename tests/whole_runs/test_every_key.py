@@ -73,6 +73,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "model.tie_embeddings": (False, "parameters"),
     "training.batch_size": (4, "tokens"),
     "training.accumulate_grad_batches": (1, "tokens"),
+    "training.micro_batch_size": (1, "weights"),
     "training.epochs": (1, "steps", {"training.max_steps": 20, "training.batch_size": 16}),
     "training.max_steps": (3, "steps"),
     "training.max_minutes": (1e-6, "steps"),
