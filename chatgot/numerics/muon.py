@@ -80,7 +80,8 @@ class Muon(torch.optim.Muon):
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         if not group["nesterov"]:
             return buffers
-        return list(torch._foreach_lerp(gradients, buffers, group["momentum"]))
+        ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])  # noqa: SLF001 in torch
+        return list(ahead)
 
     def _momentum(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         """Update a parameter's momentum by its gradient; return the matrix to orthogonalise."""

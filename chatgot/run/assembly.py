@@ -43,6 +43,7 @@ from chatgot.machine.measured import peak_for_mfu
 from chatgot.machine.memory import reuse_freed_memory
 from chatgot.model.gpt import GPT, build_model
 from chatgot.model.lora import add_lora, draw_lora
+from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import (
     allocate_state,
@@ -56,6 +57,7 @@ from chatgot.run.diagnosis import describe_numbers
 from chatgot.run.fits import check_loadable
 from chatgot.run.modes import (
     choose_compilation,
+    choose_cuda_graph,
     choose_modes,
     choose_muon_precision,
     prove_precision,
@@ -92,6 +94,7 @@ class Run:
     imported: dict[str, Any] = field(default_factory=dict)
     # of LoRA: the `path` and `sha256` of the weights below; empty: none, or not loaded yet
     base: dict[str, str] = field(default_factory=dict)
+    graphed: GraphedPass | None = None  # replays micro-batches as CUDA graphs
     start: StoredState | None = None  # the state to rewind to before the first checkpoint
     abandoned: list[Path] = field(default_factory=list)  # checkpoints after the last rewind's step
     failed_samples: int = 0  # in this process
@@ -246,8 +249,10 @@ def assemble(
     state.modes = modes
     state.micro_batch.size = first_micro_batch(settings)
     state.micro_batch.eval_size = settings.batch_size
-    modes.compiled = choose_compilation(state, config, model, windows, stored)
+    graphed = GraphedPass(model, device) if device.type == "cuda" else None
+    modes.compiled = choose_compilation(state, config, model, windows, stored, graphed)
     start_gradient_checkpointing(modes, config, model, device, stored)
+    graphed = choose_cuda_graph(state, config, windows, stored, graphed)
 
     scaler = SafeGradScaler(
         device.type,
@@ -270,6 +275,7 @@ def assemble(
         state=state,
         speakers=_speakers(tokens, n_train, stored),
         peak_flops=_peak_flops(config, model, device),
+        graphed=graphed,
         imported={} if stored is None else stored.get("imported", {}),
     )
     run.start = copy.deepcopy(run.collect_state())

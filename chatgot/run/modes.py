@@ -9,13 +9,15 @@ what its checkpoint says.
 import logging
 import math
 import os
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointError
 
 from chatgot.config import MAX_THREADS, Config, TrainingConfig
-from chatgot.data.windows import TrainingWindows
+from chatgot.data.windows import Batch, TrainingWindows
 from chatgot.errors import ConfigError
 from chatgot.logs.events import event
 from chatgot.logs.waiting import waiting
@@ -25,7 +27,8 @@ from chatgot.machine.measured import fast_threads
 from chatgot.machine.memory import is_out_of_memory
 from chatgot.model.attention import Kernel, pick_attention
 from chatgot.model.gpt import GPT
-from chatgot.numerics.compilation import Work, choose_compile
+from chatgot.numerics.compilation import OnACard, Work, choose_compile
+from chatgot.numerics.cuda_graphs import GraphedPass, choose_graph
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.gradient_checkpointing import (
     disable_gradient_checkpointing,
@@ -100,21 +103,71 @@ def prove_precision(
 
 
 def choose_compilation(
-    state: RunState, config: Config, model: GPT, windows: TrainingWindows, stored: Stored | None
+    state: RunState,
+    config: Config,
+    model: GPT,
+    windows: TrainingWindows,
+    stored: Stored | None,
+    graphed: GraphedPass | None,
 ) -> bool:
     """Compile the blocks where it is asked for, or saves more time in the rest than it costs.
 
     Returns whether they are compiled now.
+
+    graphed: on a card, where whole micro-batches are timed, with and without it.
     """
+    work = _work(state, config, model, windows, stored)
+    if graphed is not None:
+        work = replace(work, card=OnACard(graphed, _first_micro_batch(state, config, windows)))
+    return choose_compile(work, _stored_way(config, stored, "compiled"))
+
+
+def choose_cuda_graph(
+    state: RunState,
+    config: Config,
+    windows: TrainingWindows,
+    stored: Stored | None,
+    graphed: GraphedPass | None,
+) -> GraphedPass | None:
+    """Return what replays micro-batches where that is faster on this card; None: they are not.
+
+    `training.compile: false` asks for neither compiled blocks nor graphs.
+    """
+    if graphed is None or config.training.compile is False:
+        return None
+    modes = state.modes
+    model = graphed.model
+    name = _work(state, config, model, windows, stored).name_of_pass
+    model.train()
+    with autocast(windows.device, modes.precision):
+        batch = _first_micro_batch(state, config, windows)
+        modes.graphed = choose_graph(graphed, batch, name, _stored_way(config, stored, "graphed"))
+    graphed.on_failure = partial(setattr, modes, "graphed", False)
+    return graphed if modes.graphed else None
+
+
+def _stored_way(config: Config, stored: Stored | None, way: str) -> bool | None:
+    """Return whether a checkpoint's run computed in that way; None: choose anew."""
+    if stored is None or stored["config"]["training"]["compile"] != config.training.compile:
+        return None
+    before: bool = stored["state"]["modes"].get(way, False)
+    return before
+
+
+def _first_micro_batch(state: RunState, config: Config, windows: TrainingWindows) -> Batch:
+    starts = windows.starts(0, config.training.sequences_per_step)
+    return windows.batch(starts[: state.micro_batch.size])
+
+
+def _work(
+    state: RunState, config: Config, model: GPT, windows: TrainingWindows, stored: Stored | None
+) -> Work:
     settings = config.training
-    compiled_before = None
     steps_done = 0
     seconds_done = 0.0
     if stored is not None:
         steps_done = stored["state"]["progress"]["global_step"]
         seconds_done = stored["state"]["progress"]["time_s"]
-        if stored["config"]["training"]["compile"] == settings.compile:
-            compiled_before = stored["state"]["modes"]["compiled"]
     steps_left = math.inf
     seconds_left = math.inf
     last = last_step(settings, windows.per_epoch)
@@ -122,7 +175,7 @@ def choose_compilation(
         steps_left = max(0, last - steps_done)
     if settings.max_minutes is not None:
         seconds_left = max(0.0, 60 * settings.max_minutes - seconds_done)
-    work = Work(
+    return Work(
         config,
         model,
         windows.device,
@@ -131,7 +184,6 @@ def choose_compilation(
         steps_left=steps_left,
         seconds_left=seconds_left,
     )
-    return choose_compile(work, compiled_before)
 
 
 def start_gradient_checkpointing(

@@ -389,9 +389,11 @@ def resume(run: Run, point: ResumePoint, read_base: ReadBase | None = None) -> N
 
     new_precision = run.state.modes.precision
     compiled = run.state.modes.compiled
+    graphed = run.state.modes.graphed
     restore_state(stored, run.state, run.model, run.optimizer, run.scaler)
     modes = run.state.modes
     modes.compiled = compiled  # the user may ask for another mode, or the compiler is gone
+    modes.graphed = graphed
     if asked_for_another_precision(before, config.training):
         if modes.precision != new_precision:
             change_precision(run.state, run.scaler, new_precision)
