@@ -25,7 +25,6 @@ of NaN is replayed like any other, and judged afterwards.
 import gc
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +33,7 @@ from torch import Tensor
 from chatgot.data.windows import Batch
 from chatgot.logs.events import event
 from chatgot.logs.waiting import waiting
+from chatgot.machine.cuda_graph import Launch, record_launches
 from chatgot.machine.device import DTYPES, preserved_generators, seed_generators
 from chatgot.machine.measured import best_time, best_times, remembered, synchronise
 from chatgot.machine.memory import MIB, is_out_of_memory, release_memory
@@ -41,13 +41,11 @@ from chatgot.model.gpt import GPT, Block
 
 logger = logging.getLogger(__name__)
 
-Launch = Callable[[], None]
 # Records what a function launches; returns a function that launches it again.
 Record = Callable[[Launch, torch.device], Launch]
 Scale = Callable[[Tensor], Tensor]
 Key = tuple[object, ...]
 
-WARM_UPS = 3  # passes before a recording: they choose kernels and compile blocks
 MOST_RECORDINGS = 2  # the micro-batch, and the smaller one at the end of a step
 LEAST_GAIN = 1.05  # a graph keeps its activations' memory: it must be this much faster
 ROUNDS = 5  # of timing
@@ -329,49 +327,15 @@ def difference(expected: Pass, found: Pass, tolerance: float) -> str:
 
 
 def cuda_graph(launch: Launch, device: torch.device) -> Launch:
-    """Record what a function launches on a CUDA device; return what launches it again, at once.
+    """Record what a function launches, unless that leaves too little memory for all else.
 
-    Other threads may use the device meanwhile. Raises: RuntimeError for what cannot be recorded.
+    Raises: NoGraph, and whatever torch raises for what cannot be recorded.
     """
-    current = torch.cuda.current_stream(device)
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # untyped in torch
-    stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            launch()
-    current.wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    pool = torch.cuda.graph_pool_handle()
-    spare = torch.Generator(device)
-    try:
-        # the outer context: torch does not leave the inner one when the end of a recording fails
-        with (
-            torch.cuda.stream(current),
-            torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
-        ):
-            launch()
-    except BaseException:
-        _clean_up_after(pool, spare)
-        raise
+    replay = record_launches(launch, device)
     free, total = torch.cuda.mem_get_info(device)
     if free < ROOM * total:
         raise NoGraph(f"it would leave {free / MIB:,.0f} of {total / MIB:,.0f} MiB")
-    return graph.replay
-
-
-def _clean_up_after(pool: tuple[int, int], spare: torch.Generator) -> None:
-    """Undo what torch leaves behind when the end of a recording fails (CUDAGraph::capture_end).
-
-    The allocator would think that it is still recording, and in torch 2.11 the generator, too,
-    which would refuse to draw from then on.
-    """
-    index = spare.device.index or torch.cuda.current_device()
-    # RuntimeError: torch has done it; AttributeError: the name differs in older versions
-    with suppress(AttributeError, RuntimeError):
-        torch._C._cuda_endAllocateToPool(index, pool)  # noqa: SLF001 no other name
-        torch._C._cuda_releasePool(index, pool)  # noqa: SLF001
-    generator = torch.cuda.default_generators[index]
-    generator.graphsafe_set_state(spare.graphsafe_get_state())
+    return replay
 
 
 def _first_line(error: Exception) -> str:

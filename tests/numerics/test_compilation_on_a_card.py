@@ -79,7 +79,7 @@ def test_compiled_blocks_that_compute_something_else_are_refused(work, monkeypat
 
 
 def test_attentions_own_masks_do_not_fail_the_proof(work, monkeypatch):
-    """They may differ in a compiled block: here its random numbers are not those of an eager one."""
+    """They may differ in a compiled block: this one draws a number more than an eager one."""
 
     def draw_one(y: Tensor) -> Tensor:
         torch.rand(())

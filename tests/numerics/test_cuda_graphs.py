@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from chatgot.machine.cuda_graph import WARM_UPS, Launch
 from chatgot.machine.device import preserved_generators, seed_generators
 from chatgot.model.gpt import GPT, Block, evaluating
 from chatgot.numerics import cuda_graphs
-from chatgot.numerics.cuda_graphs import GraphedPass, Launch, NoGraph, choose_graph, difference
+from chatgot.numerics.cuda_graphs import GraphedPass, NoGraph, choose_graph, difference
 from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
 from chatgot.run.modes import change_precision, choose_cuda_graph
@@ -39,7 +40,7 @@ class StandIn:
 
     def __call__(self, launch: Launch, device: torch.device) -> Launch:
         self.recorded += 1
-        for _ in range(cuda_graphs.WARM_UPS):
+        for _ in range(WARM_UPS):
             launch()
         again = launch if self.mutate is None else self.mutate(launch)
 
