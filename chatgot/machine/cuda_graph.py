@@ -51,7 +51,7 @@ def _clean_up_after(pool: tuple[int, int], spare: torch.Generator) -> None:
     The allocator would think that it is still recording, and in torch 2.11 the global generator,
     too, which would refuse to draw from then on. It gets the state of `spare`.
     """
-    index = torch.cuda.current_device() if spare.device.index is None else spare.device.index
+    index = spare.device.index
     # RuntimeError: torch has done it; AttributeError: an older version has another name
     with suppress(AttributeError, RuntimeError):
         torch._C._cuda_endAllocateToPool(index, pool)  # noqa: SLF001 no other name

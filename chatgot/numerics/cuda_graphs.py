@@ -26,6 +26,7 @@ import gc
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -268,7 +269,7 @@ class GraphedPass:
             p.grad = None
 
 
-def graph_event(model: GPT, **fields: object) -> dict[str, object]:
+def graph_event(model: GPT, **fields: Any) -> dict[str, object]:
     """Return the event `compile`, which says whether blocks are compiled and launched by a graph.
 
     fields: `graph`, `reason` and, where there are any, `measured`.
