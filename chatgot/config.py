@@ -602,7 +602,8 @@ class TrainingConfig(Section):
     )
     compile: Bool | Literal["auto"] = key(
         "auto",
-        "compile the blocks with torch.compile; auto: if that saves more time than it takes",
+        "compile the blocks with torch.compile; auto: if that saves more time than it takes; "
+        "false: on a GPU no CUDA graphs either",
         resume="set",
     )
 

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from chatgot.data.windows import TrainingWindows
 from chatgot.machine.device import seed_generators
+from chatgot.numerics.cuda_graphs import GraphedPass
 
 
-def add_gradients(
+def add_gradients(  # noqa: PLR0913 what a step is computed from
     model: nn.Module,
     windows: TrainingWindows,
     starts: np.ndarray,
     micro_batch_size: int,
     key: Sequence[int],
     scale: Callable[[Tensor], Tensor],
+    graphed: GraphedPass | None = None,
 ) -> Tensor:
     """Add up the gradients of the micro-batches; return the mean loss, () on the device.
 
@@ -32,6 +34,8 @@ def add_gradients(
     key: (seed, position). Each micro-batch seeds the global generators from (*key, index of its
         first sequence) alone.
     scale: applied to each loss before its backward (loss scaling).
+    graphed: replays micro-batches where it can; they see `scale` only as a factor then, so whether
+        the loss is finite shows in the mean alone.
     """
     S = len(starts)
     device = windows.device
@@ -40,11 +44,14 @@ def add_gradients(
     for first in range(0, S, micro_batch_size):
         x, y = windows.batch(starts[first : first + micro_batch_size])
         seed_generators(device, *key, first)
-        _, loss = model(x, y)
         # weighted by the micro-batch's share of the step, so the sum is the mean over all targets
         # that are learned from
         here = int(targets[first : first + micro_batch_size].sum())
-        share = loss * (here / int(targets.sum()))
-        scale(share).backward()  # type: ignore[no-untyped-call] # untyped in torch
+        weight = here / int(targets.sum())
+        share = None if graphed is None else graphed.add_gradient(x, y, weight, scale)
+        if share is None:
+            _, loss = model(x, y)
+            share = loss * weight
+            scale(share).backward()  # type: ignore[no-untyped-call] # untyped in torch
         total += share.detach()
     return total

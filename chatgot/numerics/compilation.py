@@ -3,12 +3,16 @@
 Only the blocks are compiled, once for all of them: embeddings, head and loss are little work,
 dropout draws its masks outside, evaluation and samples run eager. The compiled function is no
 module, so checkpoints know nothing of it.
+
+On a GPU a whole micro-batch is timed, with a CUDA graph where that is faster (cuda_graphs.py), and
+compiled blocks are compared with eager ones before they are used.
 """
 
 import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +20,7 @@ import torch
 from torch import Tensor
 
 from chatgot.config import Config
+from chatgot.data.windows import Batch
 from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
 from chatgot.logs.waiting import waiting
@@ -28,13 +33,19 @@ from chatgot.machine.measured import (
     synchronise,
 )
 from chatgot.machine.memory import is_out_of_memory
-from chatgot.model.gpt import GPT, Block
+from chatgot.model.gpt import GPT, Block, without_dropout
+from chatgot.numerics.cuda_graphs import GraphedPass, Pass, difference, fastest_pass, plain_pass
 from chatgot.numerics.precision import autocast
 
 logger = logging.getLogger(__name__)
 
 # Share of a block's time that compiling saves at most: 5 to 20 % were measured on CPUs.
 MOST_GAIN = 0.25
+# The same on a GPU, where memory traffic is saved: estimated, not measured.
+MOST_GAIN_ON_A_CARD = 0.6
+# How far compiled blocks may be from eager ones on a GPU, relative to the loss and to the norm of
+# the gradient: they keep in fp32 what eager ones round to 16 bits.
+COMPILED_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 5e-2}
 # Seconds to assume for compiling until it has been measured on this machine.
 USUAL_COMPILE_S = 20.0
 
@@ -44,8 +55,19 @@ class CompileFailed(Exception):
 
 
 @dataclass(frozen=True)
+class OnACard:
+    """A whole micro-batch of the run, for timings and proofs on a CUDA device."""
+
+    graphed: GraphedPass
+    batch: Batch
+
+
+@dataclass(frozen=True)
 class Work:
-    """What one block computes in one micro-batch, and how much of it is left in the run."""
+    """What one block computes in one micro-batch, and how much of it is left in the run.
+
+    card: what is timed instead of a block on a CUDA device; None: a block is.
+    """
 
     config: Config
     model: GPT
@@ -55,6 +77,24 @@ class Work:
     steps_left: float  # math.inf: only the clock ends the run
     seconds_left: float
     recomputes: bool = False  # gradient checkpointing is to be on
+    card: OnACard | None = None
+
+    @property
+    def unit(self) -> str:
+        """Return what is timed."""
+        return "block" if self.card is None else "micro-batch"
+
+    @property
+    def units_left(self) -> float:
+        """Return how many of them the rest of the run computes."""
+        micro_batches = math.ceil(self.config.training.sequences_per_step / self.micro_batch_size)
+        blocks = self.config.model.n_layers if self.card is None else 1
+        return self.steps_left * micro_batches * blocks
+
+    @property
+    def name_of_pass(self) -> str:
+        """Return the name of a whole micro-batch's measurements."""
+        return f"{self.name}, {self.config.model.n_layers} layers, {self.model.vocab_size} tokens"
 
     @property
     def name(self) -> str:
@@ -81,6 +121,18 @@ class Work:
             where = torch.cuda.get_device_name(self.device)
         how = f"{self.precision}, {kernel}, {torch.get_num_threads()} threads"
         return f"{cfg.architecture} {shape}, {rates}, {where}, {how}"
+
+    def eager_seconds(self) -> float:
+        """Return the seconds of one unit with eager blocks; measured once per machine."""
+        if self.card is not None:
+            return self.seconds_on_the_card()
+        return remembered(f"eager block {self.name}", lambda: [best_time(self.run_block)])[0]
+
+    def seconds_on_the_card(self) -> float:
+        """Return the seconds of a micro-batch with the blocks as they are, the fastest way."""
+        assert self.card is not None
+        with autocast(self.device, self.precision):
+            return fastest_pass(self.card.graphed, self.card.batch, self.name_of_pass)
 
     def run_block(self) -> None:
         """Run forward and backward of the first block as a micro-batch does; leave no gradient."""
@@ -153,22 +205,24 @@ def _log_off(reason: str, level: int = logging.INFO) -> None:
 
 def _compile_if_it_pays(work: Work) -> bool:
     """Compare the time that compiled blocks would save in the rest of the run with compiling's."""
-    micro_batches = math.ceil(work.config.training.sequences_per_step / work.micro_batch_size)
-    blocks = work.steps_left * micro_batches * work.config.model.n_layers
-    with waiting("measuring how fast a block is"):
-        (eager_s,) = remembered(f"eager block {work.name}", lambda: [best_time(work.run_block)])
-    in_blocks_s = min(blocks * eager_s, work.seconds_left)
-    if in_blocks_s * MOST_GAIN < USUAL_COMPILE_S:
+    unit = work.unit
+    with waiting(f"measuring how fast a {unit} is"):
+        eager_s = work.eager_seconds()
+    in_blocks_s = min(work.units_left * eager_s, work.seconds_left)
+    most_gain = MOST_GAIN if work.card is None else MOST_GAIN_ON_A_CARD
+    if in_blocks_s * most_gain < USUAL_COMPILE_S:
         _log_off(f"the rest of the run spends only about {human_time(in_blocks_s)} in the blocks")
         return False
-    times = remembered(f"compiled block {work.name}", partial(_measure_compiled, work))
+    name = work.name if work.card is None else work.name_of_pass
+    times = remembered(f"compiled {unit} {name}", partial(_measure_compiled, work))
     compile_s, eager_s, compiled_s = times
     saved_s = in_blocks_s * (1 - compiled_s / eager_s)
     pays = saved_s > compile_s
     logger.info(
-        "compile: %s; a block takes %.2f ms eager and %.2f ms compiled, "
+        "compile: %s; a %s takes %.2f ms eager and %.2f ms compiled, "
         "so %s of %s would be saved, compiling takes %s",
         "on" if pays else "off",
+        unit,
         1000 * eager_s,
         1000 * compiled_s,
         human_time(max(saved_s, 0)),
@@ -189,9 +243,16 @@ def _compile_if_it_pays(work: Work) -> bool:
 
 
 def _measure_compiled(work: Work) -> list[float]:
-    """Return the seconds of compiling, of an eager and of a compiled block; it stays compiled."""
+    """Return the seconds of compiling, of an eager and of a compiled unit; it stays compiled."""
     compile_s = _compile(work, "to measure it")
     compiled = work.model.training_block
+
+    def seconds_of_pass(block: Callable[..., Tensor]) -> float:
+        work.model.training_block = block
+        return work.seconds_on_the_card()
+
+    if work.card is not None:
+        return [compile_s, seconds_of_pass(Block.__call__), seconds_of_pass(compiled)]
 
     def run(block: Callable[..., Tensor]) -> None:
         work.model.training_block = block
@@ -215,6 +276,9 @@ def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) ->
         work.model.training_block = torch.compile(Block.forward, dynamic=False)
         with waiting("compiling the blocks"):
             work.run_block()
+        problem = _compiled_difference(work)
+        if problem:
+            raise CompileFailed(f"a micro-batch differs from an eager one: {problem}")
     except Exception as error:  # whatever is missing or broken, training can do without it
         if is_out_of_memory(error):
             raise
@@ -224,3 +288,28 @@ def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) ->
     seconds = time.perf_counter() - start_s
     logger.info("compile: blocks compiled in %.1f s, %s", seconds, reason, extra=extra)
     return seconds
+
+
+def _compiled_difference(work: Work) -> str:
+    """Return how compiled blocks change loss or gradients on a card; empty: within the tolerance.
+
+    On a CPU nothing is compared. Masks of dropout are drawn outside of the blocks, so they are the
+    same; those of attention's own dropout need not be, so all dropout is off then.
+    """
+    if work.card is None:
+        return ""
+    model = work.model
+    compiled = model.training_block
+    own_masks = work.config.model.attention_dropout > 0
+    passes: list[Pass] = []
+    try:
+        with (
+            without_dropout(model) if own_masks else nullcontext(),
+            autocast(work.device, work.precision),
+        ):
+            for block in (Block.__call__, compiled):
+                model.training_block = block
+                passes.append(plain_pass(model, work.card.batch))
+    finally:
+        model.training_block = compiled
+    return difference(passes[0], passes[1], COMPILED_TOLERANCE[work.precision])

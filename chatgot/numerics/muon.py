@@ -32,6 +32,9 @@ class Muon(torch.optim.Muon):
 
     dtype: of the products. torch's own class always uses bf16, which is a hundred times slower than
     fp32 on CPUs without bf16 instructions.
+    together: momentum, decay and update of all parameters are one operation each. On a GPU that is
+        fewer launches; on a CPU, where it computes the same bits, a gradient would leave the cache
+        between two of them.
     """
 
     def __init__(
@@ -54,18 +57,31 @@ class Muon(torch.optim.Muon):
             ns_steps=len(ITERATIONS),
         )
         self.dtype = dtype
+        self.together: bool = self.param_groups[0]["params"][0].is_cuda
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override] # takes no closure
         """Update the weights by the momentum of their gradients, made orthogonal."""
         assert closure is None
         for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
             by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:
-                    by_shape[p.shape].append((p, self._momentum(p, group)))
+            for p, momentum in zip(parameters, self._momenta(parameters, group), strict=True):
+                by_shape[p.shape].append((p, momentum))
             for pairs in by_shape.values():
                 self._update(pairs, group)
+
+    def _momenta(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Update the momenta by the gradients; return the matrices to orthogonalise."""
+        if not self.together or not parameters:
+            return [self._momentum(p, group) for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        buffers: list[Tensor] = [self.state[p]["momentum_buffer"] for p in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        if not group["nesterov"]:
+            return buffers
+        ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])  # noqa: SLF001 in torch
+        return list(ahead)
 
     def _momentum(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         """Update a parameter's momentum by its gradient; return the matrix to orthogonalise."""
@@ -85,9 +101,24 @@ class Muon(torch.optim.Muon):
             x = stack[:, rows].reshape(-1, R, C).to(self.dtype)  # (n, R, C)
             updates = orthogonal(x, group["ns_coefficients"], group["eps"])  # (n, R, C)
             factor = max(1.0, R / C) ** 0.5  # on the learning rate, as torch's adjust_lr "original"
-            for (p, _), update in zip(pairs, updates.reshape(len(pairs), -1, C), strict=True):
-                p[rows].mul_(1 - group["lr"] * group["weight_decay"])
-                p[rows].add_(update, alpha=-group["lr"] * factor)
+            self._apply(
+                [p[rows] for p, _ in pairs],
+                updates.reshape(len(pairs), -1, C),
+                decay=1 - group["lr"] * group["weight_decay"],
+                rate=group["lr"] * factor,
+            )
+
+    def _apply(self, weights: list[Tensor], updates: Tensor, decay: float, rate: float) -> None:
+        """Multiply weights by `decay`, then subtract `rate` x updates; updates: stacked."""
+        if not self.together:
+            for weight, update in zip(weights, updates, strict=True):
+                weight.mul_(decay)
+                weight.add_(update, alpha=-rate)
+            return
+        # one launch needs one dtype and layout of all; torch would take them one by one otherwise
+        alike = updates.to(weights[0].dtype).contiguous()
+        torch._foreach_mul_(weights, decay)
+        torch._foreach_add_(weights, list(alike.unbind()), alpha=-rate)
 
 
 def _runs(pieces: int | Sequence[int], height: int) -> Iterator[tuple[slice, int]]:
@@ -157,9 +188,9 @@ class MuonWithAdamW(Optimizer):
         All `step` counters of Muon's groups are raised before Muon changes its first weight.
         """
         assert closure is None
-        for group in self.muon.param_groups:
-            for p in group["params"]:
-                self.state[p]["step"] += 1
+        groups = self.muon.param_groups
+        counters = [self.state[p]["step"] for group in groups for p in group["params"]]
+        torch._foreach_add_(counters, 1)
         self.muon.step()
         self.adamw.step()
 

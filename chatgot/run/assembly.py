@@ -42,6 +42,7 @@ from chatgot.machine.measured import peak_for_mfu
 from chatgot.machine.memory import reuse_freed_memory
 from chatgot.model.gpt import GPT, build_model
 from chatgot.model.lora import add_lora, draw_lora
+from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import (
     allocate_state,
@@ -86,6 +87,7 @@ class Run:
     imported: dict[str, Any] = field(default_factory=dict)
     # of LoRA: the `path` and `sha256` of the weights below; empty: none, or not loaded yet
     base: dict[str, str] = field(default_factory=dict)
+    graphed: GraphedPass | None = None  # replays micro-batches as CUDA graphs
     start: StoredState | None = None  # the state to rewind to before the first checkpoint
     abandoned: list[Path] = field(default_factory=list)  # checkpoints after the last rewind's step
     failed_samples: int = 0  # in this process
@@ -266,7 +268,7 @@ def assemble(
     )
     run.start = copy.deepcopy(run.collect_state())
     allocate_state(optimizer)
-    choose_passes(run, stored)
+    run.graphed = choose_passes(run, stored)
     run.start["state"] = run.collect_state()["state"]
     run.check_loadable()
     return run

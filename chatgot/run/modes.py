@@ -8,22 +8,25 @@ there, so that its memory counts) those of passes.py:
 2. on a card: how many sequences go through at once, in eager blocks, recomputing or not
 3. compilation, for that many sequences
 4. the proof of gradient checkpointing, in the blocks that train: compiled or eager
+5. on a card: whether micro-batches are replayed as CUDA graphs
 
 Each one is measured in the modes that were chosen before it. A resumed run keeps what its
 checkpoint says. On another device (a CPU instead of a card, or another card) the bits change in any
-case: there, 1 to 3 are chosen anew.
+case: there, 1 to 5 are chosen anew.
 """
 
 import logging
 import math
 import os
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointError
 
 from chatgot.config import MAX_THREADS, Config, TrainingConfig
-from chatgot.data.windows import TrainingWindows
+from chatgot.data.windows import Batch, TrainingWindows
 from chatgot.errors import ConfigError
 from chatgot.logs.events import event
 from chatgot.logs.waiting import waiting
@@ -33,7 +36,8 @@ from chatgot.machine.measured import fast_threads
 from chatgot.machine.memory import is_out_of_memory
 from chatgot.model.attention import Kernel, pick_attention
 from chatgot.model.gpt import GPT
-from chatgot.numerics.compilation import Work, choose_compile, run_eager
+from chatgot.numerics.compilation import OnACard, Work, choose_compile, run_eager
+from chatgot.numerics.cuda_graphs import GraphedPass, choose_graph
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.gradient_checkpointing import (
     disable_gradient_checkpointing,
@@ -124,21 +128,18 @@ def choose_compilation(
     model: GPT,
     windows: TrainingWindows,
     stored: Stored | None,
-    recomputes: bool = False,
+    graphed: GraphedPass | None = None,
 ) -> bool:
     """Compile the blocks where it is asked for, or saves more time in the rest than it costs.
 
     Returns whether they are compiled now.
 
-    recomputes: gradient checkpointing is to be on.
+    graphed: on a card, where whole micro-batches are timed, with and without it.
     """
-    compiled_before = None
-    if stored is not None:
-        same_key = stored["config"]["training"]["compile"] == config.training.compile
-        if same_key and on_same_device(stored, windows.device):
-            compiled_before = stored["state"]["modes"]["compiled"]
-    work = _work(state, config, model, windows, stored, recomputes)
-    return choose_compile(work, compiled_before)
+    work = _work(state, config, model, windows, stored, bool(model.recompute_every))
+    if graphed is not None:
+        work = replace(work, card=OnACard(graphed, _first_micro_batch(state, config, windows)))
+    return choose_compile(work, _stored_way(config, stored, "compiled", windows.device))
 
 
 def compile_for_smaller_size(
@@ -166,6 +167,48 @@ def name_of_work(state: RunState, config: Config, model: GPT, windows: TrainingW
     """Return the name of what is measured of this model, micro-batch and precision."""
     compiled = f"compile {str(config.training.compile).lower()}"
     return f"{_work(state, config, model, windows, None, False).name}, {compiled}"
+
+
+def choose_cuda_graph(
+    state: RunState,
+    config: Config,
+    windows: TrainingWindows,
+    stored: Stored | None,
+    graphed: GraphedPass | None,
+) -> GraphedPass | None:
+    """Return what replays micro-batches where that is faster on this card; None: they are not.
+
+    `training.compile: false` asks for neither compiled blocks nor graphs.
+    """
+    if graphed is None or config.training.compile is False:
+        return None
+    modes = state.modes
+    model = graphed.model
+    name = _work(state, config, model, windows, stored, False).name_of_pass
+    model.train()
+    with autocast(windows.device, modes.precision):
+        batch = _first_micro_batch(state, config, windows)
+        before = _stored_way(config, stored, "graphed", windows.device)
+        modes.graphed = choose_graph(graphed, batch, name, before)
+    graphed.on_failure = partial(setattr, modes, "graphed", False)
+    return graphed if modes.graphed else None
+
+
+def _stored_way(
+    config: Config, stored: Stored | None, way: str, device: torch.device
+) -> bool | None:
+    """Return whether a checkpoint's run computed in that way; None: choose anew."""
+    if stored is None or stored["config"]["training"]["compile"] != config.training.compile:
+        return None
+    if not on_same_device(stored, device):
+        return None
+    before: bool = stored["state"]["modes"].get(way, False)
+    return before
+
+
+def _first_micro_batch(state: RunState, config: Config, windows: TrainingWindows) -> Batch:
+    starts = windows.starts(0, config.training.sequences_per_step)
+    return windows.batch(starts[: state.micro_batch.size])
 
 
 def _work(

@@ -18,10 +18,12 @@ from chatgot.logs.waiting import waiting
 from chatgot.machine.device import card_name, preserved_generators
 from chatgot.machine.measured import remembered
 from chatgot.machine.memory import MIB, memory_limits, release_memory, too_full
+from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.gradient_checkpointing import bytes_for_backward
 from chatgot.numerics.precision import autocast
 from chatgot.run.modes import (
     choose_compilation,
+    choose_cuda_graph,
     name_of_work,
     on_same_device,
     start_gradient_checkpointing,
@@ -38,8 +40,10 @@ LEAST_GROWTH = 0.03  # of tokens/s, for which a larger micro-batch is taken
 BYTES_TO_COME = 12
 
 
-def choose_passes(run: Trained, stored: Stored | None) -> None:
+def choose_passes(run: Trained, stored: Stored | None) -> GraphedPass | None:
     """Choose recomputation, micro-batch and compilation; switch on what is chosen and proven.
+
+    Returns what replays micro-batches as CUDA graphs; None: nothing does.
 
     `run` has the micro-batch that is asked for; its state and its model get what is chosen.
     Weights, gradients and generators are left as they were.
@@ -61,10 +65,15 @@ def choose_passes(run: Trained, stored: Stored | None) -> None:
         run.state.micro_batch.size = fastest_size_on_card(run, every)
     if modes.gradient_checkpointing_failed:  # while the sizes were timed
         every = 0
-    modes.compiled = choose_compilation(
-        run.state, run.config, run.model, run.train_windows, stored, recomputes=every > 0
-    )
+    graphed = GraphedPass(run.model, run.device) if run.device.type == "cuda" else None
+    parts = (run.state, run.config, run.model, run.train_windows, stored)
+    run.model.recompute_every = every or None  # the proof comes later: only time and memory count
+    try:
+        modes.compiled = choose_compilation(*parts, graphed)
+    finally:
+        run.model.recompute_every = None
     start_gradient_checkpointing(modes, run.config, run.model, run.device, every)
+    return choose_cuda_graph(run.state, run.config, run.train_windows, stored, graphed)
 
 
 def first_micro_batch(settings: TrainingConfig) -> int:

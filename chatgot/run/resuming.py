@@ -394,6 +394,7 @@ def resume(run: Run, point: ResumePoint, read_base: ReadBase | None = None) -> N
     restore_state(stored, run.state, run.model, run.optimizer, run.scaler)
     modes = run.state.modes
     modes.compiled = chosen.compiled  # the user may ask for another mode, or the compiler is gone
+    modes.graphed = chosen.graphed
     modes.gradient_checkpointing_chosen = chosen.gradient_checkpointing_chosen
     modes.card = chosen.card
     if not config.training.dynamic_batch_size.enabled and run.state.micro_batch.size != size:

@@ -117,6 +117,7 @@ class Modes(Part):
     precision_raised: bool = kept_on_rewind(False)  # it was tried again after a fallback, once
     attention: Kernel = kept_on_rewind("sdpa")  # the kernel
     compiled: bool = kept_on_rewind(False)  # the blocks run compiled
+    graphed: bool = kept_on_rewind(False)  # micro-batches are replayed as CUDA graphs
     # of the matrix products in Muon's updates
     muon_precision: Literal["fp32", "bf16"] = kept_on_rewind("fp32")
     threads: int = Field(1, ge=1, le=MAX_THREADS, json_schema_extra={"kept_on_rewind": True})

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chatgot.machine.cuda_graph import record_launches
+from chatgot.machine.device import preserved_generators
 from chatgot.machine.measured import keep_compiled_code
 from chatgot.model.gpt import GPT, Block
 from chatgot.model.lora import merged
@@ -31,7 +33,6 @@ _numbers = itertools.count()
 MOST_DIFFERENCE = (
     1e-4  # of a compiled step's logits, relative to the largest: sums in another order
 )
-WARM_UPS = 3  # passes before a graph is captured
 LONGEST_REASON = 200  # characters of a compiler's message
 PROVEN_TOKENS = BLOCK  # that the texts of the proof may look at
 ROWS_HINT = 16  # the number of rows for which oneDNN picks a layout
@@ -152,19 +153,14 @@ def graphed_step(model: GPT, cache: KeyValueCache, slots: int) -> Step:
     all_positions = torch.zeros(slots, dtype=torch.int64, device=device)
     all_seen = torch.arange(model.cfg.max_seq_length, device=device)
 
-    def whole_step() -> Tensor:
-        return step(all_ids, all_positions, cache.k, cache.v, all_seen)
+    all_logits = torch.zeros(slots, model.vocab_size, device=device)
 
-    # the first passes choose kernels and reserve memory, which a capture must not do
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # untyped in torch
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            whole_step()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        all_logits = whole_step()
+    def whole_step() -> None:
+        all_logits.copy_(step(all_ids, all_positions, cache.k, cache.v, all_seen))
+
+    # a failure must not disturb the generator, which training uses, too
+    with preserved_generators(device):
+        launch_again = record_launches(whole_step, device)
 
     def replay(
         ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor], seen: Tensor
@@ -174,7 +170,7 @@ def graphed_step(model: GPT, cache: KeyValueCache, slots: int) -> Step:
         all_positions[:B] = positions
         # what a row without a text is given is overwritten when a text comes
         all_positions[B:] = 0
-        graph.replay()
+        launch_again()
         return all_logits[:B]
 
     return replay

@@ -75,6 +75,8 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
     modes = run.state.modes
     every = run.model.recompute_every
     blocks = "compiled" if modes.compiled else "eager"
+    if modes.graphed:
+        blocks += " in a CUDA graph"
     gradient_checkpointing = f"every {every}" if every else "off"
     return [
         f"run {run.state.run_id}",

@@ -66,7 +66,13 @@ def _attempt(run: Run) -> Tensor | None:
         key = (run.config.seed, position)
         with autocast(run.device, state.modes.precision):
             return add_gradients(
-                run.model, windows, starts, state.micro_batch.size, key, run.scaler.scale
+                run.model,
+                windows,
+                starts,
+                state.micro_batch.size,
+                key,
+                run.scaler.scale,
+                run.graphed,
             )
     except CheckpointError as error:
         give_up_gradient_checkpointing(run.model, state, error)
@@ -78,6 +84,8 @@ def _attempt(run: Run) -> Tensor | None:
     run.model.zero_grad(set_to_none=True)
     run.scaler.begin()
     if out_of_memory:
+        if run.graphed is not None:
+            run.graphed.release()
         release_memory(windows.device)
         shrink(run)
     return None

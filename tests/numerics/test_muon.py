@@ -7,6 +7,7 @@ import parts
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chatgot.checkpointing.checkpoint_file import load_checkpoint
 from chatgot.errors import OutOfMemory
@@ -52,6 +53,18 @@ def steps(
         optimizer.step()
         updates.append([p.detach() - b for p, b in zip(parameters, before, strict=True)])
     return updates
+
+
+class OperationCount(TorchDispatchMode):
+    """Counts what is computed; on a GPU each operation is about one launch, and views are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operations += not function.is_view
+        return function(*args, **(kwargs or {}))
 
 
 def assert_close(found, expected, tolerance: float) -> None:
@@ -200,6 +213,35 @@ def test_each_matrix_of_a_batch_is_orthogonalised_separately():
         orthogonal(scaled, ITERATIONS, 1e-12), orthogonal(x, ITERATIONS, 1e-12), atol=1e-4
     )
     assert torch.equal(orthogonal(torch.zeros(1, 4, 4), ITERATIONS, 1e-7), torch.zeros(1, 4, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("settings", [{}, {"nesterov": False}, {"weight_decay": 0.0}])
+@pytest.mark.parametrize(("pieces", "shapes"), [(1, SHAPES), (2, SHAPES), ((8, 4, 4), SHAPES[1:2])])
+def test_updates_of_all_weights_together_change_no_bit(dtype, settings, pieces, shapes):
+    """So few launches is the way of a GPU; both ways exist on a CPU, where bits can be compared."""
+    apart = matrices(shapes)
+    together = matrices(shapes)
+    one = ours(apart, dtype, pieces, **settings)
+    other = ours(together, dtype, pieces, **settings)
+    assert not one.together
+    other.together = True
+    for found, expected in zip(steps(other, together), steps(one, apart), strict=True):
+        assert all(map(torch.equal, found, expected))
+    assert parts.same(other.state_dict()["state"], one.state_dict()["state"])
+
+
+def test_updates_together_take_half_of_the_operations():
+    with_each = OperationCount()
+    with_all = OperationCount()
+    for together, count in ((False, with_each), (True, with_all)):
+        parameters = matrices([(16, 16), (16, 48)] * 8)
+        optimizer = ours(parameters, torch.bfloat16)
+        optimizer.together = together
+        give_gradients(parameters, 0)
+        with count:
+            optimizer.step()
+    assert with_all.operations < 0.5 * with_each.operations
 
 
 # Together with AdamW
