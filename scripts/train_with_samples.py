@@ -569,7 +569,9 @@ def train(run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver) -> N
                 show_samples(run, metrics, prompts)
             due.sampled()
 
-        # once in a while: a checkpoint
+        # once in a while: a checkpoint; one that was written beside the last steps is whole now
+        with run.times.of("saving"):
+            saver.finish()
         if due.checkpoint():
             with run.times.of("saving"):
                 saver.save()
@@ -709,6 +711,7 @@ def train_in_folder(
         closing(metrics),
         ProgressBar(run) as bar,
         crash_trace(paths.run_dir / "crash.txt"),
+        saver,  # waits for a checkpoint that is still being written
     ):
         try:
             train(run, metrics, bar, saver)
