@@ -9,7 +9,7 @@ from typing import Any
 
 import harness
 import pytest
-from fault_trials import STEPS, files, go_on, start
+from fault_trials import BOTH_WAYS, STEPS, files, go_on, start, way
 
 from chatgot.checkpointing.checkpoint_file import is_whole
 
@@ -45,8 +45,9 @@ def checkpoint_bytes(folder: Path) -> dict[int, bytes]:
         for name, code in (("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143))
     ],
 )
+@BOTH_WAYS
 def test_a_signal_in_any_phase_saves_the_run_and_it_resumes_exactly(
-    server, reference, trial_folder, table, phase, name, code
+    server, reference, trial_folder, table, phase, name, code, background
 ):
     folder = trial_folder("stopped")
     outcome = start(server, folder, [hook(phase, [name])])
@@ -60,7 +61,7 @@ def test_a_signal_in_any_phase_saves_the_run_and_it_resumes_exactly(
     resumed = go_on(server, folder)
     assert resumed.exit_code == 0, resumed.said
     lost = reference.lost(folder)
-    table.add(f"{name} in step, save, sample, evaluation", 1, lost is not None)
+    table.add(f"{name} in step, save, sample, evaluation{way(background)}", 1, lost is not None)
     assert lost is None
     evaluations = harness.events(folder, "evaluation")
     assert sum(event["val_loss_full"] is not None for event in evaluations) == 1
@@ -99,6 +100,7 @@ def test_a_signal_before_the_first_step_saves_nothing(
     assert lost is None
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize(
     "names",
@@ -109,7 +111,7 @@ def test_a_signal_before_the_first_step_saves_nothing(
     ],
 )
 def test_a_second_signal_ends_the_run_at_once_and_damages_no_file(
-    server, reference, trial_folder, table, phase, names
+    server, reference, trial_folder, table, phase, names, background
 ):
     folder = trial_folder("insisted")
     outcome = start(server, folder, [hook(phase, names, gap_s=0.005)])
@@ -118,7 +120,7 @@ def test_a_second_signal_ends_the_run_at_once_and_damages_no_file(
     assert all(is_whole(path) for path in files(folder).values())
     assert go_on(server, folder).exit_code == 0
     lost = reference.lost(folder)
-    table.add("SIGINT twice, 5 ms apart", 1, lost is not None)
+    table.add(f"SIGINT twice, 5 ms apart{way(background)}", 1, lost is not None)
     assert lost is None
 
 
