@@ -70,7 +70,8 @@ def _arrival(device: torch.device | None) -> Arrived:
     """Return what waits for the copies that were just launched from a CUDA device, if any."""
     if device is None:
         return _nothing
-    copied = torch.cuda.Event(blocking=True)  # a wait that spins would take a core
+    # blocking: a wait that spins would take a core
+    copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call] # untyped in torch
     copied.record(torch.cuda.current_stream(device))
     return copied.synchronize
 

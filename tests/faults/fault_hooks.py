@@ -165,12 +165,14 @@ def in_writes(saves: list[int]) -> Any:
 
 
 class LimitedFile:
-    """A file that calls `act` instead of taking more than `byte` bytes."""
+    """A file that records `what` and calls `act` instead of taking more than `byte` bytes."""
 
-    def __init__(self, file: Any, byte: int, act: Any) -> None:
+    def __init__(self, file: Any, byte: int, what: str, act: Any) -> None:
         self._file = file
         self._byte = byte
+        self._what = what
         self._act = act
+        self._is_full = False
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
@@ -178,6 +180,9 @@ class LimitedFile:
         if len(view) > room:
             self._file.write(view[:room])
             self._file.flush()
+            if not self._is_full:
+                fire(self._what)
+            self._is_full = True
             self._act()
         return self._file.write(view)
 
@@ -185,7 +190,7 @@ class LimitedFile:
         return getattr(self._file, name)
 
 
-def limit_files(byte: int, saves: list[int], act: Any) -> None:
+def limit_files(byte: int, saves: list[int], what: str, act: Any) -> None:
     """Call `act` when a file of these saves grows beyond `byte` bytes.
 
     The kernel's limit would be one for all files, also for those that the steps write meanwhile.
@@ -196,7 +201,7 @@ def limit_files(byte: int, saves: list[int], act: Any) -> None:
     @contextlib.contextmanager
     def limited(path: Path, *rest: Any) -> Any:
         with real(path, *rest) as file:
-            yield LimitedFile(file, byte, act) if is_limited() else file
+            yield LimitedFile(file, byte, what, act) if is_limited() else file
 
     checkpoint_file.atomic_file = limited
 
@@ -266,12 +271,7 @@ def die_at_byte(target: Target, save: int, byte: int) -> None:
     In the background, the thread kills it.
     """
     if target.background:
-
-        def act() -> None:
-            fire(f"dies at byte {byte}")
-            kill_itself()
-
-        limit_files(byte, [save], act)
+        limit_files(byte, [save], f"dies at byte {byte}", kill_itself)
         return
 
     def before(n: int) -> None:
@@ -446,10 +446,9 @@ def file_limit(target: Target, byte: int, saves: list[int]) -> None:
     if target.background:
 
         def act() -> None:
-            fire(f"refused at {byte} bytes")
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
-        limit_files(byte, saves, act)
+        limit_files(byte, saves, f"refused at {byte} bytes", act)
         return
     no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     real = saver.save_checkpoint
