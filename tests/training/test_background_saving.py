@@ -56,7 +56,7 @@ def saved_steps(run: Run) -> list[int]:
 
 
 class SlowDisk:
-    """Holds up the thread that writes, before the file is synced.
+    """Holds up the thread that writes, before the first byte.
 
     begun: it has come there. open: it may go on. error: what the disk says then.
     """
@@ -65,15 +65,15 @@ class SlowDisk:
         self.begun = threading.Event()
         self.open = threading.Event()
         self.error: OSError | None = None
-        self._fsync = os.fsync
+        self._open_file = os.open
 
-    def fsync(self, descriptor: int) -> None:
-        if threading.current_thread().name == "saving":
+    def open_file(self, path: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_CREAT and threading.current_thread().name == "saving":
             self.begun.set()
             assert self.open.wait(LONG_S)
             if self.error is not None:
                 raise self.error
-        self._fsync(descriptor)
+        return self._open_file(path, flags, *mode)
 
     def fails(self) -> None:
         self.error = OSError(28, os.strerror(28))
@@ -82,7 +82,7 @@ class SlowDisk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
     slow = SlowDisk()
-    monkeypatch.setattr(os, "fsync", slow.fsync)
+    monkeypatch.setattr(os, "open", slow.open_file)
     yield slow
     slow.open.set()
     for thread in writers():
