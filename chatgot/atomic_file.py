@@ -20,13 +20,17 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_file(path: Path, verify: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+def atomic_file(
+    path: Path, verify: Callable[[Path], None] | None = None, mode: int | None = None
+) -> Iterator[BinaryIO]:
     """Open a temporary file; it replaces `path` if the block succeeds, else it is removed.
 
     The file is created exclusively: a link planted under its name is never followed. After the
     block it is flushed and fsynced, and `verify` may read it and raise. Then it is renamed and the
     folder is fsynced: the new file survives a power cut.
 
+    mode: of the new file. None: as the umask says; a thread beside others needs the mode, because
+        reading the umask changes it for a moment.
     Raises: OSError with an errno if the disk refuses; any error of the block or of `verify`.
     """
     temporary = temporary_name(path)
@@ -44,7 +48,7 @@ def atomic_file(path: Path, verify: Callable[[Path], None] | None = None) -> Ite
         with os.fdopen(os.open(temporary, flags, 0o600), "w+b") as file:
             yield file
             file.flush()
-            set_mode_by_umask(file.fileno())
+            set_mode(file.fileno(), mode_of_new_files() if mode is None else mode)
             os.fsync(file.fileno())
         if verify is not None:
             verify(temporary)
@@ -72,11 +76,21 @@ def _replace(temporary: Path, path: Path) -> None:
 
 def set_mode_by_umask(descriptor: int) -> None:
     """Give an open file the mode that a new file has; nothing where files have no modes."""
+    set_mode(descriptor, mode_of_new_files())
+
+
+def mode_of_new_files() -> int:
+    """Return the mode that the umask gives a new file; for a moment the umask is another one."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def set_mode(descriptor: int, mode: int) -> None:
+    """Give an open file a mode; nothing where files have no modes."""
     if hasattr(os, "fchmod"):
-        umask = os.umask(0o077)
-        os.umask(umask)
         try:
-            os.fchmod(descriptor, 0o666 & ~umask)
+            os.fchmod(descriptor, mode)
         except OSError as error:
             if error.errno not in NO_MODES:
                 raise

@@ -553,6 +553,12 @@ class TrainingConfig(Section):
         le=10**9,
         resume="free",
     )
+    background_saves: Bool | Literal["auto"] = key(
+        "auto",
+        "copy the state, and let a thread write the checkpoint while training goes on; auto: only "
+        "on a GPU, because on a CPU the thread would take a core from training",
+        resume="free",
+    )
     log_interval: Int | None = key(
         10, "steps between two lines of the log; null: off", ge=1, le=MAX_STEPS, resume="free"
     )

@@ -589,7 +589,9 @@ def train(
                 show_samples(run, metrics, prompts)
             due.sampled()
 
-        # once in a while: a checkpoint
+        # once in a while: a checkpoint; one that was written beside the last steps is whole now
+        with run.times.of("saving"):
+            saver.finish()
         if due.checkpoint():
             with run.times.of("saving"):
                 saver.save()
@@ -733,6 +735,7 @@ def train_in_folder(
         closing(Contention()) as contention,
         ProgressBar(run) as bar,
         crash_trace(paths.run_dir / "crash.txt"),
+        saver,  # waits for a checkpoint that is still being written
     ):
         try:
             train(run, metrics, bar, saver, contention)

@@ -474,6 +474,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "training.optimizer": ("muon", "muon"),
     "training.attention": ("products", "products"),
     "training.compile": ("false", False),
+    "training.background_saves": ("true", True),
     "training.lr_schedule": ("linear", "linear"),
     "training.precision_dtype": ("bf16", "bf16"),
     "training.mixed_precision": ("true", True),

@@ -11,8 +11,8 @@ import os
 import pickle
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
@@ -35,6 +35,9 @@ from chatgot.logs.waiting import Advance, waiting
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+# takes the words and the total of `waiting`; the block is told what counts its progress
+Shown = Callable[[str, float | None], AbstractContextManager[Advance]]
 
 # 1: a vocabulary without END_OF_TEXT, one string; written before the project had a version
 FORMAT_VERSION = 2
@@ -133,15 +136,23 @@ class _HashingWriter(io.RawIOBase):
         self.advance(len(data))
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = False) -> bool:
+def save_checkpoint(
+    path: Path,
+    checkpoint: dict[str, Any],
+    replace: bool = False,
+    *,
+    shown: Shown = waiting,
+    mode: int | None = None,
+) -> bool:
     """Write one checkpoint: temporary file, hash, fsync, verification, rename, fsync of the folder.
 
     A file that has this name already is replaced only when it is damaged, or with `replace`;
     otherwise it stays, and False is returned.
 
+    shown: shows the progress. mode: of the file, as `atomic_file` takes it.
     Raises: OSError with an errno when the disk refuses; then no file has changed.
     """
-    if not replace and is_whole(path):
+    if not replace and is_whole(path, shown):
         return False
 
     def verify(temporary: Path) -> None:
@@ -160,7 +171,10 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], replace: bool = Fals
         assert all(outline[key] == checkpoint[key] for key in ("run_id", "global_step"))
 
     total = 2 * _tensor_bytes(checkpoint)  # each byte is written, then read back
-    with waiting(f"saving {path.name}", total) as advance, atomic_file(path, verify) as file:
+    with (
+        shown(f"saving {path.name}", total) as advance,
+        atomic_file(path, verify, mode) as file,
+    ):
         writer = _HashingWriter(file, advance)
         try:
             torch.save(checkpoint, cast("IO[bytes]", writer))
@@ -213,11 +227,13 @@ def _digest(file: BinaryIO, size: int, advance: Advance) -> bytes:
     return digest.hexdigest().encode()
 
 
-def is_whole(path: Path) -> bool:
+def is_whole(path: Path, shown: Shown = waiting) -> bool:
     """Return whether `path` is a regular file that a finished save wrote under this name.
 
     Its bytes are verified once, and again when inode, size or time have changed. The values of its
     tensors are not read, so this does not say whether they fit a model.
+
+    shown: shows the progress of the verification.
     """
     try:
         status = path.lstat()
@@ -226,7 +242,7 @@ def is_whole(path: Path) -> bool:
         if _identity(path.name, status) in _verified:
             return True
         with _reading(path) as file:
-            if _find_damage(file, path) is not None:
+            if _find_damage(file, path, shown) is not None:
                 return False
             _outline(file, path)
             _remember_verified(path, file)
@@ -255,9 +271,9 @@ def _holds_tensors(value: object) -> bool:
     return next(all_tensors(value), None) is not None
 
 
-def _find_damage(file: BinaryIO, path: Path) -> str | None:
+def _find_damage(file: BinaryIO, path: Path, shown: Shown = waiting) -> str | None:
     """Return what `damage` finds; of a large file it shows how far that is."""
-    with waiting(f"verifying {path.name}", os.fstat(file.fileno()).st_size) as advance:
+    with shown(f"verifying {path.name}", os.fstat(file.fileno()).st_size) as advance:
         return damage(file, advance)
 
 

@@ -6,7 +6,7 @@ Letters: S sequences of one optimizer step, T `max_seq_length`, V rows of the em
 import copy
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,8 @@ class Run:
     failed_samples: int = 0  # in this process
     steps_here: int = 0  # optimizer steps started in this process
     times: TimeSplit = field(default_factory=TimeSplit)  # in this process
+    # waits until no checkpoint is being written in the background
+    finish_saving: Callable[[], None] = field(default=lambda: None)
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -124,8 +124,10 @@ def rewind(run: Run) -> None:
 
     If there is no new good checkpoint since the last rewind, go back one checkpoint further. If
     there is no checkpoint, go back to the start.
-    Raises: Diverged if `max_rewinds` are used up, or there is nothing to go back to.
+    Raises: Diverged if `max_rewinds` are used up, or there is nothing to go back to; StorageError
+    of a save that was still being written.
     """
+    run.finish_saving()  # its file may be the one to go back to
     state = run.state
     if state.health.rewinds >= run.config.training.safety.max_rewinds:
         raise Diverged(failure_report(run))

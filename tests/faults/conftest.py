@@ -4,8 +4,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fault_trials
+import harness
 import pytest
 from fault_server import FaultServer
 
@@ -72,9 +74,25 @@ def reference(
 
 
 @pytest.fixture
-def trial_folder(reference: fault_trials.Reference, tmp_path: Path) -> Callable[..., Path]:
+def background() -> bool:
+    """Return whether checkpoints are written beside the next steps; a test may parametrize it.
+
+    The undisturbed run never does that: both ways must end in its bits.
+    """
+    return False
+
+
+@pytest.fixture
+def trial_folder(
+    reference: fault_trials.Reference, tmp_path: Path, background: bool
+) -> Callable[..., Path]:
     """Return a function that makes folders, each ready for a run like the reference."""
-    return lambda name, **changes: fault_trials.new_folder(tmp_path, name, **changes)
+    way = {"training": {"background_saves": True}} if background else {}
+
+    def make(name: str, **changes: Any) -> Path:
+        return fault_trials.new_folder(tmp_path, name, **harness.merged(way, changes))
+
+    return make
 
 
 def pytest_terminal_summary(

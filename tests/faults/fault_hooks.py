@@ -1,7 +1,10 @@
 """The faults, installed into a forked child from outside: the product knows nothing of them.
 
-Each hook takes a Target: the script's namespace and the shared byte of the phase. Each fault is
+Each hook takes a Target: the script's namespace and the shared bytes of the phase. Each fault is
 written to fired.txt before it happens, so that a test can assert that it did happen.
+
+A save has two ways: while training waits, or by a thread beside the next steps. "In a save" is then
+in that thread, and in what the training thread does when the thread has ended.
 """
 
 import contextlib
@@ -26,10 +29,10 @@ from typing import Any
 import torch
 from fault_server import FIRED
 
-from chatgot.checkpointing import checkpoint_file, run_files, saver
+from chatgot.checkpointing import checkpoint_file, host_copy, run_files, saver
 from chatgot.numerics import accumulation
 from chatgot.run import resuming, run_state
-from chatgot.training import evaluation
+from chatgot.training import evaluation, saving
 
 # the file-system calls of a save: with and without an audit event
 AUDITED = {"open", "os.rename", "os.remove", "os.scandir", "os.listdir", "os.mkdir", "os.chmod"}
@@ -50,6 +53,7 @@ class Target:
 
     namespace: dict[str, Any]
     heartbeat: mmap.mmap
+    background: bool  # checkpoints are written beside the next steps
 
 
 def fire(what: str, open_file: Any = os.open) -> None:
@@ -106,8 +110,112 @@ def replace(target: Target, name: str, function: Any) -> None:
         target.namespace[name] = function
 
 
+def around_write(before: Any = None, after: Any = None) -> None:
+    """Call `before(n)` before and `after(n)` after a checkpoint is written, by whoever writes it.
+
+    It is the n-th one of the process, from 1.
+    """
+    real = saver.save_checkpoint
+    count = numbers()
+
+    @functools.wraps(real)
+    def wrapped(*args: Any, **keywords: Any) -> Any:
+        n = next(count)
+        if before:
+            before(n)
+        try:
+            return real(*args, **keywords)
+        finally:
+            if after:
+                after(n)
+
+    saver.save_checkpoint = wrapped
+
+
+def around_retention(before: Any = None, after: Any = None) -> None:
+    """Call `before(n)` before and `after(n)` after old files go, the last act of the n-th save."""
+    real = saving.cleanup_old_checkpoints
+    count = numbers()
+
+    @functools.wraps(real)
+    def wrapped(*args: Any, **keywords: Any) -> Any:
+        n = next(count)
+        if before:
+            before(n)
+        removed = real(*args, **keywords)
+        if after:
+            after(n)
+        return removed
+
+    saving.cleanup_old_checkpoints = wrapped
+
+
+def in_writes(saves: list[int]) -> Any:
+    """Return a function that says whether its thread is writing one of these saves."""
+    here = threading.local()
+
+    def before(n: int) -> None:
+        here.is_in = n in saves
+
+    def after(n: int) -> None:
+        here.is_in = False
+
+    around_write(before, after)
+    return lambda: getattr(here, "is_in", False)
+
+
+class LimitedFile:
+    """A file that records `what` and calls `act` instead of taking more than `byte` bytes."""
+
+    def __init__(self, file: Any, byte: int, what: str, act: Any) -> None:
+        self._file = file
+        self._byte = byte
+        self._what = what
+        self._act = act
+        self._is_full = False
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        room = self._byte - self._file.tell()
+        if len(view) > room:
+            self._file.write(view[:room])
+            self._file.flush()
+            if not self._is_full:
+                fire(self._what)
+            self._is_full = True
+            self._act()
+        return self._file.write(view)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def limit_files(byte: int, saves: list[int], what: str, act: Any) -> None:
+    """Call `act` when a file of these saves grows beyond `byte` bytes.
+
+    The kernel's limit would be one for all files, also for those that the steps write meanwhile.
+    """
+    is_limited = in_writes(saves)
+    real = checkpoint_file.atomic_file
+
+    @contextlib.contextmanager
+    def limited(path: Path, *rest: Any) -> Any:
+        with real(path, *rest) as file:
+            yield LimitedFile(file, byte, what, act) if is_limited() else file
+
+    checkpoint_file.atomic_file = limited
+
+
 def heartbeat(target: Target) -> None:
-    """Keep the current phase of the script in the shared byte."""
+    """Keep the current phase of the script in the shared byte; in the next one, if it writes."""
+
+    def writing(n: int) -> None:
+        target.heartbeat[1] = 1
+
+    def written(n: int) -> None:
+        target.heartbeat[1] = 0
+
+    around_write(writing, written)
     for phase in FUNCTIONS:
         stack: list[int] = []
 
@@ -125,7 +233,7 @@ def steps(target: Target) -> None:
     """Record each update in steps.jsonl and each save in promised.txt.
 
     An update's record: its step, a hash of the batch's places in the text, loss, gradient norm.
-    A save's record is its step, written when the save returns: from then on it must not be lost.
+    A save's record is its step, written when it counts as saved: from then on it must not be lost.
     """
     real_update = target.namespace["update_weights"]
 
@@ -141,24 +249,30 @@ def steps(target: Target) -> None:
             file.write(json.dumps(record) + "\n")
         return result
 
-    real_save = function_of(target, "Saver.save")
+    real_count = saver.CheckpointWriter.count
 
-    def save(its_saver: Any, *args: Any, **keywords: Any) -> bool:
-        saved = real_save(its_saver, *args, **keywords)
+    def count(writer: Any, save: Any, *args: Any, **keywords: Any) -> bool:
+        saved = real_count(writer, save, *args, **keywords)
         if saved:
             with open("promised.txt", "a") as file:  # noqa: PTH123
-                file.write(f"{its_saver.run.state.progress.global_step}\n")
+                file.write(f"{save.step}\n")
         return saved
 
     replace(target, "update_weights", update_weights)
-    replace(target, "Saver.save", save)
+    saver.CheckpointWriter.count = count
 
 
 # Death
 
 
 def die_at_byte(target: Target, save: int, byte: int) -> None:
-    """Let the kernel kill the process when a save writes more than `byte` bytes to a file."""
+    """Let the kernel kill the process when a save writes more than `byte` bytes to a file.
+
+    In the background, the thread kills it.
+    """
+    if target.background:
+        limit_files(byte, [save], f"dies at byte {byte}", kill_itself)
+        return
 
     def before(n: int) -> None:
         if n == save:
@@ -171,15 +285,14 @@ def die_at_byte(target: Target, save: int, byte: int) -> None:
 
 def watch_calls(target: Target, save: int, act: Any) -> None:
     """Call `act(n, name)` before each file-system call (n from 1) of the `save`-th save."""
-    watching = [False]
+    here = threading.local()  # other threads write whenever they like
     count = numbers()
-    saving = threading.current_thread()  # TensorBoard's own thread writes whenever it likes
 
     def called(name: str) -> None:
-        if watching[0] and threading.current_thread() is saving:
-            watching[0] = False  # do not watch the calls of `act` itself
+        if getattr(here, "is_watched", False):
+            here.is_watched = False  # do not watch the calls of `act` itself
             act(next(count), name)
-            watching[0] = True
+            here.is_watched = True
 
     def audit(event: str, args: tuple) -> None:
         if event in AUDITED:
@@ -196,14 +309,21 @@ def watch_calls(target: Target, save: int, act: Any) -> None:
         setattr(os, name, wrapped)
 
     def before(n: int) -> None:
-        watching[0] = n == save
+        here.is_watched = n == save
+
+    def written(n: int) -> None:
+        here.is_watched = False
 
     def after(n: int) -> None:
         if n == save:
             called("end")
-        watching[0] = False
+        here.is_watched = False
 
-    around(target, "save", before, after)
+    if target.background:
+        around_write(before, written)
+        around_retention(before, after)
+    else:
+        around(target, "save", before, after)
 
 
 def count_calls(target: Target, save: int) -> None:
@@ -237,7 +357,10 @@ def die_in_phase(target: Target, phase: str, nth: int, how: str) -> None:
                 threading.Thread(target=lambda: os._exit(77)).start()
                 time.sleep(60)
 
-    around(target, phase, before)
+    if phase == "save":
+        around_write(before)
+    else:
+        around(target, phase, before)
 
 
 def inside(target: Target, phase: str, nth: int, act: Any) -> None:
@@ -270,10 +393,20 @@ def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float
 
     def send(n: int) -> None:
         if n == nth:
-            for name in names:
+            for i, name in enumerate(names):
                 fire(name)
                 os.kill(os.getpid(), getattr(signal, name))
                 time.sleep(gap_s)
+                if threading.current_thread() is not threading.main_thread():
+                    wait_for_main_thread(is_first=i == 0)
+
+    def wait_for_main_thread(is_first: bool) -> None:
+        """Wait until it has seen the first signal; after the second, until the process ends."""
+        end_s = time.monotonic() + 5
+        while time.monotonic() < end_s:
+            if is_first and target.namespace["STOP"].requested():
+                return
+            time.sleep(0.001)
 
     if phase == "before the first step":
         real = target.namespace["assemble"]
@@ -299,7 +432,7 @@ def chain(target: Target, saves: int) -> None:
             fire("dies after a save")
             kill_itself()
 
-    around(target, "save", after=after)
+    around_retention(after=after)
 
 
 # Storage
@@ -308,8 +441,15 @@ def chain(target: Target, saves: int) -> None:
 def file_limit(target: Target, byte: int, saves: list[int]) -> None:
     """Let no file grow beyond `byte` bytes during these saves.
 
-    The kernel cuts the write short and refuses the next one.
+    The kernel cuts the write short and refuses the next one; in the background, the file does.
     """
+    if target.background:
+
+        def act() -> None:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+        limit_files(byte, saves, f"refused at {byte} bytes", act)
+        return
     no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     real = saver.save_checkpoint
     count = numbers()
@@ -332,24 +472,17 @@ def file_limit(target: Target, byte: int, saves: list[int]) -> None:
 
 def failing_call(target: Target, call: str, number: str, saves: list[int]) -> None:
     """Make a call of the os module fail with an errno during these saves."""
-    failing = [False]
+    is_failing = in_writes(saves)
     real = getattr(os, call)
 
     def wrapped(*args: Any, **keywords: Any) -> Any:
-        if failing[0]:
+        if is_failing():
             fire(f"{call} fails with {number}")
             code = getattr(errno, number)
             raise OSError(code, os.strerror(code))
         return real(*args, **keywords)
 
-    def before(n: int) -> None:
-        failing[0] = n in saves
-
-    def after(n: int) -> None:
-        failing[0] = False
-
     setattr(os, call, wrapped)
-    around(target, "save", before, after)
 
 
 def move_folder(target: Target, save: int, back_at: int | None) -> None:
@@ -362,7 +495,7 @@ def move_folder(target: Target, save: int, back_at: int | None) -> None:
         if n == back_at:
             Path("moved").rename("checkpoints")
 
-    around(target, "save", before)
+    around_write(before)
 
 
 def raising(target: Target, phase: str, nth: int, kind: str) -> None:
@@ -387,6 +520,16 @@ def raising(target: Target, phase: str, nth: int, kind: str) -> None:
             act()
 
     torch.save = save
+
+
+def slow_thread(target: Target, seconds: float) -> None:
+    """Let the thread that writes begin late, so that a step is done before its first byte."""
+
+    def before(n: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(seconds)
+
+    around_write(before)
 
 
 def slow_disk(target: Target, seconds: float) -> None:
@@ -439,13 +582,24 @@ def mutant_naive_save(target: Target) -> None:
     """Write straight to the final name."""
 
     @contextlib.contextmanager
-    def straight(path: Path, verify: Any = None) -> Any:
+    def straight(path: Path, *rest: Any) -> Any:
         with path.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
 
     checkpoint_file.atomic_file = straight
+
+
+def mutant_hasty(target: Target) -> None:
+    """Take a checkpoint for saved while its thread still writes it."""
+    saver.CheckpointWriter.is_writing = lambda writer: False
+    saver._join = lambda thread: None
+
+
+def mutant_no_copy(target: Target) -> None:
+    """Let the thread write the tensors that the next steps change."""
+    host_copy.HostCopy.take = lambda copies, state: (state, lambda: None)
 
 
 def mutant_no_rng(target: Target) -> None:

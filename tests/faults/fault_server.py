@@ -102,18 +102,19 @@ def serve() -> None:
     script = ROOT / "scripts" / "train_with_samples.py"
     code = compile(script.read_text(encoding="utf-8"), str(script), "exec")
     exec(code, {"__name__": "imported", "__file__": str(script)})  # for the imports of the script
-    heartbeat = mmap.mmap(-1, 1)  # shared with the child: the child's phase
+    heartbeat = mmap.mmap(-1, 2)  # shared with the child: its phase, and whether it writes a file
     for line in sys.stdin:
         request = json.loads(line)
-        heartbeat[0] = 0
+        heartbeat[:] = bytes(2)
         begun = time.perf_counter()
         child = fork()
         if child == 0:
             os._exit(run_child(request, code, script, heartbeat))
         phase, status = wait(child, request["kill_after_s"], begun, heartbeat)
+        writing = heartbeat[1] == 1
         answer = {
             "exit_code": os.waitstatus_to_exitcode(status),
-            "phase": fault_hooks.PHASES[phase],
+            "phase": "save" if writing else fault_hooks.PHASES[phase],
         }
         print(json.dumps(answer | {"wall_s": time.perf_counter() - begun}), flush=True)
 
@@ -170,8 +171,10 @@ def run_child(request: dict[str, Any], code: Any, script: Path, heartbeat: mmap.
     try:
         exec(code, namespace)
         namespace["STOP"].install()
+        background = "background_saves: true" in text_of(Path("tiny.yaml"))
+        target = fault_hooks.Target(namespace, heartbeat, background)
         for name, keywords in [["heartbeat", {}], *request["hooks"]]:
-            getattr(fault_hooks, name)(fault_hooks.Target(namespace, heartbeat), **keywords)
+            getattr(fault_hooks, name)(target, **keywords)
         return namespace["main"](request["arguments"])
     except SystemExit as stopped:
         return stopped.code

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import pytest
 import torch
 from fault_server import FaultServer, Outcome
 
@@ -41,6 +42,8 @@ TINY: dict[str, Any] = {
     "sampling": {"prompts": ["KING: "], "max_new_tokens": 6},
 }
 Hooks = list[tuple[str, dict[str, Any]]]
+# a save while training waits, and one that a thread writes beside the next steps
+BOTH_WAYS = pytest.mark.parametrize("background", [False, True], ids=["waits", "background"])
 
 
 @dataclass
@@ -79,6 +82,11 @@ class Table:
         row = self.rows.setdefault(fault, [0, 0, 0])
         for i, n in enumerate((trials, hits, lost)):
             row[i] += n
+
+
+def way(background: bool) -> str:
+    """Return what the table adds to a fault of saves in the background."""
+    return ", background" if background else ""
 
 
 def resumed_from(folder: Path) -> int | None:

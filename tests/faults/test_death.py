@@ -8,7 +8,7 @@ from pathlib import Path
 import fault_trials
 import pytest
 from fault_server import FaultServer, Outcome
-from fault_trials import STEPS, Hooks, Reference, files, go_on, resumed_from, start
+from fault_trials import BOTH_WAYS, STEPS, Hooks, Reference, files, go_on, resumed_from, start, way
 
 from chatgot.checkpointing.checkpoint_file import is_whole
 
@@ -51,26 +51,26 @@ def die_and_go_on(
     return outcome, reference.lost(folder)
 
 
-@pytest.fixture(scope="module")
-def calls(servers, reference, tmp_path_factory) -> list[str]:
+@pytest.fixture
+def calls(server, trial_folder) -> list[str]:
     """The names of the file-system calls of one save, from a run that does not die."""
-    folder = fault_trials.new_folder(tmp_path_factory.mktemp("calls"), "dry")
-    outcome = start(servers[0], folder, [("count_calls", {"save": SAVE})])
+    outcome = start(server, trial_folder("dry"), [("count_calls", {"save": SAVE})])
     assert outcome.exit_code == 0, outcome.said
     assert {"open", "fsync", "os.rename", "os.remove"} <= set(outcome.fired)
     return outcome.fired
 
 
-@pytest.fixture(scope="module")
-def size(servers, reference, tmp_path_factory) -> int:
+@pytest.fixture
+def size(server, trial_folder) -> int:
     """The size of one checkpoint in bytes."""
-    folder = fault_trials.new_folder(tmp_path_factory.mktemp("size"), "dry")
-    assert start(servers[0], folder, [("chain", {"saves": SAVE})]).fired
+    folder = trial_folder("dry")
+    assert start(server, folder, [("chain", {"saves": SAVE})]).fired
     return files(folder)[2 * SAVE].stat().st_size
 
 
+@BOTH_WAYS
 def test_a_run_killed_at_any_file_system_call_of_a_save_loses_nothing(
-    side_by_side, reference, trial_folder, trials, table, calls
+    side_by_side, reference, trial_folder, trials, table, calls, background
 ):
     chosen = fault_trials.spread(trials(6, 99, 99), len(calls))
 
@@ -81,7 +81,7 @@ def test_a_run_killed_at_any_file_system_call_of_a_save_loses_nothing(
         shutil.rmtree(folder)
         return outcome, lost
 
-    fault = "SIGKILL before each file-system call of a save"
+    fault = f"SIGKILL before each file-system call of a save{way(background)}"
     for outcome, lost in side_by_side(one, chosen):
         table.add(fault, len(outcome.fired), lost is not None)
         assert outcome.exit_code == -signal.SIGKILL, outcome.said
@@ -89,8 +89,9 @@ def test_a_run_killed_at_any_file_system_call_of_a_save_loses_nothing(
         assert lost is None
 
 
+@BOTH_WAYS
 def test_a_run_killed_at_any_byte_of_a_save_loses_nothing(
-    side_by_side, reference, trial_folder, trials, table, size
+    side_by_side, reference, trial_folder, trials, table, size, background
 ):
     def one(server, byte):
         folder = trial_folder(f"byte{byte}")
@@ -99,18 +100,23 @@ def test_a_run_killed_at_any_byte_of_a_save_loses_nothing(
         shutil.rmtree(folder)
         return outcome, lost
 
-    n = trials(4, 40, 200)
+    n = trials(4, 10, 100) if background else trials(4, 40, 200)
     chosen = [1, size - 65, size - 64, size - 1, *(size * i // n for i in range(n))]
+    killed_by = signal.SIGKILL if background else signal.SIGXFSZ
     for outcome, lost in side_by_side(one, chosen):
-        table.add("SIGKILL at a byte of a save's file", len(outcome.fired), lost is not None)
-        assert outcome.exit_code == -signal.SIGXFSZ, outcome.said
+        fault = f"SIGKILL at a byte of a save's file{way(background)}"
+        table.add(fault, len(outcome.fired), lost is not None)
+        assert outcome.exit_code == -killed_by, outcome.said
         assert len(outcome.fired) == 1
         assert lost is None
 
 
-def test_a_run_killed_at_random_loses_nothing(side_by_side, reference, trial_folder, trials, table):
+@BOTH_WAYS
+def test_a_run_killed_at_random_loses_nothing(
+    side_by_side, reference, trial_folder, trials, table, background
+):
     rng = random.Random(20)
-    wanted = trials(5, 50, 500)
+    wanted = trials(5, 10, 250) if background else trials(5, 50, 500)
     killed = []
 
     def one(server, item):
@@ -124,7 +130,8 @@ def test_a_run_killed_at_random_loses_nothing(side_by_side, reference, trial_fol
         moments = [(batch + i, rng.random() * reference.wall_s) for i in range(min(10, wanted))]
         for outcome, lost in side_by_side(one, moments):
             hit = outcome.exit_code == -signal.SIGKILL
-            table.add("SIGKILL at a random moment of a run", hit, lost is not None)
+            fault = f"SIGKILL at a random moment of a run{way(background)}"
+            table.add(fault, hit, lost is not None)
             if hit:
                 killed.append(outcome.phase)
                 if outcome.phase == "save":
@@ -137,8 +144,9 @@ def test_a_run_killed_at_random_loses_nothing(side_by_side, reference, trial_fol
 
 
 @pytest.mark.slow
+@BOTH_WAYS
 def test_a_run_killed_again_and_again_still_reaches_its_end(
-    side_by_side, reference, trial_folder, trials, table
+    side_by_side, reference, trial_folder, trials, table, background
 ):
     def one(server, seed):
         rng = random.Random(seed)
@@ -159,14 +167,16 @@ def test_a_run_killed_again_and_again_still_reaches_its_end(
         assert outcome.exit_code == 0, outcome.said
         return generations, reached, reference.lost(folder)
 
-    fault = "SIGKILL again after each save and resume"
-    for generations, reached, lost in side_by_side(one, list(range(trials(1, 2, 10)))):
+    fault = f"SIGKILL again after each save and resume{way(background)}"
+    n = trials(1, 1, 5) if background else trials(1, 2, 10)
+    for generations, reached, lost in side_by_side(one, list(range(n))):
         table.add(fault, generations, lost is not None, generations)
         assert generations >= 20
         assert reached == sorted(reached)
         assert lost is None
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("how", ["segmentation fault", "exit from a thread"])
 @pytest.mark.parametrize(
     "phase", ["save", *(pytest.param(p, marks=pytest.mark.slow) for p in ("step", "sample"))]
@@ -210,6 +220,30 @@ def test_a_saver_that_removes_old_files_first_is_caught(server, reference, trial
     assert outcome.fired
     assert lost == "step 4 was saved, the newest file is of step 0"
     table.add("mutant: removes old files before it saves", 1, 1)
+
+
+@pytest.mark.parametrize("background", [True])
+def test_a_save_that_counts_before_its_file_is_there_is_caught(
+    server, reference, trial_folder, table
+):
+    hooks = [("die_at_byte", {"save": SAVE, "byte": 60_000})]
+    mutant = [("slow_thread", {"seconds": 0.1}), ("mutant_hasty", {})]
+    outcome, lost = die_and_go_on(server, reference, trial_folder("m"), hooks, mutant)
+    assert outcome.fired
+    assert "was saved, the newest file is of step" in lost
+    table.add("mutant: counts a save in the background too early", 1, 1)
+
+
+@pytest.mark.parametrize("background", [True])
+def test_a_save_of_tensors_that_the_next_steps_change_is_caught(
+    server, reference, trial_folder, table
+):
+    hooks = [("chain", {"saves": SAVE})]
+    mutant = [("slow_thread", {"seconds": 0.1}), ("mutant_no_copy", {})]
+    outcome, lost = die_and_go_on(server, reference, trial_folder("m"), hooks, mutant)
+    assert outcome.fired
+    assert "other data, losses or norms" in lost
+    table.add("mutant: writes the state itself in the background", 1, 1)
 
 
 @pytest.mark.parametrize("mutant", ["mutant_no_rng", "mutant_no_position", "mutant_no_optimizer"])

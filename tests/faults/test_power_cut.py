@@ -7,13 +7,16 @@ fsync are gone or half there, and any changes of the folder since its last fsync
 
 import itertools
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import parts
 import pytest
+from fault_trials import BOTH_WAYS, way
 
 from chatgot import atomic_file
+from chatgot.checkpointing.host_copy import HostCopy
 from chatgot.checkpointing.run_files import checkpoint_path, cleanup_old_checkpoints
 from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.errors import CheckpointRejected
@@ -23,7 +26,9 @@ pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
 RUN_ID = "tiny_20250102-030405"
 
 
-def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> list[tuple]:
+def record(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, background: bool = False, saves: int = 4
+) -> list[tuple]:
     """Save a few times with retention; return the calls to the kernel in order.
 
     The list also has the moments at which saves returned.
@@ -67,7 +72,13 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch, saves: int = 4) -> lis
             content["state"]["run_id"] = RUN_ID
             counters = ("global_step", "skipped_steps", "position")
             content["state"]["progress"] |= dict.fromkeys(counters, step)
-            assert writer.save(checkpoint_path(folder, RUN_ID, step), content, run.config.training)
+            path = checkpoint_path(folder, RUN_ID, step)
+            if background:
+                copy, arrived = HostCopy().take(content)
+                assert writer.begin(path, copy, arrived, time.monotonic(), best=False)
+                assert writer.end(run.config.training)
+            else:
+                assert writer.save(path, content, run.config.training)
             calls.append(("returned", step))
             cleanup_old_checkpoints(folder, "tiny", "20250102-030405", max_to_keep=1)
     return calls
@@ -163,11 +174,14 @@ def folders(tmp_path):
     return tmp_path / "recorded", tmp_path / "rebuilt"
 
 
-def test_a_power_cut_never_takes_a_checkpoint_whose_save_returned(folders, monkeypatch, table):
-    calls = record(folders[0], monkeypatch)
+@BOTH_WAYS
+def test_a_power_cut_never_takes_a_checkpoint_whose_save_returned(
+    folders, monkeypatch, table, background
+):
+    calls = record(folders[0], monkeypatch, background)
     assert [call[0] for call in calls[:5]] == ["create", "data", "rename", "folder", "returned"]
     count, lost = lost_in(states_after_a_cut(calls), folders[1])
-    table.add("power cut (rebuilt states)", count, len(lost), count)
+    table.add(f"power cut (rebuilt states){way(background)}", count, len(lost), count)
     assert count > 30
     assert lost == []
 

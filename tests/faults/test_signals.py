@@ -9,11 +9,57 @@ from typing import Any
 
 import harness
 import pytest
-from fault_trials import STEPS, files, go_on, start
+from fault_trials import STEPS, files, go_on, start, way
 
 from chatgot.checkpointing.checkpoint_file import is_whole
 
 PHASES = ["step", "save", "sample", "evaluate", "last evaluation"]
+SIGNALS = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 143}
+TWICE = [["SIGINT", "SIGINT"], ["SIGINT", "SIGINT", "SIGINT"], ["SIGTERM", "SIGINT"]]
+
+
+def slow_if(slow: bool) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if slow else []
+
+
+# In the background, which phase it is matters less: the thread writes beside any of them
+ONE_SIGNAL = [
+    *(
+        pytest.param(phase, name, False, marks=slow_if(name != "SIGTERM"))
+        for phase in PHASES
+        for name in SIGNALS
+    ),
+    *(
+        pytest.param(
+            phase,
+            name,
+            True,
+            marks=slow_if((phase, name) != ("save", "SIGTERM")),
+            id=f"{phase}-{name}-background",
+        )
+        for phase in PHASES
+        for name in SIGNALS
+        if phase == "save" or name == "SIGTERM"
+    ),
+]
+TWO_SIGNALS = [
+    *(
+        pytest.param(phase, names, False, marks=slow_if(names != TWICE[0]))
+        for phase in PHASES
+        for names in TWICE
+    ),
+    *(
+        pytest.param(
+            phase,
+            names,
+            True,
+            marks=slow_if((phase, names) != ("save", TWICE[0])),
+            id=f"{phase}-{'-'.join(names)}-background",
+        )
+        for phase in ("step", "save")
+        for names in TWICE
+    ),
+]
 
 
 def hook(phase: str, names: list[str], **keywords: Any) -> tuple[str, dict[str, Any]]:
@@ -37,21 +83,14 @@ def checkpoint_bytes(folder: Path) -> dict[int, bytes]:
     return {step: path.read_bytes() for step, path in files(folder).items()}
 
 
-@pytest.mark.parametrize(
-    ("phase", "name", "code"),
-    [
-        pytest.param(phase, name, code, marks=[] if name == "SIGTERM" else pytest.mark.slow)
-        for phase in PHASES
-        for name, code in (("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143))
-    ],
-)
+@pytest.mark.parametrize(("phase", "name", "background"), ONE_SIGNAL)
 def test_a_signal_in_any_phase_saves_the_run_and_it_resumes_exactly(
-    server, reference, trial_folder, table, phase, name, code
+    server, reference, trial_folder, table, phase, name, background
 ):
     folder = trial_folder("stopped")
     outcome = start(server, folder, [hook(phase, [name])])
     assert outcome.fired == [name]
-    assert outcome.exit_code == code, outcome.said
+    assert outcome.exit_code == SIGNALS[name], outcome.said
     assert len(harness.events(folder, "stop", signal=name)) == 1
     reached = max(files(folder))
     assert (reached == STEPS) is (phase == "last evaluation")
@@ -60,7 +99,7 @@ def test_a_signal_in_any_phase_saves_the_run_and_it_resumes_exactly(
     resumed = go_on(server, folder)
     assert resumed.exit_code == 0, resumed.said
     lost = reference.lost(folder)
-    table.add(f"{name} in step, save, sample, evaluation", 1, lost is not None)
+    table.add(f"{name} in step, save, sample, evaluation{way(background)}", 1, lost is not None)
     assert lost is None
     evaluations = harness.events(folder, "evaluation")
     assert sum(event["val_loss_full"] is not None for event in evaluations) == 1
@@ -99,17 +138,9 @@ def test_a_signal_before_the_first_step_saves_nothing(
     assert lost is None
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["SIGINT", "SIGINT"],
-        pytest.param(["SIGINT", "SIGINT", "SIGINT"], marks=pytest.mark.slow),
-        pytest.param(["SIGTERM", "SIGINT"], marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("phase", "names", "background"), TWO_SIGNALS)
 def test_a_second_signal_ends_the_run_at_once_and_damages_no_file(
-    server, reference, trial_folder, table, phase, names
+    server, reference, trial_folder, table, phase, names, background
 ):
     folder = trial_folder("insisted")
     outcome = start(server, folder, [hook(phase, names, gap_s=0.005)])
@@ -118,7 +149,7 @@ def test_a_second_signal_ends_the_run_at_once_and_damages_no_file(
     assert all(is_whole(path) for path in files(folder).values())
     assert go_on(server, folder).exit_code == 0
     lost = reference.lost(folder)
-    table.add("SIGINT twice, 5 ms apart", 1, lost is not None)
+    table.add(f"SIGINT twice, 5 ms apart{way(background)}", 1, lost is not None)
     assert lost is None
 
 

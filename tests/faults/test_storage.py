@@ -11,7 +11,7 @@ from pathlib import Path
 
 import harness
 import pytest
-from fault_trials import STEPS, TINY, files, go_on, new_folder, start
+from fault_trials import BOTH_WAYS, STEPS, TINY, files, go_on, new_folder, start, way
 
 from chatgot.checkpointing.checkpoint_file import is_whole
 
@@ -24,11 +24,12 @@ def failed_saves(folder: Path, reason: str) -> int:
     return sum("_step_" in event["text"] and reason in event["text"] for event in warnings)
 
 
+@BOTH_WAYS
 def test_a_disk_full_at_any_byte_of_a_save_costs_one_warning(
-    side_by_side, reference, trial_folder, trials, table
+    side_by_side, reference, trial_folder, trials, table, background
 ):
     size = max(path.stat().st_size for path in files(reference.folder).values())
-    n = trials(4, 20, 100)
+    n = trials(2, 6, 50) if background else trials(4, 20, 100)
 
     def one(server, byte):
         folder = trial_folder(f"full{byte}")
@@ -41,14 +42,18 @@ def test_a_disk_full_at_any_byte_of_a_save_costs_one_warning(
 
     chosen = [0, 1, *(size * i // n for i in range(1, n))]
     for outcome, lost, left, failed in side_by_side(one, chosen):
-        table.add("disk full at a byte of one save", len(outcome.fired), lost is not None)
+        fault = f"disk full at a byte of one save{way(background)}"
+        table.add(fault, len(outcome.fired), lost is not None)
         assert outcome.exit_code == 0, outcome.said
         assert failed == 1
         assert (lost, left) == (None, [])
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("byte", [0, 100_000])
-def test_three_failed_saves_in_a_row_are_exit_5(server, reference, trial_folder, table, byte):
+def test_three_failed_saves_in_a_row_are_exit_5(
+    server, reference, trial_folder, table, byte, background
+):
     """The run can be resumed when there is space again."""
     folder = trial_folder("full")
     outcome = start(server, folder, [("file_limit", {"byte": byte, "saves": [3, 4, 5]})])
@@ -58,7 +63,8 @@ def test_three_failed_saves_in_a_row_are_exit_5(server, reference, trial_folder,
     assert sorted(files(folder)) == [2, 4]
     assert go_on(server, folder).exit_code == 0
     lost = reference.lost(folder)
-    table.add("disk full for three saves, then room", len(outcome.fired) // 3, lost is not None)
+    fault = f"disk full for three saves, then room{way(background)}"
+    table.add(fault, len(outcome.fired) // 3, lost is not None)
     assert lost is None
 
 
@@ -73,8 +79,9 @@ def test_three_failed_saves_in_a_row_are_exit_5(server, reference, trial_folder,
     ],
 )
 @pytest.mark.parametrize("saves", [pytest.param([2], marks=pytest.mark.slow), [2, 3, 4]])
+@BOTH_WAYS
 def test_a_failing_system_call_in_a_save_costs_a_warning_or_exit_5(
-    server, reference, trial_folder, table, call, number, saves
+    server, reference, trial_folder, table, call, number, saves, background
 ):
     folder = trial_folder("failing")
     hooks = [("failing_call", {"call": call, "number": number, "saves": saves})]
@@ -89,13 +96,14 @@ def test_a_failing_system_call_in_a_save_costs_a_warning_or_exit_5(
     else:
         assert outcome.exit_code == 0, outcome.said
     lost = reference.lost(folder)
-    table.add("fsync, rename, chmod or open fails", 1, lost is not None)
+    table.add(f"fsync, rename, chmod or open fails{way(background)}", 1, lost is not None)
     assert lost is None
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("back_at", [5, None])
 def test_a_folder_that_is_moved_away_costs_warnings_or_exit_5(
-    server, reference, trial_folder, table, back_at
+    server, reference, trial_folder, table, back_at, background
 ):
     folder = trial_folder("moved")
     outcome = start(server, folder, [("move_folder", {"save": 3, "back_at": back_at})])
@@ -107,7 +115,7 @@ def test_a_folder_that_is_moved_away_costs_warnings_or_exit_5(
     else:
         assert outcome.exit_code == 0, outcome.said
     lost = reference.lost(folder)
-    table.add("the folder is moved away", 1, lost is not None)
+    table.add(f"the folder is moved away{way(background)}", 1, lost is not None)
     assert lost is None
 
 
@@ -140,11 +148,13 @@ def mounted(tmp_path):
     return run
 
 
+@BOTH_WAYS
 def test_a_small_disk_that_fills_up_is_exit_5_and_the_run_resumes(
-    mounted, server, reference, table
+    mounted, server, reference, table, background
 ):
     size = max(path.stat().st_size for path in files(reference.folder).values())
-    done = mounted(f"mount -t tmpfs -o size={int(2.5 * size)} none checkpoints", "checkpoints")
+    mount = f"mount -t tmpfs -o size={int(2.5 * size)} none checkpoints"
+    done = mounted(mount, "checkpoints", "--set", f"training.background_saves={background}")
     assert done.returncode == 5, done.stderr
     assert done.stderr.count("No space left on device") == 3
     folder = mounted.folder
@@ -154,7 +164,8 @@ def test_a_small_disk_that_fills_up_is_exit_5_and_the_run_resumes(
     shutil.copy(reference.folder / "steps.jsonl", folder)  # the first run did not write the file
     assert go_on(server, folder).exit_code == 0
     lost = reference.lost(folder)
-    table.add("a disk of 2.5 checkpoints fills up (ENOSPC)", 1, lost is not None)
+    fault = f"a disk of 2.5 checkpoints fills up (ENOSPC){way(background)}"
+    table.add(fault, 1, lost is not None)
     assert lost is None
 
 
@@ -198,7 +209,10 @@ def test_a_sample_that_fails_is_one_warning_and_changes_no_bit(
     assert lost is None
 
 
-def test_out_of_memory_in_a_save_is_a_failed_save(server, reference, trial_folder, table):
+@BOTH_WAYS
+def test_out_of_memory_in_a_save_is_a_failed_save(
+    server, reference, trial_folder, table, background
+):
     folder = trial_folder("memory")
     hooks = [("raising", {"phase": "save", "nth": 2, "kind": "MemoryError"})]
     outcome = start(server, folder, hooks)
@@ -206,7 +220,7 @@ def test_out_of_memory_in_a_save_is_a_failed_save(server, reference, trial_folde
     assert outcome.exit_code == 0, outcome.said
     assert failed_saves(folder, "a made-up defect") == 1
     lost = reference.lost(folder)
-    table.add("out of memory in a save", 1, lost is not None)
+    table.add(f"out of memory in a save{way(background)}", 1, lost is not None)
     assert lost is None
 
 
@@ -222,15 +236,19 @@ def test_a_saver_without_a_temporary_file_is_caught_by_a_full_disk(
     assert broken
 
 
+@BOTH_WAYS
 def test_a_slow_disk_costs_one_warning_with_a_better_interval(
-    server, reference, trial_folder, table
+    server, reference, trial_folder, table, background
 ):
+    """In the background too, if the next save is due before the disk has written the last one."""
     folder = trial_folder("slow")
     outcome = start(server, folder, [("slow_disk", {"seconds": 0.05})])
     lost = reference.lost(folder)
-    table.add("each fsync takes 50 ms longer", len(outcome.fired), lost is not None)
+    fault = f"each fsync takes 50 ms longer{way(background)}"
+    table.add(fault, len(outcome.fired), lost is not None)
     assert outcome.exit_code == 0, outcome.said
     assert harness.warnings(folder).count("training.save_checkpoint_steps=") == 1
+    assert outcome.said.count("is still being written") == background
     assert lost is None
 
 

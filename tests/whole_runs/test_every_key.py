@@ -123,6 +123,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
         {"training.save_checkpoint_steps": None},
     ),
     "training.max_checkpoints_to_keep": (1, "saved"),
+    "training.background_saves": (True, "in_background"),
     "training.log_interval": (1, "rows"),
     "training.eval_interval": (1, "evaluated"),
     "training.eval_batches": (1, "val_loss"),
@@ -230,6 +231,7 @@ def of_events(events: list[dict[str, Any]]) -> dict[str, Any]:
         "climbs": sum(event["reason"] == "proven again" for event in precisions),
         "searched": sorted(searches[-1]["tokens_per_s"]) if searches else None,
         "high": sum("loss" in event for event in of_kind("warning")),
+        "in_background": any("waited_seconds" in event for event in of_kind("save")),
         "recomputation": [event["on"] for event in of_kind("gradient_checkpointing")],
     }
 
