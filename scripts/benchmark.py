@@ -99,7 +99,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "model to go on with (default: one of --config's shape, after two steps)",
     },
     "clients": {"type": int, "default": 64, "help": "clients that ask at once"},
-    "seconds": {"type": float, "default": 60.0, "help": "how long they ask"},
+    "seconds": {"type": float, "default": 60.0, "help": "how long to measure"},
     "output": {"type": absolute, "help": "also write the figures as JSON to this file"},
 }
 
@@ -127,6 +127,12 @@ PARTS = {
         "training:overhead",
         "the script's tokens/s against a bare loop on the same model",
         ("config", "steps", "rounds"),
+    ),
+    "contention": Part(
+        "contention:contention",
+        "tokens/s alone and beside one and two busy programs, and whether the bits are the same",
+        ("config", "set", "seconds", "rounds"),
+        {"config": "configs/models/chatgot_quick.yaml", "seconds": 10.0, "rounds": 2},
     ),
     "startup": Part(
         "training:startup", "default text, start to first step, resident memory", ("config",)
