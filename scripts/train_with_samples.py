@@ -519,6 +519,7 @@ def log_step(run: Run, metrics: MetricsWriter, bar: ProgressBar, clock: StepCloc
     if row_due:
         with clock.stopped():
             run.measure_peak()
+            metrics.open_board()
     with clock.logging():
         if row_due:
             run.state.progress.tokens_per_s = clock.tokens_per_s()
