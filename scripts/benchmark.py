@@ -119,7 +119,10 @@ PARTS = {
         ("config", "steps", "rounds"),
     ),
     "startup": Part(
-        "training:startup", "default text, start to first step, resident memory", ("config",)
+        "training:startup",
+        "default text, start to first step compared with import torch, resident memory",
+        ("config", "rounds"),
+        {"rounds": 5},
     ),
     "help_time": Part(
         "commands:help_time",
