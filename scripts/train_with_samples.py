@@ -30,7 +30,6 @@ from chatgot.stopping import StopRequest, reserve_time_to_save
 if TYPE_CHECKING:
     from chatgot.config import Config
     from chatgot.data.own_text import Request
-    from chatgot.training.choosing import Choice
 
 STOP = StopRequest()
 logger = logging.getLogger("chatgot.train")
@@ -253,6 +252,7 @@ from chatgot.run.text_runs import yaml_to_resume
 from chatgot.sampling.generation import continue_texts
 from chatgot.stdout import write_to_stdout
 from chatgot.training.batch_size import fit_micro_batch
+from chatgot.training.choosing import Choice, choose
 from chatgot.training.clock import StepClock
 from chatgot.training.due import Due, evaluation_due, is_new_best
 from chatgot.training.estimate import estimate
@@ -288,7 +288,7 @@ class Experiment:
     named_by_set: set[str]
     yaml: Path | None
     overrides: list[str]
-    choice: "Choice | None" = None
+    choice: Choice | None = None
 
 
 def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment:
@@ -310,8 +310,6 @@ def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment
         probe_folders(paths_of(request))
     if start is not None:
         request = fine_tuning(request, start, args.init_from)
-    from chatgot.training.choosing import choose  # no YAML needs it
-
     vocabulary = None if start is None else start.vocabulary
     choice = choose(request, vocabulary, args.dry_run)
     return Experiment(request.name, choice.config, set(), None, [], choice)

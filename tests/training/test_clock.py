@@ -115,7 +115,7 @@ def test_a_runs_time_is_all_the_time_in_the_training_loop(now):
     assert run.state.progress.time_s == 26
 
 
-def test_what_stops_the_clock_counts_neither_as_training_nor_in_the_rate(now):
+def test_a_stopped_clock_counts_neither_time_nor_rate(now):
     run = parts.run()
     step_clock = StepClock(run)
     do_step(step_clock, now, 2.0)

@@ -26,11 +26,10 @@ LATER = {  # first names of packages, and modules of torch
     "transformers",
     "chatgot.exchange.from_transformers",
     "chatgot.report",
-    "chatgot.training.choosing",
 }
 
 
-def test_the_first_step_of_an_eager_run_waits_for_no_import_that_it_does_not_use(tmp_path):
+def test_an_eager_run_imports_only_what_its_first_step_needs(tmp_path):
     """With both optimizers, in bf16; no curve is due before the end of that step.
 
     Attention's kernel is given: to measure it, torch.autograd.grad imports sympy, once per machine.
