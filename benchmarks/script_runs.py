@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -97,10 +98,7 @@ def run_script(
         _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         sys.exit(f"the training script failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
-    path = run_folder(folder) / "metrics.jsonl"
-    rows = json_lines(path)
-    # the last row was written right after the last step
-    loop_start_s = path.stat().st_mtime - number(rows[-1]["time_s"])
+    rows = json_lines(run_folder(folder) / "metrics.jsonl")
     checkpoints = sorted((folder / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
     saved_bytes = checkpoints[-1].stat().st_size
     for leftover in () if keep_checkpoints else checkpoints:
@@ -108,13 +106,23 @@ def run_script(
     speeds = [number(row["tokens_per_s"]) for row in rows[warmup:] or rows[-1:]]
     peak_mib = usage.ru_maxrss / 1024
     speed = statistics.harmonic_mean(speeds)
-    return ScriptRun(loop_start_s - start_s, speed, peak_mib, saved_bytes)
+    return ScriptRun(begin_of_steps_s(folder) - start_s, speed, peak_mib, saved_bytes)
 
 
 def run_folder(folder: Path) -> Path:
     """Return the folder with curves, rows and events of the only run in `folder`."""
     (only,) = (folder / "logs" / "tensorboard").iterdir()
     return only
+
+
+def begin_of_steps_s(folder: Path) -> float:
+    """Return when the only run in `folder` was ready for its first step, in seconds since 1970.
+
+    That is when it logged its start; the step follows within some hundredths of a second.
+    """
+    events = json_lines(run_folder(folder) / "events.jsonl")
+    begun = next(str(event["time"]) for event in events if event["kind"] == "start")
+    return datetime.fromisoformat(begun).timestamp()
 
 
 def precision_of(folder: Path) -> str:

@@ -87,16 +87,28 @@ def overhead(args: argparse.Namespace, folder: Path) -> Figures:
 
 
 def startup(args: argparse.Namespace, folder: Path) -> Figures:
-    """Time download and conversion of the default text, then starts with cold and warm cache."""
+    """Time the default text's conversion, then starts with cold and warm cache.
+
+    Warm starts and `python -c "import torch"` take turns; ratios are taken pair by pair, since the
+    speed of a shared machine changes.
+    """
     text_s = seconds_of(lambda: fetch_default_text(folder / "data" / "shakespeare.txt"))
     cold = run_script(folder, args.config, 2)
-    warm = run_script(folder, args.config, 2)
-    imports = [sys.executable, str(ROOT / "benchmarks" / "only_imports.py")]
+    import_torch = [sys.executable, "-c", "import torch"]
+    pairs = []
+    for _ in range(args.rounds):
+        torch_s = seconds_of(lambda: subprocess.run(import_torch, check=True))
+        warm = run_script(folder, args.config, 2)
+        pairs.append((warm.start_s, torch_s))
+        print(f"start {warm.start_s:.2f} s, import torch {torch_s:.2f} s", file=sys.stderr)
+    ratios = [start_s / torch_s for start_s, torch_s in pairs]
     return {
         "text_download_and_conversion_s": text_s,
         "start_cold_cache_s": cold.start_s,
-        "start_warm_cache_s": warm.start_s,
-        "import_torch_and_tensorboard_s": seconds_of(lambda: subprocess.run(imports, check=True)),
+        "start_warm_cache_s": statistics.median(start_s for start_s, _ in pairs),
+        "import_torch_s": statistics.median(torch_s for _, torch_s in pairs),
+        "start_over_import_torch": statistics.median(ratios),
+        "ratios": [round(ratio, 2) for ratio in ratios],
         "peak_resident_mib": warm.peak_mib,
     }
 

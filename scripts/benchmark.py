@@ -135,7 +135,10 @@ PARTS = {
         {"config": "configs/models/chatgot_quick.yaml", "seconds": 10.0, "rounds": 2},
     ),
     "startup": Part(
-        "training:startup", "default text, start to first step, resident memory", ("config",)
+        "training:startup",
+        "default text, start to first step compared with import torch, resident memory",
+        ("config", "rounds"),
+        {"rounds": 5},
     ),
     "help_time": Part(
         "commands:help_time",

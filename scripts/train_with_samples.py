@@ -533,8 +533,13 @@ def log_step(run: Run, metrics: MetricsWriter, bar: ProgressBar, clock: StepCloc
     interval = run.config.training.log_interval
     line_due = interval is not None and run.state.progress.global_step % interval == 0
     evaluation_follows = evaluation_due(run)  # which writes this step's row
+    row_due = line_due or evaluation_follows or run.ended()
+    if row_due:
+        with clock.stopped():
+            run.measure_peak()
+            metrics.open_board()
     with clock.logging():
-        if line_due or evaluation_follows or run.ended():
+        if row_due:
             run.state.progress.tokens_per_s = clock.tokens_per_s()
         if line_due:
             logger.info("%s", step_line(run))

@@ -82,6 +82,7 @@ class Tokens:
     # Of the decoded text in UTF-8: the same content in another encoding is the same text
     text_sha256: str
     encoding: str  # what the file was read as
+    cache: Path | None = None  # its files in the cache, without their suffixes; None: not cached
 
 
 def load_tokens(
@@ -137,6 +138,7 @@ def _load_characters(text_path: Path, cache_dir: Path, key: str, encoding: str |
         Characters.from_tokens(about["vocabulary"]),
         about["text_sha256"],
         about["encoding"],
+        cache_dir / key,
     )
 
 
@@ -158,7 +160,7 @@ def _load_subwords(
         _write_about(about_path, about)
     _warn_of_oddities(text_path, about)
     ids = _map_ids(ids_path, about["tokens"], dtype)
-    return Tokens(ids, vocabulary, about["text_sha256"], about["encoding"])
+    return Tokens(ids, vocabulary, about["text_sha256"], about["encoding"], cache_dir / name)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from chatgot.config import ModelConfig
 from chatgot.errors import ImportRejected
 from chatgot.exchange.from_plain_safetensors import is_ours, read_ours
-from chatgot.exchange.model_folder import is_there, read_json
+from chatgot.exchange.model_folder import CONFIG, is_there, read_json
 from chatgot.exchange.stored_tensors import (
     EMBEDDING,
     HEAD,
@@ -27,7 +27,6 @@ from chatgot.exchange.tokenizer_of_folder import TOKENIZER, read_tokens
 from chatgot.exchange.transformers_config import read_config
 from chatgot.run.starting import Start
 
-CONFIG = "config.json"
 THEIR_HEAD = "lm_head.weight"
 LAYER = re.compile(r"layers\.(\d+)\.(.+)\.(weight|bias)")
 # Files of old versions have these, which follow from the configuration

@@ -7,8 +7,7 @@ from typing import Any
 from chatgot.checkpointing.checkpoint_file import read_outline, stored_config
 from chatgot.checkpointing.stored_vocabulary import subwords_of
 from chatgot.errors import CheckpointRejected, ImportRejected
-from chatgot.exchange.from_transformers import CONFIG, read_hf
-from chatgot.exchange.model_folder import is_there
+from chatgot.exchange.model_folder import CONFIG, is_there
 from chatgot.plain_yaml import escaped
 from chatgot.run.starting import SHAPE_KEYS, Start
 from chatgot.sampling.base_weights import read_weights
@@ -23,6 +22,8 @@ def read_start(path: Path) -> Start:
     """
     if path.is_dir():
         _refuse_folder_of_files(path)
+        from chatgot.exchange.from_transformers import read_hf  # most runs start from no folder
+
         return read_hf(path)
     if path.suffix == ".safetensors":
         raise ImportRejected(f"{path}: weights alone; name the folder that they are in")

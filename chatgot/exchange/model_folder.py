@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 from chatgot.errors import ImportRejected
 
+CONFIG = "config.json"
+
 MOST_JSON_BYTES = 1 << 22  # of a config, an index or a header; known ones have a tenth of it
 LONGEST_VALUE = 100  # characters of a value in a message
 Json = dict[str, Any]

@@ -45,6 +45,8 @@ LAYOUT = {  # charts with several curves, in TensorBoard's tab "custom scalars"
 class MetricsWriter:
     """Write `run_dir`/metrics.jsonl, samples.jsonl and TensorBoard's curves; x = optimizer steps.
 
+    TensorBoard is imported for the first curve or sample, or by `open_board`.
+
     keep_rows_up_to: in a resumed run, the last step whose row stays. Later rows and an incomplete
         last line are removed before the first new row, and hidden in TensorBoard. None: a fresh
         run.
@@ -71,17 +73,28 @@ class MetricsWriter:
         last_step = -1 if keep_samples_up_to is None else keep_samples_up_to
         self._last_sample = (last_step, math.inf)  # step and index
         self._board: tensorboard.SummaryWriter | None = None
+        self._board_is_due = True  # not opened yet; no error before
+        self._purge_step = None if keep_rows_up_to is None else keep_rows_up_to + 1
+        self._hyperparameters = hyperparameters
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error  # until close
         with self._board_best_effort():
+            run_dir.mkdir(parents=True, exist_ok=True)
+
+    def open_board(self) -> None:
+        """Import TensorBoard and begin its file, unless that is done or has failed."""
+        if not self._board_is_due:
+            return
+        self._board_is_due = False
+        with self._board_best_effort():
+            self._run_dir.stat()  # a folder that is gone is not made again
             from torch.utils.tensorboard import SummaryWriter  # not at the top: it takes 0.25 s
 
-            purge_step = None if keep_rows_up_to is None else keep_rows_up_to + 1
-            with sorted_last(run_dir):
-                self._board = SummaryWriter(str(run_dir), purge_step=purge_step)
+            with sorted_last(self._run_dir):
+                self._board = SummaryWriter(str(self._run_dir), purge_step=self._purge_step)
             self._board.add_custom_scalars(LAYOUT)
-            if hyperparameters:
-                _add_hyperparameters(self._board, hyperparameters)
+            if self._hyperparameters:
+                _add_hyperparameters(self._board, self._hyperparameters)
 
     def row(  # noqa: PLR0913 one argument for each column, all by name
         self,
@@ -124,6 +137,7 @@ class MetricsWriter:
 
     def curves(self, step: int, numbers: Mapping[str, float]) -> None:
         """Add points to TensorBoard's curves: {tag: number}."""
+        self.open_board()
         with self._board_best_effort():
             for tag, number in numbers.items():
                 if self._board:
@@ -140,6 +154,7 @@ class MetricsWriter:
         self._append_sample(step, index, prompt, text, seed)
         parts = (("prompt", prompt), ("continuation", text))
         markdown = "\n\n".join(f"**{title}**\n\n{_fenced(part)}" for title, part in parts)
+        self.open_board()
         with self._board_best_effort():
             if self._board:
                 self._board.add_text(f"samples/prompt_{index}", markdown, step)
@@ -148,6 +163,7 @@ class MetricsWriter:
         """Write everything that TensorBoard's thread has not written yet."""
         board = self._board
         self._board = None
+        self._board_is_due = False
         try:
             with self._board_best_effort():
                 if board:
@@ -160,6 +176,7 @@ class MetricsWriter:
         """Remove rows and samples after a step, and hide them in TensorBoard."""
         self._rows.cut_back(step)
         self._samples.cut_back(step)
+        self._purge_step = step + 1
         with self._board_best_effort():
             if self._board:
                 self._board.close()
@@ -206,6 +223,7 @@ class MetricsWriter:
             yield
         except Exception as error:  # noqa: BLE001 whatever it is, training goes on, without curves
             self._board = None
+            self._board_is_due = False
             logger.warning(
                 "no more TensorBoard curves in %s, training continues: %r", self._run_dir, error
             )

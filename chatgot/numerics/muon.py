@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
 from torch.optim.optimizer import ParamsT
 
 from chatgot.machine.measured import bf16_gain
+from chatgot.numerics.eager_optimizers import AdamW, EagerOptimizer
 
 # Coefficients of x, (x x^T) x and (x x^T)^2 x, one row for each iteration. Each row is the minimax
 # polynomial for the interval of singular values that the last iteration leaves. The first interval
@@ -22,7 +22,7 @@ from chatgot.machine.measured import bf16_gain
 ITERATIONS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 
 
-class Muon(torch.optim.Muon):
+class Muon(EagerOptimizer, torch.optim.Muon):
     """torch.optim.Muon with an update that is fast on a CPU.
 
     `orthogonal` needs three iterations, torch's own version five. Matrices of one shape are
@@ -160,7 +160,7 @@ def orthogonal(x: Tensor, iterations: Sequence[tuple[float, float, float]], eps:
     return x.transpose(1, 2) if tall else x
 
 
-class MuonWithAdamW(Optimizer):
+class MuonWithAdamW(EagerOptimizer):
     """One optimizer over two: the groups of `muon`, then those of `adamw`; all share one state."""
 
     def __init__(self, muon: Muon, adamw: AdamW) -> None:

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from chatgot.config import TrainingConfig
 from chatgot.machine.device import DTYPES
 from chatgot.model.gpt import Attention
+from chatgot.numerics.eager_optimizers import AdamW
 from chatgot.numerics.muon import Muon, MuonWithAdamW
 
 # Weights that stack several matrices, and how many; Muon handles each of these matrices alone.

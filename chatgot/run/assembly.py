@@ -39,7 +39,7 @@ from chatgot.logs.timing import TimeSplit
 from chatgot.logs.waiting import waiting
 from chatgot.machine.device import versions
 from chatgot.machine.measured import peak_for_mfu
-from chatgot.machine.memory import reuse_freed_memory
+from chatgot.machine.memory import is_out_of_memory, reuse_freed_memory
 from chatgot.model.gpt import GPT, build_model
 from chatgot.model.lora import add_lora, draw_lora
 from chatgot.numerics.cuda_graphs import GraphedPass
@@ -58,6 +58,7 @@ from chatgot.run.modes import choose_modes, choose_muon_precision, prove_precisi
 from chatgot.run.passes import choose_passes, first_micro_batch
 from chatgot.run.room import refuse_without_room
 from chatgot.run.run_state import RunState, Stored, StoredState, collect_state
+from chatgot.sampling.remembered_speakers import remembered_speakers
 from chatgot.sampling.speakers import Speaker, count_speakers
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ class Run:
     scaler: SafeGradScaler
     state: RunState
     speakers: list[Speaker]  # in the training part, for whoever talks to the model
-    peak_flops: float  # FLOP/s of this machine's matrix products; 0: not measured
+    # FLOP/s of this machine's matrix products; 0: not worth measuring; None: not measured yet
+    peak_flops: float | None = None
     config_path: str = ""  # absolute path of the YAML
     working_dir: str = field(default_factory=lambda: str(Path.cwd()))
     # of a model from elsewhere that the run started from: `kind`, `keys` of its shape, `context`
@@ -146,6 +148,15 @@ class Run:
             minutes = max(settings.max_minutes, done.time_s / 60)
             longer["max_minutes"] = f"{min(2 * minutes, MAX_MINUTES):g}"
         return " ".join(f"--set training.{key}={value}" for key, value in longer.items())
+
+    def measure_peak(self) -> None:
+        """Measure and log what MFU is relative to, unless it is known: some tenths of a second.
+
+        To be called before the first line with MFU, and on a CPU not before the first step, which
+        need not wait for it. If memory runs out there is no MFU.
+        """
+        if self.peak_flops is None:
+            self.peak_flops = _peak_flops(self.config, self.model, self.device)
 
     def collect_state(self) -> StoredState:
         """Return everything that changes while training; tensors are shared, not copied."""
@@ -265,9 +276,10 @@ def assemble(
         scaler=scaler,
         state=state,
         speakers=_speakers(tokens, n_train, stored),
-        peak_flops=_peak_flops(config, model, device),
         imported={} if stored is None else stored.get("imported", {}),
     )
+    if device.type != "cpu":  # before training fills the card's memory
+        run.measure_peak()
     run.start = copy.deepcopy(run.collect_state())
     allocate_state(optimizer)
     run.graphed = choose_passes(run, stored)
@@ -277,12 +289,16 @@ def assemble(
 
 
 def _speakers(tokens: Tokens, n_train: int, stored: Stored | None) -> list[Speaker]:
-    """Return who speaks in the training part: as stored with this very text, else counted."""
+    """Return who speaks in the training part: as stored or remembered for this text, or counted."""
     if stored is not None and stored.get("data_sha256") == tokens.text_sha256:
         known = stored.get("speakers")
         if known is not None:
             return [Speaker(**speaker) for speaker in known]
-    return count_speakers(tokens.ids[:n_train], tokens.vocabulary)
+    return remembered_speakers(
+        tokens.cache,
+        n_train,
+        lambda: count_speakers(tokens.ids[:n_train], tokens.vocabulary),
+    )
 
 
 def _peak_flops(config: Config, model: GPT, device: torch.device) -> float:
@@ -290,8 +306,14 @@ def _peak_flops(config: Config, model: GPT, device: torch.device) -> float:
     tokens = config.training.tokens_per_step(config.model)
     if tokens * model.flops_per_token() < SMALLEST_STEP_FLOPS:
         return 0.0
-    with waiting("measuring how fast matrix products are"):
-        peak, dtype = peak_for_mfu(device)
+    try:
+        with waiting("measuring how fast matrix products are"):
+            peak, dtype = peak_for_mfu(device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.warning("no memory to measure the peak of matrix products: MFU is not shown")
+        return 0.0
     logger.info(
         "peak: %s matrix products reach %.0f GFLOP/s on this machine; MFU is relative to that",
         dtype,

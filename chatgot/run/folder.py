@@ -16,7 +16,6 @@ from chatgot.errors import StorageError
 from chatgot.logs.events import EventLog
 from chatgot.logs.logging_setup import link_log, setup_logging
 from chatgot.logs.origins import is_gone, is_same_file
-from chatgot.report.page import write_report
 from chatgot.run.assembly import Run
 from chatgot.run.earlier_folders import split_warnings
 from chatgot.run.resuming import ResumePoint, refuse_newer_files
@@ -160,6 +159,8 @@ def _complete(run: Run, paths: RunPaths) -> None:
     if not run.config.training.report:
         return
     try:
+        from chatgot.report.page import write_report  # not at the top: no step waits for it
+
         write_report(paths.run_dir)
     except Exception as error:  # noqa: BLE001 whatever fails in it, the run is over and saved
         logger.warning("%s: no report: %s", paths.run_dir, error)

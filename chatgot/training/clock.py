@@ -36,6 +36,15 @@ class StepClock:
         yield
         self._throughput.add(0, time.perf_counter() - before)
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Leave the block's time out of the training time and of the tokens per second."""
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self._started_s += time.monotonic() - before
+
     def tokens_per_s(self) -> float | None:
         """Return the tokens per second since the last call; None if there was no step."""
         return self._throughput.take()

@@ -574,3 +574,20 @@ def test_curves_outside_the_row_have_their_own_tags(tmp_path):
         metrics.curves(3, {"batch/micro_batch_size": 4, "time/saving_s": 0.5})
     assert curves(tmp_path)["batch/micro_batch_size"] == [(3, 4.0)]
     assert curves(tmp_path)["time/saving_s"] == [(3, 0.5)]
+
+
+def test_tensorboard_is_opened_for_the_first_curve_and_never_again(tmp_path):
+    metrics = MetricsWriter(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+    metrics.curves(1, {"perf/memory_mib": 1.0})
+    metrics.close()
+    (events,) = (tmp_path / "run").iterdir()
+    metrics.curves(2, {"perf/memory_mib": 1.0})
+    assert list((tmp_path / "run").iterdir()) == [events]
+    assert curves(tmp_path / "run")["perf/memory_mib"] == [(1, 1.0)]
+
+
+def test_a_rewind_before_a_resumed_runs_first_row_hides_old_points(tmp_path):
+    write(tmp_path, range(10), loss=2.0)
+    write(tmp_path, range(4, 6), keep_rows_up_to=7, loss=3.0)
+    assert curves(tmp_path)["train/loss"] == list(enumerate([2.0] * 4 + [3.0] * 2))

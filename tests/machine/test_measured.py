@@ -258,10 +258,19 @@ def test_the_peak_is_that_of_fp32_where_bf16_is_slow(gain, dtype, name, monkeypa
     assert peak_for_mfu(parts.CPU) == ({dtype: 7.0}, name)
 
 
+def measured_peak() -> float | None:
+    """Return the peak of a new run, which a CPU measures when the run asks for it."""
+    run = parts.run()
+    assert run.peak_flops is None
+    for _ in range(2):  # once is enough
+        run.measure_peak()
+    return run.peak_flops
+
+
 def test_the_peak_is_measured_for_larger_models_but_not_tiny_ones(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(assembly, "peak_for_mfu", lambda device: never())
-    assert parts.run().peak_flops == 0
+    assert measured_peak() == 0
     monkeypatch.setattr(assembly, "peak_for_mfu", lambda device: (3e9, "bf16"))
     per_step = (
         parts.config().training.tokens_per_step(parts.config().model)
@@ -269,10 +278,20 @@ def test_the_peak_is_measured_for_larger_models_but_not_tiny_ones(monkeypatch, c
     )
     for limit, peak in ((per_step, 3e9), (per_step + 1, 0)):
         monkeypatch.setattr(assembly, "SMALLEST_STEP_FLOPS", limit)
-        assert parts.run().peak_flops == peak
+        assert measured_peak() == peak
     assert [line for line in caplog.messages if "peak" in line] == [
         "peak: bf16 matrix products reach 3 GFLOP/s on this machine; MFU is relative to that"
     ]
+
+
+def test_without_memory_for_the_peak_training_goes_on_without_mfu(monkeypatch, caplog):
+    def fail(device: torch.device) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(assembly, "peak_for_mfu", fail)
+    monkeypatch.setattr(assembly, "SMALLEST_STEP_FLOPS", 1)
+    assert measured_peak() == 0
+    assert caplog.messages == ["no memory to measure the peak of matrix products: MFU is not shown"]
 
 
 def test_mfu_is_the_same_share_of_the_peak_in_the_log_and_the_curves():

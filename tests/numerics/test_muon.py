@@ -13,6 +13,7 @@ from chatgot.checkpointing.checkpoint_file import load_checkpoint
 from chatgot.errors import OutOfMemory
 from chatgot.machine.device import DTYPES
 from chatgot.numerics import muon as muon_module
+from chatgot.numerics.eager_optimizers import AdamW
 from chatgot.numerics.muon import ITERATIONS, Muon, orthogonal, pick_muon_precision
 from chatgot.numerics.optim import allocate_state, build_optimizer, is_muon, lr_at, set_lr
 from chatgot.run.assembly import Run
@@ -473,6 +474,6 @@ def test_products_are_fp32_where_bf16_is_slow(gain, dtype, monkeypatch):
 
 def test_an_adamw_run_has_no_muon():
     run = parts.run()
-    assert type(run.optimizer) is torch.optim.AdamW
-    assert type(build_optimizer(run.model, run.config.training)) is torch.optim.AdamW
+    assert type(run.optimizer) is AdamW
+    assert type(build_optimizer(run.model, run.config.training)) is AdamW
     assert not any(map(is_muon, run.optimizer.param_groups))

@@ -113,3 +113,14 @@ def test_a_runs_time_is_all_the_time_in_the_training_loop(now):
     now[0] += 20.0
     do_step(step_clock, now, 3.0)
     assert run.state.progress.time_s == 26
+
+
+def test_a_stopped_clock_counts_neither_time_nor_rate(now):
+    run = parts.run()
+    step_clock = StepClock(run)
+    do_step(step_clock, now, 2.0)
+    with step_clock.stopped():
+        now[0] += 100.0
+    do_step(step_clock, now, 2.0)
+    assert run.state.progress.time_s == 4.0
+    assert step_clock.tokens_per_s() == 2 * TOKENS / 4

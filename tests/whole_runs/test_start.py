@@ -1,0 +1,54 @@
+"""The first step waits for nothing that it does not use: what a start imports, and in which order.
+
+torch itself imports much that is never used (asyncio, torch.distributed, torch.fx, in some versions
+sympy); what it brings is left out here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import harness
+
+PROGRAM = harness.ROOT / "tests" / "programs" / "modules_after_first_step.py"
+LATER = {  # first names of packages, and modules of torch
+    "gguf",
+    "jinja2",
+    "matplotlib",
+    "safetensors",
+    "sympy",
+    "tensorboard",
+    "tokenizers",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.utils.tensorboard",
+    "transformers",
+    "chatgot.exchange.from_transformers",
+    "chatgot.report",
+}
+
+
+def test_an_eager_run_imports_only_what_its_first_step_needs(tmp_path):
+    """With both optimizers, in bf16; no curve is due before the end of that step.
+
+    Attention's kernel is given: to measure it, torch.autograd.grad imports sympy, once per machine.
+    A process of its own, since the modules of the tests are all loaded in this one: 2 to 3 s.
+    """
+    quiet = {"log_interval": 5, "eval_interval": None, "sample_interval_steps": None}
+    training = {"optimizer": "muon", "mixed_precision": True, "precision_dtype": "bf16"}
+    training |= {"attention": "sdpa", **quiet}
+    harness.write_config(tmp_path, training=training)
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(harness.SCRIPT), "--config", "tiny.yaml"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(harness.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    modules = set(json.loads(done.stdout)["run"])
+    assert "chatgot.training.step" in modules
+    assert sorted(LATER & modules) == []
