@@ -193,7 +193,7 @@ def _compile_as_asked(work: Work, stored: bool | None, reason: str) -> bool:
         reason = reason if stored else "as asked"
         _compile(work, reason, event("compile", on=True, reason=reason))
         return True
-    if work.recomputes and work.device.type != "cuda":
+    if work.recomputes and work.card is None and work.device.type != "cuda":
         _log_off("gradient checkpointing is not bit-equal under it")
         return False
     return _compile_if_it_pays(work)

@@ -51,7 +51,7 @@ def work(machine, monkeypatch) -> Work:
     monkeypatch.setattr(compilation, "fastest_pass", seconds)
     monkeypatch.setattr(torch, "compile", compiler(exact))
     card = OnACard(GraphedPass(run.model, parts.CPU), batch)
-    return Work(run.config, run.model, parts.CPU, "fp32", 4, STEPS, math.inf, card)
+    return Work(run.config, run.model, parts.CPU, "fp32", 4, STEPS, math.inf, card=card)
 
 
 def test_whole_micro_batches_are_weighed_against_compiling(work, caplog):
@@ -94,7 +94,5 @@ def test_attentions_own_masks_do_not_fail_the_proof(work, monkeypatch):
 
 def test_gradient_checkpointing_does_not_rule_out_compiling_on_a_card(work):
     """Its own proof has a tolerance there."""
-    training = work.config.training.model_copy(update={"gradient_checkpointing": True})
-    recomputing = work.config.model_copy(update={"training": training})
-    assert choose_compile(replace(work, config=recomputing), None)
-    assert not choose_compile(replace(work, config=recomputing, card=None), None)
+    assert choose_compile(replace(work, recomputes=True), None)
+    assert not choose_compile(replace(work, recomputes=True, card=None), None)
