@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.script_runs import ROOT, Figures, python_path
+from benchmarks.script_runs import ROOT, Figures, number, python_path
 from chatgot.data.corpus import fetch_default_text
 
 NEIGHBOURS = (0, 1, 2)  # busy programs beside the training
@@ -32,7 +32,7 @@ def contention(args: argparse.Namespace, folder: Path) -> Figures:
                 with busy_programs(neighbours):
                     found = measure(args, folder, text, way)
                 print(f"{neighbours} busy, {way}: {found}", file=sys.stderr, flush=True)
-                rates[neighbours, way].append(float(found["tokens_per_s"]))
+                rates[neighbours, way].append(number(found["tokens_per_s"]))
                 weights.add(str(found["weights"]))
     figures: Figures = {"same_weights": len(weights) == 1}
     for (neighbours, way), of_way in rates.items():

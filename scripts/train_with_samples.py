@@ -238,7 +238,6 @@ from chatgot.logs.events import event
 from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
 from chatgot.logs.metrics import MetricsWriter
 from chatgot.logs.origins import text_of_yaml
-from chatgot.machine.contention import Contention
 from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
 from chatgot.machine.priority import lower_priority
@@ -271,6 +270,7 @@ from chatgot.training.log_lines import (
     start_facts,
     step_line,
 )
+from chatgot.training.neighbours import Neighbours
 from chatgot.training.progress import ProgressBar
 from chatgot.training.recovery import Outcome, recover
 from chatgot.training.saving import Saver
@@ -571,7 +571,7 @@ def write_row(run: Run, metrics: MetricsWriter, full_loss: float | None = None) 
 
 
 def train(
-    run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver, contention: Contention
+    run: Run, metrics: MetricsWriter, bar: ProgressBar, saver: Saver, neighbours: Neighbours
 ) -> None:
     """Run optimizer steps until the run has ended or a signal asks to stop."""
     due = Due(run)
@@ -612,7 +612,7 @@ def train(
             continue
 
         # other programs may take the cores
-        contention.look()
+        neighbours.look()
 
         # one optimizer step
         with clock.step():
@@ -737,13 +737,13 @@ def train_in_folder(
     reserve_time_to_save()
     with (
         closing(metrics),
-        closing(Contention()) as contention,
+        closing(Neighbours()) as neighbours,
         ProgressBar(run) as bar,
         crash_trace(paths.run_dir / "crash.txt"),
         saver,  # waits for a checkpoint that is still being written
     ):
         try:
-            train(run, metrics, bar, saver, contention)
+            train(run, metrics, bar, saver, neighbours)
         except OutOfMemory as error:
             saver.save_what_is_whole(error)
             raise

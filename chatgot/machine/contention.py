@@ -5,18 +5,13 @@ that is 1 or 2 % of the time, beside one busy program on two cores a third.
 Source: the kernel's sched-stats.rst, /proc/<pid>/schedstat.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from chatgot.logs.events import event
-from chatgot.logs.timing import human_time
 from chatgot.machine.idle_teams import IdleTeams
-
-logger = logging.getLogger(__name__)
 
 TASKS = Path("/proc/self/task")
 LOOK_S = 0.5  # at least between two looks; a look costs 50 microseconds
@@ -54,6 +49,9 @@ class Contention:
     """Watches whether other programs take the cores, and lets threads sleep or spin accordingly.
 
     It changes no result: the teams that compute stay the same.
+
+    is_on: other programs take the cores.
+    waited: share of the time that one thread waited for a core, at the last look.
     seconds: how long other programs have taken the cores so far.
     """
 
@@ -70,40 +68,47 @@ class Contention:
         self._before = self._read()
         self._began_s = clock()
         self._looked_s = self._began_s
-        self._quiet_since_s = self._looked_s
+        self._quiet_since_s = self._began_s
         self._quiet_s = FIRST_QUIET_S
         self.is_on = False
+        self.waited = 0.0
         self.seconds = 0.0
 
-    def look(self) -> None:
-        """Look whether other programs take the cores, if the last look is long enough ago."""
+    @property
+    def share(self) -> float:
+        """Return the share of the time since the beginning in which others took the cores."""
+        return self.seconds / max(self._clock() - self._began_s, self.seconds, 1e-9)
+
+    def look(self) -> bool:
+        """Look whether other programs take the cores, if the last look is long enough ago.
+
+        Returns whether that has changed.
+        """
         now_s = self._clock()
         passed_s = now_s - self._looked_s
         if passed_s < LOOK_S or not self._teams.possible:
-            return
-        share = self._waited_s() / passed_s
+            return False
+        self.waited = self._waited_s() / passed_s
         self._looked_s = now_s
         if self.is_on:
             self.seconds += passed_s
-        if share > QUIET:
+        if self.waited > QUIET:
             self._quiet_since_s = now_s
-        if not self.is_on and share > BUSY:
-            self._begin(share)
-        elif self.is_on and now_s - self._quiet_since_s >= self._quiet_s:
-            self._end()
+        if not self.is_on and self.waited > BUSY:
+            self._teams.start()
+            self.is_on = True
+            return True
+        if self.is_on and now_s - self._quiet_since_s >= self._quiet_s:
+            self.close()
+            self._quiet_s = min(2 * self._quiet_s, LONGEST_QUIET_S)
+            return True
+        return False
 
     def close(self) -> None:
-        """Let threads spin again; say how long other programs took the cores, if they did."""
+        """Let threads spin as at the beginning."""
         if self.is_on:
             self._teams.stop()
             self.is_on = False
-        if self.seconds:
-            logger.info(
-                "other programs took the cores for %s, %.0f %% of the time",
-                human_time(self.seconds),
-                100 * self.seconds / max(self._clock() - self._began_s, self.seconds),
-                extra=event("contention", on=False, seconds=round(self.seconds, 1)),
-            )
 
     def _waited_s(self) -> float:
         """Return how long the thread that waited most has waited since the last call."""
@@ -111,22 +116,3 @@ class Contention:
         self._before = self._read()
         now = self._before.items()
         return max((s - before[name] for name, s in now if name in before), default=0.0)
-
-    def _begin(self, share: float) -> None:
-        self._teams.start()
-        self.is_on = True
-        logger.info(
-            "other programs take the cores: a thread waited for one %.0f %% of the time; "
-            "waiting threads sleep from now on",
-            100 * share,
-            extra=event("contention", on=True, waited=round(share, 3)),
-        )
-
-    def _end(self) -> None:
-        self._teams.stop()
-        self.is_on = False
-        self._quiet_s = min(2 * self._quiet_s, LONGEST_QUIET_S)
-        logger.info(
-            "the cores are free again: waiting threads spin as before",
-            extra=event("contention", on=False, seconds=round(self.seconds, 1)),
-        )

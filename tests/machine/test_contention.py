@@ -1,6 +1,6 @@
 """Beside other programs, waiting threads sleep; when those are gone, they spin again."""
 
-import logging
+import itertools
 import os
 import sys
 import time
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from chatgot.machine import contention
-from chatgot.machine.contention import FIRST_QUIET_S, Contention, delays
+from chatgot.machine.contention import BUSY, FIRST_QUIET_S, Contention, delays
 from chatgot.machine.idle_teams import IdleTeams, has_libgomp, teams_needed
 from chatgot.spinning import ROUNDS, VARIABLE, spin_briefly
 
@@ -49,12 +49,7 @@ class Machine:
             self.contention.look()
 
 
-def events(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
-    return [record.event for record in caplog.records if hasattr(record, "event")]
-
-
-def test_threads_sleep_beside_a_busy_program_and_spin_when_it_is_gone(caplog):
-    caplog.set_level(logging.INFO)
+def test_threads_sleep_beside_a_busy_program_and_spin_when_it_is_gone():
     machine = Machine()
     machine.run(10, 0.02)
     assert machine.teams.asked == []
@@ -64,9 +59,8 @@ def test_threads_sleep_beside_a_busy_program_and_spin_when_it_is_gone(caplog):
     assert machine.teams.asked == ["sleep"]
     machine.run(1, 0.02)
     assert machine.teams.asked == ["sleep", "spin"]
-    begun, ended = events(caplog)
-    assert (begun["on"], begun["waited"]) == (True, 0.4)
-    assert (ended["on"], ended["seconds"]) == (False, 9 + FIRST_QUIET_S)
+    assert machine.contention.seconds == 9 + FIRST_QUIET_S
+    assert machine.contention.share == (9 + FIRST_QUIET_S) / (20 + FIRST_QUIET_S)
 
 
 def test_a_program_that_comes_and_goes_switches_less_and_less_often():
@@ -91,16 +85,12 @@ def test_a_new_thread_and_one_that_ended_count_for_nothing():
     assert machine.teams.asked == []
 
 
-def test_the_end_wakes_nobody_and_says_how_long_the_cores_were_taken(caplog):
-    caplog.set_level(logging.INFO)
+def test_closing_lets_threads_spin_again_once():
     machine = Machine()
-    machine.run(1, 0.5)
-    machine.run(4, 0.5)
+    machine.run(2, 0.5)
+    machine.contention.close()
     machine.contention.close()
     assert machine.teams.asked == ["sleep", "spin"]
-    assert events(caplog)[-1]["seconds"] == 4.0
-    assert "80 % of the time" in caplog.text
-    machine.contention.close()
 
 
 def test_without_libgomp_nothing_is_watched():
@@ -165,23 +155,24 @@ def test_idle_teams_live_between_start_and_stop(two_threads, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux" or not has_libgomp(), reason="needs libgomp")
 def test_run_beside_other_programs_ends_in_the_same_bits(two_threads, tmp_path, monkeypatch):
     """Threads switch between sleeping and spinning in each step."""
+    looks = itertools.count()
+    waiting = {"quiet": dict, "busy": lambda: {"1": 1e6 * (-(-next(looks) // 2))}}
+    for name in ("LOOK_S", "FIRST_QUIET_S", "LONGEST_QUIET_S"):
+        monkeypatch.setattr(contention, name, 0.0)
     finals = []
-    for name in ("quiet", "busy"):
+    for name, read in waiting.items():
+        monkeypatch.setattr(contention, "delays", read)
         folder = tmp_path / name
         folder.mkdir()
         harness.write_config(folder, model={"d_model": 64}, training={"threads": 2})
         assert harness.train_here(folder, "--config", "tiny.yaml") == 0
         finals.append(harness.load(harness.checkpoints(folder)[max(harness.checkpoints(folder))]))
-        looks = iter(range(10_000))
-        monkeypatch.setattr(contention, "LOOK_S", 0.0)
-        monkeypatch.setattr(contention, "FIRST_QUIET_S", 0.0)
-        monkeypatch.setattr(contention, "LONGEST_QUIET_S", 0.0)
-        monkeypatch.setattr(
-            contention, "delays", lambda looks=looks: {"1": 1e6 * (-(-next(looks) // 2))}
-        )
     quiet, busy = finals
-    switched = [e["on"] for e in harness.events(tmp_path / "busy") if e["kind"] == "contention"]
-    assert switched[:3] == [True, False, True]
+    said = [e for e in harness.events(tmp_path / "busy") if e["kind"] == "contention"]
+    assert [event["on"] for event in said[:3]] == [True, False, True]
+    assert said[0]["waited"] > BUSY
+    assert "of the time" in said[-1]["text"]
+    assert said[-1]["seconds"] > 0
     assert not [e for e in harness.events(tmp_path / "quiet") if e["kind"] == "contention"]
     for name, tensor in quiet["model_state_dict"].items():
         assert torch.equal(tensor, busy["model_state_dict"][name]), name
