@@ -11,6 +11,7 @@ from hypothesis import settings
 from log_handlers import take_log_down
 from windows_rules import needs_unix
 
+from chatgot.machine import contention
 from chatgot.machine.measured import machine_file
 
 # The same examples each time: what passed stays passed. --hypothesis-profile=default draws others.
@@ -79,6 +80,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_machine():
+    """Nobody tells how long threads wait for a core: tests do the same beside other programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contention, "delays", dict)
+        yield
 
 
 @pytest.fixture(autouse=True)

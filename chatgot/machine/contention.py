@@ -45,6 +45,11 @@ def delays(tasks: Path = TASKS) -> Delays:
     return seconds
 
 
+def most_waited_s(before: Delays, after: Delays) -> float:
+    """Return how long the thread that waited most has waited between two readings."""
+    return max((s - before[name] for name, s in after.items() if name in before), default=0.0)
+
+
 class Contention:
     """Watches whether other programs take the cores, and lets threads sleep or spin accordingly.
 
@@ -88,7 +93,9 @@ class Contention:
         passed_s = now_s - self._looked_s
         if passed_s < LOOK_S or not self._teams.possible:
             return False
-        self.waited = self._waited_s() / passed_s
+        after = self._read()
+        self.waited = most_waited_s(self._before, after) / passed_s
+        self._before = after
         self._looked_s = now_s
         if self.is_on:
             self.seconds += passed_s
@@ -109,10 +116,3 @@ class Contention:
         if self.is_on:
             self._teams.stop()
             self.is_on = False
-
-    def _waited_s(self) -> float:
-        """Return how long the thread that waited most has waited since the last call."""
-        before = self._before
-        self._before = self._read()
-        now = self._before.items()
-        return max((s - before[name] for name, s in now if name in before), default=0.0)

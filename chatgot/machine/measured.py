@@ -16,6 +16,7 @@ import torch
 from platformdirs import user_cache_path
 
 from chatgot.atomic_file import atomic_file
+from chatgot.machine import contention
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ PEAK_PRODUCTS = {"cpu": 1, "cuda": 10, "mps": 10}
 # A GPU raises its clock only under load, and the first products choose their kernel
 PEAK_WARM_UP_S = {"cpu": 0.0, "cuda": 0.5, "mps": 0.5}
 THREAD_ROUNDS = 30  # takes some tenths of a second, longer than a short burst of another program
+BUSY = "beside other programs: "  # begins the name of what was not measured in quiet
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # where torch.compile keeps its code
 FEWER_THREADS_GAIN = 1.1  # half the threads must be this much faster, because timings are noisy
 
@@ -83,22 +85,40 @@ def machine_file() -> Path | None:
     return None if folder is None else folder / "machine.json"
 
 
-def remembered(what: str, measure: Callable[[], list[float]]) -> list[float]:
+def remembered(
+    what: str, measure: Callable[[], list[float]], *, again_when_quiet: bool = True
+) -> list[float]:
     """Return the stored result of `measure` for this CPU and torch; measure if there is none.
 
-    So every fresh run makes the same choice from these numbers.
+    So every fresh run makes the same choice from these numbers. Those that were measured while
+    other programs took the cores count until they have been measured in quiet.
 
     what: names the quantity, shape and dtype.
+    again_when_quiet: false for what takes too long to measure again.
     """
     key = f"{what} | {cpu_name()} | torch {torch.__version__}"
     path = machine_file()
-    known = _read(path).get(key)
-    if isinstance(known, list) and known and all(type(number) is float for number in known):
+    known = _numbers(_read(path).get(key))
+    if known is not None:
         return known
+    before = contention.delays()
+    start_s = time.perf_counter()
     numbers = [float(number) for number in measure()]
+    waited_s = contention.most_waited_s(before, contention.delays())
+    is_busy = waited_s > contention.BUSY * (time.perf_counter() - start_s)
+    if is_busy and again_when_quiet:
+        key = f"{BUSY}{key}"
+        numbers = _numbers(_read(path).get(key)) or numbers
     if path is not None:
         _write(path, _read(path) | {key: numbers})
     return numbers
+
+
+def _numbers(known: object) -> list[float] | None:
+    """Return what a file holds as numbers; None: there are none, or it is damaged."""
+    if isinstance(known, list) and known and all(type(number) is float for number in known):
+        return known
+    return None
 
 
 def _read(path: Path | None) -> dict[str, object]:

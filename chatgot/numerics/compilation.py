@@ -214,7 +214,8 @@ def _compile_if_it_pays(work: Work) -> bool:
         _log_off(f"the rest of the run spends only about {human_time(in_blocks_s)} in the blocks")
         return False
     name = work.name if work.card is None else work.name_of_pass
-    times = remembered(f"compiled {unit} {name}", partial(_measure_compiled, work))
+    what = f"compiled {unit} {name}"
+    times = remembered(what, partial(_measure_compiled, work), again_when_quiet=False)
     compile_s, eager_s, compiled_s = times
     saved_s = in_blocks_s * (1 - compiled_s / eager_s)
     pays = saved_s > compile_s
