@@ -1,5 +1,7 @@
 """Whether other programs take the cores; then torch's threads sleep while they wait, not spin.
 
+Two threads share one core, too (see shared_core.py).
+
 Linux tells for each thread how long it was ready to run and waited for a core. On a quiet machine
 that is 1 or 2 % of the time, beside one busy program on two cores a third.
 Source: the kernel's sched-stats.rst, /proc/<pid>/schedstat.
@@ -12,11 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from chatgot.machine.idle_teams import IdleTeams
+from chatgot.machine.shared_core import SharedCore
 
 TASKS = Path("/proc/self/task")
 LOOK_S = 0.5  # at least between two looks; a look costs 50 microseconds
 BUSY = 0.15  # share of the time that one thread waits for a core: other programs take the cores
 QUIET = 0.05  # every thread waits for a smaller share: nobody does
+FREE = 0.6  # share of the time that another core is idle: nobody needs it
 # Quiet seconds before threads spin again. They double with each change, so that a program that
 # comes and goes does not fill the log; sleeping threads cost a fifth of the speed at most.
 FIRST_QUIET_S = 5.0
@@ -32,6 +36,16 @@ class Teams(Protocol):
     def possible(self) -> bool: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
+
+
+class Core(Protocol):
+    """What lets all threads share one core."""
+
+    possible: bool
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def look(self) -> float: ...
 
 
 def delays(tasks: Path = TASKS) -> Delays:
@@ -64,10 +78,12 @@ class Contention:
         self,
         *,
         teams: Teams | None = None,
+        core: Core | None = None,
         read: Callable[[], Delays] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._teams = IdleTeams() if teams is None else teams
+        self._core = SharedCore() if core is None else core
         self._read = delays if read is None else read
         self._clock = clock
         self._before = self._read()
@@ -99,10 +115,12 @@ class Contention:
         self._looked_s = now_s
         if self.is_on:
             self.seconds += passed_s
-        if self.waited > QUIET:
+        if self._others_run():
             self._quiet_since_s = now_s
         if not self.is_on and self.waited > BUSY:
             self._teams.start()
+            if self._core.possible:
+                self._core.start()
             self.is_on = True
             return True
         if self.is_on and now_s - self._quiet_since_s >= self._quiet_s:
@@ -114,5 +132,13 @@ class Contention:
     def close(self) -> None:
         """Let threads spin as at the beginning."""
         if self.is_on:
+            if self._core.possible:
+                self._core.stop()
             self._teams.stop()
             self.is_on = False
+
+    def _others_run(self) -> bool:
+        """Return whether other programs run; on one core, threads wait for each other all along."""
+        if self.is_on and self._core.possible:
+            return self._core.look() < FREE
+        return self.waited > QUIET

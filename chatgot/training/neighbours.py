@@ -2,6 +2,8 @@
 
 import logging
 
+import torch
+
 from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
 from chatgot.machine.contention import Contention
@@ -10,15 +12,18 @@ logger = logging.getLogger(__name__)
 
 
 class Neighbours:
-    """The other programs on this machine, as one session of training meets them."""
+    """The other programs on this machine, as one session of training meets them.
 
-    def __init__(self) -> None:
-        self._contention = Contention()
+    Where a GPU computes, nobody looks: its threads of the CPU hardly wait for each other.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._contention = Contention() if device.type == "cpu" else None
 
     def look(self) -> None:
         """Let waiting threads sleep or spin as is best beside these programs; log each change."""
         contention = self._contention
-        if not contention.look():
+        if contention is None or not contention.look():
             return
         seconds = round(contention.seconds, 1)
         if contention.is_on:
@@ -39,6 +44,8 @@ class Neighbours:
     def close(self) -> None:
         """Let threads spin again; say how long other programs took the cores, if they did."""
         contention = self._contention
+        if contention is None:
+            return
         contention.close()
         if not contention.seconds:
             return

@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from chatgot.machine import contention
 from chatgot.machine.contention import BUSY, FIRST_QUIET_S, Contention, delays
 from chatgot.machine.idle_teams import IdleTeams, has_libgomp, teams_needed
+from chatgot.machine.shared_core import SharedCore, idle_seconds
 from chatgot.spinning import ROUNDS, VARIABLE, spin_briefly
 
 
@@ -30,15 +32,37 @@ class Sleepers:
         self.asked.append("spin")
 
 
+class Place:
+    """Counts what is asked for instead of moving threads; `idle` is told of another core."""
+
+    def __init__(self, *, possible: bool) -> None:
+        self.possible = possible
+        self.idle = 0.0
+        self.asked: list[str] = []
+
+    def start(self) -> None:
+        self.asked.append("one core")
+
+    def stop(self) -> None:
+        self.asked.append("all cores")
+
+    def look(self) -> float:
+        return self.idle
+
+
 class Machine:
     """A clock, and two threads that wait for a core for a share of the time."""
 
-    def __init__(self, *, possible: bool = True) -> None:
+    def __init__(self, *, possible: bool = True, shares_core: bool = False) -> None:
         self.now_s = 100.0
+        self.core = Place(possible=shares_core)
         self.waited_s = {"1": 3.0, "2": 7.0}
         self.teams = Sleepers(possible=possible)
         self.contention = Contention(
-            teams=self.teams, read=lambda: dict(self.waited_s), clock=lambda: self.now_s
+            teams=self.teams,
+            core=self.core,
+            read=lambda: dict(self.waited_s),
+            clock=lambda: self.now_s,
         )
 
     def run(self, seconds: float, share: float) -> None:
@@ -61,6 +85,20 @@ def test_threads_sleep_beside_a_busy_program_and_spin_when_it_is_gone():
     assert machine.teams.asked == ["sleep", "spin"]
     assert machine.contention.seconds == 9 + FIRST_QUIET_S
     assert machine.contention.share == (9 + FIRST_QUIET_S) / (20 + FIRST_QUIET_S)
+
+
+def test_two_threads_share_a_core_until_another_one_is_free():
+    """On one core, each thread waits for the other one: that says nothing of other programs."""
+    machine = Machine(shares_core=True)
+    machine.run(1, 0.4)
+    assert machine.core.asked == ["one core"]
+    machine.core.idle = 0.5
+    machine.run(20, 0.0)
+    assert machine.core.asked == ["one core"]
+    machine.core.idle = 0.9
+    machine.run(FIRST_QUIET_S, 0.4)
+    assert machine.core.asked == ["one core", "all cores"]
+    assert machine.teams.asked == ["sleep", "spin"]
 
 
 def test_a_program_that_comes_and_goes_switches_less_and_less_often():
@@ -150,6 +188,62 @@ def test_idle_teams_live_between_start_and_stop(two_threads, monkeypatch):
     while threads_of_this_process() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threads_of_this_process() == before
+
+
+def affinities() -> set[frozenset[int]]:
+    return {
+        frozenset(os.sched_getaffinity(int(task.name)))
+        for task in Path("/proc/self/task").iterdir()
+    }
+
+
+needs_cores = pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs two cores of Linux"
+)
+
+
+@needs_cores
+def test_threads_share_one_core_between_start_and_stop(two_threads):
+    before = affinities()
+    core = SharedCore({})
+    assert core.possible
+    core.start()
+    (shared,) = affinities()
+    assert len(shared) == 1
+    late = threading.Event()
+    thread = threading.Thread(target=late.wait)  # inherits the main thread's place
+    thread.start()
+    core.stop()
+    assert affinities() == before
+    late.set()
+    thread.join()
+
+
+@needs_cores
+def test_a_crowded_core_is_left_to_others(two_threads, monkeypatch):
+    core = SharedCore({})
+    core.start()
+    monkeypatch.setattr(core._own_choice, "choice", max)
+    try:
+        time.sleep(0.05)  # this process needs nothing, so it gets less than most of a core
+        core.look()
+        assert affinities() == {frozenset({max(core._masks[os.getpid()])})}
+    finally:
+        core.stop()
+
+
+@needs_cores
+@pytest.mark.parametrize("variable", ["OMP_PROC_BIND", "GOMP_CPU_AFFINITY"])
+def test_threads_stay_where_the_user_puts_them(variable, two_threads):
+    assert not SharedCore({variable: "0"}).possible
+
+
+def test_idle_seconds_are_read_for_each_core(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  9 9 9 9 9\ncpu0 1 2 3 400 50 6\ncpu1 1 2 3 0 0 6\nintr 5\n")
+    ticks_per_s = os.sysconf("SC_CLK_TCK")
+    assert idle_seconds(stat) == {0: 450 / ticks_per_s, 1: 0.0}
+    assert idle_seconds(tmp_path / "missing") == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not has_libgomp(), reason="needs libgomp")
