@@ -737,7 +737,7 @@ def train_in_folder(
     reserve_time_to_save()
     with (
         closing(metrics),
-        closing(Neighbours(run.device)) as neighbours,
+        closing(Neighbours(run)) as neighbours,
         ProgressBar(run) as bar,
         crash_trace(paths.run_dir / "crash.txt"),
         saver,  # waits for a checkpoint that is still being written

@@ -2,11 +2,10 @@
 
 import logging
 
-import torch
-
 from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
 from chatgot.machine.contention import Contention
+from chatgot.run.assembly import Run
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +16,9 @@ class Neighbours:
     Where a GPU computes, nobody looks: its threads of the CPU hardly wait for each other.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._contention = Contention() if device.type == "cpu" else None
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._contention = Contention() if run.device.type == "cpu" else None
 
     def look(self) -> None:
         """Let waiting threads sleep or spin as is best beside these programs; log each change."""
@@ -36,6 +36,7 @@ class Neighbours:
                 ),
             )
         else:
+            self._run.peak_flops = None  # it may have been measured beside them
             logger.info(
                 "the cores are free again: waiting threads spin as before",
                 extra=event("contention", on=False, seconds=seconds),
