@@ -24,19 +24,21 @@ from chatgot.machine.measured import (
     best_time,
     best_times,
     keep_compiled_code,
+    recalled,
     remembered,
     synchronise,
 )
 from chatgot.machine.memory import is_out_of_memory
+import chatgot.model.opaque_attention  # noqa: F401
 from chatgot.model.gpt import GPT, Block
+from chatgot.numerics.compile_cost import cost_s, note
 from chatgot.numerics.precision import autocast
 
 logger = logging.getLogger(__name__)
 
-# Share of a block's time that compiling saves at most: 5 to 20 % were measured on CPUs.
-MOST_GAIN = 0.25
-# Seconds to assume for compiling until it has been measured on this machine.
-USUAL_COMPILE_S = 20.0
+# Share of a block's time that compiling is assumed to save until it is measured for this shape;
+# 5 to 20 % were measured on CPUs. A guess too high would compile runs that end before it pays.
+USUAL_GAIN = {"modern": 0.2, "gpt": 0.1}
 
 
 class CompileFailed(Exception):
@@ -151,11 +153,19 @@ def _compile_if_it_pays(work: Work) -> bool:
     with waiting("measuring how fast a block is"):
         (eager_s,) = remembered(f"eager block {work.name}", lambda: [best_time(work.run_block)])
     in_blocks_s = min(blocks * eager_s, work.seconds_left)
-    if in_blocks_s * MOST_GAIN < USUAL_COMPILE_S:
-        _log_off(f"the rest of the run spends only about {human_time(in_blocks_s)} in the blocks")
-        return False
-    times = remembered(f"compiled block {work.name}", partial(_measure_compiled, work))
-    compile_s, eager_s, compiled_s = times
+    what = f"compiled block {work.name}"
+    keep_compiled_code()
+    known = recalled(what)
+    if known is None:
+        usual_s = in_blocks_s * USUAL_GAIN[work.config.model.architecture]
+        if usual_s < cost_s(work.name, None):
+            _log_off(
+                f"the rest of the run spends only about {human_time(in_blocks_s)} in the blocks"
+            )
+            return False
+    measured_s, eager_s, compiled_s = remembered(what, partial(_measure_compiled, work))
+    # where the blocks have just been compiled, the next run's cost decides: both choose the same
+    compile_s = cost_s(work.name, measured_s)
     saved_s = in_blocks_s * (1 - compiled_s / eager_s)
     pays = saved_s > compile_s
     logger.info(
@@ -215,5 +225,6 @@ def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) ->
         message = lines[0] if lines else type(error).__name__
         raise CompileFailed(message[:300]) from error
     seconds = time.perf_counter() - start_s
+    note(work.name, seconds)
     logger.info("compile: blocks compiled in %.1f s, %s", seconds, reason, extra=extra)
     return seconds
