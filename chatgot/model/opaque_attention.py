@@ -1,8 +1,8 @@
 """Attention by products as one operator that torch.compile calls instead of compiling it.
 
 It is mostly matrix products, which the compiler calls as they are. Compiling the rest of it makes
-half of a block's kernels, and training is no faster for them. Importing this module registers the
-operator.
+a third of a block's kernels, and training is no faster for them (measured: 151 and 152 ms for
+forward and backward of the quick configuration). Importing this module registers the operator.
 
 Letters: N batch x heads, T time, D head size.
 """
