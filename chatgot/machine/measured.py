@@ -29,6 +29,7 @@ PEAK_WARM_UP_S = {"cpu": 0.0, "cuda": 0.5, "mps": 0.5}
 THREAD_ROUNDS = 30  # takes some tenths of a second, longer than a short burst of another program
 BUSY = "beside other programs: "  # begins the name of what was not measured in quiet
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # where torch.compile keeps its code
+MOST_COMPILERS = 8  # at once; each takes up to 300 MiB, and a block has about 20 kernels
 FEWER_THREADS_GAIN = 1.1  # half the threads must be this much faster, because timings are noisy
 
 
@@ -48,9 +49,11 @@ def cache_folder() -> Path | None:
 
 
 def keep_compiled_code() -> None:
-    """Let torch.compile keep its code in the user's cache folder, and start no processes.
+    """Let torch.compile keep its code in the user's cache folder.
 
-    To be called before something is compiled; what the user has set stays, if it can be used.
+    For a CPU, as many compilers run at once as there are cores: threads start them, so that none
+    outlives its work. To be called before something is compiled; what the user has set stays, if it
+    can be used.
     """
     folder = cache_folder()
     if folder is not None:  # /tmp, the default, is emptied
@@ -60,8 +63,16 @@ def keep_compiled_code() -> None:
         # torch would fail on it; it makes a folder of its own in /tmp
         _warn_once(f"{problem}: the next run compiles again")
         del os.environ[COMPILED]
-    # no pool of processes: one function is compiled
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    # for a GPU, torch would start a pool of processes that stay until the run ends
+    compilers = 1 if torch.cuda.is_available() else min(cores(), MOST_COMPILERS)
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(compilers))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _why_unusable(folder: str | None) -> str:
@@ -96,9 +107,7 @@ def remembered(
     what: names the quantity, shape and dtype.
     again_when_quiet: false for what takes too long to measure again.
     """
-    key = f"{what} | {cpu_name()} | torch {torch.__version__}"
-    path = machine_file()
-    known = _numbers(_read(path).get(key))
+    known = recalled(what)
     if known is not None:
         return known
     before = contention.delays()
@@ -107,18 +116,29 @@ def remembered(
     waited_s = contention.most_waited_s(before, contention.delays())
     is_busy = waited_s > contention.BUSY * (time.perf_counter() - start_s)
     if is_busy and again_when_quiet:
-        key = f"{BUSY}{key}"
-        numbers = _numbers(_read(path).get(key)) or numbers
-    if path is not None:
-        _write(path, _read(path) | {key: numbers})
+        what = f"{BUSY}{what}"
+        numbers = recalled(what) or numbers
+    remember(what, numbers)
     return numbers
 
 
-def _numbers(known: object) -> list[float] | None:
-    """Return what a file holds as numbers; None: there are none, or it is damaged."""
+def recalled(what: str) -> list[float] | None:
+    """Return what is remembered of a quantity; None: nothing."""
+    known = _read(machine_file()).get(_key(what))
     if isinstance(known, list) and known and all(type(number) is float for number in known):
         return known
     return None
+
+
+def remember(what: str, numbers: Sequence[float]) -> None:
+    """Store the numbers of a quantity for this CPU and torch, in place of older ones."""
+    path = machine_file()
+    if path is not None:
+        _write(path, _read(path) | {_key(what): list(numbers)})
+
+
+def _key(what: str) -> str:
+    return f"{what} | {cpu_name()} | torch {torch.__version__}"
 
 
 def _read(path: Path | None) -> dict[str, object]:

@@ -6,7 +6,7 @@ Source of the sharing: grouped-query attention, Ainslie et al. 2023, arXiv:2305.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -43,20 +43,7 @@ class Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return (N, T, D)."""
-        T, D = q.shape[1:]
-        R = min(ROWS, T)
-        q = q * D**-0.5
-        y = torch.empty_like(v)
-        weights_of_rows: list[Tensor] = []
-        above = torch.full((R, R), -torch.inf, dtype=q.dtype, device=q.device).triu(1)  # (R, R)
-        for begin in range(0, T, ROWS):
-            end = min(begin + ROWS, T)
-            rows = end - begin
-            scores = torch.bmm(q[:, begin:end], k[:, :end].transpose(1, 2))  # (N, R, end)
-            scores[:, :, begin:] += above[:rows, :rows]  # the square on the diagonal
-            weights = scores.softmax(dim=-1)  # (N, R, end)
-            y[:, begin:end] = torch.bmm(weights, v[:, :end])  # (N, R, D)
-            weights_of_rows.append(weights)
+        y, q, weights_of_rows = attend_by_products(q, k, v)
         ctx.save_for_backward(q, k, v, *weights_of_rows)
         return y
 
@@ -64,29 +51,61 @@ class Products(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of q, k and v, each (N, T, D)."""
-        q, k, v, *weights_of_rows = ctx.saved_tensors  # q is scaled
-        T, D = q.shape[1:]
-        dq = torch.empty_like(q)
-        # The last rows see every key, so they make dk and dv; the others add to them.
-        for i in reversed(range(len(weights_of_rows))):
-            begin = i * ROWS
-            end = min(begin + ROWS, T)
-            weights = weights_of_rows[i]  # (N, R, end)
-            dy_rows = dy[:, begin:end]  # (N, R, D)
-            dv_part = torch.bmm(weights.transpose(1, 2), dy_rows)  # (N, end, D)
-            d_weights = torch.bmm(dy_rows, v[:, :end].transpose(1, 2))  # (N, R, end)
-            d_scores = torch._softmax_backward_data(  # noqa: SLF001 - it has no public name
-                d_weights, weights, -1, weights.dtype
-            )  # (N, R, end)
-            dq[:, begin:end] = torch.bmm(d_scores, k[:, :end])  # (N, R, D)
-            dk_part = torch.bmm(d_scores.transpose(1, 2), q[:, begin:end])  # (N, end, D)
-            if end == T:
-                dk = dk_part
-                dv = dv_part
-            else:
-                dk[:, :end] += dk_part
-                dv[:, :end] += dv_part
-        return dq.mul_(D**-0.5), dk, dv
+        q, k, v, *weights_of_rows = ctx.saved_tensors
+        return gradients_of_products(dy, q, k, v, weights_of_rows)
+
+
+def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return the attention, q times 1 / sqrt(D), and the weights of each group of rows.
+
+    The first two are (N, T, D), the weights (N, R, keys).
+    """
+    T, D = q.shape[1:]
+    R = min(ROWS, T)
+    q = q * D**-0.5
+    y = torch.empty_like(v)
+    weights_of_rows: list[Tensor] = []
+    above = torch.full((R, R), -torch.inf, dtype=q.dtype, device=q.device).triu(1)  # (R, R)
+    for begin in range(0, T, ROWS):
+        end = min(begin + ROWS, T)
+        rows = end - begin
+        scores = torch.bmm(q[:, begin:end], k[:, :end].transpose(1, 2))  # (N, R, end)
+        scores[:, :, begin:] += above[:rows, :rows]  # the square on the diagonal
+        weights = scores.softmax(dim=-1)  # (N, R, end)
+        y[:, begin:end] = torch.bmm(weights, v[:, :end])  # (N, R, D)
+        weights_of_rows.append(weights)
+    return y, q, weights_of_rows
+
+
+def gradients_of_products(
+    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, weights_of_rows: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v, each (N, T, D).
+
+    q and weights_of_rows: as `attend_by_products` returned them.
+    """
+    T, D = q.shape[1:]
+    dq = torch.empty_like(q)
+    # The last rows see every key, so they make dk and dv; the others add to them.
+    for i in reversed(range(len(weights_of_rows))):
+        begin = i * ROWS
+        end = min(begin + ROWS, T)
+        weights = weights_of_rows[i]  # (N, R, end)
+        dy_rows = dy[:, begin:end]  # (N, R, D)
+        dv_part = torch.bmm(weights.transpose(1, 2), dy_rows)  # (N, end, D)
+        d_weights = torch.bmm(dy_rows, v[:, :end].transpose(1, 2))  # (N, R, end)
+        d_scores = torch._softmax_backward_data(  # noqa: SLF001 - it has no public name
+            d_weights, weights, -1, weights.dtype
+        )  # (N, R, end)
+        dq[:, begin:end] = torch.bmm(d_scores, k[:, :end])  # (N, R, D)
+        dk_part = torch.bmm(d_scores.transpose(1, 2), q[:, begin:end])  # (N, end, D)
+        if end == T:
+            dk = dk_part
+            dv = dv_part
+        else:
+            dk[:, :end] += dk_part
+            dv[:, :end] += dv_part
+    return dq.mul_(D**-0.5), dk, dv
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, kernel: str, dropout: float = 0.0) -> Tensor:
@@ -104,7 +123,11 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, kernel: str, dropout: floa
     k = repeat_heads(k, H)  # (B, H, T, D)
     v = repeat_heads(v, H)  # (B, H, T, D)
     q, k, v = (t.reshape(B * H, T, D) for t in (q, k, v))
-    y: Tensor = Products.apply(q, k, v)  # type: ignore[no-untyped-call] # untyped in torch
+    if torch.compiler.is_compiling():
+        # one operator for the compiler; opaque_attention.py registers it
+        y, *_ = torch.ops.chatgot.products(q, k, v)
+    else:
+        y = Products.apply(q, k, v)  # type: ignore[no-untyped-call] # untyped in torch
     return y.view(B, H, T, D)
 
 

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from chatgot.config import ModelConfig
+from chatgot.model import fewer_passes
 from chatgot.model.attention import causal_attention
 from chatgot.model.dropout import drop, keep_mask
 
@@ -47,7 +48,7 @@ class Cache(Protocol):
 def make_norm(cfg: ModelConfig, size: int) -> nn.Module:
     """Return the architecture's normalisation over a last dimension of `size`."""
     if cfg.architecture == "modern":
-        return nn.RMSNorm(size, eps=cfg.layer_norm_eps)
+        return fewer_passes.RMSNorm(size, eps=cfg.layer_norm_eps)
     return nn.LayerNorm(size, eps=cfg.layer_norm_eps, bias=cfg.bias)
 
 
@@ -67,6 +68,9 @@ def rotation(positions: Tensor, head_size: int, base: float) -> Rotation:
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Rotate each pair of elements (i, i + D / 2) of queries (B, T, H, D) or keys (B, T, G, D)."""
     cosines, sines = by
+    if fewer_passes.pays(x):
+        y: Tensor = fewer_passes.Rotate.apply(x, cosines, sines)  # type: ignore[no-untyped-call] # untyped in torch
+        return y
     lower, upper = x.chunk(2, dim=-1)  # 2 x (B, T, heads, D / 2)
     return x * cosines + torch.cat((-upper, lower), dim=-1) * sines
 
@@ -151,8 +155,13 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, C) from x (B, T, C)."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)  # 2 x (B, T, d_hid)
-        result: Tensor = self.down(F.silu(gate) * up)  # (B, T, C)
+        gate_up = self.gate_up(x)  # (B, T, 2 d_hid)
+        if fewer_passes.pays(gate_up):
+            hidden = fewer_passes.Gate.apply(gate_up)  # type: ignore[no-untyped-call] # untyped in torch
+        else:
+            gate, up = gate_up.chunk(2, dim=-1)  # 2 x (B, T, d_hid)
+            hidden = F.silu(gate) * up  # (B, T, d_hid)
+        result: Tensor = self.down(hidden)  # (B, T, C)
         return result
 
 

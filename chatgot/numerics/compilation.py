@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+import chatgot.model.opaque_attention  # noqa: F401
 from chatgot.config import Config
 from chatgot.data.windows import Batch
 from chatgot.logs.events import event
@@ -29,25 +30,26 @@ from chatgot.machine.measured import (
     best_time,
     best_times,
     keep_compiled_code,
+    recalled,
     remembered,
     synchronise,
 )
 from chatgot.machine.memory import is_out_of_memory
 from chatgot.model.gpt import GPT, Block, without_dropout
+from chatgot.numerics.compile_cost import cost_s, note
 from chatgot.numerics.cuda_graphs import GraphedPass, Pass, difference, fastest_pass, plain_pass
 from chatgot.numerics.precision import autocast
 
 logger = logging.getLogger(__name__)
 
-# Share of a block's time that compiling saves at most: 5 to 20 % were measured on CPUs.
-MOST_GAIN = 0.25
+# Share of a block's time that compiling is assumed to save until it is measured for this shape;
+# 5 to 20 % were measured on CPUs. A guess too high would compile runs that end before it pays.
+USUAL_GAIN = {"modern": 0.2, "gpt": 0.1}
 # The same on a GPU, where memory traffic is saved: estimated, not measured.
-MOST_GAIN_ON_A_CARD = 0.6
+USUAL_GAIN_ON_A_CARD = 0.6
 # How far compiled blocks may be from eager ones on a GPU, relative to the loss and to the norm of
 # the gradient: they keep in fp32 what eager ones round to 16 bits.
 COMPILED_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 5e-2}
-# Seconds to assume for compiling until it has been measured on this machine.
-USUAL_COMPILE_S = 20.0
 
 
 class CompileFailed(Exception):
@@ -90,6 +92,13 @@ class Work:
         micro_batches = math.ceil(self.config.training.sequences_per_step / self.micro_batch_size)
         blocks = self.config.model.n_layers if self.card is None else 1
         return self.steps_left * micro_batches * blocks
+
+    @property
+    def usual_gain(self) -> float:
+        """Return the share of its time that compiling is assumed to save."""
+        if self.card is not None:
+            return USUAL_GAIN_ON_A_CARD
+        return USUAL_GAIN[self.config.model.architecture]
 
     @property
     def name_of_pass(self) -> str:
@@ -209,14 +218,16 @@ def _compile_if_it_pays(work: Work) -> bool:
     with waiting(f"measuring how fast a {unit} is"):
         eager_s = work.eager_seconds()
     in_blocks_s = min(work.units_left * eager_s, work.seconds_left)
-    most_gain = MOST_GAIN if work.card is None else MOST_GAIN_ON_A_CARD
-    if in_blocks_s * most_gain < USUAL_COMPILE_S:
-        _log_off(f"the rest of the run spends only about {human_time(in_blocks_s)} in the blocks")
-        return False
     name = work.name if work.card is None else work.name_of_pass
     what = f"compiled {unit} {name}"
-    times = remembered(what, partial(_measure_compiled, work), again_when_quiet=False)
-    compile_s, eager_s, compiled_s = times
+    keep_compiled_code()
+    if recalled(what) is None and in_blocks_s * work.usual_gain < cost_s(work.name, None):
+        _log_off(f"the rest of the run spends only about {human_time(in_blocks_s)} in the blocks")
+        return False
+    measure = partial(_measure_compiled, work)
+    measured_s, eager_s, compiled_s = remembered(what, measure, again_when_quiet=False)
+    # where the blocks have just been compiled, the next run's cost decides: both choose the same
+    compile_s = cost_s(work.name, measured_s)
     saved_s = in_blocks_s * (1 - compiled_s / eager_s)
     pays = saved_s > compile_s
     logger.info(
@@ -287,6 +298,7 @@ def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) ->
         message = lines[0] if lines else type(error).__name__
         raise CompileFailed(message[:300]) from error
     seconds = time.perf_counter() - start_s
+    note(work.name, seconds)
     logger.info("compile: blocks compiled in %.1f s, %s", seconds, reason, extra=extra)
     return seconds
 

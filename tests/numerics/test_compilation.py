@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from chatgot.config import SamplingConfig
+from chatgot.machine import measured as machine_module
+from chatgot.machine.measured import COMPILED
 from chatgot.model.gpt import Block, evaluating
-from chatgot.numerics import compilation
+from chatgot.numerics import compilation, compile_cost
 from chatgot.run.assembly import Run
 from chatgot.run.resuming import find_checkpoint, resume
 from chatgot.sampling.generation import continue_texts
@@ -133,16 +135,24 @@ class Compiler:
 
 
 @pytest.fixture
-def compiler(machine, monkeypatch, own_variables) -> Compiler:
-    """A fake torch.compile, on a machine without any measurement."""
+def compiler(machine, tmp_path, monkeypatch, own_variables) -> Compiler:
+    """A fake torch.compile, on a machine without any measurement or compiled code."""
+    monkeypatch.setenv(COMPILED, str(tmp_path / "compiled"))
     stand_in = Compiler()
     monkeypatch.setattr(torch, "compile", stand_in)
     return stand_in
 
 
+def markers() -> list[Path]:
+    """Return the files that say which compiled code is kept."""
+    return list((Path(os.environ[COMPILED]) / "chatgot").glob("*.json"))
+
+
 def remember(machine, eager_s: float, compile_s: float, compiled_s: float) -> None:
-    """Write these times as if this machine had measured them."""
+    """Write these times as if this machine had measured them; its compiled code is gone."""
     fresh_run(max_steps=10**9, compile="auto")
+    for marker in markers():
+        marker.unlink()
     known = json.loads(machine.read_bytes())
     for key in known:
         if key.startswith("eager block"):
@@ -229,9 +239,9 @@ def test_auto_does_not_compile_a_short_run_and_gives_the_reason(compiler, caplog
         (10.0, 0.999e-3, {}, "off; a block takes 1.00 ms eager and 1.00 ms compiled"),
         (10.0, 2e-3, {}, "off; a block takes"),
         (3000.0, 0.5e-3, {}, "off; a block takes"),
-        (10.0, 0.5e-3, {"max_steps": 21_000}, "on; a block takes"),  # 84 s in the blocks
-        (10.0, 0.5e-3, {"max_steps": 19_000}, "off, the rest of the run spends only about"),
-        (10.0, 0.5e-3, {"max_minutes": 0.5}, "off, the rest of the run spends only about"),
+        (10.0, 0.5e-3, {"max_steps": 5_200}, "on; a block takes"),  # 20.8 s in the blocks
+        (10.0, 0.5e-3, {"max_steps": 4_800}, "off; a block takes"),
+        (10.0, 0.5e-3, {"max_minutes": 0.3}, "off; a block takes"),
         (10.0, 0.5e-3, {"max_minutes": 5}, "on; a block takes"),
     ],
 )
@@ -249,7 +259,37 @@ def test_auto_compares_the_time_saved_with_the_time_to_compile(
     assert [now for now, _ in compile_events(caplog)] == [on]
 
 
-def test_auto_counts_only_the_remaining_steps_of_a_resumed_run(compiler, machine):
+def test_later_runs_of_a_shape_decide_by_the_seconds_of_loading_its_code(compiler, machine, caplog):
+    """5,000 steps spend 20 s in the blocks, and 10 s are saved."""
+    remember(machine, 1e-3, 30.0, 0.5e-3)
+    assert not is_compiled(fresh_run(compile="auto", max_steps=5_000))
+    assert is_compiled(fresh_run(compile=True, max_steps=5_000))
+    caplog.set_level(logging.INFO)
+    assert is_compiled(fresh_run(compile="auto", max_steps=5_000))
+    assert "compiling takes 6 s" in caplog.text  # a fifth, until loading is measured
+    (marker,) = markers()
+    assert 0 < json.loads(marker.read_text())["loading_s"] < 6
+    marker.unlink()
+    assert not is_compiled(fresh_run(compile="auto", max_steps=5_000))
+
+
+@pytest.mark.parametrize("measured_s", [None, 3.0])
+def test_an_unknown_shape_is_not_compiled_if_that_is_likely_a_loss(
+    measured_s, compiler, machine, monkeypatch
+):
+    """Half a second of blocks per step; a tenth is saved; compiling is guessed, or was measured."""
+    monkeypatch.setattr(compilation, "best_time", lambda _: 0.25)
+    if measured_s is not None:
+        machine_module.remember(compile_cost.ANY_SHAPE, [measured_s])
+    usual_s = compile_cost.USUAL_COMPILE_S if measured_s is None else measured_s
+    assert not is_compiled(fresh_run(compile="auto", max_steps=int(usual_s / 0.05 / 2) - 1))
+    assert compiler.compiled == 0
+    fresh_run(compile="auto", max_steps=int(usual_s / 0.05 / 2) + 1)
+    assert compiler.compiled == 1
+
+
+def test_auto_counts_only_the_remaining_steps_of_a_resumed_run(compiler, machine, monkeypatch):
+    monkeypatch.setattr(compilation, "note", lambda *_: None)  # no compiled code is kept
     remember(machine, 1e-3, 10.0, 0.5e-3)
     content = fresh_run(compile="auto", max_steps=LONG).checkpoint()
     for done, expected in ((0, True), (LONG - 100, False)):
