@@ -29,7 +29,6 @@ from chatgot.machine.measured import (
     synchronise,
 )
 from chatgot.machine.memory import is_out_of_memory
-import chatgot.model.opaque_attention  # noqa: F401
 from chatgot.model.gpt import GPT, Block
 from chatgot.numerics.compile_cost import cost_s, note
 from chatgot.numerics.precision import autocast
@@ -211,6 +210,8 @@ def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) ->
     extra: the event, unless another line of the log says whether the blocks stay compiled.
     Raises: CompileFailed.
     """
+    import chatgot.model.opaque_attention  # noqa: F401 it registers an operator
+
     start_s = time.perf_counter()
     try:
         keep_compiled_code()

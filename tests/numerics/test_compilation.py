@@ -258,9 +258,7 @@ def test_auto_compares_the_time_saved_with_the_time_to_compile(
     assert [now for now, _ in compile_events(caplog)] == [on]
 
 
-def test_later_runs_of_a_shape_decide_by_the_seconds_of_loading_its_code(
-    compiler, machine, caplog
-):
+def test_later_runs_of_a_shape_decide_by_the_seconds_of_loading_its_code(compiler, machine, caplog):
     """5,000 steps spend 20 s in the blocks, and 10 s are saved."""
     remember(machine, 1e-3, 30.0, 0.5e-3)
     assert not is_compiled(fresh_run(compile="auto", max_steps=5_000))
