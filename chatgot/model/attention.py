@@ -125,7 +125,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, kernel: str, dropout: floa
     q, k, v = (t.reshape(B * H, T, D) for t in (q, k, v))
     if torch.compiler.is_compiling():
         # one operator for the compiler; opaque_attention.py registers it
-        y, *_ = torch.ops.chatgot.products(q, k, v)
+        y: Tensor = torch.ops.chatgot.products(q, k, v)[0]
     else:
         y = Products.apply(q, k, v)  # type: ignore[no-untyped-call] # untyped in torch
     return y.view(B, H, T, D)

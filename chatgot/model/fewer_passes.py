@@ -88,11 +88,11 @@ class Rotate(torch.autograd.Function):
 
 
 class Gate(torch.autograd.Function):
-    """SiLU of the first half of the last dimension, times the second half: (..., 2 I) -> (..., I)."""
+    """SiLU of the first half of the last dimension times the second half."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        """Return (..., I)."""
+        """Return (..., I) from (..., 2 I)."""
         gate, up = gate_up.chunk(2, dim=-1)
         opened = F.silu(gate)
         ctx.save_for_backward(gate_up, opened)

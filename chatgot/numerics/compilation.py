@@ -281,6 +281,8 @@ def _compile(work: Work, reason: str, extra: dict[str, object] | None = None) ->
     extra: the event, unless another line of the log says whether the blocks stay compiled.
     Raises: CompileFailed.
     """
+    import chatgot.model.opaque_attention  # noqa: F401 it registers an operator
+
     start_s = time.perf_counter()
     try:
         keep_compiled_code()
