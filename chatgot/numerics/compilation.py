@@ -19,7 +19,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-import chatgot.model.opaque_attention  # noqa: F401
 from chatgot.config import Config
 from chatgot.data.windows import Batch
 from chatgot.logs.events import event
