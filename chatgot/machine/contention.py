@@ -7,6 +7,7 @@ that is 1 or 2 % of the time, beside one busy program on two cores a third.
 Source: the kernel's sched-stats.rst, /proc/<pid>/schedstat.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,10 +50,18 @@ class Core(Protocol):
 
 
 def delays(tasks: Path = TASKS) -> Delays:
-    """Return how long each thread of this process has waited for a core; empty: nobody tells."""
+    """Return how long each computing thread has waited for a core; empty: nobody tells.
+
+    These are this thread and those that OpenMP has started for it. Python's other threads write
+    files: what they wait for is the computing.
+    """
     seconds = {}
+    this = threading.get_native_id()
+    writing = {str(thread.native_id) for thread in threading.enumerate()} - {str(this)}
     with suppress(OSError):  # there is no such folder
         for task in tasks.iterdir():
+            if task.name in writing:
+                continue
             with suppress(OSError, ValueError, IndexError):  # the thread has ended
                 fields = (task / "schedstat").read_text().split()
                 seconds[task.name] = int(fields[1]) / 1e9

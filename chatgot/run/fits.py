@@ -64,12 +64,14 @@ def invalid_counters(stored: Stored) -> list[str]:
 
 
 def _missing(part: Part, prefix: str = "") -> list[str]:
-    """Return the names of counters that the stored state lacked; they have their defaults now."""
+    """Return the names of counters that the stored state lacked, and that every one has had."""
     names = []
-    for name in type(part).model_fields:
+    for name, field in type(part).model_fields.items():
         value = getattr(part, name)
+        extra = field.json_schema_extra
+        may_be_missing = isinstance(extra, dict) and extra.get("may_be_missing")
         if name not in part.model_fields_set:
-            names.append(f"{prefix}{name}")
+            names += [] if may_be_missing else [f"{prefix}{name}"]
         elif isinstance(value, Part):
             names += _missing(value, f"{name}.")
     return names

@@ -34,9 +34,13 @@ Loss = Annotated[float, Field(ge=-math.inf)]  # anything but NaN
 Reason = Annotated[str, Field(max_length=1000)]
 
 
-def kept_on_rewind(default: Any) -> Any:
-    """Declare a counter that a rewind does not change; all others go back with the weights."""
-    return Field(default, json_schema_extra={"kept_on_rewind": True})
+def kept_on_rewind(default: Any, *, may_be_missing: bool = False) -> Any:
+    """Declare a counter that a rewind does not change; all others go back with the weights.
+
+    may_be_missing: checkpoints that are older than this counter have its default.
+    """
+    extra = {"kept_on_rewind": True, "may_be_missing": may_be_missing}
+    return Field(default, json_schema_extra=extra)
 
 
 class Part(BaseModel):
@@ -117,16 +121,17 @@ class Modes(Part):
     precision_raised: bool = kept_on_rewind(False)  # it was tried again after a fallback, once
     attention: Kernel = kept_on_rewind("sdpa")  # the kernel
     compiled: bool = kept_on_rewind(False)  # the blocks run compiled
-    graphed: bool = kept_on_rewind(False)  # micro-batches are replayed as CUDA graphs
+    # micro-batches are replayed as CUDA graphs
+    graphed: bool = kept_on_rewind(False, may_be_missing=True)
     # of the matrix products in Muon's updates
     muon_precision: Literal["fp32", "bf16"] = kept_on_rewind("fp32")
     threads: int = Field(1, ge=1, le=MAX_THREADS, json_schema_extra={"kept_on_rewind": True})
     # it failed in its proof or in a step, so it stays off
     gradient_checkpointing_failed: bool = kept_on_rewind(False)
     # what `gradient_checkpointing: auto` chose; None: there was nothing to choose
-    gradient_checkpointing_chosen: bool | None = kept_on_rewind(None)
+    gradient_checkpointing_chosen: bool | None = kept_on_rewind(None, may_be_missing=True)
     # the GPU that all this was chosen for; empty: no NVIDIA card
-    card: Annotated[str, Field(max_length=200)] = kept_on_rewind("")
+    card: Annotated[str, Field(max_length=200)] = kept_on_rewind("", may_be_missing=True)
 
 
 class MicroBatch(Part):

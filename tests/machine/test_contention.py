@@ -154,6 +154,18 @@ def test_delays_are_read_for_each_thread():
     assert all(seconds >= 0 for seconds in found.values())
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells of threads")
+def test_threads_that_write_files_do_not_count():
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    found = delays()
+    assert str(threading.get_native_id()) in found
+    assert str(thread.native_id) not in found
+    end.set()
+    thread.join()
+
+
 def test_delays_are_empty_where_nobody_tells(tmp_path):
     assert delays(tmp_path / "missing") == {}
     (tmp_path / "12").mkdir()

@@ -83,6 +83,17 @@ def resume_from(path: Path, run: Run | None = None) -> Run:
 # Saved and loaded
 
 
+def test_a_checkpoint_from_before_a_counter_has_its_default(saved, tmp_path):
+    content = dict(load_checkpoint(saved))
+    newer = ("graphed", "gradient_checkpointing_chosen", "card")
+    modes = {k: v for k, v in content["state"]["modes"].items() if k not in newer}
+    assert len(modes) == len(content["state"]["modes"]) - len(newer)
+    content["state"] = {**content["state"], "modes": modes}
+    path = tmp_path / saved.name
+    save_checkpoint(path, content)
+    assert resume_from(path).state.model_dump() == resume_from(saved).state.model_dump()
+
+
 def test_a_resumed_run_continues_the_saved_one_bit_for_bit(saved):
     undisturbed = parts.run(model={"dropout": 0.2})
     train(undisturbed, 2)
