@@ -134,6 +134,10 @@ BESIDE: dict[str, dict[str, Any]] = {
     "model.head_dim": {"model.architecture": "modern"},
     "training.batch_size": {"training.accumulate_grad_batches": 1},
     "training.accumulate_grad_batches": {"training.batch_size": 1},
+    "training.micro_batch_size": {
+        "training.batch_size": 1,
+        "training.accumulate_grad_batches": MAX_SEQUENCES,
+    },
     "training.lora.rank": {"model.d_model": MAX_WIDTH},
 }
 # An end of a range that another rule forbids, and the next number that is allowed.

@@ -160,7 +160,12 @@ class MetricsWriter:
                 self._board.add_text(f"samples/prompt_{index}", markdown, step)
 
     def close(self) -> None:
-        """Write everything that TensorBoard's thread has not written yet."""
+        """Write everything that TensorBoard's thread has not written yet.
+
+        A resumed run that has written no curve hides those of later steps now.
+        """
+        if self._purge_step is not None:
+            self.open_board()
         board = self._board
         self._board = None
         self._board_is_due = False

@@ -5,11 +5,11 @@ sympy); what it brings is left out here.
 """
 
 import json
-import os
 import subprocess
 import sys
 
 import harness
+from child_environment import child_environment
 
 PROGRAM = harness.ROOT / "tests" / "programs" / "modules_after_first_step.py"
 LATER = {  # first names of packages, and modules of torch
@@ -42,7 +42,7 @@ def test_an_eager_run_imports_only_what_its_first_step_needs(tmp_path):
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(harness.SCRIPT), "--config", "tiny.yaml"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(harness.ROOT)},
+        env=child_environment(harness.ROOT),
         capture_output=True,
         text=True,
         timeout=120,
