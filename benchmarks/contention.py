@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.script_runs import ROOT, Figures, number, python_path
 from chatgot.data.corpus import fetch_default_text
+from chatgot.spinning import POLICY, VARIABLE
 
 NEIGHBOURS = (0, 1, 2)  # busy programs beside the training
 WAYS = ("plain", "fair")
@@ -52,8 +53,11 @@ def measure(args: argparse.Namespace, folder: Path, text: Path, way: str) -> dic
     cache = folder / "data" / "cache"
     command = [sys.executable, str(program), str(args.config), str(text), str(cache)]
     command += [str(args.seconds), way, *args.set]
+    variables = python_path(ROOT)
+    for name in (VARIABLE, POLICY):  # which an outer process may have set
+        variables.pop(name, None)
     done = subprocess.run(
-        command, cwd=folder, env=python_path(ROOT), stdout=subprocess.PIPE, text=True, check=True
+        command, cwd=folder, env=variables, stdout=subprocess.PIPE, text=True, check=True
     )
     found: dict[str, object] = json.loads(done.stdout)
     return found

@@ -528,7 +528,9 @@ def show_samples(run: Run, metrics: MetricsWriter, prompts: list[str]) -> None:
     run.state.marks.last_sample_step = step
 
 
-def log_step(run: Run, metrics: MetricsWriter, bar: ProgressBar, clock: StepClock) -> None:
+def log_step(
+    run: Run, metrics: MetricsWriter, bar: ProgressBar, clock: StepClock, neighbours: Neighbours
+) -> None:
     """Log the step just done and write its row, where they are due."""
     interval = run.config.training.log_interval
     line_due = interval is not None and run.state.progress.global_step % interval == 0
@@ -536,7 +538,8 @@ def log_step(run: Run, metrics: MetricsWriter, bar: ProgressBar, clock: StepCloc
     row_due = line_due or evaluation_follows or run.ended()
     if row_due:
         with clock.stopped():
-            run.measure_peak()
+            if not neighbours.take_the_cores:
+                run.measure_peak()
             metrics.open_board()
     with clock.logging():
         if row_due:
@@ -623,7 +626,7 @@ def train(
             continue  # the step just done is undone: there is nothing to log
 
         # once in a while: a line of the log and a row of metrics
-        log_step(run, metrics, bar, clock)
+        log_step(run, metrics, bar, clock, neighbours)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ LAYOUT = {  # charts with several curves, in TensorBoard's tab "custom scalars"
 class MetricsWriter:
     """Write `run_dir`/metrics.jsonl, samples.jsonl and TensorBoard's curves; x = optimizer steps.
 
-    TensorBoard is imported for the first curve or sample, or by `open_board`.
+    TensorBoard is imported when the first curve or sample is written, or by `open_board`.
 
     keep_rows_up_to: in a resumed run, the last step whose row stays. Later rows and an incomplete
         last line are removed before the first new row, and hidden in TensorBoard. None: a fresh
@@ -181,7 +181,7 @@ class MetricsWriter:
         """Remove rows and samples after a step, and hide them in TensorBoard."""
         self._rows.cut_back(step)
         self._samples.cut_back(step)
-        self._purge_step = step + 1
+        self._purge_step = min(step + 1, self._purge_step or step + 1)
         with self._board_best_effort():
             if self._board:
                 self._board.close()

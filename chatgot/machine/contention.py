@@ -2,8 +2,8 @@
 
 Two threads share one core, too (see shared_core.py).
 
-Linux tells for each thread how long it was ready to run and waited for a core. On a quiet machine
-that is 1 or 2 % of the time, beside one busy program on two cores a third.
+Linux counts, for each thread, how long it was ready to run but had no core. On a quiet machine that
+is 1 or 2 % of the time, beside one busy program on two cores a third.
 Source: the kernel's sched-stats.rst, /proc/<pid>/schedstat.
 """
 
@@ -20,12 +20,10 @@ from chatgot.machine.shared_core import SharedCore
 TASKS = Path("/proc/self/task")
 LOOK_S = 0.5  # at least between two looks; a look costs 50 microseconds
 BUSY = 0.15  # share of the time that one thread waits for a core: other programs take the cores
-QUIET = 0.05  # every thread waits for a smaller share: nobody does
-FREE = 0.6  # share of the time that another core is idle: nobody needs it
-# Quiet seconds before threads spin again. They double with each change, so that a program that
-# comes and goes does not fill the log; sleeping threads cost a fifth of the speed at most.
-FIRST_QUIET_S = 5.0
-LONGEST_QUIET_S = 80.0
+QUIET = 0.05  # if every thread waits less than this, no other program takes the cores
+FREE = 0.6  # share of the time that another core is idle: no other program needs it
+QUIET_S = 5.0  # of quiet, before threads spin again
+LONGEST_S = 60.0  # between two looks that counts: the process may have been stopped meanwhile
 
 Delays = dict[str, float]  # seconds that each thread waited for a core so far
 
@@ -50,7 +48,7 @@ class Core(Protocol):
 
 
 def delays(tasks: Path = TASKS) -> Delays:
-    """Return how long each computing thread has waited for a core; empty: nobody tells.
+    """Return how long each computing thread has waited for a core; empty: this system does not say.
 
     These are this thread and those that OpenMP has started for it. Python's other threads write
     files: what they wait for is the computing.
@@ -99,7 +97,6 @@ class Contention:
         self._began_s = clock()
         self._looked_s = self._began_s
         self._quiet_since_s = self._began_s
-        self._quiet_s = FIRST_QUIET_S
         self.is_on = False
         self.waited = 0.0
         self.seconds = 0.0
@@ -122,25 +119,32 @@ class Contention:
         self.waited = most_waited_s(self._before, after) / passed_s
         self._before = after
         self._looked_s = now_s
-        if self.is_on:
-            self.seconds += passed_s
         if self._others_run():
             self._quiet_since_s = now_s
+            if self.is_on:
+                self.seconds += min(passed_s, LONGEST_S)
         if not self.is_on and self.waited > BUSY:
-            self._teams.start()
-            if self._core.possible:
-                self._core.start()
-            self.is_on = True
-            return True
-        if self.is_on and now_s - self._quiet_since_s >= self._quiet_s:
+            return self._begin()
+        if self.is_on and now_s - self._quiet_since_s >= QUIET_S:
             self.close()
-            self._quiet_s = min(2 * self._quiet_s, LONGEST_QUIET_S)
             return True
         return False
+
+    def _begin(self) -> bool:
+        """Let threads sleep, and share a core where that helps; return whether they do."""
+        self._teams.start()
+        if not self._teams.possible:  # no thread could be started
+            return False
+        if self._core.possible:
+            self._core.start()
+        self.is_on = True
+        return True
 
     def close(self) -> None:
         """Let threads spin as at the beginning."""
         if self.is_on:
+            if self._quiet_since_s == self._looked_s:  # they ran until now
+                self.seconds += min(self._clock() - self._looked_s, LONGEST_S)
             if self._core.possible:
                 self._core.stop()
             self._teams.stop()

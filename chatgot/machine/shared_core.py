@@ -1,9 +1,9 @@
 """Put two threads that wait for each other on one core, and leave the other cores to others.
 
-Beside two busy programs on two cores, each thread shares its core with one of them, and is slowed
-down while the other waits for it. On one core they take turns: they never wait for a stranger, and
-the kernel moves the strangers away, since it cannot move these threads. Together they get the whole
-core. More than two threads would rather share all cores.
+Beside two busy programs on two cores, each thread shares its core with one of them; whichever is
+slowed keeps the other waiting. On one core they take turns: they never wait for a stranger, and the
+kernel moves the strangers away, since it cannot move these threads. Together they get the whole
+core. On more than two cores that would be less than a fair share.
 Source: sched_setaffinity(2); the kernel's documentation of /proc/stat.
 """
 
@@ -21,12 +21,12 @@ TASKS = Path("/proc/self/task")
 STAT = Path("/proc/stat")
 THREADS = 2
 CROWDED = 0.8  # of a core: with less, another program cannot be moved away from it
-# by which a user places threads
+# variables with which a user places threads
 OWN_CHOICES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 
 
 def idle_seconds(stat: Path = STAT) -> dict[int, float]:
-    """Return for how long each core has been idle since the start; empty: nobody tells."""
+    """Return for how long each core has been idle so far; empty: this system does not say."""
     seconds = {}
     with suppress(OSError, ValueError, IndexError):
         ticks_per_s = os.sysconf("SC_CLK_TCK")
@@ -52,9 +52,10 @@ class SharedCore:
         self.possible = (
             sys.platform == "linux"
             and torch.get_num_threads() == THREADS
-            and len(os.sched_getaffinity(0)) > 1
+            and len(os.sched_getaffinity(0)) == THREADS
             and not any(name in environ for name in OWN_CHOICES)
-            and bool(idle_seconds())
+            # in some containers /proc/stat numbers the cores in another way
+            and os.sched_getaffinity(0) <= idle_seconds().keys()
         )
 
     def start(self) -> None:
@@ -74,9 +75,9 @@ class SharedCore:
         self._masks = {}
 
     def look(self) -> float:
-        """Return the share of the time that the idlest of the other cores was idle since the start.
+        """Return how idle the idlest other core was since the last look, as a share of the time.
 
-        Since the last look, if that is later. Moves to another core if this one is crowded.
+        Moves to another core if this one is crowded.
         """
         now_s = time.monotonic()
         passed_s = max(now_s - self._looked_s, 1e-9)

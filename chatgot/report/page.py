@@ -217,7 +217,7 @@ def facts(record: RunRecord) -> list[Fact]:
 
 def contended(record: RunRecord, time_s: float | None) -> str | None:
     """Return the share of the time in which other programs took the cores; None: not known."""
-    if not record.events or not time_s:
+    if not time_s or not any(event.kind == "contention" for event in record.events):
         return None
     return f"{min(1.0, story.contended_s(record.events) / time_s):.0%} of the time"
 

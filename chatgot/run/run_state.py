@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -39,7 +39,7 @@ def kept_on_rewind(default: Any, *, may_be_missing: bool = False) -> Any:
 
     may_be_missing: checkpoints that are older than this counter have its default.
     """
-    extra = {"kept_on_rewind": True, "may_be_missing": may_be_missing}
+    extra: dict[str, JsonValue] = {"kept_on_rewind": True, "may_be_missing": may_be_missing}
     return Field(default, json_schema_extra=extra)
 
 

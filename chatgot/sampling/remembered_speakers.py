@@ -49,4 +49,7 @@ def _read(path: Path) -> list[Speaker] | None:
         return None
     if head != f"{SPEAKERS_FORMAT} {crc32(content)}".encode():
         return None
-    return [Speaker(**speaker) for speaker in json.loads(content)]
+    try:
+        return [Speaker(**speaker) for speaker in json.loads(content)]
+    except (TypeError, ValueError):  # of a version with other fields
+        return None

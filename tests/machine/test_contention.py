@@ -1,6 +1,7 @@
 """Beside other programs, waiting threads sleep; when those are gone, they spin again."""
 
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -8,14 +9,16 @@ import time
 from pathlib import Path
 
 import harness
+import parts
 import pytest
 import torch
 
-from chatgot.machine import contention
-from chatgot.machine.contention import BUSY, FIRST_QUIET_S, Contention, delays
+from chatgot.machine import contention, idle_teams
+from chatgot.machine.contention import BUSY, LONGEST_S, QUIET_S, Contention, delays
 from chatgot.machine.idle_teams import IdleTeams, has_libgomp, teams_needed
 from chatgot.machine.shared_core import SharedCore, idle_seconds
-from chatgot.spinning import ROUNDS, VARIABLE, spin_briefly
+from chatgot.spinning import POLICY, ROUNDS, VARIABLE, spin_briefly, was_decided_by_user
+from chatgot.training import neighbours
 
 
 class Sleepers:
@@ -79,12 +82,29 @@ def test_threads_sleep_beside_a_busy_program_and_spin_when_it_is_gone():
     assert machine.teams.asked == []
     machine.run(10, 0.4)
     assert machine.teams.asked == ["sleep"]
-    machine.run(FIRST_QUIET_S - 1, 0.02)
+    machine.run(QUIET_S - 1, 0.02)
     assert machine.teams.asked == ["sleep"]
     machine.run(1, 0.02)
     assert machine.teams.asked == ["sleep", "spin"]
-    assert machine.contention.seconds == 9 + FIRST_QUIET_S
-    assert machine.contention.share == (9 + FIRST_QUIET_S) / (20 + FIRST_QUIET_S)
+    assert machine.contention.seconds == 9
+    assert machine.contention.share == 9 / (20 + QUIET_S)
+
+
+def test_time_in_which_the_process_was_stopped_does_not_count():
+    machine = Machine()
+    machine.run(1, 0.5)
+    machine.now_s += 8 * 3600
+    machine.waited_s["2"] += 4 * 3600
+    machine.contention.look()
+    assert machine.contention.seconds == LONGEST_S
+
+
+def test_the_seconds_since_the_last_look_count_at_the_end():
+    machine = Machine()
+    machine.run(2, 0.5)
+    machine.now_s += 0.4
+    machine.contention.close()
+    assert machine.contention.seconds == pytest.approx(1.4)
 
 
 def test_two_threads_share_a_core_until_another_one_is_free():
@@ -96,17 +116,9 @@ def test_two_threads_share_a_core_until_another_one_is_free():
     machine.run(20, 0.0)
     assert machine.core.asked == ["one core"]
     machine.core.idle = 0.9
-    machine.run(FIRST_QUIET_S, 0.4)
+    machine.run(QUIET_S, 0.4)
     assert machine.core.asked == ["one core", "all cores"]
     assert machine.teams.asked == ["sleep", "spin"]
-
-
-def test_a_program_that_comes_and_goes_switches_less_and_less_often():
-    machine = Machine()
-    for _ in range(30):
-        machine.run(2, 0.5)
-        machine.run(8, 0.0)
-    assert machine.teams.asked == ["sleep", "spin", "sleep"]
 
 
 def test_a_short_wait_of_one_thread_changes_nothing():
@@ -139,7 +151,7 @@ def test_without_libgomp_nothing_is_watched():
 
 @pytest.mark.parametrize(
     ("threads", "cores", "teams"),
-    [(2, 2, 1), (4, 4, 1), (4, 8, 2), (8, 16, 2), (2, 16, 0), (1, 2, 0), (64, 64, 1), (3, 2, 1)],
+    [(2, 2, 1), (4, 4, 1), (4, 8, 2), (8, 16, 2), (2, 16, 0), (1, 2, 0), (64, 64, 1), (3, 2, 0)],
 )
 def test_idle_teams_outnumber_the_cores_where_they_can(threads, cores, teams):
     assert teams_needed(threads, cores) == teams
@@ -259,12 +271,60 @@ def test_idle_seconds_are_read_for_each_core(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not has_libgomp(), reason="needs libgomp")
+def test_threads_that_cannot_be_started_leave_all_as_it_is(two_threads, monkeypatch):
+    """libgomp would end the process."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    teams = IdleTeams()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    teams.start()
+    assert not teams.possible
+    teams.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits")
+@pytest.mark.parametrize(("quota", "possible"), [(1.5, False), (2.0, True), (None, True)])
+def test_a_quota_below_the_threads_is_no_contention(quota, possible, two_threads, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(idle_teams, "cpu_quota", lambda: quota)
+    assert IdleTeams({}).possible is (possible and has_libgomp())
+
+
+def test_a_log_tells_of_a_program_that_comes_and_goes_every_ten_minutes(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    machine = Machine()
+    monkeypatch.setattr(neighbours, "Contention", lambda: machine.contention)
+    monkeypatch.setattr(neighbours.time, "monotonic", lambda: machine.now_s)
+    watch = neighbours.Neighbours(parts.run())
+    for _ in range(100):
+        for share in (0.5, 0.5, *[0.0] * 10):
+            machine.now_s += 1.0
+            machine.waited_s["2"] += share
+            watch.look()
+    events = [record.event for record in caplog.records if hasattr(record, "event")]
+    said = [event["on"] for event in events if event["kind"] == "contention"]
+    assert machine.teams.asked.count("sleep") == 100
+    assert said == [True, False, True, False]
+    watch.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not has_libgomp(), reason="needs libgomp")
 def test_run_beside_other_programs_ends_in_the_same_bits(two_threads, tmp_path, monkeypatch):
     """Threads switch between sleeping and spinning in each step."""
     looks = itertools.count()
-    waiting = {"quiet": dict, "busy": lambda: {"1": 1e6 * (-(-next(looks) // 2))}}
-    for name in ("LOOK_S", "FIRST_QUIET_S", "LONGEST_QUIET_S"):
-        monkeypatch.setattr(contention, name, 0.0)
+
+    def two_of_three() -> dict[str, float]:
+        """Others take the cores at two looks, and at the next one they do not."""
+        look = next(looks)
+        return {"1": 1e6 * (look - look // 3)}
+
+    waiting = {"quiet": dict, "busy": two_of_three}
+    monkeypatch.setattr(contention, "LOOK_S", 0.0)
+    monkeypatch.setattr(contention, "QUIET_S", 0.0)
+    monkeypatch.setattr(neighbours, "LOG_S", 0.0)
     finals = []
     for name, read in waiting.items():
         monkeypatch.setattr(contention, "delays", read)
@@ -287,12 +347,18 @@ def test_run_beside_other_programs_ends_in_the_same_bits(two_threads, tmp_path, 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ({}, {VARIABLE: str(ROUNDS)}),
+        ({}, {VARIABLE: ROUNDS}),
         ({VARIABLE: "5"}, {VARIABLE: "5"}),
-        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({POLICY: "active"}, {POLICY: "active"}),
     ],
 )
 def test_spinning_is_short_unless_the_user_decides(before, after):
     environ = dict(before)
     spin_briefly(environ)
     assert environ == after
+    assert was_decided_by_user(environ) is bool(before)
+
+
+@pytest.mark.parametrize("variable", [VARIABLE, POLICY])
+def test_threads_wait_as_the_user_says(variable, two_threads):
+    assert not IdleTeams({variable: "active"}).possible
