@@ -321,6 +321,15 @@ def test_run_beside_other_programs_ends_in_the_same_bits(two_threads, tmp_path, 
         look = next(looks)
         return {"1": 1e6 * (look - look // 3)}
 
+    class Core(SharedCore):
+        """Moves the threads, and knows as much of others."""
+
+        def look(self) -> float:
+            super().look()
+            return 0.0 if next(idle) % 2 == 0 else 1.0
+
+    idle = itertools.count()
+    monkeypatch.setattr(contention, "SharedCore", Core)
     waiting = {"quiet": dict, "busy": two_of_three}
     monkeypatch.setattr(contention, "LOOK_S", 0.0)
     monkeypatch.setattr(contention, "QUIET_S", 0.0)
