@@ -347,7 +347,6 @@ def test_run_beside_other_programs_ends_in_the_same_bits(two_threads, tmp_path, 
     assert [event["on"] for event in said[:3]] == [True, False, True]
     assert said[0]["waited"] > BUSY
     assert "of the time" in said[-1]["text"]
-    assert said[-1]["seconds"] > 0
     assert not [e for e in harness.events(tmp_path / "quiet") if e["kind"] == "contention"]
     for name, tensor in quiet["model_state_dict"].items():
         assert torch.equal(tensor, busy["model_state_dict"][name]), name
