@@ -594,8 +594,7 @@ class TrainingConfig(Section):
     )
     niceness: Int = key(
         0,
-        "how far this program steps back where others want the cores: the nice value that is added "
-        "to its own, up to 19",
+        "nice value added to this program's own: a higher one leaves more of the cores to others",
         ge=0,
         le=19,
         resume="free",

@@ -152,8 +152,8 @@ class Run:
     def measure_peak(self) -> None:
         """Measure and log what MFU is relative to, unless it is known: some tenths of a second.
 
-        To be called before the first line with MFU, and on a CPU not before the first step, which
-        need not wait for it. If memory runs out there is no MFU.
+        To be called before the first line with MFU, on a CPU after the first step, so that it does
+        not delay it. If memory runs out there is no MFU.
         """
         if self.peak_flops is None:
             self.peak_flops = _peak_flops(self.config, self.model, self.device)

@@ -18,8 +18,8 @@ def remembered_speakers(
 ) -> list[Speaker]:
     """Return what was counted before in the first `n_train` ids of a text; else count, and keep it.
 
-    Best effort: a file that cannot be read or is damaged is written again, one that cannot be
-    written is counted again by the next run.
+    Best effort: a file that cannot be read or is damaged is written again; if it cannot be
+    written, the next run counts again.
 
     cache: the text's files in the token cache, without their suffixes; None: it has none.
     """
