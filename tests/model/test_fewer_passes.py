@@ -11,7 +11,10 @@ from chatgot.model import fewer_passes
 from chatgot.model.fewer_passes import Gate, RMSNorm, Rotate
 from chatgot.model.gpt import rotation
 
-B, T, H, D = 3, 40, 2, 16
+B = 3
+T = 40
+H = 2
+D = 16
 
 
 def drawn(*shape: int) -> Tensor:
