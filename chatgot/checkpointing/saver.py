@@ -119,10 +119,11 @@ class CheckpointWriter:
         save = self.in_flight
         return save is not None and save.thread is not None and save.thread.is_alive()
 
-    def end(self, settings: TrainingConfig) -> bool:
+    def end(self, settings: TrainingConfig, *, goes_on: bool = True) -> bool:
         """Wait until the save in the background has ended; then do as `save` does at its end.
 
         Returns whether the checkpoint is there now.
+        goes_on: training goes on for sure; otherwise a failure's warning does not say so.
         Raises: StorageError at the third failure in a row; any error that is a mistake of ours.
         """
         save = self.in_flight
@@ -134,7 +135,7 @@ class CheckpointWriter:
                 _join(save.thread)
             save.waited_s += time.monotonic() - before_s
         self.in_flight = None
-        return self.count(save, settings)
+        return self.count(save, settings, goes_on=goes_on)
 
     def _new_save(self, path: Path, checkpoint: dict[str, Any], best: bool, start_s: float) -> Save:
         step = checkpoint["global_step"]
@@ -142,13 +143,20 @@ class CheckpointWriter:
         replace = step == self._first_step
         return Save(path, step, best, replace, start_s, start_s - self._last_s)
 
-    def count(self, save: Save, settings: TrainingConfig, last_chance: bool = False) -> bool:
+    def count(
+        self,
+        save: Save,
+        settings: TrainingConfig,
+        last_chance: bool = False,
+        *,
+        goes_on: bool = True,
+    ) -> bool:
         """Log a save that has ended, or count its failure; return whether the file is there."""
         error = save.error
         if error is not None:
             if not isinstance(error, OSError) and not is_out_of_memory(error):
                 raise error
-            self._count_failure(save.path, error, last_chance)
+            self._count_failure(save.path, error, last_chance, goes_on)
             return False
         if save.is_written:
             logger.info("%s", _line(save), extra=_event(save))
@@ -162,7 +170,9 @@ class CheckpointWriter:
         self._last_step = save.step
         return True
 
-    def _count_failure(self, path: Path, error: BaseException, last_chance: bool) -> None:
+    def _count_failure(
+        self, path: Path, error: BaseException, last_chance: bool, goes_on: bool
+    ) -> None:
         """Warn of a failed save. Raises: StorageError when the run must not go on without one."""
         self.failures += 1
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -173,9 +183,10 @@ class CheckpointWriter:
             raise StorageError(
                 f"{path}: not saved: {reason} ({count}); {_advice(error, path)}, then resume"
             ) from error
-        logger.warning(
-            "%s: not saved: %s; training continues, the next save comes as planned", path, reason
-        )
+        then = "this file is missing"
+        if goes_on:
+            then = "training continues, the next save comes as planned"
+        logger.warning("%s: not saved: %s; %s", path, reason, then)
 
     def _warn_save_cost(
         self, cost_s: float, since_last_s: float, steps: int, settings: TrainingConfig

@@ -97,6 +97,8 @@ class Run:
     times: TimeSplit = field(default_factory=TimeSplit)  # in this process
     # waits until no checkpoint is being written in the background
     finish_saving: Callable[[], None] = field(default=lambda: None)
+    # while new best weights are being written in the background: the best loss before them
+    best_before_saving: float | None = None
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -25,7 +25,9 @@ def is_new_best(run: Run) -> bool:
     """Return whether the current weights are the best so far, but are not saved as the best yet.
 
     If so, a save is due, which makes this step the best one. Untrained weights never count, nor do
-    weights after a bad step.
+    weights after a bad step. While better weights are being written in the background, and these
+    would be the best without them, it waits: that save may fail.
+    Raises: StorageError if it was the third failure in a row.
     """
     marks = run.state.marks
     step = run.state.progress.global_step
@@ -33,6 +35,9 @@ def is_new_best(run: Run) -> bool:
         return False
     if marks.val_loss is None or run.state.health.bad_steps:
         return False
+    before = run.best_before_saving
+    if before is not None and marks.best_val_loss <= marks.val_loss < before:
+        run.finish_saving()
     return marks.val_loss < marks.best_val_loss
 
 

@@ -6,16 +6,20 @@ the writing is done by the thread that trains, before it and after it.
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import torch
 
 from chatgot.checkpointing.host_copy import HostCopy
 from chatgot.checkpointing.run_files import checkpoint_path, cleanup_old_checkpoints, set_aside
 from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.checkpointing.tensors import not_finite
-from chatgot.errors import OutOfMemory, StorageError
-from chatgot.machine.memory import is_out_of_memory
+from chatgot.errors import OutOfMemory, UserError
+from chatgot.machine.memory import is_out_of_memory, too_full
 from chatgot.run.assembly import Run
 from chatgot.run.modes import prove_gradient_checkpointing_again
 from chatgot.run.run_state import Marks
@@ -44,7 +48,7 @@ class Saver:
         self._marks_before = run.state.marks  # before the save in the background
         self._has_said_no_room = False
         self._has_said_waits = False
-        run.finish_saving = self.wait
+        run.finish_saving = self._finish_saving
 
     def __enter__(self) -> Self:
         return self
@@ -55,12 +59,11 @@ class Saver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            self.wait()
-        except StorageError as storage_error:
-            if error is None:
-                raise
-            logger.error("%s", storage_error)
+        if error is None:
+            self.wait(goes_on=False)
+            return
+        with _second_to(error):
+            self.wait(goes_on=False)
 
     def save(self, last_chance: bool = False) -> bool:
         """Save a checkpoint, then remove old ones; return whether it is there now.
@@ -73,14 +76,15 @@ class Saver:
         Raises: Diverged; StorageError if this save must not fail, or the third in a row has failed.
         """
         run = self.run
-        self._wait_for_earlier()
-        start_s = time.monotonic()
+        must_not_fail = last_chance or run.ended()
+        self._wait_for_earlier(goes_on=not must_not_fail)
+        if must_not_fail:
+            self._host_copy.drop()  # this save may need the memory, and it is the last one
         marks = run.state.marks
         step = run.state.progress.global_step
         before = marks.model_copy()
         best = is_new_best(run)
         by_steps = step_save_due(run)
-        must_not_fail = last_chance or run.ended()
         # set before the save, because the file contains the marks
         marks.last_save_step = step
         if best:
@@ -99,8 +103,10 @@ class Saver:
                 run.abandoned = []
                 content = run.checkpoint()
                 if self._in_background and not must_not_fail:
-                    begun = self._begin(content, start_s, best)
+                    begun = self._begin(content, best)
                     self._marks_before = before
+                    if begun and best:
+                        run.best_before_saving = before.best_val_loss
                 if not begun:
                     saved = self._write(content, best, must_not_fail)
         finally:
@@ -122,21 +128,34 @@ class Saver:
         if self._writer.in_flight is not None and not self._writer.is_writing():
             self.wait()
 
-    def wait(self) -> None:
-        """Wait until the save in the background has ended, if there is one; then do as `finish`."""
+    def wait(self, goes_on: bool = True) -> None:
+        """Wait until the save in the background has ended, if there is one; then do as `finish`.
+
+        goes_on: training goes on afterwards, as far as the caller knows.
+        """
+        run = self.run
         save = self._writer.in_flight
         if save is None:
             return
+        goes_on = goes_on and not (run.ended() or self._stopped())
         saved = False
         try:
-            saved = self._writer.end(self.run.config.training)
+            saved = self._writer.end(run.config.training, goes_on=goes_on)
         finally:
+            run.best_before_saving = None
             if not saved:
                 self._undo_marks(save.step, self._marks_before)
+            if save.error is not None and is_out_of_memory(save.error):
+                self._host_copy.drop()
         if saved:
             self._remove_old()
 
-    def _wait_for_earlier(self) -> None:
+    def _finish_saving(self) -> None:
+        """As `wait`, for those who count its time elsewhere and may end the run after it."""
+        with self.run.times.of("saving"):
+            self.wait(goes_on=False)
+
+    def _wait_for_earlier(self, goes_on: bool) -> None:
         """Wait for an earlier save before another one begins; the first time, the log says so."""
         save = self._writer.in_flight
         if save is not None and self._writer.is_writing() and not self._has_said_waits:
@@ -147,26 +166,41 @@ class Saver:
                 self.run.state.progress.global_step,
                 save.step,
             )
-        self.wait()
+        self.wait(goes_on)
 
-    def _begin(self, content: dict[str, Any], start_s: float, best: bool) -> bool:
+    def _begin(self, content: dict[str, Any], best: bool) -> bool:
         """Begin to write a copy of the content; return False if there is no room for it."""
-        try:
-            copy, arrived = self._host_copy.take(content)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            begun = False
-        else:
-            begun = self._writer.begin(self._path(), copy, arrived, start_s, best)
-        if not begun and not self._has_said_no_room:
+        start_s = time.monotonic()
+        problem = self._no_room_for(content)
+        if not problem:
+            try:
+                copy, arrived = self._host_copy.take(content)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = "out of memory"
+        if not problem:
+            if self._writer.begin(self._path(), copy, arrived, start_s, best):
+                return True
+            problem = "the system starts no thread"
+        self._host_copy.drop()
+        if not self._has_said_no_room:
             self._has_said_no_room = True
             logger.warning(
-                "no room to save in the background: training waits until the checkpoint of step "
-                "%d is written (said once)",
+                "no room to save in the background (%s): training waits until the checkpoint of "
+                "step %d is written (said once)",
+                problem,
                 self.run.state.progress.global_step,
             )
-        return begun
+        return False
+
+    def _no_room_for(self, content: dict[str, Any]) -> str:
+        """Return why a copy of the content would leave too little memory; empty: it would not."""
+        more = self._host_copy.more_bytes(content)
+        if not more:
+            return ""
+        headroom = self.run.config.training.dynamic_batch_size.memory_headroom
+        return too_full(torch.device("cpu"), headroom, more)
 
     def _write(self, content: dict[str, Any], best: bool, last_chance: bool) -> bool:
         """Write the checkpoint, then remove old ones; return whether it was written."""
@@ -205,24 +239,34 @@ class Saver:
 
     def save_before_leaving(self) -> None:
         """Save the last step, if this process made a step and has not saved it yet."""
-        self.wait()
+        self.wait(goes_on=False)
         if self.run.steps_here and self._is_unsaved():
             self.save(last_chance=True)
 
     def save_what_is_whole(self, error: OutOfMemory) -> None:
         """Save the last finished step, unless the failed update has already changed weights."""
+        self._host_copy.drop()
         if not error.unchanged:
             return
-        try:
-            self.wait()
+        with _second_to(error):
+            self.wait(goes_on=False)
             if self._is_unsaved():
                 self.save(last_chance=True)
-        except StorageError as storage_error:
-            logger.error("%s", storage_error)
 
     def _is_unsaved(self) -> bool:
         marks = self.run.state.marks
         return marks.last_save_step != self.run.state.progress.global_step
+
+
+@contextmanager
+def _second_to(first: BaseException) -> Iterator[None]:
+    """Log an error of this block rather than raise it: the first one ends the run."""
+    try:
+        yield
+    except UserError as error:
+        logger.error("%s", error)
+    except Exception as error:
+        logger.error("one more error, after %s:", type(first).__name__, exc_info=error)
 
 
 def wants_background(run: Run) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,12 @@ import torch
 
 from chatgot.checkpointing import saver as saver_module
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
-from chatgot.checkpointing.host_copy import HostCopy
+from chatgot.checkpointing.host_copy import HostCopy, lay_out
 from chatgot.errors import Diverged, OutOfMemory, StorageError
+from chatgot.machine import memory
 from chatgot.run.assembly import Run
+from chatgot.training import saving
+from chatgot.training.due import Due, is_new_best
 from chatgot.training.recovery import rewind
 from chatgot.training.saving import Saver, wants_background
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
@@ -318,6 +322,38 @@ def test_a_save_without_room_for_a_copy_makes_training_wait(tmp_path, caplog, mo
     assert saved_steps(run) == [1, 2, 3]
 
 
+def test_no_copy_takes_the_memory_that_must_stay_free(tmp_path, caplog, monkeypatch):
+    """What a copy already has is not asked for again."""
+    run = run_in(tmp_path)
+    total = 1 << 30
+    needed = sum(tensor.nbytes for tensor in run.checkpoint()["model_state_dict"].values())
+    least = run.config.training.dynamic_batch_size.memory_headroom * total
+    saver = Saver(run, never)
+    for free, begins in ((least + needed, False), (2 * least, True), (0, True)):
+        monkeypatch.setattr(memory, "memory_limits", lambda device, free=free: [(free, total)])
+        train(run)
+        assert saver.save() is not begins
+    saver.wait()
+    assert saved_steps(run) == [1, 2, 3]
+    assert caplog.text.count("no room to save in the background (it would leave") == 1
+
+
+def test_page_locked_memory_is_taken_in_few_whole_blocks():
+    """The largest part of an 85M model has 154,389,504 bytes; torch rounds each block up."""
+    shapes = [50257 * 768, 1024 * 768, *[3 * 768 * 768, 768 * 768, 768 * 3072, 3072 * 768] * 12]
+    sizes = [0, 1, 63, 65, *(4 * shape for shape in shapes * 3)]
+    layout = lay_out(sizes)
+    assert layout.block_bytes == 1 << 28
+    assert layout.blocks * layout.block_bytes < 1.1 * sum(sizes)
+    ends = [0] * layout.blocks
+    for (block, first, count), size in zip(layout.places, sizes, strict=True):
+        assert count == size
+        assert first % 64 == 0
+        assert first >= ends[block]
+        ends[block] = first + count
+    assert max(ends) <= layout.block_bytes
+
+
 def test_a_save_without_room_for_a_thread_makes_training_wait(tmp_path, monkeypatch):
     def no_room(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -347,6 +383,95 @@ def test_only_what_training_waited_counts_as_the_cost_of_a_save(tmp_path, disk, 
                 thread.join(LONG_S)
             saver.finish()
     assert "of the time" not in caplog.text
+
+
+def test_a_proof_before_a_save_does_not_count_as_the_save(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    clock = [0.0]
+    real = saving.prove_gradient_checkpointing_again
+
+    def slow_proof(*args: object) -> None:
+        clock[0] += 30.0
+        real(*args)
+
+    monkeypatch.setattr(saving, "prove_gradient_checkpointing_again", slow_proof)
+    run = run_in(tmp_path, gradient_checkpointing=True, save_checkpoint_steps=1)
+    saver = Saver(run, never)
+    monkeypatch.setattr(saver_module.time, "monotonic", lambda: clock[0])
+    train(run)
+    saver.save()
+    saver.wait()
+    (event,) = save_events(caplog)
+    assert (event["seconds"], event["waited_seconds"]) == (0, 0)
+    assert "saving takes" not in caplog.text
+
+
+@pytest.mark.parametrize("last", ["save", "out of memory"])
+def test_the_last_save_has_the_memory_of_the_copy(tmp_path, monkeypatch, last):
+    run = run_in(tmp_path)
+    saver = Saver(run, never)
+    train(run)
+    saver.save()
+    saver.wait()
+    blocks = [weakref.ref(block) for block in saver._host_copy._blocks]
+    assert blocks
+    held = []
+    real = saver_module.save_checkpoint
+
+    def save_checkpoint(*args: object, **keywords: object) -> bool:
+        held.extend(block() is not None for block in blocks)
+        return real(*args, **keywords)
+
+    monkeypatch.setattr(saver_module, "save_checkpoint", save_checkpoint)
+    train(run)
+    if last == "save":
+        saver.save(last_chance=True)
+    else:
+        saver.save_what_is_whole(OutOfMemory("no room", unchanged=True))
+    assert held == [False] * len(blocks)
+
+
+# What is the best while a save is in flight
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_best_save_in_flight_is_no_fact_before_it_has_ended(tmp_path, disk, fails):
+    """The second best weights are the best ones if the file of the best was not written."""
+    run = run_in(tmp_path)
+    due = Due(run)
+    saver = Saver(run, never)
+    train(run)
+    evaluated(run, 2.5)
+    saver.save()
+    train(run)
+    evaluated(run, 2.6)
+    if fails:
+        disk.fails()
+    let_go_later(disk)
+    assert due.checkpoint() is fails
+    assert writers() == []
+    assert run.times.take(0.0)["saving"] > 0.01
+    if fails:
+        saver.save(last_chance=True)
+    marks = run.state.marks
+    assert (marks.best_step, marks.best_val_loss) == ((2, 2.6) if fails else (1, 2.5))
+
+
+@pytest.mark.parametrize(("val_loss", "best"), [(2.4, True), (2.7, False)])
+def test_weights_that_are_the_best_in_any_case_wait_for_nothing(tmp_path, disk, val_loss, best):
+    """Or in no case, because earlier ones are better."""
+    run = run_in(tmp_path)
+    run.state.marks.best_val_loss = 2.65
+    saver = Saver(run, never)
+    train(run)
+    evaluated(run, 2.5)
+    saver.save()
+    train(run)
+    evaluated(run, val_loss)
+    assert is_new_best(run) is best
+    assert len(writers()) == 1
+    disk.open.set()
+    saver.wait()
 
 
 # A save that fails
@@ -424,6 +549,7 @@ def test_a_rewind_goes_back_to_the_file_that_was_being_written(tmp_path, disk):
     train(run, 3)
     let_go_later(disk)
     rewind(run)
+    assert run.times.take(0.0)["saving"] > 0.01
     assert run.state.progress.global_step == 2
     assert saved_steps(run) == [2]
     assert writers() == []
@@ -467,7 +593,8 @@ def test_leaving_saves_the_step_in_flight_again_only_if_that_failed(tmp_path, di
     saver.save_before_leaving()
     assert saved_steps(run) == [1]
     assert [event["step"] for event in save_events(caplog)] == [1]
-    assert ("training continues" in caplog.text) is fails
+    assert ("this file is missing" in caplog.text) is fails
+    assert "training continues" not in caplog.text
 
 
 @pytest.mark.parametrize("unchanged", [True, False])
@@ -495,6 +622,46 @@ def test_an_error_waits_for_the_file_in_flight_and_stays_the_error(tmp_path, dis
         raise Diverged("a made-up one")
     assert writers() == []
     assert "3 saves in a row failed" in caplog.text
+
+
+def test_a_mistake_of_ours_in_the_thread_does_not_hide_an_error(tmp_path, caplog, monkeypatch):
+    """The exit code is that of the error that ended the run."""
+
+    def broken(*args: object, **keywords: object) -> None:
+        raise RuntimeError("a made-up defect")
+
+    monkeypatch.setattr(saver_module, "save_checkpoint", broken)
+    run = run_in(tmp_path)
+    saver = Saver(run, never)
+    train(run)
+    saver.save()
+    with pytest.raises(Diverged), saver:
+        raise Diverged("a made-up one")
+    assert "one more error, after Diverged" in caplog.text
+    train(run)
+    saver.save()
+    saver.save_what_is_whole(OutOfMemory("no room", unchanged=True))
+    assert "one more error, after OutOfMemory" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["the block ends", "the last step", "a signal", "a rewind"])
+def test_a_failed_save_promises_no_other_one_when_none_may_come(tmp_path, disk, caplog, how):
+    run = run_in(tmp_path, max_steps=2)
+    saver = Saver(run, lambda: how == "a signal")
+    train(run)
+    with saver:
+        saver.save()
+        disk.fails()
+        disk.open.set()
+        if how == "the last step":
+            train(run)
+            saver.save()
+        elif how == "a signal":
+            saver.wait()
+        elif how == "a rewind":
+            rewind(run)
+    assert "step_1.pt: not saved: No space left on device; this file is missing" in caplog.text
+    assert "training continues" not in caplog.text
 
 
 # The whole story
