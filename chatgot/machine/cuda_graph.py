@@ -29,6 +29,8 @@ def record_launches(launch: Launch, device: torch.device) -> Launch:
         for _ in range(WARM_UPS):
             launch()
     current.wait_stream(stream)
+    with torch.cuda.device(device):  # the device "cuda" has no number of its own
+        index = torch.cuda.current_device()
     graph = torch.cuda.CUDAGraph()
     pool = torch.cuda.graph_pool_handle()
     spare = torch.Generator(device)
@@ -40,18 +42,19 @@ def record_launches(launch: Launch, device: torch.device) -> Launch:
         ):
             launch()
     except BaseException:
-        _clean_up_after(pool, spare)
+        _clean_up_after(pool, spare, index)
         raise
     return graph.replay
 
 
-def _clean_up_after(pool: tuple[int, int], spare: torch.Generator) -> None:
+def _clean_up_after(pool: tuple[int, int], spare: torch.Generator, index: int) -> None:
     """Undo what torch leaves behind when the end of a recording fails (CUDAGraph::capture_end).
 
     The allocator would think that it is still recording, and in torch 2.11 the global generator,
     too, which would refuse to draw from then on. It gets the state of `spare`.
+
+    index: the device's number.
     """
-    index = spare.device.index
     # RuntimeError: torch has done it; AttributeError: an older version has another name
     with suppress(AttributeError, RuntimeError):
         torch._C._cuda_endAllocateToPool(index, pool)  # noqa: SLF001 no other name

@@ -33,7 +33,7 @@ from chatgot.machine.measured import (
     remembered,
     synchronise,
 )
-from chatgot.machine.memory import is_out_of_memory
+from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.model.gpt import GPT, Block, without_dropout
 from chatgot.numerics.compile_cost import cost_s, note
 from chatgot.numerics.cuda_graphs import GraphedPass, Pass, difference, fastest_pass, plain_pass
@@ -102,7 +102,9 @@ class Work:
     @property
     def name_of_pass(self) -> str:
         """Return the name of a whole micro-batch's measurements."""
-        return f"{self.name}, {self.config.model.n_layers} layers, {self.model.vocab_size} tokens"
+        recomputing = ", recomputing" if self.recomputes else ""
+        size = f"{self.config.model.n_layers} layers, {self.model.vocab_size} tokens"
+        return f"{self.name}, {size}{recomputing}"
 
     @property
     def name(self) -> str:
@@ -180,8 +182,16 @@ def choose_compile(work: Work, stored: bool | None, reason: str = "as in the che
         exact = "; not bit-exact from here" if stored else ""
         run_eager(work.model, f"it does not work here: {error}{exact}", logging.WARNING)
         return False
+    except (RuntimeError, MemoryError) as error:
+        if work.card is None or not is_out_of_memory(error):
+            raise
     finally:
         work.model.train(was_training)
+    # not inside the handler, where the exception's traceback still holds the tensors
+    work.card.graphed.release()
+    release_memory(work.device)
+    run_eager(work.model, "out of memory while it is weighed", logging.WARNING)
+    return False
 
 
 def run_eager(model: GPT, reason: str, level: int = logging.INFO) -> None:
@@ -259,6 +269,8 @@ def _measure_compiled(work: Work) -> list[float]:
     compiled = work.model.training_block
 
     def seconds_of_pass(block: Callable[..., Tensor]) -> float:
+        if work.card is not None:  # its recording would keep the memory of the other blocks'
+            work.card.graphed.release()
         work.model.training_block = block
         return work.seconds_on_the_card()
 

@@ -73,6 +73,10 @@ class NoGraph(Exception):
     """A micro-batch cannot be recorded, or its recording computes something else."""
 
 
+class NoRoom(NoGraph):
+    """A recording leaves too little memory free; a smaller one may not."""
+
+
 class GraphedPass:
     """Runs forward and backward of micro-batches by replaying recordings of them.
 
@@ -89,6 +93,7 @@ class GraphedPass:
         self._device = device
         self._record = record or cuda_graph
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._is_timing = False
         self._gradients: list[Tensor] = []  # one for each parameter; empty: released
         self.recordings: dict[Key, Recording] = {}
 
@@ -130,6 +135,7 @@ class GraphedPass:
                 raise NoGraph(self.given_up)
             synchronise(self._device)
 
+        self._is_timing = True
         try:
             return best_times([plain, replayed], ROUNDS)
         except (RuntimeError, MemoryError) as error:
@@ -137,6 +143,7 @@ class GraphedPass:
                 raise
             raise NoGraph("out of memory") from error
         finally:
+            self._is_timing = False
             self._take_off_gradients()
 
     def release(self) -> None:
@@ -154,13 +161,19 @@ class GraphedPass:
             if len(self.recordings) >= MOST_RECORDINGS:
                 self.release()
             problem = ""
+            lacks_room = False
             try:
                 self.recordings[key] = self._new_recording(x, y)
             except Exception as error:  # whatever goes wrong, training can do without
                 if is_out_of_memory(error):
                     raise
                 problem = _first_line(error)
+                lacks_room = isinstance(error, NoRoom)
             # not inside the handler, where the exception's traceback still holds the tensors
+            if lacks_room and self._is_timing:
+                self.release()
+                release_memory(self._device)
+                raise NoRoom(problem)
             if problem:
                 self._give_up(problem)
                 return None
@@ -335,7 +348,7 @@ def cuda_graph(launch: Launch, device: torch.device) -> Launch:
     replay = record_launches(launch, device)
     free, total = torch.cuda.mem_get_info(device)
     if free < ROOM * total:
-        raise NoGraph(f"it would leave {free / MIB:,.0f} of {total / MIB:,.0f} MiB")
+        raise NoRoom(f"it would leave {free / MIB:,.0f} of {total / MIB:,.0f} MiB")
     return replay
 
 
@@ -402,6 +415,8 @@ def fastest_pass(graphed: GraphedPass, batch: Batch, name: str) -> float:
     try:
         return min(pass_times(graphed, batch, name))
     except NoGraph:
+        graphed.release()
+        release_memory(batch[0].device)
         with preserved_generators(batch[0].device):
             return best_time(lambda: _wait_for(plain_pass(graphed.model, batch)), ROUNDS)
 

@@ -16,8 +16,8 @@ from chatgot.config import TrainingConfig
 from chatgot.logs.events import event
 from chatgot.logs.waiting import waiting
 from chatgot.machine.device import card_name, preserved_generators
-from chatgot.machine.measured import remembered
-from chatgot.machine.memory import MIB, memory_limits, release_memory, too_full
+from chatgot.machine.measured import recalled, remember
+from chatgot.machine.memory import MIB, memory_limits, release_memory, too_full, used_memory
 from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.gradient_checkpointing import bytes_for_backward
 from chatgot.numerics.precision import autocast
@@ -35,6 +35,7 @@ from chatgot.stopping import never
 logger = logging.getLogger(__name__)
 
 SEARCH_S = 12.0  # seconds for timing the sizes on a card
+ALONE = 0.9  # of a card's memory: with less, another program holds the rest
 LEAST_GROWTH = 0.03  # of tokens/s, for which a larger micro-batch is taken
 # Gradient and two moments, 4 bytes each: a CPU has no memory for them before the first step.
 BYTES_TO_COME = 12
@@ -176,16 +177,21 @@ def fastest_size_on_card(run: Trained, every: int) -> int:
     S = settings.sequences_per_step
     shape = (
         f"micro-batch of {S} from {settings.batch_size}, {run.config.model.n_layers} layers, "
-        f"vocabulary {run.model.vocab_size}, recomputing {every}"
+        f"vocabulary {run.model.vocab_size}, recomputing {every}, "
+        f"headroom {settings.dynamic_batch_size.memory_headroom:g}"
     )
     name = name_of_work(run.state, run.config, run.model, run.train_windows)
 
-    def measure() -> list[float]:
+    what = f"{shape}, {name}"
+    numbers = recalled(what)
+    if numbers is None:
+        has_card_alone = _has_memory_alone(run.device)
         with preserved_generators(run.device), waiting("finding the fastest micro_batch_size"):
-            rates = _rates_of_sizes(run, every)
-        return [number for size in sorted(rates) for number in (float(size), rates[size])]
-
-    numbers = remembered(f"{shape}, {name}", measure)
+            measured = _rates_of_sizes(run, every)
+        numbers = [number for size in sorted(measured) for number in (float(size), measured[size])]
+        # beside another program, less may fit than later
+        if has_card_alone and any(measured.values()):
+            remember(what, numbers)
     rates = {int(numbers[i]): numbers[i + 1] for i in range(0, len(numbers), 2)}
     chosen = where_growth_ends(rates)
     logger.info(
@@ -196,6 +202,12 @@ def fastest_size_on_card(run: Trained, every: int) -> int:
         extra=event("choice", what="micro_batch", chosen=chosen, measured=rates),
     )
     return chosen
+
+
+def _has_memory_alone(device: torch.device) -> bool:
+    """Return whether nearly all memory that this process does not use is free."""
+    used = used_memory(device)
+    return all(free + used >= ALONE * total for free, total in memory_limits(device))
 
 
 def where_growth_ends(rates: Mapping[int, float]) -> int:

@@ -396,6 +396,7 @@ def resume(run: Run, point: ResumePoint, read_base: ReadBase | None = None) -> N
     modes.compiled = chosen.compiled  # the user may ask for another mode, or the compiler is gone
     modes.graphed = chosen.graphed
     modes.gradient_checkpointing_chosen = chosen.gradient_checkpointing_chosen
+    modes.gradient_checkpointing_failed |= chosen.gradient_checkpointing_failed
     modes.card = chosen.card
     if not config.training.dynamic_batch_size.enabled and run.state.micro_batch.size != size:
         _take_other_size(run.state, size)
