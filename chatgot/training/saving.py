@@ -245,7 +245,6 @@ class Saver:
 
     def save_what_is_whole(self, error: OutOfMemory) -> None:
         """Save the last finished step, unless the failed update has already changed weights."""
-        self._host_copy.drop()
         if not error.unchanged:
             return
         with _second_to(error):

@@ -17,6 +17,31 @@ LEVELS = ("short", "ci", "long")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[TABLE] = fault_trials.Table()
+    config.addinivalue_line(
+        "markers",
+        "telling(*circumstances): where saves are in the background, a test is made in these "
+        "of its circumstances alone, except for the level long",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave to the level long what has been tried with the other way of saving already."""
+    if config.getoption("--faults") == "long":
+        return
+    left_out = [item for item in items if only_in_long(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def only_in_long(item: pytest.Item) -> bool:
+    """Return whether a test saves in the background, in none of the circumstances it has named."""
+    mark = item.get_closest_marker("telling")
+    if mark is None:
+        return False
+    parameters = item.callspec.params
+    if not parameters["background"]:
+        return False
+    return not any(case.items() <= parameters.items() for case in mark.args)
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,8 @@ def size(server, trial_folder) -> int:
 def test_a_run_killed_at_any_file_system_call_of_a_save_loses_nothing(
     side_by_side, reference, trial_folder, trials, table, calls, background
 ):
-    chosen = fault_trials.spread(trials(6, 99, 99), len(calls))
+    n = trials(2, 6, 99) if background else trials(6, 99, 99)
+    chosen = fault_trials.spread(n, len(calls))
 
     def one(server, call):
         folder = trial_folder(f"call{call}")
@@ -100,7 +101,7 @@ def test_a_run_killed_at_any_byte_of_a_save_loses_nothing(
         shutil.rmtree(folder)
         return outcome, lost
 
-    n = trials(4, 10, 100) if background else trials(4, 40, 200)
+    n = trials(1, 3, 100) if background else trials(4, 40, 200)
     chosen = [1, size - 65, size - 64, size - 1, *(size * i // n for i in range(n))]
     killed_by = signal.SIGKILL if background else signal.SIGXFSZ
     for outcome, lost in side_by_side(one, chosen):
@@ -116,7 +117,7 @@ def test_a_run_killed_at_random_loses_nothing(
     side_by_side, reference, trial_folder, trials, table, background
 ):
     rng = random.Random(20)
-    wanted = trials(5, 10, 250) if background else trials(5, 50, 500)
+    wanted = trials(5, 5, 250) if background else trials(5, 50, 500)
     killed = []
 
     def one(server, item):
@@ -144,6 +145,7 @@ def test_a_run_killed_at_random_loses_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.telling
 @BOTH_WAYS
 def test_a_run_killed_again_and_again_still_reaches_its_end(
     side_by_side, reference, trial_folder, trials, table, background
@@ -176,6 +178,7 @@ def test_a_run_killed_again_and_again_still_reaches_its_end(
         assert lost is None
 
 
+@pytest.mark.telling({"phase": "save"})
 @BOTH_WAYS
 @pytest.mark.parametrize("how", ["segmentation fault", "exit from a thread"])
 @pytest.mark.parametrize(

@@ -83,6 +83,11 @@ def checkpoint_bytes(folder: Path) -> dict[int, bytes]:
     return {step: path.read_bytes() for step, path in files(folder).items()}
 
 
+@pytest.mark.telling(
+    {"phase": "step", "name": "SIGTERM"},
+    {"phase": "save", "name": "SIGTERM"},
+    {"phase": "last evaluation", "name": "SIGTERM"},
+)
 @pytest.mark.parametrize(("phase", "name", "background"), ONE_SIGNAL)
 def test_a_signal_in_any_phase_saves_the_run_and_it_resumes_exactly(
     server, reference, trial_folder, table, phase, name, background
@@ -138,6 +143,7 @@ def test_a_signal_before_the_first_step_saves_nothing(
     assert lost is None
 
 
+@pytest.mark.telling({"phase": "save", "names": TWICE[0]}, {"phase": "step", "names": TWICE[2]})
 @pytest.mark.parametrize(("phase", "names", "background"), TWO_SIGNALS)
 def test_a_second_signal_ends_the_run_at_once_and_damages_no_file(
     server, reference, trial_folder, table, phase, names, background

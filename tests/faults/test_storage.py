@@ -29,7 +29,7 @@ def test_a_disk_full_at_any_byte_of_a_save_costs_one_warning(
     side_by_side, reference, trial_folder, trials, table, background
 ):
     size = max(path.stat().st_size for path in files(reference.folder).values())
-    n = trials(2, 6, 50) if background else trials(4, 20, 100)
+    n = trials(2, 3, 50) if background else trials(4, 20, 100)
 
     def one(server, byte):
         folder = trial_folder(f"full{byte}")
@@ -49,6 +49,7 @@ def test_a_disk_full_at_any_byte_of_a_save_costs_one_warning(
         assert (lost, left) == (None, [])
 
 
+@pytest.mark.telling({"byte": 100_000})
 @BOTH_WAYS
 @pytest.mark.parametrize("byte", [0, 100_000])
 def test_three_failed_saves_in_a_row_are_exit_5(
@@ -68,6 +69,11 @@ def test_three_failed_saves_in_a_row_are_exit_5(
     assert lost is None
 
 
+@pytest.mark.telling(
+    {"call": "fsync", "saves": [2]},
+    {"call": "open", "saves": [2]},
+    {"number": "EROFS", "saves": [2, 3, 4]},
+)
 @pytest.mark.parametrize(
     ("call", "number"),
     [
@@ -100,6 +106,7 @@ def test_a_failing_system_call_in_a_save_costs_a_warning_or_exit_5(
     assert lost is None
 
 
+@pytest.mark.telling({"back_at": None})
 @BOTH_WAYS
 @pytest.mark.parametrize("back_at", [5, None])
 def test_a_folder_that_is_moved_away_costs_warnings_or_exit_5(

@@ -68,7 +68,7 @@ class SlowDisk:
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.open = threading.Event()
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self._open_file = os.open
 
     def open_file(self, path: Path, flags: int, *mode: int) -> int:
@@ -406,6 +406,12 @@ def test_a_proof_before_a_save_does_not_count_as_the_save(tmp_path, caplog, monk
     assert "saving takes" not in caplog.text
 
 
+def blocks_of_the_copy(saver: Saver) -> list[weakref.ref]:
+    blocks = [weakref.ref(block) for block in saver._host_copy._blocks]
+    assert blocks
+    return blocks
+
+
 @pytest.mark.parametrize("last", ["save", "out of memory"])
 def test_the_last_save_has_the_memory_of_the_copy(tmp_path, monkeypatch, last):
     run = run_in(tmp_path)
@@ -413,8 +419,7 @@ def test_the_last_save_has_the_memory_of_the_copy(tmp_path, monkeypatch, last):
     train(run)
     saver.save()
     saver.wait()
-    blocks = [weakref.ref(block) for block in saver._host_copy._blocks]
-    assert blocks
+    blocks = blocks_of_the_copy(saver)
     held = []
     real = saver_module.save_checkpoint
 
@@ -429,6 +434,18 @@ def test_the_last_save_has_the_memory_of_the_copy(tmp_path, monkeypatch, last):
     else:
         saver.save_what_is_whole(OutOfMemory("no room", unchanged=True))
     assert held == [False] * len(blocks)
+
+
+def test_a_thread_that_runs_out_of_memory_gives_the_copy_back(tmp_path, disk):
+    run = run_in(tmp_path)
+    saver = Saver(run, never)
+    train(run)
+    saver.save()
+    blocks = blocks_of_the_copy(saver)
+    disk.error = MemoryError("a made-up one")
+    disk.open.set()
+    saver.wait()
+    assert [block() for block in blocks] == [None] * len(blocks)
 
 
 # What is the best while a save is in flight
