@@ -19,7 +19,7 @@ from chatgot.machine.cuda_graph import WARM_UPS, Launch
 from chatgot.machine.device import preserved_generators, seed_generators
 from chatgot.model.gpt import GPT, Block, evaluating
 from chatgot.numerics import cuda_graphs
-from chatgot.numerics.cuda_graphs import GraphedPass, NoGraph, choose_graph, difference
+from chatgot.numerics.cuda_graphs import GraphedPass, NoGraph, NoRoom, choose_graph, difference
 from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
 from chatgot.run.modes import change_precision, choose_cuda_graph
@@ -306,6 +306,21 @@ def chosen(run: Run, stored: bool | None = None) -> bool:
     batch = run.train_windows.batch(run.train_windows.starts(0, 4))
     with autocast(parts.CPU, run.state.modes.precision):
         return choose_graph(run.graphed, batch, "a micro-batch", stored)
+
+
+def test_a_graph_that_lacks_room_in_a_timing_may_be_tried_again(machine):
+    """Compiled blocks need less memory."""
+
+    def full(launch: Launch, device: torch.device) -> Launch:
+        raise NoRoom("it would leave 1 of 100 MiB")
+
+    run = parts.run()
+    run.graphed = GraphedPass(run.model, parts.CPU, full)
+    assert not chosen(run)
+    assert run.graphed.given_up == ""
+    batch = run.train_windows.batch(run.train_windows.starts(0, 4))
+    assert run.graphed.add_gradient(*batch, 1.0, lambda loss: loss) is None
+    assert "1 of 100 MiB" in run.graphed.given_up
 
 
 def graph_events(caplog) -> list[dict]:
