@@ -375,7 +375,8 @@ class DynamicBatchSizeConfig(Section):
     memory_headroom: Float = key(
         0.1,
         "share of the memory that must stay free when a larger size is tried, with "
-        "micro_batch_size and gradient_checkpointing auto, and beside the copy for a save in the background",
+        "micro_batch_size and gradient_checkpointing auto, and beside the copy for a save in the "
+        "background",
         ge=0,
         lt=1,
         resume="set",
