@@ -374,8 +374,9 @@ class DynamicBatchSizeConfig(Section):
     )
     memory_headroom: Float = key(
         0.1,
-        "share of the memory that must stay free when a larger size is tried, and with "
-        "micro_batch_size and gradient_checkpointing auto",
+        "share of the memory that must stay free when a larger size is tried, with "
+        "micro_batch_size and gradient_checkpointing auto, and beside the copy for a save in the "
+        "background",
         ge=0,
         lt=1,
         resume="set",
@@ -911,7 +912,7 @@ def _remarks_on_training(config: Config) -> Iterator[str]:
             f"training.precision_dtype={training.precision_dtype} has no effect: "
             "mixed_precision is false"
         )
-    # on a card, and for gradient_checkpointing, the headroom counts in any case
+    # on a card, for gradient_checkpointing and for saves, the headroom counts in any case
     counts = {"memory_headroom": dynamic.memory_headroom}
     if not dynamic.enabled and dynamic != DynamicBatchSizeConfig(**counts):
         yield "training.dynamic_batch_size: its other keys have no effect: enabled is false"

@@ -40,7 +40,10 @@ class HostCopy:
         return 0 if layout == self._layout else layout.blocks * layout.block_bytes
 
     def drop(self) -> None:
-        """Keep no memory. What still uses the last copy keeps it for as long as it does."""
+        """Keep no memory. What still uses the last copy keeps it for as long as it does.
+
+        Page-locked memory goes back to torch, which keeps it for its next use.
+        """
         self._blocks.clear()
         self._layout = Layout(0, 0, ())
 
@@ -116,10 +119,10 @@ def lay_out(sizes: list[int]) -> Layout:
 
 def _storages(state: dict[str, Any]) -> dict[int, UntypedStorage]:
     """Return each storage of a state once, by its address."""
-    storages = {}
+    storages: dict[int, UntypedStorage] = {}
     for _, tensor in all_tensors(state):
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage
+        storages.setdefault(storage.data_ptr(), storage)
     return storages
 
 

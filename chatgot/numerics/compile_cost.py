@@ -15,9 +15,10 @@ import torch
 from chatgot.atomic_file import atomic_file
 from chatgot.machine.measured import COMPILED, cpu_name, recalled, remember
 
-# Seconds to assume for compiling until this machine has compiled something: 30 to 36 s on two cores
-USUAL_COMPILE_S = 35.0
-# Share of them that loading takes: 5 to 7 s of 30 to 36 s.
+# Seconds to assume for compiling until this machine has compiled something: 19 s on two cores, up to
+# 36 s beside other programs
+USUAL_COMPILE_S = 20.0
+# Share of them that loading takes: 4 of 19 s.
 LOADING_SHARE = 0.2
 # Compiling takes about as long for every shape, so the first one is the best guess for the others.
 ANY_SHAPE = "compiling any shape"

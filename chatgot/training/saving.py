@@ -151,7 +151,7 @@ class Saver:
             self._remove_old()
 
     def _finish_saving(self) -> None:
-        """As `wait`, for those who count its time elsewhere and may end the run after it."""
+        """As `wait`, for callers outside of the time of saving, which may end the run after it."""
         with self.run.times.of("saving"):
             self.wait(goes_on=False)
 
