@@ -15,8 +15,8 @@ import torch
 from chatgot.atomic_file import atomic_file
 from chatgot.machine.measured import COMPILED, cpu_name, recalled, remember
 
-# Seconds to assume for compiling until this machine has compiled something: 19 s on two quiet cores,
-# up to 36 s beside other programs
+# Seconds to assume for compiling until this machine has compiled something: 19 s on two cores in
+# quiet, up to 36 s beside other programs
 USUAL_COMPILE_S = 20.0
 # Share of them that loading takes: 4 of 19 s.
 LOADING_SHARE = 0.2
