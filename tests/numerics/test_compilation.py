@@ -62,7 +62,8 @@ def own_variables():
 
 
 @pytest.mark.usefixtures("own_variables")
-@pytest.mark.parametrize("architecture", ["gpt", pytest.param("modern", marks=pytest.mark.slow)])
+@pytest.mark.slow  # .ci/run has them: the compiler takes 20 s
+@pytest.mark.parametrize("architecture", ["gpt", "modern"])
 def test_compiled_blocks_compute_the_same_and_resume_bit_for_bit(architecture, tmp_path):
     found = {}
     for mode in (False, True):

@@ -258,6 +258,7 @@ def observed(tmp_path_factory) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return of
 
 
+@pytest.mark.slow  # .ci/run has them: a run of the script for each key
 @pytest.mark.parametrize("key", CHANGES)
 def test_a_changed_key_changes_something_that_a_user_can_see(key, observed, tmp_path):
     value, changed, *beside = CHANGES[key]
