@@ -19,7 +19,7 @@ from chatgot.logs.logging_setup import LINK, escape_controls
 from chatgot.logs.timing import human_time
 from chatgot.logs.waiting import waiting
 from chatgot.report import story
-from chatgot.report.run_record import Row, RunRecord, Sample, read_run
+from chatgot.report.run_record import Event, Row, RunRecord, Sample, read_run
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -211,15 +211,16 @@ def facts(record: RunRecord) -> list[Fact]:
         Fact("speed, median", f"{statistics.median(rates):,.0f}" if rates else None, "tokens/s"),
         Fact("peak memory", f"{max(memory):,.0f}" if memory else None, "MiB at a row"),
         Fact("precision", ", then ".join(precisions)),
-        Fact("other programs took the cores", contended(record, last.get("time_s"))),
+        *contended(record.events, last.get("time_s")),
     ]
 
 
-def contended(record: RunRecord, time_s: float | None) -> str | None:
-    """Return the share of the time in which other programs took the cores; None: not known."""
-    if not time_s or not any(event.kind == "contention" for event in record.events):
-        return None
-    return f"{min(1.0, story.contended_s(record.events) / time_s):.0%} of the time"
+def contended(events: list[Event], time_s: float | None) -> list[Fact]:
+    """Return the share of the time in which other programs took the cores, if they ever did."""
+    if not time_s or not any(event.kind == "contention" for event in events):
+        return []
+    share = min(1.0, story.contended_s(events) / time_s)
+    return [Fact("other programs took the cores", f"{share:.0%}", "of the time")]
 
 
 def column(rows: list[Row], name: str) -> list[float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import made_runs
 import pytest
 
-from chatgot.report import story
+from chatgot.report import page, story
 from chatgot.report.run_record import Event, read_events
 from chatgot.report.story import GROUP_FROM, Status
 
@@ -158,3 +158,20 @@ def test_each_kind_has_a_label_and_a_colour(kind, fields, label, color):
 
 def test_evaluations_that_are_not_the_best_are_only_in_the_chart():
     assert story.table([Event("", 1, "evaluation", "", {"best": False})]) == []
+
+
+def test_seconds_of_contention_add_up_over_sessions():
+    """An event has those of its session so far; a session that was killed lacks its last ones."""
+
+    def contention(seconds: float, *, on: bool) -> Event:
+        return Event("", 1, "contention", "", {"on": on, "seconds": seconds})
+
+    first = [contention(0.0, on=True), contention(12.5, on=False)]
+    second = [contention(0.0, on=True), contention(4.0, on=False), contention(9.0, on=False)]
+    begin = Event("", 0, "start", "")
+    resume = Event("", 5, "resume", "")
+    assert story.contended_s([begin, *first, resume, *second]) == 21.5
+    assert story.contended_s([begin, resume]) == 0.0
+    (fact,) = page.contended([begin, *first], 50.0)
+    assert (fact.value, fact.unit) == ("25%", "of the time")
+    assert page.contended([begin, resume], 50.0) == []
