@@ -69,7 +69,7 @@ class HostCopy:
             for _, tensor in all_tensors(state):
                 copies[id(tensor)] = _on(copied[tensor.untyped_storage().data_ptr()], tensor)
             result = copy.deepcopy(state, copies)
-        except BaseException:
+        except BaseException:  # a signal, too, must not leave the memory taken
             self.drop()
             raise
         return result, _arrival(cuda[0] if cuda else None)

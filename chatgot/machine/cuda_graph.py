@@ -41,7 +41,7 @@ def record_launches(launch: Launch, device: torch.device) -> Launch:
             torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
         ):
             launch()
-    except BaseException:
+    except BaseException:  # a signal, too, would leave the allocator recording
         _clean_up_after(pool, spare, index)
         raise
     return graph.replay

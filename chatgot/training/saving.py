@@ -264,7 +264,7 @@ def _second_to(first: BaseException) -> Iterator[None]:
         yield
     except UserError as error:
         logger.error("%s", error)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the first error decides the exit code
         logger.error("one more error, after %s:", type(first).__name__, exc_info=error)
 
 
