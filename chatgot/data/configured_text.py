@@ -4,7 +4,6 @@ from pathlib import Path
 
 from chatgot.config import Config
 from chatgot.data.corpus import fetch_default_text
-from chatgot.data.lengths import split_index
 from chatgot.data.text_file import check_text_file
 from chatgot.data.token_cache import Tokens, load_tokens
 from chatgot.data.vocabulary import Ids, Vocabulary
@@ -43,16 +42,17 @@ def load_text(config: Config, path: Path, vocabulary: Vocabulary | None = None) 
     cache = Path(config.paths.cache)
     tokens = load_tokens(path, cache, vocabulary, config.data.encoding)
     check_length(len(tokens.ids), config, path, tokens.vocabulary.kind)
-    check_parts(tokens.ids, config.data.test_split, path)
+    check_parts(tokens, config.data.test_split, path)
     return tokens
 
 
-def check_parts(ids: Ids, test_split: float, path: Path) -> None:
+def check_parts(tokens: Tokens, test_split: float, path: Path) -> None:
     """Refuse a text of which one part is the same token over and over: nothing can be learnt.
 
     Raises: ConfigError.
     """
-    split = split_index(len(ids), test_split)
+    ids = tokens.ids
+    split = tokens.training_length(test_split)
     if _has_variety(ids[:split]) and _has_variety(ids[split:]):
         return
     if not _has_variety(ids):

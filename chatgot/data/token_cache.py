@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from chatgot.atomic_file import atomic_file
 from chatgot.data.encoding import CHUNK_BYTES, detect_encoding
+from chatgot.data.lengths import split_index
 from chatgot.data.odd_characters import OddCharacter, OddCharacters, describe
 from chatgot.data.subwords import SubwordEncoder, Subwords
 from chatgot.data.text_file import HASHED_BYTES, check_text_file, file_sha256, text_chunks
@@ -74,8 +75,20 @@ class AboutSubwords(TypedDict):
 
 
 @dataclass(frozen=True)
+class Part:
+    """The ids of one source of a text: two stretches, from a place up to before another."""
+
+    name: str
+    train: tuple[int, int]
+    held_out: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Tokens:
-    """A whole text as ids, read from the cache through a memory map."""
+    """A whole text as ids, read from the cache through a memory map.
+
+    All ids of the training part come first, those of the held-out part last.
+    """
 
     ids: Ids  # (N,), read-only
     vocabulary: Vocabulary
@@ -83,6 +96,12 @@ class Tokens:
     text_sha256: str
     encoding: str  # what the file was read as
     cache: Path | None = None  # its files in the cache, without their suffixes; None: not cached
+    n_train: int | None = None  # ids of the training part; None: `data.test_split` says
+    parts: tuple[Part, ...] = ()  # of a text that has several sources
+
+    def training_length(self, test_split: float) -> int:
+        """Return how many ids the training part has."""
+        return split_index(len(self.ids), test_split) if self.n_train is None else self.n_train
 
 
 def load_tokens(

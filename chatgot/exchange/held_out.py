@@ -13,7 +13,6 @@ from torch import Tensor
 from chatgot.data.configured_text import text_path
 from chatgot.data.token_cache import Tokens, load_tokens
 from chatgot.data.vocabulary import END_OF_TEXT, Vocabulary, split_documents
-from chatgot.data.windows import split_index
 from chatgot.errors import UserError
 from chatgot.sampling.controls import Controls
 from chatgot.sampling.engine import Engine, Request
@@ -53,7 +52,7 @@ def windows_for(loaded: LoadedModel) -> Windows:
     length = _longest(loaded)
     tokens = _training_text(loaded)
     if tokens is not None:
-        n_train = split_index(len(tokens.ids), loaded.config.data.test_split)
+        n_train = tokens.training_length(loaded.config.data.test_split)
         held_out = tokens.ids[n_train:]
         ragged = _ragged(min(length, len(held_out)))
         ends = {"start": length, "middle": (len(held_out) + length) // 2, "end": len(held_out)}

@@ -33,7 +33,6 @@ from chatgot.data.windows import (
     TrainingWindows,
     ValidationWindows,
     line_start,
-    split_index,
 )
 from chatgot.logs.timing import TimeSplit
 from chatgot.logs.waiting import waiting
@@ -228,7 +227,7 @@ def assemble(
     """
     settings = config.training
     refuse_without_room(config, len(tokens.vocabulary), device)
-    n_train = split_index(len(tokens.ids), config.data.test_split)
+    n_train = tokens.training_length(config.data.test_split)
     learned = evaluated = None
     if config.data.learn_from is not None:
         learned, evaluated = learned_tokens(

@@ -29,7 +29,6 @@ from chatgot.data.own_text import (
 from chatgot.data.prompts import prompts_of
 from chatgot.data.token_cache import Tokens, load_tokens
 from chatgot.data.vocabulary import Vocabulary
-from chatgot.data.windows import split_index
 from chatgot.errors import OutOfMemory
 from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
@@ -119,7 +118,7 @@ def choose(request: Request, vocabulary: Vocabulary | None = None, dry_run: bool
     tokens = _tokens(request, possible[0].config, vocabulary, dry_run)
     unit = _unit(tokens)
     refuse_short(request, possible[0].config, len(tokens.ids), unit)
-    check_parts(tokens.ids, possible[0].config.data.test_split, request.text)
+    check_parts(tokens, possible[0].config.data.test_split, request.text)
     trials = _trials(request, possible, tokens)
     device = pick_device(possible[0].config.device)
     logger.info(
@@ -150,7 +149,7 @@ def _tokens(
 
 def _trials(request: Request, possible: list[Candidate], tokens: Tokens) -> list[Trial]:
     """Return the recipes that this text is long enough for, the smallest first."""
-    n_train = split_index(len(tokens.ids), possible[0].config.data.test_split)
+    n_train = tokens.training_length(possible[0].config.data.test_split)
     trials = []
     for candidate in possible:
         context = context_for(request, candidate.config, len(tokens.ids))
@@ -181,7 +180,7 @@ class _Choosing:
         self.trials = {trial.recipe.name: trial for trial in trials}
         self.tokens = tokens
         self.device = device
-        self.n_train = split_index(len(tokens.ids), trials[0].candidate.config.data.test_split)
+        self.n_train = tokens.training_length(trials[0].candidate.config.data.test_split)
         self.tokens_in_time: dict[str, float] = {}
 
     @property

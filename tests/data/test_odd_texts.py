@@ -9,7 +9,8 @@ from chatgot.config import Config
 from chatgot.data.configured_text import check_parts, load_text, text_path
 from chatgot.data.encoding import Undecodable, decoded_chunks, detect_encoding
 from chatgot.data.text_file import text_chunks
-from chatgot.data.token_cache import load_tokens
+from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.vocabulary import Characters
 from chatgot.errors import ConfigError
 
 PROSE = "Now is the winter of our discontent\nMade glorious summer by this sun of York;\n"
@@ -100,10 +101,11 @@ def test_the_parts_are_looked_at_piece_by_piece(write, tmp_path):
     ids = np.zeros(1 << 20, dtype=np.uint16)
     ids[0] = 1
     ids[-1] = 1
-    check_parts(ids, 0.5, tmp_path)
+    tokens = Tokens(ids, Characters("a"), "", "utf-8")
+    check_parts(tokens, 0.5, tmp_path)
     ids[-1] = 0
     with pytest.raises(ConfigError, match="held-out"):
-        check_parts(ids, 0.5, tmp_path)
+        check_parts(tokens, 0.5, tmp_path)
 
 
 # Byte order marks within a text

@@ -1,0 +1,5 @@
+"""All readers, in the order in which they are asked; the surest one reads a file."""
+
+from chatgot.data.preparation.reader import Reader
+
+READERS: tuple[Reader, ...] = ()

@@ -1,0 +1,1 @@
+"""What does a file of each kind say, piece by piece?"""
