@@ -14,7 +14,7 @@ Source: one permutation hashing, Li, Owen, Zhang 2012 (arXiv:1208.1259); empty b
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from typing import Generic, TypeVar
 
@@ -61,21 +61,52 @@ def signature(text: str | Iterable[str]) -> Signature:
 
     text: whole or in chunks, cut anywhere; memory does not grow with it.
     """
-    least = np.full(BINS, NO_HASH)
-    before = np.empty(0, np.uint64)  # the last words of the block before
-    any_shingle = False
-    for block in _blocks([text] if isinstance(text, str) else text):
-        words = np.concatenate([before, _word_hashes(block)])
-        before = words[max(0, len(words) - SHINGLE + 1) :]
+    signing = Signing()
+    for chunk in [text] if isinstance(text, str) else text:
+        signing.add(chunk)
+    return signing.signature()
+
+
+class Signing:
+    """Makes the signature of a document that comes in chunks, cut anywhere."""
+
+    def __init__(self) -> None:
+        self._least = np.full(BINS, NO_HASH)
+        self._before = np.empty(0, np.uint64)  # the last words of the block before
+        self._any_shingle = False
+        self._parts: list[str] = []
+        self._length = 0  # of the parts
+
+    def add(self, chunk: str) -> None:
+        """Add what comes next."""
+        self._parts.append(chunk)
+        self._length += len(chunk)
+        if self._length < BLOCK:
+            return
+        text = "".join(self._parts)
+        whole = self._length - self._length % BLOCK
+        for start in range(0, whole, BLOCK):
+            self._add_block(text[start : start + BLOCK])
+        self._parts = [text[whole:]]
+        self._length -= whole
+
+    def signature(self) -> Signature:
+        """Return the signature of the whole document; nothing can be added any more."""
+        self._add_block("".join(self._parts))
+        if not self._any_shingle:
+            if not len(self._before):
+                return np.zeros(BINS, np.uint8)
+            padding = np.zeros(SHINGLE - len(self._before), np.uint64)
+            words = np.concatenate([self._before, padding])
+            self._least = _least_of_bins(_shingle_hashes(words))
+        return _as_bytes(self._least)
+
+    def _add_block(self, block: str) -> None:
+        words = np.concatenate([self._before, _word_hashes(block)])
+        self._before = words[max(0, len(words) - SHINGLE + 1) :]
         if len(words) >= SHINGLE:
-            any_shingle = True
-            np.minimum(least, _least_of_bins(_shingle_hashes(words)), out=least)
-    if not any_shingle:
-        if not len(before):
-            return np.zeros(BINS, np.uint8)
-        padding = np.zeros(SHINGLE - len(before), np.uint64)
-        least = _least_of_bins(_shingle_hashes(np.concatenate([before, padding])))
-    return _as_bytes(least)
+            self._any_shingle = True
+            np.minimum(self._least, _least_of_bins(_shingle_hashes(words)), out=self._least)
 
 
 def similarity(one: Signature, other: Signature) -> float:
@@ -167,24 +198,6 @@ def _bands_of(signature: Signature) -> Hashes:
 
 def _empty_table(slots: int) -> NDArray[np.int32]:
     return np.full((BANDS, slots), -1, np.int32)
-
-
-def _blocks(chunks: Iterable[str]) -> Iterator[str]:
-    """Yield a text in blocks of BLOCK characters, however it was cut."""
-    parts: list[str] = []
-    length = 0
-    for chunk in chunks:
-        parts.append(chunk)
-        length += len(chunk)
-        if length >= BLOCK:
-            text = "".join(parts)
-            whole = length - length % BLOCK
-            for start in range(0, whole, BLOCK):
-                yield text[start : start + BLOCK]
-            parts = [text[whole:]]
-            length -= whole
-    if length:
-        yield "".join(parts)
 
 
 # --------------------------------------------------------------------------------------------------
