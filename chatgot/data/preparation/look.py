@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chatgot.data.preparation.cleaning.options import CleaningFindings
 from chatgot.data.preparation.pieces import (
@@ -33,6 +34,7 @@ SHOWN_LINES = 24  # of a preview
 SHOWN_CHARACTERS = 2_400
 SEED = 20
 WIDE = 1 << 16
+Codes = NDArray[np.unsignedinteger]
 NAMES = {"\n": "LINE FEED", "\t": "TAB", "\r": "CARRIAGE RETURN", " ": "SPACE"}
 
 
@@ -291,9 +293,7 @@ def count_characters(text: str) -> Counter[str]:
     """Return how often each character is in a text."""
     counts: Counter[str] = Counter()
     if text.isascii():
-        codes: (
-            np.ndarray[tuple[int], np.dtype[np.uint32]] | np.ndarray[tuple[int], np.dtype[np.uint8]]
-        ) = np.frombuffer(text.encode("ascii"), np.uint8)
+        codes: Codes = np.frombuffer(text.encode("ascii"), np.uint8)
     else:
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         wide, wide_counts = np.unique(codes[codes >= WIDE], return_counts=True)
@@ -307,11 +307,13 @@ def count_characters(text: str) -> Counter[str]:
 
 def name_of(character: str) -> str:
     """Return what a character is called: `LATIN SMALL LETTER E WITH ACUTE`."""
-    return NAMES.get(character) or unicodedata.name(character, f"U+{ord(character):04X}")
+    if character in NAMES:
+        return NAMES[character]
+    return unicodedata.name(character, f"U+{ord(character):04X}")
 
 
 def visible(character: str) -> str:
-    """Return a character as it can be shown: `\\n` for a line feed, a space in quotes."""
+    r"""Return a character as it can be shown: `\n` for a line feed, a space in quotes."""
     if character == " ":
         return "' '"
     return escape_controls(character)

@@ -56,20 +56,31 @@ def with_plain_forms(chunks: Iterable[str], forms: Mapping[str, str]) -> Iterato
     if not forms:
         yield from chunks
         return
-    rare = "".join(map(re.escape, forms))
-    pattern = re.compile(rf"^{re.escape(END_OF_TEXT)}$|[{rare}]", re.MULTILINE)
+    rare = f"[{''.join(map(re.escape, forms))}]"
+    within_line = re.compile(rare)
+    whole_lines = re.compile(rf"^{re.escape(END_OF_TEXT)}$|{rare}", re.MULTILINE)
 
     def replacement(match: re.Match[str]) -> str:
         return forms.get(match[0], match[0])
 
-    held = ""  # a line that may become the token's, from its beginning
+    begun = ""  # of a line; it may become the token's
+    is_within = False  # a line, whose beginning was yielded
     for chunk in chunks:
-        text = held + chunk
+        text = begun + chunk
+        begun = ""
+        if is_within:
+            end = text.find("\n") + 1 or len(text)
+            yield within_line.sub(replacement, text[:end])
+            is_within = not text[:end].endswith("\n")
+            text = text[end:]
         start = text.rfind("\n") + 1
-        end = start if END_OF_TEXT.startswith(text[start:]) else len(text)
-        held = text[end:]
-        yield pattern.sub(replacement, text[:end])
-    yield pattern.sub(replacement, held)
+        if END_OF_TEXT.startswith(text[start:]):
+            begun = text[start:]
+            text = text[:start]
+        if text:
+            yield whole_lines.sub(replacement, text)
+            is_within = not text.endswith("\n")
+    yield whole_lines.sub(replacement, begun)
 
 
 def _plain_form(character: str, frequent: set[str]) -> str:
