@@ -706,6 +706,15 @@ class DataConfig(Section):
         ge=1e-9,
         le=0.999999,
     )
+    tokenizer: Literal["char", "bpe"] = key(
+        "char",
+        "what a token is; char: a character; bpe: a subword, from byte-level BPE that is trained "
+        "on the training part of the text",
+    )
+    # With fewer there is no room for the 256 bytes and the end-of-text token.
+    vocab_size: Int = key(
+        2048, "most tokens of the vocabulary of bpe; a short text has fewer", ge=257, le=2**18
+    )
     learn_from: Annotated[list[SpeakerName], Field(min_length=1)] | None = key(
         None,
         "speakers, as they stand before the colon of their lines: the loss is that of their lines "
@@ -887,6 +896,7 @@ def remarks(config: Config) -> list[str]:
         *_remarks_on_model(config.model),
         *_remarks_on_training(config),
         *_remarks_on_samples(config),
+        *_remarks_on_data(config.data),
     ]
 
 
@@ -939,6 +949,11 @@ def _remarks_on_lora(training: TrainingConfig) -> Iterator[str]:
         )
     if not training.lora.enabled and training.lora != LoraConfig():
         yield "training.lora: its other keys have no effect: rank is null"
+
+
+def _remarks_on_data(data: DataConfig) -> Iterator[str]:
+    if data.tokenizer == "char" and data.vocab_size != DataConfig().vocab_size:
+        yield f"data.vocab_size={data.vocab_size} has no effect: data.tokenizer is char"
 
 
 def _remarks_on_samples(config: Config) -> Iterator[str]:

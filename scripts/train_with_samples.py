@@ -266,6 +266,8 @@ from chatgot.training.log_lines import (
     curves,
     end_facts,
     end_line,
+    evaluation_facts,
+    evaluation_line,
     header,
     start_facts,
     step_line,
@@ -489,17 +491,13 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
     marks.val_loss = val_loss
     marks.last_eval_step = step
     best = is_new_best(run)
-    full = ""
-    if full_loss is not None:
-        which = "" if run.config.data.learn_from is None else " that is learned from"
-        full = f" | val_loss_full {full_loss:.4f} over every validation token{which}"
+    facts = {"val_loss_full": None, **evaluation_facts(run, full_loss)}
     logger.info(
-        "step %d | val_loss %.4f%s%s",
+        "step %d | %s%s",
         step,
-        val_loss,
-        full,
+        evaluation_line(run, full_loss),
         " | best so far" if best else "",
-        extra=event("evaluation", val_loss=val_loss, val_loss_full=full_loss, best=best),
+        extra=event("evaluation", step=step, best=best, **facts),
     )
     write_row(run, metrics, full_loss)
 
@@ -557,14 +555,12 @@ def write_row(run: Run, metrics: MetricsWriter, full_loss: float | None = None) 
     marks = run.state.marks
     evaluated = marks.last_eval_step == progress.global_step
     row = {
+        **(evaluation_facts(run, full_loss) if evaluated else {}),
         "train_loss": progress.train_loss,
         "lr": progress.lr,
         "grad_norm": progress.grad_norm,
         "tokens_per_s": progress.tokens_per_s,
-        "val_loss": marks.val_loss if evaluated else None,
     }
-    if full_loss is not None:
-        row["val_loss_full"] = full_loss
     metrics.row(progress.global_step, **row, tokens=progress.tokens, time_s=progress.time_s)
     metrics.curves(progress.global_step, curves(run))
 
@@ -646,7 +642,12 @@ def say_how_to_go_on(
         logger.warning("sampling failed %d times", run.failed_samples)
     log_end(run, exit_code, path, None if path is None else resume_command(experiment, path))
     if marks.best_step > 0:
-        logger.info("best_val_loss %.4f at step %d", marks.best_val_loss, marks.best_step)
+        logger.info(
+            "best_val_loss %.4f (%.4f bits per byte) at step %d",
+            marks.best_val_loss,
+            run.bits_per_byte(marks.best_val_loss),
+            marks.best_step,
+        )
     if path is None:
         logger.info("no checkpoint was saved")
         return

@@ -71,12 +71,14 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "imported": dict,  # of a model from elsewhere: `kind`, `keys` of its shape, longest `context`
     "data_sha256": str,
     "data_tokens": int,  # of the whole text, held-out part included
+    "tokens_per_byte": float,  # of the held-out part: turns its loss into bits per byte
     "project_version": str,
     "versions": dict,
 }
 OPTIONAL = {
     "speakers",  # the first files of version 2 have none of these
     "data_tokens",
+    "tokens_per_byte",
     "working_dir",
     "imported",  # only a run that started from a model from elsewhere has it
     "base",  # only a run with LoRA has one
@@ -90,6 +92,7 @@ SPEAKER_KEYS = {"name": str, "lines": int, "share": float, "partner": str}
 MOST_SPEAKERS = 1000
 MOST_LINES = 1 << 62
 LONGEST_TEXT = 1 << 62  # tokens
+MOST_TOKENS_PER_BYTE = 1e9  # an end-of-text token has no byte
 
 
 class _HashingWriter(io.RawIOBase):
@@ -469,6 +472,7 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
         "imported": _is_import(checkpoint.get("imported")),
         "base": _is_base(checkpoint.get("base")),
         "data_tokens": _is_count(checkpoint.get("data_tokens", 1)),
+        "tokens_per_byte": 0 <= checkpoint.get("tokens_per_byte", 1.0) <= MOST_TOKENS_PER_BYTE,
     }
     return [key for key in is_right if not is_right[key]]
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from chatgot.config import Config
+from chatgot.config import Config, DataConfig
 from chatgot.data.corpus import fetch_default_text
+from chatgot.data.own_subwords import load_own_subwords
+from chatgot.data.subwords import Subwords
 from chatgot.data.text_file import check_text_file
 from chatgot.data.token_cache import Tokens, load_tokens
 from chatgot.data.vocabulary import Ids, Vocabulary
@@ -32,18 +34,31 @@ def text_path(config: Config, yaml_path: Path | None = None) -> Path:
 
 
 def load_text(config: Config, path: Path, vocabulary: Vocabulary | None = None) -> Tokens:
-    """Return the tokens of a text, fetched and encoded if need be.
+    """Return the tokens of a text, fetched, encoded and checked if need be.
 
-    vocabulary: the subwords to encode it by; None or characters: its own characters.
+    vocabulary: see `encoded`.
     Raises: ConfigError, StorageError.
     """
     if config.data.path is None:
         fetch_default_text(path)
-    cache = Path(config.paths.cache)
-    tokens = load_tokens(path, cache, vocabulary, config.data.encoding)
-    check_length(len(tokens.ids), config, path, tokens.vocabulary.kind)
+    tokens = encoded(config.data, path, Path(config.paths.cache), vocabulary)
+    check_length(len(tokens.ids), config, path, tokens.vocabulary.kind, tokens.n_train)
     check_parts(tokens, config.data.test_split, path)
     return tokens
+
+
+def encoded(
+    data: DataConfig, path: Path, cache: Path, vocabulary: Vocabulary | None = None
+) -> Tokens:
+    """Return the tokens of a text that is there, encoded if need be.
+
+    vocabulary: the subwords to encode it by; None or characters: what `data.tokenizer` says.
+    Raises: ConfigError, StorageError.
+    """
+    if data.tokenizer == "char":
+        return load_tokens(path, cache, vocabulary, data.encoding)
+    given = vocabulary if isinstance(vocabulary, Subwords) else None
+    return load_own_subwords(path, cache, data.vocab_size, data.test_split, given, data.encoding)
 
 
 def check_parts(tokens: Tokens, test_split: float, path: Path) -> None:

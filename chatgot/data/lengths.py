@@ -12,7 +12,12 @@ def split_index(n_tokens: int, test_split: float) -> int:
 def is_long_enough(n_tokens: int, T: int, batch_size: int, test_split: float) -> bool:
     """Return whether a text holds one batch of training windows and one validation window."""
     train = split_index(n_tokens, test_split)
-    return (train - 1) // T - 1 >= batch_size and n_tokens - train >= T + 1
+    return parts_are_long_enough(train, n_tokens - train, T, batch_size)
+
+
+def parts_are_long_enough(train: int, held_out: int, T: int, batch_size: int) -> bool:
+    """Return whether parts of so many tokens hold a batch of windows, and a validation window."""
+    return (train - 1) // T - 1 >= batch_size and held_out >= T + 1
 
 
 def least_length(T: int, batch_size: int, test_split: float) -> int:

@@ -114,7 +114,7 @@ class Subwords:
     def last_cut(self, text: str) -> int:
         """Return the last place where a text can be cut without a change of its ids; 0: nowhere."""
         line_feed = text.rfind("\n", 0, len(text) - 1)
-        while line_feed >= 0 and not _can_begin_piece(text[line_feed + 1]):
+        while line_feed >= 0 and not can_begin_piece(text[line_feed + 1]):
             line_feed = text.rfind("\n", 0, line_feed)
         return line_feed if line_feed >= 0 and self._before else line_feed + 1
 
@@ -261,7 +261,7 @@ def _characters_of(first_byte: int) -> tuple[int, int]:
     return max(first, 0x10000), min(first + 0x3FFFF, 0x10FFFF)
 
 
-def _can_begin_piece(character: str) -> bool:
+def can_begin_piece(character: str) -> bool:
     """Return whether a piece may begin with this character, after a line feed.
 
     White space goes on with that before it; a slash goes on with signs in one known regex, and

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from chatgot.config import Config
 from chatgot.data.learned_lines import LearnedTokens
-from chatgot.data.lengths import is_long_enough, least_length
+from chatgot.data.lengths import is_long_enough, least_length, parts_are_long_enough
 from chatgot.data.lengths import split_index as split_index
 from chatgot.data.vocabulary import Ids, Kind, Vocabulary
 from chatgot.errors import ConfigError
@@ -40,16 +40,31 @@ NOT_LEARNED = -100  # such a target is left out of the loss: cross_entropy's ign
 MOST_OFFSETS = 256  # of an epoch's grid, with `data.learn_from`: each one's windows are counted
 
 
-def check_length(n_tokens: int, config: Config, text_path: Path, kind: Kind = "characters") -> None:
+def check_length(
+    n_tokens: int,
+    config: Config,
+    text_path: Path,
+    kind: Kind = "characters",
+    n_train: int | None = None,
+) -> None:
     """Refuse a text that does not hold one batch of training windows and one validation window.
 
+    n_train: the tokens of the training part; None: `data.test_split` says.
     Raises: ConfigError with the tokens found and needed.
     """
     T = config.model.max_seq_length
     batch_size = config.training.batch_size
     test_split = config.data.test_split
-    if is_long_enough(n_tokens, T, batch_size, test_split):
+    train = split_index(n_tokens, test_split) if n_train is None else n_train
+    if parts_are_long_enough(train, n_tokens - train, T, batch_size):
         return
+    if is_long_enough(n_tokens, T, batch_size, test_split):  # but its parts are other ones
+        raise ConfigError(
+            f"{text_path}: its parts for training and validation have {train} and "
+            f"{n_tokens - train} {kind}, at least {(batch_size + 1) * T + 1} and {T + 1} are "
+            f"needed for one batch (batch_size {batch_size}, max_seq_length {T}); "
+            "use a longer text or lower those"
+        )
     needed = least_length(T, batch_size, test_split)
     raise ConfigError(
         f"{text_path}: {n_tokens} {kind}, at least {needed} are needed for one batch "

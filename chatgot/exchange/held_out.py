@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from chatgot.data.configured_text import text_path
-from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.configured_text import encoded, text_path
+from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import END_OF_TEXT, Vocabulary, split_documents
 from chatgot.errors import UserError
 from chatgot.sampling.controls import Controls
@@ -89,7 +89,7 @@ def _training_text(loaded: LoadedModel) -> Tokens | None:
         if not path.is_file():
             return None
         cache = Path(config.paths.cache)
-        tokens = load_tokens(path, cache, loaded.vocabulary, config.data.encoding)
+        tokens = encoded(config.data, path, cache, loaded.vocabulary)
     except UserError:  # the model can write the windows instead
         return None
     same = tokens.text_sha256 == loaded.data_sha256

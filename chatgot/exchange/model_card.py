@@ -127,6 +127,8 @@ def _training(loaded: LoadedModel) -> str:
     }
     if loaded.val_loss is not None:
         rows["held-out loss"] = f"{loaded.val_loss:.4f} nats/token"
+        if loaded.val_bits_per_byte is not None:
+            rows["held-out loss"] += f", {loaded.val_bits_per_byte:.4f} bits/byte"
     versions = _versions(loaded)
     if versions:
         rows["trained with"] = versions

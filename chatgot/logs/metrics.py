@@ -28,6 +28,8 @@ TAGS = {
     "train_loss": "train/loss",
     "val_loss": "val/loss",
     "val_loss_full": "val/loss_full",
+    "val_bits_per_byte": "val/bits_per_byte",
+    "val_bits_per_byte_full": "val/bits_per_byte_full",
     "lr": "optim/lr",
     "grad_norm": "optim/grad_norm",
     "tokens_per_s": "perf/tokens_per_s",
@@ -103,6 +105,8 @@ class MetricsWriter:
         train_loss: float | None = None,
         val_loss: float | None = None,
         val_loss_full: float | EllipsisType | None = ...,
+        val_bits_per_byte: float | None = None,
+        val_bits_per_byte_full: float | EllipsisType | None = ...,
         lr: float | None = None,
         grad_norm: float | None = None,
         tokens_per_s: float | None = None,
@@ -111,7 +115,8 @@ class MetricsWriter:
     ) -> None:
         """Write one row and its curves.
 
-        The row has `val_loss_full` only if it is given. Non-finite numbers become null.
+        The row has the numbers of the full evaluation only if they are given. Non-finite numbers
+        become null.
         A step that is not after the last row means a rewind: rows from that step on are removed.
         """
         if step <= self._last_row:
@@ -121,6 +126,7 @@ class MetricsWriter:
             "step": step,
             "train_loss": train_loss,
             "val_loss": val_loss,
+            "val_bits_per_byte": val_bits_per_byte,
             "lr": lr,
             "grad_norm": grad_norm,
             "tokens_per_s": tokens_per_s,
@@ -129,6 +135,8 @@ class MetricsWriter:
         }
         if not isinstance(val_loss_full, EllipsisType):
             columns["val_loss_full"] = val_loss_full
+        if not isinstance(val_bits_per_byte_full, EllipsisType):
+            columns["val_bits_per_byte_full"] = val_bits_per_byte_full
         numbers = {name: value for name, value in columns.items() if value is not None}
         finite = all(math.isfinite(value) for value in numbers.values())
         self._append_row(step, columns if finite else columns | {"nonfinite": True})

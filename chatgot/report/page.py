@@ -207,6 +207,7 @@ def facts(record: RunRecord) -> list[Fact]:
             f"{last['val_loss_full']:.4f}" if "val_loss_full" in last else None,
             "nats per token",
         ),
+        Fact("bits per byte", *bits_per_byte(record.rows)),
         Fact("wall time without pauses", human_time(last["time_s"]) if "time_s" in last else None),
         Fact("speed, median", f"{statistics.median(rates):,.0f}" if rates else None, "tokens/s"),
         Fact("peak memory", f"{max(memory):,.0f}" if memory else None, "MiB at a row"),
@@ -244,6 +245,15 @@ def best_loss(rows: list[Row]) -> Fact:
     return Fact("best val_loss", f"{lowest:.4f}", f"nats, step {step:,.0f}")
 
 
+def bits_per_byte(rows: list[Row]) -> tuple[str | None, str]:
+    """Return the best number of bits per byte, not counting step 0, and what it was measured on."""
+    full = last_numbers(rows).get("val_bits_per_byte_full")
+    if full is not None:
+        return f"{full:.4f}", "over all held-out text"
+    lowest = min(column([row for row in rows if row.step > 0], "val_bits_per_byte"), default=None)
+    return (None, "") if lowest is None else (f"{lowest:.4f}", "at the best val_loss")
+
+
 def steps_done(record: RunRecord) -> str | None:
     """Return the steps from the run's end event, or from its last row if it has no end."""
     end = story.end_of(record.events)
@@ -276,7 +286,7 @@ def loss(record: RunRecord) -> Part:
     from chatgot.report.charts import loss_chart
 
     last = last_numbers(record.rows)
-    names = ("train_loss", "val_loss", "val_loss_full")
+    names = ("train_loss", "val_loss", "val_loss_full", "val_bits_per_byte")
     values = ", ".join(f"{name} {last[name]:.4f}" for name in names if name in last)
     alt = f"loss over {last['step']:,.0f} steps; last: {values}"
     return Part(image(loss_chart(record.rows, record.events), alt))

@@ -26,6 +26,7 @@ from chatgot.config import (
     Config,
     settings_hash,
 )
+from chatgot.data.bits_per_byte import bits_per_byte, tokens_per_byte
 from chatgot.data.learned_lines import learned_tokens
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
@@ -80,6 +81,7 @@ class Run:
     scaler: SafeGradScaler
     state: RunState
     speakers: list[Speaker]  # in the training part, for whoever talks to the model
+    tokens_per_byte: float  # of the held-out part, of that which is learned from
     # FLOP/s of this machine's matrix products; 0: not worth measuring; None: not measured yet
     peak_flops: float | None = None
     config_path: str = ""  # absolute path of the YAML
@@ -124,6 +126,14 @@ class Run:
             return True
         minutes = self.config.training.max_minutes
         return minutes is not None and self.state.progress.time_s >= 60 * minutes
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Return a loss on held-out text, in nats per token, as bits per byte.
+
+        That is exact for all of the held-out text. For a part of it, the bytes of a token are those
+        of the mean.
+        """
+        return bits_per_byte(loss, self.tokens_per_byte)
 
     def how_to_extend(self) -> str:
         """Return the `--set` options that let a finished run go on for at least one step.
@@ -199,6 +209,7 @@ class Run:
             "speakers": [asdict(speaker) for speaker in self.speakers],
             "data_sha256": self.tokens.text_sha256,
             "data_tokens": len(self.tokens.ids),
+            "tokens_per_byte": self.tokens_per_byte,
             "versions": versions() | {"device": self.device.type},
             "project_version": __version__,
             **({"imported": self.imported} if self.imported else {}),
@@ -266,17 +277,19 @@ def assemble(
     scaler.describe = lambda: describe_numbers(model, windows, state, config)
     choose_muon_precision(modes, config, model, device, stored)
     optimizer = build_optimizer(model, settings, modes.muon_precision)
+    held_out = tokens.ids[n_train:]
     run = Run(
         config=config,
         device=device,
         tokens=tokens,
         train_windows=windows,
-        val_windows=ValidationWindows(tokens.ids[n_train:], T, V, device, evaluated),
+        val_windows=ValidationWindows(held_out, T, V, device, evaluated),
         model=model,
         optimizer=optimizer,
         scaler=scaler,
         state=state,
         speakers=_speakers(tokens, n_train, stored),
+        tokens_per_byte=tokens_per_byte(held_out, tokens.vocabulary, evaluated),
         imported={} if stored is None else stored.get("imported", {}),
     )
     if device.type != "cpu":  # before training fills the card's memory

@@ -10,6 +10,7 @@ import torch
 from chatgot.checkpointing.checkpoint_file import load_checkpoint, stored_config
 from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, stored_vocabulary
 from chatgot.config import Config
+from chatgot.data.bits_per_byte import bits_per_byte
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.model.gpt import GPT, model_without_weights
 from chatgot.sampling.base_weights import ReadBase, whole_weights
@@ -26,6 +27,7 @@ class LoadedModel:
     from_scratch: its training began with fresh weights, not with another model's.
     data_sha256, data_tokens: of the training text; None: the file does not say how many.
     versions: of what it was trained with, by name; `chatgot` is our own.
+    tokens_per_byte: of the held-out text; None: the file does not say how many.
     """
 
     model: GPT
@@ -40,6 +42,14 @@ class LoadedModel:
     data_sha256: str
     data_tokens: int | None
     versions: dict[str, str]
+    tokens_per_byte: float | None = None
+
+    @property
+    def val_bits_per_byte(self) -> float | None:
+        """The same loss in bits per byte, which is comparable between vocabularies."""
+        if self.val_loss is None or self.tokens_per_byte is None:
+            return None
+        return bits_per_byte(self.val_loss, self.tokens_per_byte)
 
 
 def load_model(path: Path, device: torch.device, read_base: ReadBase | None = None) -> LoadedModel:
@@ -72,6 +82,7 @@ def load_model(path: Path, device: torch.device, read_base: ReadBase | None = No
         data_sha256=stored["data_sha256"],
         data_tokens=stored.get("data_tokens"),
         versions={"chatgot": stored["project_version"], **stored["versions"]},
+        tokens_per_byte=stored.get("tokens_per_byte"),
     )
 
 

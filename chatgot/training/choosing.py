@@ -15,7 +15,7 @@ import torch
 
 from chatgot.config import Config
 from chatgot.config_file import config_of
-from chatgot.data.configured_text import check_parts
+from chatgot.data.configured_text import check_parts, encoded
 from chatgot.data.own_text import (
     DEFAULT_MINUTES,
     Candidate,
@@ -27,7 +27,7 @@ from chatgot.data.own_text import (
     refuse_short,
 )
 from chatgot.data.prompts import prompts_of
-from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.errors import OutOfMemory
 from chatgot.logs.events import event
@@ -137,13 +137,12 @@ def _tokens(
     request: Request, config: Config, vocabulary: Vocabulary | None, dry_run: bool
 ) -> Tokens:
     cache = Path(config.paths.cache)
-    encoding = config.data.encoding
     if not dry_run or cache.is_dir():
-        tokens = load_tokens(request.text, cache, vocabulary, encoding)
+        tokens = encoded(config.data, request.text, cache, vocabulary)
     else:
         # what is mapped into memory stays readable after its folder is gone
         with tempfile.TemporaryDirectory(prefix="chatgot-", ignore_cleanup_errors=True) as folder:
-            tokens = load_tokens(request.text, Path(folder), vocabulary, encoding)
+            tokens = encoded(config.data, request.text, Path(folder), vocabulary)
     return tokens
 
 

@@ -188,6 +188,31 @@ def git_commit() -> str | None:
     return git.stdout.strip() or None
 
 
+def evaluation_facts(run: Run, full_loss: float | None = None) -> dict[str, float]:
+    """Return the last evaluation in nats per token and in bits per byte, by column of the metrics.
+
+    full_loss: over every validation token; None: that was not measured.
+    """
+    val_loss = run.state.marks.val_loss
+    assert val_loss is not None, "an evaluation was made"
+    facts = {"val_loss": val_loss, "val_bits_per_byte": run.bits_per_byte(val_loss)}
+    if full_loss is not None:
+        facts["val_loss_full"] = full_loss
+        facts["val_bits_per_byte_full"] = run.bits_per_byte(full_loss)
+    return facts
+
+
+def evaluation_line(run: Run, full_loss: float | None = None) -> str:
+    """Return the log's words on the last evaluation."""
+    facts = evaluation_facts(run, full_loss)
+    line = "val_loss {val_loss:.4f} ({val_bits_per_byte:.4f} bits per byte)"
+    if full_loss is not None:
+        which = "" if run.config.data.learn_from is None else " that is learned from"
+        line += " | val_loss_full {val_loss_full:.4f} over every validation token" + which
+        line += " ({val_bits_per_byte_full:.4f} bits per byte)"
+    return line.format_map(facts)
+
+
 def end_line(run: Run) -> str:
     """Return the log's last line about skipped steps, rewinds and precision."""
     health = run.state.health
@@ -293,4 +318,5 @@ def end_facts(run: Run) -> dict[str, object]:
         "precision": state.modes.precision,
         "best_step": state.marks.best_step,
         "best_val_loss": state.marks.best_val_loss,
+        "best_val_bits_per_byte": run.bits_per_byte(state.marks.best_val_loss),
     }

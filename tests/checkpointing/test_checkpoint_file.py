@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import math
 import os
 import pickle
 import random
@@ -87,7 +88,7 @@ def test_loaded_content_equals_the_saved_one_in_every_field(tmp_path, content):
     path = tmp_path / f"{parts.RUN_ID}_step_1.pt"
     save_checkpoint(path, content)
     loaded = load_checkpoint(path)
-    always = {"speakers", "data_tokens", "working_dir"}
+    always = {"speakers", "data_tokens", "tokens_per_byte", "working_dir"}
     assert loaded.keys() == content.keys() == SCHEMA.keys() - OPTIONAL | always
     again = tmp_path / "again.pt"
     save_checkpoint(again, loaded)
@@ -770,7 +771,7 @@ def test_an_invalid_vocabulary_is_refused_and_not_handed_on(content, tmp_path, t
     assert load_weights(path)[1] is None
 
 
-@pytest.mark.parametrize("key", ["speakers", "data_tokens", "working_dir"])
+@pytest.mark.parametrize("key", ["speakers", "data_tokens", "tokens_per_byte", "working_dir"])
 def test_a_file_without_a_key_that_came_later_is_read(content, tmp_path, key):
     path = tmp_path / "any.pt"
     parts.forge(path, {name: value for name, value in content.items() if name != key})
@@ -919,3 +920,10 @@ def test_a_number_of_tokens_that_no_text_has_is_refused(content, tmp_path, token
     path = tmp_path / "any.pt"
     parts.forge(path, {**content, "data_tokens": tokens})
     refused(path, "data_tokens")
+
+
+@pytest.mark.parametrize("number", [-1.0, math.nan, math.inf, 1])
+def test_a_length_of_tokens_that_no_text_has_is_refused(content, tmp_path, number):
+    path = tmp_path / "any.pt"
+    parts.forge(path, {**content, "tokens_per_byte": number})
+    refused(path, "tokens_per_byte")

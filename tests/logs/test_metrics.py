@@ -29,12 +29,24 @@ from chatgot.logs.metrics import MetricsWriter, _fenced
 from chatgot.report.run_record import read_board
 
 ROOT = Path(__file__).resolve().parents[2]
-KEYS = ["step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s", "tokens", "time_s"]
+KEYS = [
+    "step",
+    "train_loss",
+    "val_loss",
+    "val_bits_per_byte",
+    "lr",
+    "grad_norm",
+    "tokens_per_s",
+    "tokens",
+    "time_s",
+]
 TAGS = [
     "optim/grad_norm",
     "optim/lr",
     "perf/tokens_per_s",
     "train/loss",
+    "val/bits_per_byte",
+    "val/bits_per_byte_full",
     "val/loss",
     "val/loss_full",
 ]
@@ -91,6 +103,8 @@ def test_a_row_has_all_keys_in_order_and_a_curve_for_each_number(tmp_path):
             train_loss=1.1,
             val_loss=1.2,
             val_loss_full=1.3,
+            val_bits_per_byte=1.7,
+            val_bits_per_byte_full=1.8,
             lr=6e-4,
             grad_norm=0.5,
             tokens_per_s=9e3,
@@ -101,8 +115,8 @@ def test_a_row_has_all_keys_in_order_and_a_curve_for_each_number(tmp_path):
     first, second, third = read_rows(tmp_path)
     assert list(first) == KEYS
     assert first == dict.fromkeys(KEYS) | {"step": 0, "val_loss": 4.5, "tokens": 0, "time_s": 0.0}
-    assert list(second) == [*KEYS, "val_loss_full"]
-    assert list(second.values()) == [7, 1.1, 1.2, 6e-4, 0.5, 9e3, 70, 1.5, 1.3]
+    assert list(second) == [*KEYS, "val_loss_full", "val_bits_per_byte_full"]
+    assert list(second.values()) == [7, 1.1, 1.2, 1.7, 6e-4, 0.5, 9e3, 70, 1.5, 1.3, 1.8]
     assert third["val_loss_full"] is None
     shown = curves(tmp_path)
     assert sorted(shown) == TAGS

@@ -137,6 +137,8 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "data.path": ("other.txt", "weights"),
     "data.encoding": ("cp037", "weights"),
     "data.test_split": (0.3, "val_loss"),
+    "data.tokenizer": ("bpe", "shapes"),
+    "data.vocab_size": (300, "shapes", {"data.tokenizer": "bpe"}),
     "data.learn_from": (["FOOL"], "val_loss"),
     "sampling.prompts": (["QUEEN: "], "samples"),
     "sampling.max_new_tokens": (3, "samples"),
