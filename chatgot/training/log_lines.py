@@ -13,6 +13,7 @@ from chatgot import __version__
 from chatgot.checkpointing.run_files import open_to_others
 from chatgot.command_line import command_line
 from chatgot.config import remarks
+from chatgot.data.mixture import BLOCK, MixedWindows
 from chatgot.data.unseen_characters import unseen
 from chatgot.logs.timing import human_time
 from chatgot.machine.device import describe, versions
@@ -69,6 +70,50 @@ def learned_line(run: Run) -> list[str]:
     ]
 
 
+def sources_line(run: Run) -> list[str]:
+    """Return which share of the training windows each source gives, in one line; nothing: one."""
+    windows = run.train_windows
+    if not isinstance(windows, MixedWindows):
+        return []
+    shares = [
+        f"{seats / BLOCK:.1%} {source.name}"
+        for source, seats in zip(windows.sources, windows.seats.tolist(), strict=True)
+    ]
+    return [f"training windows: {', '.join(shares)}"]
+
+
+def by_source(run: Run) -> dict[str, float] | None:
+    """Return the loss of each source at the last evaluation; None: they are not measured."""
+    return run.state.marks.loss_by_source if run.held_out else None
+
+
+def evaluation_facts(run: Run) -> dict[str, object]:
+    """Return what the event of an evaluation has of single sources."""
+    return {"val_loss_by_source": by_source(run)} if run.held_out else {}
+
+
+def losses_line(run: Run) -> str:
+    """Return the part of an evaluation's line that gives the loss of each source."""
+    losses = run.state.marks.loss_by_source
+    if not run.held_out:
+        return ""
+    return f" ({', '.join(f'{name} {loss:.4f}' for name, loss in losses.items())})"
+
+
+def change_lines(run: Run) -> list[str]:
+    """Return how the loss of each source has changed since the run began, in lines."""
+    marks = run.state.marks
+    if not run.held_out:
+        return []
+    return [
+        f"val_loss of {name}: {marks.first_loss_by_source[name]:.4f} at the start, "
+        f"{loss:.4f} at step {marks.last_eval_step} "
+        f"({loss - marks.first_loss_by_source[name]:+.4f})"
+        for name, loss in marks.loss_by_source.items()
+        if name in marks.first_loss_by_source
+    ]
+
+
 def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
     """Return the first lines of each part of a log: what runs, where, on which device, and how."""
     config = run.config
@@ -94,6 +139,7 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
         f"micro-batch: {run.state.micro_batch.size}",
         f"text: {text_line(run)}",
         *learned_line(run),
+        *sources_line(run),
         f"one epoch: {run.train_windows.per_epoch:,} windows of {run.train_windows.T} tokens",
     ]
 
@@ -293,4 +339,6 @@ def end_facts(run: Run) -> dict[str, object]:
         "precision": state.modes.precision,
         "best_step": state.marks.best_step,
         "best_val_loss": state.marks.best_val_loss,
+        **evaluation_facts(run),
+        **({"first_val_loss_by_source": state.marks.first_loss_by_source} if run.held_out else {}),
     }
