@@ -13,7 +13,7 @@ from chatgot import __version__
 from chatgot.checkpointing.run_files import open_to_others
 from chatgot.command_line import command_line
 from chatgot.config import remarks
-from chatgot.data.mixture import BLOCK, MixedWindows
+from chatgot.data.mixture import BLOCK, MixedWindows, own_parts
 from chatgot.data.unseen_characters import unseen
 from chatgot.logs.timing import human_time
 from chatgot.machine.device import describe, versions
@@ -195,6 +195,9 @@ def _unseen_line(run: Run) -> list[str]:
     if run.vocabulary.kind != "characters":  # subwords may be learnt from their neighbours
         return []
     held_out = run.val_windows.ids
+    if run.config.data.replay == 0:  # the old text is only looked at
+        end = own_parts(run.tokens, run.config.data)[-1].held_out[1]
+        held_out = held_out[: len(held_out) - (len(run.tokens.ids) - end)]
     missing = unseen(run.train_windows.ids, held_out)
     if not missing:
         return []
