@@ -46,6 +46,8 @@ def _alternatives(annotation: object, metadata: Sequence[object], item: int | No
         return [str(choice) for choice in args]
     if origin in (list, tuple):
         return _items(origin, args, item, metadata)
+    if origin is dict:
+        return [f"names, each with {either(_alternatives(args[1], [], None))}"]
     if annotation is bool:
         return ["true", "false"]
     if annotation is NoneType:

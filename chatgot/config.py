@@ -121,6 +121,8 @@ PathText = Annotated[
 ]
 
 SpeakerName = Annotated[str, Field(min_length=1, max_length=40)]
+SourceName = Annotated[str, Field(min_length=1, max_length=4096)]
+Weight = Annotated[Float, Field(gt=0, le=1e9)]
 EncodingName = Annotated[str, AfterValidator(_codec_name)]
 MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
 Count = Annotated[Int, Field(ge=1, le=10**9)]
@@ -721,6 +723,24 @@ class DataConfig(Section):
         "only, in training and evaluation, and a pass over the text leaves out what has none; "
         "null: all of the text",
     )
+    mixture: Annotated[dict[SourceName, Weight], Field(min_length=1)] | None = key(
+        None,
+        "weight of each source of the text, by its name in path: training windows come from them "
+        "in these shares, and each source has epochs of its own; null: as much as there is of each",
+    )
+    replay: Float | None = key(
+        None,
+        "with --init_from: share of the training windows from the text of the run before it, "
+        "which the model would forget otherwise; 0: none, but the held-out loss on it is measured; "
+        "null: that text is not read",
+        ge=0,
+        le=0.999,
+    )
+    replay_path: PathText | None = key(
+        None,
+        "where the replayed text is; null: where the run before had it; a resumed run knows it",
+        resume="kept",
+    )
     allow_change: Bool = key(
         False,
         "true: a resumed run may continue with a different text, if its characters are the same",
@@ -823,6 +843,9 @@ class Config(Section):
         return self
 
 
+MAPPINGS = ("data.mixture",)  # keys whose values are dictionaries
+
+
 def keys_of(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield every key with its dotted name (`training.batch_size`) and its pydantic field."""
     for name, field in section.model_fields.items():
@@ -840,10 +863,13 @@ def resume_rule(field: FieldInfo) -> str:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested sections as one dictionary of dotted names."""
+    """Return nested sections as one dictionary of dotted names.
+
+    The value of a key stays whole, even if it is a dictionary.
+    """
     result: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and prefix + name not in MAPPINGS:
             result |= flat(value, f"{prefix}{name}.")
         else:
             result[prefix + name] = value

@@ -167,11 +167,19 @@ def request_of(args: argparse.Namespace) -> "Request":
     )
 
 
-def refuse_lora_on_nothing(args: argparse.Namespace, config: "Config") -> None:
-    """Make sure that a new run with LoRA has weights to build on. Raises: ConfigError."""
+def refuse_missing_start(args: argparse.Namespace, config: "Config") -> None:
+    """Make sure that a new run with LoRA or old text has a model to start from.
+
+    Raises: ConfigError.
+    """
     from chatgot.errors import ConfigError
 
     is_new = args.resume_from is None and args.init_from is None
+    if is_new and config.data.replay is not None:
+        raise ConfigError(
+            f"data.replay={config.data.replay:g}: replays the text of an earlier run: "
+            "name a checkpoint of that run with --init_from, or set data.replay=null"
+        )
     if is_new and config.training.lora.enabled:
         raise ConfigError(
             f"training.lora.rank={config.training.lora.rank}: LoRA adds to a trained model: "
@@ -199,7 +207,7 @@ def refuse_mistakes(argv: list[str]) -> None:
             request = request_of(args)
             check_request(request)
             if args.resume_from is None and args.init_from is None:
-                refuse_lora_on_nothing(args, candidates(request)[0].config)
+                refuse_missing_start(args, candidates(request)[0].config)
             return
         try:
             config, _ = load_config(args.config, args.set)
@@ -207,7 +215,7 @@ def refuse_mistakes(argv: list[str]) -> None:
             if args.init_from is None:
                 raise
             return  # it may fit the shape of that model, which is read later
-        refuse_lora_on_nothing(args, config)
+        refuse_missing_start(args, config)
         if config.data.path is not None:
             check_text_file(Path(config.data.path), yaml_path=args.config)
     except UserError as error:
@@ -221,7 +229,7 @@ if __name__ == "__main__":  # here, above the imports that take seconds
     refuse_mistakes(sys.argv[1:])
     spin_briefly(os.environ)
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -230,6 +238,7 @@ from chatgot.checkpointing.stored_vocabulary import subwords_of
 from chatgot.config import Config, PathsConfig, flat
 from chatgot.config_file import load_config
 from chatgot.data.configured_text import load_text, text_path
+from chatgot.data.old_text import OldText, old_texts_in, with_old_text
 from chatgot.data.own_text import FINE_TUNING, as_yaml, check_request, paths_of, recipe
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.errors import ConfigError, OutOfMemory, UserError
@@ -262,13 +271,16 @@ from chatgot.training.due import Due, evaluation_due, is_new_best
 from chatgot.training.estimate import estimate
 from chatgot.training.evaluation import validation_losses
 from chatgot.training.log_lines import (
+    by_source,
     cautions,
+    change_lines,
     curves,
     end_facts,
     end_line,
     evaluation_facts,
     evaluation_line,
     header,
+    source_facts,
     start_facts,
     step_line,
 )
@@ -409,11 +421,17 @@ def prepare(
         tokens = load_text(config, text, vocabulary_of(start, point))
     else:
         tokens = experiment.choice.tokens
+    old_texts: list[OldText] = []
+    if config.data.replay is not None:
+        behind = old_texts_in(point.content) if point is not None else texts_of(start)
+        tokens, old_texts = with_old_text(tokens, config, text.name, behind, is_new=point is None)
     stored = None if point is None else point.content
     run = assemble(config, tokens, device, stored, None if start is None else start.tensors)
     if experiment.yaml is not None:
         run.config_path = str(experiment.yaml.resolve())
+    run.old_texts = old_texts
     remarks = [f"text in {text.resolve()}"]
+    remarks += [f"old text in {old.path.resolve()}" for old in old_texts]
     if point is not None:
         resume(run, point, read_start)
         remarks += point.changes
@@ -432,6 +450,11 @@ def leave_cores_to_others(niceness: int) -> None:
         problem = f"the priority cannot be lowered ({error.strerror})"
     if problem:
         logger.warning("training.niceness: %s", problem)
+
+
+def texts_of(start: Start | None) -> Sequence[OldText]:
+    """Return the texts that a new run's model was trained on; empty: unknown."""
+    return () if start is None else start.texts
 
 
 def vocabulary_of(start: Start | None, point: ResumePoint | None) -> Vocabulary | None:
@@ -491,7 +514,7 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
     marks.val_loss = val_loss
     marks.last_eval_step = step
     best = is_new_best(run)
-    facts = {"val_loss_full": None, **evaluation_facts(run, full_loss)}
+    facts = {"val_loss_full": None, **evaluation_facts(run, full_loss), **source_facts(run)}
     logger.info(
         "step %d | %s%s",
         step,
@@ -561,7 +584,13 @@ def write_row(run: Run, metrics: MetricsWriter, full_loss: float | None = None) 
         "grad_norm": progress.grad_norm,
         "tokens_per_s": progress.tokens_per_s,
     }
-    metrics.row(progress.global_step, **row, tokens=progress.tokens, time_s=progress.time_s)
+    metrics.row(
+        progress.global_step,
+        **row,
+        val_loss_by_source=by_source(run) if evaluated else None,
+        tokens=progress.tokens,
+        time_s=progress.time_s,
+    )
     metrics.curves(progress.global_step, curves(run))
 
 
@@ -640,6 +669,8 @@ def say_how_to_go_on(
         path = None
     if run.failed_samples:
         logger.warning("sampling failed %d times", run.failed_samples)
+    for line in change_lines(run):
+        logger.info("%s", line)
     log_end(run, exit_code, path, None if path is None else resume_command(experiment, path))
     if marks.best_step > 0:
         logger.info(
@@ -695,7 +726,7 @@ def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
     start = None if args.init_from is None else read_start(args.init_from)
     experiment = find_experiment(args, start)
-    refuse_lora_on_nothing(args, experiment.config)
+    refuse_missing_start(args, experiment.config)
     notes = [] if experiment.choice is None else experiment.choice.notes
     if not args.dry_run:
         for note in notes:

@@ -173,7 +173,11 @@ def samples(folder: Path) -> list[dict[str, Any]]:
 
 
 def json_lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    path = run_dir(folder) / name
+    return lines_in(run_dir(folder) / name)
+
+
+def lines_in(path: Path) -> list[dict[str, Any]]:
+    """Return the objects in a file of JSON lines; none where there is no file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

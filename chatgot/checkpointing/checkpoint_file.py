@@ -26,6 +26,7 @@ from chatgot.checkpointing.pickle_check import odd_call
 from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, NAME_SHOWN, odd_entries
 from chatgot.config import Config, ModelConfig
+from chatgot.data.old_text import are_old_texts
 from chatgot.data.prompts import is_speaker_name
 from chatgot.data.tokenizer_json import MOST_CHARACTERS, MOST_TOKENS
 from chatgot.data.vocabulary import END_OF_TEXT
@@ -69,6 +70,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "end_of_text": str,  # of subwords: the name of the token that ends a document
     "speakers": list,  # who speaks in the training part: dicts with the keys of SPEAKER_KEYS
     "imported": dict,  # of a model from elsewhere: `kind`, `keys` of its shape, longest `context`
+    "old_texts": list,  # that a grown run replays: see data/old_text.py
     "data_sha256": str,
     "data_tokens": int,  # of the whole text, held-out part included
     "tokens_per_byte": float,  # of the held-out part: turns its loss into bits per byte
@@ -82,6 +84,7 @@ OPTIONAL = {
     "working_dir",
     "imported",  # only a run that started from a model from elsewhere has it
     "base",  # only a run with LoRA has one
+    "old_texts",  # only a run with `data.replay` has some
     "tokenizer",  # both are there where the vocabulary is subwords
     "end_of_text",
 }
@@ -471,6 +474,7 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
         "speakers": _are_speakers(checkpoint.get("speakers", [])),
         "imported": _is_import(checkpoint.get("imported")),
         "base": _is_base(checkpoint.get("base")),
+        "old_texts": are_old_texts(checkpoint.get("old_texts", [])),
         "data_tokens": _is_count(checkpoint.get("data_tokens", 1)),
         "tokens_per_byte": 0 <= checkpoint.get("tokens_per_byte", 1.0) <= MOST_TOKENS_PER_BYTE,
     }

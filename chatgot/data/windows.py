@@ -183,7 +183,10 @@ class TrainingWindows(Windows):
 
     def starts(self, position: int, sequences: int) -> Starts:
         """Return the starts of the windows that form the step at `position`, (sequences,)."""
-        index = np.arange(position * sequences, (position + 1) * sequences)
+        return self.starts_of(np.arange(position * sequences, (position + 1) * sequences))
+
+    def starts_of(self, index: NDArray[np.int64]) -> Starts:
+        """Return the starts of some sequences of the stream, which are counted from 0."""
         epochs = index // self.per_epoch
         places = index % self.per_epoch
         return np.array([self._order(int(e))[p] for e, p in zip(epochs, places, strict=True)])

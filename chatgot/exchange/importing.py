@@ -6,6 +6,7 @@ from typing import Any
 
 from chatgot.checkpointing.checkpoint_file import read_outline, stored_config
 from chatgot.checkpointing.stored_vocabulary import subwords_of
+from chatgot.data.old_text import texts_behind
 from chatgot.errors import CheckpointRejected, ImportRejected
 from chatgot.exchange.model_folder import CONFIG, is_there
 from chatgot.plain_yaml import escaped
@@ -74,7 +75,14 @@ def _read_checkpoint(path: Path) -> Start:
     vocabulary = subwords_of(outline, path)
     # a model that came from elsewhere goes on in its own shape
     own_run = vocabulary is None and "imported" not in outline
-    model = stored_config(outline, path).model
-    values: dict[str, Any] = model.model_dump()
-    shape = {key: values[key] for key in SHAPE_KEYS[model.architecture]}
-    return Start(tensors, tokens, shape=shape, vocabulary=vocabulary, own_run=own_run)
+    config = stored_config(outline, path)
+    values: dict[str, Any] = config.model.model_dump()
+    shape = {key: values[key] for key in SHAPE_KEYS[config.model.architecture]}
+    return Start(
+        tensors,
+        tokens,
+        shape=shape,
+        vocabulary=vocabulary,
+        own_run=own_run,
+        texts=tuple(texts_behind(outline, config)),
+    )

@@ -35,6 +35,9 @@ TAGS = {
     "tokens_per_s": "perf/tokens_per_s",
 }
 
+SOURCE_TAG = "val/loss_of/"  # of each source alone, with its name
+ODD_IN_TAG = re.compile(r"[^-/\w. ]")  # TensorBoard's own rule, and spaces
+
 LAYOUT = {  # charts with several curves, in TensorBoard's tab "custom scalars"
     "loss": {"train and validation": ["Multiline", ["train/loss", "val/loss", "val/loss_full"]]},
     "machine": {
@@ -107,6 +110,7 @@ class MetricsWriter:
         val_loss_full: float | EllipsisType | None = ...,
         val_bits_per_byte: float | None = None,
         val_bits_per_byte_full: float | EllipsisType | None = ...,
+        val_loss_by_source: Mapping[str, float] | None = None,
         lr: float | None = None,
         grad_norm: float | None = None,
         tokens_per_s: float | None = None,
@@ -115,8 +119,8 @@ class MetricsWriter:
     ) -> None:
         """Write one row and its curves.
 
-        The row has the numbers of the full evaluation only if they are given. Non-finite numbers
-        become null.
+        The row has the numbers of the full evaluation and of single sources only if they are
+        given. Non-finite numbers become null.
         A step that is not after the last row means a rewind: rows from that step on are removed.
         """
         if step <= self._last_row:
@@ -138,9 +142,14 @@ class MetricsWriter:
         if not isinstance(val_bits_per_byte_full, EllipsisType):
             columns["val_bits_per_byte_full"] = val_bits_per_byte_full
         numbers = {name: value for name, value in columns.items() if value is not None}
-        finite = all(math.isfinite(value) for value in numbers.values())
-        self._append_row(step, columns if finite else columns | {"nonfinite": True})
+        sources = val_loss_by_source or {}
+        finite = all(math.isfinite(value) for value in (*numbers.values(), *sources.values()))
+        row: dict[str, object] = {**columns}
+        if val_loss_by_source is not None:
+            row["val_loss_by_source"] = dict(sources)
+        self._append_row(step, row if finite else row | {"nonfinite": True})
         curves = {tag: numbers[name] for name, tag in TAGS.items() if name in numbers}
+        curves |= {f"{SOURCE_TAG}{tag_name(name)}": loss for name, loss in sources.items()}
         self.curves(step, curves)
 
     def curves(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -245,6 +254,11 @@ class MetricsWriter:
         """Ignore errors of TensorBoard's own thread; its next call raises them here."""
         if not type(args.thread).__module__.startswith("tensorboard."):
             self._excepthook(args)
+
+
+def tag_name(source: str) -> str:
+    """Return a source's name as a tag has it."""
+    return ODD_IN_TAG.sub("_", source).replace(" ", "_")
 
 
 def _add_hyperparameters(

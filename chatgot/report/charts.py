@@ -4,15 +4,18 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chatgot.logs.logging_setup import escape_controls
 from chatgot.report.run_record import Curves, Event, Row
 from chatgot.report.story import PRECISIONS
 
@@ -36,6 +39,8 @@ TRAIN = "#2563eb"
 VAL = "#e11d48"
 FULL = "#7c3aed"
 GREY = "#64748b"
+SOURCES = ("#059669", "#d97706", "#0891b2", "#db2777", "#65a30d", "#475569")
+SOURCE_SHOWN = 30  # characters of a source's name
 
 Values = NDArray[np.float64]  # (N,)
 Curve = tuple[Values, Values]  # steps and values; NaN: no value
@@ -171,15 +176,33 @@ def loss_chart(rows: list[Row], events: list[Event]) -> bytes:
             few = len(val[0]) <= SMOOTHED_FROM
             marker = "o" if few else None
             axes.plot(*thinned(val), color=VAL, lw=1.6, label="val_loss", marker=marker, ms=4)
+        losses = [_draw_source(axes, rows, name, color) for name, color in _sources(rows)]
         _mark_full_loss(axes, rows)
         _mark_nonfinite(axes, rows)
         _mark_events(axes, events)
-        log = is_wide(train[1], val[1])
+        log = is_wide(train[1], val[1], *losses)
         _style_axes(axes, "nats per token, log scale" if log else "nats per token", "", log)
         if axes.get_legend_handles_labels()[0]:
             # losses fall, so the upper right corner is free
             axes.legend(fontsize=8.5, frameon=False, ncols=2, loc="upper right")
-        return _png(figure)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a name's characters that the font lacks
+            return _png(figure)
+
+
+def _sources(rows: list[Row]) -> Iterator[tuple[str, str]]:
+    """Yield each source whose loss was measured, with the colour of its curve."""
+    names = dict.fromkeys(name for row in rows for name in row.by_source)
+    yield from zip(names, cycle(SOURCES), strict=False)
+
+
+def _draw_source(axes: "Axes", rows: list[Row], name: str, color: str) -> Values:
+    """Draw the held-out loss of one source; return its values."""
+    curve = as_curve([(row.step, row.by_source[name]) for row in rows if name in row.by_source])
+    # a dollar would begin a formula
+    label = f"val_loss of {escape_controls(name[:SOURCE_SHOWN])}".replace("$", r"\$")
+    axes.plot(*thinned(curve), color=color, lw=1.1, ls="--", label=label)
+    return curve[1]
 
 
 def health_chart(rows: list[Row], curves: Curves) -> bytes:

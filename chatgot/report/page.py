@@ -30,6 +30,7 @@ SOURCES = ("metrics.jsonl", "events.jsonl", LINK)  # a run's folder has at least
 # at most this many samples for each prompt, and this many prompts
 SAMPLE_STEPS = 6
 PROMPTS = 8
+SOURCE_SHOWN = 40  # characters of a source's name
 # of a longer table of events, only the first and the last lines are shown
 FIRST_EVENTS = 20
 LAST_EVENTS = 60
@@ -213,6 +214,7 @@ def facts(record: RunRecord) -> list[Fact]:
         Fact("peak memory", f"{max(memory):,.0f}" if memory else None, "MiB at a row"),
         Fact("precision", ", then ".join(precisions)),
         *contended(record.events, last.get("time_s")),
+        *losses_of_sources(record.rows),
     ]
 
 
@@ -222,6 +224,26 @@ def contended(events: list[Event], time_s: float | None) -> list[Fact]:
         return []
     share = min(1.0, story.contended_s(events) / time_s)
     return [Fact("other programs took the cores", f"{share:.0%}", "of the time")]
+
+
+def losses_of_sources(rows: list[Row]) -> list[Fact]:
+    """Return how the held-out loss of each source has changed since the run began.
+
+    For a run that has grown from another one, this shows what it has forgotten.
+    """
+    begin: dict[str, float] = {}
+    end: dict[str, float] = {}
+    for row in rows:
+        begin = {**row.by_source, **begin}
+        end |= row.by_source
+    return [
+        Fact(
+            f"val_loss of {cut(name, SOURCE_SHOWN)}",
+            f"{begin[name]:.4f} to {end[name]:.4f}",
+            f"nats, {end[name] - begin[name]:+.4f}",
+        )
+        for name in end
+    ]
 
 
 def column(rows: list[Row], name: str) -> list[float]:
@@ -288,7 +310,8 @@ def loss(record: RunRecord) -> Part:
     last = last_numbers(record.rows)
     names = ("train_loss", "val_loss", "val_loss_full", "val_bits_per_byte")
     values = ", ".join(f"{name} {last[name]:.4f}" for name in names if name in last)
-    alt = f"loss over {last['step']:,.0f} steps; last: {values}"
+    sources = [f"{fact.name} {fact.value}" for fact in losses_of_sources(record.rows)]
+    alt = f"loss over {last['step']:,.0f} steps; last: {', '.join([values, *sources])}"
     return Part(image(loss_chart(record.rows, record.events), alt))
 
 

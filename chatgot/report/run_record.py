@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+MOST_SOURCES = 32  # of a text, in one row
 LARGEST = 1e30  # larger numbers count as infinite: no chart could show them with others
 
 Curves = dict[str, list[tuple[float, float]]]  # by TensorBoard's tag: (step, number)
@@ -23,11 +24,13 @@ class Row:
 
     numbers: {column: number}; None: null, or not a number that can be drawn.
     nonfinite: whether one of its numbers was NaN or infinite.
+    by_source: the held-out loss of each source of the text, by its name.
     """
 
     step: float
     numbers: Mapping[str, float | None]
     nonfinite: bool = False
+    by_source: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,17 @@ def read_rows(run_dir: Path) -> list[Row]:
         step = number(columns.get("step"))
         if step is not None:
             numbers = {name: number(value) for name, value in columns.items()}
-            rows[step] = Row(step, numbers, columns.get("nonfinite") is True)
+            losses = _by_source(columns.get("val_loss_by_source"))
+            rows[step] = Row(step, numbers, columns.get("nonfinite") is True, losses)
     return [rows[step] for step in sorted(rows)]
+
+
+def _by_source(value: object) -> dict[str, float]:
+    """Return the numbers of a JSON object, at most MOST_SOURCES."""
+    if not isinstance(value, dict):
+        return {}
+    losses = {name: number(loss) for name, loss in list(value.items())[:MOST_SOURCES]}
+    return {name: loss for name, loss in losses.items() if loss is not None}
 
 
 def read_events(run_dir: Path) -> list[Event]:

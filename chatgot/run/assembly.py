@@ -6,7 +6,7 @@ Letters: S sequences of one optimizer step, T `max_seq_length`, V rows of the em
 import copy
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,10 @@ from chatgot.config import (
     settings_hash,
 )
 from chatgot.data.bits_per_byte import bits_per_byte, tokens_per_byte
+from chatgot.data.held_out_sources import HeldOutSource, held_out_sources
 from chatgot.data.learned_lines import learned_tokens
+from chatgot.data.mixture import training_windows
+from chatgot.data.old_text import OldText
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.data.windows import (
@@ -76,6 +79,7 @@ class Run:
     tokens: Tokens
     train_windows: TrainingWindows
     val_windows: ValidationWindows
+    held_out: list[HeldOutSource]  # of each source; empty: the text is measured as one whole
     model: GPT
     optimizer: Optimizer
     scaler: SafeGradScaler
@@ -90,6 +94,7 @@ class Run:
     imported: dict[str, Any] = field(default_factory=dict)
     # of LoRA: the `path` and `sha256` of the weights below; empty: none, or not loaded yet
     base: dict[str, str] = field(default_factory=dict)
+    old_texts: list[OldText] = field(default_factory=list)  # replayed, the newest first
     graphed: GraphedPass | None = None  # replays micro-batches as CUDA graphs
     start: StoredState | None = None  # the state to rewind to before the first checkpoint
     abandoned: list[Path] = field(default_factory=list)  # checkpoints after the last rewind's step
@@ -214,6 +219,7 @@ class Run:
             "project_version": __version__,
             **({"imported": self.imported} if self.imported else {}),
             **({"base": self.base} if self.base else {}),
+            **_stored_old_texts(self.old_texts),
             **self.collect_state(),
         }
 
@@ -254,7 +260,17 @@ def assemble(
     V = rows_of_tokens(weights or {}, tokens.vocabulary)
     if config.training.lora.enabled:
         V = len(tokens.vocabulary)  # frozen rows without a token would be of no use
-    windows = TrainingWindows(tokens.ids[:n_train], T, V, device, config.seed, learned)
+    windows = training_windows(
+        tokens,
+        config.data,
+        n_train=n_train,
+        T=T,
+        vocab_size=V,
+        device=device,
+        seed=config.seed,
+        learned=learned,
+    )
+    val_windows = ValidationWindows(tokens.ids[n_train:], T, V, device, evaluated)
     with waiting("building the model"):
         model = build_model(config.model, V, device, config.seed)
         if settings.lora.enabled:
@@ -277,19 +293,19 @@ def assemble(
     scaler.describe = lambda: describe_numbers(model, windows, state, config)
     choose_muon_precision(modes, config, model, device, stored)
     optimizer = build_optimizer(model, settings, modes.muon_precision)
-    held_out = tokens.ids[n_train:]
     run = Run(
         config=config,
         device=device,
         tokens=tokens,
         train_windows=windows,
-        val_windows=ValidationWindows(held_out, T, V, device, evaluated),
+        val_windows=val_windows,
+        held_out=held_out_sources(tokens, config.data, val_windows, n_train),
         model=model,
         optimizer=optimizer,
         scaler=scaler,
         state=state,
         speakers=_speakers(tokens, n_train, stored),
-        tokens_per_byte=tokens_per_byte(held_out, tokens.vocabulary, evaluated),
+        tokens_per_byte=tokens_per_byte(val_windows.ids, tokens.vocabulary, evaluated),
         imported={} if stored is None else stored.get("imported", {}),
     )
     if device.type != "cpu":  # before training fills the card's memory
@@ -300,6 +316,11 @@ def assemble(
     run.start["state"] = run.collect_state()["state"]
     run.check_loadable()
     return run
+
+
+def _stored_old_texts(texts: Sequence[OldText]) -> dict[str, Any]:
+    """Return what a checkpoint says of the texts that its run replays; nothing: there are none."""
+    return {"old_texts": [text.model_dump(mode="json") for text in texts]} if texts else {}
 
 
 def _speakers(tokens: Tokens, n_train: int, stored: Stored | None) -> list[Speaker]:

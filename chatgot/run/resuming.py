@@ -522,7 +522,8 @@ def start_from(run: Run, start: Start, path: Path) -> None:
     _log_left_out(own, tensors, fitting)
     if new_rows:
         logger.warning(
-            "init_from: %s does not know %d of this text's tokens; their rows are new: %s",
+            "init_from: %s does not know %d of this text's tokens; each begins as the mean of all "
+            "that it knows, and their rows are new: %s",
             path,
             len(new_rows),
             " ".join(repr(token) for token in sorted(new_rows)),
@@ -602,7 +603,13 @@ def _put_below(run: Run, weights: Mapping[str, Tensor]) -> None:
 def _rows_by_token(
     theirs: Tensor, their_tokens: list[str], own: Tensor, own_tokens: list[str]
 ) -> tuple[Tensor, set[str]]:
-    """Return our rows (V, C) with theirs for the tokens they know, and the tokens they do not."""
+    """Return our rows (V, C) with theirs for the tokens they know, and the tokens they do not.
+
+    The rows of those are the mean of all of theirs: near what any token means, and about as likely
+    as the others, where fresh rows may win over all (Hewitt 2021,
+    https://nlp.stanford.edu/~johnhew/vocab-expansion.html).
+    """
+    mean = theirs.double().mean(dim=0).to(theirs.dtype)  # (C,)
     row_of = {token: row for row, token in enumerate(their_tokens)}
     rows = own.detach().clone().to(theirs.dtype)
     missing = set()
@@ -610,6 +617,7 @@ def _rows_by_token(
         if token in row_of:
             rows[row] = theirs[row_of[token]]
         else:
+            rows[row] = mean
             missing.add(token)
     return rows, missing
 

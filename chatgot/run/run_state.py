@@ -161,6 +161,9 @@ class Marks(Part):
     """At which step each thing was done last, so that a resume does nothing twice."""
 
     val_loss: float | None = None  # of the last evaluation, nats per token
+    # the same of each source alone, where it is measured; and at the run's first evaluation
+    loss_by_source: dict[str, float] = kept_on_rewind({}, may_be_missing=True)
+    first_loss_by_source: dict[str, float] = kept_on_rewind({}, may_be_missing=True)
     best_val_loss: Loss = math.inf
     best_step: Step = -1
     last_eval_step: Step = -1

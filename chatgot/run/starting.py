@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from chatgot.config import Config, as_in_yaml
+from chatgot.data.old_text import OldText
 from chatgot.data.own_text import as_yaml
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.errors import ConfigError
@@ -46,6 +47,7 @@ class Start:
     model was trained with. Empty: unknown, the keys of the configuration are used.
     own_run: one of our own runs on a text's own characters.
     vocabulary: the subwords that the text is to be read as; None: the text's own characters.
+    texts: what the model was trained on, the newest first; empty: unknown.
     kind: `checkpoint`, `hf`, `gguf` or `safetensors`.
     """
 
@@ -55,6 +57,7 @@ class Start:
     shape: dict[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
     own_run: bool = False
+    texts: tuple[OldText, ...] = ()
 
     @property
     def binds_yaml(self) -> bool:

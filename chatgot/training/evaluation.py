@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -54,7 +54,11 @@ def validation_losses(run: Run, stopped: Stopped) -> tuple[float | None, float |
     """Return (val_loss, val_loss_full): over eval_batches, and over every validation token.
 
     The second is computed at the end of the run, else None. When stopped: ignore both.
+    Where each source has a loss of its own, both are the sum of those, weighted by the sources'
+    shares. Side effect: those losses go into `run.state.marks`.
     """
+    if run.held_out:
+        return _losses_of_sources(run, stopped)
     windows = run.val_windows
     settings = run.config.training
     full_loss = None
@@ -75,6 +79,53 @@ def validation_losses(run: Run, stopped: Stopped) -> tuple[float | None, float |
         run, spread, stopped, words="evaluating", tokens=sequences * windows.T
     )
     return loss, full_loss
+
+
+def _losses_of_sources(run: Run, stopped: Stopped) -> tuple[float | None, float | None]:
+    """Return (val_loss, val_loss_full) of all sources, and note the loss of each."""
+    settings = run.config.training
+    is_full = settings.eval_batches == "all"
+    some = full = None
+    if not is_full:
+        some = _by_source(run, stopped, every_token=False)
+    if is_full or run.ended():
+        full = _by_source(run, stopped, every_token=True)
+    by_source = full if some is None else some
+    if stopped() or by_source is None:
+        return None, None
+    marks = run.state.marks
+    marks.loss_by_source = by_source
+    marks.first_loss_by_source = marks.first_loss_by_source or by_source
+    shown_full = _weighted(run, full) if full is not None and run.ended() else None
+    return _weighted(run, by_source), shown_full
+
+
+def _by_source(run: Run, stopped: Stopped, *, every_token: bool) -> dict[str, float] | None:
+    """Return the loss of each source, NaN where not even one sequence fits; None when stopped."""
+    settings = run.config.training
+    losses = {}
+    for source in run.held_out:
+        windows = source.windows
+        batches = windows.every_token
+        tokens = len(windows.ids) - 1
+        if not every_token:
+            assert settings.eval_batches != "all"
+            # evenly: each source's own loss is measured equally well
+            each = -(-settings.eval_batches * settings.batch_size // len(run.held_out))
+            batches = partial(windows.spread, each)
+            tokens = each * windows.T
+        words = f"evaluating {source.name}"
+        loss = _evaluate_halving_batches(run, batches, stopped, words=words, tokens=tokens)
+        if loss is None:
+            return None
+        losses[source.name] = loss
+    return losses
+
+
+def _weighted(run: Run, losses: Mapping[str, float]) -> float:
+    """Return the loss of all sources; what has no share in training does not count."""
+    parts = [source.weight * losses[source.name] for source in run.held_out if source.weight]
+    return math.fsum(parts)
 
 
 def _evaluate_halving_batches(

@@ -13,6 +13,7 @@ from chatgot import __version__
 from chatgot.checkpointing.run_files import open_to_others
 from chatgot.command_line import command_line
 from chatgot.config import remarks
+from chatgot.data.mixture import BLOCK, MixedWindows, own_parts
 from chatgot.data.unseen_characters import unseen
 from chatgot.logs.timing import human_time
 from chatgot.machine.device import describe, versions
@@ -69,6 +70,50 @@ def learned_line(run: Run) -> list[str]:
     ]
 
 
+def sources_line(run: Run) -> list[str]:
+    """Return which share of the training windows each source gives, in one line; nothing: one."""
+    windows = run.train_windows
+    if not isinstance(windows, MixedWindows):
+        return []
+    shares = [
+        f"{seats / BLOCK:.1%} {source.name}"
+        for source, seats in zip(windows.sources, windows.seats.tolist(), strict=True)
+    ]
+    return [f"training windows: {', '.join(shares)}"]
+
+
+def by_source(run: Run) -> dict[str, float] | None:
+    """Return the loss of each source at the last evaluation; None: they are not measured."""
+    return run.state.marks.loss_by_source if run.held_out else None
+
+
+def source_facts(run: Run) -> dict[str, object]:
+    """Return what the event of an evaluation has of single sources."""
+    return {"val_loss_by_source": by_source(run)} if run.held_out else {}
+
+
+def losses_line(run: Run) -> str:
+    """Return the part of an evaluation's line that gives the loss of each source."""
+    losses = run.state.marks.loss_by_source
+    if not run.held_out:
+        return ""
+    return f" ({', '.join(f'{name} {loss:.4f}' for name, loss in losses.items())})"
+
+
+def change_lines(run: Run) -> list[str]:
+    """Return how the loss of each source has changed since the run began, in lines."""
+    marks = run.state.marks
+    if not run.held_out:
+        return []
+    return [
+        f"val_loss of {name}: {marks.first_loss_by_source[name]:.4f} at the start, "
+        f"{loss:.4f} at step {marks.last_eval_step} "
+        f"({loss - marks.first_loss_by_source[name]:+.4f})"
+        for name, loss in marks.loss_by_source.items()
+        if name in marks.first_loss_by_source
+    ]
+
+
 def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
     """Return the first lines of each part of a log: what runs, where, on which device, and how."""
     config = run.config
@@ -94,6 +139,7 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
         f"micro-batch: {run.state.micro_batch.size}",
         f"text: {text_line(run)}",
         *learned_line(run),
+        *sources_line(run),
         f"one epoch: {run.train_windows.per_epoch:,} windows of {run.train_windows.T} tokens",
     ]
 
@@ -149,6 +195,9 @@ def _unseen_line(run: Run) -> list[str]:
     if run.vocabulary.kind != "characters":  # subwords may be learnt from their neighbours
         return []
     held_out = run.val_windows.ids
+    if run.config.data.replay == 0:  # the old text is only looked at
+        end = own_parts(run.tokens, run.config.data)[-1].held_out[1]
+        held_out = held_out[: len(held_out) - (len(run.tokens.ids) - end)]
     missing = unseen(run.train_windows.ids, held_out)
     if not missing:
         return []
@@ -205,12 +254,14 @@ def evaluation_facts(run: Run, full_loss: float | None = None) -> dict[str, floa
 def evaluation_line(run: Run, full_loss: float | None = None) -> str:
     """Return the log's words on the last evaluation."""
     facts = evaluation_facts(run, full_loss)
-    line = "val_loss {val_loss:.4f} ({val_bits_per_byte:.4f} bits per byte)"
+    line = "val_loss {val_loss:.4f} ({val_bits_per_byte:.4f} bits per byte)".format_map(facts)
+    line += losses_line(run)
     if full_loss is not None:
         which = "" if run.config.data.learn_from is None else " that is learned from"
-        line += " | val_loss_full {val_loss_full:.4f} over every validation token" + which
-        line += " ({val_bits_per_byte_full:.4f} bits per byte)"
-    return line.format_map(facts)
+        full = " | val_loss_full {val_loss_full:.4f} over every validation token{which}"
+        full += " ({val_bits_per_byte_full:.4f} bits per byte)"
+        line += full.format(which=which, **facts)
+    return line
 
 
 def end_line(run: Run) -> str:
@@ -319,4 +370,6 @@ def end_facts(run: Run) -> dict[str, object]:
         "best_step": state.marks.best_step,
         "best_val_loss": state.marks.best_val_loss,
         "best_val_bits_per_byte": run.bits_per_byte(state.marks.best_val_loss),
+        **source_facts(run),
+        **({"first_val_loss_by_source": state.marks.first_loss_by_source} if run.held_out else {}),
     }
