@@ -2,8 +2,8 @@ r"""A text's words by a regex of Python, and the ids of each word looked up: the
 
 The package `tokenizers` merges the bytes of each word again and again: 2 MB/s of English on one
 core. Most words of a text have come before, so looking them up is four times as fast (measured:
-7.3 to 8.4 MB/s). The words are exactly the same: characters that Python and `tokenizers` may judge by
-different versions of Unicode are `ODD`, and whoever encodes leaves those to `tokenizers`.
+7.3 to 8.4 MB/s). The words are exactly the same: characters that Python and `tokenizers` may judge
+by different versions of Unicode are odd, and whoever encodes leaves those to `tokenizers`.
 
 Only for the words of Qwen2's regex. A word by itself has the ids that it has within a text, as no
 part of that regex looks further than at the next character, and that matters for white space alone.
@@ -19,12 +19,12 @@ MOST_WORDS = 1 << 17  # that are remembered: about 30 MB
 LONGEST_KNOWN = 64  # characters of a word that is remembered
 # Python's re looks classes up in a table up to here; above, it compares range by range
 _LAST_IN_TABLE = 0xFFFF
-# Pictures, such as emoji; all else above the table is ODD
+# Pictures, such as emoji; all else above the table is odd
 _PICTURES = range(0x1F000, 0x1FB00)
 
 
 class KnownWords:
-    """Encodes texts without ODD characters.
+    """Encodes texts without odd characters.
 
     encode_word: returns the ids of one word.
     """
@@ -53,7 +53,7 @@ class _IdsOfWords(dict[str, tuple[int, ...]]):
 
 
 def odd_characters(text: str) -> list[int]:
-    """Return the places of the characters that are ODD."""
+    """Return the places of the characters that are odd."""
     if text.isascii():
         return []
     _, odd, odd_above = regexes()
@@ -65,7 +65,7 @@ def odd_characters(text: str) -> list[int]:
 
 @lru_cache(maxsize=1)
 def regexes() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """Return what matches a word of QWEN2_WORDS, and an ODD character in the table and above."""
+    """Return what matches a word of QWEN2_WORDS, and an odd character in the table and above."""
     kinds: dict[str, list[int]] = {"L": [], "N": [], "Z": [], "odd": [], "other": []}
     for point in range(_LAST_IN_TABLE + 1):
         kinds[_kind(chr(point))].append(point)
