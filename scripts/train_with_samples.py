@@ -360,7 +360,7 @@ def fine_tuning(request: "Request", start: Start, path: Path) -> "Request":
     Raises: ConfigError.
     """
     if not start.shape:  # weights alone: the recipe gives the shape
-        return replace(request, imports=False)
+        return replace(request, imports=False, tokens=("data.tokenizer=char",))
     start.check_overrides(request.overrides, path)
     request = replace(request, shape=tuple(start.overrides))
     context = recipe(request, FINE_TUNING).model.max_seq_length

@@ -13,7 +13,7 @@ from pathlib import Path
 from chatgot.config import Config, PathsConfig
 from chatgot.config_file import load_config
 from chatgot.data.encoding import detect_encoding
-from chatgot.data.lengths import is_long_enough, least_length
+from chatgot.data.lengths import least_length, parts_are_long_enough, split_index
 from chatgot.data.text_file import check_text_file, text_chunks
 from chatgot.errors import ConfigError
 from chatgot.given_path import refuse_other_bytes
@@ -40,6 +40,7 @@ class Request:
     resumes: bool = False  # a run of this text is to go on
     imports: bool = False  # it starts from a model from elsewhere
     shape: tuple[str, ...] = ()  # `model.key=value` of that model
+    tokens: tuple[str, ...] = ()  # `data.key=value` for what a token is, chosen for the text
 
     @property
     def name(self) -> str:
@@ -95,7 +96,9 @@ def recipe(request: Request, name: str, chosen: Sequence[str] = ()) -> Config:
         f"data.path={as_yaml(str(request.text.resolve()))}",
         f"training.max_minutes={request.minutes!r}",
     ]
-    config, _ = load_config(path, [*given, *request.shape, *chosen, *request.overrides])
+    config, _ = load_config(
+        path, [*given, *request.shape, *request.tokens, *chosen, *request.overrides]
+    )
     return config
 
 
@@ -122,15 +125,19 @@ def candidates(request: Request) -> list[Candidate]:
     return possible
 
 
-def context_for(request: Request, config: Config, n_tokens: int) -> int | None:
+def context_for(
+    request: Request, config: Config, n_tokens: int, n_train: int | None = None
+) -> int | None:
     """Return the longest context of which a text holds enough windows; None: it is too short.
 
     It is the recipe's, or that halved as often as need be. A context that the user sets stays.
+
+    n_train: the tokens of the training part; None: `data.test_split` says.
     """
     T = config.model.max_seq_length
     batch_size = config.training.batch_size
-    test_split = config.data.test_split
-    while not is_long_enough(n_tokens, T, batch_size, test_split):
+    train = split_index(n_tokens, config.data.test_split) if n_train is None else n_train
+    while not parts_are_long_enough(train, n_tokens - train, T, batch_size):
         T //= 2
         if T < LEAST_CONTEXT or "model.max_seq_length" in request.keys:
             return None
@@ -138,14 +145,19 @@ def context_for(request: Request, config: Config, n_tokens: int) -> int | None:
 
 
 def refuse_short(
-    request: Request, smallest: Config, n_tokens: int, unit: str = "characters"
+    request: Request,
+    smallest: Config,
+    n_tokens: int,
+    unit: str = "characters",
+    n_train: int | None = None,
 ) -> None:
     """Refuse a text that is too short for the smallest recipe.
 
     unit: what the tokens are called.
+    n_train: the tokens of the training part; None: `data.test_split` says.
     Raises: ConfigError with the tokens found and needed.
     """
-    if context_for(request, smallest, n_tokens):
+    if context_for(request, smallest, n_tokens, n_train):
         return
     raise ConfigError(
         f"{request.text}: {n_tokens} {unit}, at least {_least_length(request, smallest)} "

@@ -55,6 +55,7 @@ class ByteLevelTokenizer:
     added: the ids of the tokens that are no bytes of a text; special: those that show nothing.
     copy: the tokenizer.json that encodes; no special token is in it.
     splits_before_line_feed: a text may be cut before a line feed, or else after it.
+    is_plain_qwen2: its words are those of QWEN2_WORDS, and nothing else changes or cuts a text.
     bytes: those that have a token, and so can be written in any word.
     """
 
@@ -63,6 +64,7 @@ class ByteLevelTokenizer:
     special: frozenset[int]
     copy: str
     splits_before_line_feed: bool
+    is_plain_qwen2: bool
     bytes: frozenset[int]
 
 
@@ -114,6 +116,7 @@ def read_tokenizer_json(text: str) -> ByteLevelTokenizer:
         frozenset(names[name] for name in special),
         json.dumps(copy),
         before,
+        pre_tokenizer == PLAIN_QWEN2 and normalizer is None and not ordinary,
         known_bytes,
     )
 
@@ -264,6 +267,20 @@ def _byte_level(use_regex: bool) -> dict[str, Any]:
         "trim_offsets": True,
         "use_regex": use_regex,
     }
+
+
+PLAIN_QWEN2 = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {
+            "type": "Split",
+            "pattern": {"Regex": QWEN2_WORDS},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        _byte_level(use_regex=False),
+    ],
+}
 
 
 def _added_tokens(given: Any) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ Letters: T `max_seq_length`, V vocabulary size.
 import json
 import logging
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +39,7 @@ from chatgot.numerics.optim import last_step
 from chatgot.training.chosen_yaml import yaml_with_reasons
 from chatgot.training.measured_speed import Speed, measure_speed
 from chatgot.training.recipe import (
+    LEAST_BYTES_FOR_SUBWORDS,
     SHARE_OF_TIME,
     Costs,
     Plan,
@@ -46,6 +47,7 @@ from chatgot.training.recipe import (
     largest_in_time,
     plan,
     recipes_for_text,
+    tokenizer_for,
     warmup_for,
 )
 
@@ -114,10 +116,12 @@ def choose(request: Request, vocabulary: Vocabulary | None = None, dry_run: bool
     dry_run: make no folder for the token cache where there is none.
     Raises: ConfigError for a text that no recipe can be trained on; StorageError (token cache).
     """
+    if vocabulary is None:
+        request = _with_tokenizer(request)
     possible = candidates(request)
     tokens = _tokens(request, possible[0].config, vocabulary, dry_run)
     unit = _unit(tokens)
-    refuse_short(request, possible[0].config, len(tokens.ids), unit)
+    refuse_short(request, possible[0].config, len(tokens.ids), unit, tokens.n_train)
     check_parts(tokens, possible[0].config.data.test_split, request.text)
     trials = _trials(request, possible, tokens)
     device = pick_device(possible[0].config.device)
@@ -131,6 +135,28 @@ def choose(request: Request, vocabulary: Vocabulary | None = None, dry_run: bool
     choosing = _Choosing(request, trials, tokens, device)
     trial, speed = choosing.largest_trial()
     return choosing.fitted(trial, speed)
+
+
+def _with_tokenizer(request: Request) -> Request:
+    """Return a request with what a token is, as the size of its text says.
+
+    The user may say it, and a run that starts from another's weights has that one's tokens.
+    """
+    if request.tokens or request.shape or request.imports:
+        return request
+    data = candidates(request)[0].config.data
+    kind = tokenizer_for(request.text.stat().st_size * (1 - data.test_split))
+    if kind == data.tokenizer or "data.tokenizer" in request.keys:
+        return request
+    return replace(request, tokens=(f"data.tokenizer={kind}",))
+
+
+def _characters_per_token(tokens: Tokens, config: Config) -> float:
+    """Return how many characters a token of a text's own has."""
+    if config.data.tokenizer == "char":
+        return 1.0
+    some = tokens.ids[:PROMPT_TEXT]
+    return float(tokens.vocabulary.lengths(some).mean())
 
 
 def _tokens(
@@ -151,7 +177,7 @@ def _trials(request: Request, possible: list[Candidate], tokens: Tokens) -> list
     n_train = tokens.training_length(possible[0].config.data.test_split)
     trials = []
     for candidate in possible:
-        context = context_for(request, candidate.config, len(tokens.ids))
+        context = context_for(request, candidate.config, len(tokens.ids), tokens.n_train)
         if context is None:
             continue
         config = recipe(request, candidate.name, [f"model.max_seq_length={context}"])
@@ -181,6 +207,19 @@ class _Choosing:
         self.device = device
         self.n_train = tokens.training_length(trials[0].candidate.config.data.test_split)
         self.tokens_in_time: dict[str, float] = {}
+        config = trials[0].candidate.config
+        self.characters_per_token = _characters_per_token(tokens, config)
+
+    @property
+    def training_characters(self) -> int:
+        """How long the training part is, in the unit of the rules."""
+        return int(self.n_train * self.characters_per_token)
+
+    @property
+    def characters_in_time(self) -> dict[str, float]:
+        """What each recipe would see in the time, in the unit of the rules."""
+        each = self.characters_per_token
+        return {name: each * tokens for name, tokens in self.tokens_in_time.items()}
 
     @property
     def seconds(self) -> float:
@@ -193,7 +232,7 @@ class _Choosing:
         The smallest is measured first; from its FLOP/s follows which larger one is worth measuring.
         """
         recipes = [trial.recipe for trial in self.trials.values()]
-        fitting = recipes_for_text(recipes, self.n_train)
+        fitting = recipes_for_text(recipes, self.training_characters)
         smallest = self.trials[fitting[0].name]
         speed = self._measure(smallest, ["training.compile=false"])
         assert speed is not None, "the smallest model fits into the memory, or its step says so"
@@ -204,7 +243,7 @@ class _Choosing:
             self.tokens_in_time[trial.recipe.name] = tokens_per_s * self.seconds
         measured: dict[str, Speed] = {}
         while True:
-            trial = self.trials[largest_in_time(fitting, self.tokens_in_time).name]
+            trial = self.trials[largest_in_time(fitting, self.characters_in_time).name]
             name = trial.recipe.name
             if name in measured:
                 return trial, measured[name]
@@ -299,15 +338,20 @@ class _Choosing:
             "training.save_checkpoint_steps": STEPS_BETWEEN_SAVES,
             "sampling.prompts": prompts,
         }
+        if self.characters_per_token != 1:
+            # samples of as much text as those of characters, with the same time for it
+            shorter = round(config.sampling.max_new_tokens / self.characters_per_token)
+            chosen["sampling.max_new_tokens"] = max(1, shorter)
         return [f"{key}={as_yaml(value)}" for key, value in chosen.items()]
 
     def _most_passes(self, trial: Trial) -> int:
-        return trial.recipe.most_passes(self.n_train)
+        return trial.recipe.most_passes(self.training_characters)
 
     def _dropout(self, trial: Trial, steps: int) -> float:
         """Return the dropout of a run of so many steps."""
         passes = steps / trial.steps_of_a_pass
-        return trial.recipe.dropout(passes, self.n_train, trial.candidate.config.model.dropout)
+        of_recipe = trial.candidate.config.model.dropout
+        return trial.recipe.dropout(passes, self.training_characters, of_recipe)
 
     def _steps(self, trial: Trial, planned: Plan) -> int:
         """Return the steps that the run will make: those planned, or those that the user sets."""
@@ -341,6 +385,8 @@ class _Choosing:
             "training.eval_interval": "ten times in the run, fewer in a short one",
             "training.sample_interval_steps": "as above",
             "sampling.prompts": whose,
+            "sampling.max_new_tokens": "as much text as with characters",
+            "data.tokenizer": "the text is long enough for subwords",
         }
         if trial.shortened:
             reasons["model.max_seq_length"] = "the longest that so short a text has room for"
@@ -350,6 +396,8 @@ class _Choosing:
         """Return a line on each choice, in the order in which they were made."""
         keys = self.request.keys
         notes = [self._note_on_recipe(trial)]
+        if config.data.tokenizer == "bpe":
+            notes.insert(0, self._note_on_tokenizer(config))
         if self.request.minutes == DEFAULT_MINUTES:
             words = f"minutes: {DEFAULT_MINUTES:g}, the default; --minutes M sets another number"
             notes.insert(0, Note(words, "minutes", DEFAULT_MINUTES))
@@ -372,6 +420,18 @@ class _Choosing:
             notes.append(Note(f"prompts: {shown} ({whose})", "prompts", prompts))
         return notes
 
+    def _note_on_tokenizer(self, config: Config) -> Note:
+        """Return why a token is a subword."""
+        each = self.characters_per_token
+        why = "as asked with --set"
+        if "data.tokenizer" not in self.request.keys:
+            megabytes = LEAST_BYTES_FOR_SUBWORDS / 1e6
+            why = f"from {megabytes:g} MB on they predict a text better than characters do"
+        words = f"tokens: subwords, {len(self.tokens.vocabulary):,} of them, {why}"
+        words += f"; each one has {each:.2f} characters in the mean"
+        measured: dict[str, object] = {"characters_per_token": round(each, 3)}
+        return Note(words, "tokenizer", config.data.tokenizer, measured)
+
     def _note_on_recipe(self, trial: Trial) -> Note:
         """Return why this recipe is taken, and why not the next larger one."""
         name = trial.recipe.name
@@ -381,7 +441,7 @@ class _Choosing:
             f"recipe: {name}, {_millions(trial.recipe.parameters)} parameters",
             f"At {rate:,.0f} tokens/s it sees {_millions(seen)} tokens in the time",
         ]
-        if seen < trial.recipe.tokens_needed:
+        if self.characters_in_time[name] < trial.recipe.tokens_needed:
             sentences.append("That is little, but no recipe is smaller: more minutes would help")
         larger = self._next_larger(name)
         if larger is not None:
@@ -401,17 +461,18 @@ class _Choosing:
         """Return why the next larger recipe is not taken."""
         model = larger.recipe
         size = f"{model.name} ({_millions(model.parameters)} parameters)"
-        if model.text_needed > self.n_train:
+        if model.text_needed > self.training_characters:
+            needed = model.text_needed / self.characters_per_token
             return (
                 f"{size} is too large for this text and would learn it by heart: "
-                f"it needs {_millions(model.text_needed)} {_unit(self.tokens)}"
+                f"it needs {_millions(needed)} {_unit(self.tokens)}"
             )
         seen = self.tokens_in_time[model.name]
         if not seen:
             return f"{size} does not fit into the memory"
         return (
             f"{size} would see {_millions(seen)} tokens at most, "
-            f"but needs {_millions(model.tokens_needed)}"
+            f"but needs {_millions(model.tokens_needed / self.characters_per_token)}"
         )
 
     def _note_on_steps(self, trial: Trial, planned: Plan) -> Note:
@@ -443,7 +504,7 @@ class _Choosing:
             why = f"{dropout:g}, against learning the text by heart in {_passes(passes)}"
         elif passes <= 1:
             why = "none, since nothing is seen twice"
-        elif trial.recipe.parameters <= self.n_train:
+        elif trial.recipe.parameters <= self.training_characters:
             why = "none, since this model is too small to learn the text by heart"
         else:
             why = f"none, since {_passes(passes)} are too few to learn the text by heart"

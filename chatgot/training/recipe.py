@@ -6,6 +6,7 @@ What was measured for these rules is in docs/experiments.md, "How a recipe is ch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 # A larger model learns more from each token, but it sees fewer of them: below so many tokens for
 # each of its parameters, a smaller model gets further in the same time.
@@ -21,6 +22,10 @@ MOST_PASSES_OF_A_SMALLER_MODEL = 16
 PASSES_WITHOUT_DROPOUT = 4
 DROPOUT = 0.2
 
+# From so many bytes of training text on, subwords need fewer bits for each byte of held-out text
+# than characters in the same time: there, a run of a text has subwords.
+LEAST_BYTES_FOR_SUBWORDS = math.inf
+
 SHARE_OF_TIME = 0.9  # of the minutes is planned with: other programs may slow the machine down
 MOST_ROUNDS = 10  # of evaluations, and of samples
 SHARE_FOR_ROUNDS = 0.1  # of the time for evaluations, and for samples: a short run has fewer
@@ -28,9 +33,18 @@ LEAST_SHARE_FOR_STEPS = 0.5  # of the time, however long the rest takes
 WARMUP_SHARE = 0.1  # of the steps at most; a longer run takes the recipe's own warmup
 
 
+def tokenizer_for(training_bytes: float) -> Literal["char", "bpe"]:
+    """Return what `data.tokenizer` should be for a training text of so many bytes."""
+    return "bpe" if training_bytes >= LEAST_BYTES_FOR_SUBWORDS else "char"
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """What decides whether a recipe fits: the size of its model."""
+    """What decides whether a recipe fits: the size of its model.
+
+    All rules count tokens that are characters. A text of subwords counts as the characters that it
+    has: there is as much to learn from it, and to learn by heart.
+    """
 
     name: str
     parameters: int

@@ -51,7 +51,7 @@ def test_card_says_what_the_model_is_and_how_it_came_about(loaded):
         "| context | 32 tokens |",
         f"SHA-256 `{loaded.data_sha256}`, 3,000 tokens",
         "| step | 1,234 |",
-        "| held-out loss | 1.2346 nats/token |",
+        f"| held-out loss | 1.2346 nats/token, {loaded.val_bits_per_byte:.4f} bits/byte |",
         f"| trained with | chatgot {__version__}, torch 2",
         "weights = load_file('model.safetensors')",
         *(f"- {line}" for line in PROOF.lines()),

@@ -1,12 +1,15 @@
 """Measuring this machine for a text leaves everything else as it was."""
 
 import logging
+from dataclasses import replace
 
 import harness
 import pytest
 import torch
 
+from chatgot.config_file import config_of
 from chatgot.data.own_text import Request
+from chatgot.training import choosing, recipe
 from chatgot.training.choosing import choose
 
 
@@ -48,3 +51,38 @@ def test_the_default_minutes_are_said(request_for_text):
     assert choice.notes[0].text == "minutes: 10, the default; --minutes M sets another number"
     assert choice.config.model.dropout == 0.2  # for the many passes, which end the run early
     assert "ends before 10 minutes" in next(n.text for n in choice.notes if n.what == "steps")
+
+
+@pytest.fixture
+def long_enough(monkeypatch) -> None:
+    """A text of 5,000 bytes is long enough for subwords here."""
+    monkeypatch.setattr(recipe, "LEAST_BYTES_FOR_SUBWORDS", 5000)
+    monkeypatch.setattr(choosing, "LEAST_BYTES_FOR_SUBWORDS", 5000)
+
+
+@pytest.mark.usefixtures("long_enough")
+def test_a_long_text_has_subwords_and_the_rules_count_its_characters(request_for_text):
+    overrides = (*request_for_text.overrides, "training.batch_size=2")  # cheap to measure
+    overrides += ("data.vocab_size=300",)
+    choice = choose(Request(request_for_text.text, 0.01, overrides))
+    assert choice.tokens.vocabulary.kind == "subwords"
+    assert config_of(choice.yaml, "text.yaml").data.tokenizer == "bpe"
+    assert 'tokenizer: "bpe"  # the text is long enough for subwords' in choice.yaml
+    (note,) = [note for note in choice.notes if note.what == "tokenizer"]
+    each = note.measured["characters_per_token"]
+    assert len(choice.tokens.ids) * each == pytest.approx(6000, rel=0.02)
+    assert "from 0.005 MB on they predict a text better" in note.text
+    assert 1.5 < 200 / choice.config.sampling.max_new_tokens < 6
+
+
+@pytest.mark.usefixtures("long_enough")
+def test_only_the_size_of_a_fresh_text_decides_what_its_tokens_are(request_for_text, monkeypatch):
+    decide = choosing._with_tokenizer
+    assert decide(request_for_text).tokens == ("data.tokenizer=bpe",)
+    asked = replace(request_for_text, overrides=("data.tokenizer=char",))
+    of_a_model = replace(request_for_text, shape=("model.d_model=16",))
+    of_weights = replace(request_for_text, tokens=("data.tokenizer=char",))
+    for request in (asked, of_a_model, of_weights):
+        assert decide(request) == request
+    monkeypatch.setattr(recipe, "LEAST_BYTES_FOR_SUBWORDS", 1e9)
+    assert decide(request_for_text) == request_for_text
