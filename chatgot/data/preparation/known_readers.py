@@ -2,5 +2,6 @@
 
 from chatgot.data.preparation.reader import Reader
 from chatgot.data.preparation.readers.plain_text import PLAIN_TEXT
+from chatgot.data.preparation.readers.speaker_lines import SPEAKER_LINES
 
-READERS: tuple[Reader, ...] = (PLAIN_TEXT,)
+READERS: tuple[Reader, ...] = (SPEAKER_LINES, PLAIN_TEXT)
