@@ -49,105 +49,23 @@ IN_BRACKETS = re.compile(r"\[[^\[\]]*\]|\([^()]*\)")
 SCENE = re.compile(r"[\[(]\s*(?:scene|szene|setting|cut to|location|int\b|ext\b)", re.IGNORECASE)
 # Marks of where a voice comes from, and that a speech goes on: not what somebody does
 VOICE = re.compile(r"[(\[]\s*(?:v\.?\s?o|o\.?\s?[sc]|cont.{0,2}d|continued)\.?\s*[)\]]", re.I)
-HEADING = re.compile(r"[^a-z]{3,80}|(?i:act|scene|chapter|episode|part|season)\b.{0,60}")
+SURE_HEADING = re.compile(r"(?:act|scene|chapter|episode|part|season)\b.{0,60}", re.IGNORECASE)
+HEADING = re.compile(r"[^a-z]{3,80}")
 # Words before a colon that are no speakers: of mail, logs, notices, addresses
-NO_SPEAKERS = frozenset(
-    [
-        "from",
-        "to",
-        "cc",
-        "bcc",
-        "subject",
-        "date",
-        "sent",
-        "received",
-        "return-path",
-        "message-id",
-        "reply-to",
-        "content-type",
-        "mime-version",
-        "info",
-        "warning",
-        "warn",
-        "error",
-        "debug",
-        "trace",
-        "critical",
-        "fatal",
-        "notice",
-        "note",
-        "notes",
-        "tip",
-        "hint",
-        "example",
-        "examples",
-        "figure",
-        "table",
-        "step",
-        "todo",
-        "fixme",
-        "http",
-        "https",
-        "ftp",
-        "file",
-        "mailto",
-        "title",
-        "author",
-        "copyright",
-        "license",
-        "version",
-        "url",
-        "source",
-        "description",
-        "name",
-        "id",
-        "type",
-        "default",
-        "returns",
-        "raises",
-        "args",
-        "parameters",
-        "usage",
-        "see",
-        "else",
-        "try",
-        "finally",
-        "except",
-    ]
-)
+NO_SPEAKERS = """
+from to cc bcc subject date sent received return-path message-id reply-to content-type mime-version
+info warning warn error debug trace critical fatal notice note notes tip hint example examples
+figure table step todo fixme http https ftp file mailto title author copyright license version url
+source description name id type default returns raises args parameters usage see else try finally
+except
+"""
 # Files of these endings have colons of their own
-NOT_TRANSCRIPTS = frozenset(
-    [
-        "yaml",
-        "yml",
-        "json",
-        "jsonl",
-        "ini",
-        "toml",
-        "cfg",
-        "conf",
-        "properties",
-        "py",
-        "js",
-        "ts",
-        "c",
-        "h",
-        "cpp",
-        "java",
-        "rs",
-        "go",
-        "css",
-        "html",
-        "htm",
-        "xml",
-        "svg",
-        "tex",
-        "bib",
-        "eml",
-        "mbox",
-        "log",
-    ]
-)
+NOT_TRANSCRIPTS = """
+yaml yml json jsonl ini toml cfg conf properties py js ts c h cpp java rs go css html htm xml svg
+tex bib eml mbox log
+"""
+WORDS_OF_NO_SPEAKERS = frozenset(NO_SPEAKERS.split())
+ENDINGS_OF_OTHERS = frozenset(NOT_TRANSCRIPTS.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +116,9 @@ def _turn_of_header(line: str) -> Turn | None:
 def _may_be_name(name: str) -> bool:
     """Return whether a speaker may be called so, whoever reads it alone."""
     words = name.split()
-    return len(words) <= MOST_WORDS and name.lower() not in NO_SPEAKERS and "//" not in name
+    return (
+        len(words) <= MOST_WORDS and name.lower() not in WORDS_OF_NO_SPEAKERS and "//" not in name
+    )
 
 
 def _seconds_of(stamp: str | None) -> float | None:
@@ -258,7 +178,7 @@ def _count(lines: Iterable[str]) -> _Count:
 
 def certainty(source: Source) -> float:
     """Return how sure it is that a file is a transcript of speakers."""
-    if source.encoding is None or source.ending in NOT_TRANSCRIPTS:
+    if source.encoding is None or source.ending in ENDINGS_OF_OTHERS:
         return 0.0
     if len(SPEAKER.findall(source.beginning)) >= LEAST_TURNS:
         return 0.0  # the layout of a prepared text
@@ -334,7 +254,7 @@ class _Transcript:
             self._begin_text(turn)
         elif IN_BRACKETS.fullmatch(stripped):
             yield from self._direction(stripped)
-        elif self.turn is not None and self.after_blank and self._is_heading(stripped):
+        elif self.turn is not None and self._is_heading(stripped):
             yield from self.end()
             yield Passage(stripped)
         else:
@@ -391,8 +311,12 @@ class _Transcript:
             self.turn = turn  # who spoke may go on
 
     def _is_heading(self, line: str) -> bool:
-        """Return whether a paragraph is a heading, which nobody says."""
-        return HEADING.fullmatch(line) is not None and not line.endswith((".", "!", "?", ","))
+        """Return whether a line is a heading, which nobody says."""
+        if line.endswith((".", "!", "?", ",")):
+            return False
+        if self.after_blank and HEADING.fullmatch(line):
+            return True
+        return (self.after_blank or self.one_line_each) and SURE_HEADING.fullmatch(line) is not None
 
 
 def _looks_like_name(name: str) -> bool:
