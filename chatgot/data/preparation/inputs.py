@@ -73,7 +73,7 @@ def find_files(inputs: Sequence[str], ours: Collection[Path] = ()) -> Finding:
 
     inputs: files, folders (with all that is in them), patterns (`*`, `?`, `[...]`, `**`).
     ours: files that this command writes, which are not read.
-    Raises: ConfigError for an input that names nothing.
+    Raises: ConfigError for an input that names nothing, or an output.
     """
     search = _Search(ours)
     for given in inputs:
@@ -124,6 +124,7 @@ class _Search:
         """Take a file, or all that is in a folder.
 
         is_named: the user has named it, so that it is taken even where it is hidden.
+        Raises: ConfigError for a file that the user names and that is to be written, too.
         """
         waiting = [(path, is_named)]
         while waiting:
@@ -131,6 +132,10 @@ class _Search:
             if not is_named and is_hidden(path.name):
                 self.skip(path, "hidden")
             elif _real(path) in self.ours:
+                if is_named and path.is_file():
+                    raise ConfigError(
+                        f"{path}: an input and an output of one command; name another output"
+                    )
                 self.skip(path, "written by this program")
             else:
                 waiting += [(child, False) for child in self._take_one(path)]
@@ -153,7 +158,7 @@ class _Search:
             if not stat.S_ISREG(status.st_mode):
                 self.leave_out(path, f"{_kind(status.st_mode)}, no file")
             elif identity in self.taken:
-                self.skip(path, "taken already, under another name")
+                self.skip(path, "taken already")
             elif status.st_size == 0:
                 self.leave_out(path, "empty")
             else:
