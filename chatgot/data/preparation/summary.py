@@ -20,11 +20,11 @@ def summary(prepared: Prepared) -> Iterator[str]:
     if not_taken:
         yield f"not taken: {counts_of(not_taken)}"
     faulty = [LeftOut(file.name, file.fault) for file in prepared.read if file.fault]
-    yield from _reasons("read in part", faulty)
-    yield from _reasons("left out", prepared.left_out)
+    yield from reasons("read in part", faulty)
+    yield from reasons("left out", prepared.left_out)
     if prepared.skipped:
-        reasons = Counter(skipped.reason for skipped in prepared.skipped)
-        yield f"skipped: {counts_of(reasons)}"
+        kinds = Counter(skipped.reason for skipped in prepared.skipped)
+        yield f"skipped: {counts_of(kinds)}"
 
 
 def files_read(prepared: Prepared) -> str:
@@ -64,7 +64,7 @@ def _remarks(files: Iterable[FileRead]) -> Iterator[str]:
         yield f"  and {len(about) - MOST_REMARKS:,} more remarks"
 
 
-def _reasons(title: str, left_out: Iterable[LeftOut]) -> Iterator[str]:
+def reasons(title: str, left_out: Iterable[LeftOut]) -> Iterator[str]:
     """Yield a line for each reason, with the files that it is the reason for."""
     about: dict[str, list[str]] = defaultdict(list)
     for entry in left_out:
