@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from chatgot.data.preparation.natural_order import natural_key
+from chatgot.data.preparation.natural_order import SEPARATORS, natural_key
 from chatgot.data.preparation.reader import UnreadableError
 from chatgot.data.preparation.zips import (
     Allowance,
@@ -209,7 +209,7 @@ class _Search:
 
     def _take_member(self, path: Path, member: Member, allowance: Allowance) -> None:
         name = f"{path}: {member.name}"
-        if any(is_hidden(part) for part in member.name.split("/") if part not in ("", ".", "..")):
+        if any(map(is_hidden, SEPARATORS.split(member.name))):
             self.finding.skipped.append(LeftOut(name, "hidden"))
         elif member.refusal:
             self.leave_out(name, member.refusal)
@@ -244,7 +244,7 @@ def _reason(path: Path, error: OSError) -> str:
     except OSError:  # links that lead to each other, names that are too long
         is_broken = False
     if is_broken:
-        return f"a symlink to {path.readlink()}, which does not exist"
+        return f"a symlink to {path.readlink()}, which leads to no file"
     return f"cannot be read: {error.strerror or error}"
 
 
