@@ -134,7 +134,7 @@ def refuse_to_open(monkeypatch, name: str) -> None:
 def test_strict_refuses_all_where_one_file_is_left_out(folder):
     fill(folder, good__txt="good", binary__txt=BINARY)
     Path("out.txt").write_text("before")
-    with pytest.raises(ConfigError, match="--strict: 1 file left out.*\nin/binary.txt: binary"):
+    with pytest.raises(ConfigError, match=r"--strict: 1 file left out.*\nin/binary\.txt: binary"):
         prepared("in", is_strict=True)
     assert Path("out.txt").read_text() == "before"
     (folder / "binary.txt").unlink()
@@ -144,7 +144,7 @@ def test_strict_refuses_all_where_one_file_is_left_out(folder):
 
 def test_inputs_without_any_text_write_nothing(folder):
     fill(folder, blank__txt=" \n\n", binary__txt=BINARY)
-    with pytest.raises(ConfigError, match="no text in any file.*\n(.*\n)*in/blank.txt: no text"):
+    with pytest.raises(ConfigError, match=r"no text in any file.*\n(.*\n)*in/blank\.txt: no text"):
         prepared("in")
     assert not Path("out.txt").exists()
 

@@ -4,7 +4,6 @@ import io
 import os
 import stat
 import zipfile
-import zlib
 from pathlib import Path
 
 import pytest
@@ -77,17 +76,17 @@ def test_member_that_is_dangerous_or_no_text_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out.txt"]
 
 
-def test_bomb_is_found_by_what_comes_out_and_not_by_what_its_header_says(read_zip):
-    """The list of members says that it is hardly packed at all."""
+def test_member_that_is_longer_than_its_header_says_is_refused(read_zip):
     content = bytes(3 << 20)
-    length = len(zlib.compress(content, wbits=-15)).to_bytes(4, "little")
 
     def lie(archive: bytes) -> bytes:
-        start, _, end = archive.rpartition(length)
-        return start + len(content).to_bytes(4, "little") + end
+        length = len(content).to_bytes(4, "little")
+        assert archive.count(length) == 2  # of the member itself, and in the list of members
+        return archive.replace(length, (1000).to_bytes(4, "little"))
 
-    _, reasons = read_zip(GOOD | {"bomb.txt": content}, damage=lie)
-    assert reasons["bomb.txt"].startswith("unpacks to more than 200 times its size")
+    text, reasons = read_zip(GOOD | {"bomb.txt": content}, damage=lie)
+    assert text == "good"
+    assert reasons["bomb.txt"].startswith("a damaged zip: Bad CRC-32")
 
 
 def test_bomb_of_many_small_members_is_stopped(read_zip, monkeypatch):
@@ -147,7 +146,7 @@ def test_damaged_member_is_refused_and_the_others_are_read(read_zip):
 
 @pytest.mark.parametrize("kept", [30, 200])
 def test_archive_that_is_cut_off_is_refused_by_name(read_zip, kept):
-    with pytest.raises(ConfigError, match="a.zip: a damaged zip"):
+    with pytest.raises(ConfigError, match=r"a\.zip: a damaged zip"):
         read_zip({f"{n}.txt": b"x" * n for n in range(1, 20)}, damage=lambda whole: whole[:kept])
 
 
