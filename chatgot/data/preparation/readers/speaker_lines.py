@@ -22,9 +22,11 @@ LEAST_TURNS = 4  # of speakers that come again
 LEAST_NAMES = 2  # that come again
 SHARE_OF_LINES = 0.3  # begin with a speaker that comes again; or SHARE_OF_PARAGRAPHS
 SHARE_OF_PARAGRAPHS = 0.5
-ONE_LINE_EACH = 0.6  # share of lines: mostly a speech is a line
+ONE_LINE_EACH = 0.5  # share of lines: mostly a speech is a line
 BEGINNING_OF_LINE = 200  # characters of a line in which its speaker is looked for
 MOST_WORDS = 6  # of a name
+LEAST_WORDS_OF_PROSE = 3  # of more words most are written as names are
+LONGEST_ABBREVIATION = 5  # characters of a word with a full stop in a name: Capt. Miller
 MOST_NAMES = 100_000  # counted
 LONGEST_SPEECH = 1 << 20  # characters, after which a speech is written in parts
 
@@ -292,8 +294,10 @@ class _Transcript:
     def _begins(self, line: str) -> Turn | None:
         """Return the speech that a line begins; None: it goes on with the one above."""
         turn = turn_of(line)
-        if turn is None or turn.name.casefold() in self.recurring or turn.is_timed:
+        if turn is None or turn.name.casefold() in self.recurring:
             return turn
+        if turn.is_timed:
+            return turn if turn.text else None  # `at 10:30` is no speaker
         is_expected = self.one_line_each or self.after_blank
         return turn if is_expected and _looks_like_name(turn.name) else None
 
