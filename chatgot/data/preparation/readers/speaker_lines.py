@@ -118,9 +118,12 @@ def _turn_of_header(line: str) -> Turn | None:
 def _may_be_name(name: str) -> bool:
     """Return whether a speaker may be called so, whoever reads it alone."""
     words = name.split()
-    return (
-        len(words) <= MOST_WORDS and name.lower() not in WORDS_OF_NO_SPEAKERS and "//" not in name
-    )
+    small = sum(word[0].islower() for word in words)
+    if len(words) > MOST_WORDS or (len(words) > LEAST_WORDS_OF_PROSE and 2 * small > len(words)):
+        return False
+    if any(word.endswith(".") and len(word) > LONGEST_ABBREVIATION for word in words):
+        return False
+    return name.lower() not in WORDS_OF_NO_SPEAKERS and "//" not in name
 
 
 def _seconds_of(stamp: str | None) -> float | None:
