@@ -40,7 +40,20 @@ def names_in(pieces: Iterable[Piece], options: CleaningOptions) -> Pseudonyms:
     counts = NameCounts()
     for piece in _with_good_characters(pieces, options, CleaningFindings()):
         counts.count(piece)
-    return Pseudonyms(counts)
+    return Pseudonyms(counts, _mended_merge(options))
+
+
+def _mended(text: str, options: CleaningOptions) -> tuple[str, int]:
+    """Return a text with good characters, and how many were replaced."""
+    text = nfc(text)
+    return in_plain_characters(text) if options.normalize_quotes else (text, 0)
+
+
+def _mended_merge(options: CleaningOptions) -> dict[str, str]:
+    return {
+        _mended(other, options)[0]: _mended(name, options)[0]
+        for other, name in options.merge.items()
+    }
 
 
 def _with_good_characters(
@@ -51,15 +64,11 @@ def _with_good_characters(
 
     def mend(text: str) -> str:
         nonlocal replaced
-        text = nfc(text)
-        if not options.normalize_quotes:
-            return text
-        text, count = in_plain_characters(text)
+        text, count = _mended(text, options)
         replaced += count
         return text
 
-    merging = Merging({mend(other): mend(name) for other, name in options.merge.items()})
-    replaced = 0
+    merging = Merging(_mended_merge(options))
     for piece in in_whole_lines(pieces):
         changed = _changed(piece, mend, mend, mend)
         if changed is not None:
