@@ -110,6 +110,7 @@ class Look:
     """What a text consists of.
 
     rare_below: characters that are there less often are rare.
+    name: of the prepared text, for the page; the caller sets it.
     findings: what mending found; the caller sets it.
     n_files: all that were read. n_left_out: all that were not.
     documents: with text. characters: of all of them, as they are written, without the lines
@@ -119,6 +120,7 @@ class Look:
 
     def __init__(self, rare_below: int = RARE_BELOW) -> None:
         self.rare_below = rare_below
+        self.name = ""
         self.findings = CleaningFindings()
         self.files: list[FileLook] = []
         self.n_files = 0
