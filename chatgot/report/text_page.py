@@ -110,6 +110,7 @@ def render(look: Look, choices: list[str]) -> str:
         rare=_first([_tile(character) for character in rare[:RARE_CHARACTERS]], len(rare)),
         lengths=lengths(look),
         repeated=counts(look.findings.repeated),
+        is_dropped=bool(look.findings.repeated & look.findings.left_out),
         changed=counts(look.findings.changed),
         dropped=counts(left_out(look)),
         left_out=_first(look.left_out[:FILES], look.n_left_out),
