@@ -56,4 +56,12 @@ class DocumentStart:
     title: str = ""
 
 
-Piece = Speech | Passage | PlainText | DocumentStart
+@dataclass(frozen=True, slots=True)
+class DocumentDropped:
+    """What came since the last document began is not written: an earlier one says the same.
+
+    No reader yields it. What comes next begins a new document.
+    """
+
+
+Piece = Speech | Passage | PlainText | DocumentStart | DocumentDropped

@@ -1,0 +1,1 @@
+"""What is mended in a text before it is written, and what of it is there twice?"""
