@@ -60,6 +60,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add_outputs(parser)
     add_reading(parser)
+    add_cleaning(parser)
     args = parser.parse_args(argv)
     if args.output is None and not args.dry_run:
         parser.error("--output FILE is needed, or --dry_run to look only")
@@ -72,7 +73,10 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
         "--output", type=given_path, metavar="FILE", help="the text; an existing one is replaced"
     )
     parser.add_argument(
-        "--dry_run", action="store_true", help="read all and say what it is, but write nothing"
+        "--report", type=given_path, metavar="PAGE", help="write the look at the text as one page"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="read all and say what it is, but write no text"
     )
     parser.add_argument(
         "--strict", action="store_true", help="write nothing if any file is left out (exit code 2)"
@@ -117,6 +121,46 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cleaning(parser: argparse.ArgumentParser) -> None:
+    """Add what says what is mended, besides Unicode's normal form."""
+    parser.add_argument(
+        "--normalize_quotes",
+        action="store_true",
+        help="write quotes, dashes, ellipses and odd spaces in ASCII",
+    )
+    parser.add_argument(
+        "--merge",
+        action="append",
+        default=[],
+        metavar="NAME=a,b",
+        help="one name for a speaker who has several; may be repeated",
+    )
+    parser.add_argument(
+        "--anonymize",
+        action="store_true",
+        help="replace speakers' names, phone numbers, mail addresses and links",
+    )
+    parser.add_argument(
+        "--drop_duplicates",
+        action="store_true",
+        help="leave out recaps, repeated documents and long passages",
+    )
+    parser.add_argument(
+        "--min_count",
+        type=count,
+        metavar="N",
+        help="characters that come less often are written in a plain form, or as a white square",
+    )
+
+
+def count(text: str) -> int:
+    """Return a number from 2 on. Raises: ArgumentTypeError."""
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 2 on")
+    return number
+
+
 def encoding_name(text: str) -> str:
     """Return what Python calls an encoding. Raises: ArgumentTypeError."""
     try:
@@ -138,6 +182,7 @@ def hours(text: str) -> float:
 
 def preparation_of(args: argparse.Namespace) -> "Preparation":
     """Return what the command line asks for."""
+    from chatgot.data.preparation.cleaning.options import CleaningOptions, merge_of
     from chatgot.data.preparation.prepare import Preparation
     from chatgot.data.preparation.reader import ReadingOptions
 
@@ -149,12 +194,20 @@ def preparation_of(args: argparse.Namespace) -> "Preparation":
         pause_hours=args.pause_hours,
         date_order=args.date_order,
     )
+    cleaning = CleaningOptions(
+        normalize_quotes=args.normalize_quotes,
+        drop_duplicates=args.drop_duplicates,
+        merge=merge_of(args.merge),
+        anonymize=args.anonymize,
+    )
     return Preparation(
         tuple(args.inputs),
         order=args.order,
         encoding=args.encoding,
         reading=reading,
-        ours=tuple(path for path in (args.output,) if path is not None),
+        cleaning=cleaning,
+        min_count=args.min_count,
+        ours=tuple(path for path in (args.output, args.report) if path is not None),
         is_strict=args.strict,
     )
 
@@ -163,26 +216,45 @@ def prepare_data(args: argparse.Namespace) -> int:
     """Prepare the text, and say what it is; return the exit code."""
     # here, after the command line: they take longer than a usage error may
     from chatgot.data.preparation.prepare import prepare
-    from chatgot.data.preparation.summary import PROMISE
+    from chatgot.data.preparation.summary import PROMISE, human_size, summary
     from chatgot.logs.logging_setup import setup_console
+    from chatgot.report.text_page import write_text_page
 
     setup_console()
     say([PROMISE])
-    prepared = prepare(preparation_of(args), None if args.dry_run else args.output)
-    say(lines_on(prepared, args))
+    preparation = preparation_of(args)
+    if args.report is not None:
+        check_page(args)
+    prepared = prepare(preparation, None if args.dry_run else args.output)
+    choices = choices_for(prepared, args.output or Path("text.txt"))
+    say([*summary(prepared), *choices])
+    if args.report is not None:
+        prepared.look.name = args.inputs[0] if args.output is None else args.output.name
+        write_text_page(prepared.look, args.report, choices)
+        say([f"look at it: {args.report}"])
+    if args.dry_run:
+        say(["no text was written (--dry_run)"])
+        return 0
+    size = human_size(prepared.size)
+    say([f"written: {args.output} ({size})", f"next: {next_command(args.output)}"])
     return 0
 
 
-def lines_on(prepared: "Prepared", args: argparse.Namespace) -> Iterable[str]:
-    """Yield what is said of a prepared text, and how to go on."""
-    from chatgot.data.preparation.summary import human_size, summary
+def check_page(args: argparse.Namespace) -> None:
+    """Refuse a page that would replace the text, or a file of another kind. Raises: ConfigError."""
+    from chatgot.errors import ConfigError
+    from chatgot.report.page import refuse_foreign
 
-    yield from summary(prepared)
-    if args.dry_run:
-        yield "nothing was written (--dry_run)"
-        return
-    yield f"written: {args.output} ({human_size(prepared.size)})"
-    yield f"next: {next_command(args.output)}"
+    if args.output is not None and args.report.resolve() == args.output.resolve():
+        raise ConfigError(f"{args.report}: given as --output and as --report; name two files")
+    refuse_foreign(args.report)
+
+
+def choices_for(prepared: "Prepared", text: Path) -> list[str]:
+    """Return what training would choose for a text, in a few lines."""
+    from chatgot.training.foreseen import foreseen  # it imports torch, which takes seconds
+
+    return foreseen(text, prepared.characters, prepared.distinct)
 
 
 def next_command(text: Path) -> str:

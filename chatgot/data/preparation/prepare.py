@@ -1,17 +1,34 @@
 """From what a user names to one text: found, read, made safe, written, and told of."""
 
+import codecs
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from chatgot.atomic_file import atomic_file
+from chatgot.data.encoding import CHUNK_BYTES
+from chatgot.data.preparation.cleaning.cleaned import cleaned, names_in
+from chatgot.data.preparation.cleaning.options import CleaningOptions
+from chatgot.data.preparation.cleaning.rare_characters import (
+    plain_forms,
+    replaced_count,
+    with_plain_forms,
+)
 from chatgot.data.preparation.detect import opened, surest_reader
 from chatgot.data.preparation.inputs import Found, LeftOut, find_files, in_order_of_time
-from chatgot.data.preparation.pieces import DocumentStart, Passage, Piece, Speech
+from chatgot.data.preparation.look import RARE_BELOW, Look
+from chatgot.data.preparation.pieces import (
+    DocumentDropped,
+    DocumentStart,
+    Passage,
+    Piece,
+    Speech,
+)
 from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions, UnreadableError
 from chatgot.data.preparation.safe_pieces import safe_pieces
 from chatgot.data.preparation.source import Source
@@ -30,6 +47,7 @@ class Preparation:
 
     inputs: files, folders, patterns and zips.
     encoding: of all texts; None: guessed for each.
+    min_count: characters that are there less often are written in a plain form; None: none are.
     ours: files that this command writes, which are not read.
     is_strict: refuse all where one file is left out.
     """
@@ -38,6 +56,8 @@ class Preparation:
     order: Order = "natural"
     encoding: str | None = None
     reading: ReadingOptions = field(default_factory=ReadingOptions)
+    cleaning: CleaningOptions = field(default_factory=CleaningOptions)
+    min_count: int | None = None
     ours: tuple[Path, ...] = ()
     is_strict: bool = False
 
@@ -59,14 +79,19 @@ class FileRead:
 
 @dataclass
 class Prepared:
-    """What was read, what was left out, and what was written."""
+    """What was read, what was left out, and what was written.
 
+    distinct: different characters that were written.
+    """
+
+    look: Look
     read: list[FileRead] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     skipped: list[LeftOut] = field(default_factory=list)
     documents: int = 0
     characters: int = 0
     size: int = 0
+    distinct: int = 0
 
     def refusals(self) -> list[LeftOut]:
         """Return all files that are not in the text, or not to their end."""
@@ -82,28 +107,84 @@ def prepare(preparation: Preparation, output: Path | None) -> Prepared:
     is asked for, where a file is left out; StorageError.
     """
     finding = find_files(preparation.inputs, preparation.ours)
-    prepared = Prepared(left_out=finding.left_out, skipped=finding.skipped)
+    look = Look(preparation.min_count or RARE_BELOW)
+    prepared = Prepared(look, left_out=finding.left_out, skipped=finding.skipped)
     files = finding.files
     if preparation.order == "date":
         files = in_order_of_time(files, map(_FirstTime(preparation), files))
     if preparation.is_strict and prepared.left_out:
         raise _refused(prepared)
-    total = sum(found.size for found in files)
-    with waiting(f"reading {count_of(len(files), 'file')}", total) as advance:
-        reading = _Reading(preparation, prepared, advance)
-        with _sink(output) as sink:
-            writer = Writer(sink)
-            for piece in safe_pieces(reading.pieces(files)):
-                writer.write(piece)
-            writer.end_document()
-            if preparation.is_strict and prepared.refusals():
-                raise _refused(prepared)
-            if not writer.documents:
-                raise _no_text(preparation, prepared)
+    passes = 2 if preparation.cleaning.anonymize else 1
+    total = passes * sum(found.size for found in files)
+    with (
+        waiting(f"reading {count_of(len(files), 'file')}", total) as advance,
+        _sink(output) as sink,
+    ):
+        pieces = _mended(files, preparation, prepared, advance)
+        if preparation.min_count is None:
+            _write(pieces, preparation, prepared, sink)
+        else:
+            with tempfile.TemporaryFile(dir=None if output is None else output.parent) as whole:
+                _write(pieces, preparation, prepared, whole)
+                _write_frequent(whole, preparation.min_count, prepared, sink)
+    for file in prepared.read:
+        look.add_file(file.name, file.kind, file.encoding, file.size, file.findings, file.fault)
+    for left_out in prepared.left_out:
+        look.leave_out(left_out.name, left_out.reason)
+    return prepared
+
+
+def _mended(
+    files: Sequence[Found], preparation: Preparation, prepared: Prepared, advance: Advance
+) -> Iterator[Piece]:
+    """Yield the pieces of all files, safe to write, mended and looked at."""
+    look = prepared.look
+    pseudonyms = None
+    if preparation.cleaning.anonymize:
+        first = _Reading(preparation, Prepared(look), advance)
+        pseudonyms = names_in(safe_pieces(first.pieces(files)), preparation.cleaning)
+    reading = _Reading(preparation, prepared, advance)
+    pieces = safe_pieces(reading.pieces(files))
+    return look.watch(cleaned(pieces, preparation.cleaning, look.findings, pseudonyms))
+
+
+def _write(
+    pieces: Iterator[Piece], preparation: Preparation, prepared: Prepared, sink: Sink
+) -> None:
+    """Write all pieces, and note how much it was. Raises: ConfigError, OSError."""
+    writer = Writer(sink)
+    for piece in pieces:
+        writer.write(piece)
+    writer.end_document()
+    if preparation.is_strict and prepared.refusals():
+        raise _refused(prepared)
+    if not writer.documents:
+        raise _no_text(preparation, prepared)
     prepared.documents = writer.documents
     prepared.characters = writer.characters
     prepared.size = writer.size
-    return prepared
+    prepared.distinct = len(prepared.look.character_counts())
+
+
+def _write_frequent(whole: IO[bytes], min_count: int, prepared: Prepared, sink: Sink) -> None:
+    """Write a text again with its rare characters in a plain form. Raises: OSError."""
+    counts = prepared.look.character_counts()
+    forms = plain_forms(counts, min_count)
+    prepared.look.findings.changed += replaced_count(counts, forms)
+    size = 0
+    characters = 0
+    whole.seek(0)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    chunks = (decoder.decode(block) for block in iter(lambda: whole.read(CHUNK_BYTES), b""))
+    for text in with_plain_forms(chunks, forms):
+        content = text.encode()
+        sink.write(content)
+        size += len(content)
+        characters += len(text)
+    written = (counts.keys() - forms.keys()) | set("".join(forms.values()))
+    prepared.size = size
+    prepared.characters = characters
+    prepared.distinct = len(written)
 
 
 def count_of(number: int, noun: str) -> str:
@@ -155,7 +236,7 @@ class _Reading:
                     return
                 file = FileRead(found.name, reader.kind, source.encoding, source.size)
                 for piece in reader.read(source, self.preparation.reading, file.findings):
-                    if not isinstance(piece, DocumentStart):
+                    if not isinstance(piece, DocumentStart | DocumentDropped):
                         has_text = has_text or not piece.text.isspace()
                         amount = min(len(piece.text), found.size - told)
                         told += amount

@@ -4,16 +4,22 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from chatgot.data.preparation.inputs import LeftOut
+from chatgot.data.preparation.look import visible
 from chatgot.data.preparation.prepare import FileRead, Prepared, count_of
 
 PROMISE = "Everything stays on this machine: files are read here, and nothing is sent anywhere."
 MOST_FILES = 5  # that are named for one reason
 MOST_REMARKS = 10
+MOST_REPEATS = 5
+MOST_SPEAKERS = 8
+MOST_CHARACTERS = 20  # that are rare
+PREVIEW_LINES = 8
+PREVIEW_WIDTH = 90
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def summary(prepared: Prepared) -> Iterator[str]:
-    """Yield the lines on files: what was read, what was not, and why."""
+    """Yield the lines on a prepared text: what was read, what was not, why, and what it is."""
     yield f"read: {files_read(prepared)}"
     yield from _remarks(prepared.read)
     not_taken = sum((file.findings.left_out for file in prepared.read), Counter[str]())
@@ -25,6 +31,48 @@ def summary(prepared: Prepared) -> Iterator[str]:
     if prepared.skipped:
         kinds = Counter(skipped.reason for skipped in prepared.skipped)
         yield f"skipped: {counts_of(kinds)}"
+    yield from _mending(prepared)
+    yield from _text(prepared)
+
+
+def _mending(prepared: Prepared) -> Iterator[str]:
+    """Yield what was changed in the text, and what is there twice."""
+    findings = prepared.look.findings
+    if findings.changed:
+        yield f"changed: {counts_of(findings.changed)}"
+    if findings.repeated:
+        dropped = findings.repeated & findings.left_out
+        kept = "left out" if dropped else "kept; --drop_duplicates leaves them out"
+        yield f"twice in the text: {counts_of(findings.repeated)} ({kept})"
+    for repeat in findings.repeats[:MOST_REPEATS]:
+        says = "says what" if repeat.is_exact else "nearly says what"
+        yield f"  {repeat.title} {says} {repeat.earlier} says"
+    for remark in findings.remarks:
+        yield f"  {remark}"
+
+
+def _text(prepared: Prepared) -> Iterator[str]:
+    """Yield what the text consists of, and its first lines."""
+    look = prepared.look
+    yield (
+        f"text: {count_of(prepared.characters, 'character')}, {prepared.distinct:,} different, "
+        f"{count_of(prepared.documents, 'document')}"
+    )
+    rare = [character for character in look.alphabet() if character.is_rare]
+    if rare:
+        shown = " ".join(visible(character.character) for character in rare[:MOST_CHARACTERS])
+        more = " ..." if len(rare) > MOST_CHARACTERS else ""
+        yield f"rare: {len(rare):,} characters, below {look.rare_below} times each: {shown}{more}"
+    speakers = look.speakers()
+    if speakers:
+        lines = [f"{speaker.name} ({speaker.lines:,})" for speaker in speakers[:MOST_SPEAKERS]]
+        more = ", ..." if len(speakers) > MOST_SPEAKERS else ""
+        yield f"speakers: {len(speakers):,}, with their lines: {', '.join(lines)}{more}"
+    else:
+        yield "speakers: none; the model learns to go on with a text, not to answer"
+    yield "it begins:"
+    for line in look.first_lines.split("\n")[:PREVIEW_LINES]:
+        yield f"    {line[:PREVIEW_WIDTH]}".rstrip()
 
 
 def files_read(prepared: Prepared) -> str:

@@ -62,6 +62,8 @@ class Writer:
             self._put_paragraph(piece.text)
         elif isinstance(piece, Speech):
             self._put_paragraph(f"{piece.name}:\n{piece.text}")
+        else:
+            self.drop_document()
 
     def end_document(self) -> None:
         """End the document at hand; one without text leaves no trace. Raises: OSError."""
