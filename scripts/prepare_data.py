@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from chatgot.command_line import as_typed, command_name, command_words
+from chatgot.command_line import command_name, command_of
 from chatgot.encoding_names import codec_name
 from chatgot.errors import UserError
 from chatgot.given_path import given_path, given_text
@@ -235,8 +235,9 @@ def prepare_data(args: argparse.Namespace) -> int:
     if args.dry_run:
         say(["no text was written (--dry_run)"])
         return 0
+    next_command = command_of("train", [str(args.output), "--minutes", "10"])
     size = human_size(prepared.size)
-    say([f"written: {args.output} ({size})", f"next: {next_command(args.output)}"])
+    say([f"written: {args.output} ({size})", f"next: {next_command}"])
     return 0
 
 
@@ -255,17 +256,6 @@ def choices_for(prepared: "Prepared", text: Path) -> list[str]:
     from chatgot.training.foreseen import foreseen  # it imports torch, which takes seconds
 
     return foreseen(text, prepared.characters, prepared.distinct)
-
-
-def next_command(text: Path) -> str:
-    """Return the command that trains on a text, as this one was started."""
-    words = command_words()
-    if words[-1] == "prepare":
-        words[-1] = "train"
-    else:
-        words[-1] = str(Path(words[-1]).with_name("train_with_samples.py"))
-        words[0] = "python"
-    return as_typed([*words, str(text), "--minutes", "10"])
 
 
 def say(lines: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from chatgot.command_line import as_typed, command_name, command_words
+from chatgot.command_line import as_typed, command_name, command_of, command_words
 from chatgot.given_path import given_path, given_text
 from chatgot.shipped import shipped_names, yaml_named
 from chatgot.spinning import spin_briefly
@@ -252,7 +252,11 @@ from chatgot.config import Config, PathsConfig, flat
 from chatgot.config_file import load_config
 from chatgot.data.configured_text import load_text, text_path
 from chatgot.data.own_text import FINE_TUNING, as_yaml, check_request, paths_of, recipe
-from chatgot.data.preparation.for_training import is_to_be_prepared, text_of
+from chatgot.data.preparation.for_training import (
+    is_to_be_prepared,
+    rather_prepared,
+    text_of,
+)
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.errors import ConfigError, OutOfMemory, UserError
 from chatgot.exchange.importing import read_start
@@ -714,12 +718,24 @@ def command_with(experiment: Experiment, *options: str) -> str:
 
 def prepare_and_train(args: argparse.Namespace) -> int:
     """Train on what the user names; a folder, a zip or a file that is no text becomes one first."""
-    if args.text is None or not is_to_be_prepared(args.text):
+    if args.text is None:
+        return run_training(args)
+    if not is_to_be_prepared(args.text):
+        if args.resume_from is None:
+            hint_at_preparing(args.text)
         return run_training(args)
     cache = Path(paths_of(request_of(args)).cache)
     with text_of(args.text, cache, args.resume_from is not None, args.dry_run) as text:
         args.text = text
         return run_training(args)
+
+
+def hint_at_preparing(text: Path) -> None:
+    """Say so where a text file is trained on as it is, though a reader knows who speaks in it."""
+    kind = rather_prepared(text)
+    if kind:
+        command = command_of("prepare", [str(text), "--output", f"data/{text.stem}_prepared.txt"])
+        logger.info("%s is trained on as it is; it seems to be a %s: %s", text, kind, command)
 
 
 def run_training(args: argparse.Namespace) -> int:

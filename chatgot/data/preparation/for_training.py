@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chatgot.atomic_file import atomic_file
-from chatgot.command_line import as_typed
+from chatgot.command_line import command_of
 from chatgot.data.own_text import name_of
 from chatgot.data.preparation.detect import source_of, surest_reader
 from chatgot.data.preparation.inputs import find_files
 from chatgot.data.preparation.prepare import Preparation, Prepared, count_of, prepare
 from chatgot.data.preparation.reader import UnreadableError
 from chatgot.data.preparation.readers.plain_text import PLAIN_TEXT
+from chatgot.data.preparation.source import SAMPLE_BYTES, Source
 from chatgot.data.preparation.summary import files_read, reasons
 from chatgot.data.preparation.zips import is_zip
 from chatgot.errors import ConfigError, StorageError
@@ -65,6 +66,19 @@ def is_to_be_prepared(given: Path) -> bool:
     except (OSError, ValueError, UnreadableError):
         return False
     return surest_reader(source) not in (None, PLAIN_TEXT)
+
+
+def rather_prepared(given: Path) -> str:
+    """Return what kind of file a plain text seems to be, such as a chat; empty: just a text."""
+    try:
+        with given.open("rb") as file:
+            head = file.read(SAMPLE_BYTES)
+    except OSError:
+        return ""  # what is wrong is said when it is read as a text
+    beginning = head.decode("utf-8", "replace").replace("\r\n", "\n")
+    source = Source(str(given), given, len(head), "utf-8", head, beginning)
+    reader = surest_reader(source)
+    return "" if reader is None or reader is PLAIN_TEXT else reader.kind
 
 
 def prepared_path(given: Path) -> Path:
@@ -131,7 +145,7 @@ def _tell(prepared: Prepared, given: Path, output: Path) -> None:
         output,
         count_of(prepared.documents, "document"),
         count_of(prepared.characters, "character"),
-        as_typed(["chatgot", "prepare", str(given), "--dry_run"]),
+        command_of("prepare", [str(given), "--dry_run"]),
     )
     for line in reasons("left out", prepared.refusals()):
         logger.warning("%s", line)
