@@ -90,6 +90,8 @@ def _anonymized(
         return pseudonyms.text(text, findings)
 
     for piece in pieces:
+        if isinstance(piece, Speech):
+            findings.changed["names of speakers"] += 1
         changed = _changed(piece, pseudonyms.name, text_of, text_of)
         if changed is not None:
             yield changed
