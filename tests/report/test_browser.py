@@ -1,7 +1,8 @@
 """TensorBoard, a run's report and the page of a text, as readers see them in Chromium.
 
-It has no window; TensorBoard is started with the README's command. The pictures go into a temporary folder, or into $CHATGOT_PICTURES
-for people to look at. Without Chromium the tests are skipped, but they fail on CI, which has it.
+TensorBoard is started with the documented command. The pictures go into a temporary folder, or into
+$CHATGOT_PICTURES for people to look at. Without Chromium the tests are skipped, but they fail on
+CI, which has it.
 """
 
 import contextlib
