@@ -135,8 +135,8 @@ def facts(look: Look, n_speakers: int, n_characters: int) -> list[Fact]:
         Fact("files left out", f"{look.n_left_out:,}"),
         Fact("speakers", f"{n_speakers:,}"),
         Fact("different characters", f"{n_characters:,}"),
-        Fact("repeated", f"{look.findings.repeated.total():,}", "documents and passages"),
-        Fact("replaced", f"{look.findings.changed.total():,}", "places"),
+        Fact("repeated", f"{look.findings.repeated.total():,}"),
+        Fact("replaced", f"{look.findings.changed.total():,}"),
     ]
 
 

@@ -70,12 +70,12 @@ def _with_good_characters(
 
     merging = Merging(_mended_merge(options))
     for piece in in_whole_lines(pieces):
-        changed = _changed(piece, mend, mend, mend)
-        if changed is not None:
-            merging.watch(changed)
-            changed = _changed(changed, merging.name, lambda text: text, merging.plain_text)
-        if changed is not None:
-            yield changed
+        good = _changed(piece, mend, mend, mend)
+        if good is not None and options.merge:
+            merging.watch(good)
+            good = _changed(good, merging.name, _as_it_is, merging.plain_text)
+        if good is not None:
+            yield good
     merging.say_unknown(findings)
     if replaced:
         findings.changed["quotes, dashes and spaces"] = replaced
@@ -90,6 +90,8 @@ def _anonymized(
         return pseudonyms.text(text, findings)
 
     for piece in pieces:
+        if isinstance(piece, Speech):
+            findings.changed["names of speakers"] += 1
         changed = _changed(piece, pseudonyms.name, text_of, text_of)
         if changed is not None:
             yield changed
@@ -99,21 +101,30 @@ def _anonymized(
 Change = Callable[[str], str]
 
 
+def _as_it_is(text: str) -> str:
+    return text
+
+
 def _changed(piece: Piece, name: Change, text: Change, plain_text: Change) -> Piece | None:
     """Return a piece with other texts; None: nothing is left of it."""
     if isinstance(piece, Speech):
-        new_text = text(piece.text)
-        if new_text is not piece.text:
-            new_text = BLANK_LINES.sub("\n", new_text.strip())
-        new_name = name(piece.name)
-        if not is_speaker_name(new_name):
-            new_name = piece.name
-        return Speech(new_name, new_text, piece.time) if new_text else None
+        return _changed_speech(piece, name(piece.name), text(piece.text))
     if isinstance(piece, Passage):
         new_text = text(piece.text)
-        if new_text is not piece.text:
-            new_text = new_text.strip("\n")
+        if new_text is piece.text:
+            return piece
+        new_text = new_text.strip("\n")
         return Passage(new_text, piece.time) if new_text.strip() else None
     if isinstance(piece, PlainText):
         return PlainText(plain_text(piece.text))
     return piece
+
+
+def _changed_speech(speech: Speech, name: str, text: str) -> Speech | None:
+    if name is speech.name and text is speech.text:
+        return speech
+    if name is not speech.name and not is_speaker_name(name):
+        name = speech.name
+    if text is not speech.text:
+        text = BLANK_LINES.sub("\n", text.strip())
+    return Speech(name, text, speech.time) if text else None

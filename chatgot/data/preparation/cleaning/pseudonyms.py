@@ -20,7 +20,7 @@ MOST_SPEAKERS = 100_000  # with a pseudonym of their own; those who come later s
 MOST_MENTIONED = 5_000  # who are looked for in the text, by the number of their speeches
 MOST_NUMBERED = 100_000  # phone numbers, mail addresses and links; later ones get no number
 MOST_WORDS = 300_000  # that are counted; then those that came once are forgotten
-COUNTED_CHARACTERS = 50_000_000  # of the text, from its beginning
+COUNTED_CHARACTERS = 20_000_000  # of the text, from its beginning
 # A name in small letters that is an ordinary word stays: `will`
 ORDINARY_COUNT = 20
 ORDINARY_RATIO = 2  # times as often as with a capital
