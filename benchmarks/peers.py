@@ -35,6 +35,7 @@ from benchmarks.script_runs import (
 )
 from chatgot.config import Config
 from chatgot.config_file import load_config
+from chatgot.data.configured_text import text_path
 from chatgot.data.corpus import fetch_default_text
 from chatgot.data.token_cache import Tokens, load_tokens
 from chatgot.data.windows import split_index
@@ -85,7 +86,8 @@ def prepare(args: argparse.Namespace, folder: Path, *overrides: str) -> Ours:
     """Load our configuration and make its tokens, so that all sides can read them."""
     asked = [*overrides, *args.set]
     config, _ = load_config(args.config, asked)
-    text = Path(config.data.path or folder / "data" / "shakespeare.txt").resolve()
+    path = text_path(config)
+    text = (folder / path if config.data.path is None else path).resolve()
     if config.data.path is None:
         fetch_default_text(text)
     tokens = load_tokens(text, folder / "data" / "cache")

@@ -17,6 +17,7 @@ from chatgot.shipped import scripts_folder
 
 # Each verb, its script, and what it does
 VERBS = {
+    "prepare": ("prepare_data", "make one text of files, folders and chats, and look at it"),
     "train": ("train_with_samples", "train a model on your text, and watch its samples"),
     "chat": ("chat", "talk in this terminal to a model that you trained"),
     "serve": ("serve", "talk to it in a browser, and through OpenAI's API"),

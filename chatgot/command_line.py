@@ -10,6 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 COMMAND = "chatgot"
+SCRIPTS = {
+    "train": "train_with_samples",
+    "prepare": "prepare_data",
+}  # of verbs that name each other
 # What cmd and PowerShell take as it is; all else stands in quotes
 PLAIN_ON_WINDOWS = re.compile(r"[\w.:\\/=+-]+")
 
@@ -26,6 +30,15 @@ def command_words() -> list[str]:
     if len(words) > 2 and _is_command(words[-2]):
         return [_shortest(words[-2]), words[-1]]
     return [sys.executable, sys.argv[0]]
+
+
+def command_of(verb: str, arguments: Sequence[str]) -> str:
+    """Return the command of another verb, as it is typed, started in the way of this one."""
+    words = command_words()
+    if _is_command(words[0]) or words[1:3] == ["-m", COMMAND]:
+        return as_typed([*words[:-1], verb, *arguments])
+    script = Path(words[-1]).with_name(f"{SCRIPTS[verb]}.py")
+    return as_typed(["python", str(script), *arguments])
 
 
 def command_line() -> str:

@@ -692,8 +692,11 @@ class TrainingConfig(Section):
 class DataConfig(Section):
     """`data`: the text and its split."""
 
-    path: PathText | None = key(
-        None, "text file; null: the default text, Shakespeare's plays", resume="free"
+    path: PathText | Annotated[list[PathText], Field(min_length=1)] | None = key(
+        None,
+        "text file, a folder of them, or a list of both; between two files stands an end-of-text "
+        "token; null: the default text, Shakespeare's plays",
+        resume="free",
     )
     encoding: EncodingName | None = key(
         None,
@@ -704,9 +707,15 @@ class DataConfig(Section):
     # Closer to 0 or 1, one of the two parts would be empty in any real text.
     test_split: Float = key(
         0.1,
-        "share of the text held out for validation, taken from its end",
+        "share of the text held out for validation; see split",
         ge=1e-9,
         le=0.999999,
+    )
+    split: Literal["tail", "documents"] = key(
+        "tail",
+        "what is held out; tail: the end of each source; documents: whole documents, which "
+        "<|endoftext|> on a line of its own separates, chosen by their content, so that they stay "
+        "held out when others are added; what nearly repeats them never trains",
     )
     tokenizer: Literal["char", "bpe"] = key(
         "char",

@@ -1,6 +1,7 @@
 """Train a small chat-style language model from scratch on text, and show samples while it learns.
 
     python scripts/train_with_samples.py my_text.txt --minutes 10
+    python scripts/train_with_samples.py episodes/ --minutes 10
     python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
 
 Writes checkpoints/{name}_{timestamp}_step_{step}.pt, logs/train_{name}_{timestamp}.log and, for
@@ -21,9 +22,10 @@ if (CHECKOUT / "chatgot").is_dir():
 import argparse
 import logging
 import os
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from chatgot.command_line import as_typed, command_name, command_words
+from chatgot.command_line import as_typed, command_name, command_of, command_words
 from chatgot.given_path import given_path, given_text
 from chatgot.shipped import shipped_names, yaml_named
 from chatgot.spinning import spin_briefly
@@ -49,6 +51,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   %(prog)s my_text.txt --minutes 10
+  %(prog)s episodes/ --minutes 10
   %(prog)s my_text.txt --resume_from latest
   %(prog)s --config chatgot_quick
   %(prog)s --config my.yaml --set data.path=my_text.txt
@@ -58,8 +61,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "text",
         type=given_path,
         nargs="?",
-        metavar="TEXT",
-        help="a text file to train on: a recipe is chosen for it, no YAML is needed",
+        metavar="TEXT|FOLDER",
+        help="what to train on: a recipe is chosen for it, no YAML is needed; "
+        "a folder, a zip, subtitles or a chat become data/NAME.txt first",
     )
     parser.add_argument(
         "--minutes",
@@ -167,6 +171,25 @@ def request_of(args: argparse.Namespace) -> "Request":
     )
 
 
+def check_text(args: argparse.Namespace) -> "Request":
+    """Return what the user asks for with a text, or with what becomes one. Raises: ConfigError."""
+    from chatgot.data.own_text import check_keys, check_request
+    from chatgot.data.preparation.for_training import (
+        is_to_be_prepared,
+        prepared_path,
+        refuse_nothing,
+    )
+
+    request = request_of(args)
+    if not is_to_be_prepared(args.text):
+        check_request(request)
+        return request
+    refuse_nothing(args.text)
+    request = replace(request, text=prepared_path(args.text))
+    check_keys(request)
+    return request
+
+
 def refuse_missing_start(args: argparse.Namespace, config: "Config") -> None:
     """Make sure that a new run with LoRA or old text has a model to start from.
 
@@ -197,15 +220,14 @@ def refuse_mistakes(argv: list[str]) -> None:
     """Exit with a message if the command line, the YAML or the text is unusable."""
     args = parse_arguments(argv)
     from chatgot.config_file import load_config
-    from chatgot.data.own_text import candidates, check_request
-    from chatgot.data.text_file import check_text_file
+    from chatgot.data.own_text import candidates
+    from chatgot.data.text_sources import listed_paths, text_sources
     from chatgot.errors import ConfigError, UserError
     from chatgot.logs.logging_setup import setup_console
 
     try:
         if args.text is not None:
-            request = request_of(args)
-            check_request(request)
+            request = check_text(args)
             if args.resume_from is None and args.init_from is None:
                 refuse_missing_start(args, candidates(request)[0].config)
             return
@@ -217,7 +239,7 @@ def refuse_mistakes(argv: list[str]) -> None:
             return  # it may fit the shape of that model, which is read later
         refuse_missing_start(args, config)
         if config.data.path is not None:
-            check_text_file(Path(config.data.path), yaml_path=args.config)
+            text_sources(listed_paths(config.data), yaml_path=args.config)
     except UserError as error:
         setup_console()
         log_error(error)
@@ -231,7 +253,6 @@ if __name__ == "__main__":  # here, above the imports that take seconds
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 
 from chatgot.checkpointing.run_files import newest_whole, probe_folder
 from chatgot.checkpointing.stored_vocabulary import subwords_of
@@ -240,6 +261,12 @@ from chatgot.config_file import load_config
 from chatgot.data.configured_text import load_text, text_path
 from chatgot.data.old_text import OldText, old_texts_in, with_old_text
 from chatgot.data.own_text import FINE_TUNING, as_yaml, check_request, paths_of, recipe
+from chatgot.data.preparation.for_training import (
+    is_to_be_prepared,
+    rather_prepared,
+    text_of,
+)
+from chatgot.data.text_sources import listed_paths
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.errors import ConfigError, OutOfMemory, UserError
 from chatgot.exchange.importing import read_start
@@ -430,7 +457,7 @@ def prepare(
     if experiment.yaml is not None:
         run.config_path = str(experiment.yaml.resolve())
     run.old_texts = old_texts
-    remarks = [f"text in {text.resolve()}"]
+    remarks = [f"text in {path.resolve()}" for path in listed_paths(config.data) or [text]]
     remarks += [f"old text in {old.path.resolve()}" for old in old_texts]
     if point is not None:
         resume(run, point, read_start)
@@ -722,6 +749,28 @@ def command_with(experiment: Experiment, *options: str) -> str:
 # One run from its beginning to its end
 
 
+def prepare_and_train(args: argparse.Namespace) -> int:
+    """Train on what the user names; a folder, a zip or a file that is no text becomes one first."""
+    if args.text is None:
+        return run_training(args)
+    if not is_to_be_prepared(args.text):
+        if args.resume_from is None:
+            hint_at_preparing(args.text)
+        return run_training(args)
+    cache = Path(paths_of(request_of(args)).cache)
+    with text_of(args.text, cache, args.resume_from is not None, args.dry_run) as text:
+        args.text = text
+        return run_training(args)
+
+
+def hint_at_preparing(text: Path) -> None:
+    """Say so where a text file is trained on as it is, though a reader knows who speaks in it."""
+    kind = rather_prepared(text)
+    if kind:
+        command = command_of("prepare", [str(text), "--output", f"data/{text.stem}_prepared.txt"])
+        logger.info("%s is trained on as it is; it seems to be a %s: %s", text, kind, command)
+
+
 def run_training(args: argparse.Namespace) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
     start = None if args.init_from is None else read_start(args.init_from)
@@ -808,7 +857,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     args = parse_arguments(argv)
     setup_console()
-    return with_exit_code(lambda: run_training(args))
+    return with_exit_code(lambda: prepare_and_train(args))
 
 
 if __name__ == "__main__":

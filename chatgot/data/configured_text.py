@@ -1,13 +1,15 @@
 """The text that a configuration names: where it is, and its tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from chatgot.config import Config, DataConfig
+from chatgot.data.arranged_text import arrange
 from chatgot.data.corpus import fetch_default_text
-from chatgot.data.own_subwords import load_own_subwords
+from chatgot.data.own_subwords import load_own_subwords, tokens_before, tokens_within
 from chatgot.data.subwords import Subwords
-from chatgot.data.text_file import check_text_file
-from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.text_sources import is_arranged, listed_paths, text_sources
+from chatgot.data.token_cache import Part, Tokens, load_tokens
 from chatgot.data.vocabulary import Ids, Vocabulary
 from chatgot.data.windows import check_length
 from chatgot.errors import ConfigError
@@ -19,6 +21,8 @@ DEFAULT_TEXT = Path("data/shakespeare.txt")
 def text_path(config: Config, yaml_path: Path | None = None) -> Path:
     """Return where the text is, or, for the default text, will be.
 
+    Of several files or folders it is the first one; see `text_sources`.
+
     yaml_path: where the configuration comes from, for the message.
     Raises: ConfigError for a text that is missing, and for an encoding of the default text.
     """
@@ -29,14 +33,15 @@ def text_path(config: Config, yaml_path: Path | None = None) -> Path:
                 "set data.path to your own text, or leave data.encoding out"
             )
         return DEFAULT_TEXT
-    check_text_file(Path(config.data.path), yaml_path=yaml_path)
-    return Path(config.data.path)
+    paths = listed_paths(config.data)
+    text_sources(paths, yaml_path)
+    return paths[0]
 
 
 def load_text(config: Config, path: Path, vocabulary: Vocabulary | None = None) -> Tokens:
     """Return the tokens of a text, fetched, encoded and checked if need be.
 
-    vocabulary: see `encoded`.
+    path: see `text_path`. vocabulary: see `encoded`.
     Raises: ConfigError, StorageError.
     """
     if config.data.path is None:
@@ -52,13 +57,45 @@ def encoded(
 ) -> Tokens:
     """Return the tokens of a text that is there, encoded if need be.
 
+    path: of the text, where `data.path` is null or the text is one file.
     vocabulary: the subwords to encode it by; None or characters: what `data.tokenizer` says.
+    Raises: ConfigError, StorageError.
+    """
+    if not is_arranged(data):
+        return _encoded_file(data, path, cache, vocabulary)
+    sources = text_sources(listed_paths(data) or [path])
+    arranged = arrange(sources, data.split, data.test_split, data.encoding, cache)
+    in_utf_8 = data.model_copy(update={"encoding": "utf-8"})
+    tokens = _encoded_file(in_utf_8, arranged.path, cache, vocabulary, arranged.n_train)
+    places = sorted({place for part in arranged.parts for place in (*part.train, *part.held_out)})
+    token_of = dict(zip(places, tokens_before(tokens.ids, tokens.vocabulary, places), strict=True))
+    parts = tuple(
+        Part(
+            part.name,
+            (token_of[part.train[0]], token_of[part.train[1]]),
+            (token_of[part.held_out[0]], token_of[part.held_out[1]]),
+        )
+        for part in arranged.parts
+    )
+    n_train = tokens_within(tokens.ids, tokens.vocabulary, arranged.n_train)
+    return replace(tokens, n_train=n_train, parts=parts)
+
+
+def _encoded_file(
+    data: DataConfig,
+    path: Path,
+    cache: Path,
+    vocabulary: Vocabulary | None,
+    n_train: int | None = None,
+) -> Tokens:
+    """Return the tokens of one file; n_train: characters of its training part, if it is arranged.
+
     Raises: ConfigError, StorageError.
     """
     if data.tokenizer == "char":
         return load_tokens(path, cache, vocabulary, data.encoding)
     given = vocabulary if isinstance(vocabulary, Subwords) else None
-    return load_own_subwords(path, cache, data.vocab_size, data.test_split, given, data.encoding)
+    return load_own_subwords(path, cache, data, given, n_train)
 
 
 def check_parts(tokens: Tokens, test_split: float, path: Path) -> None:

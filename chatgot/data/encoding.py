@@ -7,7 +7,7 @@ offset in the file.
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +138,8 @@ def _seven_bit_encoding(path: Path) -> str | None:
 
     Raises: Undecodable where the file is not wholly in it.
     """
+    if not _has_any(path, may_be_escaped):  # far faster than line by line, and most texts have none
+        return None
     sample = b""
     with open_text(path) as file:
         while line := file.readline(HEAD_BYTES):
@@ -156,6 +158,17 @@ def _seven_bit_encoding(path: Path) -> str | None:
     if encoding == "hz":  # `~{` has other meanings, too
         return None
     raise fault
+
+
+def _has_any(path: Path, test: Callable[[bytes], bool]) -> bool:
+    """Return whether a test of a few bytes in a row is true anywhere in a file."""
+    last = b""
+    with open_text(path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            if test(last + chunk[:HEAD_BYTES]) or test(chunk):
+                return True
+            last = chunk[-8:]
+    return False
 
 
 def _wide_encoding(path: Path, head: bytes) -> str | None:

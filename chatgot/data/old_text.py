@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from chatgot.config import Config, DataConfig
 from chatgot.data.configured_text import DEFAULT_TEXT, load_text
 from chatgot.data.joined_tokens import join_tokens
-from chatgot.data.text_file import check_text_file
+from chatgot.data.text_sources import listed_paths, text_sources
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.errors import ConfigError
@@ -39,7 +39,8 @@ class OldText(BaseModel):
 
     @property
     def path(self) -> Path:
-        return DEFAULT_TEXT if self.data.path is None else Path(self.data.path)
+        """Where the text is; of several files, the first one."""
+        return DEFAULT_TEXT if self.data.path is None else listed_paths(self.data)[0]
 
 
 _OLD_TEXTS = TypeAdapter(Annotated[list[OldText], Field(max_length=MOST_OLD_TEXTS)])
@@ -69,7 +70,9 @@ def texts_behind(stored: Mapping[str, Any], config: Config) -> list[OldText]:
     if data.path is None and not DEFAULT_TEXT.is_file() and (folder / DEFAULT_TEXT).is_file():
         data = data.model_copy(update={"path": str(folder / DEFAULT_TEXT)})
     elif data.path is not None:
-        data = data.model_copy(update={"path": str(folder / data.path)})
+        absolute = [str(folder / path) for path in listed_paths(data)]
+        path = absolute if isinstance(data.path, list) else absolute[0]
+        data = data.model_copy(update={"path": path})
     own = OldText(data=data, sha256=stored["data_sha256"])
     return [own, *old_texts_in(stored)][:MOST_OLD_TEXTS]
 
@@ -120,7 +123,7 @@ def _load(text: OldText, config: Config, vocabulary: Vocabulary, may_differ: boo
     """
     if text.data.path is not None:
         try:
-            check_text_file(text.path, "set data.replay_path to")
+            text_sources(listed_paths(text.data), advice="set data.replay_path to")
         except ConfigError as error:
             raise ConfigError(f"data.replay: the text of the run before: {error}") from error
     tokens = load_text(config.model_copy(update={"data": text.data}), text.path, vocabulary)

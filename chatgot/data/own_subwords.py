@@ -7,16 +7,18 @@ the first one held out.
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatgot.atomic_file import atomic_file
+from chatgot.config import DataConfig
 from chatgot.data.bpe import SAMPLE_BYTES, even_sample, text_blocks, text_size, train_subwords
 from chatgot.data.encoding import detect_encoding
+from chatgot.data.known_hashes import file_hash
 from chatgot.data.lengths import split_index
 from chatgot.data.subwords import Subwords
-from chatgot.data.text_file import check_text_file, file_sha256, text_chunks
+from chatgot.data.text_file import check_text_file, text_chunks
 from chatgot.data.token_cache import HASH, Tokens, load_tokens
 from chatgot.data.vocabulary import CHUNK, Ids, Vocabulary
 from chatgot.errors import ConfigError, StorageError
@@ -38,30 +40,29 @@ class _Trained:
 def load_own_subwords(
     text_path: Path,
     cache_dir: Path,
-    vocab_size: int,
-    test_split: float,
+    data: DataConfig,
     vocabulary: Vocabulary | None = None,
-    encoding: str | None = None,
+    n_train: int | None = None,
 ) -> Tokens:
     """Return a text as subwords that were trained on its training part.
 
     It streams: memory does not grow with the text.
 
+    data: what it says of encoding, vocab_size and test_split.
     vocabulary: the subwords of the run that goes on, or of the model that a run starts from; None:
         they are trained, or found in the cache.
-    encoding: of the file; None: it is guessed.
+    n_train: characters of the training part; None: data.test_split says.
     Raises: ConfigError (text), StorageError (cache).
     """
     check_text_file(text_path)
-    try:
-        file_hash = file_sha256(text_path)[:HASH]
-    except OSError as error:
-        raise ConfigError(f"{text_path}: cannot be read: {error.strerror or error}") from error
-    path = cache_dir / f"{file_hash}-{encoding}-{test_split!r}-{vocab_size}.bpe.json"
-    text = _Text(text_path, encoding, test_split)
+    hash_of_file = file_hash(text_path, cache_dir)[:HASH]
+    encoding = data.encoding
+    part = repr(data.test_split) if n_train is None else f"{n_train}characters"
+    path = cache_dir / f"{hash_of_file}-{encoding}-{part}-{data.vocab_size}.bpe.json"
+    text = _Text(text_path, encoding, data.test_split, n_train)
     trained = _read(path)
     if trained is None and vocabulary is None:
-        trained = text.train(vocab_size)
+        trained = text.train(data.vocab_size)
         _write(path, trained)
     characters = text.training_characters() if trained is None else trained.characters
     if vocabulary is None:
@@ -69,7 +70,7 @@ def load_own_subwords(
         vocabulary = trained.vocabulary
     tokens = load_tokens(text_path, cache_dir, vocabulary, encoding)
     assert tokens.cache is not None, "load_tokens has just written it"
-    if not tokens.cache.name.startswith(file_hash):
+    if not tokens.cache.name.startswith(hash_of_file):
         raise ConfigError(
             f"{text_path}: changed while it was read; start again when it is finished"
         )
@@ -78,17 +79,28 @@ def load_own_subwords(
 
 def tokens_within(ids: Ids, vocabulary: Vocabulary, characters: int) -> int:
     """Return how many tokens are wholly in the first characters of a text."""
-    left = characters
-    with waiting("finding where the training part ends", len(ids)) as advance:
+    return tokens_before(ids, vocabulary, [characters])[0]
+
+
+def tokens_before(ids: Ids, vocabulary: Vocabulary, places: Sequence[int]) -> list[int]:
+    """Return for each place, in characters, how many tokens are wholly before it.
+
+    places: ascending; an end-of-text token is one character.
+    """
+    if vocabulary.kind == "characters":
+        return list(places)
+    tokens: list[int] = []
+    before = 0  # characters of the tokens so far
+    with waiting("finding where the parts of the text end", len(ids)) as advance:
         for start in range(0, len(ids), CHUNK):
             lengths = vocabulary.lengths(ids[start : start + CHUNK])
-            total = int(lengths.sum())
-            if total > left:
+            ends = before + lengths.cumsum()
+            before = int(ends[-1])
+            while len(tokens) < len(places) and places[len(tokens)] < before:
                 # a character may need several tokens, of which only the first has a length
-                return start + int((lengths.cumsum() <= left).sum())
-            left -= total
+                tokens.append(start + int((ends <= places[len(tokens)]).sum()))
             advance(len(lengths))
-    return len(ids)
+    return tokens + [len(ids)] * (len(places) - len(tokens))
 
 
 class _Text:
@@ -97,20 +109,26 @@ class _Text:
     Raises: ConfigError.
     """
 
-    def __init__(self, path: Path, encoding: str | None, test_split: float) -> None:
+    def __init__(
+        self, path: Path, encoding: str | None, test_split: float, n_train: int | None
+    ) -> None:
         self.path = path
         self.test_split = test_split
+        self._n_train = n_train
         self._encoding = encoding
         self._size: tuple[int, int] | None = None
 
     def training_characters(self) -> int:
         """Return how many characters the training part has; an end-of-text token is one."""
+        if self._n_train is not None:
+            return self._n_train
         return split_index(self._counted()[0], self.test_split)
 
     def train(self, vocab_size: int) -> _Trained:
         """Return subwords of the training part."""
         characters = self.training_characters()
-        share = SAMPLE_BYTES / max(1.0, self._counted()[1] * (1 - self.test_split))
+        whole, in_utf_8 = self._counted()
+        share = SAMPLE_BYTES / max(1.0, in_utf_8 * characters / max(1, whole))
         sample = ""
         if share < 1:
             sample = f", on {SAMPLE_BYTES / 1e6:g} MB, evenly spread over its training part"

@@ -172,16 +172,24 @@ def _least_length(request: Request, config: Config) -> int:
     return least_length(T, config.training.batch_size, config.data.test_split)
 
 
+def check_keys(request: Request) -> None:
+    """Refuse keys that do not go with a text, or that no recipe can take. Raises: ConfigError."""
+    if "data.path" in request.keys:
+        raise ConfigError(f"--set data.path: the text is {request.text} already; leave one out")
+    if request.resumes:
+        return
+    if "training.max_minutes" in request.keys:
+        raise ConfigError("--set training.max_minutes: with a text, say --minutes instead")
+    if not request.imports:
+        candidates(request)
+
+
 def check_request(request: Request) -> None:
     """Refuse, before anything is computed, what cannot be trained on.
 
     Raises: ConfigError for a text that is missing, no regular file, not readable or too short, and
     for keys that do not go with a text, or that no recipe can take.
     """
-    if request.text.is_dir():
-        raise ConfigError(
-            f"{request.text}: a folder, expected one text file; a folder of texts is not read yet"
-        )
     size = check_text_file(request.text, advice="give")
     try:
         refuse_other_bytes(str(request.text.resolve()))
@@ -189,13 +197,8 @@ def check_request(request: Request) -> None:
         raise ConfigError(
             f"{request.text}: {error}; a YAML with data.path, and --config, can do that"
         ) from error
-    if "data.path" in request.keys:
-        raise ConfigError(f"--set data.path: the text is {request.text} already; leave one out")
-    if request.resumes:
-        return
-    if "training.max_minutes" in request.keys:
-        raise ConfigError("--set training.max_minutes: with a text, say --minutes instead")
-    if request.imports:
+    check_keys(request)
+    if request.resumes or request.imports:
         return  # what fits is known when that model has been read
     smallest = candidates(request)[0].config
     if size <= MOST_BYTES * _least_length(request, smallest):

@@ -67,7 +67,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
             f"{run_dir}: is not the folder of a run, expected a file {' or '.join(SOURCES)} in it"
         )
     if output is not None:
-        _refuse_foreign(output)
+        refuse_foreign(output)
     with waiting("writing the report"):
         page = render(run_dir)
     path = run_dir / NAME if output is None else output
@@ -81,7 +81,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     return path
 
 
-def _refuse_foreign(output: Path) -> None:
+def refuse_foreign(output: Path) -> None:
     """Refuse to replace anything but an older report: a run's files, a device, a folder.
 
     Raises: ConfigError.
@@ -112,10 +112,10 @@ def render(run_dir: Path) -> str:
     )
 
 
-def load_template() -> "Template":
-    """Return the page's template; it escapes markup and control characters in its values.
+def load_template(layout: str = "page.html.j2") -> "Template":
+    """Return a page's template; it escapes markup and control characters in its values.
 
-    Its values are `name` and one `Part` for each part of the page.
+    The values of a run's page are `name` and one `Part` for each part of the page.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -138,7 +138,7 @@ def load_template() -> "Template":
     # the only unescaped text: our own style sheet
     style = (files / "style.css").read_text(encoding="utf-8")
     environment.globals["style"] = Markup(style)
-    return environment.from_string((files / "page.html.j2").read_text(encoding="utf-8"))
+    return environment.from_string((files / layout).read_text(encoding="utf-8"))
 
 
 def cut(text: str, length: int) -> str:

@@ -1,7 +1,8 @@
-"""TensorBoard, started with the README's command, and a run's report as readers see them.
+"""TensorBoard, a run's report and the page of a text, as readers see them in Chromium.
 
-Both open in headless Chromium. The pictures go into a temporary folder, or into $CHATGOT_PICTURES
-for people to look at. Without Chromium the tests are skipped, but they fail on CI, which has it.
+TensorBoard is started with the documented command. The pictures go into a temporary folder, or into
+$CHATGOT_PICTURES for people to look at. Without Chromium the tests are skipped, but they fail on
+CI, which has it.
 """
 
 import contextlib
@@ -18,6 +19,11 @@ import pytest
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Page, expect, sync_playwright
+
+from chatgot.data.preparation.look import Look
+from chatgot.data.preparation.pieces import Speech
+from chatgot.data.preparation.reader import Findings
+from chatgot.report.text_page import write_text_page
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -133,6 +139,25 @@ def test_report_fits_a_phone_and_is_as_dark_as_the_screen(run, page, pictures, s
     # a chart keeps a width at which its numbers can be read
     assert page.locator("img").first.bounding_box()["width"] >= 600
     page.screenshot(path=str(pictures / f"report_{scheme}_{width}.png"), full_page=True)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_of_a_text_fits_a_phone_and_is_as_dark_as_the_screen(tmp_path, page, pictures, scheme):
+    look = Look()
+    look.add_file("season 1/" + "long_name" * 12, "SRT subtitles", "utf-8", 1, Findings())
+    for _ in look.watch([Speech("Captain " + "Zoë" * 9, "Hello there. " * 9)] * 20):
+        pass
+    write_text_page(look, tmp_path / "look.html", ["the recipe chatgot_small"])
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 400, "height": 900})
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "look.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", colour))) < 3 * 64) is (scheme == "dark")
+    assert [url for url in asked if not url.startswith("file:")] == []
+    page.screenshot(path=str(pictures / f"text_page_{scheme}.png"), full_page=True)
 
 
 def test_report_is_light_on_paper_even_on_a_dark_screen(run, page):

@@ -110,6 +110,7 @@ class Look:
     """What a text consists of.
 
     rare_below: characters that are there less often are rare.
+    name: of the prepared text, for the page; the caller sets it.
     findings: what mending found; the caller sets it.
     n_files: all that were read. n_left_out: all that were not.
     documents: with text. characters: of all of them, as they are written, without the lines
@@ -119,6 +120,7 @@ class Look:
 
     def __init__(self, rare_below: int = RARE_BELOW) -> None:
         self.rare_below = rare_below
+        self.name = ""
         self.findings = CleaningFindings()
         self.files: list[FileLook] = []
         self.n_files = 0
@@ -320,7 +322,15 @@ def visible(character: str) -> str:
 
 
 def _shown(text: str, place: int) -> str:
-    """Return some lines of a text, from the first line that begins at a place or after it."""
-    start = text.find("\n", place - 1) + 1 if place else 0
-    lines = text[start : start + SHOWN_CHARACTERS].split("\n")
-    return "\n".join(lines[:SHOWN_LINES]).strip("\n")
+    """Return some lines of a text, from the first paragraph or line that begins after a place."""
+    start = place
+    if place:
+        end = place + SHOWN_CHARACTERS // 2
+        blank = text.find("\n\n", place, end)
+        line_end = text.find("\n", place, end)
+        start = blank + 2 if blank >= 0 else line_end + 1 if line_end >= 0 else place
+    lines = text[start : start + SHOWN_CHARACTERS].split("\n")[:SHOWN_LINES]
+    if "" in lines[SHOWN_LINES // 2 :] and start + SHOWN_CHARACTERS < len(text):
+        while lines[-1]:  # not the beginning of a paragraph only
+            lines.pop()
+    return "\n".join(lines).strip("\n")

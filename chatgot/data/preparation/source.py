@@ -7,6 +7,7 @@ from pathlib import Path
 from chatgot.data.text_file import text_chunks
 
 SAMPLE_BYTES = 1 << 16
+LONGEST_LINE = 1 << 24  # characters that are kept of a line that does not end
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,16 @@ class Source:
         yield from text_chunks(self.path, self.encoding)
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of the text, without their line ends. Raises: ConfigError."""
+        """Yield the lines of the text, without their line ends; one without end comes in parts.
+
+        Raises: ConfigError.
+        """
         rest = ""
         for chunk in self.chunks():
             *lines, rest = (rest + chunk).split("\n")
             yield from lines
+            if len(rest) > LONGEST_LINE:
+                yield rest
+                rest = ""
         if rest:
             yield rest

@@ -40,7 +40,20 @@ def names_in(pieces: Iterable[Piece], options: CleaningOptions) -> Pseudonyms:
     counts = NameCounts()
     for piece in _with_good_characters(pieces, options, CleaningFindings()):
         counts.count(piece)
-    return Pseudonyms(counts)
+    return Pseudonyms(counts, _mended_merge(options))
+
+
+def _mended(text: str, options: CleaningOptions) -> tuple[str, int]:
+    """Return a text with good characters, and how many were replaced."""
+    text = nfc(text)
+    return in_plain_characters(text) if options.normalize_quotes else (text, 0)
+
+
+def _mended_merge(options: CleaningOptions) -> dict[str, str]:
+    return {
+        _mended(other, options)[0]: _mended(name, options)[0]
+        for other, name in options.merge.items()
+    }
 
 
 def _with_good_characters(
@@ -51,22 +64,18 @@ def _with_good_characters(
 
     def mend(text: str) -> str:
         nonlocal replaced
-        text = nfc(text)
-        if not options.normalize_quotes:
-            return text
-        text, count = in_plain_characters(text)
+        text, count = _mended(text, options)
         replaced += count
         return text
 
-    merging = Merging({mend(other): mend(name) for other, name in options.merge.items()})
-    replaced = 0
+    merging = Merging(_mended_merge(options))
     for piece in in_whole_lines(pieces):
-        changed = _changed(piece, mend, mend, mend)
-        if changed is not None:
-            merging.watch(changed)
-            changed = _changed(changed, merging.name, lambda text: text, merging.plain_text)
-        if changed is not None:
-            yield changed
+        good = _changed(piece, mend, mend, mend)
+        if good is not None and options.merge:
+            merging.watch(good)
+            good = _changed(good, merging.name, _as_it_is, merging.plain_text)
+        if good is not None:
+            yield good
     merging.say_unknown(findings)
     if replaced:
         findings.changed["quotes, dashes and spaces"] = replaced
@@ -81,6 +90,8 @@ def _anonymized(
         return pseudonyms.text(text, findings)
 
     for piece in pieces:
+        if isinstance(piece, Speech):
+            findings.changed["names of speakers"] += 1
         changed = _changed(piece, pseudonyms.name, text_of, text_of)
         if changed is not None:
             yield changed
@@ -90,21 +101,30 @@ def _anonymized(
 Change = Callable[[str], str]
 
 
+def _as_it_is(text: str) -> str:
+    return text
+
+
 def _changed(piece: Piece, name: Change, text: Change, plain_text: Change) -> Piece | None:
     """Return a piece with other texts; None: nothing is left of it."""
     if isinstance(piece, Speech):
-        new_text = text(piece.text)
-        if new_text is not piece.text:
-            new_text = BLANK_LINES.sub("\n", new_text.strip())
-        new_name = name(piece.name)
-        if not is_speaker_name(new_name):
-            new_name = piece.name
-        return Speech(new_name, new_text, piece.time) if new_text else None
+        return _changed_speech(piece, name(piece.name), text(piece.text))
     if isinstance(piece, Passage):
         new_text = text(piece.text)
-        if new_text is not piece.text:
-            new_text = new_text.strip("\n")
+        if new_text is piece.text:
+            return piece
+        new_text = new_text.strip("\n")
         return Passage(new_text, piece.time) if new_text.strip() else None
     if isinstance(piece, PlainText):
         return PlainText(plain_text(piece.text))
     return piece
+
+
+def _changed_speech(speech: Speech, name: str, text: str) -> Speech | None:
+    if name is speech.name and text is speech.text:
+        return speech
+    if name is not speech.name and not is_speaker_name(name):
+        name = speech.name
+    if text is not speech.text:
+        text = BLANK_LINES.sub("\n", text.strip())
+    return Speech(name, text, speech.time) if text else None

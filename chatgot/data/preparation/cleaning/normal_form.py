@@ -14,7 +14,9 @@ def nfc(text: str) -> str:
     if text.isascii():
         return text
     if len(text) <= SEGMENT:
-        return unicodedata.normalize("NFC", text)
+        # the same object where there is nothing to do
+        is_normal = unicodedata.is_normalized("NFC", text)
+        return text if is_normal else unicodedata.normalize("NFC", text)
     parts = []
     start = 0
     while start + SEGMENT < len(text):

@@ -7,7 +7,7 @@ parts (`Alice` of `Alice Smith`), as whole words. A part that several speakers s
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
 from chatgot.data.near_duplicates import WITHOUT_SPACES
@@ -20,7 +20,7 @@ MOST_SPEAKERS = 100_000  # with a pseudonym of their own; those who come later s
 MOST_MENTIONED = 5_000  # who are looked for in the text, by the number of their speeches
 MOST_NUMBERED = 100_000  # phone numbers, mail addresses and links; later ones get no number
 MOST_WORDS = 300_000  # that are counted; then those that came once are forgotten
-COUNTED_CHARACTERS = 50_000_000  # of the text, from its beginning
+COUNTED_CHARACTERS = 20_000_000  # of the text, from its beginning
 # A name in small letters that is an ordinary word stays: `will`
 ORDINARY_COUNT = 20
 ORDINARY_RATIO = 2  # times as often as with a capital
@@ -75,8 +75,11 @@ class NameCounts:
 class Pseudonyms:
     """Gives each name, number and address its pseudonym, the same in the whole text."""
 
-    def __init__(self, counts: NameCounts) -> None:
-        """Number the speakers in the order of their first speeches."""
+    def __init__(self, counts: NameCounts, merge: Mapping[str, str]) -> None:
+        """Number the speakers in the order of their first speeches.
+
+        merge: {name: the name it gets}; who is mentioned by the first is the second.
+        """
         speakers = counts.speakers()
         self.kept_words: list[str] = []  # names in small letters that stay, as ordinary words
         self.is_full = len(speakers) >= MOST_SPEAKERS
@@ -93,6 +96,10 @@ class Pseudonyms:
         }
         self._of_address: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
         mentioned = [name for name, _ in speakers.most_common(MOST_MENTIONED)]
+        for other, name in merge.items():
+            if name in self._of_name:
+                self._of_name[other] = self._of_name[name]
+                mentioned.append(other)
         self._of_mention = self._mentions(mentioned, counts)
         self._pattern = _pattern_of(self._of_mention)
         lines = "|".join(re.escape(name) for name in mentioned if len(name) == 1)
@@ -158,15 +165,14 @@ class Pseudonyms:
         for name in names:
             if len(name) > 1:
                 self._add_forms(mentions, name, self._of_name[name], counts)
-        owners: dict[str, list[str]] = {}
+        owners: dict[str, set[str]] = {}
         for name in names:
-            for part in dict.fromkeys(_parts_of(name)):
-                owners.setdefault(part, []).append(name)
-        for part, of_names in owners.items():
+            for part in _parts_of(name):
+                owners.setdefault(part, set()).add(self._of_name[name])
+        for part, pseudonyms in owners.items():
             if counts.is_ordinary(part):
                 continue
-            shared = len(of_names) > 1
-            pseudonym = self._next("Name") if shared else self._of_name[of_names[0]]
+            pseudonym = self._next("Name") if len(pseudonyms) > 1 else min(pseudonyms)
             mentions.setdefault(part, pseudonym)
             self._add_forms(mentions, part, mentions[part], counts)
         return mentions

@@ -25,9 +25,21 @@ class Unit:
 
 
 def key_of(text: str) -> int | None:
-    """Return a number for what a text says, whatever its capitals and spaces; None: too short."""
-    words = " ".join(text.split()).casefold()
-    return hash(words) if len(words) >= SHORT else None
+    """Return a number for what a text says, but for capitals and line ends; None: too short."""
+    if len(text) < SHORT:
+        return None
+    return hash(text.replace("\n", " ").strip().casefold())
+
+
+def keys_of(piece: Piece) -> list[int]:
+    """Return the keys of all units of a piece that are long enough."""
+    if isinstance(piece, PlainText):
+        lines = piece.text.casefold().split("\n")
+        return [hash(line.strip()) for line in lines if len(line) >= SHORT]
+    if isinstance(piece, Speech | Passage):
+        key = key_of(piece.text)
+        return [] if key is None else [key]
+    return []
 
 
 def units_of(piece: Piece) -> Iterator[Unit]:

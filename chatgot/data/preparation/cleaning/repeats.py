@@ -7,9 +7,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from chatgot.data.near_duplicates import HASH_BYTES, NearDuplicates, Signing
+from chatgot.data.near_duplicates import BLOCK, HASH_BYTES, NearDuplicates, Signing
 from chatgot.data.preparation.cleaning.options import MOST_PAIRS, CleaningFindings, Repeat
-from chatgot.data.preparation.cleaning.recaps import Opening, key_of, units_of
+from chatgot.data.preparation.cleaning.recaps import Opening, key_of, keys_of, units_of
 from chatgot.data.preparation.pieces import (
     DocumentDropped,
     DocumentStart,
@@ -43,6 +43,8 @@ def without_repeats(
         if isinstance(piece, DocumentStart):
             yield from search.start_document(piece.title)
             yield piece
+        elif search.is_new(piece):
+            yield piece
         else:
             yield from search.take(piece)
     yield from search.start_document("")
@@ -66,15 +68,26 @@ class _Search:
         self._title = title[:LONGEST_TITLE]
         self._digest = hashlib.blake2b(digest_size=HASH_BYTES)
         self._signing = Signing() if len(self._near) < MOST_SIGNATURES else None
-        self._length = 0
+        self._parts: list[str] = []  # of its text, not yet in hash and signature
+        self._unread = 0  # their characters
+        self._length = 0  # of those that are
         self._new_lines: set[int] = set()
         self._counts: Counter[str] = Counter()
         self._opening = Opening(self._lines) if self._lines else None
         self._paragraph = ""  # of a plain text, not yet whole
 
-    def take(self, piece: Piece) -> Iterator[Piece]:
-        """Yield what of a piece, and of those held before it, can go on."""
+    def is_new(self, piece: Piece) -> bool:
+        """Return whether a piece can go on at once: a short one after the opening, as most are."""
         self._read(piece)
+        return (
+            self._opening is None
+            and isinstance(piece, Speech | Passage)
+            and len(piece.text) < LONG_PASSAGE
+            and not self._paragraph
+        )
+
+    def take(self, piece: Piece) -> Iterator[Piece]:
+        """Yield what of a piece, and of those held before it, can go on; `is_new` comes first."""
         if self._opening is None:
             yield from self._without_passages(piece)
             return
@@ -94,6 +107,7 @@ class _Search:
             for part in _joined(self._opening.all()):
                 yield from self._without_passages(part)
         yield from self._end_of_plain_text()
+        self._read_parts()
         if self._length:
             self._documents += 1
             if self._is_repeat():
@@ -130,12 +144,22 @@ class _Search:
             text = piece.text
         else:
             return
-        self._length += len(text)
+        self._parts.append(text)
+        self._unread += len(text)
+        if self._unread >= BLOCK:
+            self._read_parts()
+        if len(self._lines) + len(self._new_lines) < MOST_LINES:
+            self._new_lines.update(keys_of(piece))
+
+    def _read_parts(self) -> None:
+        """Add the text that was gathered to hash and signature."""
+        text = "".join(self._parts)
         self._digest.update(text.encode("utf-8", "surrogatepass"))
         if self._signing is not None:
             self._signing.add(text)
-        if len(self._lines) + len(self._new_lines) < MOST_LINES:
-            self._new_lines.update(unit.key for unit in units_of(piece) if unit.key is not None)
+        self._length += len(text)
+        self._parts = []
+        self._unread = 0
 
     def _after_recap(self, opening: Opening) -> list[Piece]:
         """Return the beginning of a document, without its recap if that is to be dropped."""
