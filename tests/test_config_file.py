@@ -492,6 +492,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "training.dynamic_batch_size.growth_backoff": ("4e+0", 4.0),
     "data.path": ("a.txt", "a.txt"),
     "data.encoding": ("latin2", "iso8859-2"),
+    "data.split": ("documents", "documents"),
     "data.tokenizer": ("bpe", "bpe"),
     "data.vocab_size": ("300", 300),
     "data.allow_change": ("true", True),
