@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import TypedDict
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -16,6 +17,12 @@ MOST_NAMED = 8  # characters in one warning
 # Not tab, line feed, carriage return and form feed. U+FDD0 and the like are no characters at all;
 # U+FFFD stands where a program could not read a letter.
 ODD = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffd-\uffff]+")
+
+
+@cache
+def odd_code_points() -> list[int]:
+    """Return the code points of all odd characters."""
+    return [point for point in range(0x10000) if ODD.match(chr(point))]
 
 
 class OddCharacter(TypedDict):

@@ -210,10 +210,17 @@ class SubwordEncoder:
         self._vocabulary = vocabulary
         self._splitter = DocumentSplitter()
         self._held = ""  # of this document, not encoded yet
+        self._encode = vocabulary.encode_piece
 
     def feed(self, chunk: str) -> list[int]:
         """Take the next characters; return the ids that are certain by now."""
         return self._take(self._splitter.feed(chunk))
+
+    def skip(self, chunk: str) -> None:
+        """Take the next characters, whose ids are known already."""
+        self._encode = _encode_nothing
+        self.feed(chunk)
+        self._encode = self._vocabulary.encode_piece
 
     def end(self) -> list[int]:
         """Return the rest."""
@@ -236,7 +243,7 @@ class SubwordEncoder:
         while len(text) - start > LONGEST_PIECE:
             window = text[start : start + LONGEST_PIECE + 1]
             length = self._vocabulary.last_cut(window) or LONGEST_PIECE
-            ids += self._vocabulary.encode_piece(window[:length])
+            ids += self._encode(window[:length])
             start += length
         self._held = text[start:]
         return ids
@@ -244,7 +251,11 @@ class SubwordEncoder:
     def _end_document(self) -> list[int]:
         rest = self._held
         self._held = ""
-        return self._vocabulary.encode_piece(rest) if rest else []
+        return self._encode(rest) if rest else []
+
+
+def _encode_nothing(text: str) -> list[int]:
+    return []
 
 
 class SubwordDecoder:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict, cast
 from zlib import crc32
@@ -22,8 +21,14 @@ from numpy.typing import NDArray
 
 from chatgot.atomic_file import atomic_file
 from chatgot.data.encoding import CHUNK_BYTES, detect_encoding
+from chatgot.data.growing_ids import growing_ids
 from chatgot.data.lengths import split_index
-from chatgot.data.odd_characters import OddCharacter, OddCharacters, describe
+from chatgot.data.odd_characters import (
+    OddCharacter,
+    OddCharacters,
+    describe,
+    odd_code_points,
+)
 from chatgot.data.subwords import SubwordEncoder, Subwords
 from chatgot.data.text_file import HASHED_BYTES, check_text_file, file_sha256, text_chunks
 from chatgot.data.vocabulary import (
@@ -285,8 +290,19 @@ class _Reader:
         advance: is told the bytes that have been read.
         Raises: ConfigError.
         """
+        return self.odd_characters.watch(self.plain_chunks(update, advance, chunk_bytes))
+
+    def plain_chunks(
+        self, update: Callable[[bytes], object], advance: Advance, chunk_bytes: int = CHUNK_BYTES
+    ) -> Iterator[str]:
+        """Yield the same, without a look at odd characters, which takes as long as all else."""
         chunks = text_chunks(self.path, self.encoding, chunk_bytes, advance, self._count_marks)
-        return _hashed(self.odd_characters.watch(chunks), update)
+        return _hashed(chunks, update)
+
+    def look_for_odd_characters(self) -> None:
+        """Read the text again, to count them and find the first of each. Raises: ConfigError."""
+        for _ in self.odd_characters.watch(text_chunks(self.path, self.encoding)):
+            pass
 
     def _count_marks(self, marks: int) -> None:
         self.byte_order_marks += marks
@@ -319,30 +335,30 @@ def _encode(text_path: Path, ids_path: Path, encoding: str | None, advance: Adva
     reader = _Reader(text_path, encoding)
     counts = np.zeros(CODE_POINTS + 1, dtype=np.int64)
     digest = sha256()
-    for points in code_points(reader.chunks(digest.update, advance)):
+    for points in code_points(reader.plain_chunks(digest.update, advance)):
         counts += np.bincount(points, minlength=CODE_POINTS + 1)
     counts[END_OF_TEXT_POINT] = 0
+    if counts[odd_code_points()].any():
+        reader.look_for_odd_characters()
     characters = np.flatnonzero(counts)
     _check_characters(len(characters), text_path)
     id_of = np.zeros(CODE_POINTS + 1, dtype="<u2")
     id_of[END_OF_TEXT_POINT] = END_OF_TEXT_ID
     id_of[characters] = np.arange(1, len(characters) + 1)
     second_digest = sha256()
-    tokens = 0
-    checksum = 0
-    with atomic_file(ids_path) as file:
+    identity = f"{CACHE_FORMAT} {CHUNK_BYTES} {digest.hexdigest()}"
+    with growing_ids(ids_path, identity) as ids:
         chunks = text_chunks(text_path, reader.encoding, advance=advance)
-        for points in code_points(_hashed(chunks, second_digest.update)):
-            tokens += len(points)
-            ids = id_of[points].tobytes()
-            checksum = crc32(ids, checksum)
-            file.write(ids)
+        batches = code_points(_hashed(chunks, second_digest.update))
+        there = ids.batches
+        ids.write(id_of[points] for number, points in enumerate(batches) if number >= there)
         if second_digest.digest() != digest.digest():
+            ids.forget()
             raise _changed(text_path)
     return {
         "format": CACHE_FORMAT,
-        "tokens": tokens,
-        "ids_crc32": checksum,
+        "tokens": ids.bytes // 2,
+        "ids_crc32": ids.crc32,
         "encoding": reader.encoding,
         "text_sha256": digest.hexdigest(),
         "byte_order_marks": reader.byte_order_marks,
@@ -367,18 +383,20 @@ def _encode_subwords(
     digest = sha256()
     encoder = vocabulary.encoder()
     chunks = reader.chunks(digest.update, advance, SUBWORD_CHUNK)
-    tokens = 0
-    checksum = 0
-    has_text = False
     unknown: set[str] = set()
     known = _replace_unknown(chunks, vocabulary, unknown)
-    with atomic_file(ids_path) as file:
-        for part in chain(map(encoder.feed, known), _last(encoder)):
-            ids = np.array(part, dtype)
-            has_text = has_text or bool((ids != vocabulary.end_of_text_id).any())
-            tokens += len(ids)
-            checksum = crc32(ids.tobytes(), checksum)
-            file.write(ids.tobytes())
+    identity = f"{SUBWORDS_FORMAT} {SUBWORD_CHUNK} {ids_path.name}"
+    with growing_ids(ids_path, identity) as ids:
+        has_text = ids.batches > 0
+
+        def batches() -> Iterator[NDArray[np.unsignedinteger]]:
+            nonlocal has_text
+            for batch in _encoded_batches(encoder, known, ids.batches):
+                array = np.array(batch, dtype)
+                has_text = has_text or bool((array != vocabulary.end_of_text_id).any())
+                yield array
+
+        ids.write(batches())
         if not has_text:
             raise _no_text(reader.path)
     if unknown:
@@ -389,8 +407,8 @@ def _encode_subwords(
         )
     return {
         "format": SUBWORDS_FORMAT,
-        "tokens": tokens,
-        "ids_crc32": checksum,
+        "tokens": ids.bytes // dtype.itemsize,
+        "ids_crc32": ids.crc32,
         "encoding": reader.encoding,
         "text_sha256": digest.hexdigest(),
         "byte_order_marks": reader.byte_order_marks,
@@ -408,9 +426,22 @@ def _replace_unknown(
         yield text
 
 
-def _last(encoder: SubwordEncoder) -> Iterator[list[int]]:
-    """Yield what an encoder held back, when all that comes before has been taken."""
-    yield encoder.end()
+def _encoded_batches(
+    encoder: SubwordEncoder, chunks: Iterable[str], there: int
+) -> Iterator[list[int]]:
+    """Yield the ids of each chunk, and of what is held back at the end.
+
+    there: so many batches are written already; they are left out.
+    """
+    batches = 0
+    for chunk in chunks:
+        if batches < there:
+            encoder.skip(chunk)
+        else:
+            yield encoder.feed(chunk)
+        batches += 1
+    if batches >= there:
+        yield encoder.end()
 
 
 def _hashed(chunks: Iterable[str], update: Callable[[bytes], object]) -> Iterator[str]:
