@@ -104,5 +104,5 @@ def originality_of_held_out(
 
 
 def in_words(measured: Originality) -> str:
-    """Return how much is copied, as a part of a sentence."""
-    return f"{100 * measured.share:.1f} % copied, the longest run {measured.longest} characters"
+    """Return how much is copied, to stand behind what it is that was measured."""
+    return f"{100 * measured.share:.1f} % copied, longest run {measured.longest}"

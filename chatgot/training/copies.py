@@ -45,18 +45,24 @@ class CopiesInSamples:
             logger.warning("originality cannot be measured, training goes on: %r", error)
             return {}
         step = run.state.progress.global_step
-        what = "the training text"
-        if index.share < 1:
-            what = f"{100 * index.share:.0f} % of the training text, in blocks"
+        parts = "" if index.share == 1 else f", of which {100 * index.share:.0f} % is looked at"
         logger.info(
-            "step %d | originality: of the samples %s; of held-out text %s (runs of at least %d "
-            "characters that stand in %s)",
+            "step %d | originality: samples: %s; held-out text: %s (copied: at least %d characters "
+            "in a row of the training text%s)",
             step,
             in_words(measured),
             in_words(held_out),
             LEAST_COPY,
-            what,
-            extra=event("originality", **_facts(measured, held_out, index)),
+            parts,
+            extra=event(
+                "originality",
+                copied_share=measured.share,
+                longest_copy=measured.longest,
+                copies=measured.copies,  # of each sample, in characters
+                held_out_share=held_out.share,
+                held_out_longest=held_out.longest,
+                compared_share=index.share,
+            ),
         )
         return {
             "samples/copied_share": measured.share,
@@ -73,14 +79,3 @@ class CopiesInSamples:
             self._held_out = originality_of_held_out(run.tokens, n_train, length, index)
             self._index = index
         return self._index, self._held_out
-
-
-def _facts(measured: Originality, held_out: Originality, index: SuffixIndex) -> dict[str, object]:
-    return {
-        "copied_share": measured.share,
-        "longest_copy": measured.longest,
-        "copies": measured.copies,  # of each sample, in characters
-        "held_out_share": held_out.share,
-        "held_out_longest": held_out.longest,
-        "compared_share": index.share,
-    }

@@ -139,4 +139,3 @@ def test_of_a_text_too_long_even_blocks_are_indexed(monkeypatch):
 def test_nothing_is_copied_from_an_empty_text():
     assert originality_of(["hello"], SuffixIndex.of_text(b"")).longest == 0
     assert originality_of([], SuffixIndex.of_text(b"abc")).share == 0
-

@@ -1,0 +1,26 @@
+"""The text that a model was trained on, if it is here."""
+
+from pathlib import Path
+
+from chatgot.data.configured_text import text_path
+from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.errors import UserError
+from chatgot.sampling.loading import LoadedModel
+
+
+def training_text(loaded: LoadedModel) -> Tokens | None:
+    """Return the text that a model was trained on; None: it is not here, or another one is.
+
+    Nothing is downloaded. Side effect: the text may be encoded into the token cache.
+    """
+    config = loaded.config
+    try:
+        path = text_path(config)
+        if not path.is_file():
+            return None
+        cache = Path(config.paths.cache)
+        tokens = load_tokens(path, cache, loaded.vocabulary, config.data.encoding)
+    except UserError:  # whoever asks can do without it
+        return None
+    same = tokens.text_sha256 == loaded.data_sha256
+    return tokens if same and tokens.vocabulary.tokens == loaded.vocabulary.tokens else None
