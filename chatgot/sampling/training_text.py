@@ -6,6 +6,7 @@ from chatgot.data.configured_text import text_path
 from chatgot.data.token_cache import Tokens, load_tokens
 from chatgot.errors import UserError
 from chatgot.sampling.loading import LoadedModel
+from chatgot.sampling.suffix_index import SuffixIndex, index_of
 
 
 def training_text(loaded: LoadedModel) -> Tokens | None:
@@ -24,3 +25,14 @@ def training_text(loaded: LoadedModel) -> Tokens | None:
         return None
     same = tokens.text_sha256 == loaded.data_sha256
     return tokens if same and tokens.vocabulary.tokens == loaded.vocabulary.tokens else None
+
+
+def training_index(loaded: LoadedModel) -> SuffixIndex | None:
+    """Return the index of a model's training text; None: that text is not here.
+
+    Side effect: text and index may be written into the token cache.
+    """
+    tokens = training_text(loaded)
+    if tokens is None:
+        return None
+    return index_of(tokens, tokens.training_length(loaded.config.data.test_split))
