@@ -22,6 +22,7 @@ VERBS = {
     "chat": ("chat", "talk in this terminal to a model that you trained"),
     "serve": ("serve", "talk to it in a browser, and through OpenAI's API"),
     "export": ("export", "write a model for transformers, llama.cpp, Ollama, or one HTML page"),
+    "evaluate": ("evaluate", "measure how well a model predicts texts, and what it copies"),
     "report": ("report", "write the page of a run: curves, samples, events"),
     "fix-log": ("fix_log_encoding", "mend a log: encodings, escape sequences, progress bars"),
 }

@@ -785,6 +785,13 @@ class SamplingConfig(Section):
         le=1,
         resume="free",
     )
+    originality: Bool = key(
+        True,
+        "measure after each sampling what the samples copy from the training text, beside what the "
+        "held-out text shares with it; takes 5 bytes of memory for each byte of the text, and of a "
+        "text above 32 MB parts are looked at",
+        resume="free",
+    )
 
 
 class PathsConfig(Section):

@@ -22,6 +22,7 @@ import os
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from chatgot.chat.limits import (
@@ -313,6 +314,7 @@ def converse(args: argparse.Namespace) -> None:
     from chatgot.chat.session import Session
     from chatgot.chat.speaking import Actor
     from chatgot.sampling.engine import Engine
+    from chatgot.sampling.training_text import training_index
 
     model = load(args)
     actor = Actor(
@@ -321,6 +323,7 @@ def converse(args: argparse.Namespace) -> None:
         model.speakers,
         model.config.model.max_seq_length,
         controls_of(args, model),
+        cache(lambda: training_index(model)),
     )
     session = Session(actor, Pipe(sys.stdin), "", "")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from chatgot.sampling.loading import LoadedModel
 
 STOP = StopRequest()
+CARD_SAMPLES = 8  # that a model writes, for what its card says about copies
+MOST_PARAMETERS = 30_000_000  # of a model that writes them: a larger one takes too long
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -88,6 +90,7 @@ def export_model(args: argparse.Namespace) -> None:
     from chatgot.exchange.held_out import windows_for
     from chatgot.exchange.importing import read_start
     from chatgot.machine.device import pick_device
+    from chatgot.sampling.copies_of_model import copies_of_model
     from chatgot.sampling.loading import load_model
     from chatgot.sampling.picking import find_checkpoint_file
 
@@ -96,7 +99,9 @@ def export_model(args: argparse.Namespace) -> None:
     path = find_checkpoint_file(args.model, "best")
     loaded = load_model(path, pick_device("cpu"), read_start)
     dtype = args.dtype or default_dtype(exported_as, loaded.model)
-    exported = export(loaded, exported_as, dtype, args.to, windows_for(loaded))
+    small = loaded.model.parameter_count() <= MOST_PARAMETERS
+    copies = copies_of_model(loaded, [], CARD_SAMPLES if small else 0)
+    exported = export(loaded, exported_as, dtype, args.to, windows_for(loaded), copies)
     lines = described(loaded, exported_as, dtype, exported)
     encoding = sys.stdout.encoding or "utf-8"
     text = "".join(f"{line}\n" for line in lines)

@@ -294,6 +294,7 @@ from chatgot.stdout import write_to_stdout
 from chatgot.training.batch_size import fit_micro_batch
 from chatgot.training.choosing import Choice, choose
 from chatgot.training.clock import StepClock
+from chatgot.training.copies import CopiesInSamples
 from chatgot.training.due import Due, evaluation_due, is_new_best
 from chatgot.training.estimate import estimate
 from chatgot.training.evaluation import validation_losses
@@ -552,7 +553,9 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
     write_row(run, metrics, full_loss)
 
 
-def show_samples(run: Run, metrics: MetricsWriter, prompts: list[str]) -> None:
+def show_samples(
+    run: Run, metrics: MetricsWriter, prompts: list[str], copies: CopiesInSamples
+) -> None:
     """Let the model continue the prompts, into the log and samples.jsonl; training is untouched."""
     step = run.state.progress.global_step
     seed = run.config.seed
@@ -574,6 +577,7 @@ def show_samples(run: Run, metrics: MetricsWriter, prompts: list[str]) -> None:
         logger.info("%s\n%s%s", title, shown, text, extra={"block": True})
         metrics.sample(step, i, shown, text, seed)
     run.state.marks.last_sample_step = step
+    metrics.curves(step, copies.measure(texts))
 
 
 def log_step(
@@ -632,6 +636,7 @@ def train(
     due = Due(run)
     clock = StepClock(run)
     prompts = make_prompts(run)
+    copies = CopiesInSamples(run)
     run.model.train()
     while True:
         # a signal asked to stop; the step in hand is done
@@ -646,7 +651,7 @@ def train(
         # once in a while: samples
         if due.samples():
             with run.times.of("sampling"):
-                show_samples(run, metrics, prompts)
+                show_samples(run, metrics, prompts, copies)
             due.sampled()
 
         # once in a while: a checkpoint; one that was written beside the last steps is whole now

@@ -505,6 +505,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "sampling.prompts": ('["a: b", c]', ["a: b", "c"]),
     "sampling.top_k": ("5", 5),
     "sampling.top_p": ("9e-1", 0.9),
+    "sampling.originality": ("false", False),
     "model.d_hid": ("24", 24),
     "model.n_kv_head": ("8", 8),
     "model.head_dim": ("64", 64),

@@ -14,6 +14,7 @@ from chatgot.chat.names import AUTO, nearest, split_names
 from chatgot.chat.session import Session
 from chatgot.chat.transcript import Settings, Transcript, read_transcript, write_transcript
 from chatgot.errors import ConfigError
+from chatgot.sampling.originality import LEAST_COPY, in_words, originality_of
 
 MOST_NAMES_SHOWN = 24
 TURNS_SHOWN = 4  # of a conversation that was loaded
@@ -232,6 +233,32 @@ def load(session: Session, argument: str) -> None:
     say_who(session)
 
 
+def show_copied(session: Session, argument: str) -> None:
+    """Show the model's own turns, and mark in them what is copied from its training text."""
+    turns = [turn for turn in session.conversation.turns if not turn.typed]
+    if not turns:
+        session.console.note("the model has said nothing yet")
+        return
+    index = session.actor.index()
+    if index is None:
+        session.console.note("the text that the model was trained on is not here to compare with")
+        return
+    measured = originality_of([turn.text for turn in turns], index)
+    for turn, copies in zip(turns, measured.copies, strict=True):
+        session.console.begin(turn.name)
+        done = 0
+        for start, end in copies:
+            session.console.write(turn.text[done:start])
+            session.console.write(turn.text[start:end], marked=True)
+            done = end
+        session.console.write(turn.text[done:])
+        session.console.end()
+    session.console.note(
+        f"marked: at least {LEAST_COPY} characters in a row of the training text; "
+        f"{in_words(measured)}"
+    )
+
+
 def file_named(argument: str, command: str) -> Path:
     """Return the file that a command names. Raises: ConfigError."""
     if not argument:
@@ -277,6 +304,7 @@ COMMANDS = {
     ),
     "seed": Command(set_seed, "[N]", "show or change the seed, which makes answers repeatable"),
     "system": Command(set_opening, "[TEXT]", "a text before all turns, such as a scene's heading"),
+    "copied": Command(show_copied, "", "mark what the model copied from its training text"),
     "who": Command(list_names, "[NAME]", "the speakers of the training text", "name"),
     "help": Command(show_help, "", "these lines"),
     "quit": Command(leave, "", "leave"),

@@ -33,8 +33,8 @@ class Console(Protocol):
     def begin(self, name: str) -> None:
         """Begin a speech; an empty name is not shown."""
 
-    def write(self, text: str) -> None:
-        """Show the next piece of the speech."""
+    def write(self, text: str, marked: bool = False) -> None:
+        """Show the next piece of the speech; marked: so that it stands out."""
 
     def end(self) -> None:
         """End the speech."""
@@ -71,9 +71,9 @@ class Pipe:
         if name:
             self.write(f"{name}:\n")
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, marked: bool = False) -> None:
         encoding = sys.stdout.encoding or "utf-8"
-        shown = escape_controls(text, "\n")
+        shown = escape_controls(f"[[{text}]]" if marked else text, "\n")
         if not write_to_stdout([shown.encode(encoding, "backslashreplace")]):
             raise Leave
 

@@ -1,7 +1,7 @@
 """How does the model take its turn: who speaks next, and what is said?"""
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 from chatgot.chat.conversation import Conversation, plain_text
@@ -12,6 +12,7 @@ from chatgot.sampling.controls import Controls
 from chatgot.sampling.engine import Completion, Engine, Request
 from chatgot.sampling.speakers import Speaker, default_pair
 from chatgot.sampling.speeches import choose_speaker, prompt_text, speech_lines
+from chatgot.sampling.suffix_index import SuffixIndex
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Actor:
 
     context: tokens that it can look back on.
     controls: how its answers are drawn; their seed is that of the conversation.
+    index: returns the index of its training text; None: that text is not here.
     """
 
     engine: Engine
@@ -27,6 +29,7 @@ class Actor:
     speakers: Sequence[Speaker]
     context: int
     controls: Controls
+    index: Callable[[], SuffixIndex | None] = lambda: None
 
     @property
     def known(self) -> list[str]:

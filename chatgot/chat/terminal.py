@@ -25,7 +25,9 @@ from chatgot.chat.wrapping import Wrapper
 from chatgot.logs.logging_setup import escape_controls
 
 COLOURS = ("ansicyan", "ansigreen", "ansiyellow", "ansimagenta", "ansiblue", "ansired")
-STYLE = Style.from_dict({"hint": "ansibrightblack", "note": "ansibrightblack italic"})
+STYLE = Style.from_dict(
+    {"hint": "ansibrightblack", "note": "ansibrightblack italic", "marked": "reverse"}
+)
 PATIENCE_S = 2.0  # a Ctrl-C this long after one that nobody noticed ends the program
 
 
@@ -83,8 +85,14 @@ class Terminal:
         if name:
             self._show(self._colour(name), f"{escape_controls(name)}:\n")
 
-    def write(self, text: str) -> None:
-        self._show("", self._wrapper.feed(escape_controls(text, "\n")))
+    def write(self, text: str, marked: bool = False) -> None:
+        style = "class:marked" if marked else ""
+        if marked:
+            # what the wrapper holds back belongs to the unmarked text before
+            self._show("", self._wrapper.end())
+        self._show(style, self._wrapper.feed(escape_controls(text, "\n")))
+        if marked:
+            self._show(style, self._wrapper.end())
 
     def end(self) -> None:
         self._show("", f"{self._wrapper.end()}\n\n")

@@ -6,7 +6,7 @@ Letters: N tokens of a text, T `max_seq_length`.
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 
@@ -140,54 +140,70 @@ def _nearest(name: str, speakers: Sequence[str]) -> str:
     return f"did you mean {' or '.join(by_folded[folded] for folded in close)}?"
 
 
-class _Speeches:
-    """Collects where speeches begin and end, in characters."""
+class SpeechPlaces:
+    """Where the speeches of somebody begin and end, in characters: [begin, end) by turns."""
 
     def __init__(self) -> None:
-        self.places = array("q")  # begin and end of each by turns
-        self.goes_on = False
+        self.places = array("q")
 
-    def begin(self, place: int) -> None:
-        self.places.append(place)
-        self.goes_on = True
-
-    def end(self, place: int) -> None:
-        if self.goes_on:
-            self.places.append(place)
-        self.goes_on = False
+    def add(self, begin: int, end: int) -> None:
+        self.places.append(begin)
+        self.places.append(end)
 
 
-def _speeches(
-    lines: Iterable[Line], known: Collection[str], names: Collection[str]
-) -> tuple[_Speeches, _Speeches]:
-    """Return the speeches of `names`, and everyone's."""
-    learned = _Speeches()
-    everyones = _Speeches()
+def speech_places(lines: Iterable[Line], known: Collection[str]) -> Iterator[tuple[str, int, int]]:
+    """Yield the speeches of a text in order: who speaks, where the text begins and ends.
+
+    Places are in characters. A speech has the blank line that ends it, and the end-of-text token
+    where the document ends with it.
+
+    known: whose lines begin a speech within a speech.
+    """
+    speaker: str | None = None  # whose speech goes on
+    speech_begin = 0
     begin = 0  # of the line
     for (line, length), (next_line, _) in pairwise(lines):
         end = begin + length + 1  # with its line feed
         if not line:
-            # a token more where the document ends with this speech
-            speech_end = end + 1 if next_line == DOCUMENT_END else end
-            learned.end(speech_end)
-            everyones.end(speech_end)
-        elif begins_speech(line, next_line, everyones.goes_on, known):
-            learned.end(begin)
-            everyones.end(begin)
-            everyones.begin(end)
-            if line[:-1] in names:
-                learned.begin(end)
+            if speaker is not None:
+                # a token more where the document ends with this speech
+                yield speaker, speech_begin, end + 1 if next_line == DOCUMENT_END else end
+            speaker = None
+        elif begins_speech(line, next_line, speaker is not None, known):
+            if speaker is not None:
+                yield speaker, speech_begin, begin
+            speaker = line[:-1]
+            speech_begin = end
         elif line == DOCUMENT_END:
-            learned.end(begin + 1)
-            everyones.end(begin + 1)
+            if speaker is not None:
+                yield speaker, speech_begin, begin + 1
+            speaker = None
         begin = end
-    learned.end(begin)
-    everyones.end(begin)
+    if speaker is not None:
+        yield speaker, speech_begin, begin
+
+
+def _speeches(
+    lines: Iterable[Line], known: Collection[str], names: Collection[str]
+) -> tuple[SpeechPlaces, SpeechPlaces]:
+    """Return the speeches of `names`, and everyone's."""
+    learned = SpeechPlaces()
+    everyones = SpeechPlaces()
+    for speaker, begin, end in speech_places(lines, known):
+        everyones.add(begin, end)
+        if speaker in names:
+            learned.add(begin, end)
     return learned, everyones
 
 
-def _in_tokens(speeches: _Speeches, ids: Ids, vocabulary: Vocabulary) -> LearnedTokens:
+def _in_tokens(speeches: SpeechPlaces, ids: Ids, vocabulary: Vocabulary) -> LearnedTokens:
     """Return the tokens whose first character is in one of the speeches."""
+    begins, ends = token_places(speeches, ids, vocabulary)
+    return LearnedTokens(begins[begins < ends], ends[begins < ends])
+
+
+def token_places(speeches: SpeechPlaces, ids: Ids, vocabulary: Vocabulary) -> tuple[Places, Places]:
+    """Return where speeches begin and end in tokens, both (n,): by their first characters."""
     places = np.array(speeches.places, dtype=np.int64)
     tokens = np.full(len(places), len(ids), dtype=np.int64)
     done = 0  # places whose token is known
@@ -200,4 +216,4 @@ def _in_tokens(speeches: _Speeches, ids: Ids, vocabulary: Vocabulary) -> Learned
         tokens[done:here] = first + np.searchsorted(begins, places[done:here])
         done = here
     begins, ends = tokens.reshape(-1, 2).T
-    return LearnedTokens(begins[begins < ends], ends[begins < ends])
+    return begins, ends

@@ -13,6 +13,7 @@ from chatgot.exchange.new_folder import check_folder, new_folder
 from chatgot.exchange.proof import Proof, prove
 from chatgot.logs.waiting import waiting
 from chatgot.model.gpt import GPT
+from chatgot.sampling.copies_of_model import Copies
 from chatgot.sampling.loading import LoadedModel
 
 CARD = "README.md"
@@ -45,10 +46,16 @@ def default_dtype(exported_as: Format, model: GPT) -> Dtype:
 
 
 def export(
-    loaded: LoadedModel, exported_as: Format, dtype: Dtype, folder: Path, held_out: Windows
+    loaded: LoadedModel,
+    exported_as: Format,
+    dtype: Dtype,
+    folder: Path,
+    held_out: Windows,
+    copies: Copies | None = None,
 ) -> Exported:
     """Write a model into a new folder, proven; parent folders are made if need be.
 
+    copies: what the model copies from its training text, for the model card; None: not measured.
     Raises: ConfigError for a folder that is there; ExportImpossible; ProofFailed; StorageError.
     Nothing stays behind then.
     """
@@ -57,6 +64,8 @@ def export(
         with new_folder(folder) as temporary:
             with waiting("writing the export"):
                 remarks = exported_as.write(loaded, dtype, temporary)
+            if copies is not None and copies.samples:
+                remarks = [*remarks, copies.sentence()]
             with waiting("proving the export"):
                 proof = prove(loaded, exported_as, dtype, temporary, held_out)
             card = model_card(loaded, exported_as, dtype, temporary, proof, remarks)

@@ -5,18 +5,15 @@ Letters: T tokens.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from chatgot.data.configured_text import encoded, text_path
-from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import END_OF_TEXT, Vocabulary, split_documents
-from chatgot.errors import UserError
 from chatgot.sampling.controls import Controls
 from chatgot.sampling.engine import Engine, Request
 from chatgot.sampling.loading import LoadedModel
+from chatgot.sampling.training_text import training_text
 
 LONGEST = 512  # tokens of a window, and no more than the context
 LARGE_MODEL = 100_000_000  # parameters from which on the windows are shorter
@@ -50,7 +47,7 @@ def windows_for(loaded: LoadedModel) -> Windows:
     the same ones. Nothing is downloaded. Side effect: a text may be encoded into the token cache.
     """
     length = _longest(loaded)
-    tokens = _training_text(loaded)
+    tokens = training_text(loaded)
     if tokens is not None:
         n_train = tokens.training_length(loaded.config.data.test_split)
         held_out = tokens.ids[n_train:]
@@ -79,21 +76,6 @@ def _longest(loaded: LoadedModel) -> int:
 def _ragged(length: int) -> int:
     """Return about two thirds of a length, and no power of 2."""
     return max(1, length * 2 // 3)
-
-
-def _training_text(loaded: LoadedModel) -> Tokens | None:
-    """Return the text that a model was trained on; None: it is not here, or another one is."""
-    config = loaded.config
-    try:
-        path = text_path(config)
-        if not path.is_file():
-            return None
-        cache = Path(config.paths.cache)
-        tokens = encoded(config.data, path, cache, loaded.vocabulary)
-    except UserError:  # the model can write the windows instead
-        return None
-    same = tokens.text_sha256 == loaded.data_sha256
-    return tokens if same and tokens.vocabulary.tokens == loaded.vocabulary.tokens else None
 
 
 def _written_by_model(loaded: LoadedModel, length: int) -> Iterator[tuple[str, list[int]]]:

@@ -30,6 +30,7 @@ KINDS = frozenset(
         "compile",
         "contention",
         "evaluation",
+        "originality",
         "warning",
         "stop",
         "done",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatgot.logs.logging_setup import escape_controls
+from chatgot.report import copied
 from chatgot.report.run_record import Curves, Event, Row
 from chatgot.report.story import PRECISIONS
 
@@ -241,6 +242,11 @@ def health_panels(rows: list[Row], curves: Curves) -> list[Panel]:
         Panel("loss scale", "", GREY, scale, may_be_log=True),
         Panel("skipped steps so far", "steps", VAL, skips, stepped=True),
     ]
+    if copied.OF_SAMPLES in curves:
+        held_out = curves[copied.OF_HELD_OUT][-1][1]
+        unit = f"% (held-out text {held_out:.1f})"
+        shares = as_curve(curves[copied.OF_SAMPLES])
+        others.append(Panel("copied from the training text", unit, "#be185d", shares))
     return panels + [panel for panel in others if len(set(panel.curve[1])) > 1]
 
 

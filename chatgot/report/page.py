@@ -18,7 +18,7 @@ from chatgot.errors import ConfigError, StorageError
 from chatgot.logs.logging_setup import LINK, escape_controls
 from chatgot.logs.timing import human_time
 from chatgot.logs.waiting import waiting
-from chatgot.report import story
+from chatgot.report import copied, story
 from chatgot.report.run_record import Event, Row, RunRecord, Sample, read_run
 
 if TYPE_CHECKING:
@@ -213,9 +213,21 @@ def facts(record: RunRecord) -> list[Fact]:
         Fact("speed, median", f"{statistics.median(rates):,.0f}" if rates else None, "tokens/s"),
         Fact("peak memory", f"{max(memory):,.0f}" if memory else None, "MiB at a row"),
         Fact("precision", ", then ".join(precisions)),
+        *copied_share(record.events),
         *contended(record.events, last.get("time_s")),
         *losses_of_sources(record.rows),
     ]
+
+
+def copied_share(events: list[Event]) -> list[Fact]:
+    """Return how much of the last samples is copied, beside the held-out text, if measured."""
+    measured = copied.last_measured(events)
+    share = None if measured is None else measured.number("copied_share")
+    if measured is None or share is None:
+        return []
+    held_out = measured.number("held_out_share")
+    beside = "" if held_out is None else f"; {held_out:.1%} of held-out text"
+    return [Fact("copied from the training text", f"{share:.1%}", f"of the last samples{beside}")]
 
 
 def contended(events: list[Event], time_s: float | None) -> list[Fact]:
@@ -327,6 +339,7 @@ def health(record: RunRecord) -> Part:
     if record.rows:
         # curves from events do not need TensorBoard
         curves = curves | story.curves(record.events, record.rows[-1].step)
+        curves = curves | copied.curves(record.events)
     alt = "learning rate, gradient norm, tokens per second and memory over the steps"
     return Part(image(health_chart(record.rows, curves), alt), problems)
 
@@ -377,13 +390,29 @@ def time_split(record: RunRecord) -> Part:
 # Samples, events, configuration
 
 
+SHOWN_CHARACTERS = 1500  # of a sample
+
+
+@dataclass(frozen=True)
+class ShownSample:
+    """A sample; `runs`: its text, cut where something copied begins or ends."""
+
+    step: int
+    prompt: str
+    runs: list[copied.Run]
+
+
 @dataclass(frozen=True)
 class PromptSamples:
     """The samples of one prompt; `made`: how many there are, including those not shown."""
 
     index: int
     made: str
-    samples: list[Sample]
+    samples: list[ShownSample]
+
+    @property
+    def has_copies(self) -> bool:
+        return any(run.copied for sample in self.samples for run in sample.runs)
 
 
 @dataclass(frozen=True)
@@ -407,13 +436,20 @@ def samples(record: RunRecord) -> Part:
         by_prompt.setdefault(sample.index, []).append(sample)
     if not by_prompt:
         return Part(problems=("samples.jsonl is missing or has no readable sample",))
-    shown = [
-        PromptSamples(index, f"{len(made):,}", [made[i] for i in spread(len(made), SAMPLE_STEPS)])
-        for index, made in list(by_prompt.items())[:PROMPTS]
-    ]
+    copies = copied.copies_by_sample(record.events)
+    shown = []
+    for index, made in list(by_prompt.items())[:PROMPTS]:
+        some = [made[i] for i in spread(len(made), SAMPLE_STEPS)]
+        shown.append(PromptSamples(index, f"{len(made):,}", [_shown(one, copies) for one in some]))
     if len(by_prompt) <= PROMPTS:
         return Part(shown)
     return Part(shown, (f"{len(by_prompt) - PROMPTS:,} more prompts are not shown",))
+
+
+def _shown(sample: Sample, copies: dict[tuple[int, int], list[copied.Span]]) -> ShownSample:
+    spans = copies.get((sample.step, sample.index), [])
+    text = cut(sample.text, SHOWN_CHARACTERS)
+    return ShownSample(sample.step, sample.prompt, copied.runs(text, spans))
 
 
 def event_table(record: RunRecord) -> Part:

@@ -238,6 +238,8 @@ def table(events: list[Event]) -> list[Line]:
     for event in events:
         if event.kind == "evaluation" and not event.holds("best"):
             continue  # the loss chart shows all evaluations
+        if event.kind == "originality":
+            continue  # a chart of its own shows them
         if is_turning_point(event):
             lines += _collapsed(stretch)
             lines.append(_line([event]))

@@ -13,6 +13,7 @@ from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from chatgot.data.vocabulary import END_OF_TEXT
+from chatgot.sampling.originality import LEAST_COPY
 from chatgot.sampling.speeches import choose_speaker
 from chatgot.serving.access import Access, Gate
 from chatgot.serving.answering import EventStream, Server, answer
@@ -31,6 +32,7 @@ from chatgot.serving.models import LoadedModels, Served
 from chatgot.serving.openai_api import (
     ChatBody,
     CompletionBody,
+    CopiedBody,
     DetokenizeBody,
     Scene,
     TokenizeBody,
@@ -45,6 +47,7 @@ from chatgot.serving.page_files import file_response, page_files
 from chatgot.serving.watching import Watch
 
 MOST_IN_HEADER = 100  # characters that were replaced
+MOST_COMPARED_CHARACTERS = 100_000  # with the training text at once: about two seconds
 
 # From what is new of a choice to the choice in OpenAI's form
 Shape = Callable[[int, Piece], dict[str, object]]
@@ -268,6 +271,30 @@ async def tokenizer_info(request: Request) -> Response:
     return JsonAnswer({"eos_token": END_OF_TEXT, "bos_token": None, "pad_token": None})
 
 
+async def copied(request: Request) -> Response:
+    """Answer what of some texts stands in the training text, in characters from and up to."""
+    server = server_of(request)
+    body = parse(CopiedBody, await request.body())
+    length = sum(map(len, body.texts))
+    if length > MOST_COMPARED_CHARACTERS:
+        raise bad_request(
+            f"texts: {length} characters together, at most {MOST_COMPARED_CHARACTERS}", "texts"
+        )
+    served = await server.models.get(body.model)
+    measured = await asyncio.to_thread(served.originality_of, body.texts)
+    if measured is None:
+        said = "the text that the model was trained on is not here to compare with"
+        raise ApiError(404, said, code="text_not_here")
+    return JsonAnswer(
+        {
+            "least": LEAST_COPY,
+            "copied_share": measured.share,
+            "longest_copy": measured.longest,
+            "copies": measured.copies,
+        }
+    )
+
+
 async def watched_runs(request: Request) -> Response:
     server = server_of(request)
     models = await server.models.list()
@@ -304,6 +331,7 @@ ROUTES: tuple[tuple[str, str, Callable[[Request], Awaitable[Response]]], ...] = 
     ("POST", "/tokenize", tokenize),
     ("POST", "/detokenize", detokenize),
     ("GET", "/tokenizer_info", tokenizer_info),
+    ("POST", "/copied", copied),
     ("GET", "/watch/runs", watched_runs),
     ("GET", "/watch/runs/{run_id}", watched_run),
     ("GET", "/health", health),

@@ -8,8 +8,9 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +22,10 @@ from chatgot.errors import CheckpointRejected
 from chatgot.exchange.importing import read_start
 from chatgot.sampling.engine import Engine
 from chatgot.sampling.loading import LoadedModel, load_model, marked_loss
+from chatgot.sampling.originality import Originality, originality_of
 from chatgot.sampling.picking import list_runs
 from chatgot.sampling.speakers import Speaker, default_pair
+from chatgot.sampling.training_text import training_index
 from chatgot.serving.api_errors import ApiError, too_busy
 from chatgot.serving.batching import Batcher
 
@@ -257,11 +260,22 @@ class Served:
         self.pieces = pieces_of(self.loaded.vocabulary)
         self.names = tuple(speaker.name for speaker in self.loaded.speakers)
         self.user, self.character = default_pair(self.loaded.speakers)
+        self._index = cache(lambda: training_index(self.loaded))
+        self._index_lock = threading.Lock()
 
     def bytes_of(self, token: int) -> bytes:
         """Return what a token adds to the text, in UTF-8; of a special one it is the name."""
         added = self.loaded.vocabulary.bytes_of(token)
         return added or self.pieces[token].encode("utf-8", "surrogatepass")
+
+    def originality_of(self, texts: Sequence[str]) -> Originality | None:
+        """Return what of some texts is copied from the training text; None: that is not here.
+
+        The first call may take seconds: it indexes that text. Several threads may call it.
+        """
+        with self._index_lock:
+            index = self._index()
+        return None if index is None else originality_of(texts, index)
 
     @property
     def fingerprint(self) -> str:

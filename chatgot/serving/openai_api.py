@@ -22,6 +22,7 @@ MOST_STOPS = 16
 LONGEST_STOP = 1000  # characters
 LONGEST_NAME = 100
 MOST_NAMES = 200  # of a room
+MOST_COMPARED = 1000  # texts with the training text at once
 SMALLEST = 1e-6  # of top_p and the temperature; what is below means: the likeliest token
 LONGEST_VALUE = 80  # characters of a wrong value in a message
 
@@ -136,6 +137,14 @@ class DetokenizeBody(BaseModel):
     model_config = ConfigDict(strict=True)
     model: str | None = None
     tokens: list[int]
+
+
+class CopiedBody(BaseModel):
+    """The body of /copied: texts to compare with the training text."""
+
+    model_config = ConfigDict(strict=True)
+    model: str | None = None
+    texts: list[str] = Field(max_length=MOST_COMPARED)
 
 
 Body = TypeVar("Body", bound=BaseModel)

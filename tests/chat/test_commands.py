@@ -8,7 +8,9 @@ from scripted_engine import ScriptedEngine
 
 from chatgot.chat.commands import COMMANDS
 from chatgot.sampling.controls import Controls
+from chatgot.sampling.suffix_index import SuffixIndex
 
+LEARNED = "a line of thirty letters or more of the play"
 DRAWN = Controls(seed=100, temperature=0.8)
 
 
@@ -324,3 +326,20 @@ def test_saved_json_names_who_typed(stage, tmp_path):
     stage().play("Why?", f"/save {path}")
     content = json.loads(path.read_text(encoding="utf-8"))
     assert [turn["typed"] for turn in content["turns"]] == [True, False]
+
+
+def test_copied_marks_what_stands_in_the_training_text(stage):
+    here = stage(engine=ScriptedEngine(lambda _: f"But {LEARNED} I say.\n\n"))
+    here.session.actor.index = lambda: SuffixIndex.of_text(f"He said: {LEARNED}".encode())
+    said, notes = here.play("Who's there?", "/copied")
+    assert said.endswith(f"HAMLET:\nBut[[ {LEARNED}]] I say.\n\n")
+    assert f"longest run {len(LEARNED) + 1}" in notes
+    assert "/copied" not in said
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"), [(["/copied"], "said nothing yet"), (["Hello", "/copied"], "is not here")]
+)
+def test_copied_says_where_there_is_nothing_to_compare(stage, lines, words):
+    _, notes = stage().play(*lines)
+    assert words in notes

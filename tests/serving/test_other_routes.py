@@ -9,6 +9,9 @@ import served
 
 from chatgot.checkpointing.run_lock import is_being_trained, lock_old_run
 from chatgot.report.run_record import Row
+from chatgot.sampling.originality import originality_of
+from chatgot.sampling.suffix_index import SuffixIndex
+from chatgot.serving.models import Served
 from chatgot.serving.watching import MOST_ROWS, thinned, thinned_rows
 
 
@@ -19,6 +22,27 @@ def test_tokens_and_text_are_turned_into_each_other(server):
     back = server.post("/detokenize", tokens=answer["tokens"])
     assert back.json()["text"] == "ANN: a!"
     assert server.post("/tokenize", prompt="ANN: a!").json() == answer
+
+
+def test_copied_says_that_the_training_text_is_not_here(server):
+    answer = server.post("/copied", texts=["ANN: a!"])
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "text_not_here"
+
+
+def test_copied_finds_what_stands_in_the_training_text(server, monkeypatch):
+    line = "a line of thirty letters or more of the play"
+    index = SuffixIndex.of_text(f"ANN:\n{line}".encode())
+    monkeypatch.setattr(Served, "originality_of", lambda _, texts: originality_of(texts, index))
+    answer = server.post("/copied", texts=["x" * 40, f"é{line}é"]).json()
+    assert answer["copies"] == [[], [[1, 1 + len(line)]]]
+    assert answer["longest_copy"] == len(line)
+    assert answer["least"] == 30
+
+
+@pytest.mark.parametrize("texts", [None, "a", [1], ["a" * 100_001], ["a"] * 1001])
+def test_texts_that_cannot_be_compared_are_refused(server, texts):
+    assert server.post("/copied", texts=texts).status_code == 400
 
 
 def test_wrong_tokens_are_refused(server):

@@ -304,6 +304,18 @@ def test_stream_that_breaks_off_is_said_and_its_words_stay(page):
     page.unroute("**/v1/chat/completions")
 
 
+def test_copied_stretches_of_an_answer_are_marked(page, server):
+    server.speeches.append("\N{DRAGON} good <night>, sweet")
+    converse(page, "Hello.")
+    found = {"least": 30, "copied_share": 0.5, "copies": [[[2, 14]]]}
+    page.route("**/copied", lambda route: route.fulfill(status=200, json=found))
+    page.locator(".model").get_by_role("button", name="Original?").click()
+    expect(page.locator(".model .speech mark")).to_have_text("good <night>")
+    assert speeches(page)[-1] == "\N{DRAGON} good <night>, sweet"
+    expect(page.locator("#chat-status")).to_contain_text("50 % copied")
+    page.unroute("**/copied")
+
+
 def test_conversation_is_copied_and_downloaded_as_the_text_writes_it(page, server):
     server.speeches.append("Good\nnight.")
     converse(page, "Hello.")

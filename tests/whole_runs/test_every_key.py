@@ -145,6 +145,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "sampling.temperature": (0, "samples"),
     "sampling.top_k": (1, "samples"),
     "sampling.top_p": (0.01, "samples"),
+    "sampling.originality": (False, "originality"),
     "paths.checkpoints": ("elsewhere", "saved"),
     "paths.logs": ("elsewhere", "logs"),
     "paths.cache": ("elsewhere", "cache"),
@@ -228,6 +229,7 @@ def of_events(events: list[dict[str, Any]]) -> dict[str, Any]:
     precisions = of_kind("precision")
     searches = [event for event in of_kind("micro_batch") if event["reason"] == "fastest"]
     return {
+        "originality": [event["step"] for event in of_kind("originality")],
         "weighed": [event["on"] for event in of_kind("compile")],
         "rewinds": [event["skipped"] for event in of_kind("rewind")],
         "climbs": sum(event["reason"] == "proven again" for event in precisions),

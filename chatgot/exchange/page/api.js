@@ -18,6 +18,14 @@ export function sentenceOf(error) {
 /** What this file says of its model: name, shape, speakers, weights. */
 export const about = JSON.parse(byId("about").textContent);
 
+/** Whether this page can say what of a text is copied: it has no training text. */
+export const canFindCopies = false;
+
+/** Nobody asks this here; the server's page has it. */
+export function findCopies() {
+  throw new Trouble("This page has no training text to compare with.");
+}
+
 let port = null;
 let asked = 0;
 const readers = new Map(); // from the id of what was asked to who takes the answer

@@ -88,6 +88,17 @@ function likeliest(logprobs) {
     .slice(0, 5);
 }
 
+/** Whether this page can say what of a text is copied from the training text. */
+export const canFindCopies = true;
+
+/** Return which stretches of some texts are copied: {least, copied_share, copies}. */
+export async function findCopies(model, texts) {
+  const body = JSON.stringify({ model, texts });
+  const headers = { "Content-Type": "application/json" };
+  const answer = await ask("copied", { method: "POST", headers, body });
+  return answer.json();
+}
+
 async function getJson(path) {
   const answer = await ask(path, { signal: AbortSignal.timeout(PATIENCE_MS) });
   return answer.json();

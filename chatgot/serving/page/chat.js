@@ -1,6 +1,6 @@
 // The chat: what happens when somebody speaks, stops, retries, edits, or lets the room talk.
 
-import { sentenceOf, streamChat } from "./api.js";
+import { canFindCopies, findCopies, sentenceOf, streamChat } from "./api.js";
 import { CastBar, usualCast } from "./cast.js";
 import {
   forgetConversation, keepConversation, listConversations, newConversation, titleOf,
@@ -27,6 +27,7 @@ export class Chat {
     this.messages = new Messages(byId("log"), {
       copy: (turn) => this.tellCopied(turn.text),
       retry: (turn) => this.retry(turn),
+      mark: canFindCopies && ((turn) => this.markCopies(turn)),
       edit: (turn) => this.edit(turn),
       walk: (turn, by) => this.walk(turn, by),
     });
@@ -155,6 +156,18 @@ export class Chat {
 
   addLine(text) {
     addTurn(this.tree, lastId(this.tree), { by: "you", name: this.people.user, text });
+  }
+
+  /** Mark in a turn what stands in the training text, and say how much that is. */
+  async markCopies(turn) {
+    try {
+      const found = await findCopies(this.models.chosen.id, [turn.text]);
+      this.messages.mark(turn, found.copies[0]);
+      const share = Math.round(100 * found.copied_share);
+      this.tell(`${share} % copied: ${found.least} or more characters of the training text.`);
+    } catch (error) {
+      this.tell(sentenceOf(error));
+    }
   }
 
   async retry(turn) {

@@ -51,6 +51,20 @@ export class Messages {
     article.querySelector(".speech").textContent = turn.text;
   }
 
+  /** Mark the copied stretches of a turn, [from, up to] in characters. */
+  mark(turn, copies) {
+    const speech = this.articles.get(turn.id)?.article.querySelector(".speech");
+    const characters = [...turn.text];
+    const parts = [];
+    let done = 0;
+    for (const [start, end] of copies) {
+      const copied = make("mark", {}, characters.slice(start, end).join(""));
+      parts.push(characters.slice(done, start).join(""), copied);
+      done = end;
+    }
+    speech?.replaceChildren(...parts, characters.slice(done).join(""));
+  }
+
   /** Put the focus on a branch arrow of a turn, or on the other one at an end. */
   focusBranch(id, by) {
     const article = this.articles.get(id)?.article;
@@ -142,6 +156,7 @@ export class Messages {
     const isYours = turn.by === "you";
     const again = isYours ? button("Edit", "edit", "again") : button("Retry", "retry", "again");
     const parts = [button("Copy", "copy"), again];
+    if (this.actions.mark && !isYours) parts.push(button("Original?", "mark"));
     if (count > 1) parts.push(this.branches(turn, place, count));
     return parts;
   }
