@@ -26,6 +26,7 @@ PERSIAN_YEARS = range(1370, 1500)
 PERSIAN_LEAD = 621  # years, from 21 March on
 PERSIAN_MONTHS = (0, 31, 62, 93, 124, 155, 186, 216, 246, 276, 306, 336)  # days before each
 ENOUGH_DATES = 12  # that only one order can read
+SURE_STEPS = 3  # so many more steps backward show that an order is wrong
 MOST_DATES = 20_000  # that are kept to be compared
 
 # In small letters, without blanks, dots and marks
@@ -127,15 +128,21 @@ class DateEvidence:
         best, *others = sorted(self.readable.values(), reverse=True)
         return best == self.count and others[0] <= self.count - ENOUGH_DATES
 
-    def order(self) -> tuple[DateOrder, list[DateOrder]]:
-        """Return the likeliest order, and those that fit as well."""
+    def order(self, hint: DateOrder | None = None) -> tuple[DateOrder, list[DateOrder]]:
+        """Return the likeliest order, and others that might be meant.
+
+        hint: the order to choose where nothing else decides.
+        """
         most = max(self.readable.values())
-        possible = [order for order in ORDERS if self.readable[order] == most]
-        if len(possible) > 1:
-            possible = _best(possible, {o: _backward_steps(self.dates, o) for o in possible})
-        if len(possible) > 1:
-            possible = _best(possible, {o: _long_way(self.dates, o) for o in possible})
-        return possible[0], possible[1:]
+        readable = [order for order in ORDERS if self.readable[order] == most]
+        if len(readable) == 1:
+            return readable[0], []
+        steps = {order: _backward_steps(self.dates, order) for order in readable}
+        best = _best(readable, steps)
+        best = _best(best, {order: _long_way(self.dates, order) for order in best})
+        chosen = hint if hint in best else best[0]
+        doubtful = [o for o in readable if o != chosen and steps[o] - steps[chosen] < SURE_STEPS]
+        return chosen, doubtful
 
 
 def _best(orders: Sequence[DateOrder], faults: dict[DateOrder, int]) -> list[DateOrder]:

@@ -218,6 +218,8 @@ def _pieces(
     text, attached = without_attachment(text, has_marks)
     if attached is not None:
         findings.left_out[attached] += 1
+        if not text.strip(MARKS + " \n"):
+            return
     text = without_edit_tag(text)
     kind = _notice(text, has_marks, habits)
     if kind is not None:
@@ -252,15 +254,11 @@ def _date_order(source: Source, heads: Heads, findings: Findings) -> DateOrder:
         evidence.add(numbers_of(head))
         if evidence.is_clear:
             break
-    order, as_good = evidence.order()
-    if american and "mdy" in as_good:
-        as_good.remove("mdy")
-        as_good.append(order)
-        order = "mdy"
-    if as_good:
+    order, others = evidence.order("mdy" if american else None)
+    if others:
         findings.remark(
             f"dates such as {example} fit several orders; they were read as {order}: "
-            f"where that is wrong, give --date_order {as_good[0]}"
+            f"where that is wrong, give --date_order {others[0]}"
         )
     return order
 

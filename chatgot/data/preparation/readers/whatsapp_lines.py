@@ -29,7 +29,7 @@ _SPACE = rf"[\s{MARKS}]"
 _SEPARATOR = rf"[\s{MARKS}./\-年月년월]{{1,6}}"
 _DATE = (
     rf"(?P<first>\d{{1,4}})(?P<sep1>{_SEPARATOR})(?P<second>\d{{1,2}})(?P<sep2>{_SEPARATOR})"
-    rf"(?P<third>\d{{1,4}})"
+    rf"(?P<third>\d{{1,4}})[日일]?"
 )
 _TIME = (
     r"(?P<hour>\d{1,2})(?P<colon1>\s?[:.h時时시٫]\s?)(?P<minute>\d{2})"
@@ -78,7 +78,9 @@ class Layout:
         """Return the pattern of exactly such heads."""
         first, third = (r"\d{4}" if is_long else r"\d{1,2}" for is_long in self.long)
         sep1, sep2, colon1, colon2 = (_flexible(text or "") for text in self.separators)
-        date = rf"(?P<first>{first}){sep1}(?P<second>\d{{1,2}}){sep2}(?P<third>{third}){_MARKS}"
+        date = (
+            rf"(?P<first>{first}){sep1}(?P<second>\d{{1,2}}){sep2}(?P<third>{third})[日일]?{_MARKS}"
+        )
         time = rf"(?P<hour>\d{{1,2}}){colon1}(?P<minute>\d{{2}})"
         if self.separators[3] is not None:
             time += rf"{colon2}(?P<second_>\d{{2}})"

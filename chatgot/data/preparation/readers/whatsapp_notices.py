@@ -46,7 +46,7 @@ NOTHING = "null"  # what Android writes for a message that it cannot export
 @cache
 def notice_words(section: str) -> frozenset[str]:
     """Return the words of one section of whatsapp_notices.txt."""
-    text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
+    text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").strip()
     _, _, words = text.partition(f"[{section}]\n")
     own, _, _ = words.partition("\n[")
     return frozenset(own.split("\n"))
