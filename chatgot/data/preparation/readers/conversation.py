@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from chatgot.data.preparation.pieces import DocumentStart, Piece, Speech
+from chatgot.data.preparation.pieces import DocumentStart, Passage, Piece, Speech
 from chatgot.data.preparation.reader import ReadingOptions
 
 SECONDS_PER_HOUR = 3600
@@ -17,11 +17,15 @@ class Conversation:
     """Turns messages into speeches, with a document after each long pause.
 
     nobody: the name of whoever has none.
+    is_dated: the times are true; else they only serve to find pauses.
     """
 
-    def __init__(self, options: ReadingOptions, nobody: str = NOBODY) -> None:
+    def __init__(
+        self, options: ReadingOptions, nobody: str = NOBODY, is_dated: bool = True
+    ) -> None:
         self._pause_s = options.pause_hours * SECONDS_PER_HOUR
         self._nobody = nobody
+        self.is_dated = is_dated
         self._last: float | None = None
         self._is_new = True
         self._title = ""
@@ -39,17 +43,29 @@ class Conversation:
         words = spoken_text(text)
         if not words:
             return []
-        if time is not None and not 0 <= time <= LATEST:
-            time = None
-        speech = Speech(speaker_name(name) or self._nobody, words, time)
+        true_time = self._true(time)
+        return self._placed(Speech(speaker_name(name) or self._nobody, words, true_time), time)
+
+    def tell(self, text: str, time: float | None) -> list[Piece]:
+        """Return the pieces of what is done, not said."""
+        words = spoken_text(text)
+        return self._placed(Passage(words, self._true(time)), time) if words else []
+
+    def _true(self, time: float | None) -> float | None:
+        if time is None or not self.is_dated:
+            return None
+        return time if 0 <= time <= LATEST else None
+
+    def _placed(self, piece: Piece, time: float | None) -> list[Piece]:
+        """Return a piece, after the start of a document where one begins."""
         last = self._last
         is_long = time is not None and last is not None and time - last > self._pause_s
         if time is not None:
             self._last = time
         if not (self._is_new or is_long):
-            return [speech]
+            return [piece]
         self._is_new = False
-        return [DocumentStart(self._heading(time)), speech]
+        return [DocumentStart(self._heading(self._true(time))), piece]
 
     def _heading(self, time: float | None) -> str:
         date = "" if time is None else datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
