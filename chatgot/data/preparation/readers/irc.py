@@ -29,7 +29,7 @@ STAMPS = (
 SAID = re.compile(rf"\s?<[ @+%&~!]?(?P<nick>{_NICK})>\s?(?P<text>.*)")
 DONE = re.compile(rf"\s*(?:\*\s(?!\*)|Action: )(?P<nick>{_NICK})\s(?P<text>.+)")
 TABBED = re.compile(rf"(?P<nick>[ @+%&~!]?{_NICK}| \*|-->|<--|--|=!=)\t(?P<text>.*)")
-PLAIN = re.compile(rf"(?P<nick>[A-Za-z_\[\]{{}}^`|\\][\w\[\]{{}}^`|\\-]{{0,29}}) (?P<text>\S.*)")
+PLAIN = re.compile(r"(?P<nick>[A-Za-z_\[\]{{}}^`|\\][\w\[\]{{}}^`|\\-]{{0,29}}) (?P<text>\S.*)")
 NOTICE = re.compile(
     r"\s*(?:-!-|\*\*\*|-->|<--|--\s|=!=|\* \*|-[^\s-]+(?:\([^)]*\))?-\s|\S+ \([^)\s]*@[^)\s]*\) )"
 )
