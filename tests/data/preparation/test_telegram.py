@@ -119,11 +119,10 @@ def test_damaged_json_is_refused_with_the_place(write, spoil, reason):
 def test_what_was_read_before_the_damage_has_been_given(write):
     data = json.dumps(chat_of([*map(message, CHAT)])).encode()
     pieces = TELEGRAM_JSON.read(source_of(write(data[:-30])), ReadingOptions(), Findings())
-    speeches = 0
+    given = []
     with pytest.raises(UnreadableError, match="cut off"):
-        for piece in pieces:
-            speeches += isinstance(piece, Speech)
-    assert speeches == len(CHAT) - 1
+        given.extend(pieces)
+    assert sum(isinstance(piece, Speech) for piece in given) == len(CHAT) - 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

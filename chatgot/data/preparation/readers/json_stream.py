@@ -11,6 +11,7 @@ BLANK = re.compile(r"[ \t\n\r]*")
 # Up to the next character that opens or ends something
 STRUCTURE = re.compile(r'[^"\[\]{}]*')
 STRING_PART = re.compile(r'[^"\\]*')
+UNFINISHED = re.compile(r"[a-z]{0,4}|-|\\u?[0-9A-Fa-f]{0,3}")  # what may be at the cut
 OPENING = frozenset("[{")
 
 
@@ -188,7 +189,7 @@ class JsonStream:
                 f"{LONGEST_VALUE:,} characters"
             )
         rest = self._text[error.pos :].strip()
-        if not rest or error.msg.startswith("Unterminated string"):
+        if UNFINISHED.fullmatch(rest) or error.msg.startswith("Unterminated string"):
             return self._cut_off()
         return UnreadableError(
             f"odd JSON at character {self._dropped + error.pos + 1:,}: {error.msg}"
