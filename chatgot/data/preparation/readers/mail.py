@@ -64,10 +64,10 @@ def certainty(source: Source) -> float:
 class _Threads:
     """Where the mails of a file begin, and which thread each belongs to."""
 
-    starts: array[int] = field(default_factory=lambda: array("Q"))
-    ends: array[int] = field(default_factory=lambda: array("Q"))
-    times: array[float] = field(default_factory=lambda: array("d"))
-    threads: array[int] = field(default_factory=lambda: array("L"))
+    starts: "array[int]" = field(default_factory=lambda: array("Q"))
+    ends: "array[int]" = field(default_factory=lambda: array("Q"))
+    times: "array[float]" = field(default_factory=lambda: array("d"))
+    threads: "array[int]" = field(default_factory=lambda: array("L"))
     by_id: dict[int, int] = field(default_factory=dict)
     count: int = 0
 

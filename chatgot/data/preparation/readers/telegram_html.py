@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatgot.data.preparation.pieces import Piece
@@ -133,7 +134,7 @@ def _silent_kind(body: "_Element | None") -> str:
 
 def _last_name_before(source: Source) -> str:
     """Return who spoke last on the page before, for a page that goes on without a name."""
-    page = PAGE.match(source.path.name)
+    page = PAGE.match(Path(source.name).name)
     if page is None or not page[1]:
         return ""
     number = int(page[1]) - 1
