@@ -56,7 +56,7 @@ def test_quotes_attributions_and_signatures_are_left_out(tmp_path):
     text = "I agree.\n\nOn Monday, Anna wrote:\n> one\n> two\n>> three\n\nAnd more.\n-- \nBen\nTel. 1\n"
     read = Reading(MAIL, mbox(tmp_path / "one.mbox", [mail(0, text=text)]))
     assert read.lines == [("Anna", "I agree.\nAnd more.")]
-    assert read.findings.left_out == {"quoted lines": 4, "lines of signatures": 4}
+    assert read.findings.left_out == {"quoted lines": 4, "lines of signatures": 3}
 
 
 def test_what_follows_an_original_message_line_is_quoted(tmp_path):

@@ -28,10 +28,15 @@ STAMPS = (
 )
 SAID = re.compile(rf"\s?<[ @+%&~!]?(?P<nick>{_NICK})>\s?(?P<text>.*)")
 DONE = re.compile(rf"\s*(?:\*\s(?!\*)|Action: )(?P<nick>{_NICK})\s(?P<text>.+)")
-TABBED = re.compile(rf"(?P<nick>[ @+%&~!]?{_NICK}| \*|-->|<--|--|=!=)\t(?P<text>.*)")
-PLAIN = re.compile(r"(?P<nick>[A-Za-z_\[\]{{}}^`|\\][\w\[\]{{}}^`|\\-]{{0,29}}) (?P<text>\S.*)")
+TABBED = re.compile(rf"(?P<nick>[ @+%&~!]?{_NICK}|-->|<--|--|=!=)\t(?P<text>.*)")
+PLAIN = re.compile(r"(?P<nick>[A-Za-z_\[\]{}^`|\\][\w\[\]{}^`|\\-]{0,29}) (?P<text>\S.*)")
 NOTICE = re.compile(
     r"\s*(?:-!-|\*\*\*|-->|<--|--\s|=!=|\* \*|-[^\s-]+(?:\([^)]*\))?-\s|\S+ \([^)\s]*@[^)\s]*\) )"
+)
+# What happens to the channel, where it looks like what somebody does
+CHANGE = re.compile(
+    r"\([^)\s]*@[^)\s]*\) |sets mode|is now known as |has (?:joined|left|quit|changed)|talking in "
+    r"|changes topic to|was kicked by "
 )
 DAY_LINES = re.compile(
     r"(?:--- (?:Day changed|Log (?:opened|closed))|Session (?:Start|Time|Close|Ident):"
@@ -61,15 +66,15 @@ def _parsed(rest: str, is_plain: bool = False) -> _Line | None:
     tabbed = TABBED.match(rest)
     if tabbed is not None:
         nick = tabbed["nick"]
-        if nick in TABBED_NOTICES:
+        if nick in TABBED_NOTICES or (nick.startswith("-") and nick.endswith("-")):
             return _Line("notice")
-        if nick == " *":
-            nick, _, text = tabbed["text"].partition(" ")
-            return _Line("done", nick, text)
-        return _Line("said", nick.lstrip(" @+%&~!"), tabbed["text"])
+        if nick.strip() != "*":
+            return _Line("said", nick.lstrip(" @+%&~!"), tabbed["text"])
+        rest = f"* {tabbed['text']}"
     done = DONE.match(rest)
     if done is not None:
-        return _Line("done", done["nick"], done["text"])
+        is_notice = CHANGE.match(done["text"]) is not None
+        return _Line("notice") if is_notice else _Line("done", done["nick"], done["text"])
     if NOTICE.match(rest):
         return _Line("notice")
     plain = PLAIN.match(rest) if is_plain else None

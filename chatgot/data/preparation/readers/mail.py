@@ -249,7 +249,7 @@ def _without_tags(page: str) -> str:
 
 def _own_words(text: str, findings: Findings) -> str:
     """Return a mail's text without what it quotes and without its signature."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
     for place, line in enumerate(lines):
         if line in SIGNATURE:
             findings.left_out["lines of signatures"] += len(lines) - place
