@@ -31,11 +31,11 @@ DONE = re.compile(rf"\s*(?:\*\s(?!\*)|Action: )(?P<nick>{_NICK})\s(?P<text>.+)")
 TABBED = re.compile(rf"(?P<nick>[ @+%&~!]?{_NICK}|-->|<--|--|=!=)\t(?P<text>.*)")
 PLAIN = re.compile(r"(?P<nick>[A-Za-z_\[\]{}^`|\\][\w\[\]{}^`|\\-]{0,29}) (?P<text>\S.*)")
 NOTICE = re.compile(
-    r"\s*(?:-!-|\*\*\*|-->|<--|--\s|=!=|\* \*|-[^\s-]+(?:\([^)]*\))?-\s|\S+ \([^)\s]*@[^)\s]*\) )"
+    r"\s*(?:-!-|\*\*\*|-->|<--|--\s|=!=|\* \*|-[^\s-]{1,60}(?:\([^)]{0,100}\))?-\s|\S{1,60} \([^)\s]{0,100}@[^)\s]{0,100}\) )"
 )
 # What happens to the channel, where it looks like what somebody does
 CHANGE = re.compile(
-    r"\([^)\s]*@[^)\s]*\) |sets mode|is now known as |has (?:joined|left|quit|changed)|talking in "
+    r"\([^)\s]{0,100}@[^)\s]{0,100}\) |sets mode|is now known as |has (?:joined|left|quit|changed)|talking in "
     r"|changes topic to|was kicked by "
 )
 DAY_LINES = re.compile(

@@ -23,11 +23,12 @@ LONGEST_MAIL = 1 << 23  # bytes that are read of one; what follows are attachmen
 LONGEST_HEADERS = 1 << 16
 LONGEST_LINE = 1 << 20
 LONGEST_HTML = 1 << 20
+LONGEST_SEPARATOR = 300
 MOST_IDS = 1_000_000
 
 SEPARATOR = re.compile(rb"From \S+.*\d\d:\d\d")
 FIRST_SEPARATOR = re.compile(
-    rb"(?:\xef\xbb\xbf)?From [^\r\n]*\d\d:\d\d[^\r\n]*\r?\n(?:>From |[A-Za-z-]+:)"
+    rb"(?:\xef\xbb\xbf)?From [^\r\n]{0,200}?\d\d:\d\d[^\r\n]{0,60}\r?\n(?:>From |[A-Za-z-]+:)"
 )
 HEADER = re.compile(rb"([A-Za-z][A-Za-z0-9-]{1,60}):[ \t]")
 CONTINUED = (b" ", b"\t")
@@ -143,7 +144,7 @@ def _headers(file: BinaryIO, is_many: bool) -> Iterator[tuple[int, int, Message]
     in_headers = True
     was_blank = True
     while line := file.readline(LONGEST_LINE):
-        if is_many and was_blank and SEPARATOR.match(line):
+        if is_many and was_blank and SEPARATOR.match(line, 0, LONGEST_SEPARATOR):
             if place > start:
                 yield start, place, _message(bytes(collected))
             start = place + len(line)

@@ -29,11 +29,9 @@ BACKUP = re.compile(
     r"\[(?P<when>[A-Z][a-z]{2} \d\d, \d{4} \d\d:\d\d:\d\d)\] "
     r"(?:<(?P<name>[^>\n]{1,80})> ?|(?P<notice>\*{1,3}) )"
 )
-DETAILS = re.compile(
-    r"\[(?:(?:reply to [^\]\n]{1,120}|edited|\d+ attachments?)(?:, (?=[^\]])|(?=\])))+\] ?"
-)
+DETAILS = re.compile(r"\[(?:reply to [^\]\n]{1,120}|edited|\d{1,4} attachments?)[^\]\n]{0,200}\] ?")
 WHOLE_NOTICE = re.compile(r"\[[\w-]+ message\]$")
-MARKDOWN_REACTIONS = re.compile(r"\s*\(- .{1,1000} -\)\s*$")
+MARKDOWN_REACTIONS = re.compile(r"\(- .{1,1000} -\)")
 MARKDOWN_MEDIA = re.compile(r"!?\[[^\]\n]{0,200}\]\((?:\./)?media/[^)\n]{1,400}\)")
 FIELDS = re.compile(r"(From|Type|Sent|Received|Attachment|Reaction|Edited): ")
 RECORD_START = re.compile(r"Conversation: [^\n]*\n\n(?:From: [^\n]*\n)?Type: ")
@@ -141,9 +139,10 @@ def _without_markdown(lines: list[str], findings: Findings) -> str:
     """Return what somebody wrote, without quotes, reactions and links to media."""
     kept = [line for line in lines if not line.startswith("> ")]
     findings.left_out["quoted lines"] += len(lines) - len(kept)
-    text, reactions = MARKDOWN_REACTIONS.subn("", "\n".join(kept))
+    own = [line for line in kept if not MARKDOWN_REACTIONS.fullmatch(line.strip())]
+    findings.left_out["reactions"] += len(kept) - len(own)
+    text = "\n".join(own)
     text, media = MARKDOWN_MEDIA.subn("", text)
-    findings.left_out["reactions"] += reactions
     findings.left_out["media"] += media
     return text
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 START = re.compile(r'class="(?:message default clearfix|page_wrap)')
 PAGE = re.compile(r"messages(\d*)\.html$")
-NAME = re.compile(r'<div class="from_name">\s*([^<]{1,200}?)\s*<(?!span class="date)')
+NAME = re.compile(r'<div class="from_name">([^<]{1,300})<(?!span class="date)')
 DATE = re.compile(r"(\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d)")
 DATE_FORM = "%d.%m.%Y %H:%M:%S"
 TAIL_BYTES = 1 << 18  # of the page before, to find who spoke last
@@ -110,7 +110,10 @@ def _text(element: "_Element | None") -> str:
 
 
 def _plain(text: str | None) -> str:
-    return re.sub(r"\s*\n\s*", "", text or "")
+    if not text or "\n" not in text:
+        return text or ""
+    first, *others, last = text.split("\n")
+    return "".join((first.rstrip(), *(line.strip() for line in others), last.lstrip()))
 
 
 def _time(body: "_Element") -> float | None:
@@ -146,7 +149,7 @@ def _last_name_before(source: Source) -> str:
     except OSError:
         return ""
     names = NAME.findall(tail)
-    return html.unescape(names[-1]) if names else ""
+    return html.unescape(names[-1]).strip() if names else ""
 
 
 TELEGRAM_HTML = Reader("Telegram HTML", certainty, read)

@@ -183,7 +183,7 @@ class Heads:
     def match(self, line: str) -> re.Match[str] | None:
         """Return the head of a line; None: it does not begin a message."""
         for pattern in self._patterns:
-            match = pattern.match(line)
+            match = pattern.match(line, 0, LONGEST_HEAD)
             if match is not None:
                 return match
         return None

@@ -33,6 +33,7 @@ PLACE = re.compile(
     r"[^\n]{0,200}https?://(?:maps\.google\.|www\.google\.[a-z.]+/maps|foursquare)\S*"
 )
 POLL_OPTION = re.compile(r"\w[\w ]{1,20}\s?[:：] .*[(（]\d+[^()\n]*[)）]")
+LONGEST_OPTION = 300  # characters
 DOCUMENT = re.compile(r"\u200e[^\n]{3,40}$")
 
 ONCE_WORDS = re.compile(
@@ -92,7 +93,8 @@ def _is_poll(bare: str) -> bool:
     head, colon, rest = bare.partition("\n")
     if not colon or head.rstrip(" :：").casefold() not in notice_words("poll heads"):
         return False
-    return any(POLL_OPTION.fullmatch(line.strip(MARKS + " ")) for line in rest.split("\n"))
+    lines = (line.strip(MARKS + " ") for line in rest.split("\n"))
+    return any(len(line) <= LONGEST_OPTION and POLL_OPTION.fullmatch(line) for line in lines)
 
 
 def _is_place(bare: str) -> bool:

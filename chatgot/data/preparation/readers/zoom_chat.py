@@ -15,6 +15,7 @@ HEAD = re.compile(
     r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)\s+From\s+(?P<name>\S[^\n]{0,80}?)"
     r"(?:\s+[Tt]o\s+[^\n:]{1,80}?)?\s*:(?:\s|$)"
 )
+LONGEST_HEAD = 300  # characters
 REACTED = re.compile(r"\s*(?:Reacted to|Removed a .{1,20} reaction from) [\"“]")
 REPLIED = re.compile(r"\s*Replying to [\"“].*[\"”]\s*")
 
@@ -22,7 +23,7 @@ REPLIED = re.compile(r"\s*Replying to [\"“].*[\"”]\s*")
 def certainty(source: Source) -> float:
     """Return how sure it is that a file is the chat of a meeting."""
     lines = [line for line in source.beginning.split("\n")[:100] if line.strip()]
-    if not lines or HEAD.match(lines[0]) is None:
+    if not lines or HEAD.match(lines[0], 0, LONGEST_HEAD) is None:
         return 0.0
     return 0.95
 
@@ -47,7 +48,7 @@ def _messages(source: Source, findings: Findings) -> Iterator[tuple[re.Match[str
     lines: list[str] = []
     length = 0
     for line in bounded_lines(source, findings):
-        match = HEAD.match(line)
+        match = HEAD.match(line, 0, LONGEST_HEAD)
         if match is not None:
             if head is not None:
                 yield head, lines
