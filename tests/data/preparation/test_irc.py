@@ -177,7 +177,7 @@ PART = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(PART | st.text(max_size=9), max_size=30))
 def test_no_log_makes_the_reader_fail_otherwise(tmp_path_factory, parts):
     path = tmp_path_factory.getbasetemp() / "odd_irc.log"

@@ -53,7 +53,8 @@ def test_an_mbox_comes_out_thread_by_thread(tmp_path):
 
 
 def test_quotes_attributions_and_signatures_are_left_out(tmp_path):
-    text = "I agree.\n\nOn Monday, Anna wrote:\n> one\n> two\n>> three\n\nAnd more.\n-- \nBen\nTel. 1\n"
+    quote = "On Monday, Anna wrote:\n> one\n> two\n>> three\n"
+    text = f"I agree.\n\n{quote}\nAnd more.\n-- \nBen\nTel. 1\n"
     read = Reading(MAIL, mbox(tmp_path / "one.mbox", [mail(0, text=text)]))
     assert read.lines == [("Anna", "I agree.\nAnd more.")]
     assert read.findings.left_out == {"quoted lines": 4, "lines of signatures": 3}
@@ -120,7 +121,7 @@ def test_other_texts_are_not_taken_for_mail(write, kind):
     assert MAIL.certainty(source_of(write(OTHERS[kind].encode()))) < 0.75
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.sampled_from(

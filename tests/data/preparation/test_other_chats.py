@@ -113,7 +113,7 @@ def test_no_reader_of_messengers_takes_other_texts(write, kind):
     assert max(sure.values()) < 0.5, sure
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.binary(max_size=120), st.sampled_from(sorted(MESSENGERS)))
 def test_no_bytes_make_a_reader_fail_otherwise(tmp_path_factory, data, kind):
     path = tmp_path_factory.getbasetemp() / "odd_bytes"

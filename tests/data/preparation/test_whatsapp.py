@@ -353,7 +353,7 @@ LINE = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(LINE, max_size=12))
 def test_no_file_makes_the_reader_fail_otherwise(tmp_path_factory, lines):
     path = tmp_path_factory.getbasetemp() / "odd_whatsapp.txt"

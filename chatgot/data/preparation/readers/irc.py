@@ -31,12 +31,13 @@ DONE = re.compile(rf"\s*(?:\*\s(?!\*)|Action: )(?P<nick>{_NICK})\s(?P<text>.+)")
 TABBED = re.compile(rf"(?P<nick>[ @+%&~!]?{_NICK}|-->|<--|--|=!=)\t(?P<text>.*)")
 PLAIN = re.compile(r"(?P<nick>[A-Za-z_\[\]{}^`|\\][\w\[\]{}^`|\\-]{0,29}) (?P<text>\S.*)")
 NOTICE = re.compile(
-    r"\s*(?:-!-|\*\*\*|-->|<--|--\s|=!=|\* \*|-[^\s-]{1,60}(?:\([^)]{0,100}\))?-\s|\S{1,60} \([^)\s]{0,100}@[^)\s]{0,100}\) )"
+    r"\s*(?:-!-|\*\*\*|-->|<--|--\s|=!=|\* \*|-[^\s-]{1,60}(?:\([^)]{0,100}\))?-\s"
+    r"|\S{1,60} \([^)\s]{0,100}@[^)\s]{0,100}\) )"
 )
 # What happens to the channel, where it looks like what somebody does
 CHANGE = re.compile(
-    r"\([^)\s]{0,100}@[^)\s]{0,100}\) |sets mode|is now known as |has (?:joined|left|quit|changed)|talking in "
-    r"|changes topic to|was kicked by "
+    r"\([^)\s]{0,100}@[^)\s]{0,100}\) |sets mode|is now known as |has (?:joined|left|quit|changed)"
+    r"|talking in |changes topic to|was kicked by "
 )
 DAY_LINES = re.compile(
     r"(?:--- (?:Day changed|Log (?:opened|closed))|Session (?:Start|Time|Close|Ident):"

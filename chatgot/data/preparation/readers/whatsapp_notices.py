@@ -33,6 +33,8 @@ PLACE = re.compile(
     r"[^\n]{0,200}https?://(?:maps\.google\.|www\.google\.[a-z.]+/maps|foursquare)\S*"
 )
 POLL_OPTION = re.compile(r"\w[\w ]{1,20}\s?[:：] .*[(（]\d+[^()\n]*[)）]")
+ATTACHMENT_SIGNS = frozenset("(<•")
+LONGEST_NOTICE = 100  # characters
 LONGEST_OPTION = 300  # characters
 DOCUMENT = re.compile(r"\u200e[^\n]{3,40}$")
 
@@ -53,31 +55,39 @@ def notice_words(section: str) -> frozenset[str]:
     return frozenset(own.split("\n"))
 
 
+@cache
+def _kinds() -> dict[str, str]:
+    """Return the kinds of notices that are known by all of their words."""
+    kinds = {NOTHING: ONCE}
+    for section, kind in (
+        ("deleted", DELETED),
+        ("omitted", MEDIA),
+        ("calls", CALLS),
+        ("shared places", PLACES),
+    ):
+        kinds.update(dict.fromkeys(notice_words(section), kind))
+    return kinds
+
+
 def notice_kind(text: str, has_marks: bool) -> str | None:
     """Return the kind of a message that is only a notice; None: somebody wrote it.
 
     has_marks: an iPhone wrote the export, so that a mark goes before each notice.
     """
     bare = text.strip(MARKS + " \n")
-    words = bare.rstrip(".。").casefold()
-    if words in notice_words("deleted"):
-        return DELETED
-    if words in notice_words("omitted"):
-        return MEDIA
-    if words in notice_words("calls"):
-        return CALLS
-    kind = _tag_kind(bare)
+    words = bare.rstrip(".。").casefold() if len(bare) <= LONGEST_NOTICE else ""
+    kind = _kinds().get(words)
     if kind is not None:
         return kind
-    if words == NOTHING:
-        return ONCE
-    if _is_poll(bare):
-        return POLLS
-    if _is_place(bare):
-        return PLACES
-    if has_marks and text.startswith(LEFT_TO_RIGHT):
+    if bare.startswith("<"):
+        kind = _tag_kind(bare)
+    elif "\n" in bare:
+        kind = POLLS if _is_poll(bare) else None
+    elif "http" in bare:
+        kind = PLACES if _is_place(bare) else None
+    if kind is None and has_marks and text.startswith(LEFT_TO_RIGHT):
         return ONCE if ONCE_WORDS.search(words) else NOTICES
-    return None
+    return kind
 
 
 def _tag_kind(bare: str) -> str | None:
@@ -99,13 +109,15 @@ def _is_poll(bare: str) -> bool:
 
 def _is_place(bare: str) -> bool:
     head, colon, _ = bare.partition(":")
-    if colon and "\n" not in bare and head.strip().casefold() in notice_words("place heads"):
-        return "http" in bare
-    return bare.casefold() in notice_words("shared places") or PLACE.fullmatch(bare) is not None
+    if colon and head.strip().casefold() in notice_words("place heads"):
+        return True
+    return PLACE.fullmatch(bare) is not None
 
 
 def without_attachment(text: str, has_marks: bool) -> tuple[str, str | None]:
     """Return what somebody wrote to a file, and the kind of what was attached; None: nothing."""
+    if ATTACHMENT_SIGNS.isdisjoint(text):
+        return text, None
     first, _, rest = text.partition("\n")
     attached = ATTACHED_FILE.fullmatch(first.strip(MARKS + " "))
     if attached is not None:
