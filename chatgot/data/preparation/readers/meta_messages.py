@@ -15,7 +15,7 @@ from chatgot.data.preparation.readers.json_fields import seconds_of, text_field
 from chatgot.data.preparation.readers.json_stream import JsonStream
 from chatgot.data.preparation.source import Source
 
-MOST_SORTED = 1 << 26  # characters of text; Meta writes 10,000 messages into one file
+MOST_SORTED = 1 << 25  # characters of text; Meta writes 10,000 messages into one file
 REACTED = re.compile(r"Reacted .{1,20} to your message\s*$|Liked a message$")
 SILENT_FIELDS = ("photos", "videos", "audio_files", "gifs", "files", "sticker", "share")
 

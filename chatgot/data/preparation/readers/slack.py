@@ -33,7 +33,7 @@ LIST_NAMES = ("users.json", "channels.json", "groups.json", "dms.json", "mpims.j
 LIST_FIELD = re.compile(r'"(?:is_bot|members|profile|is_archived|creator)":')
 SPOKEN = ("", "thread_broadcast", "me_message", "file_share", "file_comment", "reply_broadcast")
 REFERENCE = re.compile(r"<([@#!]?)([^<>|\n]{1,2000})(?:\|([^<>\n]{0,2000}))?>")
-MOST_TOGETHER = 1 << 26  # bytes of a day whose threads are put together
+MOST_TOGETHER = 1 << 24  # bytes of a day whose threads are put together
 MOST_NAMES = 100_000
 
 

@@ -5,16 +5,13 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from chatgot.data.preparation.pieces import Piece
-from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions
+from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions, UnreadableError
 from chatgot.data.preparation.readers.bounded_lines import text_of
 from chatgot.data.preparation.readers.conversation import Conversation
 from chatgot.data.preparation.source import Source
-
-if TYPE_CHECKING:
-    from lxml.etree import HTMLPullParser, _Element
 
 START = re.compile(r'class="(?:message default clearfix|page_wrap)')
 PAGE = re.compile(r"messages(\d*)\.html$")
@@ -23,6 +20,30 @@ DATE = re.compile(r"(\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d)")
 DATE_FORM = "%d.%m.%Y %H:%M:%S"
 TAIL_BYTES = 1 << 18  # of the page before, to find who spoke last
 FED = 1 << 16  # characters at once
+
+
+class Element(Protocol):
+    """What is used of an element of lxml."""
+
+    tag: object  # a text, but for comments
+    text: str | None
+    tail: str | None
+
+    def get(self, key: str) -> str | None: ...
+    def __iter__(self) -> Iterator["Element"]: ...
+    def __delitem__(self, place: int) -> None: ...
+    def iterdescendants(self) -> Iterator["Element"]: ...
+    def getparent(self) -> "Element | None": ...
+    def getprevious(self) -> "Element | None": ...
+    def clear(self) -> None: ...
+
+
+class PullParser(Protocol):
+    """What is used of a parser of lxml."""
+
+    def feed(self, data: str) -> None: ...
+    def close(self) -> None: ...
+    def read_events(self) -> Iterator[tuple[str, Element]]: ...
 
 
 def certainty(source: Source) -> float:
@@ -54,16 +75,19 @@ def read(source: Source, options: ReadingOptions, findings: Findings) -> Iterato
         yield from pieces
 
 
-def _messages(source: Source) -> Iterator["_Element"]:
+def _messages(source: Source) -> Iterator[Element]:
     """Yield the element of each message, and forget those before it."""
-    from lxml.etree import HTMLPullParser
+    from lxml.etree import HTMLPullParser, LxmlError
 
-    parser: HTMLPullParser = HTMLPullParser(events=("end",), tag="div", huge_tree=False)
-    for chunk in text_of(source):
-        for start in range(0, len(chunk), FED):
-            parser.feed(_harmless(chunk[start : start + FED]))
-            yield from _ended(parser)
-    parser.close()
+    parser: PullParser = HTMLPullParser(events=("end",), tag="div", huge_tree=False)
+    try:
+        for chunk in text_of(source):
+            for start in range(0, len(chunk), FED):
+                parser.feed(_harmless(chunk[start : start + FED]))
+                yield from _ended(parser)
+        parser.close()
+    except LxmlError as error:
+        raise UnreadableError(f"odd HTML: {error}") from error
     yield from _ended(parser)
 
 
@@ -71,7 +95,7 @@ def _harmless(text: str) -> str:
     return text.replace("\0", "")
 
 
-def _ended(parser: "HTMLPullParser") -> Iterator["_Element"]:
+def _ended(parser: PullParser) -> Iterator[Element]:
     for _, element in parser.read_events():
         if "message" not in (element.get("class") or "").split():
             continue
@@ -82,7 +106,7 @@ def _ended(parser: "HTMLPullParser") -> Iterator["_Element"]:
             del parent[0]
 
 
-def _child(element: "_Element", name: str) -> "_Element | None":
+def _child(element: Element, name: str) -> Element | None:
     """Return the first child of a class; it is not looked for deeper."""
     for child in element:
         if name in (child.get("class") or "").split():
@@ -90,12 +114,12 @@ def _child(element: "_Element", name: str) -> "_Element | None":
     return None
 
 
-def _name(body: "_Element") -> str:
+def _name(body: Element) -> str:
     named = _child(body, "from_name")
     return "" if named is None else (named.text or "").strip()
 
 
-def _text(element: "_Element | None") -> str:
+def _text(element: Element | None) -> str:
     """Return the text of an element; a <br> ends a line, blanks of the layout do not."""
     if element is None:
         return ""
@@ -103,7 +127,7 @@ def _text(element: "_Element | None") -> str:
     for inner in element.iterdescendants():
         if inner.tag == "br":
             parts.append("\n")
-        else:
+        elif isinstance(inner.tag, str):
             parts.append(_plain(inner.text))
         parts.append(_plain(inner.tail))
     return "".join(parts)
@@ -116,7 +140,7 @@ def _plain(text: str | None) -> str:
     return "".join((first.rstrip(), *(line.strip() for line in others), last.lstrip()))
 
 
-def _time(body: "_Element") -> float | None:
+def _time(body: Element) -> float | None:
     dated = _child(body, "date")
     date = None if dated is None else DATE.match(dated.get("title") or "")
     if date is None:
@@ -127,7 +151,7 @@ def _time(body: "_Element") -> float | None:
         return None
 
 
-def _silent_kind(body: "_Element | None") -> str:
+def _silent_kind(body: Element | None) -> str:
     if body is None:
         return "odd messages"
     if _child(body, "forwarded") is not None:
