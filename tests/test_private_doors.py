@@ -22,6 +22,7 @@ PUBLIC_NAMES = {"os._exit"}
 # added here, or to the table in CONTRIBUTING.md.
 PUBLIC_MODULES = {
     "PIL",
+    "bs4",
     "colorlog",
     "filelock",
     "fastapi",
@@ -34,6 +35,7 @@ PUBLIC_MODULES = {
     "jinja2.exceptions",
     "jinja2.sandbox",
     "lightning",
+    "lxml.etree",
     "markupsafe",
     "matplotlib",
     "matplotlib.axes",
