@@ -83,9 +83,9 @@ def test_merged_names_are_one_person_where_they_are_mentioned():
     assert result == [Speech("Person_1", "hi"), Speech("Person_2", "Person_1 is Person_1")]
 
 
-def test_heading_of_a_plain_text_is_no_name():
+def test_plain_text_has_names_but_no_headings_wherever_it_was_cut():
     text = "Recipe:\ntake Recipe 1\n\n" + "Zed:\nhello Zed\n\n" * 3
-    result, _ = anonymized([PlainText(text)])
+    result, _ = anonymized(map(PlainText, text))
     assert "".join(piece.text for piece in result) == text.replace("Zed", "Person_1")
 
 
