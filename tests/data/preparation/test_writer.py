@@ -143,7 +143,7 @@ def test_plain_text_comes_out_as_it_is(tmp_path, text, encoding, mark, line_end)
 
 
 def test_plain_text_of_several_chunks_comes_out_as_it_is(tmp_path):
-    lines = "ROMEO:\nlines é\n\n" * 300_000
+    lines = f"ROMEO:\n{'a line é ' * 99}\n\n" * 6_000
     assert len(lines) > CHUNK_BYTES
     (tmp_path / "in.txt").write_bytes(lines.replace("\n", "\r\n").encode())
     prepare(Preparation((str(tmp_path / "in.txt"),)), tmp_path / "out.txt")
