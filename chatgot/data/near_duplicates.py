@@ -39,6 +39,7 @@ WITHOUT_SPACES = (
     (0xF900, 0xFB00),
 )
 BEYOND = 0x10000  # from here on too: rare Chinese characters, emoji
+ALONE = np.uint32(1 << 21)  # above all code points
 
 Signature = NDArray[np.uint8]  # (BINS,)
 Hashes = NDArray[np.uint64]  # (N,)
@@ -239,43 +240,40 @@ BORROWED_FROM = _mixed(np.arange(BINS * BINS, dtype=np.uint64)).reshape(BINS, BI
 
 
 @cache
-def _folded() -> NDArray[np.uint16]:
-    """Return, for each code point below BEYOND, that of its small letter; 0: no part of a word."""
-    folded = np.zeros(BEYOND, np.uint16)
+def _folded() -> NDArray[np.uint32]:
+    """Return, for each code point below BEYOND, that of its small letter; 0: no part of a word.
+
+    What counts as a word of its own has ALONE added.
+    """
+    folded = np.zeros(BEYOND, np.uint32)
     for code in range(BEYOND):
         character = chr(code)
         if character.isalnum() or unicodedata.category(character)[0] == "M":
             folded[code] = ord(character.lower()[0])
-    return folded
-
-
-@cache
-def _alone() -> NDArray[np.bool_]:
-    """Return, for each folded code point, whether it counts as a word of its own."""
-    alone = np.zeros(BEYOND, np.bool_)
     for first, end in WITHOUT_SPACES:
-        alone[first:end] = True
-    alone[0] = False
-    return alone
+        part = folded[first:end]
+        part[part != 0] += ALONE
+    return folded
 
 
 def _word_hashes(block: str) -> Hashes:
     """Return the hash of each word of a block."""
     if block.isascii():
-        codes = np.frombuffer(block.encode("ascii"), np.uint8)
-        folded: NDArray[np.unsignedinteger] = _folded()[:256][codes]
-        is_word = folded != 0
-        starts = is_word.copy()
-        starts[1:] &= ~is_word[:-1]
+        folded = _folded()[np.frombuffer(block.encode("ascii"), np.uint8)]
     else:
-        wide = np.frombuffer(block.encode("utf-32-le", "surrogatepass"), np.uint32)
-        is_beyond = wide >= BEYOND
-        below = np.where(is_beyond, 0, wide)
-        folded = np.where(is_beyond, wide, _folded()[below])
-        is_alone = is_beyond | (_alone()[below] & (folded != 0))
-        is_word = folded != 0
-        starts = is_word.copy()
-        starts[1:] &= ~is_word[:-1] | is_alone[1:] | is_alone[:-1]
+        codes = np.frombuffer(block.encode("utf-32-le", "surrogatepass"), np.uint32)
+        if codes.max() < BEYOND:
+            folded = _folded()[codes]
+        else:
+            is_beyond = codes >= BEYOND
+            folded = _folded()[np.where(is_beyond, 0, codes)]
+            folded = np.where(is_beyond, codes + ALONE, folded)
+    is_word = folded != 0
+    starts = is_word.copy()
+    starts[1:] = is_word[1:] & ~is_word[:-1]
+    is_alone = folded >= ALONE
+    if is_alone.any():
+        starts[1:] |= is_word[1:] & (is_alone[1:] | is_alone[:-1])
     places = np.flatnonzero(starts)
     if not len(places):
         return np.empty(0, np.uint64)

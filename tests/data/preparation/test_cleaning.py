@@ -167,7 +167,8 @@ def test_merging_that_contradicts_itself_is_refused(arguments, part):
 
 
 def test_exact_and_near_duplicates_are_found_and_kept_by_default():
-    one, two = speeches(1, 60), speeches(2, 60)
+    one = speeches(1, 60)
+    two = speeches(2, 60)
     pieces = list(episodes(one, two, one, [*two[:-1], Speech("Ann", "other words at the end")]))
     result, findings = mended(pieces)
     assert result == pieces

@@ -82,7 +82,8 @@ def test_dropped_document_leaves_no_trace_in_the_counts(length):
 def test_preview_is_the_beginning_and_the_same_random_place():
     lines = [f"line {number}\n" for number in range(200_000)]
     pieces = [PlainText("".join(lines[start : start + 100])) for start in range(0, 200_000, 100)]
-    one, other = looked_at(*pieces), looked_at(*pieces)
+    one = looked_at(*pieces)
+    other = looked_at(*pieces)
     assert one.first_lines.startswith("line 0\nline 1\n")
     assert one.random_lines == other.random_lines
     first, *rest = one.random_lines.split("\n")

@@ -31,15 +31,9 @@ def key_of(text: str) -> int | None:
     return hash(text.replace("\n", " ").strip().casefold())
 
 
-def keys_of(piece: Piece) -> list[int]:
-    """Return the keys of all units of a piece that are long enough."""
-    if isinstance(piece, PlainText):
-        lines = piece.text.casefold().split("\n")
-        return [hash(line.strip()) for line in lines if len(line) >= SHORT]
-    if isinstance(piece, Speech | Passage):
-        key = key_of(piece.text)
-        return [] if key is None else [key]
-    return []
+def keys_of(lines: str) -> list[int]:
+    """Return the keys of all lines that are long enough."""
+    return [hash(line.strip()) for line in lines.casefold().split("\n") if len(line) >= SHORT]
 
 
 def units_of(piece: Piece) -> Iterator[Unit]:

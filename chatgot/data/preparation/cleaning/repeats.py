@@ -69,6 +69,7 @@ class _Search:
         self._digest = hashlib.blake2b(digest_size=HASH_BYTES)
         self._signing = Signing() if len(self._near) < MOST_SIGNATURES else None
         self._parts: list[str] = []  # of its text, not yet in hash and signature
+        self._said: list[str] = []  # the same, as lines that are compared
         self._unread = 0  # their characters
         self._length = 0  # of those that are
         self._new_lines: set[int] = set()
@@ -137,28 +138,34 @@ class _Search:
     def _read(self, piece: Piece) -> None:
         """Add a piece to what is known of the document at hand."""
         if isinstance(piece, Speech):
-            text = f"{piece.name}:\n{piece.text}\n\n"
+            text = piece.text
+            self._parts.append(f"{piece.name}:\n{text}\n\n")
+            self._said.append(text.replace("\n", " "))
         elif isinstance(piece, Passage):
-            text = f"{piece.text}\n\n"
+            text = piece.text
+            self._parts.append(f"{text}\n\n")
+            self._said.append(text.replace("\n", " "))
         elif isinstance(piece, PlainText):
             text = piece.text
+            self._parts.append(text)
+            self._said.append(text)
         else:
             return
-        self._parts.append(text)
         self._unread += len(text)
         if self._unread >= BLOCK:
             self._read_parts()
-        if len(self._lines) + len(self._new_lines) < MOST_LINES:
-            self._new_lines.update(keys_of(piece))
 
     def _read_parts(self) -> None:
-        """Add the text that was gathered to hash and signature."""
+        """Add the text that was gathered to hash and signature, and what it says to the lines."""
         text = "".join(self._parts)
         self._digest.update(text.encode("utf-8", "surrogatepass"))
         if self._signing is not None:
             self._signing.add(text)
         self._length += len(text)
+        if len(self._lines) + len(self._new_lines) < MOST_LINES:
+            self._new_lines.update(keys_of("\n".join(self._said)))
         self._parts = []
+        self._said = []
         self._unread = 0
 
     def _after_recap(self, opening: Opening) -> list[Piece]:
