@@ -196,7 +196,11 @@ def count_of(number: int, noun: str) -> str:
 def _sink(output: Path | None) -> Iterator[Sink]:
     """Open what is written to. Raises: ConfigError, StorageError."""
     if output is None:
-        yield Nowhere()
+        try:
+            yield Nowhere()
+        except OSError as error:  # of the temporary file of --min_count
+            message = f"{tempfile.gettempdir()}: cannot be written: {error.strerror or error}"
+            raise StorageError(message) from error
         return
     if output.is_dir():
         raise ConfigError(f"{output}: a folder; --output takes the name of a file")

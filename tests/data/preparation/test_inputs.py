@@ -72,6 +72,7 @@ def test_pattern_names_its_files_and_a_file_named_twice_is_read_once(folder):
     fill(folder, a__txt="a", b__md="b", c__txt="c")
     assert prepared("in/*.txt", "in/c.txt")[0] == "a\n<|endoftext|>\nc"
     assert prepared("in/**/*.md")[0] == "b"
+    assert prepared("in/c.txt", "in/a.txt")[0] == "a\n<|endoftext|>\nc"
 
 
 def test_file_whose_name_looks_like_a_pattern_is_that_file(folder):

@@ -10,6 +10,7 @@ from chatgot.data.preparation.detect import source_of, surest_reader
 from chatgot.data.preparation.pieces import Passage, Speech
 from chatgot.data.preparation.reader import Findings, ReadingOptions
 from chatgot.data.preparation.readers import speaker_lines
+from chatgot.data.preparation.readers.plain_text import PLAIN_TEXT
 from chatgot.data.preparation.readers.speaker_lines import SPEAKER_LINES, read, turn_of
 
 ANN_AND_BOB = [("Ann", "hello"), ("Bob", "hi: you"), ("Ann", "at 10:30"), ("Bob", "http://a.b")]
@@ -22,7 +23,7 @@ def speeches(tmp_path):
     def read_text(text: str, name: str = "a.txt", **options):
         (tmp_path / name).write_text(text, encoding="utf-8")
         source, _ = source_of(name, tmp_path / name)
-        if surest_reader(source) is not SPEAKER_LINES:
+        if surest_reader(source, (SPEAKER_LINES, PLAIN_TEXT)) is not SPEAKER_LINES:
             return None
         pieces = read(source, ReadingOptions(**options), Findings())
         return [(piece.name if isinstance(piece, Speech) else "", piece.text) for piece in pieces]
@@ -90,6 +91,13 @@ def test_scenes_and_directions_are_kept_or_dropped(speeches):
 def test_somebody_who_speaks_once_is_a_speaker_too(speeches):
     lines = "Ann: one\nBob: two\nAnn: three\nBob: four\nOld Man: wait\nand so on: what\nAnn: five\n"
     assert speeches(lines)[-2:] == [("Old Man", "wait\nand so on: what"), ("Ann", "five")]
+
+
+def test_word_before_a_colon_within_a_wrapped_speech_is_no_speaker(speeches):
+    lines = "Ann: one\ntwo\nthree\nRemember: four\nBob: five\nsix\nseven\n" * 2
+    assert [name for name, _ in speeches(lines.replace("Remember", "Again", 1))] == [
+        *["Ann", "Bob"] * 2
+    ]
 
 
 def test_headings_are_nobodys_text(speeches):

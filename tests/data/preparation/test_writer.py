@@ -1,10 +1,11 @@
 """How pieces become a text: the layout, the documents, names that are safe, and no byte changed."""
 
 import io
-from pathlib import Path
 
+import harness
 import pytest
 
+from chatgot.data.corpus import fetch_default_text
 from chatgot.data.encoding import CHUNK_BYTES
 from chatgot.data.preparation import prepare as preparing
 from chatgot.data.preparation.pieces import DocumentStart, Passage, Piece, PlainText, Speech
@@ -142,7 +143,7 @@ def test_plain_text_comes_out_as_it_is(tmp_path, text, encoding, mark, line_end)
 
 
 def test_plain_text_of_several_chunks_comes_out_as_it_is(tmp_path):
-    lines = "ROMEO:\nlines é\n\n" * 300_000
+    lines = f"ROMEO:\n{'a line é ' * 99}\n\n" * 6_000
     assert len(lines) > CHUNK_BYTES
     (tmp_path / "in.txt").write_bytes(lines.replace("\n", "\r\n").encode())
     prepare(Preparation((str(tmp_path / "in.txt"),)), tmp_path / "out.txt")
@@ -182,9 +183,16 @@ def test_dry_run_writes_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == [given]
 
 
+@pytest.mark.network
 def test_default_text_comes_out_unchanged(tmp_path):
-    path = Path(__file__).parents[3] / "data" / "shakespeare.txt"
-    if not path.exists():
-        pytest.skip("the default text is fetched by the first run")
+    path = tmp_path / "shakespeare.txt"
+    fetch_default_text(path)
+    prepare(Preparation((str(path),)), tmp_path / "out.txt")
+    assert (tmp_path / "out.txt").read_bytes() == path.read_bytes()
+
+
+def test_text_in_the_layout_of_the_default_one_comes_out_unchanged(tmp_path):
+    path = tmp_path / "plays.txt"
+    path.write_text(harness.make_text(200_000), encoding="utf-8")
     prepare(Preparation((str(path),)), tmp_path / "out.txt")
     assert (tmp_path / "out.txt").read_bytes() == path.read_bytes()
