@@ -13,7 +13,8 @@ from chatgot.data.old_text import OldText, are_old_texts, texts_behind, with_old
 from chatgot.data.token_cache import load_tokens
 from chatgot.errors import ConfigError
 
-NEW, OLD = "new.txt", "old: text.txt"
+NEW = "new.txt"
+OLD = "old: text.txt"
 SECTIONS = {
     "training": {
         "max_steps": 4,
