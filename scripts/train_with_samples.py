@@ -277,7 +277,6 @@ from chatgot.training.log_lines import (
     curves,
     end_facts,
     end_line,
-    evaluation_facts,
     header,
     losses_line,
     start_facts,
@@ -517,7 +516,6 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
     if full_loss is not None:
         which = "" if run.config.data.learn_from is None else " that is learned from"
         full = f" | val_loss_full {full_loss:.4f} over every validation token{which}"
-    losses = {"val_loss": val_loss, "val_loss_full": full_loss, "best": best}
     logger.info(
         "step %d | val_loss %.4f%s%s%s",
         step,
@@ -525,7 +523,13 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
         losses_line(run),
         full,
         " | best so far" if best else "",
-        extra=event("evaluation", step=step, **losses, **evaluation_facts(run)),
+        extra=event(
+            "evaluation",
+            val_loss=val_loss,
+            val_loss_full=full_loss,
+            val_loss_by_source=by_source(run),
+            best=best,
+        ),
     )
     write_row(run, metrics, full_loss)
 
