@@ -6,7 +6,7 @@ import numpy as np
 import parts
 import pytest
 
-from chatgot.config import DataConfig
+from chatgot.config import DataConfig, changes_on_resume
 from chatgot.data.held_out_sources import HeldOutSource, held_out_sources
 from chatgot.data.joined_tokens import join_tokens
 from chatgot.data.learned_lines import LearnedTokens
@@ -252,3 +252,12 @@ def test_a_replay_of_0_trains_as_without_the_old_text(tmp_path):
     assert all((windows.starts(p, 7) == plain.starts(p, 7)).all() for p in range(100))
     assert (windows.ids == plain.ids).all()
     assert [source.weight for source in held_out(tokens, replay=0)] == [1.0, 0.0]
+
+
+def test_a_resumed_run_may_not_change_its_mixture():
+    stored = parts.config(data={"mixture": {"a.txt": 1, "b.txt": 2}}).model_dump(mode="json")
+    same = parts.config(data={"mixture": {"a.txt": 1.0, "b.txt": 2.0}})
+    assert changes_on_resume(stored, same, set()) == ([], [])
+    other = parts.config(data={"mixture": {"a.txt": 1, "b.txt": 3}})
+    _, (refused,) = changes_on_resume(stored, other, {"data.mixture"})
+    assert "data.mixture: " in refused
