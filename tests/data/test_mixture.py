@@ -120,6 +120,17 @@ def test_the_order_depends_on_the_seed():
     assert len(orders) == 4
 
 
+def test_sources_have_orders_of_their_own_which_the_seed_gives():
+    orders = set()
+    for seed in range(3):
+        tokens = text_of({"a.txt": 800, "b.txt": 800})
+        windows = windows_of(tokens, seed=seed, mixture={"a.txt": 1, "b.txt": 1})
+        starts = windows.starts(0, 150)
+        numbers = sources_of(windows, starts)
+        orders |= {tuple(starts[numbers == n][:70] - 800 * n) for n in (0, 1)}
+    assert len(orders) == 6
+
+
 def test_an_epoch_has_as_many_sequences_as_all_sources_have_windows():
     windows = windows_of(text_of(), mixture=MIXTURE)
     assert windows.per_epoch == sum((length - 1) // T - 1 for length in LENGTHS.values())
