@@ -47,7 +47,8 @@ def _alternatives(annotation: object, metadata: Sequence[object], item: int | No
     if origin in (list, tuple):
         return _items(origin, args, item, metadata)
     if origin is dict:
-        return [f"names, each with {either(_alternatives(args[1], [], None))}"]
+        length = "".join(f" ({limit})" for limit in _limits(metadata))
+        return [f"names{length}, each with {either(_alternatives(args[1], [], None))}"]
     if annotation is bool:
         return ["true", "false"]
     if annotation is NoneType:

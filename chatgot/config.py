@@ -122,7 +122,7 @@ PathText = Annotated[
 
 SpeakerName = Annotated[str, Field(min_length=1, max_length=40)]
 SourceName = Annotated[str, Field(min_length=1, max_length=4096)]
-Weight = Annotated[Float, Field(gt=0, le=1e9)]
+Weight = Annotated[Float, Field(ge=1e-9, le=1e9)]
 EncodingName = Annotated[str, AfterValidator(_codec_name)]
 MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
 Count = Annotated[Int, Field(ge=1, le=10**9)]

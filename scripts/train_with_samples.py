@@ -308,7 +308,6 @@ from chatgot.training.log_lines import (
     evaluation_facts,
     evaluation_line,
     header,
-    source_facts,
     start_facts,
     step_line,
 )
@@ -542,13 +541,13 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
     marks.val_loss = val_loss
     marks.last_eval_step = step
     best = is_new_best(run)
-    facts = {"val_loss_full": None, **evaluation_facts(run, full_loss), **source_facts(run)}
+    facts = {"val_loss_full": None, **evaluation_facts(run, full_loss)}
     logger.info(
         "step %d | %s%s",
         step,
         evaluation_line(run, full_loss),
         " | best so far" if best else "",
-        extra=event("evaluation", step=step, best=best, **facts),
+        extra=event("evaluation", step, **facts, val_loss_by_source=by_source(run), best=best),
     )
     write_row(run, metrics, full_loss)
 

@@ -20,6 +20,7 @@ from chatgot.config import (
     FP32_MAX,
     FP32_MIN,
     LAYERS,
+    MAPPINGS,
     MAX_DECAY,
     MAX_HEAD_SIZE,
     MAX_HEADS,
@@ -90,6 +91,8 @@ def bounds_in(annotation: Any, metadata: list[Any]) -> Iterator[Bounds]:
     elif origin in (list, tuple):
         for arg in args:
             yield from bounds_in(arg, [])
+    elif origin is dict:
+        yield from bounds_in(args[1], [])
     elif annotation in (int, float):
         limits = [limit for part in metadata for limit in getattr(part, "metadata", [part])]
         given = {
@@ -154,7 +157,12 @@ def make(values: dict[str, Any]) -> Config:
 
 
 def given(name: str, value: float) -> Any:
-    """Return the value that gives a key this number: a pair for a key of two numbers."""
+    """Return the value that gives a key this number: a pair for a key of two numbers.
+
+    For a key of names with numbers, one name.
+    """
+    if name in MAPPINGS:
+        return {"a.txt": value}
     return [value, value] if len(NUMBERS[name]) > 1 else value
 
 
@@ -187,7 +195,8 @@ def test_both_ends_of_a_range_are_accepted(name, value):
     config = make(BESIDE.get(name, {}) | {name: given(name, value)})
     for part in name.split("."):
         config = getattr(config, part)
-    assert config == (tuple(given(name, value)) if len(NUMBERS[name]) > 1 else value)
+    expected = given(name, value)
+    assert config == (tuple(expected) if isinstance(expected, list) else expected)
 
 
 @pytest.mark.parametrize(("name", "value"), numbers_at("below", "above"))

@@ -43,6 +43,11 @@ def kept_on_rewind(default: Any, *, may_be_missing: bool = False) -> Any:
     return Field(default, json_schema_extra=extra)
 
 
+def newer_counter(default: Any) -> Any:
+    """Declare a counter that older checkpoints lack; a rewind takes it back with the weights."""
+    return Field(default, json_schema_extra={"may_be_missing": True})
+
+
 class Part(BaseModel):
     """A group of counters: exact types, no unknown names."""
 
@@ -162,8 +167,8 @@ class Marks(Part):
 
     val_loss: float | None = None  # of the last evaluation, nats per token
     # the same of each source alone, where it is measured; and at the run's first evaluation
-    loss_by_source: dict[str, float] = kept_on_rewind({}, may_be_missing=True)
-    first_loss_by_source: dict[str, float] = kept_on_rewind({}, may_be_missing=True)
+    loss_by_source: dict[str, float] = newer_counter({})
+    first_loss_by_source: dict[str, float] = newer_counter({})
     best_val_loss: Loss = math.inf
     best_step: Step = -1
     last_eval_step: Step = -1

@@ -87,11 +87,6 @@ def by_source(run: Run) -> dict[str, float] | None:
     return run.state.marks.loss_by_source if run.held_out else None
 
 
-def source_facts(run: Run) -> dict[str, object]:
-    """Return what the event of an evaluation has of single sources."""
-    return {"val_loss_by_source": by_source(run)} if run.held_out else {}
-
-
 def losses_line(run: Run) -> str:
     """Return the part of an evaluation's line that gives the loss of each source."""
     losses = run.state.marks.loss_by_source
@@ -370,6 +365,6 @@ def end_facts(run: Run) -> dict[str, object]:
         "best_step": state.marks.best_step,
         "best_val_loss": state.marks.best_val_loss,
         "best_val_bits_per_byte": run.bits_per_byte(state.marks.best_val_loss),
-        **source_facts(run),
-        **({"first_val_loss_by_source": state.marks.first_loss_by_source} if run.held_out else {}),
+        "val_loss_by_source": by_source(run),
+        "first_val_loss_by_source": state.marks.first_loss_by_source if run.held_out else None,
     }

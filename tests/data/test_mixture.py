@@ -6,7 +6,7 @@ import numpy as np
 import parts
 import pytest
 
-from chatgot.config import DataConfig
+from chatgot.config import DataConfig, changes_on_resume
 from chatgot.data.held_out_sources import HeldOutSource, held_out_sources
 from chatgot.data.joined_tokens import join_tokens
 from chatgot.data.learned_lines import LearnedTokens
@@ -118,6 +118,17 @@ def test_the_order_depends_on_the_seed():
         tuple(windows_of(text_of(), seed=seed, mixture=MIXTURE).starts(0, 50)) for seed in range(4)
     }
     assert len(orders) == 4
+
+
+def test_sources_have_orders_of_their_own_which_the_seed_gives():
+    orders = set()
+    for seed in range(3):
+        tokens = text_of({"a.txt": 800, "b.txt": 800})
+        windows = windows_of(tokens, seed=seed, mixture={"a.txt": 1, "b.txt": 1})
+        starts = windows.starts(0, 150)
+        numbers = sources_of(windows, starts)
+        orders |= {tuple(starts[numbers == n][:70] - 800 * n) for n in (0, 1)}
+    assert len(orders) == 6
 
 
 def test_an_epoch_has_as_many_sequences_as_all_sources_have_windows():
@@ -252,3 +263,12 @@ def test_a_replay_of_0_trains_as_without_the_old_text(tmp_path):
     assert all((windows.starts(p, 7) == plain.starts(p, 7)).all() for p in range(100))
     assert (windows.ids == plain.ids).all()
     assert [source.weight for source in held_out(tokens, replay=0)] == [1.0, 0.0]
+
+
+def test_a_resumed_run_may_not_change_its_mixture():
+    stored = parts.config(data={"mixture": {"a.txt": 1, "b.txt": 2}}).model_dump(mode="json")
+    same = parts.config(data={"mixture": {"a.txt": 1.0, "b.txt": 2.0}})
+    assert changes_on_resume(stored, same, set()) == ([], [])
+    other = parts.config(data={"mixture": {"a.txt": 1, "b.txt": 3}})
+    _, (refused,) = changes_on_resume(stored, other, {"data.mixture"})
+    assert "data.mixture: " in refused

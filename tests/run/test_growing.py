@@ -13,7 +13,8 @@ from chatgot.data.old_text import OldText, are_old_texts, texts_behind, with_old
 from chatgot.data.token_cache import load_tokens
 from chatgot.errors import ConfigError
 
-NEW, OLD = "new.txt", "old: text.txt"
+NEW = "new.txt"
+OLD = "old: text.txt"
 SECTIONS = {
     "training": {
         "max_steps": 4,
@@ -193,3 +194,20 @@ def test_a_replay_without_an_earlier_run_is_refused(folder):
 def test_a_forged_list_of_old_texts_is_none(value):
     assert not are_old_texts(value)
     assert are_old_texts([{"data": {"path": "a.txt"}, "sha256": "0" * 64}])
+
+
+def test_tensorboard_has_a_curve_for_each_source(folder):
+    (run_dir,) = (folder / "logs" / "tensorboard").glob("grown_*")
+    (path,) = run_dir.glob("*tfevents*")
+    assert b"val/loss_of/new.txt" in path.read_bytes()
+    assert b"val/loss_of/old__text.txt" in path.read_bytes()
+
+
+def test_the_events_have_the_losses_of_each_source(folder):
+    (run_dir,) = (folder / "logs" / "tensorboard").glob("grown_*")
+    events = harness.lines_in(run_dir / "events.jsonl")
+    first, *_, last = [event for event in events if event["kind"] == "evaluation"]
+    (done,) = [event for event in events if event["kind"] == "done"]
+    assert done["first_val_loss_by_source"] == first["val_loss_by_source"]
+    assert done["val_loss_by_source"] == last["val_loss_by_source"]
+    assert last["val_loss_by_source"].keys() == {NEW, OLD}

@@ -138,6 +138,8 @@ def unlike_any_other() -> RunState:
     state.micro_batch.eval_size = 2
     state.micro_batch.history = [SizeChange(step=0, old=4, new=3, reason="oom")]
     state.micro_batch.rejected = [RejectedSize(size=4, times=2, until=30, reason="oom")]
+    state.marks.loss_by_source = {"a.txt": 1.5}
+    state.marks.first_loss_by_source = {"a.txt": 2.5}
     state.health.bad_steps = [BadStep(step=200, position=219, loss=math.inf, grad_norm=2.0)]
     state.health.recent_losses = [1.5, 1.25]
     return state
