@@ -464,6 +464,7 @@ def prepare(
         remarks += point.changes
     elif start is not None:
         start_from(run, start, args.init_from)
+        remarks += given_subwords(start, config, args.init_from)
     return run, point, remarks
 
 
@@ -489,6 +490,13 @@ def vocabulary_of(start: Start | None, point: ResumePoint | None) -> Vocabulary 
     if point is not None:
         return subwords_of(point.content, point.path)
     return None if start is None else start.vocabulary
+
+
+def given_subwords(start: Start, config: Config, path: Path) -> list[str]:
+    """Return what to say where a model brings the subwords that a run would have trained."""
+    if config.data.tokenizer == "char" or start.vocabulary is None:
+        return []
+    return [f"data.vocab_size={config.data.vocab_size} has no effect: {path} brings its subwords"]
 
 
 # --------------------------------------------------------------------------------------------------

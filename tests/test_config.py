@@ -545,6 +545,12 @@ def test_keys_without_effect_beside_lora_are_named(values, lines):
     assert remarks(make(values)) == lines
 
 
+def test_a_size_of_a_vocabulary_of_characters_has_no_effect():
+    line = "data.vocab_size=300 has no effect: data.tokenizer is char"
+    assert remarks(make({"data.vocab_size": 300})) == [line]
+    assert remarks(make({"data.vocab_size": 300, "data.tokenizer": "bpe"})) == []
+
+
 def test_each_layer_of_lora_is_a_linear_layer_of_its_architecture():
     for architecture, layers in LAYERS.items():
         cfg = ModelConfig(architecture=architecture, d_model=16, n_layers=1)

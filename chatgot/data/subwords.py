@@ -176,6 +176,8 @@ class Subwords:
 
     def replace_unknown(self, text: str) -> tuple[str, str]:
         """Replace what cannot be written by `?`; return the text and those characters."""
+        if not self._unknown.search(text):
+            return text, ""
         unknown = "".join(sorted(set(self._unknown.findall(text))))
         return self._unknown.sub("?", text), unknown
 

@@ -144,6 +144,7 @@ def test_the_page_begins_with_the_numbers_of_the_run(troubled, page):
     for part in (
         f"{best.numbers['val_loss']:.4f}  nats, step {best.step:,.0f}",
         f"{full:.4f}",
+        f"{rows[-1].numbers['val_bits_per_byte_full']:.4f}  over all held-out text",
         f"{rows[-1].numbers['tokens']:,.0f}",
         "bf16, then fp32",
         troubled.name,

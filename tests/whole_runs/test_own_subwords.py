@@ -77,4 +77,5 @@ def test_a_new_run_on_another_text_takes_the_subwords_over(folder, tmp_path):
     theirs = subwords_in(path)
     assert theirs is not None
     assert theirs.json == start.vocabulary.json
+    assert "data.vocab_size=320 has no effect" in harness.log_of(tmp_path)
     assert not list((tmp_path / "data" / "cache").glob("*.bpe.json"))
