@@ -49,6 +49,13 @@ def test_a_chat_of_messenger_is_mended_and_put_in_order(write):
     assert read.certainty > 0.9
 
 
+def test_messages_of_one_moment_keep_their_order(write):
+    newest_first = [meta_message(CHAT[0], content=text) for text in ("c", "b", "a")]
+    chat = {"participants": [], "messages": newest_first}
+    read = Reading(META, write(json.dumps(chat).encode()))
+    assert [text for _, text in read.lines] == ["a", "b", "c"]
+
+
 def google_message(said) -> dict:
     hour = (said.when.hour - 1) % 12 + 1
     return {

@@ -228,6 +228,13 @@ def test_names_may_have_colons_tildes_and_phone_numbers(write):
     ]
 
 
+def test_a_date_line_within_a_message_begins_none_unless_it_fits_wholly(write):
+    head = ANDROID["de"](CHAT[0].when)
+    inner = "12.12.2023, 10:15 - Eve: hello\n[12.12.23, 10:15:00] Eve: hi\n12.12.23 - Eve: hey"
+    read = reading(write, f"{head}Anna: she wrote\n{inner}\n{head}Ben: oh\n")
+    assert read.lines == [("Anna", f"she wrote\n{inner}"), ("Ben", "oh")]
+
+
 def test_an_unknown_media_tag_is_learned_from_its_repetition(write):
     head = ANDROID["de"](CHAT[0].when)
     tags = "".join(f"{head}{name}: <Fuaimean air am fàgail>\n" for name in ("A", "B", "A"))
@@ -251,6 +258,7 @@ def dated(dates: str, time: str = "10:15") -> str:
         ("23/1/31 23/2/1", "ymd", False),
         ("1/2/23 1/3/23 1/4/23 1/5/23", "mdy", True),
         ("1/2/23 2/2/23 3/2/23 1/3/23", "dmy", True),
+        ("2/1/23 1/12/23", "dmy", True),
         ("3/4/2023", "dmy", True),
         ("2023/4/3 2023/4/4", "ymd", False),
     ],
