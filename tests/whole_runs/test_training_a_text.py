@@ -291,7 +291,7 @@ def test_a_shipped_yaml_is_found_by_its_name(tmp_path, name, capsys):
         (["my text.txt", "--minutes", "1e10"], ["--minutes", "at most 1e9"]),
         (["my text.txt", "--minutes", "1", "--resume_from", "latest"], ["training.max_steps"]),
         (["my_text.txt"], ["my_text.txt", "no such file", "my text.txt"]),
-        (["."], ["a folder"]),
+        (["nothing"], ["no file to read", "an empty folder"]),
         (["empty.txt"], ["empty.txt", "is empty"]),
         (["short.txt"], ["99 characters", "at least 889"]),
         (["my text.txt", "--set", "data.path=empty.txt"], ["data.path", "my text.txt"]),
@@ -307,6 +307,7 @@ def test_a_mistake_is_exit_2_before_torch_and_leaves_nothing(tmp_path, arguments
     write_text(tmp_path)
     write_text(tmp_path, "short.txt", characters=99)
     (tmp_path / "empty.txt").touch()
+    (tmp_path / "nothing").mkdir()
     before = sorted(tmp_path.iterdir())
     no_torch = tmp_path.parent / "no_torch"
     no_torch.mkdir(exist_ok=True)
