@@ -115,27 +115,34 @@ def growing_ids(path: Path, identity: str) -> Iterator[GrowingIds]:
     except (Timeout, OSError):
         part = temporary_name(path)
         note = None
+    ids: GrowingIds | None = None
     try:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(part, flags, 0o600), "r+b") as file:
             ids = GrowingIds(file, note, identity)
-            try:
-                yield ids
-            except BaseException:
-                if not ids.is_noted:
-                    with suppress(OSError):
-                        part.unlink()
-                raise
+            yield ids
             file.flush()
             set_mode(file.fileno(), mode_of_new_files())
             os.fsync(file.fileno())
         part.replace(path)
-        fsync_folder(path.parent)
-        if note is not None:
-            with suppress(FileNotFoundError):
-                note.unlink()
+        _remove(note)
+    except BaseException:
+        if ids is None or not ids.is_noted:
+            _remove(part)
+        raise
     finally:
-        lock.release()
+        if lock.is_locked:
+            # whoever waits for it meanwhile makes the same ids; their checksum is looked at
+            _remove(Path(lock.lock_file))
+            lock.release()
+    fsync_folder(path.parent)
+
+
+def _remove(path: Path | None) -> None:
+    """Remove a file if it is there, best effort."""
+    if path is not None:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _crc32_of_first(file: BinaryIO, length: int) -> int | None:
