@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from chatgot.data.preparation.reader import UnreadableError
 from chatgot.errors import StorageError
@@ -32,6 +32,7 @@ MARKS_OF_DOCUMENTS = {
 MARK_OF_ARRAYS = re.compile(r"[^/]+/data\.pkl|.+\.npy")
 # Text shrinks to a tenth, a chat with much repetition to a fiftieth; deflate's own limit is 1032
 MOST_RATIO = 200
+NEEDED_BY_OTHERS = ("users.json",)  # the names of the people in Slack's exports
 FREE_BYTES = 1 << 20  # so much may come out of any archive, however small it is
 MOST_MEMBERS_BYTES = 1 << 26  # of the list of members, which is read into memory
 END_RECORD_BYTES = 22 + (1 << 16)  # a zip ends with its end record and a comment
@@ -69,14 +70,14 @@ class Allowance:
         """Return what an archive may give, by its size on the disk. Raises: OSError."""
         return cls(MOST_RATIO * path.stat().st_size + FREE_BYTES)
 
-    def covers(self, member: Member, count: int) -> bool:
+    def covers(self, place: int, count: int) -> bool:
         """Return whether so many bytes may come out of a member, and note it.
 
         One that is unpacked again counts once.
         """
-        given = self.given.get(member.place, 0)
+        given = self.given.get(place, 0)
         if count > given:
-            self.given[member.place] = count
+            self.given[place] = count
             self.total += count - given
         return self.total <= self.most
 
@@ -120,24 +121,43 @@ def members_of(path: Path) -> list[Member]:
 def unpacked(path: Path, member: Member, allowance: Allowance) -> Iterator[Path]:
     """Unpack one member into a temporary file, which is gone after the block.
 
+    Beside it are those of NEEDED_BY_OTHERS that are in its folder in the zip, or one above.
+
     allowance: of the archive; what comes out is taken off.
     Raises: UnreadableError; StorageError where the temporary folder has no room; OSError.
     """
     with tempfile.TemporaryDirectory(prefix="chatgot-", ignore_cleanup_errors=True) as folder:
-        target = Path(folder) / "member"
+        target = Path(folder, "folder", "member")
+        target.parent.mkdir()
         with _opened(path) as archive:
             infos = archive.infolist()
             if member.place >= len(infos):
                 raise UnreadableError("the archive has changed since it was looked at")
             info = infos[member.place]
-            most = MOST_RATIO * info.compress_size + FREE_BYTES
-            _unpack(
-                archive,
-                info,
-                target,
-                lambda count: count <= most and allowance.covers(member, count),
-            )
+            _unpack(archive, info, target, _limit(info, member.place, allowance))
+            for other, beside in _needed(archive, info, target):
+                limit = _limit(other, infos.index(other), allowance)
+                _unpack(archive, other, beside, limit)
         yield target
+
+
+def _limit(info: zipfile.ZipInfo, place: int, allowance: Allowance) -> Callable[[int], bool]:
+    """Return what says whether so many bytes may come out of a member."""
+    most = MOST_RATIO * info.compress_size + FREE_BYTES
+    return lambda count: count <= most and allowance.covers(place, count)
+
+
+def _needed(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path
+) -> Iterator[tuple[zipfile.ZipInfo, Path]]:
+    """Yield the members that a member's reader may look for, and where it does."""
+    folder = PurePosixPath(info.filename).parent
+    for name in NEEDED_BY_OTHERS:
+        for place, beside in ((folder, target.parent), (folder.parent, target.parent.parent)):
+            other = archive.NameToInfo.get(str(place / name))
+            if other is not None and other is not info and not _refusal_of(other):
+                yield other, beside / name
+                break
 
 
 def _unpack(

@@ -174,7 +174,8 @@ def _shown(reference: re.Match[str], names: _Names) -> str:
 
 def list_certainty(source: Source) -> float:
     """Return how sure it is that a file lists the people or channels of a workspace."""
-    if source.path.name not in LIST_NAMES and Path(source.name).name not in LIST_NAMES:
+    # a member of a zip has a name such as `slack.zip: users.json`
+    if Path(source.name.rpartition(": ")[2]).name not in LIST_NAMES:
         return 0.0
     text = source.beginning.lstrip()
     return 0.95 if LISTS.match(text) and LIST_FIELD.search(text) else 0.0
