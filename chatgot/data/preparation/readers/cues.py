@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +27,8 @@ ODD_LINE = re.compile(
 TIME_LINE = re.compile(
     rf"^[ \t]*{ANY_CLOCK}[ \t]*-->[ \t]*{ANY_CLOCK}(?![\d:]).*$", re.MULTILINE
 )
+# A number, and maybe a part of its time, where a file was cut off
+TORN_END = re.compile(r"\n[ \t]*\n[ \t]*\d{1,6}[ \t]*(?:\n[\d:,. \t>-]*)?\Z")
 BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -112,9 +113,11 @@ class _Splitter:
                 self._join(last, piece)
                 return
             self.damage.without_time += 1
-            start = end = max(self.last_start, 0) if start is None else start
+            if start is None:
+                start = 0 if self.times is None else self.times[0]
+            end = start
         yield from self._cue(last[: max(begin - 1, 0)], is_last=False)
-        self.times = (start, end)  # type: ignore[assignment]
+        self.times = (start, end)
         self.piece = "" if line_end < 0 else piece[line_end + 1 :]
         self.false_arrows = 0
 
@@ -166,7 +169,8 @@ class _Splitter:
         """Return the text of a subtitle, and the number of the next one."""
         text = text.strip()
         if is_last:
-            return text, ""
+            torn = TORN_END.search(text, max(0, len(text) - LONGEST_STAMP))
+            return (text if torn is None else text[: torn.start()]), ""
         body, _, number = text.rpartition("\n")
         is_number = number.isdigit() or number.strip().isdigit()
         if self.looked_at < LOOKED_AT:
@@ -195,8 +199,11 @@ def start_ms(line: str) -> int | None:
     """Return the milliseconds of the time at the end of a line; None: there is none."""
     stamp = line.strip()
     if len(stamp) == FULL_STAMP and stamp[2] == ":" == stamp[5] and stamp[8] in ",.":
-        with suppress(ValueError):
-            return _sum(int(stamp[:2]), int(stamp[3:5]), int(stamp[6:8]), int(stamp[9:]))
+        figures = stamp[:2] + stamp[3:5] + stamp[6:8] + stamp[9:]
+        if figures.isdecimal():
+            hours, rest = divmod(int(figures), 10_000_000)
+            minutes, rest = divmod(rest, 100_000)
+            return 3_600_000 * hours + 60_000 * minutes + rest
     if ":" not in line:
         return None
     match = START.search(line[-LONGEST_STAMP:])
@@ -214,8 +221,4 @@ def end_ms(line: str) -> int | None:
 def _ms(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> int:
     """Return a time in milliseconds; its fraction has one to six figures."""
     thousandths = int((fraction or "0").ljust(3, "0")[:3])
-    return _sum(int(hours or 0), int(minutes), int(seconds), thousandths)
-
-
-def _sum(hours: int, minutes: int, seconds: int, thousandths: int) -> int:
-    return 3_600_000 * hours + 60_000 * minutes + 1000 * seconds + thousandths
+    return 3_600_000 * int(hours or 0) + 60_000 * int(minutes) + 1000 * int(seconds) + thousandths

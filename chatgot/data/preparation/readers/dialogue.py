@@ -24,12 +24,12 @@ WRAPPED_SHARE = 0.2  # of second lines begin in small letters, where lines are w
 NAMED_SHARE = 0.1  # of subtitles begin with a name: names in mixed case are taken, too
 DENSE_SHARE = 0.2  # of subtitles begin with a name: the others go on with the last one
 CERTAIN_SHARE = 0.5  # of subtitles begin with a name: those that come once are names, too
-FEW = 20  # subtitles: too few to say what is rare
 STOPPED_SHARE = 0.1  # of subtitles end with a full stop or the like, where sentences are marked
 STYLES_NAMED = 2  # styles that may be speakers
 
-DASH = re.compile(r"(?:[-‐‑–—−](?![-‐‑–—−])|--(?=[ \t]))[ \t]*(?=[^\s\d]|\d.*?[^\W\d])")
 DASHES = "-‐‑–—−"
+# Not `--and`, which goes on, and not `-5`
+DASH = re.compile(rf"[{DASHES}](?:[ \t]+(?=\S)|(?=[^\s\d{DASHES}]))")
 LEADING_DOTS = re.compile(r"(?:\.{2,}|…)[. …]*")
 FINAL = ".!?…。！？؟۔।:;"
 STOPS = ".!?…。！？؟۔।"
@@ -37,13 +37,13 @@ CLOSING = "\"'”’»›)]）】」』 "
 OPENING = "\"'“‘„«‹([（¿¡ "
 ELLIPSES = ("...", "…", "..")
 NOTE_SIGNS = "♪♫♬♩"
-DIRECTION_SIGNS = f"[(（【［*{NOTE_SIGNS}"
+DIRECTION_SIGNS = f"[(（【［*#{NOTE_SIGNS}"
 SPECIAL = re.compile(rf"^[{DASHES}]|[:：\[(（【［*{NOTE_SIGNS}#{VOICE}]")
 BRACKETED = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|（[^（）]*）|【[^【】]*】|［[^［］]*］")
 ONLY_BRACKETS = re.compile(rf"(?:\s*[-–]?\s*(?:{BRACKETED.pattern})\s*[.:]?)+\s*")
 OPEN_BRACKETS = re.compile(r"[\[(（【［]")
 STARS = re.compile(r"\*[^*\n]{2,60}\*")
-HASHES = re.compile(r"#(?:[ \t][^#\n]*|[^#\n]*[ \t])#?|.*[ \t]#")
+HASHES = re.compile(r"#[ \t].*|.*[ \t]#")
 NAME = re.compile(
     r"(?P<name>[^\W_][^\n:：\[\]{}<>()\"“”„«»?!;=|*/\\,♪#]{0,39}?)[ \t]?"
     r"(?P<aside>\([^()\n]{1,60}\)|\[[^\[\]\n]{1,60}\])?[ \t]?(?:：|:(?![\d/]))[ \t]*"
@@ -128,7 +128,7 @@ def _look_at_letters(habits: Habits, cues: Sequence[Cue]) -> None:
         small += letter.islower()
         large += letter.isupper()
     habits.is_wrapped = habits.in_capitals or small >= WRAPPED_SHARE * (small + large)
-    habits.has_stops = len(cues) < FEW or stopped >= STOPPED_SHARE * len(cues)
+    habits.has_stops = stopped >= max(1, STOPPED_SHARE * len(cues))
 
 
 def _look_at_names(habits: Habits, cues: Sequence[Cue]) -> None:
@@ -298,11 +298,8 @@ class Dialogue:
     def _sound(self, match: re.Match[str]) -> str:
         before = match.string[: match.start()].rpartition("\n")[2].strip(DASHES + " ")
         after = match.string[match.end() : match.end() + 1]
-        is_aside = after in (":", "：") and before != ""
-        if not is_aside:
-            self.left_out[SOUNDS] += 1
-            return " "
-        return ""
+        self.left_out[SOUNDS] += 1
+        return "" if before and after in (":", "：") else " "
 
     def _with_songs(self, text: str, has_notes: bool) -> str:
         """Return a text with its lyrics, or without."""
@@ -356,7 +353,7 @@ class Dialogue:
 
     def _goes_on(self, text: str) -> bool:
         """Return whether a line goes on with the sentence of the last one."""
-        if not self.lines or not self.habits.has_stops:
+        if not self.lines or not (self.habits.has_stops or text.startswith(ELLIPSES)):
             return False
         last = self.lines[-1]
         return len(last) <= LONGEST_JOINED and goes_on(last, text)
@@ -388,7 +385,11 @@ def _common(shown: Sequence[str], lines: Sequence[str]) -> int:
 
 
 def _is_direction(text: str) -> bool:
-    return text[0] in NOTE_SIGNS or ONLY_BRACKETS.fullmatch(text) is not None or text[0] == "*"
+    """Return whether a line that begins with a sign of DIRECTION_SIGNS is nothing but sounds."""
+    if text[0] in NOTE_SIGNS:
+        return True
+    pattern = {"*": STARS, "#": HASHES}.get(text[0], ONLY_BRACKETS)
+    return pattern.fullmatch(text) is not None
 
 
 def _parts(lines: Sequence[str], habits: Habits) -> list[Line]:
@@ -439,8 +440,9 @@ def _named(line: str, habits: Habits) -> tuple[str, str]:
 
 def _is_wrapped(line: str, following: str, habits: Habits) -> bool:
     """Return whether a line of a subtitle ends where there was no more room."""
-    if line[0] in "[(♪#" and _is_direction(line):
-        return False
+    if line[0] in DIRECTION_SIGNS and _is_direction(line):
+        # A song goes on to its second sign
+        return sum(map(line.count, NOTE_SIGNS)) == 1 and following[0] not in NOTE_SIGNS
     if goes_on(line, following):
         return True
     if following[0] in "[(♪#-" or line.rstrip(CLOSING)[-1:] in STOPS or not habits.is_wrapped:

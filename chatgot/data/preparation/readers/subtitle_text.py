@@ -14,7 +14,7 @@ DRAWING = re.compile(
 )
 BREAK_TAG = re.compile(r"<[ \t]*br[ \t]*/?>", re.IGNORECASE)
 RUBY = re.compile(r"<rt>[^<]*(?:</rt>)?")
-VOICE_TAG = re.compile(r"<v(?:\.[^\s>]*)?[ \t]+([^<>\n]{1,100})>")
+VOICE_TAG = re.compile(r"(?m:^[ \t]*[-–—][ \t]*)?<v(?:\.[^\s>]*)?[ \t]+([^<>\n]{1,100})>")
 TAG = re.compile(rf"<[ \t]*/?[ \t]*(?:[A-Za-z]|\d\d:)[^<>]{{0,{LONGEST_TAG}}}>|</>|<[ic]?\.>")
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]{2,8});")
 # Marks that show nothing: of direction, widths and joined files
@@ -31,7 +31,7 @@ def shown_text(text: str, is_ass: bool = False) -> str:
 
     A WebVTT voice becomes a line that begins with its name, between two VOICE.
     """
-    if MAY_BE_INVISIBLE.search(text):
+    if not (text.isascii() and text.isprintable()) and MAY_BE_INVISIBLE.search(text):
         text = text.translate(INVISIBLE)
     if "{" in text:
         if "\\p" in text:
