@@ -29,7 +29,7 @@ STYLES_NAMED = 2  # styles that may be speakers
 
 DASHES = "-‐‑–—−"
 # Not `--and`, which goes on, and not `-5`
-DASH = re.compile(rf"[{DASHES}](?:[ \t]+(?=\S)|(?=[^\s\d{DASHES}]))")
+DASH = re.compile(rf"[{DASHES}](?:[ \t]+(?=\S)|(?=[^{DASHES}\s\d]))")
 LEADING_DOTS = re.compile(r"(?:\.{2,}|…)[. …]*")
 FINAL = ".!?…。！？؟۔।:;"
 STOPS = ".!?…。！？؟۔।"
