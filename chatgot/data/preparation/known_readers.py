@@ -1,6 +1,8 @@
 """All readers, in the order in which they are asked; the surest one reads a file."""
 
 from chatgot.data.preparation.reader import Reader
+from chatgot.data.preparation.readers.fountain import FOUNTAIN
+from chatgot.data.preparation.readers.screenplay import SCREENPLAY
 from chatgot.data.preparation.readers.subtitles import (
     ASS,
     MICRODVD_SUBTITLES,
@@ -17,4 +19,6 @@ READERS: tuple[Reader, ...] = (
     MICRODVD_SUBTITLES,
     MPL2_SUBTITLES,
     TMP_SUBTITLES,
+    FOUNTAIN,
+    SCREENPLAY,
 )
