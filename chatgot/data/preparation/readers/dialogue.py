@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from chatgot.data.preparation.pieces import Passage, Piece, Speech
 from chatgot.data.preparation.reader import Findings, ReadingOptions
+from chatgot.data.preparation.readers.capitals import is_in_capitals
 from chatgot.data.preparation.readers.cues import Cue
 from chatgot.data.preparation.readers.subtitle_text import VOICE
 
@@ -140,7 +141,7 @@ def _look_at_names(habits: Habits, cues: Sequence[Cue]) -> None:
         for line in cue.text.split("\n"):
             match = NAME.match(_without_dash(line))
             if match is not None and _may_be_name(match["name"]):
-                is_sure = match["name"].isupper() and not habits.in_capitals
+                is_sure = is_in_capitals(match["name"]) and not habits.in_capitals
                 (in_capitals if is_sure else names)[match["name"]] += 1
     total = names.total() + in_capitals.total()
     if total >= CERTAIN_SHARE * len(cues) and total > 1:
@@ -429,7 +430,7 @@ def _named(line: str, habits: Habits) -> tuple[str, str]:
     if match is None or not _may_be_name(match["name"]):
         return "", line
     name = match["name"].rstrip()
-    is_sure = name.isupper() and sum(map(str.isalpha, name)) > 1 and not habits.in_capitals
+    is_sure = is_in_capitals(name) and sum(map(str.isalpha, name)) > 1 and not habits.in_capitals
     if not (is_sure or habits.any_name or name in habits.names):
         return "", line
     aside = match["aside"] or ""

@@ -59,6 +59,7 @@ def certainty(source: Source) -> float:
         if stripped and not before and is_flush:
             scenes += _heading(stripped) != ""
             is_cue = bool(following.strip()) and _is_cue(stripped)
+            is_cue = is_cue and len(stripped) > 1
             cues += is_cue and len(following) - len(following.lstrip()) <= INDENT
         before = stripped
     has_title = TITLE_KEY.match(source.beginning) is not None
@@ -269,7 +270,7 @@ class _Fountain:
         if self.length > LONGEST_PART:
             self._end_action()
         self.action.append(words)
-        self.length += len(words)
+        self.length += len(words) + 1
 
     def _end_action(self) -> None:
         self.script.direction(self.action)

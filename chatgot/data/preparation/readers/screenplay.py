@@ -31,8 +31,8 @@ FURTHER_IN = 3  # blanks by which indents differ
 LONGEST_ROW = 120  # characters, with its indent
 
 PAGE_MARK = re.compile(
-    r"(?:page[ ])?-?[ ]?\d{1,4}[A-Z]?[ ]?-?\.?|\(?MORE\)|(?:\d{1,4}[A-Z]?[ ]+)?\(?CONTINUED:?\)?"
-    r"(?:[ ]?\(\d{1,3}\))?:?(?:[ ]+\d{1,4}[A-Z]?)?|\(?CONT'?D\.?\)?:?",
+    r"(?:page[ ])?-?[ ]?\d{1,4}[A-Z]?[ ]?-?\.?|\(?MORE\)|(?:\d{1,4}[A-Z]?[ ])?\(?CONTINUED:?\)?"
+    r"(?:[ ]?\(\d{1,3}\))?:?(?:[ ]\d{1,4}[A-Z]?\.?)?|\(?CONT'?D\.?\)?:?",
     re.IGNORECASE,
 )
 REVISION = re.compile(r"[ ]{2,}\*+$|[ ]+\*$")
@@ -91,6 +91,11 @@ def rows_of(lines: Iterable[str]) -> Iterator[Row]:
         after_blank = not text
 
 
+def is_page_mark(text: str) -> bool:
+    """Return whether a row is a page number, or says that something goes on over a page."""
+    return len(text) <= LONGEST_ROW and PAGE_MARK.fullmatch(" ".join(text.split())) is not None
+
+
 def heading_of(text: str) -> str:
     """Return a scene heading without its numbers; empty: it is none."""
     match = NUMBERED_SCENE.fullmatch(text[:LONGEST_ROW])
@@ -104,7 +109,7 @@ def _may_be_cue(row: Row, following: Row) -> bool:
         return False
     if row.indent - following.indent < FURTHER_IN and not following.text.startswith("("):
         return False
-    if TRANSITION.fullmatch(row.text) or PAGE_MARK.fullmatch(row.text) or heading_of(row.text):
+    if TRANSITION.fullmatch(row.text) or is_page_mark(row.text) or heading_of(row.text):
         return False
     return is_capital_name(row.text)
 
@@ -136,7 +141,7 @@ class Shape:
     @classmethod
     def of(cls, lines: Sequence[str]) -> "Shape":
         """Return the shape that the beginning of a file has."""
-        rows = [row for row in rows_of(lines) if not PAGE_MARK.fullmatch(row.text)]
+        rows = [row for row in rows_of(lines) if not is_page_mark(row.text)]
         shape = cls(rows=len(rows))
         names: Counter[str] = Counter()
         indents: Counter[int] = Counter()
@@ -144,8 +149,9 @@ class Shape:
         others: Counter[int] = Counter()
         headings: Counter[int] = Counter()
         for row, following in zip(rows, rows[1:], strict=False):
-            if heading_of(row.text):
-                headings[row.indent] += 1
+            heading = heading_of(row.text)
+            if heading:
+                headings[row.indent + row.text.find(heading)] += 1
             elif _may_be_cue(row, following):
                 names[cue_parts(row.text)[0]] += 1
                 indents[row.indent] += 1
@@ -199,7 +205,7 @@ class _Screenplay:
     def take(self, line: str) -> None:
         """Take the next line."""
         for row in rows_of((line,)):
-            if PAGE_MARK.fullmatch(row.text):
+            if is_page_mark(row.text):
                 self.findings.left_out[PAGE_MARKS] += 1
                 return
             row = Row(row.indent, row.text, self.after_blank)

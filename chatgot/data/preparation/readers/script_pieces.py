@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from chatgot.data.preparation.pieces import Passage, Piece, Speech
 from chatgot.data.preparation.reader import Findings, ReadingOptions
+from chatgot.data.preparation.readers.capitals import is_in_capitals
 
 LONGEST_PART = 1 << 18  # characters of a speech or direction, after which the next part begins
 SCENES = "scene headings"
@@ -23,7 +24,7 @@ SCENE_WORDS = (
     r"(?:INT|EXT|EST|INT\.?[ ]?/[ ]?EXT|EXT\.?[ ]?/[ ]?INT|I[ ]?/[ ]?E|E[ ]?/[ ]?I|INNEN|AUSSEN|AUẞEN"
     r"|AUSSEN[ ]?/[ ]?INNEN|INNEN[ ]?/[ ]?AUSSEN|ИНТ|НАТ|ЭКСТ)"
 )
-SCENE = re.compile(rf"{SCENE_WORDS}(?:\.|[ ]|$)", re.IGNORECASE)
+SCENE = re.compile(rf"{SCENE_WORDS}(?:\.|[ ]|$)[ .]*(?:$|[\w\"'“„«(/#])", re.IGNORECASE)
 TRANSITION = re.compile(
     r"(?:[^a-z\n]{1,60} TO:|(?:FADE|CUT|DISSOLVE|IRIS|SMASH|MATCH|JUMP|WIPE)[^a-z\n]{0,30}[.:]"
     r"|(?:THE )?END\.?|FADE (?:IN|OUT)[.:]?|INTERCUT[^a-z\n]{0,40})"
@@ -90,7 +91,7 @@ class Script:
         if self._length > LONGEST_PART:
             self._give()
         self._lines.append(words)
-        self._length += len(words)
+        self._length += len(words) + 1
 
     def join(self, words: str) -> None:
         """Add words to the last line of the speech."""
@@ -152,7 +153,7 @@ def is_capital_name(line: str, longest: int = 40) -> bool:
     if len(line) > longest + 40:
         return False
     name = ASIDE.sub("", line).rstrip(" ^:")
-    if not name or len(name) > longest or not name.isupper() or len(name.split()) > 6:
+    if not name or len(name) > longest or not is_in_capitals(name) or len(name.split()) > 6:
         return False
     return name[-1] not in ".!?,;" or name.endswith((" JR.", " SR.")) or _is_abbreviated(name)
 
