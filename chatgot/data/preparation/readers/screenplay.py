@@ -27,7 +27,9 @@ SURE = 0.9
 LIKELY = 0.75
 LEAST_CUES = 4
 LEAST_SHARE = 0.05  # of lines are cues
+LEAST_INDENT = 8  # blanks before a name, in a file without scene headings
 FURTHER_IN = 3  # blanks by which indents differ
+WRAPPED_SHARE = 0.2  # of rows that go on begin in small letters, where rows are wrapped
 LONGEST_ROW = 120  # characters, with its indent
 
 PAGE_MARK = re.compile(
@@ -46,7 +48,9 @@ def certainty(source: Source) -> float:
     shape = Shape.of(source.beginning.split("\n"))
     if shape.cues < LEAST_CUES or shape.repeated < 2 or shape.cues < LEAST_SHARE * shape.rows:
         return 0.0
-    return SURE if shape.scenes else LIKELY
+    if shape.scenes:
+        return SURE
+    return LIKELY if len(shape.names) > 1 and shape.cue >= LEAST_INDENT else 0.0
 
 
 def read(source: Source, options: ReadingOptions, findings: Findings) -> Iterator[Piece]:
@@ -120,7 +124,7 @@ class Shape:
 
     action, speech, cue: indents.
     action_width, speech_width: characters of the longest rows.
-    has_inner_speeches: what is said stands further in than what is done.
+    is_wrapped: what is said is broken into rows where it does not fit; else each row is a line.
     """
 
     cues: int = 0
@@ -133,9 +137,11 @@ class Shape:
     action_width: int = 60
     speech_width: int = 35
     names: frozenset[str] = frozenset()
+    is_wrapped: bool = True
 
     @property
     def has_inner_speeches(self) -> bool:
+        """Whether what is said stands further in than what is done."""
         return self.speech - self.action >= FURTHER_IN
 
     @classmethod
@@ -152,7 +158,7 @@ class Shape:
             heading = heading_of(row.text)
             if heading:
                 headings[row.indent + row.text.find(heading)] += 1
-            elif _may_be_cue(row, following):
+            elif row.after_blank and _may_be_cue(row, following) and len(row.text) > 1:
                 names[cue_parts(row.text)[0]] += 1
                 indents[row.indent] += 1
                 if following.text[0] != "(":
@@ -182,6 +188,12 @@ def _measure(shape: Shape, rows: Sequence[Row]) -> None:
             shape.action_width = max(shape.action_width, len(row.text))
         elif row.indent == shape.speech:
             shape.speech_width = max(shape.speech_width, len(row.text))
+    small = large = 0
+    for row, following in zip(rows, rows[1:], strict=False):
+        if row.indent == following.indent == shape.speech:
+            small += following.text[0].islower()
+            large += following.text[0].isupper()
+    shape.is_wrapped = small >= WRAPPED_SHARE * (small + large)
     if not shape.has_inner_speeches:
         shape.speech_width = max(shape.speech_width, shape.action_width)
 
@@ -270,7 +282,9 @@ class _Screenplay:
                 self.script.join(text)
             self.width = 0
             return
-        if self.width and self.width + 1 + _first_word(text) > self.shape.speech_width:
+        is_full = self.width + 1 + _first_word(text) > self.shape.speech_width
+        goes_on = self.shape.is_wrapped or text[:1].islower()
+        if self.width and is_full and goes_on:
             self.script.join(text)
         else:
             self.script.line(text)
