@@ -3,6 +3,7 @@
 from chatgot.data.preparation.reader import Reader
 from chatgot.data.preparation.readers.fountain import FOUNTAIN
 from chatgot.data.preparation.readers.screenplay import SCREENPLAY
+from chatgot.data.preparation.readers.stage_play import STAGE_PLAY
 from chatgot.data.preparation.readers.subtitles import (
     ASS,
     MICRODVD_SUBTITLES,
@@ -21,4 +22,5 @@ READERS: tuple[Reader, ...] = (
     TMP_SUBTITLES,
     FOUNTAIN,
     SCREENPLAY,
+    STAGE_PLAY,
 )

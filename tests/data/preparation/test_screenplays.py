@@ -12,6 +12,7 @@ from chatgot.data.preparation.known_readers import READERS
 from chatgot.data.preparation.pieces import DocumentStart
 from chatgot.data.preparation.reader import Findings, ReadingOptions, UnreadableError
 from chatgot.data.preparation.readers.screenplay import SCREENPLAY
+from chatgot.data.preparation.readers.stage_play import STAGE_PLAY
 
 ACTION = "He waits for a very long time, until the rain has stopped, and then he opens the door."
 SPEECH_WIDTH = 35
@@ -117,12 +118,69 @@ def test_speeches_at_the_left_end_at_a_blank_line(write):
     assert read.said == looks
 
 
+# --------------------------------------------------------------------------------------------------
+# Plays for the stage
+
+STAGE = ENGLISH * 2  # a name must come three times
+
+
+def as_stage_play(form: str) -> str:
+    """Return a play with names on lines of their own, or in the line of the speech."""
+    parts = ["THE DOOR\n\nACT I\n\nSCENE II. A hall.\n\n Enter ANNA and BEN.\n\n"]
+    for name, *lines in STAGE:
+        parts.append(form.format(name=name, short=name.title(), text="\n".join(lines)) + "\n\n")
+    parts.append(" [_Exeunt all but\n Anna._]\n\nSCENE III\n")
+    return "".join(parts)
+
+
+FORMS = {
+    "alone": "{name}.\n{text}",
+    "alone without a stop": "{name}\n{text}",
+    "alone, in italics": "_{name}._\n{text}",
+    "in line": "{short}. {text}",
+    "in line, indented": "  {short}. {text}",
+    "in line, in capitals": "{name}. {text}",
+    "in line, in italics": "_{short}._ {text}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_play_for_the_stage_comes_out_line_for_line(write, form):
+    path = write(as_stage_play(FORMS[form]))
+    read = Reading(STAGE_PLAY, path)
+    speeches = [(name, text) for name, text in truth(STAGE)]
+    if "{short}" in FORMS[form]:
+        speeches = [(name.title(), text) for name, text in speeches]
+    scenes = [("", "ACT I"), ("", "SCENE II. A hall.")]
+    entry = [("", "Enter ANNA and BEN.")]
+    assert read.said == [
+        *[("", "THE DOOR"), *scenes, *entry, *speeches],
+        *[("", "[Exeunt all but Anna.]"), ("", "SCENE III")],
+    ]
+    assert read.certainty > 0.8
+    read = Reading(STAGE_PLAY, path, directions="drop", scenes="drop")
+    assert read.said == speeches
+    assert read.findings.left_out == {"scene headings": 3, "stage directions": 3}
+
+
+def test_directions_within_speeches_are_kept_or_dropped(write):
+    text = "ACT I\n\n" + "ANNA. [_Aside._] So (he\nlaughs) it [sighs] is.\nExit.\n\nBEN. No.\n\n" * 3
+    path = write(text)
+    kept = ("ANNA", "[_Aside._]\nSo (he\nlaughs) it [sighs] is.\nExit.".replace("_", ""))
+    assert Reading(STAGE_PLAY, path).said[1] == kept
+    dropped = Reading(STAGE_PLAY, path, directions="drop")
+    assert dropped.said[1] == ("ANNA", "So (he\nlaughs) it is.")
+    assert dropped.findings.left_out["stage directions"] == 9
+
+
 OTHERS = {
     "prose": "    It was a dark night.\n\nHe left. INT. no.\n\n          THE END\n\nmore\n" * 20,
     "our layout": "".join(f"{name}:\n{text}\n\n" for name, text in truth()),
     "python": "class A:\n    def f(self):\n        X = 1\n        if Y:\n            Z\n    A\n" * 9,
     "chat": "12/31/23, 10:15 - Anna: hello\n" * 9,
     "poem": "     ODE\n\nWhen I was young\n   I sang a song\n     OF LOVE\nAnd so\n" * 9,
+    "glossary": "Ham. A meat.\n\nEgg. Of a hen.\n\nBread. Of wheat.\n\n",
+    "novel": "CHAPTER I.\nIt rained. Anna left.\n\nMr. Smith came. No. Yes.\n\nBen. He.\n\n" * 9,
     "table": "    NAME        AGE\n    Anna        12\n        TOTAL\n    Ben  9\n" * 9,
     "subtitles": as_srt(),
     "empty": "",
@@ -131,20 +189,23 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_texts_are_not_taken_for_screenplays(write, kind):
-    assert SCREENPLAY.certainty(source_of(write(OTHERS[kind]))) < 0.2
+    source = source_of(write(OTHERS[kind]))
+    assert SCREENPLAY.certainty(source) < 0.2
+    assert STAGE_PLAY.certainty(source) < 0.2
 
 
 def test_readers_of_screenplays_are_known():
-    assert SCREENPLAY in READERS
+    assert {SCREENPLAY, STAGE_PLAY} <= set(READERS)
 
 
-def test_a_screenplay_without_text_is_refused(write):
+@pytest.mark.parametrize("reader", [SCREENPLAY, STAGE_PLAY], ids=["screen", "stage"])
+def test_a_screenplay_without_text_is_refused(write, reader):
     with pytest.raises(UnreadableError, match="no text"):
-        Reading(SCREENPLAY, write("\n\n \n"))
+        Reading(reader, write("\n\n \n"))
 
 
 FRAGMENTS = st.sampled_from(
-    ["\n", "\n\n", " " * 28 + "ANNA\n", " " * 16, " " * 5, "INT. A", "(", ")", "(MORE)", "12", "\t", "\f"]
+    ["\n", "\n\n", " " * 28 + "ANNA\n", "ANNA.\n", "Ham. ", "[", "]", "_", "ACT I", "Exit", " " * 16, " " * 5, "INT. A", "(", ")", "(MORE)", "12", "\t", "\f"]
     + ["CONTINUED:", "CUT TO:", " *\n", "\0", "\x0b", "ß", "'", "(CONT'D)"]
 )
 
@@ -155,15 +216,17 @@ def test_hostile_screenplays_are_read_or_refused(tmp_path_factory, parts):
     path = tmp_path_factory.getbasetemp() / "hostile-screenplay.txt"
     path.write_bytes("".join(parts).encode("utf-8", "replace"))
     source = source_of(path)
-    assert 0 <= SCREENPLAY.certainty(source) <= 1
-    try:
-        pieces = list(SCREENPLAY.read(source, ReadingOptions(), Findings()))
-    except UnreadableError:
-        return
-    assert all(isinstance(p, DocumentStart) or p.text.strip() for p in pieces)
+    for reader in (SCREENPLAY, STAGE_PLAY):
+        assert 0 <= reader.certainty(source) <= 1
+        try:
+            pieces = list(reader.read(source, ReadingOptions(), Findings()))
+        except UnreadableError:
+            continue
+        assert all(isinstance(p, DocumentStart) or p.text.strip() for p in pieces)
 
 
 @pytest.mark.parametrize("text", ["(a " * 99_999, "\t" * 99_999 + "A\n" * 9, "  A\n(b\n" * 49_999])
 def test_monstrous_screenplays_end_soon(write, text):
-    read = Reading(SCREENPLAY, write(as_screenplay() + text))
-    assert max(len(text) for _, text in read.said) < 600_000
+    for reader in (SCREENPLAY, STAGE_PLAY):
+        read = Reading(reader, write(as_screenplay() + text))
+        assert max(len(text) for _, text in read.said) < 600_000
