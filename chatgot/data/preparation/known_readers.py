@@ -2,15 +2,19 @@
 
 from chatgot.data.preparation.reader import Reader
 from chatgot.data.preparation.readers.discord import DISCORD_JSON, DISCORD_TEXT
+from chatgot.data.preparation.readers.fountain import FOUNTAIN
 from chatgot.data.preparation.readers.google_chat import GOOGLE_CHAT
 from chatgot.data.preparation.readers.irc import IRC
 from chatgot.data.preparation.readers.mail import MAIL
 from chatgot.data.preparation.readers.meta_messages import META
 from chatgot.data.preparation.readers.plain_text import PLAIN_TEXT
+from chatgot.data.preparation.readers.screenplay import SCREENPLAY
 from chatgot.data.preparation.readers.signal_json import SIGNAL_JSON
 from chatgot.data.preparation.readers.signal_text import SIGNAL_TEXT
 from chatgot.data.preparation.readers.slack import SLACK, SLACK_LIST
 from chatgot.data.preparation.readers.speaker_lines import SPEAKER_LINES
+from chatgot.data.preparation.readers.stage_play import STAGE_PLAY
+from chatgot.data.preparation.readers.subtitles import (
 from chatgot.data.preparation.readers.telegram import TELEGRAM_JSON
 from chatgot.data.preparation.readers.telegram_html import TELEGRAM_HTML
 from chatgot.data.preparation.readers.whatsapp import WHATSAPP
@@ -31,6 +35,16 @@ READERS: tuple[Reader, ...] = (
     ZOOM_CHAT,
     IRC,
     MAIL,
+    FOUNTAIN,
+    SCREENPLAY,
+    _,
+    STAGE_PLAY,
+    ASS,
+    MICRODVD_SUBTITLES,
+    MPL2_SUBTITLES,
+    SRT,
+    TMP_SUBTITLES,
+    VTT,
     SPEAKER_LINES,
     PLAIN_TEXT,
 )
