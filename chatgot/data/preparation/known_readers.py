@@ -1,5 +1,6 @@
 """All readers, in the order in which they are asked; the surest one reads a file."""
 
 from chatgot.data.preparation.reader import Reader
+from chatgot.data.preparation.readers.tables import TABLES
 
-READERS: tuple[Reader, ...] = ()
+READERS: tuple[Reader, ...] = (TABLES,)
