@@ -1,6 +1,8 @@
 """All readers, in the order in which they are asked; the surest one reads a file."""
 
 from chatgot.data.preparation.reader import Reader
+from chatgot.data.preparation.readers.json_files import JSON_FILES
+from chatgot.data.preparation.readers.json_lines import JSON_LINES
 from chatgot.data.preparation.readers.tables import TABLES
 
-READERS: tuple[Reader, ...] = (TABLES,)
+READERS: tuple[Reader, ...] = (TABLES, JSON_LINES, JSON_FILES)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 
 from chatgot.data.preparation.reader import Findings, ReadingOptions, UnreadableError
 
@@ -137,7 +138,8 @@ def _named(names: Sequence[str], wanted: str | None, option: str) -> int | None:
 
 
 def _words(name: str) -> list[str]:
-    spaced = CAMEL.sub(" ", name[:LONGEST_COLUMN_NAME])
+    field = name[:LONGEST_COLUMN_NAME].rsplit(".", 1)[-1]  # `meta.season` is a season
+    spaced = CAMEL.sub(" ", field)
     return [word for word in NOT_WORDS.split(spaced.casefold()) if word]
 
 
@@ -242,7 +244,7 @@ class _Look:
         with_letters = [value for value in filled if any(c.isalpha() for c in value)]
         # A script without capitals has none to begin with
         capitals = sum(not value[:1].islower() for value in with_letters)
-        changes = sum(one != other for one, other in zip(values, values[1:], strict=False))
+        changes = sum(one != other for one, other in pairwise(values))
         return cls(
             filled=len(filled) / max(len(rows), 1),
             length=sum(map(len, filled)) / number,

@@ -19,9 +19,9 @@ MOST_OPEN_LINES = 20  # after which a quote that opens is taken as damage
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table is written.
+    r"""How a table is written.
 
-    quote: the character around cells; empty: none is. is_escaped: a quote within is `\\"`.
+    quote: the character around cells; empty: none is. is_escaped: a quote within is `\"`.
     cells: of most rows. agreement: the share of rows that have so many.
     skipped: lines before the table: Excel's `sep=;`.
     """
@@ -46,7 +46,7 @@ def guess_dialect(source: Source) -> Dialect:
     if not is_whole and len(lines) > 1:
         lines.pop()
     body = "\n".join(lines[:SAMPLED_LINES])
-    separators = (given[1],) if given and given[1] in SEPARATORS + (":", " ") else SEPARATORS
+    separators = (given[1],) if given and given[1] in (*SEPARATORS, ":", " ") else SEPARATORS
     looks = [_look(body, separator) for separator in separators]
     best = max(looks, key=lambda look: (look.cells > 1) * look.agreement * min(look.cells, 4))
     if best.cells == 1 and not given:

@@ -23,9 +23,10 @@ from chatgot.data.preparation.source import Source
 
 ENDINGS = ("csv", "tsv", "tab", "psv")
 # Files of these endings are no tables, whatever separates their cells
-OTHER_ENDINGS = frozenset(
-    "md srt vtt ass ssa py js ts c h cpp java json jsonl html htm xml".split()
-)
+OTHERS = """
+md srt vtt ass ssa py js ts c h cpp java json jsonl html htm xml
+"""
+OTHER_ENDINGS = frozenset(OTHERS.split())
 SURE = 0.8
 LIKELY = 0.6
 BY_ENDING = 0.5
