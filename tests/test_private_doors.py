@@ -22,7 +22,11 @@ PUBLIC_NAMES = {"os._exit"}
 # added here, or to the table in CONTRIBUTING.md.
 PUBLIC_MODULES = {
     "PIL",
+    "bs4",
     "colorlog",
+    "docx",
+    "ebooklib",
+    "ebooklib.epub",
     "filelock",
     "fastapi",
     "fastapi.responses",
@@ -34,6 +38,7 @@ PUBLIC_MODULES = {
     "jinja2.exceptions",
     "jinja2.sandbox",
     "lightning",
+    "lxml.etree",
     "markupsafe",
     "matplotlib",
     "matplotlib.axes",
@@ -60,6 +65,7 @@ PUBLIC_MODULES = {
     "pydantic",
     "pydantic.fields",
     "pydantic_core",
+    "pypdf",
     "safetensors",
     "safetensors.torch",
     "starlette.exceptions",

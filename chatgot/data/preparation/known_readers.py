@@ -4,5 +4,6 @@ from chatgot.data.preparation.reader import Reader
 from chatgot.data.preparation.readers.json_files import JSON_FILES
 from chatgot.data.preparation.readers.json_lines import JSON_LINES
 from chatgot.data.preparation.readers.tables import TABLES
+from chatgot.data.preparation.readers.web_page import WEB_PAGE
 
-READERS: tuple[Reader, ...] = (TABLES, JSON_LINES, JSON_FILES)
+READERS: tuple[Reader, ...] = (TABLES, JSON_LINES, JSON_FILES, WEB_PAGE)

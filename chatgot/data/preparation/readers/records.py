@@ -59,8 +59,9 @@ def pieces_of_records(
 ) -> Iterator[Piece]:
     """Yield what records say; a conversation, a question with its answer, is a document.
 
-    Messages that are records themselves are one conversation. All others are rows: fields are their columns, chosen by the first ones. Raises:
-    UnreadableError.
+    Messages that are records themselves are one conversation. All others are rows: fields are
+    their columns, chosen by the first ones.
+    Raises: UnreadableError.
     """
     rows: _Rows | None = None
     messages: MessageReader | None = None
