@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 
 from chatgot.data.preparation.reader import Findings, ReadingOptions, UnreadableError
+from chatgot.data.preparation.readers.speeches import shown
 
 # Surer names come first; the words of many languages
 TEXT_NAMES = """
@@ -106,18 +107,20 @@ def choose_columns(
     guessed_speaker = speaker is None
     if text is None:
         text = _guess_text(names, rows, speaker)
-        findings.remark(f"the column {names[text]} is taken as the text")
+        findings.remark(f"the column {_shown(names[text])} is taken as the text")
     if speaker is None:
         speaker = _guess_speaker(names, rows, text)
     documents = _documents(names, rows, {text, speaker}, speaker is not None)
     if guessed_speaker:
         findings.remark(
-            f"the column {names[speaker]} is taken as the speaker"
+            f"the column {_shown(names[speaker])} is taken as the speaker"
             if speaker is not None
             else "no column looks like a speaker"
         )
     if documents:
-        findings.remark(f"a new {' or '.join(names[at] for at in documents)} begins a document")
+        findings.remark(
+            f"a new {' or '.join(_shown(names[at]) for at in documents)} begins a document"
+        )
     return Columns(tuple(names), text, speaker, documents)
 
 
@@ -131,10 +134,14 @@ def _named(names: Sequence[str], wanted: str | None, option: str) -> int | None:
         if name.strip().casefold() == wanted.strip().casefold():
             return at
     near = get_close_matches(wanted, names, n=1)
-    meant = f", did you mean {near[0]}?" if near else ""
-    shown = ", ".join(name[:LONGEST_COLUMN_NAME] for name in names[:SHOWN_COLUMNS])
+    meant = f", did you mean {_shown(near[0])}?" if near else ""
+    shown = ", ".join(_shown(name) for name in names[:SHOWN_COLUMNS])
     more = f" and {len(names) - SHOWN_COLUMNS} more" if len(names) > SHOWN_COLUMNS else ""
     raise UnreadableError(f"no column {wanted} (--{option}){meant}; its columns are {shown}{more}")
+
+
+def _shown(name: str) -> str:
+    return shown(name, LONGEST_COLUMN_NAME)
 
 
 def _words(name: str) -> list[str]:
@@ -166,7 +173,7 @@ def _guess_text(names: Sequence[str], rows: Sequence[Sequence[str]], speaker: in
     if not with_letters:
         raise UnreadableError(
             "no column has text; name one with --text_column: "
-            + ", ".join(name[:LONGEST_COLUMN_NAME] for name in names[:SHOWN_COLUMNS])
+            + ", ".join(_shown(name) for name in names[:SHOWN_COLUMNS])
         )
     unsure = [at for rank, at in by_name if rank < 2 * UNSURE and at in with_letters]
     if unsure and looks[unsure[0]].length >= LONGEST_SPEAKER / 2:

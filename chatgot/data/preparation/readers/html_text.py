@@ -32,11 +32,13 @@ NOTES = frozenset(NOTES_WORDS.split())
 BLANKS = re.compile(r"[ \t\n\r\f\v\xa0]+")
 LONGEST_PARAGRAPH = 1 << 20  # characters, after which one comes in parts
 LONGEST_ROW = 1 << 16
+SOFT_HYPHEN = "\xad"
 LONGEST_TITLE = 200
 LONGEST_NAME = 60  # of a cell that may name who says the next one
 FED = 1 << 16  # characters at once
 # XHTML may close any element so; HTML would leave it open
 SELF_CLOSED = re.compile(r"<([A-Za-z][\w:.-]{0,40})((?:\s[^<>]{0,2000})?)/>")
+OWN_DTD = re.compile(r"<!DOCTYPE[^>\[]{0,1000}\[[^\]]{0,100000}\]\s{0,99}>", re.IGNORECASE)
 VOID_WORDS = "area base br col embed hr img input link meta param source track wbr"
 VOID = frozenset(VOID_WORDS.split())
 
@@ -69,14 +71,14 @@ def paragraphs_of_html(chunks: Iterator[str], text: "HtmlText") -> Iterator[Para
     yield from text.taken()
 
 
-def without_self_closed(page: str) -> str:
-    """Return XHTML with `<title/>` as `<title></title>`, as HTML has it."""
+def as_html(page: str) -> str:
+    """Return XHTML with `<title/>` as `<title></title>`, and without a DTD of its own."""
 
     def opened(match: re.Match[str]) -> str:
         tag = match[1]
         return match[0] if tag.lower() in VOID else f"<{tag}{match[2]}></{tag}>"
 
-    return SELF_CLOSED.sub(opened, page)
+    return SELF_CLOSED.sub(opened, OWN_DTD.sub("", page, count=1))
 
 
 class HtmlText:
@@ -175,6 +177,7 @@ class HtmlText:
                 self.title = BLANKS.sub(" ", self.title + text)[:LONGEST_TITLE].lstrip()
             return
         if not self._left_out:
+            text = text.replace(SOFT_HYPHEN, "")
             self._add(text if self._in_pre else BLANKS.sub(" ", text))
 
     def close(self) -> None:

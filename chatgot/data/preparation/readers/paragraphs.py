@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chatgot.data.preparation.pieces import DocumentStart, Passage, Piece, Speech
+from chatgot.data.preparation.pieces import DocumentStart, Passage, Piece
 from chatgot.data.preparation.reader import Findings, ReadingOptions
 from chatgot.data.preparation.readers.speeches import passage_of, speech_of
 
@@ -137,6 +137,11 @@ def _turn_of(line: str, has_text_below: bool) -> tuple[str, str] | None:
     return None
 
 
+def begins_speech(line: str) -> bool:
+    """Return whether somebody may begin to speak in a line."""
+    return _turn_of(line, has_text_below=False) is not None
+
+
 def _may_be_name(name: str) -> bool:
     """Return whether a speaker may be called so, whoever reads it alone."""
     words = name.split()
@@ -166,19 +171,24 @@ class _Writer:
             self._waiting = ""
             yield paragraph
             return
-        piece: Speech | Passage | None
         if not self._speakers or paragraph.is_heading:
-            self._waiting = ""
-            whole = f"{paragraph.name}{paragraph.between}" if paragraph.name else ""
-            piece = passage_of(whole + paragraph.text)
-            if piece is not None:
-                yield piece
+            yield from self._passage(paragraph)
             return
         if IN_BRACKETS.fullmatch(paragraph.text.strip()):
             yield from self._direction(paragraph.text.strip())
             return
         for part in _parts(paragraph, self._speakers):
-            yield from self._said(paragraph, part)
+            if paragraph.name and (part.name or "").casefold() not in self._speakers:
+                yield from self._passage(paragraph)
+            else:
+                yield from self._said(part)
+
+    def _passage(self, paragraph: Paragraph) -> Iterator[Piece]:
+        self._waiting = ""
+        name = f"{paragraph.name}{paragraph.between}" if paragraph.name else ""
+        piece = passage_of(name + paragraph.text)
+        if piece is not None:
+            yield piece
 
     def _direction(self, text: str) -> Iterator[Piece]:
         if self._options.directions == "drop":
@@ -186,17 +196,8 @@ class _Writer:
         else:
             yield Passage(text)
 
-    def _said(self, paragraph: Paragraph, part: _Part) -> Iterator[Piece]:
-        name = part.name
-        if name is None:
-            name = self._waiting
-        elif name.casefold() not in self._speakers and paragraph.name:
-            piece = passage_of(f"{paragraph.name}{paragraph.between}{part.text}")
-            name = None
-            if piece is not None:
-                yield piece
-        if name is None:
-            return
+    def _said(self, part: _Part) -> Iterator[Piece]:
+        name = self._waiting if part.name is None else part.name
         self._waiting = "" if part.text.strip() else name
         said = speech_of(name, part.text)
         if said is not None:

@@ -8,7 +8,7 @@ from chatgot.data.preparation.reader import Findings, ReadingOptions, Unreadable
 from chatgot.data.preparation.readers.columns import choose_columns
 from chatgot.data.preparation.readers.json_fields import text_field
 from chatgot.data.preparation.readers.rows_to_pieces import RowsToPieces
-from chatgot.data.preparation.readers.speeches import passage_of, speech_of
+from chatgot.data.preparation.readers.speeches import passage_of, shown, speech_of
 
 # Lists of messages, in files for fine-tuning and in transcripts
 CONVERSATIONS = (
@@ -49,7 +49,6 @@ SAMPLED_RECORDS = 200
 SAMPLED_CHARACTERS = 1 << 20
 MOST_FIELDS = 200  # of a record, and of all sampled ones
 LONGEST_FIELD_NAME = 200
-LONGEST_TITLE = 80
 
 Record = dict[str, object]
 
@@ -295,5 +294,5 @@ def _title(record: Record) -> str:
     for key in TITLES:
         value = record.get(key)
         if isinstance(value, str | int) and not isinstance(value, bool):
-            return " ".join(str(value)[: 2 * LONGEST_TITLE].split())[:LONGEST_TITLE]
+            return shown(str(value))
     return ""

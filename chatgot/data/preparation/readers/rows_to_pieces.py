@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from chatgot.data.preparation.pieces import DocumentStart, Piece
 from chatgot.data.preparation.reader import Findings
 from chatgot.data.preparation.readers.columns import Columns
-from chatgot.data.preparation.readers.speeches import passage_of, speech_of
+from chatgot.data.preparation.readers.speeches import passage_of, shown, speech_of
 
 LONGEST_TITLE = 60  # characters of each part
 
@@ -43,5 +43,5 @@ class RowsToPieces:
         parts = []
         for at, value in zip(self._columns.documents, place, strict=True):
             if value.strip():
-                parts.append(f"{self._columns.names[at].strip()} {value.strip()}"[:LONGEST_TITLE])
-        return ", ".join(" ".join(part.split()) for part in parts)
+                parts.append(shown(f"{self._columns.names[at]} {value}", LONGEST_TITLE))
+        return ", ".join(parts)

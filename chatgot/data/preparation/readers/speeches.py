@@ -4,6 +4,7 @@ from functools import lru_cache
 
 from chatgot.data.preparation.pieces import Passage, Speech
 
+LONGEST_SHOWN = 100  # characters
 NAMES_REMEMBERED = 1 << 12
 
 
@@ -25,6 +26,12 @@ def passage_of(text: str) -> Passage | None:
     else:
         words = text.strip()
     return Passage(words) if words else None
+
+
+def shown(words: str, most: int = LONGEST_SHOWN) -> str:
+    """Return words of a file as titles and messages may have them: one line, not too long."""
+    line = " ".join(words[: 2 * most].split())[:most]
+    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
 
 
 @lru_cache(maxsize=NAMES_REMEMBERED)

@@ -31,6 +31,7 @@ SURE = 0.8
 LIKELY = 0.6
 BY_ENDING = 0.5
 LEAST_ROWS = 5  # of a table whose first row has no known names
+MOST_COLUMNS = 1_000
 SAMPLED_ROWS = 500
 SAMPLED_CHARACTERS = 1 << 20
 LONGEST_HEADER = 60  # characters of a cell
@@ -69,7 +70,9 @@ def read(source: Source, options: ReadingOptions, findings: Findings) -> Iterato
     size = 0
     for numbered in rows:
         sample.append(numbered)
-        size += sum(map(len, numbered[1]))
+        if len(numbered[1]) > MOST_COLUMNS:
+            raise UnreadableError(f"line {numbered[0]:,} has more than {MOST_COLUMNS:,} cells")
+        size += len(numbered[1]) + sum(map(len, numbered[1]))
         if len(sample) >= SAMPLED_ROWS or size > SAMPLED_CHARACTERS:
             break
     if not sample:

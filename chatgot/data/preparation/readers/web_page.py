@@ -8,13 +8,14 @@ from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions, Un
 from chatgot.data.preparation.readers.bounded_lines import text_of
 from chatgot.data.preparation.readers.html_text import HtmlText, paragraphs_of_html
 from chatgot.data.preparation.readers.paragraphs import Paragraph, pieces_of_paragraphs
+from chatgot.data.preparation.readers.speeches import shown
 from chatgot.data.preparation.source import Source
 
 SURE = 0.85  # exports of messengers are surer
 LIKELY = 0.6
 # A comment or an XML declaration may come first
 START = re.compile(
-    r"\s*(?:<\?xml[^>]{0,200}\?>\s*)?(?:<!--.{0,5000}?-->\s*){0,9}<(?:!doctype\s+html|html)\b",
+    r"\s*(?:<\?xml[^>]{0,200}\?>\s*)?(?:<!--(?:(?!-->).){0,5000}-->\s*){0,9}<(?:!doctype\s+html|html)\b",
     re.IGNORECASE | re.DOTALL,
 )
 TAG = re.compile(r"</?(?:p|div|br|h[1-6]|body|head|table|tr|td|ul|li|span)\b[^<>]{0,300}>", re.I)
@@ -56,7 +57,7 @@ def _paragraphs(source: Source, text: HtmlText) -> Iterator[Paragraph | Document
     for paragraph in paragraphs_of_html(text_of(source), text):
         if is_new:
             is_new = False
-            yield DocumentStart(text.title.strip())
+            yield DocumentStart(shown(text.title))
         yield paragraph
 
 
