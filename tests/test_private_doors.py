@@ -60,6 +60,8 @@ PUBLIC_MODULES = {
     "pydantic",
     "pydantic.fields",
     "pydantic_core",
+    "pysubs2",
+    "pysubs2.exceptions",
     "safetensors",
     "safetensors.torch",
     "starlette.exceptions",
