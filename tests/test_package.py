@@ -27,7 +27,14 @@ from chatgot.shipped import recipes_folder, scripts_folder
 
 ROOT = harness.ROOT
 # What is imported under another name than its package has
-PACKAGE_OF = {"yaml": "pyyaml", "PIL": "pillow", "prompt_toolkit": "prompt-toolkit"}
+PACKAGE_OF = {
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "prompt_toolkit": "prompt-toolkit",
+    "bs4": "beautifulsoup4",
+    "docx": "python-docx",
+}
+OPTIONAL = {"pypdf"}  # an extra
 OURS = {"chatgot", "scripts", "benchmarks"}
 # The one script that is not installed: it measures a checkout, and imports benchmarks/
 NOT_SHIPPED = {"__init__", "benchmark"}
@@ -263,7 +270,7 @@ def test_version_is_written_in_one_place():
 
 def test_every_import_is_declared_and_every_declared_package_imported():
     imported = {PACKAGE_OF.get(name, name) for path in sources() for name in imports_of(path)}
-    assert imported - sys.stdlib_module_names - OURS == set(declared())
+    assert imported - sys.stdlib_module_names - OURS - OPTIONAL == set(declared())
 
 
 def test_import_that_is_not_declared_is_found(tmp_path):

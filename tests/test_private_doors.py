@@ -65,6 +65,8 @@ PUBLIC_MODULES = {
     "pydantic",
     "pydantic.fields",
     "pydantic_core",
+    "pydivsufsort",
+    "pydivsufsort.divsufsort",  # the function of that name
     "pypdf",
     "pysubs2",
     "pysubs2.exceptions",
