@@ -59,14 +59,14 @@ def config(**sections: Any) -> Config:
     return Config(**values)
 
 
-def made_up_ids(n: int, seed: int = 0) -> np.ndarray:
+def made_up_ids(n: int, seed: int = 0, characters: int = len(ALPHABET)) -> np.ndarray:
     """Return n random ids of characters, without the end-of-text token."""
-    return np.random.default_rng(seed).integers(1, len(ALPHABET) + 1, n).astype("<u2")
+    return np.random.default_rng(seed).integers(1, characters + 1, n).astype("<u2")
 
 
 def tokens(n: int = 2000, seed: int = 0, alphabet: str = ALPHABET) -> Tokens:
     """Return a made-up text as tokens, with its vocabulary and hash."""
-    ids = made_up_ids(n, seed)
+    ids = made_up_ids(n, seed, len(alphabet))
     return Tokens(ids, Characters(alphabet), sha256(ids.tobytes()).hexdigest(), "utf-8")
 
 

@@ -117,6 +117,9 @@ def _values(
         least = limits.get("min_length", 0)
         items = _values(args[0], [], most, letters)
         return st.lists(items, min_size=least, max_size=max(least, LONGEST_LIST))
+    if origin is dict:
+        keys, values = (_values(arg, [], most, letters) for arg in args)
+        return st.dictionaries(keys, values, min_size=limits.get("min_length", 0), max_size=3)
     if annotation is NoneType:
         return st.none()
     if annotation is bool:

@@ -132,9 +132,9 @@ def growing_ids(path: Path, identity: str) -> Iterator[GrowingIds]:
         raise
     finally:
         if lock.is_locked:
-            # whoever waits for it meanwhile makes the same ids; their checksum is looked at
-            _remove(Path(lock.lock_file))
             lock.release()
+            # whoever takes it in between makes the same ids; their checksum is looked at
+            _remove(Path(lock.lock_file))
     fsync_folder(path.parent)
 
 

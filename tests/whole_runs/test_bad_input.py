@@ -57,7 +57,7 @@ def refuse(folder: Path, code: int, words: list[str], *arguments: str) -> str:
         (["--config", "tiny.yaml", "--set", "model.dropout=1.5"], ["model.dropout", "1.5"]),
         (["--config", "tiny.yaml", "--set", "model.n_head=3"], ["n_head", "multiple"]),
         (["--config", "tiny.yaml", "--set", "data.path=no_such.txt"], ["no_such.txt"]),
-        (["--config", "tiny.yaml", "--set", "data.path=."], ["a folder"]),
+        (["--config", "tiny.yaml", "--set", "data.path=."], ["tiny.yaml", "no plain text"]),
         (["--config", "tiny.yaml", "--set", f"device={ABSENT}"], [ABSENT]),
     ],
 )
