@@ -31,9 +31,7 @@ class SubwordsOfPage:
         merges = [int(number) for number in about["merges"].split()]
         self.tokens = _names(about["bytes"], merges)
         names = self.tokens
-        joined = [
-            f"{names[a]} {names[b]}" for a, b in zip(merges[::2], merges[1::2], strict=True)
-        ]
+        joined = [f"{names[a]} {names[b]}" for a, b in zip(merges[::2], merges[1::2], strict=True)]
         self._bpe = ByteLevelBpe(names, [NORMAL] * len(names), joined, WORDS)
 
     def encode(self, text: str) -> list[int]:

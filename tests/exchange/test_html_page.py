@@ -14,17 +14,25 @@ import pytest
 import torch
 import yaml
 from browser import DESK, MARKUP, PHONE, chromium_page
+from harness import make_text
 from plain_models import KINDS, random_model
+from tiny_tokenizers import subwords as imported_subwords
 
 import chatgot
 from chatgot.config import Config, ModelConfig
-from chatgot.data.vocabulary import Characters
-from chatgot.errors import ExportImpossible, ImportRejected
+from chatgot.data import subwords
+from chatgot.data.bpe import train_subwords
+from chatgot.data.subwords import PROBE, Subwords
+from chatgot.data.vocabulary import END_OF_TEXT, Characters
+from chatgot.errors import ExportImpossible, ImportRejected, ProofFailed
+from chatgot.exchange.held_out import Window, Windows
 from chatgot.exchange.html_bundle import bundle
 from chatgot.exchange.html_page import HTML, page_modules, page_of
+from chatgot.exchange.html_subwords import SubwordsOfPage, subwords_in_page
 from chatgot.exchange.html_weights import BLOCK, from_text, pack, rounded, to_text, unpack
+from chatgot.exchange.proof import prove
 from chatgot.model.gpt import GPT, model_without_weights
-from chatgot.sampling.controls import Controls
+from chatgot.sampling.controls import DRY_LENGTH, Controls
 from chatgot.sampling.drawing import Drawer, draw
 from chatgot.sampling.engine import Engine, Request, window_start
 from chatgot.sampling.loading import LoadedModel
@@ -81,7 +89,10 @@ def greedy(loaded: LoadedModel, dtype: str, n: int, dry: float = 0) -> str:
     """Return what our engine writes after PROMPT; DRY keeps a random model from one token."""
     engine = Engine(HTML.as_rounded(loaded.model, dtype), loaded.vocabulary, slots=1)
     ids = tuple(loaded.vocabulary.encode(PROMPT))
-    controls = Controls(temperature=0, max_new_tokens=n, dry_multiplier=dry)
+    allowed = DRY_LENGTH[loaded.vocabulary.kind]
+    controls = Controls(
+        temperature=0, max_new_tokens=n, dry_multiplier=dry, dry_allowed_length=allowed
+    )
     return engine.complete([Request(ids, controls)])[0].text
 
 
@@ -543,13 +554,14 @@ def test_page_is_no_wider_than_a_phone(window, show, learned, view):
 
 PARTS = """
 import { Drawer } from "./drawing.js";
-import { windowStart } from "./engine.js";
+import { Engine, windowStart } from "./engine.js";
 import { errorFunction } from "./forward.js";
 import { promptText, sceneOf } from "./speeches.js";
 import { Shown } from "./stops.js";
+import { Subwords } from "./subwords.js";
 import { Characters } from "./vocabulary.js";
 export const all = {
-  Drawer, windowStart, errorFunction, promptText, sceneOf, Shown, Characters
+  Drawer, Engine, windowStart, errorFunction, promptText, sceneOf, Shown, Subwords, Characters
 };
 """
 
@@ -726,3 +738,199 @@ def test_same_repeats_are_penalized_as_in_python(in_javascript, allowed):
     assert found == in_python(frozenset({tuple(line)}))
     assert found != in_python(frozenset())  # the line may come again
     assert found != [row.index(max(row)) for row in rows]
+
+
+# --------------------------------------------------------------------------------------------------
+# Subwords of a text's own
+
+MIXED = PROBE.replace(END_OF_TEXT, "the end")  # several scripts, emoji, code, odd white space
+ROOM = 9  # rows of the model that are no tokens
+MANY = 99  # of everything
+
+
+@pytest.fixture(scope="module")
+def own() -> Subwords:
+    return train_subwords([make_text(), MIXED * 3], 700)
+
+
+@pytest.fixture(scope="module")
+def with_subwords(own) -> LoadedModel:
+    """A random model of 32 tokens of context."""
+    model = random_model("qwen3", len(own) + ROOM)
+    return dataclasses.replace(loaded_as(model), vocabulary=own)
+
+
+def odd_texts(n: int) -> list[str]:
+    """Return made-up texts of what is hard to cut into words."""
+    dice = random.Random(0)
+    pieces = [
+        *("'S", "'\u017f", "'LL", "'rE", "KING:", "the king", "World", "123", "²", "!!", "/", "?"),
+        *(" ", "  ", "\t", "\r\n", "\n", "\n\n", "\x0b", "\x1c", "\u0085", "\ufeff", "\u180e"),
+        *("\u2028", "\u3000", "é", "e\u0301", "漢字", "世界", "हिन्दी", "مرحبا", "🏳️‍🌈", "🎭"),
+        *(END_OF_TEXT, f"\n{END_OF_TEXT}\n"),
+    ]
+    return [MIXED, "", *("".join(dice.choices(pieces, k=30)) for _ in range(n))]
+
+
+ENCODED = """({ Subwords }, [about, texts]) => {
+    const vocabulary = new Subwords(about);
+    return texts.map((text) => vocabulary.encode(text));
+}"""
+
+
+def test_same_subwords_are_read_from_a_text_as_in_python(in_javascript, own):
+    texts = odd_texts(400)
+    expected = [own.encode(text) for text in texts]
+    about = subwords_in_page(own)
+    assert in_javascript(ENCODED, [about, texts]) == expected
+    of_page = SubwordsOfPage(about)
+    assert [of_page.encode(text) for text in texts] == expected
+    assert sum(0 in ids for ids in expected) > MANY
+    assert in_javascript(ENCODED, [about, ["a\ud800b"]]) == [own.encode("a?b")]
+
+
+def test_long_text_is_cut_into_pieces_as_in_python(in_javascript, own):
+    """First where a line begins, then within a line that is too long, 🎭 counting as one."""
+    text = "the " * 12_000 + "\nKING🎭🎭 " + "the " * 17_000
+    (found,) = in_javascript(ENCODED, [subwords_in_page(own), [text]])
+    assert found == own.encode(text)
+    assert found != own.encode_piece(text)
+
+
+def test_torn_character_is_held_back_as_in_python(in_javascript, own):
+    """Random tokens, most of them parts of characters."""
+    dice = random.Random(0)
+    ids = [[dice.randrange(1, len(own)) for _ in range(60)] for _ in range(40)]
+    ids += [own.encode("\ufeffa🀄b漢"), own.encode("🀄")[:-1]]
+
+    def in_python(some: list[int]) -> list[str]:
+        decoder = own.decoder()
+        return [*map(decoder.feed, some), decoder.end()]
+
+    found = in_javascript(
+        """({ Subwords }, [about, ids]) => {
+            const vocabulary = new Subwords(about);
+            return ids.map((some) => {
+                const decoder = vocabulary.decoder();
+                return [...some.map((id) => decoder.feed(id)), decoder.end()];
+            });
+        }""",
+        [subwords_in_page(own), ids],
+    )
+    assert found == [in_python(some) for some in ids]
+    assert found[-1][0] == ""
+    assert found[-1][-1] == "\ufffd"
+
+
+def test_same_subwords_break_a_repeat_and_can_be_cut_as_in_python(in_javascript, own):
+    texts = odd_texts(200)
+    line_feeds, repeat, whole, cuts = in_javascript(
+        """({ Subwords }, [about, texts]) => {
+            const vocabulary = new Subwords(about);
+            const whole = vocabulary.bytes.map((_, id) => vocabulary.textOf(id));
+            const cuts = texts.map((text) => [...text.slice(0, vocabulary.lastCut(text))].length);
+            return [[...vocabulary.lineFeeds], vocabulary.allowedRepeat, whole, cuts];
+        }""",
+        [subwords_in_page(own), texts],
+    )
+    assert set(line_feeds) == own.line_feeds
+    assert len(line_feeds) > 1
+    assert repeat == DRY_LENGTH[own.kind]
+    assert cuts == [own.last_cut(text) for text in texts]
+    texts_of_tokens = [own.decode([token]) for token in range(len(own))]
+    expected = [None if "\ufffd" in text else text for text in texts_of_tokens]
+    assert whole == expected
+
+
+def test_page_with_subwords_writes_the_engines_text(show, with_subwords):
+    """The context of 32 tokens is outgrown often; a random model tears most characters."""
+    page = ready(show(page_of(with_subwords, "fp16")))
+    for dry in (3, 9):
+        expected = greedy(with_subwords, "fp16", 150, dry)
+        asked = {"prompt": PROMPT, "n": 150, "dry_multiplier": dry}
+        assert page.evaluate(TALK, asked) == expected
+        assert "\ufffd" in expected
+
+
+def test_speakers_lines_that_may_come_again_have_their_line_feed(in_javascript, own):
+    lines = ["KING:", "a\ud800:", "世界:"]
+    found = in_javascript(
+        """({ Engine, Subwords, Characters }, [about, characters, lines]) =>
+            [new Subwords(about), new Characters(characters)].map((vocabulary) =>
+                [...new Engine(null, vocabulary).encodedLines(lines)])""",
+        [subwords_in_page(own), "\n:KING", lines],
+    )
+    expected = [[own.encode("KING:\n"), own.encode("世界:\n")], [[3, 4, 5, 6, 2, 1]]]
+    assert found == [[",".join(map(str, ids)) for ids in some] for some in expected]
+
+
+def test_page_with_subwords_lets_the_likeliest_speak(show, with_subwords):
+    """The prompt ends in a blank line, which a token may reach over."""
+    page = ready(show(page_of(with_subwords, "fp16")))
+    model = HTML.as_rounded(with_subwords.model, "fp16")
+    engine = Engine(model, with_subwords.vocabulary, slots=1)
+    names = ["ANN", "KING", "世界", "FOOL", "Z"]
+    speak = """async ({messages, room}) => {
+        const request = {messages, room, character: "auto", user_name: "BEN", max_tokens: 1};
+        for await (const { name } of chatgot.streamChat(request)) return name;
+    }"""
+    chosen = []
+    for said in ("hello", "the\n2", "Who speaks next?!", "漢字", "a\n " * 30):
+        speeches = [Speech("BEN", said)]
+        messages = [{"role": "user", "content": said}]
+        found = page.evaluate(speak, {"messages": messages, "room": names})
+        chances = choose_speaker(engine, with_subwords.vocabulary, speeches, names)
+        assert found == chances[0][0]
+        chosen.append(found)
+    assert len(set(chosen)) > 1
+
+
+def test_proof_of_a_page_with_subwords_covers_their_ids(tmp_path, with_subwords, own):
+    HTML.write(with_subwords, "fp32", tmp_path)
+    held_out = windows_of([MIXED[:40], "KING:\nIt's 🎭\n"], own)
+    proof = prove(with_subwords, HTML, "fp32", tmp_path, held_out)
+    assert proof.tokens == sum(len(window.ids) for window in held_out.windows)
+    (path,) = tmp_path.glob("*.html")
+    content = path.read_bytes()
+    merges = re.search(rb'"merges": "(\d+ \d+) (\d+ \d+) ', content)
+    path.write_bytes(content.replace(merges[0], b'"merges": "%b %b ' % (merges[2], merges[1])))
+    with pytest.raises(ProofFailed, match="the written tokenizer gives other ids"):
+        prove(with_subwords, HTML, "fp32", tmp_path, held_out)
+
+
+def windows_of(texts: list[str], vocabulary: Subwords) -> Windows:
+    ids = [torch.tensor(vocabulary.encode(text)) for text in texts]
+    windows = [Window("a text", text, some[:32]) for text, some in zip(texts, ids, strict=True)]
+    return Windows(tuple(windows), "made-up text")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(rb'"merges": "\d+', b'"merges": "9999'), (rb'"bytes": \[\d+', b'"bytes": [1')]
+)
+def test_page_whose_subwords_were_changed_is_refused(tmp_path, with_subwords, old, new):
+    content, count = re.subn(old, new, page_of(with_subwords, "fp16"))
+    assert count == 1
+    (tmp_path / "page.html").write_bytes(content)
+    with pytest.raises(ImportRejected, match="cannot be read back: the subwords") as caught:
+        HTML.open(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "llama3", "qwen35"])
+def test_page_refuses_the_subwords_of_imported_models(with_subwords, kind):
+    loaded = dataclasses.replace(with_subwords, vocabulary=imported_subwords(kind))
+    with pytest.raises(ExportImpossible, match="subwords of an imported tokenizer") as caught:
+        page_of(loaded, "fp16")
+    assert "\n" not in str(caught.value)
+
+
+def test_subwords_take_little_room_in_a_page(own):
+    merges = len(own) - 257
+    assert len(json.dumps(subwords_in_page(own))) < 2000 + 8 * merges
+
+
+def test_page_says_the_loss_in_bits_per_byte(show, with_subwords):
+    loaded = dataclasses.replace(with_subwords, tokens_per_byte=0.4)
+    page = ready(show(page_of(loaded, "fp16")))
+    bits = f"loss 1.25 ({loaded.val_bits_per_byte:.3f} bits per byte)"
+    expect(page.locator("footer.about")).to_contain_text(bits)
