@@ -20,7 +20,6 @@ from tiny_tokenizers import subwords as imported_subwords
 
 import chatgot
 from chatgot.config import Config, ModelConfig
-from chatgot.data import subwords
 from chatgot.data.bpe import train_subwords
 from chatgot.data.subwords import PROBE, Subwords
 from chatgot.data.vocabulary import END_OF_TEXT, Characters
@@ -850,6 +849,29 @@ def test_page_with_subwords_writes_the_engines_text(show, with_subwords):
         asked = {"prompt": PROMPT, "n": 150, "dry_multiplier": dry}
         assert page.evaluate(TALK, asked) == expected
         assert "\ufffd" in expected
+
+
+def test_alternatives_to_a_token_are_the_likeliest_whole_characters(show, with_subwords):
+    page = ready(show(page_of(with_subwords, "fp32")))
+    collect = """async (request) => {
+        const all = [];
+        for await (const { tokens } of chatgot.streamText(request)) all.push(...tokens);
+        return all;
+    }"""
+    controls = {"temperature": 0, "max_tokens": 20, "dry_multiplier": 9}
+    found = page.evaluate(collect, {"prompt": PROMPT, "logprobs": 3, **controls})
+    own = with_subwords.vocabulary
+    engine = Engine(with_subwords.model, own, slots=1)
+    asked = Controls(temperature=0, max_new_tokens=20, dry_multiplier=9, dry_allowed_length=2)
+    request = Request(tuple(own.encode(PROMPT)), asked, top_logprobs=len(own))
+    expected = engine.complete([request])[0].tokens
+    texts = [own.decode([token]) for token in range(len(own))]
+    shown = ["" if "\ufffd" in text else text for text in texts]
+    for token, other in zip(found, expected, strict=True):
+        assert token["text"] == shown[other.id]
+        whole = [i for i, _ in other.top if shown[i] or i == own.end_of_text_id][:3]
+        assert [one["text"] for one in token["top"]] == [shown[i] for i in whole]
+    assert "" in [token["text"] for token in found]
 
 
 def test_speakers_lines_that_may_come_again_have_their_line_feed(in_javascript, own):
