@@ -754,8 +754,9 @@ def own() -> Subwords:
 
 @pytest.fixture(scope="module")
 def with_subwords(own) -> LoadedModel:
-    """A random model of 32 tokens of context."""
+    """A random model of 32 tokens of context; what is no token is often the likeliest."""
     model = random_model("qwen3", len(own) + ROOM)
+    model.token_embedding.weight.data[-ROOM:] *= 4
     return dataclasses.replace(loaded_as(model), vocabulary=own)
 
 
@@ -842,13 +843,43 @@ def test_same_subwords_break_a_repeat_and_can_be_cut_as_in_python(in_javascript,
 
 
 def test_page_with_subwords_writes_the_engines_text(show, with_subwords):
-    """The context of 32 tokens is outgrown often; a random model tears most characters."""
+    """The context of 32 tokens is outgrown often, and a random model tears characters."""
     page = ready(show(page_of(with_subwords, "fp16")))
     for dry in (3, 9):
         expected = greedy(with_subwords, "fp16", 150, dry)
         asked = {"prompt": PROMPT, "n": 150, "dry_multiplier": dry}
         assert page.evaluate(TALK, asked) == expected
         assert "\ufffd" in expected
+
+
+WRITTEN = """({ Engine, Subwords }, [about, script, n]) => {
+    const vocabulary = new Subwords(about);
+    const model = {
+        context: 64,
+        *read(ids) {
+            const logits = new Float32Array(vocabulary.size + 9);
+            logits[script[ids.length - 1]] = 1;
+            return logits.fill(2, vocabulary.size); // no tokens
+        },
+    };
+    const controls = { temperature: 0, dry_multiplier: 0, max_tokens: n };
+    const pieces = new Engine(model, vocabulary).write({ prompt: "", controls, lines: ["KING:"] });
+    return [...pieces].map(({ text, finish }) => [text, finish]);
+}"""
+
+
+def test_text_ends_with_what_was_held_back_or_before_a_speaker(in_javascript, own):
+    """A model that writes what it is told to."""
+    about = subwords_in_page(own)
+    torn = own.encode("🀄")[:-1]
+    length = in_javascript(WRITTEN, [about, torn, len(torn)])
+    assert length == [*(["", ""] for _ in torn), ["\ufffd", "length"]]
+    assert in_javascript(WRITTEN, [about, [*torn, 0], 9])[-1] == ["\ufffd", "stop"]
+    said = own.encode("No 🀄.\n\nKING:\nthe")
+    pieces = in_javascript(WRITTEN, [about, said, MANY])
+    assert "".join(text for text, _ in pieces) == "No 🀄."
+    assert pieces[-1] == ["", "stop"]
+    assert len(pieces) < len(said)
 
 
 def test_alternatives_to_a_token_are_the_likeliest_whole_characters(show, with_subwords):
@@ -869,6 +900,7 @@ def test_alternatives_to_a_token_are_the_likeliest_whole_characters(show, with_s
     shown = ["" if "\ufffd" in text else text for text in texts]
     for token, other in zip(found, expected, strict=True):
         assert token["text"] == shown[other.id]
+        assert token["logprob"] == pytest.approx(other.logprob, abs=1e-4)
         whole = [i for i, _ in other.top if shown[i] or i == own.end_of_text_id][:3]
         assert [one["text"] for one in token["top"]] == [shown[i] for i in whole]
     assert "" in [token["text"] for token in found]
@@ -887,7 +919,6 @@ def test_speakers_lines_that_may_come_again_have_their_line_feed(in_javascript, 
 
 
 def test_page_with_subwords_lets_the_likeliest_speak(show, with_subwords):
-    """The prompt ends in a blank line, which a token may reach over."""
     page = ready(show(page_of(with_subwords, "fp16")))
     model = HTML.as_rounded(with_subwords.model, "fp16")
     engine = Engine(model, with_subwords.vocabulary, slots=1)

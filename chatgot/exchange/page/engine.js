@@ -17,11 +17,6 @@ export function windowStart(length, context) {
   return Math.ceil((length - context) / hop) * hop;
 }
 
-function commonLength(a, b) {
-  const place = a.findIndex((id, i) => id !== b[i]);
-  return place < 0 ? a.length : place;
-}
-
 /** Return the first `most` of some ids that are `wanted`. */
 function firstOf(ids, most, wanted) {
   const found = [];
@@ -78,9 +73,9 @@ export class Engine {
     // half a character and half a speaker's line were held back
     const rest = () => shown.feed(decoder.end()) + shown.end();
     for (let count = 0; count < controls.max_tokens; count += 1) {
-      const all = yield* this.logitsAfter(ids, windowStart(ids.length, context));
-      const logits = all.subarray(0, vocabulary.size); // a model may have more rows than tokens
-      const token = drawer.draw(logits);
+      const logits = yield* this.logitsAfter(ids, windowStart(ids.length, context));
+      // a model may have more rows than tokens, which are never drawn
+      const token = drawer.draw(logits.subarray(0, vocabulary.size));
       if (token === END_OF_TEXT_ID) {
         yield { text: rest(), tokens: [], finish: "stop" };
         return;
@@ -103,30 +98,24 @@ export class Engine {
   // A part of a character has no text; nobody could choose it instead of another token
   described(token, logits, top) {
     const logprobs = logProbabilities(logits);
+    const ofTokens = logprobs.subarray(0, this.vocabulary.size);
     const about = (id) => ({ text: this.vocabulary.textOf(id) ?? "", logprob: logprobs[id] });
     const isWhole = (id) => this.vocabulary.textOf(id) !== null;
-    const likeliest = firstOf(ranked(logprobs), top, isWhole);
+    const likeliest = firstOf(ranked(ofTokens), top, isWhole);
     return { ...about(token), top: likeliest.map(about) };
   }
 
   /** Return who of these names speaks next most likely; "" where none can be ranked. */
   *chooseSpeaker(prompt, names, spoken) {
     const { context } = this.model;
-    const { vocabulary } = this;
-    // a subword may reach over the end of the prompt: its last line is encoded with what follows
-    const cut = vocabulary.lastCut(prompt);
-    const lastLine = prompt.slice(cut);
-    const begun = vocabulary.encode(lastLine);
-    const lines = [...new Set(names)]
+    // The prompt ends in a line feed, and neither a subword nor a speaker's name reaches over it
+    const candidates = [...new Set(names)]
       .filter((name, place) => place < MOST_RANKED || spoken.has(name))
-      .map((name) => ({ name, ids: vocabulary.encode(`${lastLine}${name}:\n`) }));
-    const shared = Math.min(...lines.map((line) => commonLength(begun, line.ids)));
-    const candidates = lines
-      .map((line) => ({ name: line.name, ids: line.ids.slice(shared) }))
-      .filter((line) => line.ids.length <= Math.floor(context / 2));
+      .map((name) => ({ name, ids: this.vocabulary.encode(`${name}:\n`) }))
+      .filter(({ ids }) => ids.length <= Math.floor(context / 2));
     if (!candidates.length) return "";
-    const longest = Math.max(...candidates.map((line) => line.ids.length));
-    let ids = [...vocabulary.encode(prompt.slice(0, cut)), ...begun.slice(0, shared)];
+    const longest = Math.max(...candidates.map(({ ids }) => ids.length));
+    let ids = this.vocabulary.encode(prompt);
     if (!ids.length) ids = [END_OF_TEXT_ID];
     ids = ids.slice(windowStart(ids.length + longest, context));
     const first = logProbabilities(yield* this.logitsAfter(ids, 0));

@@ -1,4 +1,5 @@
-// Text to ids and back, character by character: the end-of-text token is id 0, then one id for each character.
+// Text to ids and back, character by character: the end-of-text token is id 0, then each character
+// has an id.
 
 const END_OF_TEXT = "<|endoftext|>";
 
@@ -47,11 +48,6 @@ export class Characters {
   /** Return what turns ids into text one by one. */
   decoder() {
     return { feed: (id) => this.textOf(id), end: () => "" };
-  }
-
-  /** Return the last place where a text can be cut without a change of its ids. */
-  lastCut(text) {
-    return text.length;
   }
 }
 
