@@ -208,7 +208,9 @@ def load(args: argparse.Namespace) -> "LoadedModel":
 def describe(model: "LoadedModel") -> str:
     """Return in one line which model it is."""
     loss = "" if model.val_loss is None else f", held-out loss {model.val_loss:.3f}"
-    return f"{model.run_id}, step {model.step:,}{loss}"
+    bits = model.val_bits_per_byte
+    in_bits = "" if bits is None else f" ({bits:.3f} bits per byte)"
+    return f"{model.run_id}, step {model.step:,}{loss}{in_bits}"
 
 
 def controls_of(args: argparse.Namespace, model: "LoadedModel") -> "Controls":

@@ -121,11 +121,13 @@ def described(
 ) -> list[str]:
     """Return the lines that say what was written, whether it is the same model, and what to do."""
     loss = "" if loaded.val_loss is None else f", held-out loss {loaded.val_loss:.3f}"
+    bits = loaded.val_bits_per_byte
+    in_bits = "" if bits is None else f" ({bits:.3f} bits per byte)"
     width = max(map(len, exported.files))
     files = [f"  {name:<{width}}  {in_words(size):>9}" for name, size in exported.files.items()]
     total = in_words(sum(exported.files.values()))
     return [
-        f"{loaded.run_id}, step {loaded.step:,}{loss}, as {exported_as.name} in {dtype}:",
+        f"{loaded.run_id}, step {loaded.step:,}{loss}{in_bits}, as {exported_as.name} in {dtype}:",
         *files,
         f"written: {exported.folder}, {total}",
         *(f"note: {remark}" for remark in exported.remarks),

@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from chatgot.data.bpe import train_subwords
 from chatgot.data.subwords import PROBE, Subwords
 from chatgot.data.tokenizer_json import (
     GPT2_WORDS,
@@ -49,7 +50,12 @@ WORDS: dict[str, Callable[[], Any]] = {
 
 @lru_cache
 def tokenizer_json(kind: str = "gpt2", size: int = 500) -> str:
-    """Return a trained tokenizer.json of at most `size` tokens; that of qwen2 has NFC, too."""
+    """Return a trained tokenizer.json of at most `size` tokens; that of qwen2 has NFC, too.
+
+    kind: a key of WORDS, or `own`: that of a text's own subwords.
+    """
+    if kind == "own":
+        return train_subwords([SPEECHES * 20, PROBE * 4], size).json
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = WORDS[kind]()
     tokenizer.decoder = decoders.ByteLevel()

@@ -19,7 +19,8 @@ from torch import Tensor
 
 import chatgot
 from chatgot.config import ModelConfig
-from chatgot.data.vocabulary import Characters
+from chatgot.data.subwords import Subwords
+from chatgot.data.vocabulary import Characters, Vocabulary
 from chatgot.errors import ExportImpossible, ImportRejected
 from chatgot.exchange.formats import Dtype, Said
 from chatgot.exchange.html_bundle import (
@@ -30,6 +31,7 @@ from chatgot.exchange.html_bundle import (
     html_in_ascii,
     in_ascii,
 )
+from chatgot.exchange.html_subwords import SubwordsOfPage, subwords_in_page
 from chatgot.exchange.html_weights import pack, rounded, unpack
 from chatgot.exchange.plain_forward import PlainModel, plain_logits
 from chatgot.exchange.plain_safetensors import HEAD, plain_model
@@ -62,7 +64,8 @@ class HtmlPage:
     def write(self, loaded: LoadedModel, dtype: Dtype, folder: Path) -> list[str]:
         """Write the page into an empty folder; return how large it is.
 
-        Raises: ExportImpossible for subwords, and for weights that the dtype cannot hold.
+        Raises: ExportImpossible for subwords of an imported model, and for weights that the dtype
+        cannot hold.
         """
         content = page_of(loaded, dtype)
         path = folder / f"{loaded.run_id}.html"
@@ -100,7 +103,7 @@ class HtmlPage:
 class OpenedPage:
     """A written page, read back (see Opened)."""
 
-    vocabulary: Characters
+    vocabulary: Characters | SubwordsOfPage
     model: PlainModel
     about: Mapping[str, Any]
 
@@ -121,11 +124,7 @@ class OpenedPage:
 
 def page_of(loaded: LoadedModel, dtype: Dtype) -> bytes:
     """Return the page of a model. Raises: ExportImpossible (see HtmlPage.write)."""
-    if not isinstance(loaded.vocabulary, Characters):
-        raise ExportImpossible(
-            "--format html: this model has subwords, and the page reads characters only; "
-            "use --format gguf or hf"
-        )
+    about = _about(loaded, dtype)
     tensors = loaded.model.state_dict()
     if loaded.config.model.tie_embeddings:
         del tensors[HEAD]
@@ -136,12 +135,12 @@ def page_of(loaded: LoadedModel, dtype: Dtype) -> bytes:
                 f"more than {dtype} can hold; use --dtype fp32"
             )
     weights = pack(tensors, dtype)
-    about = json.dumps(_about(loaded, loaded.vocabulary, dtype) | {"weights": weights.about})
+    content = json.dumps(about | {"weights": weights.about})
     # "<" could begin a tag that ends the script
-    return _assembled(about.replace("<", "\\u003c"), weights.text, loaded.run_id)
+    return _assembled(content.replace("<", "\\u003c"), weights.text, loaded.run_id)
 
 
-def _about(loaded: LoadedModel, vocabulary: Characters, dtype: Dtype) -> dict[str, Any]:
+def _about(loaded: LoadedModel, dtype: Dtype) -> dict[str, Any]:
     """Return what the page says of its model, without the weights."""
     user, character = default_pair(loaded.speakers)
     sampling = loaded.config.sampling
@@ -155,16 +154,32 @@ def _about(loaded: LoadedModel, vocabulary: Characters, dtype: Dtype) -> dict[st
         "run_id": loaded.run_id,
         "step": loaded.step,
         "val_loss": loaded.val_loss,
+        "val_bits_per_byte": loaded.val_bits_per_byte,
         "data_sha256": loaded.data_sha256,
         "parameters": loaded.model.parameter_count(),
         "dtype": dtype,
         "model": loaded.config.model.model_dump(mode="json"),
-        "characters": vocabulary.characters,
+        **_tokens_of(loaded.vocabulary),
         "speakers": speakers,
         "user": user,
         "character": character,
         "sampling": {key: value for key, value in drawing.items() if value is not None},
     }
+
+
+def _tokens_of(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return what the page says of the tokens. Raises: ExportImpossible."""
+    if isinstance(vocabulary, Characters):
+        return {"characters": vocabulary.characters}
+    assert isinstance(vocabulary, Subwords)
+    return {"subwords": subwords_in_page(vocabulary)}
+
+
+def _vocabulary(about: Mapping[str, Any]) -> Characters | SubwordsOfPage:
+    """Return the tokens that a page says it has. Raises: KeyError, TypeError, ValueError."""
+    if "subwords" in about:
+        return SubwordsOfPage(about["subwords"])
+    return Characters(about["characters"])
 
 
 def _assembled(about: str, weights: bytes, run_id: str) -> bytes:
@@ -224,7 +239,7 @@ def read_page(path: Path) -> OpenedPage:
             )
         tensors = unpack(_data(content, b"weights"), about["weights"])
         config = ModelConfig.model_validate(about["model"])
-        return OpenedPage(Characters(about["characters"]), plain_model(config, tensors), about)
+        return OpenedPage(_vocabulary(about), plain_model(config, tensors), about)
     except KeyError as error:
         raise ImportRejected(f"{path}: {error} is missing") from error
     except (OSError, ValueError, TypeError, ValidationError) as error:

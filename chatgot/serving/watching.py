@@ -18,7 +18,7 @@ MOST_SAMPLES = 1000
 LONGEST_SAMPLE = 5000  # characters
 MOST_KEPT = 20  # runs whose files are remembered while they do not change
 LOOK_AGAIN_S = 1.0
-COLUMNS = ("train_loss", "val_loss", "lr", "tokens_per_s")
+COLUMNS = ("train_loss", "val_loss", "val_bits_per_byte", "lr", "tokens_per_s")
 T = TypeVar("T")
 Stamp = tuple[tuple[int, int], ...]  # size and time of each file
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import exported
@@ -13,7 +14,10 @@ import pytest
 from child_environment import child_environment
 
 from chatgot.exchange import plain_safetensors
+from chatgot.exchange.exporting import Exported
 from chatgot.exchange.known_formats import DTYPES, FORMATS, format_named
+from chatgot.exchange.plain_safetensors import SAFETENSORS
+from chatgot.exchange.proof import Proof
 
 EXPORT = harness.ROOT / "scripts" / "export.py"
 PLAIN = ("--format", "safetensors")
@@ -57,6 +61,17 @@ def test_stdout_says_what_was_written_the_proof_and_what_to_try(export, folder, 
     assert out.count("proof: ") == 3
     assert lines[-2:] == ["  from safetensors.torch import load_file", lines[-1]]
     assert (target / "README.md").read_text().startswith("---\n")
+
+
+def test_first_line_says_the_loss_in_nats_and_in_bits(tmp_path):
+    loaded = exported.loaded(tmp_path)
+    proof = Proof(3, 85, "held-out text", 1e-6, 12.25, None)
+    written = Exported(tmp_path, {"model.safetensors": 9}, [], proof)
+    loaded = replace(loaded, val_loss=1.25, tokens_per_byte=0.5)
+    script = harness.load_script(EXPORT)
+    line, *_ = script.described(loaded, SAFETENSORS, "fp32", written)
+    said = "step 0, held-out loss 1.250 (0.902 bits per byte), as safetensors in fp32:"
+    assert line == f"{exported.RUN_ID}, {said}"
 
 
 def test_folder_may_be_named_by_way_of_one_that_is_not_there(export, tmp_path):

@@ -14,17 +14,24 @@ import pytest
 import torch
 import yaml
 from browser import DESK, MARKUP, PHONE, chromium_page
+from harness import make_text
 from plain_models import KINDS, random_model
+from tiny_tokenizers import subwords as imported_subwords
 
 import chatgot
 from chatgot.config import Config, ModelConfig
-from chatgot.data.vocabulary import Characters
-from chatgot.errors import ExportImpossible, ImportRejected
+from chatgot.data.bpe import train_subwords
+from chatgot.data.subwords import PROBE, Subwords
+from chatgot.data.vocabulary import END_OF_TEXT, Characters
+from chatgot.errors import ExportImpossible, ImportRejected, ProofFailed
+from chatgot.exchange.held_out import Window, Windows
 from chatgot.exchange.html_bundle import bundle
 from chatgot.exchange.html_page import HTML, page_modules, page_of
+from chatgot.exchange.html_subwords import SubwordsOfPage, subwords_in_page
 from chatgot.exchange.html_weights import BLOCK, from_text, pack, rounded, to_text, unpack
+from chatgot.exchange.proof import prove
 from chatgot.model.gpt import GPT, model_without_weights
-from chatgot.sampling.controls import Controls
+from chatgot.sampling.controls import DRY_LENGTH, Controls
 from chatgot.sampling.drawing import Drawer, draw
 from chatgot.sampling.engine import Engine, Request, window_start
 from chatgot.sampling.loading import LoadedModel
@@ -81,7 +88,10 @@ def greedy(loaded: LoadedModel, dtype: str, n: int, dry: float = 0) -> str:
     """Return what our engine writes after PROMPT; DRY keeps a random model from one token."""
     engine = Engine(HTML.as_rounded(loaded.model, dtype), loaded.vocabulary, slots=1)
     ids = tuple(loaded.vocabulary.encode(PROMPT))
-    controls = Controls(temperature=0, max_new_tokens=n, dry_multiplier=dry)
+    allowed = DRY_LENGTH[loaded.vocabulary.kind]
+    controls = Controls(
+        temperature=0, max_new_tokens=n, dry_multiplier=dry, dry_allowed_length=allowed
+    )
     return engine.complete([Request(ids, controls)])[0].text
 
 
@@ -182,10 +192,8 @@ def shipped_config(name: str) -> ModelConfig:
     return Config(**yaml.safe_load(text)).model
 
 
-def test_subwords_and_weights_that_do_not_fit_are_refused(tmp_path):
+def test_weights_that_do_not_fit_are_refused(tmp_path):
     loaded = random_loaded()
-    with pytest.raises(ExportImpossible, match="reads characters only"):
-        HTML.write(dataclasses.replace(loaded, vocabulary=None), "fp16", tmp_path)
     loaded.model.blocks[1].mlp.down.weight.data[0, 0] = 1e5
     with pytest.raises(ExportImpossible, match=r"layers.1.mlp.down.weight has a weight of 100000"):
         HTML.write(loaded, "fp16", tmp_path)
@@ -545,13 +553,14 @@ def test_page_is_no_wider_than_a_phone(window, show, learned, view):
 
 PARTS = """
 import { Drawer } from "./drawing.js";
-import { windowStart } from "./engine.js";
+import { Engine, windowStart } from "./engine.js";
 import { errorFunction } from "./forward.js";
 import { promptText, sceneOf } from "./speeches.js";
 import { Shown } from "./stops.js";
-import { Vocabulary } from "./vocabulary.js";
+import { Subwords } from "./subwords.js";
+import { Characters } from "./vocabulary.js";
 export const all = {
-  Drawer, windowStart, errorFunction, promptText, sceneOf, Shown, Vocabulary
+  Drawer, Engine, windowStart, errorFunction, promptText, sceneOf, Shown, Subwords, Characters
 };
 """
 
@@ -618,7 +627,7 @@ def test_same_tokens_are_drawn_as_often_as_in_python(in_javascript, cuts):
         """({ Drawer }, [scores, cuts, n]) => Array.from({ length: n }, (_, seed) => {
             const logits = scores.map((score) => score ?? -Infinity);
             const controls = { temperature: 1, ...cuts, seed };
-            return new Drawer(controls, [], null, new Set()).draw(logits);
+            return new Drawer(controls, [], {}).draw(logits);
         })""",
         [[score if math.isfinite(score) else None for score in scores], cuts, n],
     )
@@ -649,8 +658,8 @@ def test_same_ids_are_read_from_a_text_as_in_python(in_javascript):
     texts = ["".join(dice.choices(pieces, k=9)) for _ in range(300)]
     vocabulary = Characters(ALPHABET)
     found = in_javascript(
-        """({ Vocabulary }, [characters, texts]) => {
-            const vocabulary = new Vocabulary(characters);
+        """({ Characters }, [characters, texts]) => {
+            const vocabulary = new Characters(characters);
             return texts.map((text) => vocabulary.encode(text));
         }""",
         [ALPHABET, texts],
@@ -698,27 +707,283 @@ def test_same_names_end_an_answer_as_in_python(in_javascript):
         assert frozenset(found[2]) == speech_lines(scene.names)
 
 
-def test_same_repeats_are_penalized_as_in_python(in_javascript):
-    """A text that goes round, with a token that ends a repeat and a line that may come again."""
+@pytest.mark.parametrize("allowed", [12, 2])
+def test_same_repeats_are_penalized_as_in_python(in_javascript, allowed):
+    """A text that goes round, with tokens that end a repeat and a line that may come again."""
     dice = random.Random(0)
-    line = [2, 3, 2]
+    line = [2, 3, 2, *dice.choices((2, 3, 4), k=12), 5]
     cycle = [1, *line, 1, *dice.choices((2, 3, 4), k=16)]
     prompt = cycle * 2
-    rows = [[-1e9, *(dice.random() for _ in range(4))] for _ in range(400)]
+    rows = [[-1e9, *(dice.random() for _ in range(5))] for _ in range(400)]
     for i, row in enumerate(rows):
         row[cycle[i % len(cycle)]] += 1
-    controls = Controls(temperature=0, dry_multiplier=2)
-    drawer = Drawer(
-        controls, prompt, 0, breakers=frozenset({1}), speaker_lines=frozenset({tuple(line)})
-    )
-    expected = [int(draw(np.array([row], np.float32), [drawer])[0]) for row in rows]
+    controls = Controls(temperature=0, dry_multiplier=2, dry_allowed_length=allowed)
+
+    def in_python(speaker_lines: frozenset[tuple[int, ...]]) -> list[int]:
+        breakers = frozenset({1, 5})
+        drawer = Drawer(controls, prompt, 0, breakers=breakers, speaker_lines=speaker_lines)
+        return [int(draw(np.array([row], np.float32), [drawer])[0]) for row in rows]
+
     found = in_javascript(
-        """({ Drawer }, [rows, prompt, line]) => {
+        """({ Drawer }, [rows, prompt, line, allowedRepeat]) => {
             const controls = { temperature: 0, dry_multiplier: 2 };
-            const drawer = new Drawer(controls, prompt, 1, new Set([line.join()]));
+            const speakerLines = new Set([line.join()]);
+            const breakers = new Set([1, 5]);
+            const drawer = new Drawer(controls, prompt, { breakers, speakerLines, allowedRepeat });
             return rows.map((row) => drawer.draw(Float32Array.from(row)));
         }""",
-        [rows, prompt, line],
+        [rows, prompt, line, allowed],
     )
-    assert found == expected
-    assert expected != [row.index(max(row)) for row in rows]
+    assert found == in_python(frozenset({tuple(line)}))
+    assert found != in_python(frozenset())  # the line may come again
+    assert found != [row.index(max(row)) for row in rows]
+
+
+# --------------------------------------------------------------------------------------------------
+# Subwords of a text's own
+
+MIXED = PROBE.replace(END_OF_TEXT, "the end")  # several scripts, emoji, code, odd white space
+ROOM = 9  # rows of the model that are no tokens
+MANY = 99  # of everything
+
+
+@pytest.fixture(scope="module")
+def own() -> Subwords:
+    return train_subwords([make_text(), MIXED * 3], 700)
+
+
+@pytest.fixture(scope="module")
+def with_subwords(own) -> LoadedModel:
+    """A random model of 32 tokens of context; what is no token is often the likeliest."""
+    model = random_model("qwen3", len(own) + ROOM)
+    model.token_embedding.weight.data[-ROOM:] *= 4
+    return dataclasses.replace(loaded_as(model), vocabulary=own)
+
+
+def odd_texts(n: int) -> list[str]:
+    """Return made-up texts of what is hard to cut into words."""
+    dice = random.Random(0)
+    pieces = [
+        *("'S", "'\u017f", "'LL", "'rE", "KING:", "the king", "World", "123", "²", "!!", "/", "?"),
+        *(" ", "  ", "\t", "\r\n", "\n", "\n\n", "\x0b", "\x1c", "\u0085", "\ufeff", "\u180e"),
+        *("\u2028", "\u3000", "é", "e\u0301", "漢字", "世界", "हिन्दी", "مرحبا", "🏳️‍🌈", "🎭"),
+        *(END_OF_TEXT, f"\n{END_OF_TEXT}\n"),
+    ]
+    return [MIXED, "", *("".join(dice.choices(pieces, k=30)) for _ in range(n))]
+
+
+ENCODED = """({ Subwords }, [about, texts]) => {
+    const vocabulary = new Subwords(about);
+    return texts.map((text) => vocabulary.encode(text));
+}"""
+
+
+def test_same_subwords_are_read_from_a_text_as_in_python(in_javascript, own):
+    texts = odd_texts(400)
+    expected = [own.encode(text) for text in texts]
+    about = subwords_in_page(own)
+    assert in_javascript(ENCODED, [about, texts]) == expected
+    of_page = SubwordsOfPage(about)
+    assert [of_page.encode(text) for text in texts] == expected
+    assert sum(0 in ids for ids in expected) > MANY
+    assert in_javascript(ENCODED, [about, ["a\ud800b"]]) == [own.encode("a?b")]
+
+
+def test_long_text_is_cut_into_pieces_as_in_python(in_javascript, own):
+    """First where a line begins, then within a line that is too long, 🎭 counting as one."""
+    text = "the " * 12_000 + "\nKING🎭🎭 " + "the " * 17_000
+    (found,) = in_javascript(ENCODED, [subwords_in_page(own), [text]])
+    assert found == own.encode(text)
+    assert found != own.encode_piece(text)
+
+
+def test_torn_character_is_held_back_as_in_python(in_javascript, own):
+    """Random tokens, most of them parts of characters."""
+    dice = random.Random(0)
+    ids = [[dice.randrange(1, len(own)) for _ in range(60)] for _ in range(40)]
+    ids += [own.encode("\ufeffa🀄b漢"), own.encode("🀄")[:-1]]
+
+    def in_python(some: list[int]) -> list[str]:
+        decoder = own.decoder()
+        return [*map(decoder.feed, some), decoder.end()]
+
+    found = in_javascript(
+        """({ Subwords }, [about, ids]) => {
+            const vocabulary = new Subwords(about);
+            return ids.map((some) => {
+                const decoder = vocabulary.decoder();
+                return [...some.map((id) => decoder.feed(id)), decoder.end()];
+            });
+        }""",
+        [subwords_in_page(own), ids],
+    )
+    assert found == [in_python(some) for some in ids]
+    assert found[-1][0] == ""
+    assert found[-1][-1] == "\ufffd"
+
+
+def test_same_subwords_break_a_repeat_and_can_be_cut_as_in_python(in_javascript, own):
+    texts = odd_texts(200)
+    line_feeds, repeat, whole, cuts = in_javascript(
+        """({ Subwords }, [about, texts]) => {
+            const vocabulary = new Subwords(about);
+            const whole = vocabulary.bytes.map((_, id) => vocabulary.textOf(id));
+            const cuts = texts.map((text) => [...text.slice(0, vocabulary.lastCut(text))].length);
+            return [[...vocabulary.lineFeeds], vocabulary.allowedRepeat, whole, cuts];
+        }""",
+        [subwords_in_page(own), texts],
+    )
+    assert set(line_feeds) == own.line_feeds
+    assert len(line_feeds) > 1
+    assert repeat == DRY_LENGTH[own.kind]
+    assert cuts == [own.last_cut(text) for text in texts]
+    texts_of_tokens = [own.decode([token]) for token in range(len(own))]
+    expected = [None if "\ufffd" in text else text for text in texts_of_tokens]
+    assert whole == expected
+
+
+def test_page_with_subwords_writes_the_engines_text(show, with_subwords):
+    """The context of 32 tokens is outgrown often, and a random model tears characters."""
+    page = ready(show(page_of(with_subwords, "fp16")))
+    for dry in (3, 9):
+        expected = greedy(with_subwords, "fp16", 150, dry)
+        asked = {"prompt": PROMPT, "n": 150, "dry_multiplier": dry}
+        assert page.evaluate(TALK, asked) == expected
+        assert "\ufffd" in expected
+
+
+WRITTEN = """({ Engine, Subwords }, [about, script, n]) => {
+    const vocabulary = new Subwords(about);
+    const model = {
+        context: 64,
+        *read(ids) {
+            const logits = new Float32Array(vocabulary.size + 9);
+            logits[script[ids.length - 1]] = 1;
+            return logits.fill(2, vocabulary.size); // no tokens
+        },
+    };
+    const controls = { temperature: 0, dry_multiplier: 0, max_tokens: n };
+    const pieces = new Engine(model, vocabulary).write({ prompt: "", controls, lines: ["KING:"] });
+    return [...pieces].map(({ text, finish }) => [text, finish]);
+}"""
+
+
+def test_text_ends_with_what_was_held_back_or_before_a_speaker(in_javascript, own):
+    """A model that writes what it is told to."""
+    about = subwords_in_page(own)
+    torn = own.encode("🀄")[:-1]
+    length = in_javascript(WRITTEN, [about, torn, len(torn)])
+    assert length == [*(["", ""] for _ in torn), ["\ufffd", "length"]]
+    assert in_javascript(WRITTEN, [about, [*torn, 0], 9])[-1] == ["\ufffd", "stop"]
+    said = own.encode("No 🀄.\n\nKING:\nthe")
+    pieces = in_javascript(WRITTEN, [about, said, MANY])
+    assert "".join(text for text, _ in pieces) == "No 🀄."
+    assert pieces[-1] == ["", "stop"]
+    assert len(pieces) < len(said)
+
+
+def test_alternatives_to_a_token_are_the_likeliest_whole_characters(show, with_subwords):
+    page = ready(show(page_of(with_subwords, "fp32")))
+    collect = """async (request) => {
+        const all = [];
+        for await (const { tokens } of chatgot.streamText(request)) all.push(...tokens);
+        return all;
+    }"""
+    controls = {"temperature": 0, "max_tokens": 20, "dry_multiplier": 9}
+    found = page.evaluate(collect, {"prompt": PROMPT, "logprobs": 3, **controls})
+    own = with_subwords.vocabulary
+    engine = Engine(with_subwords.model, own, slots=1)
+    asked = Controls(temperature=0, max_new_tokens=20, dry_multiplier=9, dry_allowed_length=2)
+    request = Request(tuple(own.encode(PROMPT)), asked, top_logprobs=len(own))
+    expected = engine.complete([request])[0].tokens
+    texts = [own.decode([token]) for token in range(len(own))]
+    shown = ["" if "\ufffd" in text else text for text in texts]
+    for token, other in zip(found, expected, strict=True):
+        assert token["text"] == shown[other.id]
+        assert token["logprob"] == pytest.approx(other.logprob, abs=1e-4)
+        whole = [i for i, _ in other.top if shown[i] or i == own.end_of_text_id][:3]
+        assert [one["text"] for one in token["top"]] == [shown[i] for i in whole]
+    assert "" in [token["text"] for token in found]
+
+
+def test_speakers_lines_that_may_come_again_have_their_line_feed(in_javascript, own):
+    lines = ["KING:", "a\ud800:", "世界:"]
+    found = in_javascript(
+        """({ Engine, Subwords, Characters }, [about, characters, lines]) =>
+            [new Subwords(about), new Characters(characters)].map((vocabulary) =>
+                [...new Engine(null, vocabulary).encodedLines(lines)])""",
+        [subwords_in_page(own), "\n:KING", lines],
+    )
+    expected = [[own.encode("KING:\n"), own.encode("世界:\n")], [[3, 4, 5, 6, 2, 1]]]
+    assert found == [[",".join(map(str, ids)) for ids in some] for some in expected]
+
+
+def test_page_with_subwords_lets_the_likeliest_speak(show, with_subwords):
+    page = ready(show(page_of(with_subwords, "fp16")))
+    model = HTML.as_rounded(with_subwords.model, "fp16")
+    engine = Engine(model, with_subwords.vocabulary, slots=1)
+    names = ["ANN", "KING", "世界", "FOOL", "Z"]
+    speak = """async ({messages, room}) => {
+        const request = {messages, room, character: "auto", user_name: "BEN", max_tokens: 1};
+        for await (const { name } of chatgot.streamChat(request)) return name;
+    }"""
+    chosen = []
+    for said in ("hello", "the\n2", "Who speaks next?!", "漢字", "a\n " * 30):
+        speeches = [Speech("BEN", said)]
+        messages = [{"role": "user", "content": said}]
+        found = page.evaluate(speak, {"messages": messages, "room": names})
+        chances = choose_speaker(engine, with_subwords.vocabulary, speeches, names)
+        assert found == chances[0][0]
+        chosen.append(found)
+    assert len(set(chosen)) > 1
+
+
+def test_proof_of_a_page_with_subwords_covers_their_ids(tmp_path, with_subwords, own):
+    HTML.write(with_subwords, "fp32", tmp_path)
+    held_out = windows_of([MIXED[:40], "KING:\nIt's 🎭\n"], own)
+    proof = prove(with_subwords, HTML, "fp32", tmp_path, held_out)
+    assert proof.tokens == sum(len(window.ids) for window in held_out.windows)
+    (path,) = tmp_path.glob("*.html")
+    content = path.read_bytes()
+    merges = re.search(rb'"merges": "(\d+ \d+) (\d+ \d+) ', content)
+    path.write_bytes(content.replace(merges[0], b'"merges": "%b %b ' % (merges[2], merges[1])))
+    with pytest.raises(ProofFailed, match="the written tokenizer gives other ids"):
+        prove(with_subwords, HTML, "fp32", tmp_path, held_out)
+
+
+def windows_of(texts: list[str], vocabulary: Subwords) -> Windows:
+    ids = [torch.tensor(vocabulary.encode(text)) for text in texts]
+    windows = [Window("a text", text, some[:32]) for text, some in zip(texts, ids, strict=True)]
+    return Windows(tuple(windows), "made-up text")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(rb'"merges": "\d+', b'"merges": "9999'), (rb'"bytes": \[\d+', b'"bytes": [1')]
+)
+def test_page_whose_subwords_were_changed_is_refused(tmp_path, with_subwords, old, new):
+    content, count = re.subn(old, new, page_of(with_subwords, "fp16"))
+    assert count == 1
+    (tmp_path / "page.html").write_bytes(content)
+    with pytest.raises(ImportRejected, match="cannot be read back: the subwords") as caught:
+        HTML.open(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "llama3", "qwen35"])
+def test_page_refuses_the_subwords_of_imported_models(with_subwords, kind):
+    loaded = dataclasses.replace(with_subwords, vocabulary=imported_subwords(kind))
+    with pytest.raises(ExportImpossible, match="subwords of an imported tokenizer") as caught:
+        page_of(loaded, "fp16")
+    assert "\n" not in str(caught.value)
+
+
+def test_subwords_take_little_room_in_a_page(own):
+    merges = len(own) - 257
+    assert len(json.dumps(subwords_in_page(own))) < 2000 + 8 * merges
+
+
+def test_page_says_the_loss_in_bits_per_byte(show, with_subwords):
+    loaded = dataclasses.replace(with_subwords, tokens_per_byte=0.4)
+    page = ready(show(page_of(loaded, "fp16")))
+    bits = f"loss 1.25 ({loaded.val_bits_per_byte:.3f} bits per byte)"
+    expect(page.locator("footer.about")).to_contain_text(bits)

@@ -11,8 +11,7 @@ import pytest
 
 from chatgot.data.bpe import train_subwords
 from chatgot.data.subwords import PROBE
-from chatgot.errors import ExportImpossible
-from chatgot.exchange.html_page import page_of
+from chatgot.exchange.html_page import HTML
 from chatgot.exchange.to_gguf import GGUF
 from chatgot.exchange.to_transformers import HF
 from chatgot.sampling.loading import LoadedModel
@@ -24,22 +23,18 @@ MIXED = PROBE.replace("<|endoftext|>", "the end")  # several scripts, emoji, cod
 def loaded(tmp_path_factory) -> LoadedModel:
     vocabulary = train_subwords([harness.make_text(), MIXED * 3], 600)
     model = plain_models.random_model("qwen3", len(vocabulary), max_seq_length=32)
-    place = tmp_path_factory.mktemp("loaded")
-    return replace(exported.loaded(place), model=model, vocabulary=vocabulary)
+    other = exported.loaded(tmp_path_factory.mktemp("loaded"))
+    config = other.config.model_copy(update={"model": model.cfg})
+    return replace(other, model=model, config=config, vocabulary=vocabulary)
 
 
 def test_ids_in_the_exported_files_are_ours(loaded, tmp_path):
     text = MIXED * 2
-    for form in (HF, GGUF):
+    for form in (HF, GGUF, HTML):
         place = tmp_path / form.name
         place.mkdir()
         form.write(loaded, "fp32", place)
         assert form.open(place).encode(text) == loaded.vocabulary.encode(text)
-
-
-def test_the_page_refuses_subwords_in_one_line(loaded):
-    with pytest.raises(ExportImpossible, match="has subwords, and the page reads characters only"):
-        page_of(loaded, "fp32")
 
 
 @pytest.mark.slow  # transformers alone takes seconds to import, and llama.cpp to start

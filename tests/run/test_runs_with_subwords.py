@@ -84,7 +84,7 @@ def saved(tmp_path) -> Path:
     return parts.checkpoint_file(tmp_path, run)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "own"])
 def test_a_resumed_run_goes_on_bit_for_bit(tmp_path, kind):
     whole = begin(tmp_path, kind)
     before = parts.copied(whole.model.state_dict())
@@ -122,10 +122,11 @@ def test_samples_of_a_run_continue_its_prompts(tmp_path):
     assert any(texts)
 
 
-def test_a_saved_model_is_talked_to_with_its_subwords(saved, capsys):
-    loaded = load_model(saved, parts.CPU)
-    assert loaded.vocabulary.tokens == subwords().tokens
-    assert loaded.model.vocab_size == len(subwords()) + PADDING
+@pytest.mark.parametrize("kind", ["gpt2", "own"])
+def test_a_saved_model_is_talked_to_with_its_subwords(tmp_path, capsys, kind):
+    loaded = load_model(parts.checkpoint_file(tmp_path, begin(tmp_path, kind)), parts.CPU)
+    assert loaded.vocabulary.tokens == subwords(kind).tokens
+    assert loaded.model.vocab_size == len(subwords(kind)) + PADDING
     actor = Actor(
         Engine(loaded.model, loaded.vocabulary),
         loaded.vocabulary,

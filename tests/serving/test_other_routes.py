@@ -104,6 +104,7 @@ def watched(tmp_path):
         {"step": step, "train_loss": 4.0 - step / 10, "val_loss": loss, "lr": 0.1}
         for step, loss in ((0, 4.5), (1, None), (2, 3.5), (3, 3.75))
     ]
+    rows[2]["val_bits_per_byte"] = 5.05
     samples = [{"step": 2, "index": 0, "prompt": "ANN:\n", "text": "<b>a</b>", "seed": 1}]
     made_runs.write(
         tmp_path / "runs", rows=made_runs.json_lines(rows), samples=samples, name=served.RUN_ID
@@ -126,9 +127,11 @@ def test_runs_are_watched_with_rows_and_samples(watched):
         "step": 1,
         "train_loss": 3.9,
         "val_loss": None,
+        "val_bits_per_byte": None,
         "lr": 0.1,
         "tokens_per_s": None,
     }
+    assert run["rows"][2]["val_bits_per_byte"] == 5.05
     assert run["samples"] == [{"step": 2, "index": 0, "prompt": "ANN:\n", "text": "<b>a</b>"}]
     assert run["best_step"] == 2
     assert run["live"] is False

@@ -534,6 +534,8 @@ def test_watched_run_shows_its_curve_and_its_samples(page, server):
     expect(curve).to_be_visible()
     expect(page.locator("#live")).to_have_text("in progress")
     expect(page.locator("#facts")).to_contain_text("19,133 tokens/s")
+    expect(page.locator("#facts")).to_contain_text("bits per byte2.1481 step 400")
+    expect(page.locator("#numbers tr").last).to_contain_text("1.53412.1481")
     expect(page.locator("#sample-first")).to_contain_text("Words at 0, of 1.")
     expect(page.locator("#sample-now")).to_contain_text("Words at 400, of 1.")
     slider = page.get_by_role("slider", name="Step")

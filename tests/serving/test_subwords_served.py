@@ -4,6 +4,7 @@ import codecs
 import json
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import parts
@@ -12,6 +13,7 @@ import served
 from tiny_tokenizers import SPECIALS, SPEECHES, subwords
 
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
+from chatgot.data.subwords import Subwords
 from chatgot.data.token_cache import Tokens
 from chatgot.run.assembly import assemble
 
@@ -22,16 +24,20 @@ TORN = VOCABULARY.encode("🀄")  # one character of several tokens
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[served.Server]:
-    folder = tmp_path_factory.mktemp("subwords")
+    with serving(tmp_path_factory.mktemp("subwords"), VOCABULARY) as running:
+        yield running
+
+
+def serving(folder: Path, vocabulary: Subwords) -> served.Server:
+    """Return a server of a model with these subwords, not started yet."""
     config = parts.config(model={"max_seq_length": 64, "init_range": 0.5})
-    ids = np.array(VOCABULARY.encode(SPEECHES * 20), np.uint16)
-    tokens = Tokens(ids, VOCABULARY, sha256(ids.tobytes()).hexdigest(), "utf-8")
+    ids = np.array(vocabulary.encode(SPEECHES * 20), np.uint16)
+    tokens = Tokens(ids, vocabulary, sha256(ids.tobytes()).hexdigest(), "utf-8")
     run = assemble(config, tokens, parts.CPU, None)
     run.state.run_id = served.RUN_ID
     (folder / "checkpoints").mkdir()
     save_checkpoint(folder / "checkpoints" / f"{served.RUN_ID}_step_0.pt", run.checkpoint())
-    with served.Server(folder) as running:
-        yield running
+    return served.Server(folder)
 
 
 def test_tokenize_and_detokenize_are_each_others_inverse(server):
@@ -168,3 +174,21 @@ def test_a_special_token_has_its_name_and_shows_nothing(server):
     choice = scripted(server, [*VOCABULARY.encode("ab"), SPECIAL, *VOCABULARY.encode("c")])
     assert choice["text"].startswith("abc")
     assert "<|im_end|>" in choice["logprobs"]["tokens"]
+
+
+def test_subwords_of_a_text_of_ones_own_are_served(tmp_path):
+    own = subwords("own")
+    text = "KING:\nIt's Grüße, 世界 🎭\n<|endoftext|>\n🀄"
+    with serving(tmp_path, own) as server:
+        answer = server.post("/tokenize", text=text).json()
+        assert answer["tokens"] == own.encode(text)
+        assert own.end_of_text_id in answer["tokens"]
+        body = {"temperature": 100.0, "seed": 1, "logit_bias": {"0": -100}}
+        torn = [*own.encode("ab"), *own.encode("🀄")]
+        choice = server.complete(torn, 1, echo=True, **body)["choices"][0]
+        assert choice["text"].startswith("ab🀄")
+        messages = [{"role": "user", "name": "KING", "content": "Who speaks?"}]
+        chat = {"messages": messages, "character": "auto", "max_tokens": 9, **body}
+        said = server.post("/v1/chat/completions", **chat).json()
+        assert said["choices"][0]["message"]["name"] in ("FOOL", "QUEEN")
+        assert said["usage"]["completion_tokens"] == 9

@@ -10,7 +10,9 @@ import { Tabs } from "./tabs.js";
 const VIEWS = ["chat", "notebook"];
 
 function describe() {
-  const loss = about.val_loss === null ? [] : [`loss ${about.val_loss.toFixed(2)}`];
+  const bits = about.val_bits_per_byte;
+  const inBits = bits === null ? "" : ` (${bits.toFixed(3)} bits per byte)`;
+  const loss = about.val_loss === null ? [] : [`loss ${about.val_loss.toFixed(2)}${inBits}`];
   const text = about.data_sha256 ? [`text ${about.data_sha256.slice(0, 8)}`] : [];
   const facts = [
     about.run_id,

@@ -3,28 +3,30 @@
 const WINDOW = 1024; // tokens: DRY looks no further back
 const MOST_PENALTY = 1e30; // base ** length grows beyond any number
 const DRY_BASE = 1.75;
-const DRY_ALLOWED_LENGTH = 12; // characters that may repeat without a penalty
 
 /** Draws the tokens of one text; the same controls, prompt and logits give the same tokens. */
 export class Drawer {
   /**
    * controls: temperature, top_k, top_p, min_p, dry_multiplier, seed.
-   * breaker: the id of the line feed, or null; it ends a repeat and is never penalized.
-   * speakerLines: the ids of each speaker's line, joined by commas: they may repeat.
+   * breakers: the ids with a line feed; they end a repeat and are never penalized.
+   * speakerLines: the ids of each speaker's line, the breaker at its end, joined by commas: they
+   * may repeat.
+   * allowedRepeat: tokens that may repeat without a penalty.
    */
-  constructor(controls, prompt, breaker, speakerLines) {
+  constructor(controls, prompt, { breakers, speakerLines, allowedRepeat }) {
     this.controls = controls;
     this.drawn = 0;
+    this.allowedRepeat = allowedRepeat;
     this.repeats = null;
     if (controls.dry_multiplier > 0) {
-      this.repeats = new Repeats(prompt, breaker, speakerLines, controls.dry_multiplier);
+      this.repeats = new Repeats(prompt, breakers, speakerLines);
     }
   }
 
   /** Return the next token, drawn from logits (V,). */
   draw(logits) {
     const scores = Float64Array.from(logits);
-    this.repeats?.penalize(scores);
+    this.repeats?.penalize(scores, this.controls.dry_multiplier, this.allowedRepeat);
     makeFinite(scores);
     const token = this.controls.temperature > 0 ? this.pick(scores) : likeliest(scores);
     this.repeats?.append(token);
@@ -136,16 +138,15 @@ function mixed(number) {
  * Source: https://github.com/oobabooga/textgen/pull/5677 (the idea and the formula)
  */
 class Repeats {
-  constructor(prompt, breaker, speakerLines, multiplier) {
-    this.breaker = breaker;
+  constructor(prompt, breakers, speakerLines) {
+    this.breakers = breakers;
     this.speakerLines = speakerLines;
-    this.multiplier = multiplier;
     this.tokens = []; // the newest one last
     this.mayRepeat = [];
     this.line = []; // the ids since the last breaker
     this.lengths = new Int32Array(WINDOW - 1); // of distance 1, 2, ...
     const recent = prompt.slice(-WINDOW);
-    const lineStart = breaker === null ? 0 : recent.lastIndexOf(breaker) + 1;
+    const lineStart = recent.findLastIndex((token) => breakers.has(token)) + 1;
     recent.slice(0, lineStart).forEach((token) => this.put(token));
     recent.slice(lineStart).forEach((token) => this.append(token));
   }
@@ -156,36 +157,34 @@ class Repeats {
       lengths[i] = tokens[tokens.length - 1 - i] === token ? lengths[i] + 1 : 0;
     }
     this.put(token);
-    if (token === this.breaker) lengths.fill(0);
+    if (this.breakers.has(token)) lengths.fill(0);
   }
 
   put(token) {
-    const isBreaker = token === this.breaker;
+    const isBreaker = this.breakers.has(token);
     this.tokens.push(token);
     this.mayRepeat.push(isBreaker);
-    if (!isBreaker) {
-      this.line.push(token);
-      return;
-    }
+    this.line.push(token);
+    if (!isBreaker) return;
     if (this.speakerLines.has(this.line.join())) {
-      this.mayRepeat.fill(true, this.mayRepeat.length - this.line.length - 1);
+      this.mayRepeat.fill(true, this.mayRepeat.length - this.line.length);
     }
     this.line = [];
   }
 
   /** Lower in the scores (V,), in place, what would make a repeat longer. */
-  penalize(scores) {
+  penalize(scores, multiplier, allowedRepeat) {
     const longest = new Map(); // of several repeats that one token would prolong, this counts
     for (let i = 0; i < this.lengths.length; i += 1) {
       const at = this.tokens.length - 1 - i;
       const length = Math.min(this.lengths[i], WINDOW - 1 - i); // both copies are in the window
-      if (at >= 0 && length >= DRY_ALLOWED_LENGTH && !this.mayRepeat[at]) {
+      if (at >= 0 && length >= allowedRepeat && !this.mayRepeat[at]) {
         const token = this.tokens[at];
         longest.set(token, Math.max(length, longest.get(token) ?? 0));
       }
     }
     for (const [token, length] of longest) {
-      const penalty = this.multiplier * DRY_BASE ** (length - DRY_ALLOWED_LENGTH);
+      const penalty = multiplier * DRY_BASE ** (length - allowedRepeat);
       scores[token] -= Math.min(penalty, MOST_PENALTY);
     }
   }

@@ -17,6 +17,16 @@ export function windowStart(length, context) {
   return Math.ceil((length - context) / hop) * hop;
 }
 
+/** Return the first `most` of some ids that are `wanted`. */
+function firstOf(ids, most, wanted) {
+  const found = [];
+  for (const id of ids) {
+    if (found.length >= most) break;
+    if (wanted(id)) found.push(id);
+  }
+  return found;
+}
+
 export class Engine {
   constructor(model, vocabulary) {
     this.model = model;
@@ -54,42 +64,51 @@ export class Engine {
     const ids = vocabulary.encode(prompt);
     if (!ids.length) ids.push(END_OF_TEXT_ID);
     const shown = new Shown(lines && new Set(lines));
-    const drawer = new Drawer(controls, ids, this.lineFeed(), this.encodedLines(lines));
+    const decoder = vocabulary.decoder();
+    const drawer = new Drawer(controls, ids, {
+      breakers: vocabulary.lineFeeds,
+      speakerLines: this.encodedLines(lines),
+      allowedRepeat: vocabulary.allowedRepeat,
+    });
+    // half a character and half a speaker's line were held back
+    const rest = () => shown.feed(decoder.end()) + shown.end();
     for (let count = 0; count < controls.max_tokens; count += 1) {
       const logits = yield* this.logitsAfter(ids, windowStart(ids.length, context));
-      const token = drawer.draw(logits);
+      // a model may have more rows than tokens, which are never drawn
+      const token = drawer.draw(logits.subarray(0, vocabulary.size));
       if (token === END_OF_TEXT_ID) {
-        yield { text: shown.end(), tokens: [], finish: "stop" };
+        yield { text: rest(), tokens: [], finish: "stop" };
         return;
       }
-      const piece = vocabulary.textOf(token);
       const tokens = top === null ? [] : [this.described(token, logits, top)];
       ids.push(token);
-      const text = shown.feed(piece);
+      const text = shown.feed(decoder.feed(token));
       yield { text, tokens, finish: shown.ended ? "stop" : "" };
       if (shown.ended) return;
     }
-    yield { text: shown.end(), tokens: [], finish: "length" };
-  }
-
-  lineFeed() {
-    return this.vocabulary.canWrite("\n") ? this.vocabulary.encode("\n")[0] : null;
+    yield { text: rest(), tokens: [], finish: "length" };
   }
 
   encodedLines(lines) {
-    const writable = (lines ?? []).filter((line) => this.vocabulary.canWrite(line));
+    const whole = (lines ?? []).map((line) => `${line}\n`);
+    const writable = whole.filter((line) => this.vocabulary.canWrite(line));
     return new Set(writable.map((line) => this.vocabulary.encode(line).join()));
   }
 
+  // A part of a character has no text; nobody could choose it instead of another token
   described(token, logits, top) {
     const logprobs = logProbabilities(logits);
-    const about = (id) => ({ text: this.vocabulary.textOf(id), logprob: logprobs[id] });
-    return { ...about(token), top: ranked(logprobs).slice(0, top).map(about) };
+    const ofTokens = logprobs.subarray(0, this.vocabulary.size);
+    const about = (id) => ({ text: this.vocabulary.textOf(id) ?? "", logprob: logprobs[id] });
+    const isWhole = (id) => this.vocabulary.textOf(id) !== null;
+    const likeliest = firstOf(ranked(ofTokens), top, isWhole);
+    return { ...about(token), top: likeliest.map(about) };
   }
 
   /** Return who of these names speaks next most likely; "" where none can be ranked. */
   *chooseSpeaker(prompt, names, spoken) {
     const { context } = this.model;
+    // The prompt ends in a line feed, and neither a subword nor a speaker's name reaches over it
     const candidates = [...new Set(names)]
       .filter((name, place) => place < MOST_RANKED || spoken.has(name))
       .map((name) => ({ name, ids: this.vocabulary.encode(`${name}:\n`) }))

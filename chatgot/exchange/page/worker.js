@@ -4,7 +4,8 @@
 import { Engine } from "./engine.js";
 import { Model } from "./forward.js";
 import { promptText, sceneOf } from "./speeches.js";
-import { Vocabulary } from "./vocabulary.js";
+import { Subwords } from "./subwords.js";
+import { Characters } from "./vocabulary.js";
 import { readTensors } from "./weights.js";
 
 /**
@@ -22,7 +23,9 @@ export function serve(port, sliceMs) {
     load: function* load({ text, ...rest }) {
       about = rest.about;
       const tensors = readTensors(about.weights, text);
-      engine = new Engine(new Model(about.model, tensors), new Vocabulary(about.characters));
+      const { characters, subwords } = about;
+      const vocabulary = subwords ? new Subwords(subwords) : new Characters(characters);
+      engine = new Engine(new Model(about.model, tensors), vocabulary);
       yield { finish: "ready" };
     },
     logits: function* logits({ ids }) {

@@ -112,7 +112,12 @@ export class Watch {
     const rows = this.run.rows.filter((row) => Number.isFinite(row.val_loss)).slice(-200);
     const cell = (value) => make("td", {}, Number.isFinite(value) ? value.toFixed(4) : "–");
     const lines = rows.map((row) =>
-      make("tr", {}, make("td", {}, grouped(row.step)), cell(row.train_loss), cell(row.val_loss)),
+      make(
+        "tr",
+        {},
+        make("td", {}, grouped(row.step)),
+        ...[row.train_loss, row.val_loss, row.val_bits_per_byte].map(cell),
+      ),
     );
     byId("numbers").replaceChildren(...lines);
   }
@@ -201,6 +206,7 @@ function factsOf(rows, best) {
     ["optimizer steps", rows.length ? grouped(rows.at(-1).step) : null, ""],
     ["train_loss", last("train_loss")?.toFixed(4), "nats"],
     ["best val_loss", bestRow?.val_loss.toFixed(4), bestRow ? `step ${grouped(best)}` : ""],
+    ["bits per byte", bestRow?.val_bits_per_byte?.toFixed(4), bestRow ? `step ${grouped(best)}` : ""],
     ["speed", rounded(last("tokens_per_s")), "tokens/s"],
   ];
 }
