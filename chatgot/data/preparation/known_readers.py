@@ -2,12 +2,18 @@
 
 from chatgot.data.preparation.reader import Reader
 from chatgot.data.preparation.readers.discord import DISCORD_JSON, DISCORD_TEXT
+from chatgot.data.preparation.readers.docx import DOCX
+from chatgot.data.preparation.readers.epub import EPUB
 from chatgot.data.preparation.readers.fountain import FOUNTAIN
 from chatgot.data.preparation.readers.google_chat import GOOGLE_CHAT
 from chatgot.data.preparation.readers.irc import IRC
+from chatgot.data.preparation.readers.json_files import JSON_FILES
+from chatgot.data.preparation.readers.json_lines import JSON_LINES
 from chatgot.data.preparation.readers.mail import MAIL
 from chatgot.data.preparation.readers.meta_messages import META
+from chatgot.data.preparation.readers.pdf import PDF
 from chatgot.data.preparation.readers.plain_text import PLAIN_TEXT
+from chatgot.data.preparation.readers.refused import REFUSED
 from chatgot.data.preparation.readers.screenplay import SCREENPLAY
 from chatgot.data.preparation.readers.signal_json import SIGNAL_JSON
 from chatgot.data.preparation.readers.signal_text import SIGNAL_TEXT
@@ -22,8 +28,10 @@ from chatgot.data.preparation.readers.subtitles import (
     TMP_SUBTITLES,
     VTT,
 )
+from chatgot.data.preparation.readers.tables import TABLES
 from chatgot.data.preparation.readers.telegram import TELEGRAM_JSON
 from chatgot.data.preparation.readers.telegram_html import TELEGRAM_HTML
+from chatgot.data.preparation.readers.web_page import WEB_PAGE
 from chatgot.data.preparation.readers.whatsapp import WHATSAPP
 from chatgot.data.preparation.readers.zoom_chat import ZOOM_CHAT
 
@@ -52,5 +60,13 @@ READERS: tuple[Reader, ...] = (
     FOUNTAIN,
     SCREENPLAY,
     STAGE_PLAY,
+    TABLES,
+    JSON_LINES,
+    JSON_FILES,
+    WEB_PAGE,
+    EPUB,
+    DOCX,
+    PDF,
+    REFUSED,
     PLAIN_TEXT,
 )
