@@ -108,7 +108,10 @@ def as_vtt(play=PLAY) -> str:
 
 def as_ass(play=PLAY) -> str:
     fields = "Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text"
-    lines = [f"[Script Info]\nTitle: A play\n\n[V4+ Styles]\nStyle: Default,Arial,20\n\n[Events]\nFormat: {fields}\n"]
+    lines = [
+        f"[Script Info]\nTitle: A play\n\n[V4+ Styles]\nStyle: Default,Arial,20\n\n"
+        f"[Events]\nFormat: {fields}\n"
+    ]
     for shown in subtitles(play):
         times = f"{clock(shown.start, '.')[1:-1]},{clock(shown.end, '.')[1:-1]}"
         text = "{\\an8\\fs20}" + "\\N".join(shown.rows)

@@ -12,7 +12,10 @@ from chatgot.data.preparation.readers.fountain import FOUNTAIN
 
 
 def as_fountain(play=PLAY) -> str:
-    parts = ["Title: A play\nAuthor: Somebody\n    and nobody\n\nFADE IN:\n\nINT. HOUSE - NIGHT #12A#\n\n"]
+    parts = [
+        "Title: A play\nAuthor: Somebody\n    and nobody\n\n"
+        "FADE IN:\n\nINT. HOUSE - NIGHT #12A#\n\n"
+    ]
     for name, *lines in play:
         text = "\n".join(lines)
         parts.append(f"{name}\n{text}\n\n")
@@ -81,7 +84,10 @@ def test_fountain_in_any_state_comes_out_line_for_line(write, damage):
 
 
 def test_marks_within_speeches_are_read(write):
-    text = "INT. A\n\nANNA (to Ben)\n(beat)\nOne.\n  \nTwo *.\n~La la\n\nShe goes.\n\nANNA (CONT'D)\nThree.\n"
+    text = (
+        "INT. A\n\nANNA (to Ben)\n(beat)\nOne.\n  \nTwo *.\n~La la\n\n"
+        "She goes.\n\nANNA (CONT'D)\nThree.\n"
+    )
     assert Reading(FOUNTAIN, write(text)).said == [
         ("", "INT. A"),
         ("ANNA", "(to Ben)\n(beat)\nOne.\nTwo *.\nLa la"),
@@ -119,8 +125,44 @@ def test_a_file_without_text_is_refused(write):
 
 
 FRAGMENTS = st.sampled_from(
-    ["\n", "\n\n", "ANNA", "INT. ", ".", "@", "^", "[[", "]]", "/*", "*/", "#", "=", "===", ">", "<"]
-    + ["~", "!", "*", "_", "\\", "(", ")", "CUT TO:", "Title: ", "  ", "\0", "\ud800", "a", "\x0b"]
+    [
+        *(
+            "\n",
+            "\n\n",
+            "ANNA",
+            "INT. ",
+            ".",
+            "@",
+            "^",
+            "[[",
+            "]]",
+            "/*",
+            "*/",
+            "#",
+        ),
+        *(
+            "=",
+            "===",
+            ">",
+            "<",
+            "~",
+            "!",
+            "*",
+            "_",
+            "\\",
+            "(",
+            ")",
+            "CUT TO:",
+            "Title: ",
+        ),
+        *(
+            "  ",
+            "\x00",
+            "\ud800",
+            "a",
+            "\x0b",
+        ),
+    ]
 )
 
 
@@ -138,6 +180,8 @@ def test_hostile_fountain_is_read_or_refused(tmp_path_factory, parts):
     assert all(isinstance(p, DocumentStart) or p.text.strip() for p in pieces)
 
 
-@pytest.mark.parametrize("text", ["*a" * 99_999, "[[" * 99_999, "INT. A\n\nANNA\n" + "xxx\n" * 99_999])
+@pytest.mark.parametrize(
+    "text", ["*a" * 99_999, "[[" * 99_999, "INT. A\n\nANNA\n" + "xxx\n" * 99_999]
+)
 def test_monstrous_fountain_ends_soon(write, text):
     assert max(len(text) for _, text in Reading(FOUNTAIN, write(text)).said or [("", "")]) < 300_000

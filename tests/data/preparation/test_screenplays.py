@@ -29,14 +29,22 @@ def as_screenplay(play=PLAY, wraps: bool = True) -> str:
     for name, *lines in play:
         rows = wrap(" ".join(lines), SPEECH_WIDTH) if wraps else lines
         parts.append(f"{' ' * 28}{name}\n{indented(rows, 16)}\n")
-    parts.append(f"{indented(wrap(ACTION, 60), 5)}\n{'CUT TO:':>60}\n\n     EXT. STREET - DAY\n\n     Rain.\n")
+    parts.append(f"{indented(wrap(ACTION, 60), 5)}\n{'CUT TO:':>60}\n\n")
+    parts.append("     EXT. STREET - DAY\n\n     Rain.\n")
     return "".join(parts)
 
 
 def kept(play=PLAY, wraps: bool = True) -> list[tuple[str, str]]:
     speeches = [(name, text.replace("\n", " ") if wraps else text) for name, text in truth(play)]
     before = [("", "FADE IN:"), ("", "INT. HOUSE - NIGHT")]
-    return [*before, *speeches, ("", ACTION), ("", "CUT TO:"), ("", "EXT. STREET - DAY"), ("", "Rain.")]
+    return [
+        *before,
+        *speeches,
+        ("", ACTION),
+        ("", "CUT TO:"),
+        ("", "EXT. STREET - DAY"),
+        ("", "Rain."),
+    ]
 
 
 @pytest.fixture
@@ -68,9 +76,12 @@ def test_scenes_and_directions_of_a_screenplay_are_dropped_on_request(write):
 def with_pages(text: str) -> str:
     """Return a screenplay with the marks of page ends, also within a speech."""
     torn = " " * 16 + "A man begins"
-    more = f"{' ' * 28}(MORE)\n\n{' ' * 60}2.\n     CONTINUED: (2)\n\n{' ' * 28}OLD MAN 2 (CONT'D)\n{torn}"
+    page_end = f"{' ' * 28}(MORE)\n\n{' ' * 60}2.\n     CONTINUED: (2)\n\n"
+    more = f"{page_end}{' ' * 28}OLD MAN 2 (CONT'D)\n{torn}"
     assert torn in text
-    return re.sub(r"\n\n(?= {28}BEN)", "\n\n\f" + " " * 60 + "7.\n\n", text.replace(torn, more), count=2)
+    return re.sub(
+        r"\n\n(?= {28}BEN)", "\n\n\f" + " " * 60 + "7.\n\n", text.replace(torn, more), count=2
+    )
 
 
 DAMAGES = {
@@ -91,7 +102,9 @@ DAMAGES = {
 def test_a_screenplay_in_any_state_comes_out_line_for_line(write, damage):
     text = as_screenplay(ENGLISH)
     if damage == "pages":
-        text = as_screenplay(ENGLISH).replace("right. A man begins", f"right.\n{' ' * 16}A man begins")
+        text = as_screenplay(ENGLISH).replace(
+            "right. A man begins", f"right.\n{' ' * 16}A man begins"
+        )
     read = Reading(SCREENPLAY, write(DAMAGES[damage](text)))
     found = [(name, text.replace("\n", " ")) for name, text in read.said]
     assert found == kept(ENGLISH)
@@ -100,7 +113,9 @@ def test_a_screenplay_in_any_state_comes_out_line_for_line(write, damage):
 
 def test_parentheticals_are_kept_or_dropped(write):
     text = as_screenplay(ENGLISH).replace(
-        f"{' ' * 28}ANNA\n", f"{' ' * 28}ANNA (to him)\n{' ' * 22}(softly,\n{' ' * 23}then loud)\n", 1
+        f"{' ' * 28}ANNA\n",
+        f"{' ' * 28}ANNA (to him)\n{' ' * 22}(softly,\n{' ' * 23}then loud)\n",
+        1,
     )
     read = Reading(SCREENPLAY, write(text))
     assert read.said[2][1].startswith("(to him)\n(softly, then loud)\nWho is at")
@@ -164,7 +179,9 @@ def test_a_play_for_the_stage_comes_out_line_for_line(write, form):
 
 
 def test_directions_within_speeches_are_kept_or_dropped(write):
-    text = "ACT I\n\n" + "ANNA. [_Aside._] So (he\nlaughs) it [sighs] is.\nExit.\n\nBEN. No.\n\n" * 3
+    text = (
+        "ACT I\n\n" + "ANNA. [_Aside._] So (he\nlaughs) it [sighs] is.\nExit.\n\nBEN. No.\n\n" * 3
+    )
     path = write(text)
     kept = ("ANNA", "[_Aside._]\nSo (he\nlaughs) it [sighs] is.\nExit.".replace("_", ""))
     assert Reading(STAGE_PLAY, path).said[1] == kept
@@ -176,7 +193,8 @@ def test_directions_within_speeches_are_kept_or_dropped(write):
 OTHERS = {
     "prose": "    It was a dark night.\n\nHe left. INT. no.\n\n          THE END\n\nmore\n" * 20,
     "our layout": "".join(f"{name}:\n{text}\n\n" for name, text in truth()),
-    "python": "class A:\n    def f(self):\n        X = 1\n        if Y:\n            Z\n    A\n" * 9,
+    "python": "class A:\n    def f(self):\n        X = 1\n        if Y:\n            Z\n    A\n"
+    * 9,
     "chat": "12/31/23, 10:15 - Anna: hello\n" * 9,
     "poem": "     ODE\n\nWhen I was young\n   I sang a song\n     OF LOVE\nAnd so\n" * 9,
     "glossary": "Ham. A meat.\n\nEgg. Of a hen.\n\nBread. Of wheat.\n\n",
@@ -205,8 +223,43 @@ def test_a_screenplay_without_text_is_refused(write, reader):
 
 
 FRAGMENTS = st.sampled_from(
-    ["\n", "\n\n", " " * 28 + "ANNA\n", "ANNA.\n", "Ham. ", "[", "]", "_", "ACT I", "Exit", " " * 16, " " * 5, "INT. A", "(", ")", "(MORE)", "12", "\t", "\f"]
-    + ["CONTINUED:", "CUT TO:", " *\n", "\0", "\x0b", "ß", "'", "(CONT'D)"]
+    [
+        *(
+            "\n",
+            "\n\n",
+            "                            ANNA\n",
+            "ANNA.\n",
+            "Ham. ",
+        ),
+        *(
+            "[",
+            "]",
+            "_",
+            "ACT I",
+            "Exit",
+            "                ",
+            "     ",
+            "INT. A",
+        ),
+        *(
+            "(",
+            ")",
+            "(MORE)",
+            "12",
+            "\t",
+            "\x0c",
+            "CONTINUED:",
+            "CUT TO:",
+            " *\n",
+        ),
+        *(
+            "\x00",
+            "\x0b",
+            "ß",
+            "'",
+            "(CONT'D)",
+        ),
+    ]
 )
 
 

@@ -315,7 +315,13 @@ def test_ass_drops_drawings_comments_and_effects(write):
 
 def test_styles_of_ass_are_speakers_where_names_are_missing(write):
     row = "Dialogue: 0,0:00:0{0}.00,0:00:0{0}.90,{1},,0,0,0,,{2}"
-    rows = [(1, "Anna", "A."), (2, "Ben", "B."), (3, "Anna", "C."), (4, "Ben", "D."), (5, "Default", "E.")]
+    rows = [
+        (1, "Anna", "A."),
+        (2, "Ben", "B."),
+        (3, "Anna", "C."),
+        (4, "Ben", "D."),
+        (5, "Default", "E."),
+    ]
     read = Reading(ASS, write(events(*(row.format(*fields) for fields in rows))))
     assert [name for name, _ in read.said] == ["Anna", "Ben", "Anna", "Ben", ""]
 
@@ -379,8 +385,23 @@ FRAGMENTS = st.sampled_from(
     [
         *("-->", "\n", "\n\n", "1", "00:00:01,000", " --> ", "00:00:02,000\n", ":", "WEBVTT\n\n"),
         *("{", "}", "<v ", ">", "{\\p1}", "[", "]", "(", "♪", "- ", "...", "ANNA: ", "\x01", "\0"),
-        *("Dialogue: 0,0:00:01.00,0:00:02.00,Default,", "[Script Info]\n", "Format: text,start,end\n"),
-        *("{1}{1}", "nan", "0", "9" * 20, "{5}{}", "[1][2]", "00:00:01:x\n", "\ud7ff", "字幕", "subs by"),
+        *(
+            "Dialogue: 0,0:00:01.00,0:00:02.00,Default,",
+            "[Script Info]\n",
+            "Format: text,start,end\n",
+        ),
+        *(
+            "{1}{1}",
+            "nan",
+            "0",
+            "9" * 20,
+            "{5}{}",
+            "[1][2]",
+            "00:00:01:x\n",
+            "\ud7ff",
+            "字幕",
+            "subs by",
+        ),
     ]
 )
 
@@ -406,11 +427,22 @@ def test_hostile_text_is_read_or_refused(tmp_path_factory, parts):
 
 @pytest.mark.parametrize(
     "text",
-    ["-->" * 50_000, "[a" * 50_000, "{\\p1" * 50_000, "00:01 " * 50_000, "1\n" * 99_999, "<v " * 50_000],
+    [
+        "-->" * 50_000,
+        "[a" * 50_000,
+        "{\\p1" * 50_000,
+        "00:01 " * 50_000,
+        "1\n" * 99_999,
+        "<v " * 50_000,
+    ],
     ids=["arrows", "brackets", "drawings", "times", "numbers", "voices"],
 )
 def test_monstrous_files_end_soon(write, text):
     start = "1\n00:00:01,000 --> 00:00:02,000\n"
-    for reader, head in ((SRT, start), (VTT, f"WEBVTT\n\n{start}"), (ASS, events() + "Dialogue: 0,0:00:01.00,0:00:02.00,,,,,,,")):
+    for reader, head in (
+        (SRT, start),
+        (VTT, f"WEBVTT\n\n{start}"),
+        (ASS, events() + "Dialogue: 0,0:00:01.00,0:00:02.00,,,,,,,"),
+    ):
         read = Reading(reader, write(head + text))
         assert sum(len(text) for _, text in read.said) <= 60_000

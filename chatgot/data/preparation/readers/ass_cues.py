@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 
 from chatgot.data.preparation.readers.cues import LONGEST_CUE, Cue, Damage, start_ms
 
-FIELDS = "layer,start,end,style,name,marginl,marginr,marginv,effect,text".split(",")
+FIELDS = [
+    "layer", "start", "end", "style", "name", "marginl", "marginr", "marginv", "effect", "text",
+]  # fmt: skip
 EVENT = re.compile(r"\s*(dialogue|comment)\s*:\s*", re.IGNORECASE)
 FORMAT = re.compile(r"\s*format\s*:\s*", re.IGNORECASE)
 NEEDED = {"start", "end", "text"}
@@ -58,7 +60,7 @@ class _Order:
     def of(cls, line: str) -> "_Order | None":
         """Return the order that a line says; None: it is one of styles, or broken."""
         fields = [field.strip().lower() for field in line[:LONGEST_CUE].split(",")]
-        return cls(fields) if NEEDED <= set(fields) else None
+        return cls(fields) if NEEDED.issubset(fields) else None
 
     def cue(self, event: str, damage: Damage) -> Cue | None:
         """Return the subtitle of an event; None: it is a karaoke effect."""

@@ -24,9 +24,7 @@ ODD_LINE = re.compile(
     rf"^[ \t]*({ANY_CLOCK})[ \t]*(?:->|-- >|- ->|- - >|[–—→]>?|,)[ \t]*({ANY_CLOCK})[ \t]*$",
     re.MULTILINE,
 )
-TIME_LINE = re.compile(
-    rf"^[ \t]*{ANY_CLOCK}[ \t]*-->[ \t]*{ANY_CLOCK}(?![\d:]).*$", re.MULTILINE
-)
+TIME_LINE = re.compile(rf"^[ \t]*{ANY_CLOCK}[ \t]*-->[ \t]*{ANY_CLOCK}(?![\d:]).*$", re.MULTILINE)
 # A number, and maybe a part of its time, where a file was cut off
 TORN_END = re.compile(r"\n[ \t]*\n[ \t]*\d{1,6}[ \t]*(?:\n[\d:,. \t>-]*)?\Z")
 BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from chatgot.data.preparation.pieces import Passage, Piece, Speech
@@ -49,10 +50,14 @@ NAME = re.compile(
     r"(?P<name>[^\W_][^\n:：\[\]{}<>()\"“”„«»?!;=|*/\\,♪#]{0,39}?)[ \t]?"
     r"(?P<aside>\([^()\n]{1,60}\)|\[[^\[\]\n]{1,60}\])?[ \t]?(?:：|:(?![\d/]))[ \t]*"
 )
-SMALL_WORDS = frozenset("of the and de la le du da di del von van der den und et y e & of. a".split())
-NO_NAMES = frozenset(
-    "note warning ps p.s http https www re fwd edit update episode chapter part act scene time".split()
-)
+WORDS_WITHIN_NAMES = """
+of the and de la le du da di del von van der den und et y e & a
+"""
+WORDS_OF_NO_NAMES = """
+note warning ps p.s http https www re fwd edit update episode chapter part act scene time
+"""
+SMALL_WORDS = frozenset(WORDS_WITHIN_NAMES.split())
+NO_NAMES = frozenset(WORDS_OF_NO_NAMES.split())
 VOICES = re.compile(r"[(\[]\s*(?:v\.?\s?o|o\.?\s?[sc]|cont.{0,2}d|continued)\.?\s*[)\]]", re.I)
 CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
 
@@ -154,7 +159,7 @@ def _look_at_names(habits: Habits, cues: Sequence[Cue]) -> None:
 
 def _look_at_rolling(habits: Habits, cues: Sequence[Cue]) -> None:
     repeated = 0
-    for before, cue in zip(cues, cues[1:], strict=False):
+    for before, cue in pairwise(cues):
         if cue.start <= before.end + TOUCHING_MS:
             repeated += cue.text.partition("\n")[0] == before.text.rpartition("\n")[2]
     habits.is_rolling = repeated >= max(2, ROLLING_SHARE * len(cues))
@@ -195,9 +200,9 @@ def _without_dash(line: str) -> str:
 
 
 class Dialogue:
-    """Joins subtitles to speeches and paragraphs, one after the other.
+    r"""Joins subtitles to speeches and paragraphs, one after the other.
 
-    Each text is what a viewer sees, with "\\n" between its lines.
+    Each text is what a viewer sees, with "\n" between its lines.
     """
 
     def __init__(self, habits: Habits, options: ReadingOptions, findings: Findings) -> None:

@@ -264,7 +264,9 @@ class _Fountain:
             if not PAGE_BREAK.fullmatch(words):
                 self.findings.left_out[OUTLINE] += 1
             return
-        words = unmarked(words.strip("><").strip() if words[0] == ">" else words.lstrip("!~").strip())
+        words = unmarked(
+            words.strip("><").strip() if words[0] == ">" else words.lstrip("!~").strip()
+        )
         if not words:
             return
         if self.length > LONGEST_PART:

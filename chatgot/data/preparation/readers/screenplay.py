@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import PurePath
 
 from chatgot.data.preparation.pieces import DocumentStart, Piece
@@ -38,7 +39,9 @@ PAGE_MARK = re.compile(
     re.IGNORECASE,
 )
 REVISION = re.compile(r"[ ]{2,}\*+$|[ ]+\*$")
-NUMBERED_SCENE = re.compile(r"(?:[A-Z]?\d{1,4}[A-Z]?\.?[ ]+)?(\S.*?)(?:[ ]{2,}[A-Z]?\d{1,4}[A-Z]?\.?)?")
+NUMBERED_SCENE = re.compile(
+    r"(?:[A-Z]?\d{1,4}[A-Z]?\.?[ ]+)?(\S.*?)(?:[ ]{2,}[A-Z]?\d{1,4}[A-Z]?\.?)?"
+)
 PAGE_MARKS = "page numbers and the like"
 TITLE_PAGE = "lines of title pages"
 
@@ -109,7 +112,9 @@ def heading_of(text: str) -> str:
 
 def _may_be_cue(row: Row, following: Row) -> bool:
     """Return whether a row names who says the next one, by their shapes and indents."""
-    if following.indent > row.indent or following.after_blank and row.indent < 2 * FURTHER_IN:
+    if following.indent > row.indent:
+        return False
+    if following.after_blank and row.indent < 2 * FURTHER_IN:
         return False
     if row.indent - following.indent < FURTHER_IN and not following.text.startswith("("):
         return False
@@ -154,7 +159,7 @@ class Shape:
         speeches: Counter[int] = Counter()
         others: Counter[int] = Counter()
         headings: Counter[int] = Counter()
-        for row, following in zip(rows, rows[1:], strict=False):
+        for row, following in pairwise(rows):
             heading = heading_of(row.text)
             if heading:
                 headings[row.indent + row.text.find(heading)] += 1
@@ -189,7 +194,7 @@ def _measure(shape: Shape, rows: Sequence[Row]) -> None:
         elif row.indent == shape.speech:
             shape.speech_width = max(shape.speech_width, len(row.text))
     small = large = 0
-    for row, following in zip(rows, rows[1:], strict=False):
+    for row, following in pairwise(rows):
         if row.indent == following.indent == shape.speech:
             small += following.text[0].islower()
             large += following.text[0].isupper()

@@ -1,4 +1,4 @@
-"""What plays and screenplays consist of: speeches, scene headings and directions, kept or dropped."""
+"""Speeches, scene headings and directions of plays and screenplays, kept or dropped."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,15 +13,19 @@ DIRECTIONS = "stage directions"
 
 # Marks of where a voice comes from, and that a speech goes on: not what somebody does
 VOICE_MARK = re.compile(
-    r"[(\[]\s*(?:v\.?\s?o|o\.?\s?[scp]|off|cont.{0,2}d|continued|continuing|cont|subtitled?|filter(?:ed)?"
+    r"[(\[]\s*(?:v\.?\s?o|o\.?\s?[scp]|off|cont.{0,2}d|continued|continuing|cont|subtitled?"
+    r"|filter(?:ed)?"
     r"|(?:into |on )?(?:the )?(?:phone|radio|tv|telephone|intercom))\.?"
     r"(?:\s*[,/;]?\s*(?:v\.?\s?o|o\.?\s?[scp]|cont.{0,2}d)\.?)?\s*[)\]]",
     re.IGNORECASE,
 )
-CONTINUED = re.compile(r"[(\[]\s*(?:cont.{0,2}d|continued|continuing|cont)\.?\s*[)\]]", re.IGNORECASE)
+CONTINUED = re.compile(
+    r"[(\[]\s*(?:cont.{0,2}d|continued|continuing|cont)\.?\s*[)\]]", re.IGNORECASE
+)
 ASIDE = re.compile(r"[ \t]*(\([^()]{1,80}\)|\[[^\[\]]{1,80}\])")
 SCENE_WORDS = (
-    r"(?:INT|EXT|EST|INT\.?[ ]?/[ ]?EXT|EXT\.?[ ]?/[ ]?INT|I[ ]?/[ ]?E|E[ ]?/[ ]?I|INNEN|AUSSEN|AUẞEN"
+    r"(?:INT|EXT|EST|INT\.?[ ]?/[ ]?EXT|EXT\.?[ ]?/[ ]?INT|I[ ]?/[ ]?E|E[ ]?/[ ]?I|INNEN|AUSSEN"
+    r"|AUẞEN"
     r"|AUSSEN[ ]?/[ ]?INNEN|INNEN[ ]?/[ ]?AUSSEN|ИНТ|НАТ|ЭКСТ)"
 )
 SCENE = re.compile(rf"{SCENE_WORDS}(?:\.|[ ]|$)[ .]*(?:$|[\w\"'“„«(/#])", re.IGNORECASE)

@@ -28,11 +28,10 @@ LONGEST_NAME = 40  # characters
 MOST_NAMES = 20_000  # counted
 MOST_NOTE_LINES = 60  # of a direction in brackets
 
-NAME_WORD = r"[^\W\d_][\w'’\-]*\.?"
 # HAMLET. / HAMLET / HAMLET. [Aside.] / _Hamlet._ on a line of its own
 OWN_LINE = re.compile(
-    r"[ \t]{0,12}[_*]{0,2}(?P<name>[^\W\d_][^\n.:\[\](){}!?;,_*\"]{0,39}?(?:[ ]\d{1,2})?)(?P<stop>\.?)[_*]{0,2}[.,]?"
-    r"[ \t]*(?P<aside>[\[(][^\[\]()\n]{1,90}[\])])?[_*.]{0,2}[ \t]*"
+    r"[ \t]{0,12}[_*]{0,2}(?P<name>[^\W\d_][^\n.:\[\](){}!?;,_*\"]{0,39}?(?:[ ]\d{1,2})?)"
+    r"\.?[_*]{0,2}[.,]?[ \t]*(?P<aside>[\[(][^\[\]()\n]{1,90}[\])])?[_*.]{0,2}[ \t]*"
 )
 # Ham. To be / HAMLET. To be / _Ham._ To be / HAMLET (aside). To be
 INLINE = re.compile(
@@ -43,7 +42,8 @@ INLINE = re.compile(
 SCENE = re.compile(
     r"[_*#\s]{0,8}(?:(?:act|scene|prologue|epilogue|induction|akt|aufzug|auftritt|szene|prolog|epilog"
     r"|acte|scène|atto|scena|acto|escena|действие|явление|картина|сцена)\b[^\n]{0,90}"
-    r"|(?:[ivxl]{1,6}|\d{1,3}|first|second|third|fourth|fifth|erster|zweiter|dritter|vierter|fünfter)\.?[ ]"
+    r"|(?:[ivxl]{1,6}|\d{1,3}|first|second|third|fourth|fifth"
+    r"|erster|zweiter|dritter|vierter|fünfter)\.?[ ]"
     r"(?:act|akt|aufzug|auftritt|szene|scene)\b[^\n]{0,60})",
     re.IGNORECASE,
 )
@@ -55,10 +55,11 @@ EXIT = re.compile(r"_?(?:Exit|Exeunt|Re-enter)\b[^.!?\n]{0,60}\.?_?")
 BRACKETED = re.compile(r"[_*]*[\[(].*[\])][_*.]*")
 INLINE_DIRECTION = re.compile(r"[ \t]*_*[\[(]_*[^\[\]()\n]{1,200}_*[\])]_*")
 EMPHASIS = re.compile(r"(?<!\w)_(?=\S)([^_\n]{1,500}?)(?<=\S)_(?!\w)")
-NO_NAMES = frozenset(
-    "act scene chapter the a an and but no yes contents finis end note mr mrs dr st etc viz vol p i ii"
-    " iii iv v vi vii viii ix x persons dramatis personae".split()
-)
+WORDS_OF_NO_NAMES = """
+act scene chapter the a an and but no yes contents finis end note mr mrs dr st etc viz vol p
+i ii iii iv v vi vii viii ix x persons dramatis personae
+"""
+NO_NAMES = frozenset(WORDS_OF_NO_NAMES.split())
 
 
 def certainty(source: Source) -> float:

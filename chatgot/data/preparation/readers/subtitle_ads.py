@@ -15,8 +15,8 @@ HINTS = (
     "subs by", "translated by", "translation by", "transcript by", "timing by", "timed by",
 )  # fmt: skip
 SITES = (
-    r"open ?subtitles|subscene|addic7ed|podnapisi|yts\.(?:mx|am|ag|lt|re)|yify|amara\.org|tvsubtitles"
-    r"|subtitle(?:seeker|cat|hub)|subdivx|subf2m|napiprojekt|titlovi\.|my-subs|subtitlesource"
+    r"open ?subtitles|subscene|addic7ed|podnapisi|yts\.(?:mx|am|ag|lt|re)|yify|amara\.org"
+    r"|tvsubtitles|subtitle(?:seeker|cat|hub)|subdivx|subf2m|napiprojekt|titlovi\.|my-subs|subtitlesource"
     r"|moviesubtitles|legendas\.tv|argenteam|italiansubs|seriessub|u-sub\.net"
 )
 MADE = (
@@ -30,13 +30,15 @@ ADS = re.compile(
     rf"|^\W{{0,20}}{MADE}(?:[ ,&+/]{{1,3}}(?:and )?{MADE}){{0,4}}\s{{0,3}}by\b"
     rf"|^\W{{0,20}}{MADE_COLON}(?:[ ,&+/]{{1,3}}(?:and )?{MADE}){{0,4}}\s{{0,3}}:"
     r"|\bdownloaded from\b|\badvertise your (?:product|brand)|\bremove all ads\b|\bvip member\b"
-    r"|\b(?:best|free) subtitles\b|\brate this subtitle|\bsubtitles? (?:from|downloaded|extracted)\b"
+    r"|\b(?:best|free) subtitles\b|\brate this subtitle"
+    r"|\bsubtitles? (?:from|downloaded|extracted)\b"
     r"|^\W{0,20}(?:untertitel(?:ung)?|sous-titr(?:es|age|é)|subtít?ulos|subtitulado|subtitulos"
     r"|sottotitoli|legendas?|legendado|napisy|ondertitel(?:ing|d)|undertexter|undertekster|tekstet"
     r"|titulky|feliratot|субтитры|altyazı|字幕)\b.{0,40}"
-    r"(?::|：|\b(?:von|der|des|im auftrag|par|por|di|by|av|af|door|przez|от|подогнал|сделал|создал)\b)"
-    r"|^\W{0,20}(?:перев[её]л|перевод|traduc(?:ción|ido|tion|ão)|traduit|traduzione|tradotto|traduzido"
-    r"|tłumaczenie|vertaling|vertaald|übersetzung|översättning)[^.!?]{0,40}?"
+    r"(?::|：|\b(?:von|der|des|im auftrag|par|por|di|by|av|af|door|przez|от"
+    r"|подогнал|сделал|создал)\b)"
+    r"|^\W{0,20}(?:перев[её]л|перевод|traduc(?:ción|ido|tion|ão)|traduit|traduzione|tradotto"
+    r"|traduzido|tłumaczenie|vertaling|vertaald|übersetzung|översättning)[^.!?]{0,40}?"
     r"(?::|：|\b(?:por|par|di|a cura|da|von|av|door)\b)"
     r"|^\W{0,20}字幕.{0,8}(?:：|:|组|組|翻译|翻譯|制作|製作|校对)"
     r"|^\W{0,20}(?:ترجمة|תרגום|תורגם)\b.{0,20}(?::|על ידי)"

@@ -9,9 +9,7 @@ LONGEST_TAG = 300  # characters
 # All of ASS, in which other braces are comments; elsewhere only what can be no text
 BRACES = re.compile(r"\{[^{}]*\}")
 TAG_BRACES = re.compile(r"\{[ \t]*(?:[\\=*/][^{}]*|[A-Za-z]:[^{}]*)\}")
-DRAWING = re.compile(
-    r"\{[^{}]*\\p[1-9][^{}]*\}.*?(?:\{[^{}]*\\p0[^{}]*\}|\Z)", re.DOTALL
-)
+DRAWING = re.compile(r"\{[^{}]*\\p[1-9][^{}]*\}.*?(?:\{[^{}]*\\p0[^{}]*\}|\Z)", re.DOTALL)
 BREAK_TAG = re.compile(r"<[ \t]*br[ \t]*/?>", re.IGNORECASE)
 RUBY = re.compile(r"<rt>[^<]*(?:</rt>)?")
 VOICE_TAG = re.compile(r"(?m:^[ \t]*[-–—][ \t]*)?<v(?:\.[^\s>]*)?[ \t]+([^<>\n]{1,100})>")
