@@ -100,9 +100,11 @@ def _quoting(body: str, separator: str) -> tuple[str, bool]:
 
 
 def _whole_cells(body: str, separator: str, quote: str) -> int:
-    """Return how many cells begin and end with a quote, within a line."""
+    """Return how many cells begin and end with a quote; tabs are hardly ever within quotes."""
     between = re.escape(separator)
-    pattern = rf"(?:^|{between}){quote}[^\n{quote}]{{0,{LONGEST_QUOTED}}}{quote}(?={between}|$)"
+    end = "\t" if separator == "\t" else "\n"
+    inner = rf"(?:[^{end}{quote}]|{quote}{quote}){{0,{LONGEST_QUOTED}}}"
+    pattern = rf"(?:^|{between}){quote}{inner}{quote}(?={between}|$)"
     return len(re.findall(pattern, body, re.MULTILINE))
 
 

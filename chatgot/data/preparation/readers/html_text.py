@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Protocol
 
+from chatgot.data.preparation.reader import UnreadableError
 from chatgot.data.preparation.readers.paragraphs import Paragraph
 
 LEFT_OUT_WORDS = """
@@ -32,6 +33,7 @@ NOTES = frozenset(NOTES_WORDS.split())
 BLANKS = re.compile(r"[ \t\n\r\f\v\xa0]+")
 LONGEST_PARAGRAPH = 1 << 20  # characters, after which one comes in parts
 LONGEST_ROW = 1 << 16
+MOST_DEPTH = 3_000
 SOFT_HYPHEN = "\xad"
 LONGEST_TITLE = 200
 LONGEST_NAME = 60  # of a cell that may name who says the next one
@@ -54,6 +56,7 @@ def paragraphs_of_html(chunks: Iterator[str], text: "HtmlText") -> Iterator[Para
     """Yield the paragraphs of HTML that comes in pieces.
 
     text: what takes in the tags; afterwards it has the title.
+    Raises: UnreadableError.
     """
     from lxml.etree import HTMLParser, XMLSyntaxError
 
@@ -92,6 +95,7 @@ class HtmlText:
         self.title = ""
         self.heading = ""
         self._is_book = is_book
+        self._depth = 0
         self._left_out = 0  # depth within something that is left out
         self._in_title = 0
         self._in_pre = 0
@@ -111,7 +115,10 @@ class HtmlText:
         return done
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        """Take in the start of an element."""
+        """Take in the start of an element. Raises: UnreadableError."""
+        self._depth += 1
+        if self._depth > MOST_DEPTH:  # for each tag, the parser looks through all that are open
+            raise UnreadableError(f"more than {MOST_DEPTH:,} tags are open at once")
         if tag == "title" and not self.title and self._left_out <= 1:
             self._in_title = 1
         if self._left_out or self._is_left_out(tag, attributes):
@@ -150,6 +157,7 @@ class HtmlText:
 
     def end(self, tag: str) -> None:
         """Take in the end of an element."""
+        self._depth -= 1
         if tag == "title":
             self._in_title = 0
         if self._left_out:

@@ -87,9 +87,12 @@ def _lines(source: Source) -> Iterator[str]:
 
 def _is_object(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict | list)
+        record = json.loads(line)
     except (ValueError, RecursionError):
         return False
+    if isinstance(record, list):  # of messages; `[1]` may be the number of a note
+        return bool(record) and isinstance(record[0], dict)
+    return isinstance(record, dict)
 
 
 JSON_LINES = Reader("JSON Lines", certainty, read)

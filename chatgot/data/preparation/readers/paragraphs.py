@@ -177,7 +177,10 @@ class _Writer:
         if IN_BRACKETS.fullmatch(paragraph.text.strip()):
             yield from self._direction(paragraph.text.strip())
             return
-        for part in _parts(paragraph, self._speakers):
+        parts = _parts(paragraph, self._speakers)
+        if self._waiting and (parts[0].name or "").casefold() not in self._speakers:
+            parts = [_Part(None, paragraph.text)]  # `Look: a ship!` below `ANN:`
+        for part in parts:
             if paragraph.name and (part.name or "").casefold() not in self._speakers:
                 yield from self._passage(paragraph)
             else:
