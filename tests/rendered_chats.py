@@ -218,7 +218,7 @@ def discord_text(said: list[Said], locale: str) -> str:
 
 def slack_zip(said: list[Said]) -> bytes:
     """Return a workspace of Slack: a file for each day in the folder of its channel."""
-    ids = {name: f"U{n:08}" for n, name in enumerate({s.name: 0 for s in said})}
+    ids = {name: f"U0{n:07}AB" for n, name in enumerate({s.name: 0 for s in said})}
     users = [
         {
             "id": ids[name], "team_id": "T1", "name": f"u{n}", "deleted": False,
@@ -226,10 +226,20 @@ def slack_zip(said: list[Said]) -> bytes:
         }
         for n, name in enumerate(ids)
     ]  # fmt: skip
+    channel = {
+        "id": "C024BE91L", "name": "stage", "created": 1449252889, "creator": ids[said[0].name],
+        "is_archived": False, "is_general": True, "members": list(ids.values()),
+        "topic": {"value": "The play", "creator": "", "last_set": 0},
+    }  # fmt: skip
+    added = {
+        "user_id": ids[said[0].name], "user_name": "u0", "date": "1449252889",
+        "change_type": "added", "app_type": "Calendar", "app_id": "A0123", "scope": "bot,commands",
+    }  # fmt: skip
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("channels.json", json.dumps([{"id": "C1", "name": "stage"}]))
-        archive.writestr("users.json", json.dumps(users))
+        archive.writestr("channels.json", json.dumps([channel], indent=4))
+        archive.writestr("users.json", json.dumps(users, indent=4))
+        archive.writestr("integration_logs.json", json.dumps([added], indent=4))
         for day in {f"{s.when:%Y-%m-%d}": 0 for s in said}:
             rows = [
                 {

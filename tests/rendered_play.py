@@ -264,11 +264,10 @@ def timed_transcript(said: list[Said]) -> str:
 
 
 def fountain(said: list[Said]) -> str:
-    """Return Fountain 1.1, with a title page; a scene heading is forced with a full stop."""
+    """Return Fountain 1.1, with a title page; names in mixed case are forced with @."""
     parts = ["Title: A play\nCredit: written by\nAuthor: Nobody\n\n"]
     for speech in said:
-        name = speech.name.upper()
-        cue = name if name.isascii() else f"@{name}"
+        cue = f"@{speech.name}" if "'" in speech.name else speech.name.upper()
         parts.append("\n".join([cue, *speech.lines]) + "\n\n")
     return "".join(parts)
 

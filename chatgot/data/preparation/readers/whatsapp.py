@@ -45,6 +45,7 @@ LEVELS = (
 LAST_WORD = re.compile(r"[A-Za-z]+$")
 ISOLATES = re.compile("[\u2066-\u2069]")
 PHONE = re.compile(r"\+?\d[\d\s()-]{4,}")
+OF_SIGNAL = re.compile(r"\[\d{4}-\d{2}-\d{2},? \d{2}:\d{2}\]")  # an iPhone writes seconds, too
 HAS_ISO_DATE = re.compile(r"\[?\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}:\d{2}")
 
 
@@ -58,6 +59,8 @@ def certainty(source: Source) -> float:
     names = [name for line in begun if (name := _first_name(line[head_end(line) :]))]
     if not names or _are_log_levels(names) or not _have_text(names, begun):
         return 0.0
+    if OF_SIGNAL.match(begun[0]):
+        return 0.9
     share = len(begun) / len(lines)
     starts = heads.match(lines[0]) is not None
     if HAS_ISO_DATE.match(begun[0]):
