@@ -41,6 +41,9 @@ def _records(stream: JsonStream, is_small: bool, findings: Findings) -> Iterator
         number += 1
         if first == "[":
             yield from stream.values()
+        elif first != "{" and number > 1:
+            findings.remark("what comes after its JSON is none, and is left out")
+            return
         elif first != "{":
             raise UnreadableError("its JSON has no objects")
         elif is_small:
