@@ -66,6 +66,8 @@ PUBLIC_MODULES = {
     "pydantic.fields",
     "pydantic_core",
     "pypdf",
+    "pysubs2",
+    "pysubs2.exceptions",
     "safetensors",
     "safetensors.torch",
     "starlette.exceptions",

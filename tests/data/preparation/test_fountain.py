@@ -99,6 +99,11 @@ def test_marks_within_speeches_are_read(write):
     assert read.findings.left_out == {"stage directions": 3}
 
 
+def test_a_note_that_is_not_closed_ends_at_a_blank_line(write):
+    text = "INT. A\n\nANNA\nOne. [[why\n\nShe goes.\n"
+    assert Reading(FOUNTAIN, write(text)).said[1:] == [("ANNA", "One."), ("", "She goes.")]
+
+
 OTHERS = {
     "prose": "It was a dark night.\n\nTHE END OF IT\nHe left. INT. no.\n\n" * 20,
     "our layout": "".join(f"{name}:\n{text}\n\n" for name, text in truth()),

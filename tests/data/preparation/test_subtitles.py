@@ -276,6 +276,13 @@ def test_the_same_words_said_again_are_kept(write):
     assert said(write, "No!", "No!", "Never.", "No!") == [("", "No!\nNo!\nNever.\nNo!")]
 
 
+def test_a_subtitle_repeated_while_it_is_shown_is_said_once(write):
+    times = ("00,000 --> 00:00:09,000", "01,000 --> 00:00:02,000", "03,000 --> 00:00:09,000")
+    texts = ("Wait.", "No.", "Wait.")
+    blocks = (f"00:00:{at}\n{text}\n" for at, text in zip(times, texts, strict=True))
+    assert Reading(SRT, write("\n".join(blocks))).said == [("", "Wait.\nNo.")]
+
+
 def test_voices_of_webvtt_are_speakers(write):
     text = (
         "WEBVTT\n\nid-1\n00:01.000 --> 00:02.000\n<v Anna>It is &lt;here&gt;,</v>\n\n"

@@ -69,12 +69,14 @@ def cues_of(chunks: Iterable[str], is_vtt: bool, damage: Damage) -> Iterator[Cue
             text = ODD_LINE.sub(rf"\1 {ARROW} \2", text)
         *pieces, rest = text.split(ARROW)
         for piece in pieces:
-            yield from splitter.take(piece)
+            splitter.take(piece)
+        yield from splitter.taken()
         if len(rest) > LONGEST_REST:
             damage.overlong += 1
             rest = f"{rest[:LONGEST_CUE]}\n{rest[-LONGEST_CUE:]}"
-    yield from splitter.take(rest)
-    yield from splitter.end()
+    splitter.take(rest)
+    splitter.end()
+    yield from splitter.taken()
 
 
 class _Splitter:
@@ -86,6 +88,7 @@ class _Splitter:
     def __init__(self, is_vtt: bool, damage: Damage) -> None:
         self.is_vtt = is_vtt
         self.damage = damage
+        self.cues: list[Cue | None] = []
         self.piece: str | None = None  # the last one, whose end may be no start
         self.false_arrows = 0
         self.times: tuple[int, int] | None = None  # of the subtitle that the last piece shows
@@ -96,8 +99,8 @@ class _Splitter:
         self.looked_at = 0
         self.numbered = 0
 
-    def take(self, piece: str) -> Iterator[Cue | None]:
-        """Yield the subtitle that the piece before this one completes."""
+    def take(self, piece: str) -> None:
+        """Add the subtitle that the piece before this one completes to `cues`."""
         last = self.piece
         if last is None:
             self.piece = piece
@@ -114,15 +117,21 @@ class _Splitter:
             if start is None:
                 start = 0 if self.times is None else self.times[0]
             end = start
-        yield from self._cue(last[: max(begin - 1, 0)], is_last=False)
+        self._add(last[: max(begin - 1, 0)], is_last=False)
         self.times = (start, end)
         self.piece = "" if line_end < 0 else piece[line_end + 1 :]
         self.false_arrows = 0
 
-    def end(self) -> Iterator[Cue | None]:
-        """Yield the last subtitle."""
+    def end(self) -> None:
+        """Add the last subtitle."""
         if self.piece is not None:
-            yield from self._cue(self.piece, is_last=True)
+            self._add(self.piece, is_last=True)
+
+    def taken(self) -> list[Cue | None]:
+        """Return the subtitles added since the last call."""
+        cues = self.cues
+        self.cues = []
+        return cues
 
     def _join(self, last: str, piece: str) -> None:
         """Go on with a text that has an arrow in it."""
@@ -132,7 +141,7 @@ class _Splitter:
         elif self.false_arrows == MOST_FALSE_ARROWS + 1:
             self.damage.overlong += 1
 
-    def _cue(self, text: str, is_last: bool) -> Iterator[Cue | None]:
+    def _add(self, text: str, is_last: bool) -> None:
         if self.is_vtt:
             text, number = _vtt_text(text, is_last)
         else:
@@ -140,14 +149,14 @@ class _Splitter:
         if self.times is not None:
             start, end = self.times
             if self._begins_anew(start):
-                yield None
+                self.cues.append(None)
             self.in_order &= start >= self.last_start
             self.last_start = start
             if len(text) > LONGEST_CUE:
                 self.damage.overlong += 1
                 text = text[:LONGEST_CUE]
             if text:
-                yield Cue(start, end, text)
+                self.cues.append(Cue(start, end, text))
         self.number = number
 
     def _begins_anew(self, start: int) -> bool:

@@ -60,6 +60,9 @@ def _within(value: object, findings: Findings) -> Iterator[object]:
         yield value
         return
     lists = [members for members in value.values() if _is_list(members)]
+    if not lists and len(value) > 1 and all(isinstance(v, dict) for v in value.values()):
+        yield from value.values()  # by their ids
+        return
     if not lists:
         yield value
         return

@@ -40,6 +40,7 @@ VTT_MARK = "WEBVTT"
 ASS_MARK = re.compile(r"\s*\[script info\]", re.IGNORECASE)
 ASS_EVENTS = re.compile(r"^\[(?:events|v4\+? styles\+?)\][ \t]*$", re.IGNORECASE | re.MULTILINE)
 ASS_EVENT = re.compile(r"^dialogue:[^,\n]*,[ \t]*\d+:\d+:\d+", re.IGNORECASE | re.MULTILINE)
+MARKS = "{<&\\\x00\x01"  # an ASCII text without them is shown as it is
 ADS = "advertisements and credits of subtitles"
 NOTHING = "it has no subtitles"
 
@@ -170,9 +171,12 @@ def _pieces(
             yield DocumentStart(f"{title}, part {parts}")
             continue
         has_cues = True
-        words = _cleaned(shown_text(cue.text, is_ass))
+        text = cue.text
+        if not text.isascii() or any(mark in text for mark in MARKS):
+            text = shown_text(text, is_ass)
+        words = _cleaned(text)
         if words:
-            window.append(cue._replace(text=words) if words != cue.text else cue)
+            window.append(Cue(cue.start, cue.end, words, cue.name, cue.style))
         if len(window) >= 2 * WINDOW:
             dialogue = _take(window, WINDOW, dialogue, options, findings)
             yield from _taken(dialogue)
