@@ -1,4 +1,4 @@
-"""A file of any kind for the readers' tests: written, told apart, read; and the play that is in it."""
+"""A file of any kind for the tests of readers, how it is read, and the play that is in it."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -200,9 +201,7 @@ def test_any_json_is_read_or_refused(tmp_path, values, cut, is_lines) -> None:
         return
     for reader in (JSON_LINES, JSON_FILES):
         assert 0 <= reader.certainty(source) <= 1
-        try:
+        pieces = []
+        with suppress(UnreadableError):
             pieces = reading_of(source, reader).pieces
-        except UnreadableError as error:
-            assert str(error)
-            continue
         assert all(isinstance(p, DocumentStart) or p.text.strip("\n") for p in pieces)

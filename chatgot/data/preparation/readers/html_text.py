@@ -30,7 +30,7 @@ doc-endnotes doc-endnote doc-noteref doc-pagebreak doc-toc navigation banner con
 complementary search toc landmarks page-list
 """
 NOTES = frozenset(NOTES_WORDS.split())
-BLANKS = re.compile(r"[ \t\n\r\f\v\xa0]+")
+BLANKS = "\t\n\r\f\v\xa0"
 LONGEST_PARAGRAPH = 1 << 20  # characters, after which one comes in parts
 LONGEST_ROW = 1 << 16
 MOST_DEPTH = 3_000
@@ -82,6 +82,15 @@ def as_html(page: str) -> str:
         return match[0] if tag.lower() in VOID else f"<{tag}{match[2]}></{tag}>"
 
     return SELF_CLOSED.sub(opened, OWN_DTD.sub("", page, count=1))
+
+
+def single_blanks(text: str) -> str:
+    """Return a text with one blank for each row of blanks and line ends; patterns are slower."""
+    for blank in BLANKS:
+        text = text.replace(blank, " ")
+    while "  " in text:
+        text = text.replace("  ", " ")
+    return text
 
 
 class HtmlText:
@@ -182,11 +191,11 @@ class HtmlText:
         """Take in text."""
         if self._in_title:
             if len(self.title) < LONGEST_TITLE:
-                self.title = BLANKS.sub(" ", self.title + text)[:LONGEST_TITLE].lstrip()
+                self.title = single_blanks(self.title + text)[:LONGEST_TITLE].lstrip()
             return
         if not self._left_out:
             text = text.replace(SOFT_HYPHEN, "")
-            self._add(text if self._in_pre else BLANKS.sub(" ", text))
+            self._add(text if self._in_pre else single_blanks(text))
 
     def close(self) -> None:
         """Take in the end of the page."""
@@ -216,7 +225,7 @@ class HtmlText:
         if not text:
             return
         if self._is_heading and not self.heading:
-            self.heading = BLANKS.sub(" ", text)[:LONGEST_TITLE]
+            self.heading = single_blanks(text)[:LONGEST_TITLE]
         if self._definition is not None:
             self._definition.append(text)
             self._row_length += len(text)
@@ -239,7 +248,7 @@ class HtmlText:
             return ""
         if self._in_pre:
             return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
-        lines = (BLANKS.sub(" ", line).strip() for line in text.split("\n"))
+        lines = (single_blanks(line).strip() for line in text.split("\n"))
         return "\n".join(line for line in lines if line)
 
     def _end_row(self, is_layout: bool = False) -> None:
