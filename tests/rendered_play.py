@@ -276,7 +276,9 @@ def screenplay(said: list[Said]) -> str:
     """Return a typed screenplay: names at column 37, what is said at 25, rows of 35."""
     parts = [" " * 15 + "INT. A HOUSE BY THE SEA - NIGHT\n\n"]
     for speech in said:
-        rows = textwrap.wrap(" ".join(speech.lines), 35, break_on_hyphens=False)
+        rows = textwrap.wrap(
+            " ".join(speech.lines), 35, break_long_words=False, break_on_hyphens=False
+        )
         parts.append(" " * 37 + speech.name.upper() + "\n")
         parts += [" " * 25 + row + "\n" for row in rows]
         parts.append("\n")

@@ -110,8 +110,9 @@ def _are_text(body: str, separator: str, quote: str, opening: int) -> bool:
 
 
 def _agreement(counts: list[int]) -> float:
-    """Return the share of rows that have as many cells as most."""
-    return max(Counter(counts).values(), default=0) / max(len(counts), 1)
+    """Return the share of rows that have as many cells as most of those with several."""
+    several = Counter(count for count in counts if count > 1)
+    return max(several.values(), default=0) / max(len(counts), 1)
 
 
 def _whole_cells(body: str, separator: str, quote: str) -> int:
