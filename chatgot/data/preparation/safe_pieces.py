@@ -14,12 +14,15 @@ BLANK_LINES = re.compile(r"\n\s*\n")
 # JSON may have halves of a character, which no file can hold
 SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
+# NULs of torn files, the end sign of DOS, colours of terminals: no text has them
+CONTROL = re.compile("[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]+")
 NAMES_REMEMBERED = 1 << 14
 
 
 def safe_pieces(pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Yield pieces with names that begin a speech, and texts with the line ends that they may have.
 
+    Control characters are dropped, but not those of a plain text.
     A speech or passage without text is dropped.
     """
     for piece in pieces:
@@ -63,6 +66,8 @@ def _safe_speech(piece: Speech) -> Speech | None:
 def _safe_text(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if CONTROL.search(text):
+        text = CONTROL.sub("", text)
     return _without_surrogates(text)
 
 

@@ -59,7 +59,8 @@ class Conversation:
     def _placed(self, piece: Piece, time: float | None) -> list[Piece]:
         """Return a piece, after the start of a document where one begins."""
         last = self._last
-        is_long = time is not None and last is not None and time - last > self._pause_s
+        # A step back over more than a pause shows that two exports were joined
+        is_long = time is not None and last is not None and abs(time - last) > self._pause_s
         if time is not None:
             self._last = time
         if not (self._is_new or is_long):

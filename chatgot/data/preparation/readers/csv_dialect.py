@@ -91,12 +91,28 @@ def _quoting(body: str, separator: str) -> tuple[str, bool]:
             if 2 * _whole_cells(body, separator, quote) > len(body.split("\n")):
                 return quote, body.count("\\'") > body.count("''")
             continue
-        # Tables with tabs often have quotes that are just text
-        if separator == "\t" and _whole_cells(body, separator, quote) < MOST_WHOLE * opening:
+        if separator == "\t" and _are_text(body, separator, quote, opening):
             return "", False
         if opening:
             return quote, body.count('\\"') > body.count('""')
     return '"', False
+
+
+def _are_text(body: str, separator: str, quote: str, opening: int) -> bool:
+    """Return whether quotes are just text, as often in tables with tabs.
+
+    opening: how many begin a cell. Around cells with line feeds they make the rows agree.
+    """
+    if _whole_cells(body, separator, quote) >= MOST_WHOLE * opening:
+        return False
+    as_text = _agreement(_cell_counts(body, separator, "", False))
+    return _agreement(_cell_counts(body, separator, quote, False)) <= as_text
+
+
+def _agreement(counts: list[int]) -> float:
+    """Return the share of rows that have as many cells as most of those with several."""
+    several = Counter(count for count in counts if count > 1)
+    return max(several.values(), default=0) / max(len(counts), 1)
 
 
 def _whole_cells(body: str, separator: str, quote: str) -> int:

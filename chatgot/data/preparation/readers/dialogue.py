@@ -57,6 +57,7 @@ WORDS_OF_NO_NAMES = """
 note warning ps p.s http https www re fwd edit update episode chapter part act scene time
 """
 SMALL_WORDS = frozenset(WORDS_WITHIN_NAMES.split())
+ELIDED = re.compile(r"^(?:d|l|dell|dall)['’](?=\w)")  # Jeanne d'Arc
 NO_NAMES = frozenset(WORDS_OF_NO_NAMES.split())
 VOICES = re.compile(r"[(\[]\s*(?:v\.?\s?o|o\.?\s?[sc]|cont.{0,2}d|continued)\.?\s*[)\]]", re.I)
 CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
@@ -189,7 +190,8 @@ def _may_be_name(name: str) -> bool:
         return False
     if words[0].lower().rstrip(".") in NO_NAMES or not any(map(str.isalpha, name)):
         return False
-    if any(word[0].islower() and word not in SMALL_WORDS for word in words):
+    bare = (ELIDED.sub("", word) for word in words)
+    if any(word[0].islower() and word not in SMALL_WORDS for word in bare):
         return False
     return not words[0].isdigit()
 

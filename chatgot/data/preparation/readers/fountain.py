@@ -28,6 +28,7 @@ BY_ENDING = 0.6
 ENDINGS = ("fountain", "spmd")
 LEAST_CUES = 2
 LEAST_SHARE = 0.02  # of lines are scene headings or cues
+LEAST_SHARE_WITHOUT = 0.1  # of lines are cues, where there are no scene headings
 MOST_TITLE_LINES = 100
 MOST_NOTE_LINES = 1000  # of a note or boneyard that never ends
 
@@ -36,6 +37,9 @@ TITLE_KEY = re.compile(
     r"|characters|language|format)[ \t]*:(.*)",
     re.IGNORECASE,
 )
+# Books have a title and an author, too
+OWN_KEY = re.compile(r"^(?:credit|draft date|contact)[ \t]*:", re.IGNORECASE | re.MULTILINE)
+LONGEST_TITLE = 2000  # characters
 PAGE_BREAK = re.compile(r"={3,}[ \t]*")
 EMPHASIS = re.compile(r"(?<!\\)(\*{1,3})(?=\S)((?:[^*\n]|\\\*){1,2000}?)(?<=\S)(?<!\\)\1")
 UNDERLINE = re.compile(r"(?<![\\\w])_(?=\S)([^_\n]{1,2000}?)(?<=\S)_(?!\w)")
@@ -65,6 +69,9 @@ def certainty(source: Source) -> float:
     has_title = TITLE_KEY.match(source.beginning) is not None
     if source.ending in ENDINGS:
         return SURE if scenes or cues or has_title else BY_ENDING if text else 0.0
+    is_own = has_title and OWN_KEY.search(source.beginning, 0, LONGEST_TITLE) is not None
+    if is_own and cues >= max(LEAST_CUES, LEAST_SHARE_WITHOUT * text):
+        return SURE
     if not scenes or cues < LEAST_CUES or scenes + cues < LEAST_SHARE * text:
         return 0.0
     return SURE if has_title or scenes > 1 else LIKELY

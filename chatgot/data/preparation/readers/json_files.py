@@ -41,6 +41,9 @@ def _records(stream: JsonStream, is_small: bool, findings: Findings) -> Iterator
         number += 1
         if first == "[":
             yield from stream.values()
+        elif first != "{" and number > 1:
+            findings.remark("what comes after its JSON is none, and is left out")
+            return
         elif first != "{":
             raise UnreadableError("its JSON has no objects")
         elif is_small:
@@ -57,6 +60,9 @@ def _within(value: object, findings: Findings) -> Iterator[object]:
         yield value
         return
     lists = [members for members in value.values() if _is_list(members)]
+    if not lists and len(value) > 1 and all(isinstance(v, dict) for v in value.values()):
+        yield from value.values()  # by their ids
+        return
     if not lists:
         yield value
         return

@@ -12,6 +12,7 @@ from chatgot.data.preparation.source import Source
 ENDINGS = ("jsonl", "ndjson", "jsonlines")
 SURE = 0.7  # below the messengers' own readers
 LIKELY = 0.6
+BY_ENDING = 0.4  # JSON over several lines, whatever it is called, is read as JSON
 SAMPLED_LINES = 20
 SHARE_OF_LINES = 0.5  # that are whole objects
 LONGEST_LINE = 1 << 24  # characters; a book may be one line
@@ -32,6 +33,8 @@ def certainty(source: Source) -> float:
     if not lines:  # the first object is longer than what was read
         return LIKELY if has_ending else 0.0
     whole = sum(_is_object(line) for line in lines)
+    if not whole:
+        return BY_ENDING if has_ending else 0.0
     if whole < SHARE_OF_LINES * len(lines) or (len(lines) < 2 and not has_ending):
         return LIKELY if has_ending else 0.0
     return SURE if has_ending else LIKELY

@@ -41,6 +41,7 @@ FORWARD = re.compile(
     r"-{2,}\s*(?:Original|Forwarded|Ursprüngliche|Weitergeleitete)[^\n-]{0,30}-{2,}", re.I
 )
 SIGNATURE = ("-- ", "--")
+ESCAPED_FROM = ">From "  # of a line that is no quotation, in an mbox
 
 
 def certainty(source: Source) -> float:
@@ -261,11 +262,18 @@ def _own_words(text: str, findings: Findings) -> str:
             lines = lines[:place]
             break
     kept: list[str] = []
+    was_quoted = False
     for line in lines:
+        if line.startswith(ESCAPED_FROM):
+            line = line.removeprefix(">")
         if not line.startswith(">"):
             kept.append(line)
+            was_quoted = False
             continue
         findings.left_out["quoted lines"] += 1
+        if was_quoted:
+            continue
+        was_quoted = True
         # On Monday, Anna wrote:
         while kept and not kept[-1].strip():
             kept.pop()

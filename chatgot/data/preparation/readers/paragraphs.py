@@ -71,7 +71,8 @@ def pieces_of_paragraphs(
             break
     speakers = _speakers(sample)
     if speakers:
-        findings.remark(f"paragraphs begin with their speakers: {len(speakers)} come again")
+        number = len(set(map(str.casefold, speakers)))
+        findings.remark(f"paragraphs begin with their speakers: {number} come again")
     writer = _Writer(speakers, options, findings)
     for paragraph in sample:
         yield from writer.pieces_of(paragraph)
@@ -81,8 +82,9 @@ def pieces_of_paragraphs(
 
 
 def _speakers(sample: list[Paragraph | DocumentStart]) -> frozenset[str]:
-    """Return the speakers that come again, in small letters; empty: it is prose."""
+    """Return the speakers that come again, in small letters and as written; empty: it is prose."""
     counts: Counter[str] = Counter()
+    written: Counter[str] = Counter()
     number = 0
     last = ""
     for paragraph in sample:
@@ -96,16 +98,19 @@ def _speakers(sample: list[Paragraph | DocumentStart]) -> frozenset[str]:
         number += 0 if last and not names else max(len(names), 1)
         last = names[-1] if names and not parts[-1].text else ""
         counts.update(names)
+        written.update(part.name for part in parts if part.name)
     speakers = frozenset(name for name, count in counts.items() if count > 1)
     turns = sum(counts[name] for name in speakers)
     is_play = turns >= max(LEAST_TURNS, SHARE_OF_PARAGRAPHS * number)
-    return speakers if is_play and len(speakers) >= LEAST_NAMES else frozenset()
+    if not is_play or len(speakers) < LEAST_NAMES:
+        return frozenset()
+    return speakers | {name for name, count in written.items() if count > 1}
 
 
 def _parts(paragraph: Paragraph, speakers: frozenset[str] | None) -> list[_Part]:
     """Return what is said in a paragraph, and by whom.
 
-    speakers: those that may begin a line within it; None: all.
+    speakers: those that may begin a line within it, as they are written; None: all.
     """
     if paragraph.name:
         name = paragraph.name.strip().rstrip(":：").strip()
@@ -114,7 +119,7 @@ def _parts(paragraph: Paragraph, speakers: frozenset[str] | None) -> list[_Part]
     parts: list[tuple[str | None, list[str]]] = []
     for at, line in enumerate(lines):
         turn = _turn_of(line, has_text_below=at + 1 < len(lines))
-        if turn is not None and (at == 0 or speakers is None or turn[0].casefold() in speakers):
+        if turn is not None and (at == 0 or speakers is None or turn[0] in speakers):
             parts.append((turn[0], [turn[1]] if turn[1] else []))
         elif parts:
             parts[-1][1].append(line)

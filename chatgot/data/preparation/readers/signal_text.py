@@ -138,13 +138,18 @@ def _message(
 def _without_markdown(lines: list[str], findings: Findings) -> str:
     """Return what somebody wrote, without quotes, reactions and links to media."""
     kept = [line for line in lines if not line.startswith("> ")]
-    findings.left_out["quoted lines"] += len(lines) - len(kept)
+    _leave_out(findings, "quoted lines", len(lines) - len(kept))
     own = [line for line in kept if not MARKDOWN_REACTIONS.fullmatch(line.strip())]
-    findings.left_out["reactions"] += len(kept) - len(own)
+    _leave_out(findings, "reactions", len(kept) - len(own))
     text = "\n".join(own)
     text, media = MARKDOWN_MEDIA.subn("", text)
-    findings.left_out["media"] += media
+    _leave_out(findings, "media", media)
     return text
+
+
+def _leave_out(findings: Findings, what: str, number: int) -> None:
+    if number:
+        findings.left_out[what] += number
 
 
 def _records(source: Source, findings: Findings) -> Iterator[Message]:
@@ -176,7 +181,7 @@ def _record(fields: dict[str, str], lines: list[str], findings: Findings) -> Ite
         findings.left_out["system messages"] += 1
         return
     kept = [line for line in lines if not line.startswith((">", "|"))]
-    findings.left_out["quoted lines"] += len(lines) - len(kept)
+    _leave_out(findings, "quoted lines", len(lines) - len(kept))
     if "Attachment" in fields and not any(kept):
         findings.left_out["media"] += 1
         return

@@ -28,9 +28,14 @@ from chatgot.errors import ConfigError
 
 MESSAGE = re.compile(r'"ts":\s*"\d{9,10}\.\d{6}"')
 TYPE = re.compile(r'"type":\s*"message"')
-LISTS = re.compile(r'\[\s*\{\s*"id":\s*"[A-Z][A-Z0-9]{5,}",\s*"(?:team_id|name|created)":')
-LIST_NAMES = ("users.json", "channels.json", "groups.json", "dms.json", "mpims.json")
-LIST_FIELD = re.compile(r'"(?:is_bot|members|profile|is_archived|creator)":')
+LISTS = re.compile(
+    r'\[\s*\{\s*"(?:user_)?id":\s*"[A-Z][A-Z0-9]{5,}",\s*"(?:team_id|name|created|user_name)":'
+)
+LIST_NAMES = (
+    *("users.json", "channels.json", "groups.json", "dms.json", "mpims.json"),
+    "integration_logs.json",
+)
+LIST_FIELD = re.compile(r'"(?:is_bot|members|profile|is_archived|creator|change_type)":')
 SPOKEN = ("", "thread_broadcast", "me_message", "file_share", "file_comment", "reply_broadcast")
 REFERENCE = re.compile(r"<([@#!]?)([^<>|\n]{1,2000})(?:\|([^<>\n]{0,2000}))?>")
 MOST_TOGETHER = 1 << 24  # bytes of a day whose threads are put together

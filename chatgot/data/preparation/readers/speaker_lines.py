@@ -66,6 +66,9 @@ NOT_TRANSCRIPTS = """
 yaml yml json jsonl ini toml cfg conf properties py js ts c h cpp java rs go css html htm xml svg
 tex bib eml mbox log
 """
+SMALL_WORDS = frozenset(
+    ["&", "and", "of", "the", "de", "la", "von", "van", "der", "und", "et", "y", "e"]
+)  # of names
 WORDS_OF_NO_SPEAKERS = frozenset(NO_SPEAKERS.split())
 ENDINGS_OF_OTHERS = frozenset(NOT_TRANSCRIPTS.split())
 
@@ -328,7 +331,7 @@ class _Transcript:
 
 def _looks_like_name(name: str) -> bool:
     """Return whether each word of a name that comes once is written as in names."""
-    words = name.replace(".", " ").split()
+    words = [word for word in name.replace(".", " ").split() if word not in SMALL_WORDS]
     return 0 < len(words) <= 3 and all(word[0].isupper() or word[0].isdigit() for word in words)
 
 

@@ -51,7 +51,7 @@ NOTHING = "it has no subtitles"
 
 def certainty_vtt(source: Source) -> float:
     """Return how sure it is that a file is WebVTT."""
-    text = source.beginning
+    text = source.beginning.lstrip()
     is_vtt = text.startswith(VTT_MARK) and not text[len(VTT_MARK) : len(VTT_MARK) + 1].isalnum()
     if not is_vtt:
         return 0.0
@@ -62,7 +62,7 @@ def certainty_vtt(source: Source) -> float:
 def certainty_srt(source: Source) -> float:
     """Return how sure it is that a file is SRT, or SBV, which lacks numbers and the arrow."""
     text = source.beginning
-    if text.startswith(VTT_MARK) and certainty_vtt(source):
+    if certainty_vtt(source):
         return 0.0
     times = len(TIME_LINE.findall(text)) if ARROW in text else 0
     times = times or len(ODD_LINE.findall(text))
@@ -117,7 +117,7 @@ def certainty_tmp(source: Source) -> float:
 def read_timed(source: Source, options: ReadingOptions, findings: Findings) -> Iterator[Piece]:
     """Yield the pieces of SRT, WebVTT or SBV. Raises: UnreadableError."""
     damage = Damage()
-    cues = cues_of(text_of(source), source.beginning.startswith(VTT_MARK), damage)
+    cues = cues_of(text_of(source), source.beginning.lstrip().startswith(VTT_MARK), damage)
     yield from _pieces(cues, source, options, findings)
     _tell(damage, findings)
 

@@ -22,7 +22,7 @@ from chatgot.data.preparation.readers.rows_to_pieces import RowsToPieces
 from chatgot.data.preparation.source import Source
 
 ENDINGS = ("csv", "tsv", "tab", "psv")
-# Files of these endings are no tables, whatever separates their cells
+# Files of these endings are no tables, whatever separates their cells, without known names above
 OTHERS = """
 md srt vtt ass ssa py js ts c h cpp java json jsonl html htm xml
 """
@@ -41,7 +41,7 @@ SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 def certainty(source: Source) -> float:
     """Return how sure it is that a file is a table."""
-    if source.encoding is None or source.ending in OTHER_ENDINGS or not source.beginning.strip():
+    if source.encoding is None or not source.beginning.strip():
         return 0.0
     dialect = guess_dialect(source)
     if dialect.is_given:
@@ -55,6 +55,8 @@ def certainty(source: Source) -> float:
         return SURE if is_known or agrees else BY_ENDING
     if is_known and len(first) == dialect.cells and all(map(_may_be_header, first)):
         return SURE
+    if source.ending in OTHER_ENDINGS:
+        return 0.0
     is_prose = has_prose_separators(source.beginning, dialect.separator)
     least_cells = 2 if dialect.separator == "\t" else 3
     if not agrees or is_prose or dialect.cells < least_cells or dialect.rows < LEAST_ROWS:

@@ -1,7 +1,7 @@
 """An exported chat of WhatsApp, from Android or an iPhone, in any language."""
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from chatgot.data.preparation.readers.conversation import Conversation
 from chatgot.data.preparation.readers.whatsapp_lines import (
     Clock,
     Heads,
+    JoinedExport,
     head_end,
     is_american,
     numbers_of,
@@ -44,7 +45,9 @@ LEVELS = (
 )  # fmt: skip
 LAST_WORD = re.compile(r"[A-Za-z]+$")
 ISOLATES = re.compile("[\u2066-\u2069]")
+LEADING_MARKS = re.compile(rf"^[{MARKS}]+", re.MULTILINE)
 PHONE = re.compile(r"\+?\d[\d\s()-]{4,}")
+OF_SIGNAL = re.compile(r"\[\d{4}-\d{2}-\d{2},? \d{2}:\d{2}\]")  # an iPhone writes seconds, too
 HAS_ISO_DATE = re.compile(r"\[?\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}:\d{2}")
 
 
@@ -58,6 +61,8 @@ def certainty(source: Source) -> float:
     names = [name for line in begun if (name := _first_name(line[head_end(line) :]))]
     if not names or _are_log_levels(names) or not _have_text(names, begun):
         return 0.0
+    if OF_SIGNAL.match(begun[0]):
+        return 0.9
     share = len(begun) / len(lines)
     starts = heads.match(lines[0]) is not None
     if HAS_ISO_DATE.match(begun[0]):
@@ -179,7 +184,9 @@ def _messages(
     lines: list[str] = []
     length = 0
     time: float | None = None
-    for line in bounded_lines(source, findings):
+    again: deque[str] = deque()
+    joined = JoinedExport(heads)
+    for line in _with_those_again(again, bounded_lines(source, findings)):
         head = heads.match(line)
         if head is not None:
             if lines:
@@ -187,16 +194,29 @@ def _messages(
             lines = [line[head.end() :]]
             length = len(line)
             time = clock.time(head)
+            joined.begin_message()
         elif not lines:
             if line.strip(MARKS + " "):
                 findings.left_out[STRAY] += 1
         elif length < LONGEST_LINE:
             lines.append(line)
             length += len(line)
+            if joined.has_begun(line):
+                findings.remark("several exports with dates of different kinds are joined in it")
+                again.extend(lines[1:])
+                del lines[1:]
         else:
             findings.left_out["lines of endless messages"] += 1
     if lines:
         yield "\n".join(lines), time
+
+
+def _with_those_again(again: deque[str], lines: Iterator[str]) -> Iterator[str]:
+    """Yield lines, and before each those that somebody wants to have again."""
+    for line in lines:
+        yield line
+        while again:
+            yield again.popleft()
 
 
 def _pieces(
@@ -226,7 +246,7 @@ def _pieces(
         findings.left_out[kind] += 1
         return
     if not text.isascii():
-        text = ISOLATES.sub("", text).strip(MARKS + " \n")
+        text = ISOLATES.sub("", LEADING_MARKS.sub("", text)).strip(MARKS + " \n")
     pieces = conversation.say(name.strip(MARKS + "~ \u202f\u00a0"), text, time)
     if not pieces and attached is None:
         findings.left_out[EMPTY] += 1

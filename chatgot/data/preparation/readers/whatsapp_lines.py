@@ -47,6 +47,7 @@ HEADS = {
     TIME_FIRST: re.compile(rf"{_MARKS}{_TIME}{_GAP1}{_DATE}{_GAP2}\s[-–—]{_SPACE}"),
     COLON: re.compile(rf"{_MARKS}{_DATE}{_GAP1}{_TIME}{_GAP2}: (?=\S)"),
 }
+MAY_BEGIN = re.compile(rf"{_MARKS}\[?{_MARKS}\d")
 LATIN_CAPITALS = re.compile(r"\s?[AP]M")
 
 
@@ -180,6 +181,11 @@ class Heads:
         )
         return cls([main, *others])
 
+    def learn(self, layout: Layout) -> None:
+        """Take lines of a further layout for heads, too."""
+        self._patterns.append(layout.pattern())
+        self.has_marks = self.has_marks or layout.has_marks
+
     def match(self, line: str) -> re.Match[str] | None:
         """Return the head of a line; None: it does not begin a message."""
         for pattern in self._patterns:
@@ -187,6 +193,34 @@ class Heads:
             if match is not None:
                 return match
         return None
+
+
+class JoinedExport:
+    """Finds an export of another layout that goes on in what looks like one message."""
+
+    def __init__(self, heads: Heads) -> None:
+        self._heads = heads
+        self._counts: Counter[Layout] = Counter()
+        self._learned: set[Layout] = set()
+
+    def begin_message(self) -> None:
+        """Forget the lines of the message before."""
+        if self._counts:
+            self._counts.clear()
+
+    def has_begun(self, line: str) -> bool:
+        """Return whether the lines of the message so far show one; its heads are learned then."""
+        if not MAY_BEGIN.match(line):
+            return False
+        layout = layout_of(line)
+        if layout is None or layout in self._learned:
+            return False
+        self._counts[layout] += 1
+        if self._counts[layout] < JOINED_HEADS:
+            return False
+        self._learned.add(layout)
+        self._heads.learn(layout)
+        return True
 
 
 def numbers_of(head: re.Match[str]) -> Numbers:

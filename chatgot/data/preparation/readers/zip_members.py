@@ -52,7 +52,10 @@ class CountedMembers:
 
         Raises: KeyError where there is none; UnreadableError.
         """
-        return b"".join(self._blocks(self._archive.getinfo(name), most))
+        info = self._archive.NameToInfo.get(name)
+        if info is None:
+            raise KeyError(name)  # zipfile's own has a sentence in it
+        return b"".join(self._blocks(info, most))
 
     def count_all(self, most: int) -> None:
         """Read all members and forget them. Raises: UnreadableError."""
