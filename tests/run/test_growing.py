@@ -11,6 +11,7 @@ import torch
 
 from chatgot.checkpointing.checkpoint_file import load_checkpoint, stored_config
 from chatgot.config import DataConfig
+from chatgot.data.bpe import train_subwords
 from chatgot.data.old_text import (
     OldText,
     are_old_texts,
@@ -131,6 +132,24 @@ def test_the_old_text_belongs_to_what_a_grown_model_was_trained_on(folder, monke
         assert training_text(loaded) is None
     finally:
         (folder / "away.txt").rename(folder / "text.txt")
+
+
+def test_text_held_out_by_characters_stays_so_as_subwords(folder):
+    """Its last tenth in characters is far less than a tenth of its tokens."""
+    known = harness.make_text(2000)
+    uneven = folder / "uneven.txt"
+    uneven.write_text("0123456789\n" * 400 + known, encoding="utf-8")
+    vocabulary = train_subwords([known * 2], 600)
+    new = load_tokens(folder / NEW, folder / "cache", vocabulary)
+    data = DataConfig(path=NEW, replay=0.2, tokenizer="bpe")
+    config = stored_config(load_checkpoint(newest(folder, "grown")), Path("grown.pt"))
+    paths = config.paths.model_copy(update={"cache": str(folder / "cache")})
+    config = config.model_copy(update={"data": data, "paths": paths})
+    old = OldText(data=DataConfig(path=str(uneven)), sha256="", characters=True)
+    tokens, _ = with_old_text(new, config, NEW, [old], is_new=True)
+    held_out = vocabulary.decode(tokens.ids[slice(*tokens.parts[-1].held_out)].tolist())
+    tenth = len(uneven.read_text(encoding="utf-8")) // 10
+    assert tenth <= len(held_out) < tenth + max(map(len, vocabulary.tokens))
 
 
 def test_copies_are_looked_for_in_both_texts_even_if_none_is_replayed(folder, monkeypatch):
