@@ -1,9 +1,10 @@
 """Which files does `data.path` name? One, several, or those of a folder."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from chatgot.config import DataConfig
 from chatgot.data.preparation.natural_order import natural_key
@@ -19,7 +20,8 @@ MOST_FILES = 100_000
 class TextSource:
     """One entry of `data.path`: a file, or a folder with its files in natural order.
 
-    name: of the file or folder; as it was listed where two have the same name.
+    name: of the file or folder; where two have the same name, with the folders that tell them
+    apart. It does not depend on the current folder, so a run can go on from any.
     empty: files of a folder that have not one byte; they are left out.
     """
 
@@ -49,11 +51,9 @@ def text_sources(
     yaml_path: the YAML that names them. advice: how the user names others, for the messages.
     Raises: ConfigError for what is missing, listed twice or no text, and for a folder without one.
     """
-    names = [_name_of(path) for path in paths]
     sources: list[TextSource] = []
     known: dict[object, Path] = {}  # each file by what it is, whatever its name
-    for path, name in zip(paths, names, strict=True):
-        shown = str(path) if names.count(name) > 1 else name
+    for path, name in zip(paths, source_names(paths), strict=True):
         files: tuple[Path, ...] = (path,)
         empty: tuple[Path, ...] = ()
         if _is_folder(path):
@@ -61,12 +61,19 @@ def text_sources(
         for file in files:
             check_text_file(file, advice, yaml_path)
             _refuse_known(file, known)
-        sources.append(TextSource(shown, files, empty))
+        sources.append(TextSource(name, files, empty))
     return sources
 
 
-def _name_of(path: Path) -> str:
-    return path.resolve().name if path.name in ("", "..") else path.name
+def source_names(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of paths that tell them apart; all of a path that is there twice."""
+    parts = [Path(os.path.abspath(path)).parts for path in paths]  # noqa: PTH100 resolves no link
+    ends = Counter(each[-count:] for each in parts for count in range(1, len(each) + 1))
+    names = []
+    for each in parts:
+        counts = (count for count in range(1, len(each)) if ends[each[-count:]] == 1)
+        names.append(str(PurePath(*each[-next(counts, len(each)) :])))
+    return names
 
 
 def _refuse_known(file: Path, known: dict[object, Path]) -> None:
@@ -81,7 +88,7 @@ def _refuse_known(file: Path, known: dict[object, Path]) -> None:
     if first is file:
         return
     both = f"{file} is" if str(first) == str(file) else f"{first} and {file} are one file,"
-    raise ConfigError(f"data.path: {both} listed twice; list it once")
+    raise ConfigError(f"data.path: {both} listed twice; leave one out")
 
 
 def _is_folder(path: Path) -> bool:

@@ -13,7 +13,8 @@ from chatgot import __version__
 from chatgot.config import Config, DataConfig, PathsConfig
 from chatgot.config_file import effective_yaml, load_config
 from chatgot.data.corpus import DEFAULT_TEXT_SHA256
-from chatgot.data.text_sources import listed_paths
+from chatgot.data.mixture import name_meant
+from chatgot.data.text_sources import listed_paths, source_names
 from chatgot.data.vocabulary import Characters
 from chatgot.errors import ConfigError
 from chatgot.exchange.formats import Dtype, Format
@@ -209,13 +210,9 @@ def _data_without_places(data: DataConfig) -> DataConfig:
     """Return the section `data` without paths; the sources of `mixture` have names of ours."""
     mixture = None
     if data.mixture is not None:
-        place_of = {path.name: number for number, path in enumerate(listed_paths(data))}
-        place_of |= {str(path): number for number, path in enumerate(listed_paths(data))}
-        ours = _names(data)
-        mixture = {}
-        for number, (name, weight) in enumerate(data.mixture.items()):
-            place = place_of.get(name, place_of.get(Path(name).name, number))
-            mixture[ours[place]] = weight
+        theirs = source_names(listed_paths(data))
+        ours = dict(zip(theirs, _names(data), strict=True))
+        mixture = {ours[name_meant(name, theirs)]: data.mixture[name] for name in data.mixture}
     return data.model_copy(update={"path": None, "replay_path": None, "mixture": mixture})
 
 

@@ -11,6 +11,7 @@ import pytest
 from chatgot.config import Config
 from chatgot.data import arranged_text
 from chatgot.data.configured_text import load_text, text_path
+from chatgot.data.mixture import training_sources
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import ConfigError
@@ -180,6 +181,22 @@ def test_a_linked_text_has_the_name_that_is_listed(write, tmp_path):
     (tmp_path / "now.txt").symlink_to(write("version_3.txt", prose(1, 40)))
     tokens = loaded([str(tmp_path / "now.txt"), write("b.txt", prose(2, 40))], tmp_path / "cache")
     assert [part.name for part in tokens.parts] == ["now.txt", "b.txt"]
+
+
+def test_texts_of_one_name_have_other_names_from_no_folder(write, tmp_path, monkeypatch):
+    """The order of their windows depends on the names: a run can be resumed from any folder."""
+    paths = [write("a/x.txt", prose(1, 40)), write("b/x.txt", prose(2, 40))]
+    (tmp_path / "c").mkdir()
+    monkeypatch.chdir(tmp_path / "c")
+    relative = ["../a/x.txt", "../b/x.txt"]
+    for listed in (paths, relative):
+        tokens = loaded(listed, tmp_path / "cache")
+        assert [part.name for part in tokens.parts] == ["a/x.txt", "b/x.txt"]
+        config = config_of(listed, tmp_path / "cache", mixture=dict.fromkeys(listed, 1.0))
+        assert [source.name for source in training_sources(tokens, config.data)] == [
+            "a/x.txt",
+            "b/x.txt",
+        ]
 
 
 # --------------------------------------------------------------------------------------------------
