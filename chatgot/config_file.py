@@ -199,9 +199,14 @@ class _Draft:
 
     def _value_of(self, name: str, text: str) -> object:
         """Read the value that `--set` gives a key; text may be given with or without quotes."""
-        is_text = any(words.startswith("text") for words in accepted_values(self.fields[name]))
+        accepted = accepted_values(self.fields[name])
+        is_text = any(words.startswith("text") for words in accepted)
         if not is_text or text in NULL:
             return self.yaml.read(text, name)
+        if text[0] == "[" and any(words.startswith("a list") for words in accepted):
+            items = PlainYaml().read(text)
+            if isinstance(items, list):
+                return items
         if text[0] in "\"'":
             unquoted = PlainYaml().read(text)
             if isinstance(unquoted, str):

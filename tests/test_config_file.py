@@ -595,6 +595,16 @@ def test_a_text_key_takes_an_unquoted_value_as_it_is(tmp_path, text):
     assert read(tmp_path, SMALLEST, f"paths.logs={text}").paths.logs == text
 
 
+def test_a_key_of_texts_or_a_list_takes_a_list_as_a_list(tmp_path):
+    several = read(tmp_path, SMALLEST, "data.path=[a.txt, 'b, c.txt']").data.path
+    assert several == ["a.txt", "b, c.txt"]
+    assert read(tmp_path, SMALLEST, "data.path='[a.txt]'").data.path == "[a.txt]"
+    assert read(tmp_path, SMALLEST, "paths.logs=[a.txt]").paths.logs == "[a.txt]"
+    assert "data.path[1] (--set): found 3, expected text" in refusal(
+        write(tmp_path, SMALLEST), "data.path=[a.txt, 3]"
+    )
+
+
 def test_a_text_key_takes_quotes_off_and_null_as_null(tmp_path):
     assert read(tmp_path, SMALLEST, "data.path='010'").data.path == "010"
     assert read(tmp_path, SMALLEST, 'data.path="null"').data.path == "null"

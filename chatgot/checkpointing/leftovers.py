@@ -26,7 +26,9 @@ MOST_NAMED = 3  # files in one line of the log
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d{1,9})\.tmp", re.ASCII | re.DOTALL)
 PROBE = re.compile(r"probe|\.probe\.\d+\.tmp", re.ASCII)
 RECORD = re.compile(r"(metrics|events|samples)\.jsonl|run\.json|report\.html|.+\.yaml", re.DOTALL)
-CACHED = re.compile(r"[0-9a-f][^/]*\.(json|uint16|uint32|speakers)", re.ASCII | re.DOTALL)
+CACHED = re.compile(
+    r"[0-9a-f][^/]*\.(json|uint16|uint32|speakers|suffixes|arranged\.txt)", re.ASCII | re.DOTALL
+)
 
 
 @dataclass(frozen=True)

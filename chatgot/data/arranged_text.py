@@ -258,8 +258,9 @@ class _Arranging:
             )
             if spans[0][0] == spans[0][1] or spans[1][0] == spans[1][1]:
                 raise ConfigError(
-                    f"data.path: {source.name} is too short to hold out {self.test_split:g} of it; "
-                    "leave it out, or join it with another text"
+                    f"data.path: {source.name} is too short to hold out {self.test_split:g} of it, "
+                    "or no line begins in that part; leave it out, break its lines, or join it "
+                    "with another text"
                 )
             parts.append(ArrangedPart(source.name, *spans))
         return parts
@@ -378,10 +379,13 @@ class _Arranging:
         """Refuse a split in which too much is held out. Raises: ConfigError."""
         share = n_held_out / max(1, n_train + n_held_out)
         if not n_train or share > max(MOST_SHARE, 2 * self.test_split):
+            are = "document is" if self.held_out == 1 else "documents are"
+            why = "the documents are too few or too unequal"
+            if self.left_out:
+                why += f", or too alike: {self.left_out:,} nearly repeat held-out ones"
             raise ConfigError(
-                f"data.split=documents: the {self.held_out} held-out documents are {share:.0%} of "
-                f"the text, where data.test_split asks for {self.test_split:.0%}: the documents "
-                "are too few or too unequal; set data.split=tail"
+                f"data.split=documents: {self.held_out:,} held-out {are} {share:.0%} of the text, "
+                f"where data.test_split asks for {self.test_split:.0%}: {why}; set data.split=tail"
             )
 
 

@@ -1,5 +1,7 @@
 """The text that a configuration names: where it is, and its tokens."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,10 @@ from chatgot.data.vocabulary import Ids, Vocabulary
 from chatgot.data.windows import check_length
 from chatgot.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 IDS_AT_ONCE = 1 << 16
+MOST_NAMED = 3  # files in one message
 DEFAULT_TEXT = Path("data/shakespeare.txt")
 
 
@@ -64,6 +69,11 @@ def encoded(
     if not is_arranged(data):
         return _encoded_file(data, path, cache, vocabulary)
     sources = text_sources(listed_paths(data) or [path])
+    for source in sources:
+        if source.empty:
+            number = len(source.empty)
+            files = "1 empty file" if number == 1 else f"{number:,} empty files"
+            logger.warning("%s: left out %s: %s", source.name, files, _named(source.empty))
     arranged = arrange(sources, data.split, data.test_split, data.encoding, cache)
     in_utf_8 = data.model_copy(update={"encoding": "utf-8"})
     tokens = _encoded_file(in_utf_8, arranged.path, cache, vocabulary, arranged.n_train)
@@ -79,6 +89,12 @@ def encoded(
     )
     n_train = tokens_within(tokens.ids, tokens.vocabulary, arranged.n_train)
     return replace(tokens, n_train=n_train, parts=parts)
+
+
+def _named(files: Sequence[Path]) -> str:
+    """Return the names of some files, of many only the first ones."""
+    more = ", ..." if len(files) > MOST_NAMED else ""
+    return ", ".join(file.name for file in files[:MOST_NAMED]) + more
 
 
 def _encoded_file(

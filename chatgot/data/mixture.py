@@ -88,7 +88,7 @@ def _shares(mixture: Mapping[str, float], parts: Sequence[Part]) -> dict[str, fl
         )
     weights: dict[str, float] = {}
     for given, weight in mixture.items():
-        name = _name_meant(given, names)
+        name = name_meant(given, names)
         if name in weights:
             raise ConfigError(f"data.mixture: {name} is named twice; give it one weight")
         weights[name] = weight
@@ -102,11 +102,16 @@ def _shares(mixture: Mapping[str, float], parts: Sequence[Part]) -> dict[str, fl
     return {name: weight / total for name, weight in weights.items()}
 
 
-def _name_meant(given: str, names: Sequence[str]) -> str:
+def name_meant(given: str, names: Sequence[str]) -> str:
     """Return the source that a name in `data.mixture` means. Raises: ConfigError."""
     if given in names:
         return given
     # a path for a name, or a name for a path
+    ends = [
+        name for name in names if Path(given).parts[-len(Path(name).parts) :] == Path(name).parts
+    ]
+    if len(ends) == 1:
+        return ends[0]
     same_file = [name for name in names if Path(name).name == Path(given).name]
     if len(same_file) == 1:
         return same_file[0]

@@ -29,13 +29,14 @@ class OldText(BaseModel):
     """A text of an earlier run.
 
     data: the section `data` of that run; its path is absolute. sha256: of the decoded text; empty:
-    not known yet.
+    not known yet. characters: its run was trained on characters.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: DataConfig
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    characters: bool = False
 
     @property
     def path(self) -> Path:
@@ -73,7 +74,8 @@ def texts_behind(stored: Mapping[str, Any], config: Config) -> list[OldText]:
         absolute = [str(folder / path) for path in listed_paths(data)]
         path = absolute if isinstance(data.path, list) else absolute[0]
         data = data.model_copy(update={"path": path})
-    own = OldText(data=data, sha256=stored["data_sha256"])
+    on_characters = "tokenizer" not in stored
+    own = OldText(data=data, sha256=stored["data_sha256"], characters=on_characters)
     return [own, *old_texts_in(stored)][:MOST_OLD_TEXTS]
 
 
@@ -93,7 +95,9 @@ def with_old_text(
         absolute = str(Path(path).resolve())
         data = texts[0].data if texts else DataConfig(test_split=config.data.test_split)
         sha256 = texts[0].sha256 if texts else ""
-        texts[:1] = [OldText(data=data.model_copy(update={"path": absolute}), sha256=sha256)]
+        on_characters = bool(texts) and texts[0].characters
+        data = data.model_copy(update={"path": absolute})
+        texts[:1] = [OldText(data=data, sha256=sha256, characters=on_characters)]
     if not texts:
         raise ConfigError(
             f"data.replay={config.data.replay:g}: the model does not say which text it was trained "
@@ -126,7 +130,10 @@ def _load(text: OldText, config: Config, vocabulary: Vocabulary, may_differ: boo
             text_sources(listed_paths(text.data), advice="set data.replay_path to")
         except ConfigError as error:
             raise ConfigError(f"data.replay: the text of the run before: {error}") from error
-    tokens = load_text(config.model_copy(update={"data": text.data}), text.path, vocabulary)
+    data = text.data
+    if text.characters and vocabulary.kind == "subwords":
+        data = data.model_copy(update={"tokenizer": "bpe"})  # held out from the same character on
+    tokens = load_text(config.model_copy(update={"data": data}), text.path, vocabulary)
     if text.sha256 in ("", tokens.text_sha256):
         return tokens
     hashes = f"SHA-256 {tokens.text_sha256[:SHOWN_HASH]}..., not {text.sha256[:SHOWN_HASH]}..."

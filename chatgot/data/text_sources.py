@@ -1,9 +1,10 @@
 """Which files does `data.path` name? One, several, or those of a folder."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from chatgot.config import DataConfig
 from chatgot.data.preparation.natural_order import natural_key
@@ -19,11 +20,14 @@ MOST_FILES = 100_000
 class TextSource:
     """One entry of `data.path`: a file, or a folder with its files in natural order.
 
-    name: of the file or folder; as it was listed where two have the same name.
+    name: of the file or folder; where two have the same name, with the folders that tell them
+    apart. It does not depend on the current folder, so a run can go on from any.
+    empty: files of a folder that have not one byte; they are left out.
     """
 
     name: str
     files: tuple[Path, ...]
+    empty: tuple[Path, ...] = ()
 
 
 def listed_paths(data: DataConfig) -> list[Path]:
@@ -47,25 +51,55 @@ def text_sources(
     yaml_path: the YAML that names them. advice: how the user names others, for the messages.
     Raises: ConfigError for what is missing, listed twice or no text, and for a folder without one.
     """
-    names = [path.resolve().name for path in paths]
     sources: list[TextSource] = []
-    for path, name in zip(paths, names, strict=True):
-        shown = str(path) if names.count(name) > 1 else name
-        if any(source.name == shown for source in sources):
-            raise ConfigError(f"data.path: {path} is listed twice; list it once")
-        files = _files_in(path) if _is_folder(path) else (path,)
+    known: dict[object, Path] = {}  # each file by what it is, whatever its name
+    for path, name in zip(paths, source_names(paths), strict=True):
+        files: tuple[Path, ...] = (path,)
+        empty: tuple[Path, ...] = ()
+        if _is_folder(path):
+            files, empty = _files_in(path)
         for file in files:
             check_text_file(file, advice, yaml_path)
-        sources.append(TextSource(shown, files))
+            _refuse_known(file, known)
+        sources.append(TextSource(name, files, empty))
     return sources
+
+
+def source_names(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of paths that tell them apart; all of a path that is there twice."""
+    parts = [Path(os.path.abspath(path)).parts for path in paths]  # noqa: PTH100 resolves no link
+    ends = Counter(each[-count:] for each in parts for count in range(1, len(each) + 1))
+    names = []
+    for each in parts:
+        counts = (count for count in range(1, len(each)) if ends[each[-count:]] == 1)
+        names.append(str(PurePath(*each[-next(counts, len(each)) :])))
+    return names
+
+
+def _refuse_known(file: Path, known: dict[object, Path]) -> None:
+    """Refuse a file that is there already: what one entry holds out, the other would train on.
+
+    known: the files so far; this one is added. Raises: ConfigError.
+    """
+    status = file.stat()
+    # a few file systems number nothing
+    identity = (status.st_dev, status.st_ino) if status.st_ino else file.resolve()
+    first = known.setdefault(identity, file)
+    if first is file:
+        return
+    both = f"{file} is" if str(first) == str(file) else f"{first} and {file} are one file,"
+    raise ConfigError(f"data.path: {both} listed twice; leave one out")
 
 
 def _is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 Path's own raises for names that are too long
 
 
-def _files_in(folder: Path) -> tuple[Path, ...]:
-    """Return the texts in a folder and those below it, without hidden ones. Raises: ConfigError."""
+def _files_in(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return the texts in a folder and those below it, without hidden ones; then the empty files.
+
+    Raises: ConfigError.
+    """
     names: list[str] = []
 
     def refuse(error: OSError) -> None:
@@ -92,4 +126,17 @@ def _files_in(folder: Path) -> tuple[Path, ...]:
             f"{folder}: {first}{more} may be no plain text; make one text of the folder first: "
             f"prepare_data.py {folder} --output data/{folder.resolve().name}.txt"
         )
-    return tuple(folder / name for name in sorted(names, key=natural_key))
+    files = [folder / name for name in sorted(names, key=natural_key)]
+    empty = [file for file in files if _is_empty(file)]
+    if len(empty) == len(files):
+        raise ConfigError(f"{folder}: holds empty files only; set data.path to texts")
+    without_text = set(empty)
+    return tuple(file for file in files if file not in without_text), tuple(empty)
+
+
+def _is_empty(file: Path) -> bool:
+    """Return whether a file has no bytes; what is wrong with it otherwise is said later."""
+    try:
+        return file.is_file() and file.stat().st_size == 0
+    except OSError:
+        return False

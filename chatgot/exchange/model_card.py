@@ -10,9 +10,11 @@ import shlex
 from pathlib import Path
 
 from chatgot import __version__
-from chatgot.config import Config, PathsConfig
+from chatgot.config import Config, DataConfig, PathsConfig
 from chatgot.config_file import effective_yaml, load_config
 from chatgot.data.corpus import DEFAULT_TEXT_SHA256
+from chatgot.data.mixture import name_meant
+from chatgot.data.text_sources import listed_paths, source_names
 from chatgot.data.vocabulary import Characters
 from chatgot.errors import ConfigError
 from chatgot.exchange.formats import Dtype, Format
@@ -120,11 +122,13 @@ def _training(loaded: LoadedModel) -> str:
         text = f"Shakespeare's plays, ChatGoT's default text, {text}"
     if loaded.data_tokens is not None:
         text += f", {loaded.data_tokens:,} tokens"
-    held_out = loaded.config.data.test_split
     rows = {
-        "text": f"{text}; the last {100 * held_out:g} % were held out",
+        "text": f"{text}; {_held_out(loaded.config.data)}",
         "step": f"{loaded.step:,}",
     }
+    if loaded.config.data.replay:
+        replayed = f"{100 * loaded.config.data.replay:g} %"
+        rows["old text"] = f"{replayed} of what it trained on is text of the model before it"
     if loaded.val_loss is not None:
         rows["held-out loss"] = f"{loaded.val_loss:.4f} nats/token"
         if loaded.val_bits_per_byte is not None:
@@ -134,6 +138,22 @@ def _training(loaded: LoadedModel) -> str:
         rows["trained with"] = versions
     rows["exported with"] = f"chatgot {__version__}"
     return f"{_table(rows)}\n\n{_repeat(loaded)}"
+
+
+def _held_out(data: DataConfig) -> str:
+    """Return what of the text was held out, as a sentence."""
+    share = f"{100 * data.test_split:g} %"
+    if data.split == "documents":
+        return f"about {share} of its documents, chosen by their content, were held out"
+    sources = len(_names(data))
+    each = f" of each of its {sources} sources" if sources > 1 else ""
+    return f"the last {share}{each} were held out"
+
+
+def _names(data: DataConfig) -> list[str]:
+    """Return names for the texts of a run that say nothing of them, in the order of data.path."""
+    texts = len(listed_paths(data))
+    return [f"TEXT_{number}" for number in range(1, texts + 1)] if texts > 1 else ["TEXT"]
 
 
 def _versions(loaded: LoadedModel) -> str:
@@ -155,7 +175,11 @@ def _repeat(loaded: LoadedModel) -> str:
         file += ".yaml"
         sentences.append(f"Save the settings below as {name}.yaml first.")
     command = f"chatgot train --config {shlex.quote(file)}"
-    if loaded.config.data.path is not None:
+    names = _names(loaded.config.data)
+    if len(names) > 1:
+        command += f" --set 'data.path=[{', '.join(names)}]'"
+        sentences.append(f"{names[0]} to {names[-1]} are its texts, which make that SHA-256.")
+    elif loaded.config.data.path is not None:
         command += " --set data.path=TEXT"
         sentences.append("TEXT is the text of that SHA-256.")
     if not loaded.from_scratch:
@@ -175,11 +199,21 @@ def _without_places(config: Config) -> Config:
     """Return a configuration that names no file and no folder, and quotes nothing of a text."""
     return config.model_copy(
         update={
-            "data": config.data.model_copy(update={"path": None}),
+            "data": _data_without_places(config.data),
             "sampling": config.sampling.model_copy(update={"prompts": []}),
             "paths": PathsConfig(),
         }
     )
+
+
+def _data_without_places(data: DataConfig) -> DataConfig:
+    """Return the section `data` without paths; the sources of `mixture` have names of ours."""
+    mixture = None
+    if data.mixture is not None:
+        theirs = source_names(listed_paths(data))
+        ours = dict(zip(theirs, _names(data), strict=True))
+        mixture = {ours[name_meant(name, theirs)]: data.mixture[name] for name in data.mixture}
+    return data.model_copy(update={"path": None, "replay_path": None, "mixture": mixture})
 
 
 def _shipped(name: str) -> Config | None:

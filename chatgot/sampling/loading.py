@@ -11,6 +11,7 @@ from chatgot.checkpointing.checkpoint_file import load_checkpoint, stored_config
 from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, stored_vocabulary
 from chatgot.config import Config
 from chatgot.data.bits_per_byte import bits_per_byte
+from chatgot.data.old_text import OldText, old_texts_in
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.model.gpt import GPT, model_without_weights
 from chatgot.sampling.base_weights import ReadBase, whole_weights
@@ -28,6 +29,7 @@ class LoadedModel:
     data_sha256, data_tokens: of the training text; None: the file does not say how many.
     versions: of what it was trained with, by name; `chatgot` is our own.
     tokens_per_byte: of the held-out text; None: the file does not say how many.
+    old_texts: that its run replays, the newest first.
     """
 
     model: GPT
@@ -43,6 +45,7 @@ class LoadedModel:
     data_tokens: int | None
     versions: dict[str, str]
     tokens_per_byte: float | None = None
+    old_texts: tuple[OldText, ...] = ()
 
     @property
     def val_bits_per_byte(self) -> float | None:
@@ -83,6 +86,7 @@ def load_model(path: Path, device: torch.device, read_base: ReadBase | None = No
         data_tokens=stored.get("data_tokens"),
         versions={"chatgot": stored["project_version"], **stored["versions"]},
         tokens_per_byte=stored.get("tokens_per_byte"),
+        old_texts=tuple(old_texts_in(stored)),
     )
 
 

@@ -5,6 +5,7 @@ Any two texts of one author share such runs: a number means something only besid
 held-out text itself shares with the training text.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from chatgot.data.token_cache import Tokens
 from chatgot.sampling.suffix_index import SuffixIndex
 
 LEAST_COPY = 30  # characters
+TAIL = 64  # characters at the end of a piece
 HELD_OUT_WINDOWS = 200  # of held-out text that are looked at
 MOST_HELD_OUT = 40_000  # their tokens together
 
@@ -39,8 +41,8 @@ class Originality:
 def longest_matches(text: str, index: SuffixIndex) -> list[int]:
     """Return for each character of a text how long a piece from there on is in the indexed text.
 
-    Lengths are in characters. The piece from the next character on is at most one shorter, so that
-    about two pieces are looked up for each character.
+    Lengths are in characters. The piece from the next character on is at most one shorter, and
+    where a piece was found, the text behind it is compared at once: so few pieces are looked up.
     """
     encoded = [character.encode("utf-8", "surrogatepass") for character in text]
     data = b"".join(encoded)
@@ -50,10 +52,16 @@ def longest_matches(text: str, index: SuffixIndex) -> list[int]:
     for place in range(len(text)):
         length = max(0, length - 1)
         while place + length < len(text):
-            piece = data[ends[place] : ends[place + length + 1]]
-            if not index.contains(piece):
+            end = place + length + 1
+            # if its last characters occur nowhere, a long piece need not be looked up
+            if length >= TAIL and index.find(data[ends[end - TAIL] : ends[end]]) is None:
                 break
-            length += 1
+            found = index.find(data[ends[place] : ends[end]])
+            if found is None:
+                break
+            known = ends[end] - ends[place]
+            common = index.common_length(found, data, ends[place], known)
+            length = bisect_right(ends, ends[place] + common) - 1 - place
         lengths.append(length)
     return lengths
 

@@ -21,6 +21,7 @@ from chatgot.logs.waiting import waiting
 MOST_BYTES = 100_000_000  # of a text; of a longer one, blocks of it are looked at
 BLOCK_TOKENS = 1 << 18  # of a text that is too long: blocks so long, evenly spread
 DOCUMENT_END = "\0"  # no sample has it, so no piece reaches over the end of a document
+FIRST_STEP = 64  # bytes that are compared at a time, at first
 BYTES_OF_PLACE = 4  # in the suffix array
 INDEX_FORMAT = 1
 
@@ -48,14 +49,33 @@ class SuffixIndex:
         places = divsufsort(text).astype(np.int32, copy=False) if text else np.zeros(0, np.int32)
         return cls(text, places, share)
 
-    def contains(self, piece: bytes) -> bool:
-        """Return whether a piece occurs in the text."""
+    def find(self, piece: bytes) -> int | None:
+        """Return a place at which a piece occurs in the text; None: it does not.
+
+        It is the last one in order, as the first may be that of the text's own end.
+        """
         from pydivsufsort import sa_search
 
         if not self.text:
-            return False
-        count, _ = sa_search(self.text, self.places, piece)
-        return bool(count)
+            return None
+        count, first = sa_search(self.text, self.places, piece)
+        return int(self.places[first + count - 1]) if count else None
+
+    def common_length(self, place: int, data: bytes, start: int, known: int) -> int:
+        """Return how many bytes from `start` of some data on are those from a place of the text on.
+
+        known: how many of them are known to be.
+        """
+        length = known
+        step = FIRST_STEP
+        while step:
+            here = data[start + length : start + length + step]
+            if len(here) == step and here == self.text[place + length : place + length + step]:
+                length += step
+                step *= 2
+            else:
+                step //= 2
+        return length
 
 
 def index_of(tokens: Tokens, n_train: int, most_bytes: int = MOST_BYTES) -> SuffixIndex:

@@ -7,6 +7,7 @@ Letters: N tokens of a text, T `max_seq_length`, V vocabulary size, B windows at
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def score_text(name: str, text: str, loaded: LoadedModel) -> TextScore:
     """Score a text. Raises: ConfigError for one with fewer than two tokens."""
     vocabulary = loaded.vocabulary
     known, unknown = vocabulary.replace_unknown(text)
-    unknown_count = sum(map(text.count, unknown))
+    counts = Counter(text) if unknown else Counter()  # once, however many are unknown
+    unknown_count = sum(counts[character] for character in unknown)
     ids = np.array(vocabulary.encode(known), dtype=np.uint32)
     if len(ids) < 2:
         raise ConfigError(f"{name}: {len(ids)} tokens, at least 2 are needed to evaluate it")

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from chatgot.data.configured_text import encoded, text_path
+from chatgot.data.configured_text import DEFAULT_TEXT, encoded, text_path
+from chatgot.data.old_text import with_old_text
 from chatgot.data.token_cache import Tokens
 from chatgot.errors import UserError
 from chatgot.sampling.loading import LoadedModel
@@ -12,15 +13,21 @@ from chatgot.sampling.suffix_index import SuffixIndex, index_of
 def training_text(loaded: LoadedModel) -> Tokens | None:
     """Return the text that a model was trained on; None: it is not here, or another one is.
 
-    Nothing is downloaded. Side effect: the text may be encoded into the token cache.
+    What its run replayed is the last part of it. Nothing is downloaded. Side effect: the texts may
+    be encoded into the token cache.
     """
     config = loaded.config
+    replays = config.data.replay is not None
     try:
         path = text_path(config)
-        if config.data.path is None and not path.is_file():
+        sections = [config.data, *(text.data for text in loaded.old_texts if replays)]
+        if any(data.path is None for data in sections) and not DEFAULT_TEXT.is_file():
             return None  # the default text would have to be fetched
         cache = Path(config.paths.cache)
         tokens = encoded(config.data, path, cache, loaded.vocabulary)
+        if replays:
+            old = loaded.old_texts
+            tokens, _ = with_old_text(tokens, config, path.name, old, is_new=False)
     except UserError:  # whoever asks can do without it
         return None
     same = tokens.text_sha256 == loaded.data_sha256

@@ -73,7 +73,7 @@ class CopiesInSamples:
         """Return the index of the training text, and what held-out text shares with that text."""
         if self._index is None or self._held_out is None:
             run = self._run
-            n_train = len(run.train_windows.ids)
+            n_train = run.tokens.training_length(run.config.data.test_split)
             index = index_of(run.tokens, n_train, MOST_BYTES)
             length = run.config.sampling.max_new_tokens
             self._held_out = originality_of_held_out(run.tokens, n_train, length, index)

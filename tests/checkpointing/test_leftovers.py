@@ -27,6 +27,8 @@ NAMES = (
     "logs/tensorboard/{run}/.run.json.{pid}.tmp",
     "logs/tensorboard/{run}/.report.html.{pid}.tmp",
     "cache/.0123456789abcdef.uint16.{pid}.tmp",
+    "cache/.0123456789abcdef.arranged.txt.{pid}.tmp",
+    "cache/.0123456789abcdef-utf-8-900.suffixes.{pid}.tmp",
 )
 
 

@@ -11,6 +11,7 @@ import pytest
 from chatgot.config import Config
 from chatgot.data import arranged_text
 from chatgot.data.configured_text import load_text, text_path
+from chatgot.data.mixture import training_sources
 from chatgot.data.token_cache import Tokens
 from chatgot.data.vocabulary import END_OF_TEXT
 from chatgot.errors import ConfigError
@@ -150,7 +151,11 @@ def test_an_arranged_text_is_found_again(write, tmp_path, monkeypatch):
         ({"d/a.txt": "x", "d/e02.srt": "1", "d/e01.srt": "1"}, "d", "e01.srt and 1 more"),
         ({"d/.a": "x"}, "d", "a folder without a text"),
         ({"a.txt": "x"}, ["a.txt", "a.txt"], "listed twice"),
+        ({"d/a.txt": prose(1), "d/b.txt": "x"}, ["d", "d/a.txt"], "a.txt is listed twice"),
+        ({"a.txt": "x", "d/.b": ""}, ["a.txt", "d/../a.txt"], "one file, listed twice"),
+        ({"d/a.txt": "", "d/b.txt": ""}, "d", "holds empty files only"),
         ({"a.txt": "x"}, ["a.txt", "b.txt"], "b.txt: no such file"),
+        ({"a.txt": "x " * 900, "b.txt": prose(1)}, ["a.txt", "b.txt"], "no line begins in that"),
         ({"a.txt": "x\n", "b.txt": prose(1, 40)}, ["a.txt", "b.txt"], "a.txt is too short"),
     ],
 )
@@ -163,12 +168,49 @@ def test_what_cannot_be_arranged_is_refused(write, tmp_path, files, listed, word
         loaded(absolute if len(paths) > 1 else absolute[0], tmp_path / "cache")
 
 
+def test_empty_files_of_a_folder_are_left_out_and_named(write, tmp_path, caplog):
+    write("d/a.txt", prose(1, 40))
+    before = loaded(str(tmp_path / "d"), tmp_path / "cache")
+    write("d/b.txt", "")
+    after = loaded(str(tmp_path / "d"), tmp_path / "cache")
+    assert before.text_sha256 == after.text_sha256
+    assert "d: left out 1 empty file: b.txt" in caplog.text
+
+
+def test_a_linked_text_has_the_name_that_is_listed(write, tmp_path):
+    (tmp_path / "now.txt").symlink_to(write("version_3.txt", prose(1, 40)))
+    tokens = loaded([str(tmp_path / "now.txt"), write("b.txt", prose(2, 40))], tmp_path / "cache")
+    assert [part.name for part in tokens.parts] == ["now.txt", "b.txt"]
+
+
+def test_texts_of_one_name_have_other_names_from_no_folder(write, tmp_path, monkeypatch):
+    """The order of their windows depends on the names: a run can be resumed from any folder."""
+    paths = [write("a/x.txt", prose(1, 40)), write("b/x.txt", prose(2, 40))]
+    (tmp_path / "c").mkdir()
+    monkeypatch.chdir(tmp_path / "c")
+    relative = ["../a/x.txt", "../b/x.txt"]
+    for listed in (paths, relative):
+        tokens = loaded(listed, tmp_path / "cache")
+        assert [part.name for part in tokens.parts] == ["a/x.txt", "b/x.txt"]
+        config = config_of(listed, tmp_path / "cache", mixture=dict.fromkeys(listed, 1.0))
+        assert [source.name for source in training_sources(tokens, config.data)] == [
+            "a/x.txt",
+            "b/x.txt",
+        ]
+
+
 # --------------------------------------------------------------------------------------------------
 # Split by documents
 
 
 def joined(texts: list[str]) -> str:
     return f"{END_OF_TEXT}\n".join(texts)
+
+
+def test_texts_that_are_all_alike_are_refused_as_such(write, tmp_path):
+    path = write("text.txt", joined([prose(1)] * 4))
+    with pytest.raises(ConfigError, match="too alike: 3 nearly repeat held-out ones"):
+        loaded(path, tmp_path / "cache", split="documents")
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "bpe"])

@@ -92,6 +92,36 @@ def test_settings_in_the_card_repeat_the_run(loaded, tmp_path):
     assert again.data == loaded.config.data
 
 
+def card_with(loaded, **data) -> str:
+    section = loaded.config.data.model_copy(update=data)
+    return card(replace(loaded, config=loaded.config.model_copy(update={"data": section})))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, "; the last 10 % were held out |"),
+        ({"path": ["a", "b"]}, "; the last 10 % of each of its 2 sources were held out |"),
+        ({"split": "documents"}, "; about 10 % of its documents, chosen by their content, were"),
+        ({"replay": 0.3}, "| old text | 30 % of what it trained on is text of the model before it"),
+    ],
+)
+def test_card_says_what_was_held_out_and_what_was_replayed(loaded, data, words):
+    assert words in card_with(loaded, **data)
+
+
+def test_card_of_a_mixture_names_no_file_and_can_be_repeated(loaded, tmp_path):
+    paths = ["/secret/one.txt", "secret/two", "x/secret_3"]
+    mixture = {"secret/two": 3.0, "one.txt": 2.0, "y/secret_3": 1.0}
+    text = card_with(loaded, path=paths, mixture=mixture, replay=0.1, replay_path="/secret/old")
+    assert "secret" not in text
+    assert "--set 'data.path=[TEXT_1, TEXT_2, TEXT_3]'" in text
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    again, _ = load_config(path, ["data.path=[TEXT_1, TEXT_2, TEXT_3]"])
+    assert again.data.mixture == {"TEXT_2": 3.0, "TEXT_1": 2.0, "TEXT_3": 1.0}
+
+
 @pytest.mark.parametrize("changed", [False, True])
 def test_shipped_configuration_is_named_if_nothing_in_it_was_changed(loaded, changed):
     overrides = ["training.warmup_steps=7"] if changed else []

@@ -3,15 +3,27 @@
 import argparse
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import harness
 import pytest
+import torch
 
 from chatgot.checkpointing.checkpoint_file import load_checkpoint, stored_config
 from chatgot.config import DataConfig
-from chatgot.data.old_text import OldText, are_old_texts, texts_behind, with_old_text
+from chatgot.data.bpe import train_subwords
+from chatgot.data.old_text import (
+    OldText,
+    are_old_texts,
+    old_texts_in,
+    texts_behind,
+    with_old_text,
+)
 from chatgot.data.token_cache import load_tokens
 from chatgot.errors import ConfigError
+from chatgot.sampling.loading import load_model
+from chatgot.sampling.training_text import training_text
+from chatgot.training.copies import CopiesInSamples
 
 NEW = "new.txt"
 OLD = "old: text.txt"
@@ -106,6 +118,61 @@ def test_a_run_that_grows_again_replays_both_older_texts(folder, monkeypatch):
     lengths = [len(load(folder / name).ids) for name in (NEW, "text.txt")]
     assert old.train[1] - old.train[0] == sum(n - n // 10 for n in lengths) + 1
     assert old.held_out[1] - old.held_out[0] == sum(n // 10 for n in lengths) + 1
+
+
+def test_the_old_text_belongs_to_what_a_grown_model_was_trained_on(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    loaded = load_model(newest(folder, "grown"), torch.device("cpu"))
+    tokens = training_text(loaded)
+    assert tokens is not None
+    assert [part.name for part in tokens.parts] == [NEW, OLD]
+    assert tokens.vocabulary.tokens == loaded.vocabulary.tokens
+    (folder / "text.txt").rename(folder / "away.txt")
+    try:
+        assert training_text(loaded) is None
+    finally:
+        (folder / "away.txt").rename(folder / "text.txt")
+
+
+def test_text_held_out_by_characters_stays_so_as_subwords(folder):
+    """Its last tenth in characters is far less than a tenth of its tokens."""
+    known = harness.make_text(2000)
+    uneven = folder / "uneven.txt"
+    uneven.write_text("0123456789\n" * 400 + known, encoding="utf-8")
+    vocabulary = train_subwords([known * 2], 600)
+    new = load_tokens(folder / NEW, folder / "cache", vocabulary)
+    data = DataConfig(path=NEW, replay=0.2, tokenizer="bpe")
+    config = stored_config(load_checkpoint(newest(folder, "grown")), Path("grown.pt"))
+    paths = config.paths.model_copy(update={"cache": str(folder / "cache")})
+    config = config.model_copy(update={"data": data, "paths": paths})
+    old = OldText(data=DataConfig(path=str(uneven)), sha256="", characters=True)
+    tokens, _ = with_old_text(new, config, NEW, [old], is_new=True)
+    held_out = vocabulary.decode(tokens.ids[slice(*tokens.parts[-1].held_out)].tolist())
+    tenth = len(uneven.read_text(encoding="utf-8")) // 10
+    assert tenth <= len(held_out) < tenth + max(map(len, vocabulary.tokens))
+
+
+def test_copies_are_looked_for_in_both_texts_even_if_none_is_replayed(folder, monkeypatch):
+    """With replay 0 the windows of training are those of the new text alone."""
+    monkeypatch.chdir(folder)
+    content = load_checkpoint(newest(folder, "grown"))
+    data = stored_config(content, newest(folder, "grown")).data
+    config = stored_config(content, newest(folder, "grown")).model_copy(
+        update={"data": data.model_copy(update={"replay": 0.0})}
+    )
+    texts = old_texts_in(content)
+    tokens, _ = with_old_text(load(folder / NEW), config, NEW, texts, is_new=False)
+    run = SimpleNamespace(
+        tokens=tokens,
+        config=config,
+        state=SimpleNamespace(progress=SimpleNamespace(global_step=1)),
+        train_windows=SimpleNamespace(ids=tokens.ids[: tokens.parts[0].train[1]]),
+    )
+    copies = CopiesInSamples(run)
+    old = (folder / "text.txt").read_text(encoding="utf-8")
+    assert copies.measure([old[100:160]])["samples/copied_share"] == 1
+    held_out = [len(load(folder / name).ids) // 10 for name in (NEW, "text.txt")]
+    assert copies._held_out.characters <= sum(held_out)
 
 
 def load(path: Path):

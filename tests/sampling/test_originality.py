@@ -50,6 +50,27 @@ def test_longest_matches_are_those_of_a_plain_search(seed):
     assert longest_matches(text, index) == slow_lengths(text, training)
 
 
+@pytest.mark.parametrize("letters", ["ab", "a", "é漢", "a\ud800\udfff", "\0a"])
+def test_long_matches_in_odd_texts_are_those_of_a_plain_search(letters):
+    for seed in range(8):
+        training = random_text(300, seed, letters)
+        text = random_text(20, seed + 10, letters) + 2 * training[50 : 150 + seed] + "b"
+        index = SuffixIndex.of_text(training.encode("utf-8", "surrogatepass"))
+        assert longest_matches(text, index) == slow_lengths(text, training)
+
+
+@pytest.mark.parametrize("letters", [LETTERS, "a"])
+def test_the_search_time_grows_with_the_text_not_with_its_copies(letters, monkeypatch):
+    """A copy as long as the text is found by few pieces, and by short ones."""
+    training = random_text(20_000, 1, letters)
+    index = SuffixIndex.of_text(training.encode())
+    looked_up = []
+    find = index.find
+    monkeypatch.setattr(index, "find", lambda piece: looked_up.append(len(piece)) or find(piece))
+    assert longest_matches(training[5000:15_000], index)[0] == 10_000
+    assert sum(looked_up) < 100
+
+
 @pytest.mark.parametrize("length", [LEAST_COPY, 31, 57, 400])
 @pytest.mark.parametrize("place", [0, 13, 200])
 def test_a_planted_copy_is_found_at_its_exact_length(length, place):
@@ -110,7 +131,7 @@ def test_the_index_is_remembered_and_made_again_when_damaged(tmp_path, monkeypat
         patch.setattr(SuffixIndex, "of_text", None)  # it is not called
         again = index_of(tokens, len(training))
     assert np.array_equal(again.places, first.places)
-    assert again.contains(training[50:90].encode())
+    assert again.find(training[50:90].encode()) is not None
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
@@ -123,7 +144,7 @@ def test_an_index_of_another_text_is_not_used(tmp_path):
     length = 3000
     index_of(tokens_of(text, length, tmp_path / "abc"), length)
     index = index_of(tokens_of(other, length, tmp_path / "abc"), length)
-    assert index.contains(other[50:90].encode())
+    assert index.find(other[50:90].encode()) is not None
 
 
 def test_of_a_text_too_long_even_blocks_are_indexed(monkeypatch):
@@ -132,8 +153,8 @@ def test_of_a_text_too_long_even_blocks_are_indexed(monkeypatch):
     index = index_of(tokens_of(text, 10_000), 10_000, most_bytes=1000)
     assert len(index.text) <= 1000
     assert index.share == pytest.approx(0.1, abs=0.01)
-    assert index.contains(text[:90].encode())
-    assert index.contains(text[-100:-15].encode())
+    assert index.find(text[:90].encode()) is not None
+    assert index.find(text[-100:-15].encode()) is not None
 
 
 def test_nothing_is_copied_from_an_empty_text():

@@ -1,6 +1,7 @@
 """A folder becomes a text, as a user does it; and `train` takes the folder itself."""
 
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -141,6 +142,22 @@ def test_text_that_was_changed_by_hand_is_not_written_over(show, tmp_path):
     ):
         pass
     assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("lost", ["the record", "its text"])
+def test_run_goes_on_with_its_text_though_nobody_knows_where_it_is_from(show, tmp_path, lost):
+    """Its checkpoint refuses another text."""
+    path = prepared_path(show)
+    with text_of(show, tmp_path / "cache", False, False):
+        pass
+    if lost == "the record":
+        shutil.rmtree(tmp_path / "cache")
+    else:
+        path.write_text("mine")
+    before = path.read_bytes()
+    with text_of(show, tmp_path / "cache", True, False) as text:
+        assert text == path
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
