@@ -1,18 +1,15 @@
-"""Who speaks in a plain text, and in how many lines."""
+"""Who speaks in a plain text, and in how many lines: as chatgot.data.prompts.SPEAKER, but fast."""
 
-import re
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chatgot.data.prompts import SPEAKER
-
-# The same as SPEAKER but for the first line of a text. It begins with a line feed, which is found
-# ten times as fast as the beginning of a line.
-AFTER_LINE = re.compile(r"\n([^\s:][^\n:]{0,39}):(?=\n\S)")
+LONGEST_NAME = 40  # characters, as SPEAKER has it
 LINE_FEED = ord("\n")
+COLON = ord(":")
 Places = NDArray[np.int64]
+Codes = NDArray[np.unsignedinteger]
 
 
 def speeches_in(text: str) -> Iterator[tuple[str, int]]:
@@ -22,36 +19,43 @@ def speeches_in(text: str) -> Iterator[tuple[str, int]]:
     """
     if ":\n" not in text:
         return
-    names = []
-    starts = []  # of the speeches
-    first = SPEAKER.match(text)
-    if first is not None:
-        names.append(first[1])
-        starts.append(first.end())
-    for match in AFTER_LINE.finditer(text):
-        names.append(match[1])
-        starts.append(match.end() + 1)
-    if names:
-        yield from zip(names, _lines_from(np.array(starts), text).tolist(), strict=True)
+    codes = _codes_of(text)
+    line_ends = np.flatnonzero(codes == LINE_FEED)
+    lines = _lines_with_colons(codes, line_ends)
+    ends = line_ends[lines] - 1
+    starts = _starts_of(lines, line_ends)
+    counts = _lines_after(lines, line_ends, text.endswith("\n"))
+    for start, end, count in zip(starts.tolist(), ends.tolist(), counts.tolist(), strict=True):
+        if not (text[start].isspace() or text[end + 2].isspace()):
+            yield text[start:end], count
 
 
-def _lines_from(starts: Places, text: str) -> Places:
-    """Return how many lines there are from each place up to the next blank one."""
-    line_ends = _line_ends(text)
-    is_before_blank = np.diff(line_ends, append=-1) == 1
-    blank = np.append(np.flatnonzero(is_before_blank), _last_end(line_ends, text))
-    first = np.searchsorted(line_ends, starts)
-    return 1 + blank[np.searchsorted(blank, first)] - first
-
-
-def _line_ends(text: str) -> Places:
-    """Return the places of all line feeds."""
+def _codes_of(text: str) -> Codes:
     if text.isascii():
-        return np.flatnonzero(np.frombuffer(text.encode("ascii"), np.uint8) == LINE_FEED)
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    return np.flatnonzero(codes == LINE_FEED)
+        return np.frombuffer(text.encode("ascii"), np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
-def _last_end(line_ends: Places, text: str) -> int:
-    """Return the number of the line feed that ends the last line, whether it is there or not."""
-    return len(line_ends) - 1 if text.endswith("\n") else len(line_ends)
+def _lines_with_colons(codes: Codes, line_ends: Places) -> Places:
+    """Return the numbers of the lines, but for the last one, that end with their only colon."""
+    is_named = (codes[line_ends - 1] == COLON) & (line_ends > 0) & (line_ends + 1 < len(codes))
+    lines = np.flatnonzero(is_named)
+    colons = np.flatnonzero(codes == COLON)
+    starts = _starts_of(lines, line_ends)
+    ends = line_ends[lines] - 1
+    lengths = ends - starts
+    earlier = np.searchsorted(colons, ends) - 1  # the colon before; -1: there is none
+    is_only = (earlier < 0) | (colons[earlier] < starts)
+    return lines[is_only & (lengths > 0) & (lengths <= LONGEST_NAME)]
+
+
+def _starts_of(lines: Places, line_ends: Places) -> Places:
+    """Return where lines begin, by their numbers."""
+    return np.where(lines > 0, line_ends[lines - 1] + 1, 0)
+
+
+def _lines_after(lines: Places, line_ends: Places, ends_with_line: bool) -> Places:
+    """Return how many lines there are after each one, up to the next blank one."""
+    last = len(line_ends) - 1 if ends_with_line else len(line_ends)
+    before_blank = np.append(np.flatnonzero(np.diff(line_ends) == 1), last)
+    return before_blank[np.searchsorted(before_blank, lines + 1)] - lines
