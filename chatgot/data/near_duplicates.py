@@ -99,7 +99,7 @@ class Signing:
                 return np.zeros(BINS, np.uint8)
             padding = np.zeros(SHINGLE - len(self._before), np.uint64)
             words = np.concatenate([self._before, padding])
-            self._least = _least_of_bins(_shingle_hashes(words))
+            self._least = _least_of_bins(_shingle_hashes(words), self._least)
         return _as_bytes(self._least)
 
     def _add_block(self, block: str) -> None:
@@ -107,7 +107,7 @@ class Signing:
         self._before = words[max(0, len(words) - SHINGLE + 1) :]
         if len(words) >= SHINGLE:
             self._any_shingle = True
-            np.minimum(self._least, _least_of_bins(_shingle_hashes(words)), out=self._least)
+            self._least = _least_of_bins(_shingle_hashes(words), self._least)
 
 
 def similarity(one: Signature, other: Signature) -> float:
@@ -258,27 +258,29 @@ def _folded() -> NDArray[np.uint32]:
 
 def _word_hashes(block: str) -> Hashes:
     """Return the hash of each word of a block."""
-    if block.isascii():
-        folded = _folded()[np.frombuffer(block.encode("ascii"), np.uint8)]
+    codes = np.frombuffer(block.encode("utf-32-le", "surrogatepass"), np.uint32)
+    if not len(codes):
+        return np.empty(0, np.uint64)
+    if codes.max() < BEYOND:
+        folded = np.take(_folded(), codes)
     else:
-        codes = np.frombuffer(block.encode("utf-32-le", "surrogatepass"), np.uint32)
-        if codes.max() < BEYOND:
-            folded = _folded()[codes]
-        else:
-            is_beyond = codes >= BEYOND
-            folded = _folded()[np.where(is_beyond, 0, codes)]
-            folded = np.where(is_beyond, codes + ALONE, folded)
+        is_beyond = codes >= BEYOND
+        folded = np.take(_folded(), np.where(is_beyond, 0, codes))
+        folded = np.where(is_beyond, codes + ALONE, folded)
     is_word = folded != 0
     starts = is_word.copy()
-    starts[1:] = is_word[1:] & ~is_word[:-1]
-    is_alone = folded >= ALONE
-    if is_alone.any():
+    np.greater(is_word[1:], is_word[:-1], out=starts[1:])
+    if folded.max() >= ALONE:
+        is_alone = folded >= ALONE
         starts[1:] |= is_word[1:] & (is_alone[1:] | is_alone[:-1])
     places = np.flatnonzero(starts)
     if not len(places):
         return np.empty(0, np.uint64)
-    sums = np.add.reduceat(folded * POWERS[: len(folded)], places)
-    return _mixed(sums * INVERSE_POWERS[places])
+    # what is no part of a word adds nothing, so that a word ends where the next one begins
+    sums = np.cumsum(folded * POWERS[: len(folded)])
+    ends = np.append(sums[places[1:] - 1], sums[-1])
+    words = np.diff(ends, prepend=np.uint64(0))
+    return _mixed(words * INVERSE_POWERS[places])
 
 
 def _shingle_hashes(words: Hashes) -> Hashes:
@@ -290,12 +292,18 @@ def _shingle_hashes(words: Hashes) -> Hashes:
     return _mixed(sums)
 
 
-def _least_of_bins(hashes: Hashes) -> Hashes:
-    """Return the least hash of each bin, (BINS,); NO_HASH: an empty one. Sorts the hashes."""
+def _least_of_bins(hashes: Hashes, least: Hashes) -> Hashes:
+    """Return the least hash of each bin, (BINS,); NO_HASH: an empty one.
+
+    least: those of earlier hashes.
+    """
+    # few hashes are less than those of a long text before them, so that few are sorted
+    hashes = hashes[hashes < least[hashes >> BIN_BITS]]
     hashes.sort()
     places = np.searchsorted(hashes, FIRST_HASHES)
-    least = np.append(hashes, NO_HASH)[places]
-    return np.where(least >> BIN_BITS == FIRST_HASHES >> BIN_BITS, least, NO_HASH)
+    found = np.append(hashes, NO_HASH)[places]
+    found = np.where(found >> BIN_BITS == FIRST_HASHES >> BIN_BITS, found, NO_HASH)
+    return np.minimum(found, least)
 
 
 def _as_bytes(least: Hashes) -> Signature:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chatgot.data.preparation.cleaning.options import CleaningFindings
 from chatgot.data.preparation.pieces import (
@@ -21,8 +20,9 @@ from chatgot.data.preparation.pieces import (
     PlainText,
     Speech,
 )
+from chatgot.data.preparation.plain_speakers import speeches_in
 from chatgot.data.preparation.reader import Findings
-from chatgot.data.prompts import LEAST_SPEECHES, SPEAKER
+from chatgot.data.prompts import LEAST_SPEECHES
 from chatgot.logs.logging_setup import escape_controls
 
 MOST_FILES = 2_000  # that are listed
@@ -34,7 +34,7 @@ SHOWN_LINES = 24  # of a preview
 SHOWN_CHARACTERS = 2_400
 SEED = 20
 WIDE = 1 << 16
-Codes = NDArray[np.unsignedinteger]
+BLOCK = 1 << 16  # characters that are counted at once, which the processor's cache holds
 NAMES = {"\n": "LINE FEED", "\t": "TAB", "\r": "CARRIAGE RETURN", " ": "SPACE"}
 
 
@@ -229,14 +229,11 @@ class Look:
 
     def _see_speakers(self, text: str) -> None:
         """Count the speakers' lines of a plain text, and the lines after them."""
-        for match in SPEAKER.finditer(text):
-            name = match[1]
-            end = text.find("\n\n", match.end())
-            speech = text[match.end() : end if end >= 0 else len(text)].rstrip("\n")
-            counts = self._document
+        counts = self._document
+        for name, lines in speeches_in(text):
             if name in counts.plain_speeches or len(counts.plain_speeches) < MOST_SPEAKERS:
                 counts.plain_speeches[name] += 1
-                counts.plain_lines[name] += 1 + speech.count("\n")
+                counts.plain_lines[name] += lines
 
     def _take(self, text: str) -> None:
         self._length += len(text)
@@ -293,18 +290,19 @@ class Look:
 
 def count_characters(text: str) -> Counter[str]:
     """Return how often each character is in a text."""
-    counts: Counter[str] = Counter()
-    if text.isascii():
-        codes: Codes = np.frombuffer(text.encode("ascii"), np.uint8)
-    else:
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        wide, wide_counts = np.unique(codes[codes >= WIDE], return_counts=True)
-        counts.update(dict(zip(map(chr, wide.tolist()), wide_counts.tolist(), strict=True)))
-        codes = codes[codes < WIDE]
-    narrow = np.bincount(codes)
-    for code in np.flatnonzero(narrow).tolist():
-        counts[chr(code)] = int(narrow[code])
-    return counts
+    narrow = np.zeros(WIDE, np.int64)
+    wide: Counter[int] = Counter()
+    for start in range(0, len(text), BLOCK):
+        block = text[start : start + BLOCK].encode("utf-32-le", "surrogatepass")
+        codes = np.frombuffer(block, np.uint32)
+        if codes.max() >= WIDE:
+            wide.update(codes[codes >= WIDE].tolist())
+            codes = codes[codes < WIDE]
+        counts = np.bincount(codes.astype(np.intp))
+        narrow[: len(counts)] += counts
+    places = np.flatnonzero(narrow)
+    pairs = zip(places.tolist(), narrow[places].tolist(), strict=True)
+    return Counter({chr(code): count for code, count in (*pairs, *wide.items())})
 
 
 def name_of(character: str) -> str:

@@ -26,24 +26,28 @@ class Unit:
 
 def key_of(text: str) -> int | None:
     """Return a number for what a text says, but for capitals and line ends; None: too short."""
-    if len(text) < SHORT:
-        return None
-    return hash(text.replace("\n", " ").strip().casefold())
+    return None if len(text) < SHORT else key_of_folded(text.casefold())
 
 
-def keys_of(lines: str) -> list[int]:
-    """Return the keys of all lines that are long enough."""
-    return [hash(line.strip()) for line in lines.casefold().split("\n") if len(line) >= SHORT]
+def key_of_folded(folded: str) -> int:
+    """Return the key of a case-folded text."""
+    return hash(folded.replace("\n", " ").strip())
+
+
+def keys_of(folded: str) -> list[int]:
+    """Return the keys of all lines that are long enough, of a case-folded text."""
+    return [hash(line.strip()) for line in folded.split("\n") if len(line) >= SHORT]
 
 
 def units_of(piece: Piece) -> Iterator[Unit]:
     """Yield the parts of a piece that are compared one by one."""
     if isinstance(piece, PlainText):
-        *lines, last = piece.text.split("\n")
-        for line in lines:
-            yield Unit(PlainText(f"{line}\n"), key_of(line))
-        if last:
-            yield Unit(piece=PlainText(last), key=key_of(last))
+        start = 0
+        while start < len(piece.text):
+            end = piece.text.find("\n", start) + 1 or len(piece.text)
+            line = piece.text[start:end]
+            yield Unit(PlainText(line), key_of(line.removesuffix("\n")))
+            start = end
     elif isinstance(piece, Speech | Passage):
         yield Unit(piece, key_of(piece.text))
     else:

@@ -4,12 +4,20 @@ Memory is bounded: so many lines, passages and documents are remembered, and no 
 """
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from chatgot.data.near_duplicates import BLOCK, HASH_BYTES, NearDuplicates, Signing
+from chatgot.data.preparation.cleaning.case_folding import casefolded
 from chatgot.data.preparation.cleaning.options import MOST_PAIRS, CleaningFindings, Repeat
-from chatgot.data.preparation.cleaning.recaps import Opening, key_of, keys_of, units_of
+from chatgot.data.preparation.cleaning.recaps import (
+    Opening,
+    key_of,
+    key_of_folded,
+    keys_of,
+    units_of,
+)
 from chatgot.data.preparation.pieces import (
     DocumentDropped,
     DocumentStart,
@@ -58,6 +66,7 @@ class _Search:
         self._findings = findings
         self._drop = drop
         self._lines: set[int] = set()
+        self._more_lines = array("q")  # of earlier documents, not yet among the lines
         self._passages: set[int] = set()
         self._exact: dict[bytes, str] = {}
         self._near = NearDuplicates[str]()
@@ -69,13 +78,17 @@ class _Search:
         self._digest = hashlib.blake2b(digest_size=HASH_BYTES)
         self._signing = Signing() if len(self._near) < MOST_SIGNATURES else None
         self._parts: list[str] = []  # of its text, not yet in hash and signature
-        self._said: list[str] = []  # the same, as lines that are compared
+        self._said: list[str] = []  # the same of speeches, as lines that are compared
+        self._folded: list[str] = []  # and of plain text, case-folded
         self._unread = 0  # their characters
         self._length = 0  # of those that are
-        self._new_lines: set[int] = set()
+        self._new_lines = array("q")
         self._counts: Counter[str] = Counter()
-        self._opening = Opening(self._lines) if self._lines else None
+        has_earlier = bool(self._lines or self._more_lines)
+        self._opening = Opening(self._lines) if has_earlier else None
         self._paragraph = ""  # of a plain text, not yet whole
+        self._folded_paragraph = ""
+        self._folded_text = ""  # of the plain text that was read last
 
     def is_new(self, piece: Piece) -> bool:
         """Return whether a piece can go on at once: a short one after the opening, as most are."""
@@ -90,23 +103,35 @@ class _Search:
     def take(self, piece: Piece) -> Iterator[Piece]:
         """Yield what of a piece, and of those held before it, can go on; `is_new` comes first."""
         if self._opening is None:
-            yield from self._without_passages(piece)
+            yield from self._without_passages(piece, self._folded_text)
             return
-        rest: list[Piece] = []
+        self._lines.update(self._more_lines)
+        self._more_lines = array("q")
+        for part in _joined(self._after_opening(piece, self._opening)):
+            folded = casefolded(part.text) if isinstance(part, PlainText) else ""
+            yield from self._without_passages(part, folded)
+
+    def _after_opening(self, piece: Piece, opening: Opening) -> list[Piece]:
+        """Return what can go on where the opening ends within a piece; else nothing."""
+        taken = 0  # characters
         for unit in units_of(piece):
-            if self._opening is None:
-                rest.append(unit.piece)
-            elif self._opening.take(unit):
-                rest = self._after_recap(self._opening)
+            is_over = opening.take(unit)
+            if isinstance(unit.piece, PlainText):
+                taken += len(unit.piece.text)
+            if is_over:
                 self._opening = None
-        for part in _joined(rest):
-            yield from self._without_passages(part)
+                rest = self._after_recap(opening)
+                if isinstance(piece, PlainText) and taken < len(piece.text):
+                    rest.append(PlainText(piece.text[taken:]))
+                return rest
+        return []
 
     def start_document(self, title: str) -> Iterator[Piece]:
         """Yield what is left of the document at hand, and whether it is dropped."""
         if self._opening is not None:
             for part in _joined(self._opening.all()):
-                yield from self._without_passages(part)
+                folded = casefolded(part.text) if isinstance(part, PlainText) else ""
+                yield from self._without_passages(part, folded)
         yield from self._end_of_plain_text()
         self._read_parts()
         if self._length:
@@ -118,13 +143,13 @@ class _Search:
                 self._findings.repeated += self._counts
                 if self._drop:
                     self._findings.left_out += self._counts
-            self._lines |= self._new_lines
+            self._more_lines.extend(self._new_lines)
         self._begin(title)
 
     def say_limits(self) -> None:
         """Remark what was not compared, as too much was remembered."""
         limits = [
-            (len(self._lines), MOST_LINES, RECAPS, "lines"),
+            (self._line_count(), MOST_LINES, RECAPS, "lines"),
             (len(self._passages), MOST_PASSAGES, PASSAGES, "long passages"),
             (len(self._exact), MOST_DOCUMENTS, EXACT, "documents"),
             (len(self._near), MOST_SIGNATURES, NEAR, "documents"),
@@ -148,7 +173,8 @@ class _Search:
         elif isinstance(piece, PlainText):
             text = piece.text
             self._parts.append(text)
-            self._said.append(text)
+            self._folded_text = casefolded(text)
+            self._folded.append(self._folded_text)
         else:
             return
         self._unread += len(text)
@@ -162,11 +188,17 @@ class _Search:
         if self._signing is not None:
             self._signing.add(text)
         self._length += len(text)
-        if len(self._lines) + len(self._new_lines) < MOST_LINES:
-            self._new_lines.update(keys_of("\n".join(self._said)))
+        if self._line_count() < MOST_LINES:
+            self._new_lines.extend(keys_of(casefolded("\n".join(self._said))))
+            self._new_lines.extend(keys_of("\n".join(self._folded)))
         self._parts = []
         self._said = []
+        self._folded = []
         self._unread = 0
+
+    def _line_count(self) -> int:
+        """Return how many lines are remembered; those of a document may be there twice."""
+        return len(self._lines) + len(self._more_lines) + len(self._new_lines)
 
     def _after_recap(self, opening: Opening) -> list[Piece]:
         """Return the beginning of a document, without its recap if that is to be dropped."""
@@ -201,51 +233,62 @@ class _Search:
     # ----------------------------------------------------------------------------------------------
     # Long passages
 
-    def _without_passages(self, piece: Piece) -> Iterator[Piece]:
-        """Yield a piece, if it is no long passage that was there before, or is to stay."""
+    def _without_passages(self, piece: Piece, folded: str) -> Iterator[Piece]:
+        """Yield a piece, if it is no long passage that was there before, or is to stay.
+
+        folded: a plain text, case-folded.
+        """
         if isinstance(piece, PlainText):
-            yield from self._whole_paragraphs(piece.text)
+            yield from self._whole_paragraphs(piece.text, folded)
             return
         yield from self._end_of_plain_text()
-        if isinstance(piece, Speech | Passage) and self._was_there(piece.text) and self._drop:
-            return
+        if isinstance(piece, Speech | Passage) and len(piece.text) >= LONG_PASSAGE:
+            if self._was_there(key_of(piece.text)) and self._drop:
+                return
         yield piece
 
-    def _whole_paragraphs(self, text: str) -> Iterator[PlainText]:
+    def _whole_paragraphs(self, text: str, folded: str) -> Iterator[PlainText]:
         text = self._paragraph + text
-        end = text.rfind("\n\n") + 2
-        if end == 1:  # there is none
-            end = 0
-        yield from self._new_paragraphs(text[:end])
+        folded = self._folded_paragraph + folded
+        end = _end_of_paragraphs(text)
+        folded_end = _end_of_paragraphs(folded)
+        yield from self._new_paragraphs(text[:end], folded[:folded_end])
         text = text[end:]
-        while len(text) > LONG_PARAGRAPH:
-            line_end = text.find("\n", LONG_PARAGRAPH) + 1
+        folded = folded[folded_end:]
+        start = 0
+        while len(text) - start > LONG_PARAGRAPH:
+            line_end = text.find("\n", start + LONG_PARAGRAPH) + 1
             if not line_end:
                 break
-            yield PlainText(text[:line_end])
-            text = text[line_end:]
-        self._paragraph = text
+            yield PlainText(text[start:line_end])
+            start = line_end
+        self._paragraph = text[start:]
+        self._folded_paragraph = casefolded(self._paragraph) if start else folded
 
     def _end_of_plain_text(self) -> Iterator[PlainText]:
         if self._paragraph:
-            yield from self._new_paragraphs(self._paragraph)
+            yield from self._new_paragraphs(self._paragraph, self._folded_paragraph)
             self._paragraph = ""
+            self._folded_paragraph = ""
 
-    def _new_paragraphs(self, text: str) -> Iterator[PlainText]:
+    def _new_paragraphs(self, text: str, folded: str) -> Iterator[PlainText]:
         if not text:
             return
         paragraphs = text.split("\n\n")
-        new = [paragraph for paragraph in paragraphs if not self._was_there(paragraph)]
-        if self._drop and len(new) < len(paragraphs):
+        pairs = zip(paragraphs, folded.split("\n\n"), strict=True)
+        repeated = {
+            place
+            for place, (paragraph, said) in enumerate(pairs)
+            if len(paragraph) >= LONG_PASSAGE and self._was_there(key_of_folded(said))
+        }
+        if self._drop and repeated:
+            new = [paragraphs[place] for place in range(len(paragraphs)) if place not in repeated]
             text = "\n\n".join(new)
         if text:
             yield PlainText(text)
 
-    def _was_there(self, text: str) -> bool:
-        """Return whether a long passage was there before, and remember it."""
-        if len(text) < LONG_PASSAGE:
-            return False
-        key = key_of(text)
+    def _was_there(self, key: int | None) -> bool:
+        """Return whether a long passage was there before, by its key, and remember it."""
         if key is None:
             return False
         if key in self._passages:
@@ -254,6 +297,12 @@ class _Search:
         if len(self._passages) < MOST_PASSAGES:
             self._passages.add(key)
         return False
+
+
+def _end_of_paragraphs(text: str) -> int:
+    """Return where the last paragraph that a blank line ends is over; 0: there is none."""
+    place = text.rfind("\n\n")
+    return place + 2 if place >= 0 else 0
 
 
 def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -19,10 +19,12 @@ def in_whole_lines(pieces: Iterable[Piece]) -> Iterator[Piece]:
     rest = ""  # the beginning of a line
     for piece in pieces:
         if isinstance(piece, PlainText):
-            *lines, rest = (rest + piece.text).split("\n")
-            if lines:
-                text = _joined(lines, held)
-                held = f"{lines[-1]}\n" if _may_be_speaker(lines[-1]) else ""
+            text = rest + piece.text
+            end = text.rfind("\n") + 1
+            rest = text[end:]
+            if end:
+                text = held + text[:end]
+                held = _speaker_at_end(text)
                 yield from _without_long_lines(text[: len(text) - len(held)])
             while len(rest) > LONG_LINE:
                 place = harmless_place(rest, 0, LONG_LINE)
@@ -39,19 +41,19 @@ def in_whole_lines(pieces: Iterable[Piece]) -> Iterator[Piece]:
         yield PlainText(held + rest)
 
 
-def _joined(lines: list[str], held: str) -> str:
-    return held + "\n".join([*lines, ""])
-
-
-def _may_be_speaker(line: str) -> bool:
-    return line.endswith(":") and len(line) <= LONGEST_NAME
+def _speaker_at_end(text: str) -> str:
+    """Return the last line of whole lines, with its end, if it may be a speaker's; else nothing."""
+    if not text.endswith(":\n"):
+        return ""
+    line = text[text.rfind("\n", 0, len(text) - 1) + 1 :]
+    return line if len(line) <= LONGEST_NAME + 1 else ""
 
 
 def _without_long_lines(text: str) -> Iterator[PlainText]:
     """Yield whole lines in one piece, or one by one where there is a long line."""
     if not text:
         return
-    if len(text) <= LONG_LINE or max(map(len, text.split("\n"))) <= LONG_LINE:
+    if not _has_long_line(text):
         yield PlainText(text)
         return
     for line in text.removesuffix("\n").split("\n"):
@@ -60,3 +62,14 @@ def _without_long_lines(text: str) -> Iterator[PlainText]:
             yield PlainText(line[:place])
             line = line[place:]
         yield PlainText(f"{line}\n")
+
+
+def _has_long_line(text: str) -> bool:
+    """Return whether whole lines have a long one; few of the line ends are looked at."""
+    start = 0
+    while start < len(text):
+        end = text.rfind("\n", start, start + LONG_LINE + 1)
+        if end < 0:
+            return True
+        start = end + 1
+    return False
