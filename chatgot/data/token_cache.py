@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatgot.atomic_file import atomic_file
+from chatgot.data.code_points import CharacterIds, CharacterSet, code_points
 from chatgot.data.encoding import CHUNK_BYTES, detect_encoding
 from chatgot.data.growing_ids import growing_ids
 from chatgot.data.lengths import split_index
@@ -33,9 +34,7 @@ from chatgot.data.subwords import SubwordEncoder, Subwords
 from chatgot.data.text_file import HASHED_BYTES, check_text_file, file_sha256, text_chunks
 from chatgot.data.vocabulary import (
     END_OF_TEXT,
-    END_OF_TEXT_ID,
     Characters,
-    DocumentSplitter,
     Ids,
     Vocabulary,
 )
@@ -49,8 +48,6 @@ SUBWORDS_FORMAT = 3  # of a cache of subwords
 SUBWORD_CHUNK = 1 << 20  # bytes of a text that become subwords at a time
 HASH = 32  # hex digits of a hash in a file's name
 MOST_SHOWN = 20  # characters in one message
-CODE_POINTS = 0x110000  # Unicode's range
-END_OF_TEXT_POINT = CODE_POINTS  # of the end-of-text token: the first number above Unicode
 MAX_CHARACTERS = (1 << 16) - 1  # a uint16 has room for these and the end-of-text token
 
 
@@ -333,25 +330,22 @@ def _encode(text_path: Path, ids_path: Path, encoding: str | None, advance: Adva
     Raises: ConfigError, OSError.
     """
     reader = _Reader(text_path, encoding)
-    counts = np.zeros(CODE_POINTS + 1, dtype=np.int64)
     digest = sha256()
+    character_set = CharacterSet()
     for points in code_points(reader.plain_chunks(digest.update, advance)):
-        counts += np.bincount(points, minlength=CODE_POINTS + 1)
-    counts[END_OF_TEXT_POINT] = 0
-    if counts[odd_code_points()].any():
+        character_set.add(points)
+    characters = character_set.found()
+    if np.isin(characters, odd_code_points()).any():
         reader.look_for_odd_characters()
-    characters = np.flatnonzero(counts)
     _check_characters(len(characters), text_path)
-    id_of = np.zeros(CODE_POINTS + 1, dtype="<u2")
-    id_of[END_OF_TEXT_POINT] = END_OF_TEXT_ID
-    id_of[characters] = np.arange(1, len(characters) + 1)
+    table = CharacterIds(characters)
     second_digest = sha256()
     identity = f"{CACHE_FORMAT} {CHUNK_BYTES} {digest.hexdigest()}"
     with growing_ids(ids_path, identity) as ids:
         chunks = text_chunks(text_path, reader.encoding, advance=advance)
         batches = code_points(_hashed(chunks, second_digest.update))
         there = ids.batches
-        ids.write(id_of[points] for number, points in enumerate(batches) if number >= there)
+        ids.write(table.ids(points) for number, points in enumerate(batches) if number >= there)
         if second_digest.digest() != digest.digest():
             ids.forget()
             raise _changed(text_path)
@@ -464,23 +458,3 @@ def _check_characters(count: int, text_path: Path) -> None:
 
 def _no_text(text_path: Path) -> ConfigError:
     return ConfigError(f"{text_path}: holds no text, only a byte order mark or {END_OF_TEXT}")
-
-
-def code_points(chunks: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-    """Yield the tokens of a text: the code point of a character, END_OF_TEXT_POINT for that token.
-
-    The tokens do not depend on where the chunks end.
-    """
-    splitter = DocumentSplitter()
-    for chunk in chunks:
-        yield _join_documents(splitter.feed(chunk))
-    yield _join_documents(splitter.end())
-
-
-def _join_documents(documents: list[str]) -> NDArray[np.uint32]:
-    end_of_text = np.array([END_OF_TEXT_POINT], dtype="<u4")
-    arrays = []
-    for document in documents:
-        arrays.append(np.frombuffer(document.encode("utf-32-le"), dtype="<u4"))
-        arrays.append(end_of_text)
-    return np.concatenate(arrays[:-1])

@@ -11,16 +11,11 @@ from hypothesis import strategies as st
 from tiny_tokenizers import changed, subwords, tokenizer_json
 
 import chatgot.data.token_cache
+from chatgot.data.code_points import END_OF_TEXT_POINT, code_points
 from chatgot.data.encoding import CHUNK_BYTES
 from chatgot.data.subwords import Subwords
 from chatgot.data.text_file import text_chunks
-from chatgot.data.token_cache import (
-    END_OF_TEXT_POINT,
-    MAX_CHARACTERS,
-    Tokens,
-    code_points,
-    load_tokens,
-)
+from chatgot.data.token_cache import MAX_CHARACTERS, Tokens, load_tokens
 from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Characters
 from chatgot.errors import ConfigError, StorageError
 
