@@ -1,6 +1,6 @@
 """The tokens of a text as numbers: one, two or four bytes each, as few as its characters allow.
 
-One byte a character is four times as fast to look up as four. In a chunk of text all numbers are as
+One byte a character is four times as fast to look up as four. In a block of text all numbers are as
 wide as the widest of them.
 """
 
@@ -15,24 +15,29 @@ CODE_POINTS = 0x110000  # Unicode's range
 # Of the end-of-text token: no text has a carriage return, since every line end is a line feed
 END_OF_TEXT_POINT = 0x0D
 
+BLOCK = 1 << 15  # characters: few enough for the core's own cache, and that few are emoji
+
 CodePoints = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
 
 
-def code_points(chunks: Iterable[str]) -> Iterator[CodePoints]:
-    r"""Yield the tokens of a text: the code point of a character, END_OF_TEXT_POINT for that token.
+def code_points(chunks: Iterable[str]) -> Iterator[list[CodePoints]]:
+    r"""Yield the tokens of each chunk, in blocks, and of what is held back at the end.
 
-    The tokens do not depend on where the chunks end.
+    A token is the code point of a character, or END_OF_TEXT_POINT. The tokens do not depend on
+    where the chunks end.
 
     chunks: their line ends are "\n".
     """
     splitter = DocumentSplitter()
     for chunk in chunks:
         assert "\r" not in chunk
-        yield _as_array("\r".join(splitter.feed(chunk)))
-    yield _as_array("\r".join(splitter.end()))
+        starts = range(0, len(chunk), BLOCK)
+        yield [_as_array(splitter.feed(chunk[start : start + BLOCK])) for start in starts]
+    yield [_as_array(splitter.end())]
 
 
-def _as_array(text: str) -> CodePoints:
+def _as_array(documents: list[str]) -> CodePoints:
+    text = chr(END_OF_TEXT_POINT).join(documents)
     try:
         return np.frombuffer(text.encode("latin-1"), dtype=np.uint8)
     except UnicodeEncodeError:
@@ -49,8 +54,12 @@ class CharacterSet:
         self._has = np.zeros(CODE_POINTS, dtype=np.bool_)
         self._narrow = b""  # those of one byte that were noted
 
-    def add(self, points: CodePoints) -> None:
+    def add(self, blocks: list[CodePoints]) -> None:
         """Note the characters of a chunk."""
+        for points in blocks:
+            self._add(points)
+
+    def _add(self, points: CodePoints) -> None:
         if points.dtype == np.uint8:
             # far faster than to count them
             new = bytes({*points.tobytes().translate(None, self._narrow)})
@@ -80,8 +89,12 @@ class CharacterIds:
         # bytes.translate is three times as fast as an index, where the ids are bytes, too
         self._narrow = narrow.astype(np.uint8).tobytes() if narrow.max() < 0x100 else None
 
-    def ids(self, points: CodePoints) -> NDArray[np.uint16]:
-        """Return the id of each token."""
+    def ids(self, blocks: list[CodePoints]) -> NDArray[np.uint16]:
+        """Return the id of each token of a chunk."""
+        none = np.empty(0, dtype="<u2")
+        return np.concatenate([none, *map(self._ids_of_block, blocks)])
+
+    def _ids_of_block(self, points: CodePoints) -> NDArray[np.uint16]:
         if points.dtype == np.uint8 and self._narrow is not None:
             ids = points.tobytes().translate(self._narrow)
             return np.frombuffer(ids, dtype=np.uint8).astype("<u2")

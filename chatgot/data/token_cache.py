@@ -332,8 +332,8 @@ def _encode(text_path: Path, ids_path: Path, encoding: str | None, advance: Adva
     reader = _Reader(text_path, encoding)
     digest = sha256()
     character_set = CharacterSet()
-    for points in code_points(reader.plain_chunks(digest.update, advance)):
-        character_set.add(points)
+    for blocks in code_points(reader.plain_chunks(digest.update, advance)):
+        character_set.add(blocks)
     characters = character_set.found()
     if np.isin(characters, odd_code_points()).any():
         reader.look_for_odd_characters()
@@ -345,7 +345,7 @@ def _encode(text_path: Path, ids_path: Path, encoding: str | None, advance: Adva
         chunks = text_chunks(text_path, reader.encoding, advance=advance)
         batches = code_points(_hashed(chunks, second_digest.update))
         there = ids.batches
-        ids.write(table.ids(points) for number, points in enumerate(batches) if number >= there)
+        ids.write(table.ids(blocks) for number, blocks in enumerate(batches) if number >= there)
         if second_digest.digest() != digest.digest():
             ids.forget()
             raise _changed(text_path)

@@ -241,7 +241,7 @@ def test_tokens_are_the_same_in_chunks_of_any_size(tmp_path_factory, pieces, chu
     path.write_bytes(text.encode(encoding))
     vocabulary = Characters("".join(sorted({*text})))
     chunks = code_points(text_chunks(path, encoding, chunk_bytes))
-    points = [int(point) for chunk in chunks for point in chunk]
+    points = [int(point) for blocks in chunks for block in blocks for point in block]
     id_of = {ord(c): 1 + i for i, c in enumerate(vocabulary.characters)} | {END_OF_TEXT_POINT: 0}
     expected = vocabulary.encode(text.replace("\r\n", "\n"))
     assert [id_of[point] for point in points] == expected
