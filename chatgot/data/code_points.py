@@ -71,8 +71,9 @@ class CharacterSet:
 
     def found(self) -> NDArray[np.int64]:
         """Return the code points of the characters, ascending; the end-of-text token is none."""
-        points = np.flatnonzero(self._has)
-        return points[points != END_OF_TEXT_POINT]
+        is_character = self._has.copy()
+        is_character[END_OF_TEXT_POINT] = False
+        return np.flatnonzero(is_character)
 
 
 class CharacterIds:

@@ -29,6 +29,7 @@ from chatgot.data.vocabulary import CHUNK, DocumentSplitter, Ids, Kind
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+Piece = str | None  # None: the end-of-text token
 LONGEST_PIECE = 1 << 16  # characters
 # Below, the regexes of the fast way (0.15 s for a process) would not pay
 LEAST_FAST = 1 << 13  # characters
@@ -100,6 +101,16 @@ class Subwords:
         """Return the ids of a text. Raises: KeyError for a lone surrogate, which is no text."""
         encoder = self.encoder()
         return encoder.feed(text) + encoder.end()
+
+    def encode_pieces(self, pieces: Iterable[Piece]) -> list[int]:
+        """Return the ids of pieces in a row."""
+        ids: list[int] = []
+        for piece in pieces:
+            if piece is None:
+                ids.append(self._id_of_end)
+            else:
+                ids += self.encode_piece(piece)
+        return ids
 
     def encoder(self) -> "SubwordEncoder":
         """Return an encoder for a text that comes in chunks."""
@@ -211,53 +222,50 @@ class SubwordEncoder:
     def __init__(self, vocabulary: Subwords) -> None:
         self._vocabulary = vocabulary
         self._splitter = DocumentSplitter()
-        self._held = ""  # of this document, not encoded yet
-        self._encode = vocabulary.encode_piece
+        self._held = ""  # of this document, not in a piece yet
 
     def feed(self, chunk: str) -> list[int]:
         """Take the next characters; return the ids that are certain by now."""
-        return self._take(self._splitter.feed(chunk))
-
-    def skip(self, chunk: str) -> None:
-        """Take the next characters, whose ids are known already."""
-        self._encode = _encode_nothing
-        self.feed(chunk)
-        self._encode = self._vocabulary.encode_piece
+        return self._vocabulary.encode_pieces(self.cut(chunk))
 
     def end(self) -> list[int]:
         """Return the rest."""
+        return self._vocabulary.encode_pieces(self.cut_rest())
+
+    def cut(self, chunk: str) -> list[Piece]:
+        """Take the next characters; return the pieces that are whole by now, not encoded."""
+        return self._take(self._splitter.feed(chunk))
+
+    def cut_rest(self) -> list[Piece]:
+        """Return the pieces of the rest, not encoded."""
         return self._take(self._splitter.end()) + self._end_document()
 
-    def _take(self, documents: list[str]) -> list[int]:
+    def _take(self, documents: list[str]) -> list[Piece]:
         first, *further = documents
-        ids = self._go_on(first)
+        pieces = self._go_on(first)
         for document in further:
-            ids += self._end_document()
-            ids.append(self._vocabulary.end_of_text_id)
-            ids += self._go_on(document)
-        return ids
+            pieces += self._end_document()
+            pieces.append(None)
+            pieces += self._go_on(document)
+        return pieces
 
-    def _go_on(self, text: str) -> list[int]:
-        """Take more of this document; return the ids of the pieces that are whole by now."""
+    def _go_on(self, text: str) -> list[Piece]:
+        """Take more of this document; return the pieces that are whole by now."""
         text = self._held + text
-        ids = []
+        pieces: list[Piece] = []
         start = 0
         while len(text) - start > LONGEST_PIECE:
             window = text[start : start + LONGEST_PIECE + 1]
             length = self._vocabulary.last_cut(window) or LONGEST_PIECE
-            ids += self._encode(window[:length])
+            pieces.append(window[:length])
             start += length
         self._held = text[start:]
-        return ids
+        return pieces
 
-    def _end_document(self) -> list[int]:
+    def _end_document(self) -> list[Piece]:
         rest = self._held
         self._held = ""
-        return self._encode(rest) if rest else []
-
-
-def _encode_nothing(text: str) -> list[int]:
-    return []
+        return [rest] if rest else []
 
 
 class SubwordDecoder:

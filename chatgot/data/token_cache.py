@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict, cast
 from zlib import crc32
@@ -30,7 +31,8 @@ from chatgot.data.odd_characters import (
     describe,
     odd_code_points,
 )
-from chatgot.data.subwords import SubwordEncoder, Subwords
+from chatgot.data.subword_children import encoding_of_batches
+from chatgot.data.subwords import Piece, SubwordEncoder, Subwords
 from chatgot.data.text_file import HASHED_BYTES, check_text_file, file_sha256, text_chunks
 from chatgot.data.vocabulary import (
     END_OF_TEXT,
@@ -383,14 +385,16 @@ def _encode_subwords(
     with growing_ids(ids_path, identity) as ids:
         has_text = ids.batches > 0
 
-        def batches() -> Iterator[NDArray[np.unsignedinteger]]:
+        def checked(arrays: Iterable[NDArray[np.unsignedinteger]]) -> Iterator[Ids]:
             nonlocal has_text
-            for batch in _encoded_batches(encoder, known, ids.batches):
-                array = np.array(batch, dtype)
+            for array in arrays:
                 has_text = has_text or bool((array != vocabulary.end_of_text_id).any())
                 yield array
 
-        ids.write(batches())
+        size = reader.path.stat().st_size
+        with encoding_of_batches(vocabulary, dtype, size) as encode:
+            batches = islice(_cut(encoder, known), ids.batches, None)
+            ids.write(checked(encode(batches)))
         if not has_text:
             raise _no_text(reader.path)
     if unknown:
@@ -420,22 +424,11 @@ def _replace_unknown(
         yield text
 
 
-def _encoded_batches(
-    encoder: SubwordEncoder, chunks: Iterable[str], there: int
-) -> Iterator[list[int]]:
-    """Yield the ids of each chunk, and of what is held back at the end.
-
-    there: so many batches are written already; they are left out.
-    """
-    batches = 0
+def _cut(encoder: SubwordEncoder, chunks: Iterable[str]) -> Iterator[list[Piece]]:
+    """Yield the pieces of each chunk, and of what is held back at the end."""
     for chunk in chunks:
-        if batches < there:
-            encoder.skip(chunk)
-        else:
-            yield encoder.feed(chunk)
-        batches += 1
-    if batches >= there:
-        yield encoder.end()
+        yield encoder.cut(chunk)
+    yield encoder.cut_rest()
 
 
 def _hashed(chunks: Iterable[str], update: Callable[[bytes], object]) -> Iterator[str]:
