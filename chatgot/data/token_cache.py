@@ -7,7 +7,6 @@ whose hash is in the names of the files, too.
 import json
 import logging
 import mmap
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict, cast
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from chatgot.atomic_file import atomic_file
 from chatgot.data.code_points import CharacterIds, CharacterSet, code_points
 from chatgot.data.encoding import CHUNK_BYTES, detect_encoding
 from chatgot.data.growing_ids import growing_ids
+from chatgot.data.known_hashes import file_hash, ids_checksum
 from chatgot.data.lengths import split_index
 from chatgot.data.odd_characters import (
     OddCharacter,
@@ -33,7 +32,7 @@ from chatgot.data.odd_characters import (
 )
 from chatgot.data.subword_children import encoding_of_batches
 from chatgot.data.subwords import Piece, SubwordEncoder, Subwords
-from chatgot.data.text_file import HASHED_BYTES, check_text_file, file_sha256, text_chunks
+from chatgot.data.text_file import check_text_file, text_chunks
 from chatgot.data.vocabulary import (
     END_OF_TEXT,
     Characters,
@@ -123,7 +122,7 @@ def load_tokens(
     Raises: ConfigError (text), StorageError (cache).
     """
     check_text_file(text_path)
-    key = _hash_of(text_path)
+    key = file_hash(text_path, cache_dir)[:HASH]
     if encoding is not None:
         key += f"-{encoding}"
     try:
@@ -136,13 +135,6 @@ def load_tokens(
             "set paths.cache"
         )
         raise StorageError(message) from error
-
-
-def _hash_of(text_path: Path) -> str:
-    try:
-        return file_sha256(text_path)[:HASH]
-    except OSError as error:
-        raise ConfigError(f"{text_path}: cannot be read: {error.strerror or error}") from error
 
 
 def _load_characters(text_path: Path, cache_dir: Path, key: str, encoding: str | None) -> Tokens:
@@ -178,7 +170,7 @@ def _load_subwords(
         with _making(text_path, cache_dir, passes=1) as advance:
             reader = _Reader(text_path, encoding)
             about = _encode_subwords(reader, ids_path, vocabulary, dtype, advance)
-        if not key.startswith(_hash_of(text_path)):
+        if not key.startswith(file_hash(text_path, cache_dir)[:HASH]):
             raise _changed(text_path)
         _write_about(about_path, about)
     _warn_of_oddities(text_path, about)
@@ -217,7 +209,7 @@ def _read_about(about_path: Path, ids_path: Path) -> About | None:
             about["format"] == CACHE_FORMAT
             and about.keys() == About.__annotations__.keys()
             and ids_path.stat().st_size == 2 * about["tokens"]
-            and _crc32_of(ids_path) == about["ids_crc32"]
+            and ids_checksum(ids_path) == about["ids_crc32"]
         )
         if fits:
             Characters.from_tokens(about["vocabulary"])  # raises where it is damaged
@@ -236,23 +228,10 @@ def _read_about_subwords(
             about["format"] == SUBWORDS_FORMAT
             and about.keys() == AboutSubwords.__annotations__.keys()
             and ids_path.stat().st_size == dtype.itemsize * about["tokens"]
-            and _crc32_of(ids_path) == about["ids_crc32"]
+            and ids_checksum(ids_path) == about["ids_crc32"]
         )
 
     return cast("AboutSubwords | None", _read_usable(about_path, is_usable))
-
-
-def _crc32_of(ids_path: Path) -> int:
-    """Return the checksum of a file of ids: a damaged one would train on other letters."""
-    checksum = 0
-    with (
-        ids_path.open("rb") as file,
-        waiting(f"reading {ids_path.name}", os.fstat(file.fileno()).st_size) as advance,
-    ):
-        while block := file.read(HASHED_BYTES):
-            checksum = crc32(block, checksum)
-            advance(len(block))
-    return checksum
 
 
 def _read_usable(about_path: Path, is_usable: Callable[[Any], bool]) -> object:

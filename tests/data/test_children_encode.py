@@ -1,5 +1,6 @@
 """A large text becomes subwords in child processes: the ids are those of one process."""
 
+import json
 import os
 import signal
 import subprocess
@@ -29,7 +30,13 @@ def text(tmp_path):
 
 
 @pytest.fixture
-def children(monkeypatch):
+def small_batches(monkeypatch):
+    monkeypatch.setattr(token_cache, "SUBWORD_CHUNK", 5000)
+    monkeypatch.setattr(subwords, "LONGEST_PIECE", 1000)
+
+
+@pytest.fixture
+def children(monkeypatch, small_batches):
     """Let two children encode even a small text; return those that were started."""
     started: list[subword_children._Child] = []
 
@@ -41,8 +48,6 @@ def children(monkeypatch):
     monkeypatch.setattr(subword_children, "LARGE", 0)
     monkeypatch.setattr(subword_children, "usable_cores", lambda: 2)
     monkeypatch.setattr(subword_children, "_Child", Noted)
-    monkeypatch.setattr(token_cache, "SUBWORD_CHUNK", 5000)
-    monkeypatch.setattr(subwords, "LONGEST_PIECE", 1000)
     return started
 
 
@@ -51,13 +56,14 @@ def vocabulary():
     return train_subwords([LINES], 300)
 
 
-def are_gone(pids: list[int]) -> bool:
-    """Wait at most 5 s until none of these processes is there."""
-    for _ in range(100):
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
+def are_gone(pids: list[int], wait_s: float = 5) -> bool:
+    """Return whether none of these processes is there any more, or still after a while."""
+    end = time.monotonic() + wait_s
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def test_ids_of_children_are_those_of_one_process(text, tmp_path, vocabulary, children):
@@ -122,7 +128,9 @@ def test_an_error_while_encoding_leaves_no_child(text, tmp_path, vocabulary, chi
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_kill_of_the_parent_leaves_no_child_and_the_next_start_goes_on(text, tmp_path, vocabulary):
+def test_kill_of_the_parent_leaves_no_child_and_the_next_start_goes_on(
+    text, tmp_path, vocabulary, small_batches, monkeypatch
+):
     """A module in the folder of the user that is named like Python's own is not imported."""
     (tmp_path / "pickle.py").write_text("raise SystemExit")
     (tmp_path / "tokenizer.json").write_text(vocabulary.json, encoding="utf-8")
@@ -135,10 +143,23 @@ def test_kill_of_the_parent_leaves_no_child_and_the_next_start_goes_on(text, tmp
         assert parent.stdout is not None
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(pids) == 2
-        assert all(os.readlink(f"/proc/{pid}/exe") for pid in pids)
+        assert not any(are_gone([pid], wait_s=0) for pid in pids)
         os.kill(parent.pid, signal.SIGKILL)
     assert are_gone(pids)
     cache = tmp_path / "cache"
-    assert list(cache.glob(".*.note"))
+    (note,) = cache.glob(".*.note")
+    there = json.loads(note.read_text())[1]
     whole = np.array(vocabulary.encode(TEXT))
+    encoded = 0
+    encode = vocabulary.encode_pieces
+
+    def counted(pieces):
+        nonlocal encoded
+        encoded += 1
+        return encode(pieces)
+
+    monkeypatch.setattr(vocabulary, "encode_pieces", counted)
     assert np.array_equal(load_tokens(text, cache, vocabulary).ids, whole)
+    # each batch is a chunk, and one is the rest
+    assert encoded == -(-len(TEXT.encode()) // 5000) + 1 - there
+    assert there > 5
