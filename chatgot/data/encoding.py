@@ -20,6 +20,7 @@ from chatgot.data.iso_2022 import escaped_encoding, has_designator, may_be_escap
 from chatgot.errors import ConfigError
 
 CHUNK_BYTES = 1 << 22
+PROBE_BYTES = 1 << 17  # decoded at a time for a look: in small chunks few emoji make few wide ones
 HEAD_BYTES = 1 << 16  # enough to see the structure of UTF-16 and UTF-32
 SAMPLE_BYTES = 1 << 20  # how much of the lines that are not UTF-8 is looked at
 UTF8_SAMPLE_BYTES = 1 << 18  # how much of the lines that are UTF-8 is looked at
@@ -250,7 +251,7 @@ def is_mostly_utf8(sequences: int, stray: int) -> bool:
 def _first_fault(path: Path, encoding: str) -> Undecodable | None:
     """Return what is wrong at the first byte that is not in this encoding, or None."""
     try:
-        for _ in decoded_chunks(path, encoding):
+        for _ in decoded_chunks(path, encoding, PROBE_BYTES):
             pass
     except Undecodable as fault:
         return fault

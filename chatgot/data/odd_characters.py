@@ -18,11 +18,29 @@ MOST_NAMED = 8  # characters in one warning
 # U+FFFD stands where a program could not read a letter.
 ODD = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffd-\uffff]+")
 
+ODD_BYTES = bytes(byte for byte in range(0x100) if ODD.match(chr(byte)))
+BLOCK = 1 << 15  # characters that are looked at together
+
 
 @cache
 def odd_code_points() -> list[int]:
     """Return the code points of all odd characters."""
     return [point for point in range(0x10000) if ODD.match(chr(point))]
+
+
+def has_odd_characters(text: str) -> bool:
+    """Return whether a text has odd characters; where a byte is a character it is fast."""
+    for start in range(0, len(text), BLOCK):
+        block = text[start : start + BLOCK]
+        try:
+            narrow = block.encode("latin-1")
+        except UnicodeEncodeError:
+            if ODD.search(block):
+                return True
+            continue
+        if len(narrow.translate(None, ODD_BYTES)) < len(narrow):
+            return True
+    return False
 
 
 class OddCharacter(TypedDict):
@@ -46,7 +64,7 @@ class OddCharacters:
     def watch(self, chunks: Iterable[str]) -> Iterator[str]:
         """Yield the chunks as they are."""
         for chunk in chunks:
-            if ODD.search(chunk):
+            if has_odd_characters(chunk):
                 self._count(chunk)
             self._lines += chunk.count("\n")
             self._characters += len(chunk)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from chatgot.data.known_words import KnownWords, odd_characters
 from chatgot.data.tokenizer_json import (
+    BYTES_OF_TEXT,
     ByteLevelTokenizer,
     byte_letters,
     name_of_end,
@@ -29,6 +30,7 @@ from chatgot.data.vocabulary import CHUNK, DocumentSplitter, Ids, Kind
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+Piece = str | None  # None: the end-of-text token
 LONGEST_PIECE = 1 << 16  # characters
 # Below, the regexes of the fast way (0.15 s for a process) would not pay
 LEAST_FAST = 1 << 13  # characters
@@ -65,6 +67,7 @@ class Subwords:
         self._bytes = _bytes_of_tokens(tokenizer)
         self._encodes = _load(tokenizer.copy)
         self._unknown = _unknown_characters(tokenizer.bytes)
+        self._writes_all = tokenizer.bytes >= BYTES_OF_TEXT
         self._before = tokenizer.splits_before_line_feed
         self._words = KnownWords(self._encode_word) if tokenizer.is_plain_qwen2 else None
         self._prove(tokenizer.special)
@@ -101,6 +104,16 @@ class Subwords:
         encoder = self.encoder()
         return encoder.feed(text) + encoder.end()
 
+    def encode_pieces(self, pieces: Iterable[Piece]) -> list[int]:
+        """Return the ids of pieces in a row."""
+        ids: list[int] = []
+        for piece in pieces:
+            if piece is None:
+                ids.append(self._id_of_end)
+            else:
+                ids += self.encode_piece(piece)
+        return ids
+
     def encoder(self) -> "SubwordEncoder":
         """Return an encoder for a text that comes in chunks."""
         return SubwordEncoder(self)
@@ -128,7 +141,7 @@ class Subwords:
 
     def _encode_slowly(self, text: str) -> list[int]:
         """Return the ids of a text, all of it by the package `tokenizers`."""
-        unknown = self._unknown.search(text)
+        unknown = None if self.can_write(text) else self._unknown.search(text)
         if unknown:
             raise KeyError(unknown.group())
         try:
@@ -172,11 +185,13 @@ class Subwords:
         return np.array(first_bytes)[ids]
 
     def can_write(self, text: str) -> bool:
-        return self.replace_unknown(text)[1] == ""
+        if not self._writes_all:
+            return self._unknown.search(text) is None
+        return text.isascii() or _is_utf_8(text)  # ten times as fast
 
     def replace_unknown(self, text: str) -> tuple[str, str]:
         """Replace what cannot be written by `?`; return the text and those characters."""
-        if not self._unknown.search(text):
+        if self.can_write(text):
             return text, ""
         unknown = "".join(sorted(set(self._unknown.findall(text))))
         return self._unknown.sub("?", text), unknown
@@ -211,53 +226,50 @@ class SubwordEncoder:
     def __init__(self, vocabulary: Subwords) -> None:
         self._vocabulary = vocabulary
         self._splitter = DocumentSplitter()
-        self._held = ""  # of this document, not encoded yet
-        self._encode = vocabulary.encode_piece
+        self._held = ""  # of this document, not in a piece yet
 
     def feed(self, chunk: str) -> list[int]:
         """Take the next characters; return the ids that are certain by now."""
-        return self._take(self._splitter.feed(chunk))
-
-    def skip(self, chunk: str) -> None:
-        """Take the next characters, whose ids are known already."""
-        self._encode = _encode_nothing
-        self.feed(chunk)
-        self._encode = self._vocabulary.encode_piece
+        return self._vocabulary.encode_pieces(self.cut(chunk))
 
     def end(self) -> list[int]:
         """Return the rest."""
+        return self._vocabulary.encode_pieces(self.cut_rest())
+
+    def cut(self, chunk: str) -> list[Piece]:
+        """Take the next characters; return the pieces that are whole by now, not encoded."""
+        return self._take(self._splitter.feed(chunk))
+
+    def cut_rest(self) -> list[Piece]:
+        """Return the pieces of the rest, not encoded."""
         return self._take(self._splitter.end()) + self._end_document()
 
-    def _take(self, documents: list[str]) -> list[int]:
+    def _take(self, documents: list[str]) -> list[Piece]:
         first, *further = documents
-        ids = self._go_on(first)
+        pieces = self._go_on(first)
         for document in further:
-            ids += self._end_document()
-            ids.append(self._vocabulary.end_of_text_id)
-            ids += self._go_on(document)
-        return ids
+            pieces += self._end_document()
+            pieces.append(None)
+            pieces += self._go_on(document)
+        return pieces
 
-    def _go_on(self, text: str) -> list[int]:
-        """Take more of this document; return the ids of the pieces that are whole by now."""
+    def _go_on(self, text: str) -> list[Piece]:
+        """Take more of this document; return the pieces that are whole by now."""
         text = self._held + text
-        ids = []
+        pieces: list[Piece] = []
         start = 0
         while len(text) - start > LONGEST_PIECE:
             window = text[start : start + LONGEST_PIECE + 1]
             length = self._vocabulary.last_cut(window) or LONGEST_PIECE
-            ids += self._encode(window[:length])
+            pieces.append(window[:length])
             start += length
         self._held = text[start:]
-        return ids
+        return pieces
 
-    def _end_document(self) -> list[int]:
+    def _end_document(self) -> list[Piece]:
         rest = self._held
         self._held = ""
-        return self._encode(rest) if rest else []
-
-
-def _encode_nothing(text: str) -> list[int]:
-    return []
+        return [rest] if rest else []
 
 
 class SubwordDecoder:
@@ -276,6 +288,15 @@ class SubwordDecoder:
 
     def end(self) -> str:
         return self._utf_8.decode(b"", final=True)
+
+
+def _is_utf_8(text: str) -> bool:
+    """Return whether UTF-8 can write a text: it has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unknown_characters(known: frozenset[int]) -> re.Pattern[str]:

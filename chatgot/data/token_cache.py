@@ -7,21 +7,22 @@ whose hash is in the names of the files, too.
 import json
 import logging
 import mmap
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict, cast
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chatgot.atomic_file import atomic_file
+from chatgot.data.code_points import CharacterIds, CharacterSet, code_points
 from chatgot.data.encoding import CHUNK_BYTES, detect_encoding
 from chatgot.data.growing_ids import growing_ids
+from chatgot.data.known_hashes import file_hash, ids_checksum
 from chatgot.data.lengths import split_index
 from chatgot.data.odd_characters import (
     OddCharacter,
@@ -29,13 +30,12 @@ from chatgot.data.odd_characters import (
     describe,
     odd_code_points,
 )
-from chatgot.data.subwords import SubwordEncoder, Subwords
-from chatgot.data.text_file import HASHED_BYTES, check_text_file, file_sha256, text_chunks
+from chatgot.data.subword_children import encoding_of_batches
+from chatgot.data.subwords import Piece, SubwordEncoder, Subwords
+from chatgot.data.text_file import check_text_file, text_chunks
 from chatgot.data.vocabulary import (
     END_OF_TEXT,
-    END_OF_TEXT_ID,
     Characters,
-    DocumentSplitter,
     Ids,
     Vocabulary,
 )
@@ -49,8 +49,6 @@ SUBWORDS_FORMAT = 3  # of a cache of subwords
 SUBWORD_CHUNK = 1 << 20  # bytes of a text that become subwords at a time
 HASH = 32  # hex digits of a hash in a file's name
 MOST_SHOWN = 20  # characters in one message
-CODE_POINTS = 0x110000  # Unicode's range
-END_OF_TEXT_POINT = CODE_POINTS  # of the end-of-text token: the first number above Unicode
 MAX_CHARACTERS = (1 << 16) - 1  # a uint16 has room for these and the end-of-text token
 
 
@@ -124,7 +122,7 @@ def load_tokens(
     Raises: ConfigError (text), StorageError (cache).
     """
     check_text_file(text_path)
-    key = _hash_of(text_path)
+    key = file_hash(text_path, cache_dir)[:HASH]
     if encoding is not None:
         key += f"-{encoding}"
     try:
@@ -137,13 +135,6 @@ def load_tokens(
             "set paths.cache"
         )
         raise StorageError(message) from error
-
-
-def _hash_of(text_path: Path) -> str:
-    try:
-        return file_sha256(text_path)[:HASH]
-    except OSError as error:
-        raise ConfigError(f"{text_path}: cannot be read: {error.strerror or error}") from error
 
 
 def _load_characters(text_path: Path, cache_dir: Path, key: str, encoding: str | None) -> Tokens:
@@ -179,7 +170,7 @@ def _load_subwords(
         with _making(text_path, cache_dir, passes=1) as advance:
             reader = _Reader(text_path, encoding)
             about = _encode_subwords(reader, ids_path, vocabulary, dtype, advance)
-        if not key.startswith(_hash_of(text_path)):
+        if not key.startswith(file_hash(text_path, cache_dir)[:HASH]):
             raise _changed(text_path)
         _write_about(about_path, about)
     _warn_of_oddities(text_path, about)
@@ -218,7 +209,7 @@ def _read_about(about_path: Path, ids_path: Path) -> About | None:
             about["format"] == CACHE_FORMAT
             and about.keys() == About.__annotations__.keys()
             and ids_path.stat().st_size == 2 * about["tokens"]
-            and _crc32_of(ids_path) == about["ids_crc32"]
+            and ids_checksum(ids_path) == about["ids_crc32"]
         )
         if fits:
             Characters.from_tokens(about["vocabulary"])  # raises where it is damaged
@@ -237,23 +228,10 @@ def _read_about_subwords(
             about["format"] == SUBWORDS_FORMAT
             and about.keys() == AboutSubwords.__annotations__.keys()
             and ids_path.stat().st_size == dtype.itemsize * about["tokens"]
-            and _crc32_of(ids_path) == about["ids_crc32"]
+            and ids_checksum(ids_path) == about["ids_crc32"]
         )
 
     return cast("AboutSubwords | None", _read_usable(about_path, is_usable))
-
-
-def _crc32_of(ids_path: Path) -> int:
-    """Return the checksum of a file of ids: a damaged one would train on other letters."""
-    checksum = 0
-    with (
-        ids_path.open("rb") as file,
-        waiting(f"reading {ids_path.name}", os.fstat(file.fileno()).st_size) as advance,
-    ):
-        while block := file.read(HASHED_BYTES):
-            checksum = crc32(block, checksum)
-            advance(len(block))
-    return checksum
 
 
 def _read_usable(about_path: Path, is_usable: Callable[[Any], bool]) -> object:
@@ -333,25 +311,22 @@ def _encode(text_path: Path, ids_path: Path, encoding: str | None, advance: Adva
     Raises: ConfigError, OSError.
     """
     reader = _Reader(text_path, encoding)
-    counts = np.zeros(CODE_POINTS + 1, dtype=np.int64)
     digest = sha256()
-    for points in code_points(reader.plain_chunks(digest.update, advance)):
-        counts += np.bincount(points, minlength=CODE_POINTS + 1)
-    counts[END_OF_TEXT_POINT] = 0
-    if counts[odd_code_points()].any():
+    character_set = CharacterSet()
+    for blocks in code_points(reader.plain_chunks(digest.update, advance)):
+        character_set.add(blocks)
+    characters = character_set.found()
+    if np.isin(characters, odd_code_points()).any():
         reader.look_for_odd_characters()
-    characters = np.flatnonzero(counts)
     _check_characters(len(characters), text_path)
-    id_of = np.zeros(CODE_POINTS + 1, dtype="<u2")
-    id_of[END_OF_TEXT_POINT] = END_OF_TEXT_ID
-    id_of[characters] = np.arange(1, len(characters) + 1)
+    table = CharacterIds(characters)
     second_digest = sha256()
     identity = f"{CACHE_FORMAT} {CHUNK_BYTES} {digest.hexdigest()}"
     with growing_ids(ids_path, identity) as ids:
         chunks = text_chunks(text_path, reader.encoding, advance=advance)
         batches = code_points(_hashed(chunks, second_digest.update))
         there = ids.batches
-        ids.write(id_of[points] for number, points in enumerate(batches) if number >= there)
+        ids.write(table.ids(blocks) for number, blocks in enumerate(batches) if number >= there)
         if second_digest.digest() != digest.digest():
             ids.forget()
             raise _changed(text_path)
@@ -389,14 +364,16 @@ def _encode_subwords(
     with growing_ids(ids_path, identity) as ids:
         has_text = ids.batches > 0
 
-        def batches() -> Iterator[NDArray[np.unsignedinteger]]:
+        def checked(arrays: Iterable[NDArray[np.unsignedinteger]]) -> Iterator[Ids]:
             nonlocal has_text
-            for batch in _encoded_batches(encoder, known, ids.batches):
-                array = np.array(batch, dtype)
+            for array in arrays:
                 has_text = has_text or bool((array != vocabulary.end_of_text_id).any())
                 yield array
 
-        ids.write(batches())
+        size = reader.path.stat().st_size
+        with encoding_of_batches(vocabulary, dtype, size) as encode:
+            batches = islice(_cut(encoder, known), ids.batches, None)
+            ids.write(checked(encode(batches)))
         if not has_text:
             raise _no_text(reader.path)
     if unknown:
@@ -426,22 +403,11 @@ def _replace_unknown(
         yield text
 
 
-def _encoded_batches(
-    encoder: SubwordEncoder, chunks: Iterable[str], there: int
-) -> Iterator[list[int]]:
-    """Yield the ids of each chunk, and of what is held back at the end.
-
-    there: so many batches are written already; they are left out.
-    """
-    batches = 0
+def _cut(encoder: SubwordEncoder, chunks: Iterable[str]) -> Iterator[list[Piece]]:
+    """Yield the pieces of each chunk, and of what is held back at the end."""
     for chunk in chunks:
-        if batches < there:
-            encoder.skip(chunk)
-        else:
-            yield encoder.feed(chunk)
-        batches += 1
-    if batches >= there:
-        yield encoder.end()
+        yield encoder.cut(chunk)
+    yield encoder.cut_rest()
 
 
 def _hashed(chunks: Iterable[str], update: Callable[[bytes], object]) -> Iterator[str]:
@@ -464,23 +430,3 @@ def _check_characters(count: int, text_path: Path) -> None:
 
 def _no_text(text_path: Path) -> ConfigError:
     return ConfigError(f"{text_path}: holds no text, only a byte order mark or {END_OF_TEXT}")
-
-
-def code_points(chunks: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-    """Yield the tokens of a text: the code point of a character, END_OF_TEXT_POINT for that token.
-
-    The tokens do not depend on where the chunks end.
-    """
-    splitter = DocumentSplitter()
-    for chunk in chunks:
-        yield _join_documents(splitter.feed(chunk))
-    yield _join_documents(splitter.end())
-
-
-def _join_documents(documents: list[str]) -> NDArray[np.uint32]:
-    end_of_text = np.array([END_OF_TEXT_POINT], dtype="<u4")
-    arrays = []
-    for document in documents:
-        arrays.append(np.frombuffer(document.encode("utf-32-le"), dtype="<u4"))
-        arrays.append(end_of_text)
-    return np.concatenate(arrays[:-1])

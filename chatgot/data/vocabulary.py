@@ -17,8 +17,10 @@ END_OF_TEXT_ID = 0  # in a vocabulary of characters
 CHUNK = 1 << 20  # ids that are decoded at a time
 Ids = NDArray[np.uint16] | NDArray[np.uint32]  # of a text, (N,)
 Kind = Literal["characters", "subwords"]  # what most tokens are
-# ^ and $ match at "\n" only, not at the other line ends of Unicode
-END_OF_TEXT_LINE = re.compile(rf"^{re.escape(END_OF_TEXT)}$", re.MULTILINE)
+# A whole line. It begins with what is searched for, since `^` would be tried at each character;
+# "\n" alone ends a line, not the other line ends of Unicode
+_NAME = re.escape(END_OF_TEXT)
+END_OF_TEXT_LINE = re.compile(rf"{_NAME}(?<![^\n]{_NAME})(?![^\n])")
 
 
 def split_documents(text: str) -> list[str]:

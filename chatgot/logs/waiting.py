@@ -41,7 +41,7 @@ def waiting(words: str, total: float | None = None) -> Iterator[Advance]:
     Best effort: a console that fails, or a system without room for a thread, shows nothing.
     """
     wait = _Wait(words, total, sys.stderr)
-    if not is_terminal(sys.stderr) or bars_are_disabled() or _address_space_is_limited():
+    if not is_terminal(sys.stderr) or bars_are_disabled() or address_space_is_limited():
         yield wait.advance_in_log
         wait.log_the_end()
         return
@@ -56,7 +56,7 @@ def waiting(words: str, total: float | None = None) -> Iterator[Advance]:
             thread.join(JOIN_S)
 
 
-def _address_space_is_limited() -> bool:
+def address_space_is_limited() -> bool:
     """Return whether `ulimit -v` is set, which only Linux obeys.
 
     glibc reserves 64 MiB of the address space for a thread, which training may need.

@@ -17,6 +17,7 @@ from platformdirs import user_cache_path
 
 from chatgot.atomic_file import atomic_file
 from chatgot.machine import contention
+from chatgot.machine.usable_cores import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +65,8 @@ def keep_compiled_code() -> None:
         _warn_once(f"{problem}: the next run compiles again")
         del os.environ[COMPILED]
     # for a GPU, torch would start a pool of processes that stay until the run ends
-    compilers = 1 if torch.cuda.is_available() else min(cores(), MOST_COMPILERS)
+    compilers = 1 if torch.cuda.is_available() else min(usable_cores(), MOST_COMPILERS)
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(compilers))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _why_unusable(folder: str | None) -> str:

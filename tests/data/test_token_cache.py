@@ -11,16 +11,11 @@ from hypothesis import strategies as st
 from tiny_tokenizers import changed, subwords, tokenizer_json
 
 import chatgot.data.token_cache
+from chatgot.data.code_points import END_OF_TEXT_POINT, code_points
 from chatgot.data.encoding import CHUNK_BYTES
 from chatgot.data.subwords import Subwords
 from chatgot.data.text_file import text_chunks
-from chatgot.data.token_cache import (
-    END_OF_TEXT_POINT,
-    MAX_CHARACTERS,
-    Tokens,
-    code_points,
-    load_tokens,
-)
+from chatgot.data.token_cache import MAX_CHARACTERS, Tokens, load_tokens
 from chatgot.data.vocabulary import END_OF_TEXT, END_OF_TEXT_ID, Characters
 from chatgot.errors import ConfigError, StorageError
 
@@ -246,7 +241,7 @@ def test_tokens_are_the_same_in_chunks_of_any_size(tmp_path_factory, pieces, chu
     path.write_bytes(text.encode(encoding))
     vocabulary = Characters("".join(sorted({*text})))
     chunks = code_points(text_chunks(path, encoding, chunk_bytes))
-    points = [int(point) for chunk in chunks for point in chunk]
+    points = [int(point) for blocks in chunks for block in blocks for point in block]
     id_of = {ord(c): 1 + i for i, c in enumerate(vocabulary.characters)} | {END_OF_TEXT_POINT: 0}
     expected = vocabulary.encode(text.replace("\r\n", "\n"))
     assert [id_of[point] for point in points] == expected
