@@ -139,7 +139,8 @@ def telegram_html(said: list[Said], zone: str = "UTC+01:00") -> str:
     """Return a page of Telegram Desktop; who goes on speaking is not named again."""
     parts = [
         "<!DOCTYPE html>\n<html>\n\n <head>\n\n  <meta charset=\"utf-8\"/>\n<title>Exported Data"
-        "</title>\n  <script src=\"js/script.js\" type=\"text/javascript\">\n\n  </script>\n </head>"
+        "</title>\n  <script src=\"js/script.js\" type=\"text/javascript\">\n\n  </script>\n "
+        "</head>"
         "\n\n <body onload=\"CheckLocation();\">\n\n  <div class=\"page_wrap\">\n\n   <div class=\""
         "page_header\">\n    <div class=\"content\">\n     <div class=\"text bold\">\nThe play\n"
         "     </div>\n    </div>\n   </div>\n\n   <div class=\"page_body chat_page\">\n\n    <div "

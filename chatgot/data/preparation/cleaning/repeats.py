@@ -242,10 +242,10 @@ class _Search:
             yield from self._whole_paragraphs(piece.text, folded)
             return
         yield from self._end_of_plain_text()
-        if isinstance(piece, Speech | Passage) and len(piece.text) >= LONG_PASSAGE:
-            if self._was_there(key_of(piece.text)) and self._drop:
-                return
-        yield piece
+        is_long = isinstance(piece, Speech | Passage) and len(piece.text) >= LONG_PASSAGE
+        was_there = is_long and self._was_there(key_of(piece.text))
+        if not (was_there and self._drop):
+            yield piece
 
     def _whole_paragraphs(self, text: str, folded: str) -> Iterator[PlainText]:
         text = self._paragraph + text
