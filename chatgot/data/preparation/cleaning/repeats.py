@@ -242,8 +242,9 @@ class _Search:
             yield from self._whole_paragraphs(piece.text, folded)
             return
         yield from self._end_of_plain_text()
-        is_long = isinstance(piece, Speech | Passage) and len(piece.text) >= LONG_PASSAGE
-        was_there = is_long and self._was_there(key_of(piece.text))
+        was_there = False
+        if isinstance(piece, Speech | Passage) and len(piece.text) >= LONG_PASSAGE:
+            was_there = self._was_there(key_of(piece.text))
         if not (was_there and self._drop):
             yield piece
 
