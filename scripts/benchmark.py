@@ -57,6 +57,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "steps": {"type": int, "default": 8, "help": "optimizer steps of one run"},
     "rounds": {"type": int, "default": 3, "help": "how many times to measure each side"},
     "gigabytes": {"type": float, "default": 1.0, "help": "size of the large file"},
+    "megabytes": {"type": float, "default": 50.0, "help": "size of each file"},
     "encoded_megabytes": {
         "type": float,
         "default": 20.0,
@@ -185,6 +186,11 @@ PARTS = {
         "files:log_fixer",
         "MB/s and memory of the log fixer on large logs and in old encodings, and of a plain copy",
         ("rounds", "gigabytes", "encoded_megabytes"),
+    ),
+    "preparation": Part(
+        "preparation:preparation",
+        "MB/s and memory of preparing each kind of file, and of encoding, next to SHA-256",
+        ("megabytes",),
     ),
     "generation": Part(
         "generation:generation",
