@@ -79,16 +79,16 @@ class CharacterSet:
 class CharacterIds:
     """The ids of characters; those that are not listed must not come.
 
-    characters: their code points; the first one has the id 1.
+    characters: their code points, ascending; the first one has the id 1.
     """
 
     def __init__(self, characters: NDArray[np.int64]) -> None:
         self._id_of = np.zeros(CODE_POINTS, dtype="<u2")
         self._id_of[characters] = np.arange(1, len(characters) + 1)
         self._id_of[END_OF_TEXT_POINT] = END_OF_TEXT_ID
-        narrow = self._id_of[:0x100]
-        # bytes.translate is three times as fast as an index, where the ids are bytes, too
-        self._narrow = narrow.astype(np.uint8).tobytes() if narrow.max() < 0x100 else None
+        # No more than 255 characters are one byte wide, so their ids are bytes, too, and
+        # bytes.translate is three times as fast as an index
+        self._narrow = self._id_of[:0x100].astype(np.uint8).tobytes()
 
     def ids(self, blocks: list[CodePoints]) -> NDArray[np.uint16]:
         """Return the id of each token of a chunk."""
@@ -96,7 +96,7 @@ class CharacterIds:
         return np.concatenate([none, *map(self._ids_of_block, blocks)])
 
     def _ids_of_block(self, points: CodePoints) -> NDArray[np.uint16]:
-        if points.dtype == np.uint8 and self._narrow is not None:
+        if points.dtype == np.uint8:
             ids = points.tobytes().translate(self._narrow)
             return np.frombuffer(ids, dtype=np.uint8).astype("<u2")
         return self._id_of[points]

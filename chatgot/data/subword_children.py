@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 import chatgot
 from chatgot.data.subwords import Piece, Subwords
 from chatgot.logs.waiting import address_space_is_limited
+from chatgot.machine.control_groups import cpu_quota
 from chatgot.machine.usable_cores import usable_cores
 
 logger = logging.getLogger(__name__)
@@ -75,12 +76,13 @@ def encoding_of_batches(
 
 def _number_of_children(text_bytes: int) -> int:
     """Return how many processes help: none with one core, or where threads are too large."""
-    cores = usable_cores()
-    if text_bytes < LARGE or cores == 1 or address_space_is_limited():
+    if text_bytes < LARGE or address_space_is_limited():
         return 0
     if not sys.executable or getattr(sys, "frozen", False):  # Python is within another program
         return 0
-    return min(cores, MOST_CHILDREN)
+    quota = cpu_quota()
+    cores = usable_cores() if quota is None else min(usable_cores(), int(quota))
+    return min(cores, MOST_CHILDREN) if cores > 1 else 0
 
 
 @contextmanager

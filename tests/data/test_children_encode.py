@@ -47,6 +47,7 @@ def children(monkeypatch, small_batches):
 
     monkeypatch.setattr(subword_children, "LARGE", 0)
     monkeypatch.setattr(subword_children, "usable_cores", lambda: 2)
+    monkeypatch.setattr(subword_children, "cpu_quota", lambda: None)
     monkeypatch.setattr(subword_children, "_Child", Noted)
     return started
 
@@ -109,17 +110,22 @@ def test_python_that_cannot_be_started_is_done_without(
 
 
 @pytest.mark.parametrize(
-    ("size", "cores", "limited", "expected"),
+    ("size", "cores", "quota", "limited", "expected"),
     [
-        (1 << 30, 2, False, 2),
-        (1 << 30, 64, False, 8),
-        (1 << 30, 1, False, 0),
-        (1 << 30, 2, True, 0),
-        ((1 << 25) - 1, 2, False, 0),
+        (1 << 30, 2, None, False, 2),
+        (1 << 30, 64, None, False, 8),
+        (1 << 30, 64, 3.5, False, 3),
+        (1 << 30, 64, 1.5, False, 0),
+        (1 << 30, 1, None, False, 0),
+        (1 << 30, 2, None, True, 0),
+        ((1 << 25) - 1, 2, None, False, 0),
     ],
 )
-def test_children_are_as_many_as_cores_for_large_texts(monkeypatch, size, cores, limited, expected):
+def test_children_are_as_many_as_cores_for_large_texts(
+    monkeypatch, size, cores, quota, limited, expected
+):
     monkeypatch.setattr(subword_children, "usable_cores", lambda: cores)
+    monkeypatch.setattr(subword_children, "cpu_quota", lambda: quota)
     monkeypatch.setattr(subword_children, "address_space_is_limited", lambda: limited)
     assert subword_children._number_of_children(size) == expected
 
