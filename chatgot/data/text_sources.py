@@ -126,12 +126,12 @@ def _files_in(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
             f"{folder}: {first}{more} may be no plain text; make one text of the folder first: "
             f"prepare_data.py {folder} --output data/{folder.resolve().name}.txt"
         )
-    paths = [folder / name for name in sorted(names, key=natural_key)]
-    empty = [path for path in paths if _is_empty(path)]
-    if len(empty) == len(paths):
+    texts = [folder / name for name in sorted(names, key=natural_key)]
+    empty = [text for text in texts if _is_empty(text)]
+    if len(empty) == len(texts):
         raise ConfigError(f"{folder}: holds empty files only; set data.path to texts")
     without_text = set(empty)
-    return tuple(path for path in paths if path not in without_text), tuple(empty)
+    return tuple(text for text in texts if text not in without_text), tuple(empty)
 
 
 def _is_empty(file: Path) -> bool:
