@@ -139,8 +139,7 @@ def telegram_html(said: list[Said], zone: str = "UTC+01:00") -> str:
     """Return a page of Telegram Desktop; who goes on speaking is not named again."""
     parts = [
         "<!DOCTYPE html>\n<html>\n\n <head>\n\n  <meta charset=\"utf-8\"/>\n<title>Exported Data"
-        "</title>\n  <script src=\"js/script.js\" type=\"text/javascript\">\n\n  </script>\n "
-        "</head>"
+        "</title>\n  <script src=\"js/script.js\">\n\n  </script>\n </head>"
         "\n\n <body onload=\"CheckLocation();\">\n\n  <div class=\"page_wrap\">\n\n   <div class=\""
         "page_header\">\n    <div class=\"content\">\n     <div class=\"text bold\">\nThe play\n"
         "     </div>\n    </div>\n   </div>\n\n   <div class=\"page_body chat_page\">\n\n    <div "
@@ -294,7 +293,7 @@ def nick(name: str) -> str:
 
 
 def irssi(said: list[Said]) -> str:
-    lines = ["--- Log opened Thu Dec 21 09:00:00 2023"]
+    lines = [f"--- Log opened {said[0].when:%a %b %d %H:%M:%S %Y}"]
     day = said[0].when.date()
     for s in said:
         if s.when.date() != day:
@@ -316,7 +315,7 @@ def znc(said: list[Said]) -> str:
 
 
 def hexchat(said: list[Said]) -> str:
-    lines = ["**** BEGIN LOGGING AT Thu Dec 21 09:00:00 2023", ""]
+    lines = [f"**** BEGIN LOGGING AT {said[0].when:%a %b %d %H:%M:%S %Y}", ""]
     lines += [f"{s.when:%b %d %H:%M:%S} <{nick(s.name)}>\t{line}" for s in said for line in s.lines]
     return "\n".join([*lines, "**** ENDING LOGGING AT Sat Dec 30 10:00:00 2023", ""])
 

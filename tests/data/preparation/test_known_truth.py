@@ -7,8 +7,10 @@ import io
 import json
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import rendered_chats as chats
 import rendered_play as plays
 from known_play import SCENES, WITH_CAPITALS, Said, prepared, speeches
 
+from chatgot.data.corpus import fetch_default_text
 from chatgot.data.preparation.prepare import Preparation, Prepared, prepare
 from chatgot.errors import ConfigError
 
@@ -501,3 +504,80 @@ def with_entities(document: bytes) -> bytes:
                 content = content.replace(b"I read", b"&e;")
             members[name] = content
     return zipped(members)
+
+
+# --------------------------------------------------------------------------------------------------
+# Whole plays
+
+SPEECHES_OF_AN_EPISODE = 2000
+LONGEST_NAME = 5  # words; a longer one is taken for text where nothing marks it
+LIKE_A_NAME = re.compile(r"(?m)^[A-Z]\w*(?: [A-Z]\w*){0,2}: |^[A-Z .]+$")
+NO_NAMES = ("PROLOGUE", "SONG")  # headings of plays, too
+WITHOUT_MARKS = (
+    "SRT", "WebVTT", "ASS", "HTML", "EPUB", "DOCX", "transcript", "timed transcript", "Fountain",
+    "screenplay", "stage play",
+)  # fmt: skip
+SUBTITLES = ("SRT", "WebVTT", "ASS")  # rows of one sentence become one line
+NOT_WHOLE = ("Slack",)  # a file a day
+
+
+def episodes_of(text: str) -> list[list[Said]]:
+    """Return the default text as episodes; but for one name with a colon, all of it."""
+    parts = [part.partition(":\n") for part in text.rstrip("\n").split("\n\n")]
+    when = ALL[0].when
+    episodes = []
+    for number, first in enumerate(range(0, len(parts), SPEECHES_OF_AN_EPISODE)):
+        episode = []
+        for name, _, said in parts[first : first + SPEECHES_OF_AN_EPISODE]:
+            if ":" not in name:
+                episode.append(Said(f"e{number:02}", name, tuple(said.split("\n")), when))
+            when += timedelta(seconds=61)
+        when += timedelta(days=1)
+        episodes.append(episode)
+    return episodes
+
+
+def plain_drama(episode: list[Said]) -> list[Said]:
+    """Return the speeches of an episode that are told apart without any marks.
+
+    Left out: names that come once or twice or have many words, speeches with a line like `Name:`,
+    and who goes on speaking.
+    """
+    counts = Counter(said.name.upper() for said in episode)
+    kept: list[Said] = []
+    for said in episode:
+        name = said.name.upper()
+        is_name = counts[name] > 2 and len(name.split()) <= LONGEST_NAME and name not in NO_NAMES
+        goes_on = bool(kept) and kept[-1].name.upper() == name
+        if is_name and not goes_on and not LIKE_A_NAME.search(said.text) and "&" not in said.text:
+            kept.append(said)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def default_text(tmp_path_factory) -> str:
+    """Return the default text, of this checkout or from the network."""
+    path = Path(__file__).parents[3] / "data" / "shakespeare.txt"
+    if not path.is_file():
+        path = tmp_path_factory.mktemp("default") / "shakespeare.txt"
+        fetch_default_text(path)
+    return path.read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NOT_WHOLE])
+def test_whole_plays_come_out_line_for_line(prepare_all, default_text, kind):
+    episodes = episodes_of(default_text)
+    if kind in WITHOUT_MARKS:
+        episodes = list(map(plain_drama, episodes))
+    assert sum(map(len, episodes)) > 28_000
+    of = KINDS[kind]
+    files = {f"e{n:02}/{of.name}": of.content(said) for n, said in enumerate(episodes)}
+    text, told = prepare_all(files)
+    assert {file.kind for file in told.read} == {of.kind}
+    truth = "<|endoftext|>\n".join(map(of.truth, episodes))
+    if kind in SUBTITLES:
+        assert text.split() == truth.split()
+    else:
+        assert text.split("\n") == truth.split("\n")

@@ -14,7 +14,7 @@ SHARE_OF_ROWS = 0.85  # that have the same number of cells
 PROSE_COMMAS = 0.5  # share of separators with a blank behind them
 MOST_WHOLE = 0.5  # share of the quotes that open and must close, or quotes are text
 LONGEST_QUOTED = 300  # characters of a cell that are looked through for its end
-MOST_OPEN_LINES = 20  # after which a quote that opens is taken as damage
+MOST_OPEN_LINES = 100  # after which a quote that opens is taken as damage
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from chatgot.data.preparation.source import Source
 LOOKED_AT = 400  # lines
 LEAST_LINES = 3
 DAY_S = 86_400
+HALF_YEAR_S = 182 * DAY_S
 BACKWARD_S = 3600  # a clock that goes back by more shows that a day has passed
 
 _NICK = r"[^\s<>:,]{1,40}"
@@ -219,11 +220,13 @@ class _Clock:
         return self._day + seconds
 
     def _set_month(self, text: str) -> None:
-        """Take `Jan 02`, in the year that was known before."""
-        year = datetime.fromtimestamp(self._day, UTC).year if self.is_dated else 1972
+        """Take `Jan 02`, in the year that was known before, or in the next one after December."""
+        before = self._day
+        year = datetime.fromtimestamp(before, UTC).year if before else 1972
         was_dated = self.is_dated
-        if self._set(f"{year} {text}", "%Y %b %d"):
-            self.is_dated = was_dated
+        if self._set(f"{year} {text}", "%Y %b %d") and self._day < before - HALF_YEAR_S:
+            self._set(f"{year + 1} {text}", "%Y %b %d")
+        self.is_dated = was_dated
 
 
 IRC = Reader("IRC log", certainty, read)

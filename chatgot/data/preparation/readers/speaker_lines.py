@@ -66,9 +66,7 @@ NOT_TRANSCRIPTS = """
 yaml yml json jsonl ini toml cfg conf properties py js ts c h cpp java rs go css html htm xml svg
 tex bib eml mbox log
 """
-SMALL_WORDS = frozenset(
-    ["&", "and", "of", "the", "de", "la", "von", "van", "der", "und", "et", "y", "e"]
-)  # of names
+SMALL_WORDS = frozenset(("&", "and", "of", "the", "de", "la", "von", "van", "der", "und", "et"))
 WORDS_OF_NO_SPEAKERS = frozenset(NO_SPEAKERS.split())
 ENDINGS_OF_OTHERS = frozenset(NOT_TRANSCRIPTS.split())
 
