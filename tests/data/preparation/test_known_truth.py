@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
+import harness
 import pytest
 import rendered_chats as chats
 import rendered_play as plays
@@ -237,6 +238,25 @@ def test_a_zip_of_mixed_kinds_comes_out_line_for_line(prepare_all):
     assert not told.left_out
 
 
+def test_script_reads_all_it_can_and_names_the_rest(tmp_path, monkeypatch, capsys):
+    files, truth = mixed_files()
+    files |= {"2b.srt": bytes(range(256)) * 9, "3b.csv": b""}
+    monkeypatch.chdir(tmp_path)
+    for name, content in {**files, "all.zip": zipped(files)}.items():
+        Path(name).write_bytes(content)
+    main = harness.load_script(harness.ROOT / "scripts" / "prepare_data.py").main
+    for given in (".", "all.zip"):
+        assert main([given, "--output", "out/text.txt"]) == 0
+        if given == "all.zip":
+            assert Path("out/text.txt").read_text("utf-8") == truth
+        told = capsys.readouterr().out
+        assert re.search("2b.srt: binary", told)
+        assert re.search("3b.csv: empty", told)
+        assert main([given, "--output", "out/other.txt", "--strict"]) == 2
+        assert not Path("out/other.txt").exists()
+        assert "left out" in capsys.readouterr().err
+
+
 def test_logs_of_one_day_each_are_read_in_order(prepare_all):
     """ZNC writes a file a day, whose lines have a clock and no date."""
     files = {}
@@ -287,7 +307,7 @@ def test_odd_encodings_and_line_ends_change_nothing(prepare_all, damage):
     files = {}
     truths = []
     for n, (name, kind) in enumerate(DAMAGED.items()):
-        said = play_of(name, "English", "German", "Russian")
+        said = play_of(name, "German", "Russian")
         text = kind.content(said).decode().removeprefix("\ufeff")
         files[f"{n}/{kind.name}"] = DAMAGES[damage](text)
         truths.append(kind.truth(said))
@@ -512,7 +532,7 @@ def with_entities(document: bytes) -> bytes:
 SPEECHES_OF_AN_EPISODE = 2000
 LONGEST_NAME = 5  # words; a longer one is taken for text where nothing marks it
 LIKE_A_NAME = re.compile(r"(?m)^[A-Z]\w*(?: [A-Z]\w*){0,2}: |^[A-Z .]+$")
-NO_NAMES = ("PROLOGUE", "SONG")  # headings of plays, too
+NO_NAMES = re.compile("PROLOGUE|SONG|A .*")  # headings and directions of plays, too
 WITHOUT_MARKS = (
     "SRT", "WebVTT", "ASS", "HTML", "EPUB", "DOCX", "transcript", "timed transcript", "Fountain",
     "screenplay", "stage play",
@@ -547,7 +567,8 @@ def plain_drama(episode: list[Said]) -> list[Said]:
     kept: list[Said] = []
     for said in episode:
         name = said.name.upper()
-        is_name = counts[name] > 2 and len(name.split()) <= LONGEST_NAME and name not in NO_NAMES
+        is_name = counts[name] > 2 and len(name.split()) <= LONGEST_NAME
+        is_name = is_name and NO_NAMES.fullmatch(name) is None
         goes_on = bool(kept) and kept[-1].name.upper() == name
         if is_name and not goes_on and not LIKE_A_NAME.search(said.text) and "&" not in said.text:
             kept.append(said)
