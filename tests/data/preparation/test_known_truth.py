@@ -10,7 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import harness
@@ -25,6 +25,7 @@ from chatgot.errors import ConfigError
 
 ALL = speeches()
 IN_CAPITALS = speeches(*WITH_CAPITALS)
+ENGLISH = speeches("English")
 HEADING = "INT. A HOUSE BY THE SEA - NIGHT\n\n"
 
 
@@ -436,11 +437,44 @@ def test_objects_by_their_ids_are_all_read(prepare_all):
     assert text == one_document(ALL)
 
 
+# Of each kind what only its own words or lines can show
+LONG_SPEECH = Said("English", "Anna", tuple(f"Line {n}, and on." for n in range(40)), ALL[0].when)
+ODD_SPEECHES = {
+    "mbox": ("From the sea it came.\nThen he said:", "One line.\nAnother one."),
+    "TSV": (LONG_SPEECH.text, 'And "so" on.'),
+    "DOCX": ("It was a play of\nPyramus: it was long.", "The end."),
+    "Telegram": ("12.12.2023, 10:15 - Eve: hello", "[12.12.23, 10:15:00] Eve: hi"),
+    "WhatsApp, Android, de-DE": ("It was <so> - and: so", "\u200eA mark\n\u200eAnd one more"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_SPEECHES)
+def test_odd_speeches_stay_whole(prepare_all, kind):
+    said = list(ALL)
+    said[2:4] = (
+        replace(old, lines=tuple(text.split("\n")))
+        for old, text in zip(said[2:4], ODD_SPEECHES[kind], strict=True)
+    )
+    text, _ = prepare_all({KINDS[kind].name: KINDS[kind].content(said)})
+    assert text == KINDS[kind].truth(said).replace("\u200e", "")
+
+
+def test_names_of_several_people_are_found_in_a_transcript(prepare_all):
+    said = [*ENGLISH, replace(ENGLISH[0], name="Anna & Jo of Ulm"), ENGLISH[1]]
+    assert prepare_all({"t.txt": plays.transcript(said).encode()})[0] == joined(said)
+
+
+def test_a_chat_goes_on_over_new_year(prepare_all):
+    """Lines such as `Jan 01 00:02:00` do not say the year."""
+    late = datetime(2023, 12, 31, 23, 40, tzinfo=UTC)
+    said = [replace(s, when=late + n * timedelta(minutes=4)) for n, s in enumerate(ENGLISH)]
+    assert prepare_all({"stage.log": chats.hexchat(said).encode()})[0] == line_by_line(said)
+
+
 # --------------------------------------------------------------------------------------------------
 # What is refused, by name
 
 DOCTYPE = '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
-ENGLISH = speeches("English")
 MOJIBAKE = "Schön, größer\n".encode() * 9 + "Schön, größer\n".encode("cp1252") * 9
 REFUSED = {
     "empty": ("a.srt", b"", "empty"),
