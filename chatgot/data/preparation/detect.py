@@ -130,7 +130,7 @@ def _kind_of(head: bytes, path: Path) -> str:
 
 def _may_be_text(head: bytes) -> bool:
     """Return whether a file that begins so may be text; NULs are in UTF-16, and in torn logs."""
-    if not head.strip(b"\0"):
+    if head and not head.strip(b"\0"):
         return False  # a file that a crash has emptied
     if b"\0" not in head or wide.mark_of(head) or wide.wide_encoding(head):
         return True

@@ -10,9 +10,10 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import harness
 import pytest
 import rendered_chats as chats
 import rendered_play as plays
@@ -24,6 +25,7 @@ from chatgot.errors import ConfigError
 
 ALL = speeches()
 IN_CAPITALS = speeches(*WITH_CAPITALS)
+ENGLISH = speeches("English")
 HEADING = "INT. A HOUSE BY THE SEA - NIGHT\n\n"
 
 
@@ -237,6 +239,25 @@ def test_a_zip_of_mixed_kinds_comes_out_line_for_line(prepare_all):
     assert not told.left_out
 
 
+def test_script_reads_all_it_can_and_names_the_rest(tmp_path, monkeypatch, capsys):
+    files, truth = mixed_files()
+    files |= {"2b.srt": bytes(range(256)) * 9, "3b.csv": b""}
+    monkeypatch.chdir(tmp_path)
+    for name, content in {**files, "all.zip": zipped(files)}.items():
+        Path(name).write_bytes(content)
+    main = harness.load_script(harness.ROOT / "scripts" / "prepare_data.py").main
+    for given in (".", "all.zip"):
+        assert main([given, "--output", "out/text.txt"]) == 0
+        if given == "all.zip":
+            assert Path("out/text.txt").read_text("utf-8") == truth
+        told = capsys.readouterr().out
+        assert re.search("2b.srt: binary", told)
+        assert re.search("3b.csv: empty", told)
+        assert main([given, "--output", "out/other.txt", "--strict"]) == 2
+        assert not Path("out/other.txt").exists()
+        assert "left out" in capsys.readouterr().err
+
+
 def test_logs_of_one_day_each_are_read_in_order(prepare_all):
     """ZNC writes a file a day, whose lines have a clock and no date."""
     files = {}
@@ -287,7 +308,7 @@ def test_odd_encodings_and_line_ends_change_nothing(prepare_all, damage):
     files = {}
     truths = []
     for n, (name, kind) in enumerate(DAMAGED.items()):
-        said = play_of(name, "English", "German", "Russian")
+        said = play_of(name, "German", "Russian")
         text = kind.content(said).decode().removeprefix("\ufeff")
         files[f"{n}/{kind.name}"] = DAMAGES[damage](text)
         truths.append(kind.truth(said))
@@ -416,11 +437,44 @@ def test_objects_by_their_ids_are_all_read(prepare_all):
     assert text == one_document(ALL)
 
 
+# Of each kind what only its own words or lines can show
+LONG_SPEECH = Said("English", "Anna", tuple(f"Line {n}, and on." for n in range(40)), ALL[0].when)
+ODD_SPEECHES = {
+    "mbox": ("From the sea it came.\nThen he said:", "One line.\nAnother one."),
+    "TSV": (LONG_SPEECH.text, 'And "so" on.'),
+    "DOCX": ("It was a play of\nPyramus: it was long.", "The end."),
+    "Telegram": ("12.12.2023, 10:15 - Eve: hello", "[12.12.23, 10:15:00] Eve: hi"),
+    "WhatsApp, Android, de-DE": ("It was <so> - and: so", "\u200eA mark\n\u200eAnd one more"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_SPEECHES)
+def test_odd_speeches_stay_whole(prepare_all, kind):
+    said = list(ALL)
+    said[2:4] = (
+        replace(old, lines=tuple(text.split("\n")))
+        for old, text in zip(said[2:4], ODD_SPEECHES[kind], strict=True)
+    )
+    text, _ = prepare_all({KINDS[kind].name: KINDS[kind].content(said)})
+    assert text == KINDS[kind].truth(said).replace("\u200e", "")
+
+
+def test_names_of_several_people_are_found_in_a_transcript(prepare_all):
+    said = [*ENGLISH, replace(ENGLISH[0], name="Anna & Jo of Ulm"), ENGLISH[1]]
+    assert prepare_all({"t.txt": plays.transcript(said).encode()})[0] == joined(said)
+
+
+def test_a_chat_goes_on_over_new_year(prepare_all):
+    """Lines such as `Jan 01 00:02:00` do not say the year."""
+    late = datetime(2023, 12, 31, 23, 40, tzinfo=UTC)
+    said = [replace(s, when=late + n * timedelta(minutes=4)) for n, s in enumerate(ENGLISH)]
+    assert prepare_all({"stage.log": chats.hexchat(said).encode()})[0] == line_by_line(said)
+
+
 # --------------------------------------------------------------------------------------------------
 # What is refused, by name
 
 DOCTYPE = '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
-ENGLISH = speeches("English")
 MOJIBAKE = "Schön, größer\n".encode() * 9 + "Schön, größer\n".encode("cp1252") * 9
 REFUSED = {
     "empty": ("a.srt", b"", "empty"),
@@ -512,7 +566,7 @@ def with_entities(document: bytes) -> bytes:
 SPEECHES_OF_AN_EPISODE = 2000
 LONGEST_NAME = 5  # words; a longer one is taken for text where nothing marks it
 LIKE_A_NAME = re.compile(r"(?m)^[A-Z]\w*(?: [A-Z]\w*){0,2}: |^[A-Z .]+$")
-NO_NAMES = ("PROLOGUE", "SONG")  # headings of plays, too
+NO_NAMES = re.compile("PROLOGUE|SONG|A .*")  # headings and directions of plays, too
 WITHOUT_MARKS = (
     "SRT", "WebVTT", "ASS", "HTML", "EPUB", "DOCX", "transcript", "timed transcript", "Fountain",
     "screenplay", "stage play",
@@ -547,7 +601,8 @@ def plain_drama(episode: list[Said]) -> list[Said]:
     kept: list[Said] = []
     for said in episode:
         name = said.name.upper()
-        is_name = counts[name] > 2 and len(name.split()) <= LONGEST_NAME and name not in NO_NAMES
+        is_name = counts[name] > 2 and len(name.split()) <= LONGEST_NAME
+        is_name = is_name and NO_NAMES.fullmatch(name) is None
         goes_on = bool(kept) and kept[-1].name.upper() == name
         if is_name and not goes_on and not LIKE_A_NAME.search(said.text) and "&" not in said.text:
             kept.append(said)

@@ -6,6 +6,7 @@ from chatgot.data.preparation.reader import Findings, UnreadableError
 from chatgot.data.preparation.source import Source
 from chatgot.errors import ConfigError
 
+ENDS_OF_FILES = "\0\x1a"  # of torn ones, and of those of DOS
 LONGEST_LINE = 1_000_000  # characters; no messenger has messages as long
 
 
@@ -35,6 +36,7 @@ def bounded_lines(source: Source, findings: Findings) -> Iterator[str]:
         if len(rest) > LONGEST_LINE:
             *parts, rest = _parts(rest, findings)
             yield from parts
+    rest = rest.rstrip(ENDS_OF_FILES)
     if rest:
         yield rest
 
