@@ -12,24 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatgot.data.near_duplicates import BASE, BLOCK, INVERSE_POWERS, POWERS, Hashes
+from chatgot.data.preparation.blanks import is_blank
 
 SHORT = 12  # characters; such a line, "What?", is said everywhere and shows nothing
 LONG_PASSAGE = 200  # characters of a paragraph; a shorter one may well be said twice
 BEYOND = 0x10000  # from here on characters have no capitals, but in scripts of old times
-LAST_SPACE = 0x3000  # the highest code point of a blank
 LINE_FEED = ord("\n")
 MODULUS = 1 << 64
 Codes = NDArray[np.uint32]
 Places = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Paragraph:
-    """A long paragraph of a plain text: its place, and its key."""
-
-    start: int
-    end: int
-    key: int
+Paragraph = tuple[int, int, int]  # of a plain text: where it begins and ends, and its key
 
 
 @dataclass(frozen=True)
@@ -75,18 +67,18 @@ def keys_of(text: str) -> PlainKeys:
         if len(ends):
             if first_end < 0:
                 first_end = start + int(ends[0])
-            first = _begun_before(text, begun, start, start + int(ends[0]))
-            paragraphs += first
-            paragraphs += block.long_paragraphs(starts[len(first) :], ends[len(first) :], start)
+            if begun < start:
+                paragraphs += _long_paragraph(text, begun, start + int(ends[0]))
+                starts = starts[1:]
+                ends = ends[1:]
+            paragraphs += block.long_paragraphs(starts, ends, start)
             begun = start + block.last_start
     return PlainKeys(_joined(lines), paragraphs, first_end)
 
 
-def _begun_before(text: str, begun: int, start: int, end: int) -> list[Paragraph]:
-    """Return the paragraph that began before a block and is long; else nothing."""
-    if begun == start or end - begun < LONG_PASSAGE:
-        return []
-    return [Paragraph(begun, end, key_of(text[begun:end]))]
+def _long_paragraph(text: str, start: int, end: int) -> list[Paragraph]:
+    """Return one paragraph if it is long, else nothing."""
+    return [(start, end, key_of(text[start:end]))] if end - start >= LONG_PASSAGE else []
 
 
 def _joined(keys: list[Hashes]) -> Hashes:
@@ -149,11 +141,8 @@ class _Block:
         is_long = ends - starts >= LONG_PASSAGE
         starts = starts[is_long]
         ends = ends[is_long]
-        keys = self._keys(starts, ends).tolist()
-        starts += shift
-        ends += shift
-        for start, end, key in zip(starts.tolist(), ends.tolist(), keys, strict=True):
-            yield Paragraph(start, end, key)
+        keys = self._keys(starts, ends)
+        return zip((starts + shift).tolist(), (ends + shift).tolist(), keys.tolist(), strict=True)
 
     def _keys(self, starts: Places, ends: Places) -> Hashes:
         """Return the keys of stretches, without the blanks around each."""
@@ -167,9 +156,9 @@ class _Block:
         codes = self._codes
         last = len(codes) - 1
         outer = np.append(codes[np.minimum(starts, last)], codes[np.maximum(ends - 1, 0)])
-        if not _is_blank(outer).any():
+        if not is_blank(outer).any():
             return starts, ends
-        shown = np.flatnonzero(~_is_blank(codes))
+        shown = np.flatnonzero(~is_blank(codes))
         if not len(shown):
             return starts, starts
         first = shown[np.searchsorted(shown, starts).clip(max=len(shown) - 1)]
@@ -203,12 +192,3 @@ def _fold_table() -> NDArray[np.uint32]:
             folded[code] = ord(small) + 1
     folded[LINE_FEED] = ord(" ") + 1
     return folded
-
-
-def _is_blank(codes: Codes) -> NDArray[np.bool_]:
-    return np.take(_blanks(), np.minimum(codes, LAST_SPACE + 1))
-
-
-@cache
-def _blanks() -> NDArray[np.bool_]:
-    return np.array([chr(code).isspace() for code in range(LAST_SPACE + 2)])

@@ -250,11 +250,7 @@ class _Search:
         """Yield what is whole of a plain text, without long passages that were there before."""
         before = self._paragraph
         whole = before + text
-        repeated = [
-            paragraph
-            for paragraph in _paragraphs_after(before, text, keys)
-            if self._was_there(paragraph.key)
-        ]
+        repeated = self._repeated(_paragraphs_after(before, text, keys))
         start = whole.rfind("\n\n") + 2
         if start == 1:  # there is none
             start = 0
@@ -278,6 +274,15 @@ class _Search:
         is_repeated = is_long and self._was_there(key_of(paragraph))
         if paragraph and not (is_repeated and self._drop):
             yield PlainText(paragraph)
+
+    def _repeated(self, paragraphs: list[Paragraph]) -> list[Paragraph]:
+        """Return those of some long paragraphs that were there before, and remember all."""
+        keys = {key for _, _, key in paragraphs}
+        has_room = len(self._passages) + len(keys) <= MOST_PASSAGES
+        if has_room and len(keys) == len(paragraphs) and self._passages.isdisjoint(keys):
+            self._passages |= keys
+            return []
+        return [paragraph for paragraph in paragraphs if self._was_there(paragraph[2])]
 
     def _was_there(self, key: int) -> bool:
         """Return whether a long passage was there before, by its key, and remember it."""
@@ -307,11 +312,11 @@ def _paragraphs_after(before: str, text: str, keys: PlainKeys) -> list[Paragraph
     if is_over or keys.first_end >= 0:
         begun = before + text[: end - shift]
         if len(begun) >= LONG_PASSAGE:
-            paragraphs.append(Paragraph(0, end, key_of(begun)))
+            paragraphs.append((0, end, key_of(begun)))
     return paragraphs + [
-        Paragraph(shift + one.start, shift + one.end, one.key)
-        for one in keys.paragraphs
-        if is_over or one.start > keys.first_end
+        (shift + first, shift + last, key)
+        for first, last, key in keys.paragraphs
+        if is_over or first > keys.first_end
     ]
 
 
@@ -319,9 +324,9 @@ def _without(text: str, paragraphs: Iterable[Paragraph]) -> str:
     """Return a text without some paragraphs, and without the blank line after each."""
     kept = []
     start = 0
-    for paragraph in paragraphs:
-        kept.append(text[start : paragraph.start])
-        start = paragraph.end + 2
+    for begun, end, _ in paragraphs:
+        kept.append(text[start:begun])
+        start = end + 2
     return "".join([*kept, text[start:]])
 
 
