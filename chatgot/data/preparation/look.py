@@ -211,10 +211,12 @@ class Look:
 
     def _see(self, piece: Piece) -> None:
         if isinstance(piece, Speech):
-            lines = 1 + piece.text.count("\n")
-            self._document.speeches[piece.name] += 1
-            self._document.speech_lines[piece.name] += lines
-            self._take(f"{piece.name}:\n{piece.text}\n\n")
+            name = piece.name
+            text = piece.text
+            counts = self._document
+            counts.speeches[name] += 1
+            counts.speech_lines[name] += 1 + text.count("\n")
+            self._take(f"{name}:\n{text}\n\n")
         elif isinstance(piece, Passage):
             self._take(f"{piece.text}\n\n")
         elif isinstance(piece, PlainText):

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from chatgot.data.preparation.blanks import Codes, is_blank
+
 LONGEST_NAME = 40  # characters, as SPEAKER has it
 LINE_FEED = ord("\n")
 COLON = ord(":")
 Places = NDArray[np.int64]
-Codes = NDArray[np.unsignedinteger]
 
 
 def speeches_in(text: str) -> Iterator[tuple[str, int]]:
@@ -25,9 +26,9 @@ def speeches_in(text: str) -> Iterator[tuple[str, int]]:
     ends = line_ends[lines] - 1
     starts = _starts_of(lines, line_ends)
     counts = _lines_after(lines, line_ends, text.endswith("\n"))
-    for start, end, count in zip(starts.tolist(), ends.tolist(), counts.tolist(), strict=True):
-        if not (text[start].isspace() or text[end + 2].isspace()):
-            yield text[start:end], count
+    places = zip(starts.tolist(), ends.tolist(), strict=True)
+    names = [text[start:end] for start, end in places]
+    yield from zip(names, counts.tolist(), strict=True)
 
 
 def _codes_of(text: str) -> Codes:
@@ -37,16 +38,17 @@ def _codes_of(text: str) -> Codes:
 
 
 def _lines_with_colons(codes: Codes, line_ends: Places) -> Places:
-    """Return the numbers of the lines, but for the last one, that end with their only colon."""
+    """Return the numbers of the lines that end with their only colon, before a line with text."""
     is_named = (codes[line_ends - 1] == COLON) & (line_ends > 0) & (line_ends + 1 < len(codes))
     lines = np.flatnonzero(is_named)
     colons = np.flatnonzero(codes == COLON)
     starts = _starts_of(lines, line_ends)
     ends = line_ends[lines] - 1
     lengths = ends - starts
+    has_name = (lengths > 0) & (lengths <= LONGEST_NAME) & ~is_blank(codes[starts])
     earlier = np.searchsorted(colons, ends) - 1  # the colon before; -1: there is none
     is_only = (earlier < 0) | (colons[earlier] < starts)
-    return lines[is_only & (lengths > 0) & (lengths <= LONGEST_NAME)]
+    return lines[is_only & has_name & ~is_blank(codes[ends + 2])]
 
 
 def _starts_of(lines: Places, line_ends: Places) -> Places:

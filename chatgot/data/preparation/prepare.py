@@ -23,10 +23,10 @@ from chatgot.data.preparation.detect import opened, surest_reader
 from chatgot.data.preparation.inputs import Found, LeftOut, find_files, in_order_of_time
 from chatgot.data.preparation.look import RARE_BELOW, Look
 from chatgot.data.preparation.pieces import (
-    DocumentDropped,
     DocumentStart,
     Passage,
     Piece,
+    PlainText,
     Speech,
 )
 from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions, UnreadableError
@@ -38,6 +38,7 @@ from chatgot.logs.waiting import Advance, waiting
 
 Order = Literal["natural", "date"]
 PIECES_FOR_TIME = 200  # of a file, among which its first time is looked for
+TOLD_AT_ONCE = 1 << 14  # characters that the progress bar is told of
 MOST_NAMED = 20  # files in the message of a refusal
 
 
@@ -232,6 +233,7 @@ class _Reading:
         file = None
         has_text = False
         told = 0  # characters that the progress bar knows of
+        read = 0  # characters
         try:
             with opened(found, self.preparation.encoding) as (source, no_text):
                 reader = surest_reader(source)
@@ -240,11 +242,13 @@ class _Reading:
                     return
                 file = FileRead(found.name, reader.kind, source.encoding, source.size)
                 for piece in reader.read(source, self.preparation.reading, file.findings):
-                    if not isinstance(piece, DocumentStart | DocumentDropped):
+                    if isinstance(piece, Speech | Passage | PlainText):
                         has_text = has_text or not piece.text.isspace()
-                        amount = min(len(piece.text), found.size - told)
-                        told += amount
-                        self.advance(amount)
+                        read += len(piece.text)
+                        if read - told >= TOLD_AT_ONCE:
+                            amount = min(read, found.size) - told
+                            told += amount
+                            self.advance(amount)
                     yield piece
         except UnreadableError as error:
             if file is None or not has_text:

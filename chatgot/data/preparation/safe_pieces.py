@@ -27,6 +27,11 @@ def safe_pieces(pieces: Iterator[Piece]) -> Iterator[Piece]:
     """
     for piece in pieces:
         if isinstance(piece, Speech):
+            text = piece.text
+            # as most are: there is nothing to do
+            if text.isprintable() and _is_plain(text) and safe_name(piece.name) == piece.name:
+                yield piece
+                continue
             speech = _safe_speech(piece)
             if speech is not None:
                 yield speech
@@ -48,6 +53,11 @@ def safe_name(name: str) -> str:
     shown = "".join(c if c.isprintable() else " " for c in name if c.isprintable() or c.isspace())
     name = " ".join(shown.split())[:LONGEST_NAME].rstrip()
     return name if is_speaker_name(name) else UNNAMED
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a printable text is there, and no blank is around it."""
+    return text != "" and text[0] != " " and text[-1] != " "
 
 
 def _safe_speech(piece: Speech) -> Speech | None:

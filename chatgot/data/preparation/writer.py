@@ -10,6 +10,7 @@ from chatgot.data.vocabulary import END_OF_TEXT
 
 END_LINE = f"{END_OF_TEXT}\n"
 TAIL = len(END_LINE) + 1  # characters at the end that decide what may follow
+HELD = 1 << 16  # characters that are written at once
 
 
 class Sink(Protocol):
@@ -37,7 +38,7 @@ class Writer:
     """Writes one piece after the other; memory does not grow.
 
     documents: those with text that were written and are finished.
-    size: bytes so far. characters: so far.
+    size: bytes of them. characters: of them.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -46,6 +47,8 @@ class Writer:
         self.size = 0
         self.characters = 0
         self._tail = ""  # the last characters written
+        self._held: list[str] = []  # texts that are not yet written
+        self._held_length = 0
         self._has_text = False  # in the document at hand
         self._is_begun = False  # something of it is written
         self._after_plain_text = False
@@ -53,15 +56,15 @@ class Writer:
 
     def write(self, piece: Piece) -> None:
         """Write a piece. Raises: OSError."""
-        if isinstance(piece, DocumentStart):
-            self.end_document()
+        if isinstance(piece, Speech):
+            self._put_paragraph(f"{piece.name}:\n{piece.text}\n\n")
         elif isinstance(piece, PlainText):
             self._put(piece.text)
             self._after_plain_text = True
         elif isinstance(piece, Passage):
-            self._put_paragraph(piece.text)
-        elif isinstance(piece, Speech):
-            self._put_paragraph(f"{piece.name}:\n{piece.text}")
+            self._put_paragraph(f"{piece.text}\n\n")
+        elif isinstance(piece, DocumentStart):
+            self.end_document()
         else:
             self.drop_document()
 
@@ -75,6 +78,8 @@ class Writer:
 
     def drop_document(self) -> None:
         """Remove what was written of the document at hand. Raises: OSError."""
+        self._held.clear()
+        self._held_length = 0
         if self._is_begun:
             self.size, self.characters, self._tail = self._before
             self.sink.seek(self.size)
@@ -82,19 +87,21 @@ class Writer:
         self._begin()
 
     def _begin(self) -> None:
-        """Remember where a document begins."""
+        """Remember where a document begins. Raises: OSError."""
+        self._write_held()
         self._before = (self.size, self.characters, self._tail)
         self._has_text = False
         self._is_begun = False
         self._after_plain_text = False
 
     def _put_paragraph(self, text: str) -> None:
-        """Write a text and a blank line, on lines of their own."""
+        """Write a text that ends with a blank line, on lines of its own."""
         if self._after_plain_text:
             self._after_plain_text = False
+            self._write_held()
             line_feeds = 2 - min(2, len(self._tail) - len(self._tail.rstrip("\n")))
             self._put("\n" * line_feeds)
-        self._put(f"{text}\n\n")
+        self._put(text)
 
     def _put(self, text: str) -> None:
         if not text:
@@ -108,6 +115,17 @@ class Writer:
         self._append(text)
 
     def _append(self, text: str) -> None:
+        self._held.append(text)
+        self._held_length += len(text)
+        if self._held_length >= HELD:
+            self._write_held()
+
+    def _write_held(self) -> None:
+        if not self._held:
+            return
+        text = "".join(self._held)
+        self._held.clear()
+        self._held_length = 0
         content = text.encode()
         self.sink.write(content)
         self.size += len(content)

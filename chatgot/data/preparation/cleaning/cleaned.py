@@ -70,6 +70,11 @@ def _with_good_characters(
 
     merging = Merging(_mended_merge(options))
     for piece in in_whole_lines(pieces):
+        if isinstance(piece, Speech) and not options.merge:
+            # as most are: there is nothing to do
+            if piece.text.isascii() and piece.name.isascii():
+                yield piece
+                continue
         good = _changed(piece, mend, mend, mend)
         if good is not None and options.merge:
             merging.watch(good)

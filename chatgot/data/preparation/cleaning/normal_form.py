@@ -12,6 +12,7 @@ SEGMENT = 256
 # parts of Korean syllables, which join the one before them
 JAMO = range(0x1160, 0x1200)
 BLOCK = 1 << 16  # characters that are looked at together
+FIRST_MARK = 0x300  # no character before it changes
 BEYOND = 0x20000  # from here on rare Chinese characters, which are not looked up
 
 
@@ -40,7 +41,10 @@ def _is_surely_normal(text: str) -> bool:
     for start in range(0, len(text), BLOCK):
         block = text[start : start + BLOCK].encode("utf-32-le", "surrogatepass")
         codes = np.frombuffer(block, np.uint32)
-        if codes.max() >= BEYOND or not np.take(_unchanging(), codes).all():
+        codes = codes[codes >= FIRST_MARK]
+        if len(codes) and codes.max() >= BEYOND:
+            return False
+        if not np.take(_unchanging(), codes).all():
             return False
     return True
 

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from chatgot.data.preparation.cleaning.keys import SHORT, key_of
 from chatgot.data.preparation.pieces import Passage, Piece, PlainText, Speech
 
-SHORT = 12  # characters; such a line, "What?", is said everywhere and shows nothing
 LEAST_KNOWN = 3  # lines of a recap that earlier documents have
 LEAST_SHARE = 0.75  # of its lines, without the short ones
 MOST_NEW = 2  # lines in a row that only the recap has
@@ -24,21 +24,6 @@ class Unit:
     key: int | None
 
 
-def key_of(text: str) -> int | None:
-    """Return a number for what a text says, but for capitals and line ends; None: too short."""
-    return None if len(text) < SHORT else key_of_folded(text.casefold())
-
-
-def key_of_folded(folded: str) -> int:
-    """Return the key of a case-folded text."""
-    return hash(folded.replace("\n", " ").strip())
-
-
-def keys_of(folded: str) -> list[int]:
-    """Return the keys of all lines that are long enough, of a case-folded text."""
-    return [hash(line.strip()) for line in folded.split("\n") if len(line) >= SHORT]
-
-
 def units_of(piece: Piece) -> Iterator[Unit]:
     """Yield the parts of a piece that are compared one by one."""
     if isinstance(piece, PlainText):
@@ -46,12 +31,16 @@ def units_of(piece: Piece) -> Iterator[Unit]:
         while start < len(piece.text):
             end = piece.text.find("\n", start) + 1 or len(piece.text)
             line = piece.text[start:end]
-            yield Unit(PlainText(line), key_of(line.removesuffix("\n")))
+            yield Unit(PlainText(line), _key_of(line.removesuffix("\n")))
             start = end
     elif isinstance(piece, Speech | Passage):
-        yield Unit(piece, key_of(piece.text))
+        yield Unit(piece, _key_of(piece.text))
     else:
         yield Unit(piece, None)
+
+
+def _key_of(text: str) -> int | None:
+    return key_of(text) if len(text) >= SHORT else None
 
 
 class Opening:

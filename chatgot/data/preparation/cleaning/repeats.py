@@ -8,16 +8,17 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from chatgot.data.near_duplicates import BLOCK, HASH_BYTES, NearDuplicates, Signing
-from chatgot.data.preparation.cleaning.case_folding import casefolded
-from chatgot.data.preparation.cleaning.options import MOST_PAIRS, CleaningFindings, Repeat
-from chatgot.data.preparation.cleaning.recaps import (
-    Opening,
+from chatgot.data.near_duplicates import BLOCK, HASH_BYTES, Hashes, NearDuplicates, Signing
+from chatgot.data.preparation.cleaning.keys import (
+    LONG_PASSAGE,
+    Paragraph,
+    PlainKeys,
     key_of,
-    key_of_folded,
     keys_of,
-    units_of,
+    line_keys_of,
 )
+from chatgot.data.preparation.cleaning.options import MOST_PAIRS, CleaningFindings, Repeat
+from chatgot.data.preparation.cleaning.recaps import Opening, units_of
 from chatgot.data.preparation.pieces import (
     DocumentDropped,
     DocumentStart,
@@ -31,7 +32,6 @@ MOST_LINES = 1_000_000  # about 70 MB of hashes
 MOST_PASSAGES = 300_000  # 20 MB
 MOST_DOCUMENTS = 300_000  # whose exact text is known: 40 MB
 MOST_SIGNATURES = 50_000  # of documents, to find near-duplicates: 50 MB at most
-LONG_PASSAGE = 200  # characters; a shorter one may well be said twice
 LEAST_EXACT = 20  # characters of a document that repeats another
 LEAST_NEAR = 200  # characters of one that nearly does
 LONG_PARAGRAPH = 1 << 16  # characters; a longer one is not compared
@@ -66,7 +66,7 @@ class _Search:
         self._findings = findings
         self._drop = drop
         self._lines: set[int] = set()
-        self._more_lines = array("q")  # of earlier documents, not yet among the lines
+        self._more_lines = array("Q")  # of earlier documents, not yet among the lines
         self._passages: set[int] = set()
         self._exact: dict[bytes, str] = {}
         self._near = NearDuplicates[str]()
@@ -79,16 +79,14 @@ class _Search:
         self._signing = Signing() if len(self._near) < MOST_SIGNATURES else None
         self._parts: list[str] = []  # of its text, not yet in hash and signature
         self._said: list[str] = []  # the same of speeches, as lines that are compared
-        self._folded: list[str] = []  # and of plain text, case-folded
         self._unread = 0  # their characters
         self._length = 0  # of those that are
-        self._new_lines = array("q")
+        self._new_lines = array("Q")
         self._counts: Counter[str] = Counter()
         has_earlier = bool(self._lines or self._more_lines)
         self._opening = Opening(self._lines) if has_earlier else None
         self._paragraph = ""  # of a plain text, not yet whole
-        self._folded_paragraph = ""
-        self._folded_text = ""  # of the plain text that was read last
+        self._plain_keys = PlainKeys()  # of the plain text that was read last
 
     def is_new(self, piece: Piece) -> bool:
         """Return whether a piece can go on at once: a short one after the opening, as most are."""
@@ -103,13 +101,12 @@ class _Search:
     def take(self, piece: Piece) -> Iterator[Piece]:
         """Yield what of a piece, and of those held before it, can go on; `is_new` comes first."""
         if self._opening is None:
-            yield from self._without_passages(piece, self._folded_text)
+            yield from self._without_passages(piece, self._plain_keys)
             return
         self._lines.update(self._more_lines)
-        self._more_lines = array("q")
+        self._more_lines = array("Q")
         for part in _joined(self._after_opening(piece, self._opening)):
-            folded = casefolded(part.text) if isinstance(part, PlainText) else ""
-            yield from self._without_passages(part, folded)
+            yield from self._without_passages(part, _plain_keys_of(part))
 
     def _after_opening(self, piece: Piece, opening: Opening) -> list[Piece]:
         """Return what can go on where the opening ends within a piece; else nothing."""
@@ -130,8 +127,7 @@ class _Search:
         """Yield what is left of the document at hand, and whether it is dropped."""
         if self._opening is not None:
             for part in _joined(self._opening.all()):
-                folded = casefolded(part.text) if isinstance(part, PlainText) else ""
-                yield from self._without_passages(part, folded)
+                yield from self._without_passages(part, _plain_keys_of(part))
         yield from self._end_of_plain_text()
         self._read_parts()
         if self._length:
@@ -173,8 +169,8 @@ class _Search:
         elif isinstance(piece, PlainText):
             text = piece.text
             self._parts.append(text)
-            self._folded_text = casefolded(text)
-            self._folded.append(self._folded_text)
+            self._plain_keys = keys_of(text)
+            self._remember_lines(self._plain_keys.lines)
         else:
             return
         self._unread += len(text)
@@ -188,13 +184,15 @@ class _Search:
         if self._signing is not None:
             self._signing.add(text)
         self._length += len(text)
-        if self._line_count() < MOST_LINES:
-            self._new_lines.extend(keys_of(casefolded("\n".join(self._said))))
-            self._new_lines.extend(keys_of("\n".join(self._folded)))
+        if self._said:
+            self._remember_lines(line_keys_of("\n".join(self._said)))
         self._parts = []
         self._said = []
-        self._folded = []
         self._unread = 0
+
+    def _remember_lines(self, keys: Hashes) -> None:
+        if self._line_count() < MOST_LINES:
+            self._new_lines.frombytes(keys.tobytes())
 
     def _line_count(self) -> int:
         """Return how many lines are remembered; those of a document may be there twice."""
@@ -233,65 +231,68 @@ class _Search:
     # ----------------------------------------------------------------------------------------------
     # Long passages
 
-    def _without_passages(self, piece: Piece, folded: str) -> Iterator[Piece]:
+    def _without_passages(self, piece: Piece, keys: PlainKeys) -> Iterator[Piece]:
         """Yield a piece, if it is no long passage that was there before, or is to stay.
 
-        folded: a plain text, case-folded.
+        keys: of a plain text.
         """
         if isinstance(piece, PlainText):
-            yield from self._whole_paragraphs(piece.text, folded)
+            yield from self._whole_paragraphs(piece.text, keys)
             return
         yield from self._end_of_plain_text()
         was_there = False
         if isinstance(piece, Speech | Passage) and len(piece.text) >= LONG_PASSAGE:
+<<<<<<< HEAD
             was_there = self._was_there(key_of(piece.text))
         if not (was_there and self._drop):
             yield piece
+=======
+            is_repeated = self._was_there(key_of(piece.text))
+            if is_repeated and self._drop:
+                return
+        yield piece
+>>>>>>> speed
 
-    def _whole_paragraphs(self, text: str, folded: str) -> Iterator[PlainText]:
-        text = self._paragraph + text
-        folded = self._folded_paragraph + folded
-        end = _end_of_paragraphs(text)
-        folded_end = _end_of_paragraphs(folded)
-        yield from self._new_paragraphs(text[:end], folded[:folded_end])
-        text = text[end:]
-        folded = folded[folded_end:]
-        start = 0
-        while len(text) - start > LONG_PARAGRAPH:
-            line_end = text.find("\n", start + LONG_PARAGRAPH) + 1
+    def _whole_paragraphs(self, text: str, keys: PlainKeys) -> Iterator[PlainText]:
+        """Yield what is whole of a plain text, without long passages that were there before."""
+        before = self._paragraph
+        whole = before + text
+        repeated = self._repeated(_paragraphs_after(before, text, keys))
+        start = whole.rfind("\n\n") + 2
+        if start == 1:  # there is none
+            start = 0
+        finished = whole[:start]
+        if repeated and self._drop:
+            finished = _without(finished, repeated)
+        if finished:
+            yield PlainText(finished)
+        while len(whole) - start > LONG_PARAGRAPH:
+            line_end = whole.find("\n", start + LONG_PARAGRAPH) + 1
             if not line_end:
                 break
-            yield PlainText(text[start:line_end])
+            yield PlainText(whole[start:line_end])
             start = line_end
-        self._paragraph = text[start:]
-        self._folded_paragraph = casefolded(self._paragraph) if start else folded
+        self._paragraph = whole[start:]
 
     def _end_of_plain_text(self) -> Iterator[PlainText]:
-        if self._paragraph:
-            yield from self._new_paragraphs(self._paragraph, self._folded_paragraph)
-            self._paragraph = ""
-            self._folded_paragraph = ""
+        paragraph = self._paragraph
+        self._paragraph = ""
+        is_long = len(paragraph) >= LONG_PASSAGE
+        is_repeated = is_long and self._was_there(key_of(paragraph))
+        if paragraph and not (is_repeated and self._drop):
+            yield PlainText(paragraph)
 
-    def _new_paragraphs(self, text: str, folded: str) -> Iterator[PlainText]:
-        if not text:
-            return
-        paragraphs = text.split("\n\n")
-        pairs = zip(paragraphs, folded.split("\n\n"), strict=True)
-        repeated = {
-            place
-            for place, (paragraph, said) in enumerate(pairs)
-            if len(paragraph) >= LONG_PASSAGE and self._was_there(key_of_folded(said))
-        }
-        if self._drop and repeated:
-            new = [paragraphs[place] for place in range(len(paragraphs)) if place not in repeated]
-            text = "\n\n".join(new)
-        if text:
-            yield PlainText(text)
+    def _repeated(self, paragraphs: list[Paragraph]) -> list[Paragraph]:
+        """Return those of some long paragraphs that were there before, and remember all."""
+        keys = {key for _, _, key in paragraphs}
+        has_room = len(self._passages) + len(keys) <= MOST_PASSAGES
+        if has_room and len(keys) == len(paragraphs) and self._passages.isdisjoint(keys):
+            self._passages |= keys
+            return []
+        return [paragraph for paragraph in paragraphs if self._was_there(paragraph[2])]
 
-    def _was_there(self, key: int | None) -> bool:
+    def _was_there(self, key: int) -> bool:
         """Return whether a long passage was there before, by its key, and remember it."""
-        if key is None:
-            return False
         if key in self._passages:
             self._counts[PASSAGES] += 1
             return True
@@ -300,10 +301,40 @@ class _Search:
         return False
 
 
-def _end_of_paragraphs(text: str) -> int:
-    """Return where the last paragraph that a blank line ends is over; 0: there is none."""
-    place = text.rfind("\n\n")
-    return place + 2 if place >= 0 else 0
+def _plain_keys_of(piece: Piece) -> PlainKeys:
+    return keys_of(piece.text) if isinstance(piece, PlainText) else PlainKeys()
+
+
+def _paragraphs_after(before: str, text: str, keys: PlainKeys) -> list[Paragraph]:
+    """Return the long paragraphs that are whole once a text follows the beginning of one.
+
+    keys: of the text. The places are those in both together.
+    """
+    if not before:
+        return keys.paragraphs
+    shift = len(before)
+    is_over = before.endswith("\n") and text.startswith("\n")
+    end = shift if is_over else shift + keys.first_end
+    paragraphs = []
+    if is_over or keys.first_end >= 0:
+        begun = before + text[: end - shift]
+        if len(begun) >= LONG_PASSAGE:
+            paragraphs.append((0, end, key_of(begun)))
+    return paragraphs + [
+        (shift + first, shift + last, key)
+        for first, last, key in keys.paragraphs
+        if is_over or first > keys.first_end
+    ]
+
+
+def _without(text: str, paragraphs: Iterable[Paragraph]) -> str:
+    """Return a text without some paragraphs, and without the blank line after each."""
+    kept = []
+    start = 0
+    for begun, end, _ in paragraphs:
+        kept.append(text[start:begun])
+        start = end + 2
+    return "".join([*kept, text[start:]])
 
 
 def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
