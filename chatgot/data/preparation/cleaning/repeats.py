@@ -242,16 +242,9 @@ class _Search:
         yield from self._end_of_plain_text()
         was_there = False
         if isinstance(piece, Speech | Passage) and len(piece.text) >= LONG_PASSAGE:
-<<<<<<< HEAD
             was_there = self._was_there(key_of(piece.text))
         if not (was_there and self._drop):
             yield piece
-=======
-            is_repeated = self._was_there(key_of(piece.text))
-            if is_repeated and self._drop:
-                return
-        yield piece
->>>>>>> speed
 
     def _whole_paragraphs(self, text: str, keys: PlainKeys) -> Iterator[PlainText]:
         """Yield what is whole of a plain text, without long passages that were there before."""
