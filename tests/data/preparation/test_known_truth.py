@@ -442,7 +442,7 @@ LONG_SPEECH = Said("English", "Anna", tuple(f"Line {n}, and on." for n in range(
 ODD_SPEECHES = {
     "mbox": ("From the sea it came.\nThen he said:", "One line.\nAnother one."),
     "TSV": (LONG_SPEECH.text, 'And "so" on.'),
-    "DOCX": ("It was a play of\nPyramus: it was long.", "The end."),
+    "DOCX": ("It was a play of\nANNA: it was long.", "The end."),
     "Telegram": ("12.12.2023, 10:15 - Eve: hello", "[12.12.23, 10:15:00] Eve: hi"),
     "WhatsApp, Android, de-DE": ("It was <so> - and: so", "\u200eA mark\n\u200eAnd one more"),
 }
