@@ -172,7 +172,10 @@ class Look:
     def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """Yield the pieces as they are; what was seen is complete when the last one was taken."""
         for piece in pieces:
-            self._see(piece)
+            if isinstance(piece, Speech):
+                self._see_speech(piece.name, piece.text)
+            else:
+                self._see(piece)
             yield piece
         self._end_document()
         self._count_held()
@@ -210,14 +213,7 @@ class Look:
         self._length = 0  # of the document at hand
 
     def _see(self, piece: Piece) -> None:
-        if isinstance(piece, Speech):
-            name = piece.name
-            text = piece.text
-            counts = self._document
-            counts.speeches[name] += 1
-            counts.speech_lines[name] += 1 + text.count("\n")
-            self._take(f"{name}:\n{text}\n\n")
-        elif isinstance(piece, Passage):
+        if isinstance(piece, Passage):
             self._take(f"{piece.text}\n\n")
         elif isinstance(piece, PlainText):
             self._see_speakers(piece.text)
@@ -228,6 +224,17 @@ class Look:
             assert isinstance(piece, DocumentDropped), "all kinds of pieces are known"
             self.dropped_documents += 1
             self._begin()
+
+    def _see_speech(self, name: str, text: str) -> None:
+        counts = self._document
+        counts.speeches[name] += 1
+        counts.speech_lines[name] += 1 + text.count("\n")
+        shown = f"{name}:\n{text}\n\n"
+        self._parts.append(shown)
+        self._length += len(shown)
+        self._parts_length += len(shown)
+        if self._parts_length >= HELD:
+            self._count_parts()
 
     def _see_speakers(self, text: str) -> None:
         """Count the speakers' lines of a plain text, and the lines after them."""
@@ -242,9 +249,12 @@ class Look:
         self._parts.append(text)
         self._parts_length += len(text)
         if self._parts_length >= HELD:
-            self._document.characters.update(self._counted("".join(self._parts)))
-            self._parts = []
-            self._parts_length = 0
+            self._count_parts()
+
+    def _count_parts(self) -> None:
+        self._document.characters.update(self._counted("".join(self._parts)))
+        self._parts = []
+        self._parts_length = 0
 
     def _end_document(self) -> None:
         if self._length:

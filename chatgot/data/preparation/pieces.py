@@ -7,7 +7,7 @@ speech is `NAME:`, its lines and a blank line; a passage is its lines and a blan
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # not frozen: that takes as long as all else of a message
 class Speech:
     r"""What somebody says.
 

@@ -51,7 +51,7 @@ def without_repeats(
         if isinstance(piece, DocumentStart):
             yield from search.start_document(piece.title)
             yield piece
-        elif search.is_new(piece):
+        elif search.is_new(piece):  # which also remembers what it says
             yield piece
         else:
             yield from search.take(piece)
@@ -90,10 +90,18 @@ class _Search:
 
     def is_new(self, piece: Piece) -> bool:
         """Return whether a piece can go on at once: a short one after the opening, as most are."""
+        if isinstance(piece, Speech):
+            text = piece.text
+            self._parts.append(f"{piece.name}:\n{text}\n\n")
+            self._said.append(text)
+            self._unread += len(text)
+            if self._unread >= BLOCK:
+                self._read_parts()
+            return len(text) < LONG_PASSAGE and self._opening is None and not self._paragraph
         self._read(piece)
         return (
             self._opening is None
-            and isinstance(piece, Speech | Passage)
+            and isinstance(piece, Passage)
             and len(piece.text) < LONG_PASSAGE
             and not self._paragraph
         )
@@ -157,15 +165,11 @@ class _Search:
                 )
 
     def _read(self, piece: Piece) -> None:
-        """Add a piece to what is known of the document at hand."""
-        if isinstance(piece, Speech):
-            text = piece.text
-            self._parts.append(f"{piece.name}:\n{text}\n\n")
-            self._said.append(text.replace("\n", " "))
-        elif isinstance(piece, Passage):
+        """Add a piece that is no speech to what is known of the document at hand."""
+        if isinstance(piece, Passage):
             text = piece.text
             self._parts.append(f"{text}\n\n")
-            self._said.append(text.replace("\n", " "))
+            self._said.append(text)
         elif isinstance(piece, PlainText):
             text = piece.text
             self._parts.append(text)
@@ -185,7 +189,9 @@ class _Search:
             self._signing.add(text)
         self._length += len(text)
         if self._said:
-            self._remember_lines(line_keys_of("\n".join(self._said)))
+            # each is one line
+            said = "\0".join(self._said).replace("\n", " ").replace("\0", "\n")
+            self._remember_lines(line_keys_of(said))
         self._parts = []
         self._said = []
         self._unread = 0

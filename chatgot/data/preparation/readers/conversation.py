@@ -43,8 +43,9 @@ class Conversation:
         words = spoken_text(text)
         if not words:
             return []
-        true_time = self._true(time)
-        return self._placed(Speech(speaker_name(name) or self._nobody, words, true_time), time)
+        true_time = time if self.is_dated and time is not None and 0 <= time <= LATEST else None
+        speech = Speech(speaker_name(name) or self._nobody, words, true_time)
+        return self._placed(speech, time)
 
     def tell(self, text: str, time: float | None) -> list[Piece]:
         """Return the pieces of what is done, not said."""
@@ -58,10 +59,10 @@ class Conversation:
 
     def _placed(self, piece: Piece, time: float | None) -> list[Piece]:
         """Return a piece, after the start of a document where one begins."""
-        last = self._last
-        # A step back over more than a pause shows that two exports were joined
-        is_long = time is not None and last is not None and abs(time - last) > self._pause_s
+        is_long = False
         if time is not None:
+            # A step back over more than a pause shows that two exports were joined
+            is_long = self._last is not None and abs(time - self._last) > self._pause_s
             self._last = time
         if not (self._is_new or is_long):
             return [piece]

@@ -22,6 +22,7 @@ from chatgot.data.preparation.readers.whatsapp_notices import (
     BRACKETED,
     LEFT_TO_RIGHT,
     MARKS,
+    MARKS_AND_BLANKS,
     MEDIA,
     notice_kind,
     without_attachment,
@@ -43,6 +44,8 @@ LEVELS = (
     "info", "debug", "warn", "warning", "error", "err", "critical", "trace", "fatal", "notice",
     "verbose", "severe", "fine", "alert",
 )  # fmt: skip
+MARKS_AND_SPACES = f"{MARKS} "
+AROUND_NAME = f"{MARKS}~ \u202f\u00a0"
 LAST_WORD = re.compile(r"[A-Za-z]+$")
 ISOLATES = re.compile("[\u2066-\u2069]")
 LEADING_MARKS = re.compile(rf"^[{MARKS}]+", re.MULTILINE)
@@ -134,7 +137,7 @@ class _Habits:
     def split(self, rest: str) -> tuple[str, str] | None:
         """Return name and text of what follows a head; None: nobody wrote it."""
         name, colon, text = _split(rest)
-        if not colon or not name.strip(MARKS + " ") or len(name) > LONGEST_NAME:
+        if not colon or len(name) > LONGEST_NAME or not name.strip(MARKS_AND_SPACES):
             return None
         long_name = self.long_names.get(name)
         if long_name is not None and rest.startswith(f"{long_name}: "):
@@ -225,12 +228,12 @@ def _pieces(
     habits: _Habits,
     conversation: Conversation,
     findings: Findings,
-) -> Iterator[Piece]:
+) -> list[Piece]:
     first, newline, more = rest.partition("\n")
     parts = habits.split(first)
     if parts is None:
         findings.left_out[SYSTEM] += 1
-        return
+        return []
     name, text = parts
     if newline:
         text = f"{text}\n{more}"
@@ -238,23 +241,23 @@ def _pieces(
     text, attached = without_attachment(text, has_marks)
     if attached is not None:
         findings.left_out[attached] += 1
-        if not text.strip(MARKS + " \n"):
-            return
+        if not text.strip(MARKS_AND_BLANKS):
+            return []
     text = without_edit_tag(text)
     kind = _notice(text, has_marks, habits)
     if kind is not None:
         findings.left_out[kind] += 1
-        return
+        return []
     if not text.isascii():
-        text = ISOLATES.sub("", LEADING_MARKS.sub("", text)).strip(MARKS + " \n")
-    pieces = conversation.say(name.strip(MARKS + "~ \u202f\u00a0"), text, time)
+        text = ISOLATES.sub("", LEADING_MARKS.sub("", text)).strip(MARKS_AND_BLANKS)
+    pieces = conversation.say(name.strip(AROUND_NAME), text, time)
     if not pieces and attached is None:
         findings.left_out[EMPTY] += 1
-    yield from pieces
+    return pieces
 
 
 def _notice(text: str, has_marks: bool, habits: _Habits) -> str | None:
-    if text.strip(MARKS + " ") in habits.media_tags:
+    if habits.media_tags and text.strip(MARKS_AND_SPACES) in habits.media_tags:
         return MEDIA
     return notice_kind(text, has_marks)
 

@@ -21,6 +21,7 @@ from chatgot.data.preparation.readers.chat_dates import (
 from chatgot.data.preparation.readers.whatsapp_notices import MARKS
 
 LONGEST_HEAD = 80  # characters
+MOST_REMEMBERED = 50_000  # days, and times of day
 JOINED_HEADS = 20  # so many of another layout show that two exports were joined
 JOINED_SHARE = 0.05
 
@@ -188,7 +189,10 @@ class Heads:
 
     def match(self, line: str) -> re.Match[str] | None:
         """Return the head of a line; None: it does not begin a message."""
-        for pattern in self._patterns:
+        match = self._patterns[0].match(line, 0, LONGEST_HEAD)
+        if match is not None:
+            return match
+        for pattern in self._patterns[1:]:
             match = pattern.match(line, 0, LONGEST_HEAD)
             if match is not None:
                 return match
@@ -246,26 +250,42 @@ class Clock:
     def __init__(self, order: DateOrder) -> None:
         self._order = order
         self._days: dict[tuple[str, ...], int | None] = {}
+        self._times: dict[tuple[str | None, ...], int | None] = {}
+        self._pattern: re.Pattern[str] | None = None  # of the last head
+        self._date_place = 0  # of the date among its groups
         self.unread = 0
 
     def time(self, head: re.Match[str]) -> float | None:
         """Return the seconds since 1970; None: there is no such day or time."""
-        key = head.group("first", "second", "third")
+        if head.re is not self._pattern:
+            self._pattern = head.re
+            self._date_place = head.re.groupindex["first"] - 1
+        groups = head.groups()
+        place = self._date_place
+        key = groups[place : place + 3]
         if key not in self._days:
-            if len(self._days) > 50_000:
+            if len(self._days) > MOST_REMEMBERED:
                 self._days.clear()
             self._days[key] = day_seconds(numbers_of(head), self._order)
         day = self._days[key]
-        groups = head.groupdict()
-        half = None
-        for name in ("half1", "half2"):
-            gap = groups.get(name)
-            if gap:
-                half = _half(gap)
-        seconds = seconds_of_day(
-            int(groups["hour"]), int(groups["minute"]), int(groups.get("second_") or 0), half
-        )
+        seconds = self._seconds_of_day(head, groups[:place] + groups[place + 3 :])
         if day is None or seconds is None:
             self.unread += 1
             return None
         return float(day + seconds)
+
+    def _seconds_of_day(self, head: re.Match[str], parts: tuple[str | None, ...]) -> int | None:
+        """Return the seconds since midnight, by all parts of a head that say them."""
+        if parts not in self._times:
+            if len(self._times) > MOST_REMEMBERED:
+                self._times.clear()
+            groups = head.groupdict()
+            half = None
+            for name in ("half1", "half2"):
+                gap = groups.get(name)
+                if gap:
+                    half = _half(gap)
+            self._times[parts] = seconds_of_day(
+                int(groups["hour"]), int(groups["minute"]), int(groups.get("second_") or 0), half
+            )
+        return self._times[parts]

@@ -33,7 +33,8 @@ PLACE = re.compile(
     r"[^\n]{0,200}https?://(?:maps\.google\.|www\.google\.[a-z.]+/maps|foursquare)\S*"
 )
 POLL_OPTION = re.compile(r"\w[\w ]{1,20}\s?[:：] .*[(（]\d+[^()\n]*[)）]")
-ATTACHMENT_SIGNS = frozenset("(<•")
+TAG_ENDS = (">", *MARKS)
+MARKS_AND_BLANKS = f"{MARKS} \n"
 LONGEST_NOTICE = 100  # characters
 LONGEST_OPTION = 300  # characters
 DOCUMENT = re.compile(r"\u200e[^\n]{3,40}$")
@@ -74,7 +75,7 @@ def notice_kind(text: str, has_marks: bool) -> str | None:
 
     has_marks: an iPhone wrote the export, so that a mark goes before each notice.
     """
-    bare = text.strip(MARKS + " \n")
+    bare = text.strip(MARKS_AND_BLANKS)
     words = bare.rstrip(".。").casefold() if len(bare) <= LONGEST_NOTICE else ""
     kind = _kinds().get(words)
     if kind is not None:
@@ -116,7 +117,7 @@ def _is_place(bare: str) -> bool:
 
 def without_attachment(text: str, has_marks: bool) -> tuple[str, str | None]:
     """Return what somebody wrote to a file, and the kind of what was attached; None: nothing."""
-    if ATTACHMENT_SIGNS.isdisjoint(text):
+    if "(" not in text and "<" not in text and "•" not in text:
         return text, None
     first, _, rest = text.partition("\n")
     attached = ATTACHED_FILE.fullmatch(first.strip(MARKS + " "))
@@ -141,7 +142,7 @@ def _kind_of_file(ending: str) -> str:
 
 def without_edit_tag(text: str) -> str:
     """Return a message without the words that it was edited."""
-    if not text.endswith((">", *MARKS)):
+    if not text.endswith(TAG_ENDS):
         return text
     bare = text.rstrip(MARKS + " ")
     tag = TRAILING_TAG.search(bare[-100:])
