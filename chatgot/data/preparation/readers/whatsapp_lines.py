@@ -240,9 +240,7 @@ class Clock:
             return None
         return float(day + seconds)
 
-    def _seconds_of_day(
-        self, head: re.Match[str], parts: tuple[str | None, ...]
-    ) -> int | None:
+    def _seconds_of_day(self, head: re.Match[str], parts: tuple[str | None, ...]) -> int | None:
         """Return the seconds since midnight, by all parts of a head that say them."""
         if parts not in self._times:
             if len(self._times) > MOST_REMEMBERED:

@@ -115,6 +115,11 @@ def _is_place(bare: str) -> bool:
     return PLACE.fullmatch(bare) is not None
 
 
+def is_only_words(text: str) -> bool:
+    """Return whether a message has none of the signs of a file, a mark or a tag: a quick test."""
+    return text.isascii() and "<" not in text and "(" not in text
+
+
 def without_attachment(text: str, has_marks: bool) -> tuple[str, str | None]:
     """Return what somebody wrote to a file, and the kind of what was attached; None: nothing."""
     if "(" not in text and "<" not in text and "•" not in text:
