@@ -70,11 +70,10 @@ def _with_good_characters(
 
     merging = Merging(_mended_merge(options))
     for piece in in_whole_lines(pieces):
-        if isinstance(piece, Speech) and not options.merge:
-            # as most are: there is nothing to do
-            if piece.text.isascii() and piece.name.isascii():
-                yield piece
-                continue
+        # as most are: there is nothing to do
+        if isinstance(piece, Speech) and not options.merge and _is_ascii(piece):
+            yield piece
+            continue
         good = _changed(piece, mend, mend, mend)
         if good is not None and options.merge:
             merging.watch(good)
@@ -84,6 +83,10 @@ def _with_good_characters(
     merging.say_unknown(findings)
     if replaced:
         findings.changed["quotes, dashes and spaces"] = replaced
+
+
+def _is_ascii(speech: Speech) -> bool:
+    return speech.text.isascii() and speech.name.isascii()
 
 
 def _anonymized(

@@ -82,8 +82,6 @@ def speaker_name(name: str) -> str:
 
 def spoken_text(text: str) -> str:
     """Return a message's text without blank lines and blanks at the ends of lines."""
-    if text.isprintable():  # as most are
-        return text.strip()
     if not text.isascii():
         text = SURROGATE.sub("\ufffd", text)
     if "\n" not in text and "\r" not in text:
