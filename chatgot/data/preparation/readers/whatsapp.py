@@ -196,11 +196,12 @@ def _messages(
     lines: list[str] = []
     length = 0
     time: float | None = None
+    match = heads.match
     for line in bounded_lines(source, findings):
-        head = heads.match(line)
+        head = match(line)
         if head is not None:
             if lines:
-                yield "\n".join(lines), time
+                yield lines[0] if len(lines) == 1 else "\n".join(lines), time
             lines = [line[head.end() :]]
             length = len(line)
             time = clock.time(head)
@@ -223,14 +224,15 @@ def _pieces(
     conversation: Conversation,
     findings: Findings,
 ) -> list[Piece]:
-    first, newline, more = rest.partition("\n")
+    first = rest
+    if "\n" in rest:
+        first = rest[: rest.index("\n")]
     parts = habits.split(first)
     if parts is None:
         findings.left_out[SYSTEM] += 1
         return []
     name, text = parts
-    if newline:
-        text = f"{text}\n{more}"
+    text += rest[len(first) :]
     has_marks = habits.heads.has_marks
     attached = None
     if not is_only_words(text):
