@@ -53,14 +53,7 @@ def safe_name(name: str) -> str:
 
 def _is_plain(text: str) -> bool:
     """Return whether a text is one line in ASCII without blanks around it: a quick test."""
-    return (
-        text.isascii()
-        and "\n" not in text
-        and "\r" not in text
-        and text != ""
-        and text[0] > " "
-        and text[-1] > " "
-    )
+    return text.isascii() and text.isprintable() and text.strip() == text != ""
 
 
 def _safe_speech(piece: Speech) -> Speech | None:
