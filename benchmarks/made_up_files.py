@@ -15,12 +15,30 @@ WORDS = 20_000  # different ones
 BATCH = 2_000  # lines that are made at a time
 LINE = 9  # words of a line
 ZIPF = 0.9  # exponent: the n-th most frequent word is there n ** -ZIPF times as often
-SYLLABLES = (
-    "ba", "de", "li", "mo", "ru", "sa", "te", "vi", "no", "ka", "per", "stra", "len", "dor", "win",
-    "tho", "ga", "fi", "sho", "eth",
-)  # fmt: skip
+SYLLABLES = [
+    "ba",
+    "de",
+    "li",
+    "mo",
+    "ru",
+    "sa",
+    "te",
+    "vi",
+    "no",
+    "ka",
+    "per",
+    "stra",
+    "len",
+    "dor",
+    "win",
+    "tho",
+    "ga",
+    "fi",
+    "sho",
+    "eth",
+]
 ODD_WORDS = 0.02  # of them have a letter beyond ASCII
-NAMES = ("MIRA DOLAN", "OLD TERN", "VESH", "CAPTAIN ROW", "ISOBEL", "THE MILLER", "JUN", "KASPAR")
+NAMES = ["MIRA DOLAN", "OLD TERN", "VESH", "CAPTAIN ROW", "ISOBEL", "THE MILLER", "JUN", "KASPAR"]
 ENDS = (". ", ", ", "? ", "! ", "; ", "... ", " \u2014 ", ". ", ", ", ". ")
 MINUTE = 60
 

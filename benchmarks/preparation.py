@@ -38,8 +38,8 @@ def measured(name: str, task: str, path: Path, folder: Path) -> Figures:
 
     task: one of TASKS in one_preparation.py.
     """
-    paths = (PEAK_PROGRAM, PROGRAM, task, path, folder / name)
-    command = [sys.executable, *map(str, paths)]
+    words = (sys.executable, PEAK_PROGRAM, PROGRAM, task, path, folder / name)
+    command = [str(word) for word in words]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     *_, result, peak_kib = output.splitlines()
     figures = json.loads(result) | {"peak_mib": int(peak_kib) / 1024}

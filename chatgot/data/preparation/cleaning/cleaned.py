@@ -70,8 +70,8 @@ def _with_good_characters(
 
     merging = Merging(_mended_merge(options))
     for piece in in_whole_lines(pieces):
-        # as most are: there is nothing to do
-        if isinstance(piece, Speech) and not options.merge and _is_ascii(piece):
+        is_spoken = isinstance(piece, Speech) and not options.merge
+        if is_spoken and _is_ascii(piece):  # as most are: there is nothing to do
             yield piece
             continue
         good = _changed(piece, mend, mend, mend)
@@ -83,10 +83,6 @@ def _with_good_characters(
     merging.say_unknown(findings)
     if replaced:
         findings.changed["quotes, dashes and spaces"] = replaced
-
-
-def _is_ascii(speech: Speech) -> bool:
-    return speech.text.isascii() and speech.name.isascii()
 
 
 def _anonymized(
@@ -136,3 +132,8 @@ def _changed_speech(speech: Speech, name: str, text: str) -> Speech | None:
     if text is not speech.text:
         text = BLANK_LINES.sub("\n", text.strip())
     return Speech(name, text, speech.time) if text else None
+
+
+def _is_ascii(piece: Piece) -> bool:
+    """Return whether a speech has ASCII alone."""
+    return isinstance(piece, Speech) and piece.text.isascii() and piece.name.isascii()

@@ -196,9 +196,8 @@ def _messages(
     lines: list[str] = []
     length = 0
     time: float | None = None
-    match = heads.match
     for line in bounded_lines(source, findings):
-        head = match(line)
+        head = heads.match(line)
         if head is not None:
             if lines:
                 yield lines[0] if len(lines) == 1 else "\n".join(lines), time
