@@ -38,6 +38,7 @@ from chatgot.logs.waiting import Advance, waiting
 
 Order = Literal["natural", "date"]
 PIECES_FOR_TIME = 200  # of a file, among which its first time is looked for
+WITH_TEXT = (Speech, Passage, PlainText)
 TOLD_AT_ONCE = 1 << 14  # characters that the progress bar is told of
 MOST_NAMED = 20  # files in the message of a refusal
 
@@ -242,7 +243,7 @@ class _Reading:
                     return
                 file = FileRead(found.name, reader.kind, source.encoding, source.size)
                 for piece in reader.read(source, self.preparation.reading, file.findings):
-                    if isinstance(piece, Speech | Passage | PlainText):
+                    if isinstance(piece, WITH_TEXT):
                         has_text = has_text or not piece.text.isspace()
                         read += len(piece.text)
                         if read - told >= TOLD_AT_ONCE:

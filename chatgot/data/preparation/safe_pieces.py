@@ -27,9 +27,8 @@ def safe_pieces(pieces: Iterator[Piece]) -> Iterator[Piece]:
     """
     for piece in pieces:
         if isinstance(piece, Speech):
-            text = piece.text
             # as most are: there is nothing to do
-            if text.isprintable() and _is_plain(text) and safe_name(piece.name) == piece.name:
+            if _is_plain(piece.text) and safe_name(piece.name) == piece.name:
                 yield piece
                 continue
             speech = _safe_speech(piece)
@@ -56,8 +55,8 @@ def safe_name(name: str) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether a printable text is there, and no blank is around it."""
-    return text != "" and text[0] != " " and text[-1] != " "
+    """Return whether a text is one line in ASCII without blanks around it: a quick test."""
+    return text.isascii() and text.isprintable() and text.strip() == text != ""
 
 
 def _safe_speech(piece: Speech) -> Speech | None:

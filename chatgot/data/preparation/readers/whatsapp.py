@@ -24,6 +24,7 @@ from chatgot.data.preparation.readers.whatsapp_notices import (
     MARKS,
     MARKS_AND_BLANKS,
     MEDIA,
+    is_only_words,
     notice_kind,
     without_attachment,
     without_edit_tag,
@@ -100,12 +101,14 @@ class _Habits:
     """What the beginning of a file says about its names and notices.
 
     long_names: of names with a colon in them, by what is before the first colon.
+    usual_names: those that need no second look.
     """
 
     heads: Heads
     names: Counter[str] = field(default_factory=Counter)
     long_names: dict[str, str] = field(default_factory=dict)
     media_tags: set[str] = field(default_factory=set)
+    usual_names: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, heads: Heads, lines: Iterable[str]) -> "_Habits":
@@ -129,6 +132,14 @@ class _Habits:
             second, count = seconds.most_common(1)[0]
             if second and len(seconds) == 1 and count >= LEAST_SAME:
                 habits.long_names[name] = f"{name}: {second}"
+        habits.usual_names = {
+            name
+            for name, count in habits.names.items()
+            if count > 1
+            and name not in habits.long_names
+            and len(name) <= LONGEST_NAME
+            and name.strip(MARKS_AND_SPACES)
+        }
         habits.media_tags = {
             tag for tag, by in tags.items() if by.total() >= LEAST_SAME and len(by) > 1
         }
@@ -136,6 +147,9 @@ class _Habits:
 
     def split(self, rest: str) -> tuple[str, str] | None:
         """Return name and text of what follows a head; None: nobody wrote it."""
+        name, colon, text = rest.partition(": ")
+        if name in self.usual_names and colon:
+            return name, text
         name, colon, text = _split(rest)
         if not colon or len(name) > LONGEST_NAME or not name.strip(MARKS_AND_SPACES):
             return None
@@ -193,7 +207,7 @@ def _messages(
         head = heads.match(line)
         if head is not None:
             if lines:
-                yield "\n".join(lines), time
+                yield lines[0] if len(lines) == 1 else "\n".join(lines), time
             lines = [line[head.end() :]]
             length = len(line)
             time = clock.time(head)
@@ -229,21 +243,24 @@ def _pieces(
     conversation: Conversation,
     findings: Findings,
 ) -> list[Piece]:
-    first, newline, more = rest.partition("\n")
+    first = rest
+    if "\n" in rest:
+        first = rest[: rest.index("\n")]
     parts = habits.split(first)
     if parts is None:
         findings.left_out[SYSTEM] += 1
         return []
     name, text = parts
-    if newline:
-        text = f"{text}\n{more}"
+    text += rest[len(first) :]
     has_marks = habits.heads.has_marks
-    text, attached = without_attachment(text, has_marks)
-    if attached is not None:
-        findings.left_out[attached] += 1
-        if not text.strip(MARKS_AND_BLANKS):
-            return []
-    text = without_edit_tag(text)
+    attached = None
+    if not is_only_words(text):
+        text, attached = without_attachment(text, has_marks)
+        if attached is not None:
+            findings.left_out[attached] += 1
+            if not text.strip(MARKS_AND_BLANKS):
+                return []
+        text = without_edit_tag(text)
     kind = _notice(text, has_marks, habits)
     if kind is not None:
         findings.left_out[kind] += 1

@@ -22,6 +22,7 @@ from chatgot.data.preparation.readers.whatsapp_notices import MARKS
 
 LONGEST_HEAD = 80  # characters
 MOST_REMEMBERED = 50_000  # days, and times of day
+NEW = -1  # what is not remembered; no day of a messenger is before 1970, no time before midnight
 JOINED_HEADS = 20  # so many of another layout show that two exports were joined
 JOINED_SHARE = 0.05
 
@@ -263,11 +264,12 @@ class Clock:
         groups = head.groups()
         place = self._date_place
         key = groups[place : place + 3]
-        if key not in self._days:
+        day = self._days.get(key, NEW)
+        if day == NEW:
             if len(self._days) > MOST_REMEMBERED:
                 self._days.clear()
-            self._days[key] = day_seconds(numbers_of(head), self._order)
-        day = self._days[key]
+            day = day_seconds(numbers_of(head), self._order)
+            self._days[key] = day
         seconds = self._seconds_of_day(head, groups[:place] + groups[place + 3 :])
         if day is None or seconds is None:
             self.unread += 1
@@ -276,7 +278,8 @@ class Clock:
 
     def _seconds_of_day(self, head: re.Match[str], parts: tuple[str | None, ...]) -> int | None:
         """Return the seconds since midnight, by all parts of a head that say them."""
-        if parts not in self._times:
+        seconds = self._times.get(parts, NEW)
+        if seconds == NEW:
             if len(self._times) > MOST_REMEMBERED:
                 self._times.clear()
             groups = head.groupdict()
@@ -285,7 +288,8 @@ class Clock:
                 gap = groups.get(name)
                 if gap:
                     half = _half(gap)
-            self._times[parts] = seconds_of_day(
+            seconds = seconds_of_day(
                 int(groups["hour"]), int(groups["minute"]), int(groups.get("second_") or 0), half
             )
-        return self._times[parts]
+            self._times[parts] = seconds
+        return seconds

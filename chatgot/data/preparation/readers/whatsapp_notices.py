@@ -33,6 +33,7 @@ PLACE = re.compile(
     r"[^\n]{0,200}https?://(?:maps\.google\.|www\.google\.[a-z.]+/maps|foursquare)\S*"
 )
 POLL_OPTION = re.compile(r"\w[\w ]{1,20}\s?[:：] .*[(（]\d+[^()\n]*[)）]")
+FIRST_LETTERS = 4  # of a notice
 TAG_ENDS = (">", *MARKS)
 MARKS_AND_BLANKS = f"{MARKS} \n"
 LONGEST_NOTICE = 100  # characters
@@ -70,11 +71,20 @@ def _kinds() -> dict[str, str]:
     return kinds
 
 
+@cache
+def _first_letters() -> frozenset[str]:
+    """Return how known notices begin, and what may be before one."""
+    return frozenset(words[:FIRST_LETTERS] for words in _kinds())
+
+
 def notice_kind(text: str, has_marks: bool) -> str | None:
     """Return the kind of a message that is only a notice; None: somebody wrote it.
 
     has_marks: an iPhone wrote the export, so that a mark goes before each notice.
     """
+    begun = text.lstrip(" ")[:FIRST_LETTERS].casefold()
+    if has_no_signs(text) and begun not in _first_letters():
+        return None
     bare = text.strip(MARKS_AND_BLANKS)
     words = bare.rstrip(".。").casefold() if len(bare) <= LONGEST_NOTICE else ""
     kind = _kinds().get(words)
@@ -113,6 +123,16 @@ def _is_place(bare: str) -> bool:
     if colon and head.strip().casefold() in notice_words("place heads"):
         return True
     return PLACE.fullmatch(bare) is not None
+
+
+def has_no_signs(text: str) -> bool:
+    """Return whether a message is one line without a tag, an address and marks: a quick test."""
+    return text.isascii() and "\n" not in text and "<" not in text and "http" not in text
+
+
+def is_only_words(text: str) -> bool:
+    """Return whether a message has none of the signs of a file, a mark or a tag: a quick test."""
+    return text.isascii() and "<" not in text and "(" not in text
 
 
 def without_attachment(text: str, has_marks: bool) -> tuple[str, str | None]:
