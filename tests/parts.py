@@ -66,7 +66,7 @@ def made_up_ids(n: int, seed: int = 0, characters: int = len(ALPHABET)) -> np.nd
 
 def tokens(n: int = 2000, seed: int = 0, alphabet: str = ALPHABET) -> Tokens:
     """Return a made-up text as tokens, with its vocabulary and hash."""
-    ids = made_up_ids(n, seed, len(alphabet))
+    ids = made_up_ids(n, seed, min(len(ALPHABET), len(alphabet)))
     return Tokens(ids, Characters(alphabet), sha256(ids.tobytes()).hexdigest(), "utf-8")
 
 

@@ -149,7 +149,7 @@ def test_kill_of_the_parent_leaves_no_child_and_the_next_start_goes_on(
     (tmp_path / "pickle.py").write_text("raise SystemExit")
     (tmp_path / "tokenizer.json").write_text(vocabulary.json, encoding="utf-8")
     command = [sys.executable, "-P", str(PROGRAM), str(text), "tokenizer.json", "cache"]
-    environment = child_environment() | {"PYTHONPATH": str(ROOT)}
+    environment = child_environment(ROOT)
     # it encodes, waits to be killed after some batches, and says what its children are
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
