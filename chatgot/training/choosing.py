@@ -48,6 +48,7 @@ from chatgot.training.recipe import (
     plan,
     recipes_for_text,
     tokenizer_for,
+    vocab_size_for,
     warmup_for,
 )
 
@@ -145,10 +146,12 @@ def _with_tokenizer(request: Request) -> Request:
     if request.tokens or request.shape or request.imports:
         return request
     data = candidates(request)[0].config.data
-    kind = tokenizer_for(request.text.stat().st_size * (1 - data.test_split))
+    training_bytes = request.text.stat().st_size * (1 - data.test_split)
+    kind = tokenizer_for(training_bytes)
     if kind == data.tokenizer or "data.tokenizer" in request.keys:
         return request
-    return replace(request, tokens=(f"data.tokenizer={kind}",))
+    size = vocab_size_for(training_bytes)
+    return replace(request, tokens=(f"data.tokenizer={kind}", f"data.vocab_size={size}"))
 
 
 def _characters_per_token(tokens: Tokens, config: Config) -> float:
@@ -387,6 +390,7 @@ class _Choosing:
             "sampling.prompts": whose,
             "sampling.max_new_tokens": "as much text as with characters",
             "data.tokenizer": "the text is long enough for subwords",
+            "data.vocab_size": "a longer text has more of them",
         }
         if trial.shortened:
             reasons["model.max_seq_length"] = "the longest that so short a text has room for"

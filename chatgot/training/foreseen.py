@@ -11,7 +11,7 @@ from chatgot.data.lengths import split_index
 from chatgot.data.own_text import Request, candidates, context_for, recipe, refuse_short
 from chatgot.errors import ConfigError
 from chatgot.model.gpt import GPT
-from chatgot.training.recipe import Recipe, recipes_for_text
+from chatgot.training.recipe import Recipe, recipes_for_text, tokenizer_for, vocab_size_for
 
 
 def foreseen(text: Path, n_characters: int, n_distinct: int) -> list[str]:
@@ -41,7 +41,11 @@ def foreseen(text: Path, n_characters: int, n_distinct: int) -> list[str]:
     test_split = smallest.data.test_split
     n_train = split_index(n_characters, test_split)
     largest = recipes_for_text(recipes, n_train)[-1]
+    tokens = "tokens: characters"
+    if tokenizer_for(n_train) == "bpe":
+        tokens = f"tokens: subwords, at most {vocab_size_for(n_train):,}"
     return [
+        tokens,
         f"train would take {largest.name} ({largest.parameters / 1e6:.1f} M parameters) at most, "
         "a smaller one if the minutes are few",
         f"context: {contexts[largest.name]} characters; held out: the last "

@@ -23,8 +23,12 @@ PASSES_WITHOUT_DROPOUT = 4
 DROPOUT = 0.2
 
 # From so many bytes of training text on, subwords need fewer bits for each byte of held-out text
-# than characters in the same time: there, a run of a text has subwords.
-LEAST_BYTES_FOR_SUBWORDS = math.inf
+# than characters in the same time: there, a run of a text has subwords. docs/benchmarks.md has the
+# measurements.
+LEAST_BYTES_FOR_SUBWORDS = 900_000
+SMALL_VOCABULARY = 1024  # subwords of a text below BYTES_FOR_LARGE_VOCABULARY
+LARGE_VOCABULARY = 2048
+BYTES_FOR_LARGE_VOCABULARY = 4_000_000
 
 SHARE_OF_TIME = 0.9  # of the minutes is planned with: other programs may slow the machine down
 MOST_ROUNDS = 10  # of evaluations, and of samples
@@ -36,6 +40,12 @@ WARMUP_SHARE = 0.1  # of the steps at most; a longer run takes the recipe's own 
 def tokenizer_for(training_bytes: float) -> Literal["char", "bpe"]:
     """Return what `data.tokenizer` should be for a training text of so many bytes."""
     return "bpe" if training_bytes >= LEAST_BYTES_FOR_SUBWORDS else "char"
+
+
+def vocab_size_for(training_bytes: float) -> int:
+    """Return what `data.vocab_size` should be for a training text of so many bytes."""
+    is_large = training_bytes >= BYTES_FOR_LARGE_VOCABULARY
+    return LARGE_VOCABULARY if is_large else SMALL_VOCABULARY
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_a_long_text_has_subwords_and_the_rules_count_its_characters(request_for
 @pytest.mark.usefixtures("long_enough")
 def test_only_the_size_of_a_fresh_text_decides_what_its_tokens_are(request_for_text, monkeypatch):
     decide = choosing._with_tokenizer
-    assert decide(request_for_text).tokens == ("data.tokenizer=bpe",)
+    assert decide(request_for_text).tokens == ("data.tokenizer=bpe", "data.vocab_size=1024")
     asked = replace(request_for_text, overrides=("data.tokenizer=char",))
     of_a_model = replace(request_for_text, shape=("model.d_model=16",))
     of_weights = replace(request_for_text, tokens=("data.tokenizer=char",))

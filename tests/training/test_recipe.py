@@ -15,6 +15,8 @@ from chatgot.training.recipe import (
     largest_in_time,
     plan,
     recipes_for_text,
+    tokenizer_for,
+    vocab_size_for,
     warmup_for,
 )
 
@@ -138,3 +140,10 @@ def test_a_short_run_has_a_short_warmup():
     assert warmup_for(steps=1, of_recipe=20) == 0
     assert warmup_for(steps=50, of_recipe=20) == 5
     assert warmup_for(steps=5_000, of_recipe=20) == 20
+
+
+def test_a_long_text_has_subwords_and_a_longer_one_has_more_of_them():
+    assert tokenizer_for(899_999) == "char"
+    assert tokenizer_for(900_000) == "bpe"
+    assert vocab_size_for(3_999_999) == 1024
+    assert vocab_size_for(4_000_000) == 2048
