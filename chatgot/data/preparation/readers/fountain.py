@@ -6,11 +6,9 @@ Source: https://fountain.io/syntax
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePath
 
-from chatgot.data.preparation.pieces import DocumentStart, Piece
-from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions, UnreadableError
-from chatgot.data.preparation.readers.bounded_lines import bounded_lines
+from chatgot.data.preparation.pieces import Piece
+from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions
 from chatgot.data.preparation.readers.script_pieces import (
     LONGEST_PART,
     SCENE,
@@ -19,6 +17,7 @@ from chatgot.data.preparation.readers.script_pieces import (
     Script,
     cue_parts,
     is_capital_name,
+    pieces_of_script,
 )
 from chatgot.data.preparation.source import Source
 
@@ -80,19 +79,7 @@ def certainty(source: Source) -> float:
 def read(source: Source, options: ReadingOptions, findings: Findings) -> Iterator[Piece]:
     """Yield the pieces of a screenplay. Raises: UnreadableError."""
     fountain = _Fountain(Script(options, findings), findings)
-    yield DocumentStart(PurePath(source.name).stem)
-    is_empty = True
-    for line in bounded_lines(source, findings):
-        fountain.take(line)
-        for piece in fountain.script.taken():
-            is_empty = False
-            yield piece
-    fountain.end()
-    for piece in fountain.script.taken():
-        is_empty = False
-        yield piece
-    if is_empty and not findings.left_out:
-        raise UnreadableError("it has no text")
+    yield from pieces_of_script(fountain, source, findings)
 
 
 def _heading(line: str) -> str:

@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import PurePath
 
-from chatgot.data.preparation.pieces import DocumentStart, Piece
-from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions, UnreadableError
-from chatgot.data.preparation.readers.bounded_lines import bounded_lines
+from chatgot.data.preparation.pieces import Piece
+from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions
 from chatgot.data.preparation.readers.script_pieces import (
     LONGEST_PART,
     SCENE,
@@ -21,6 +19,7 @@ from chatgot.data.preparation.readers.script_pieces import (
     Script,
     cue_parts,
     is_capital_name,
+    pieces_of_script,
 )
 from chatgot.data.preparation.source import Source
 
@@ -60,19 +59,7 @@ def read(source: Source, options: ReadingOptions, findings: Findings) -> Iterato
     """Yield the pieces of a screenplay. Raises: UnreadableError."""
     shape = Shape.of(source.beginning.split("\n"))
     play = _Screenplay(shape, Script(options, findings), findings)
-    yield DocumentStart(PurePath(source.name).stem)
-    is_empty = True
-    for line in bounded_lines(source, findings):
-        play.take(line)
-        for piece in play.script.taken():
-            is_empty = False
-            yield piece
-    play.end()
-    for piece in play.script.taken():
-        is_empty = False
-        yield piece
-    if is_empty and not findings.left_out:
-        raise UnreadableError("it has no text")
+    yield from pieces_of_script(play, source, findings)
 
 
 @dataclass(frozen=True, slots=True)

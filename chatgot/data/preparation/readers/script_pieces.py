@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Protocol
 
-from chatgot.data.preparation.pieces import Passage, Piece, Speech
-from chatgot.data.preparation.reader import Findings, ReadingOptions
+from chatgot.data.preparation.pieces import DocumentStart, Passage, Piece, Speech
+from chatgot.data.preparation.reader import Findings, ReadingOptions, UnreadableError
+from chatgot.data.preparation.readers.bounded_lines import bounded_lines
 from chatgot.data.preparation.readers.capitals import is_in_capitals
+from chatgot.data.preparation.source import Source
 
 LONGEST_PART = 1 << 18  # characters of a speech or direction, after which the next part begins
 SCENES = "scene headings"
@@ -166,3 +170,34 @@ def _is_abbreviated(name: str) -> bool:
     """Return whether a name ends with a single letter and a full stop: `ANNA B.`."""
     word = name.split()[-1]
     return name[-1] == "." and len(word) <= 3 and " " in name
+
+
+class ScriptReader(Protocol):
+    """Reads the lines of one kind of script into its `script`."""
+
+    script: Script
+
+    def take(self, line: str) -> None:
+        """Take the next line."""
+        ...
+
+    def end(self) -> None:
+        """Take it that there are no more."""
+        ...
+
+
+def pieces_of_script(reader: ScriptReader, source: Source, findings: Findings) -> Iterator[Piece]:
+    """Yield the pieces of a script: one document. Raises: UnreadableError where there are none."""
+    yield DocumentStart(PurePath(source.name).stem)
+    is_empty = True
+    for line in bounded_lines(source, findings):
+        reader.take(line)
+        for piece in reader.script.taken():
+            is_empty = False
+            yield piece
+    reader.end()
+    for piece in reader.script.taken():
+        is_empty = False
+        yield piece
+    if is_empty and not findings.left_out:
+        raise UnreadableError("it has no text")

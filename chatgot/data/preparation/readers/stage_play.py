@@ -9,13 +9,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePath
 
-from chatgot.data.preparation.pieces import DocumentStart, Piece
-from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions, UnreadableError
+from chatgot.data.preparation.pieces import Piece
+from chatgot.data.preparation.reader import Findings, Reader, ReadingOptions
 from chatgot.data.preparation.readers.bounded_lines import bounded_lines
 from chatgot.data.preparation.readers.capitals import is_in_capitals
-from chatgot.data.preparation.readers.script_pieces import DIRECTIONS, LONGEST_PART, Script
+from chatgot.data.preparation.readers.script_pieces import (
+    DIRECTIONS,
+    LONGEST_PART,
+    Script,
+    pieces_of_script,
+)
 from chatgot.data.preparation.source import Source
 
 SURE = 0.9
@@ -76,19 +80,7 @@ def read(source: Source, options: ReadingOptions, findings: Findings) -> Iterato
     """Yield the pieces of a play; it is read twice, for its names. Raises: UnreadableError."""
     shape = Shape.of(bounded_lines(source, findings))
     play = _StagePlay(shape, Script(options, findings), findings)
-    yield DocumentStart(PurePath(source.name).stem)
-    is_empty = True
-    for line in bounded_lines(source, findings):
-        play.take(line)
-        for piece in play.script.taken():
-            is_empty = False
-            yield piece
-    play.end()
-    for piece in play.script.taken():
-        is_empty = False
-        yield piece
-    if is_empty and not findings.left_out:
-        raise UnreadableError("it has no text")
+    yield from pieces_of_script(play, source, findings)
 
 
 @dataclass(frozen=True, slots=True)
