@@ -300,7 +300,7 @@ def test_a_shipped_yaml_is_found_by_its_name(tmp_path, name, capsys):
         (["my text.txt", "--set", "training.lora.rank=8"], ["LoRA adds", "--init_from"]),
         (["my.yaml"], ["did you mean --config my.yaml?"]),
         (["chatgot_quick"], ["did you mean --config chatgot_quick?"]),
-        (["--config", "tyni"], ["tyni", "chatgot_mini, chatgot_quick"]),
+        (["--config", "tyni"], ["tyni", "chatgot_mini, chatgot_own_text, chatgot_quick"]),
     ],
 )
 def test_a_mistake_is_exit_2_before_torch_and_leaves_nothing(tmp_path, arguments, words):
