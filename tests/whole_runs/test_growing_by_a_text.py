@@ -39,6 +39,7 @@ def losses(tmp_path_factory) -> dict[str, list[dict[str, float]]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_replayed_text_is_kept_and_another_forgotten(losses):
     rise = {
         name: losses[name][-1]["old: text.txt"] - losses[name][0]["old: text.txt"]
@@ -48,5 +49,6 @@ def test_a_replayed_text_is_kept_and_another_forgotten(losses):
     assert rise["watched"] > 1
 
 
+@pytest.mark.slow
 def test_a_grown_run_learns_the_new_text_as_from_scratch(losses):
     assert losses["replayed"][-1]["new.txt"] < losses["alone"][-1]["new.txt"] + 0.05

@@ -185,6 +185,7 @@ def test_hostile_fountain_is_read_or_refused(tmp_path_factory, parts):
     assert all(isinstance(p, DocumentStart) or p.text.strip() for p in pieces)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["*a" * 99_999, "[[" * 99_999, "INT. A\n\nANNA\n" + "xxx\n" * 99_999]
 )

@@ -189,6 +189,7 @@ WRONG_ENDINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRONG_ENDINGS)
 def test_kinds_are_told_by_content_where_the_ending_is_wrong(prepare_all, kind):
     said = play_of(kind, "English", "German")
@@ -302,6 +303,7 @@ DAMAGED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_odd_encodings_and_line_ends_change_nothing(prepare_all, damage):
     """All kinds in one folder, a folder each: their names are the usual ones."""
@@ -317,6 +319,7 @@ def test_odd_encodings_and_line_ends_change_nothing(prepare_all, damage):
     assert text == "<|endoftext|>\n".join(truths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", OLD_ENCODINGS)
 def test_old_encodings_of_each_file_are_found(prepare_all, encoding):
     files = {}
@@ -353,6 +356,7 @@ SUBTITLE_DAMAGES: dict[str, Callable[[str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", SUBTITLE_DAMAGES)
 def test_damaged_subtitles_come_out_line_for_line(prepare_all, damage):
     text = SUBTITLE_DAMAGES[damage](plays.srt(IN_CAPITALS).replace("\r\n", "\n"))
@@ -377,6 +381,7 @@ CHAT_DAMAGES: dict[str, Callable[[str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", CHAT_DAMAGES)
 @pytest.mark.parametrize("kind", [ANDROID, IPHONE], ids=["android", "iphone"])
 def test_damaged_chats_come_out_line_for_line(prepare_all, kind, damage):

@@ -279,6 +279,7 @@ def test_hostile_screenplays_are_read_or_refused(tmp_path_factory, parts):
         assert all(isinstance(p, DocumentStart) or p.text.strip() for p in pieces)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["(a " * 99_999, "\t" * 99_999 + "A\n" * 9, "  A\n(b\n" * 9_999])
 def test_monstrous_screenplays_end_soon(write, text):
     for reader in (SCREENPLAY, STAGE_PLAY):

@@ -432,6 +432,7 @@ def test_hostile_text_is_read_or_refused(tmp_path_factory, parts):
             assert all("\n\n" not in p.text for p in pieces if isinstance(p, Speech | Passage))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
