@@ -6,8 +6,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from chatgot.errors import ConfigError, UserError
 
 COMMAND = "chatgot"
 SCRIPTS = {
@@ -100,3 +103,26 @@ def _quoted_on_windows(word: str) -> str:
         backslashes = quoted[len(quoted.rstrip("\\")) :]
         quoted = f'"{quoted}{backslashes}"'
     return quoted
+
+
+def exit_code_of(action: Callable[[], None], name: str) -> int:
+    """Do what a command is for; return its exit code. A user's mistake is said on stderr.
+
+    name: of the command, which stands before what is wrong with its words or its input.
+    """
+    try:
+        action()
+    except ConfigError as error:
+        _say(f"{name}: {error}")
+        return error.exit_code
+    except UserError as error:
+        _say(str(error))
+        return error.exit_code
+    return 0
+
+
+def _say(text: str) -> None:
+    """Show a line on stderr, if anybody reads it."""
+    with suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()

@@ -18,12 +18,10 @@ if (CHECKOUT / "chatgot").is_dir():
 import argparse
 import json
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from chatgot.command_line import command_name
+from chatgot.command_line import command_name, exit_code_of
 from chatgot.encoding_names import codec_name
-from chatgot.errors import ConfigError, UserError
 from chatgot.given_path import given_path, given_text
 from chatgot.stdout import open_closed_streams, write_to_stdout
 from chatgot.stopping import StopRequest
@@ -196,27 +194,13 @@ def row_of(name: str, *cells: str) -> str:
     return (f"{name:<40}" + "".join(f"{cell:>15}" for cell in cells)).rstrip()
 
 
-def say(text: str) -> None:
-    """Show a line on stderr, if anybody reads it."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     open_closed_streams()
     args = parse_arguments(argv)
     STOP.install()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        evaluate(args)
-    except ConfigError as error:
-        say(f"{command_name(__file__)}: {error}")
-        return error.exit_code
-    except UserError as error:
-        say(str(error))
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: evaluate(args), command_name(__file__))
 
 
 if __name__ == "__main__":

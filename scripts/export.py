@@ -17,11 +17,10 @@ if (CHECKOUT / "chatgot").is_dir():
 import argparse
 import logging
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from chatgot.command_line import command_name
-from chatgot.errors import ConfigError, StorageError, UserError
+from chatgot.command_line import command_name, exit_code_of
+from chatgot.errors import StorageError
 from chatgot.exchange.known_formats import DTYPES, FORMATS, format_named
 from chatgot.exchange.new_folder import check_folder
 from chatgot.given_path import given_text
@@ -145,27 +144,13 @@ def in_words(size: int) -> str:
     return f"{size} B"
 
 
-def say(text: str) -> None:
-    """Show a line on stderr, if anybody reads it."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     open_closed_streams()
     args = parse_arguments(argv)
     STOP.install()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        export_model(args)
-    except ConfigError as error:
-        say(f"{command_name(__file__)}: {error}")
-        return error.exit_code
-    except UserError as error:
-        say(str(error))
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: export_model(args), command_name(__file__))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def growing_ids(path: Path, identity: str) -> Iterator[GrowingIds]:
             os.fsync(file.fileno())
         part.replace(path)
         _remove(note)
-    except BaseException:
+    except BaseException:  # also SystemExit from a signal: what nobody can go on from is removed
         if ids is None or not ids.is_noted:
             _remove(part)
         raise
