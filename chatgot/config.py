@@ -502,6 +502,13 @@ class TrainingConfig(Section):
         resume="set",
     )
     muon_momentum: Float = key(0.95, "Muon's Nesterov momentum", ge=0, lt=1)
+    muon_beta2: Float | None = key(
+        None,
+        "NorMuon: each row of Muon's update is divided by the root of the running mean of its mean "
+        "square, with this decay rate; null: plain Muon",
+        ge=0,
+        lt=1,
+    )
     weight_decay: Float = key(0.1, "decoupled weight decay, on matrices only", ge=0, le=MAX_DECAY)
     betas: tuple[Beta, Beta] = key(
         (0.9, 0.95), "AdamW's decay rates of the first and second moments, each in [0, 1)"
@@ -975,9 +982,12 @@ def _remarks_on_training(config: Config) -> Iterator[str]:
         )
     if training.min_learning_rate > training.learning_rate:
         yield "training.min_learning_rate is above learning_rate: the rate rises after the warmup"
-    muons_keys = {"muon_learning_rate", "muon_momentum"}
+    muons_keys = {"muon_learning_rate", "muon_momentum", "muon_beta2"}
     if training.optimizer != "muon" and muons_keys & training.model_fields_set:
-        yield "training.muon_learning_rate and muon_momentum have no effect: optimizer is adamw"
+        yield (
+            "training.muon_learning_rate, muon_momentum and muon_beta2 have no effect: "
+            "optimizer is adamw"
+        )
     yield from _remarks_on_lora(training)
     if training.attention == "products" and config.model.attention_dropout:
         yield "training.attention=products has no effect: attention_dropout needs sdpa"

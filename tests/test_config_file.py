@@ -484,6 +484,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "training.betas": ("[0.5, 6e-1]", [0.5, 0.6]),
     "training.epochs": ("2", 2),
     "training.max_minutes": ("1e+2", 100.0),
+    "training.muon_beta2": ("9.5e-1", 0.95),
     "training.lr_decay_steps": ("12", 12),
     "training.safety.spike.enabled": ("true", True),
     "training.report": ("false", False),

@@ -1,7 +1,8 @@
 """Muon for the hidden matrices, AdamW for the rest, behind one optimizer's interface.
 
 Letters: n matrices of one shape, R rows, C columns.
-Source: Muon, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+Sources: Muon, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. NorMuon, Li et al.
+2025, arXiv:2510.05491.
 """
 
 from collections import defaultdict
@@ -22,6 +23,10 @@ from chatgot.numerics.eager_optimizers import AdamW, EagerOptimizer
 ITERATIONS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 
 
+# Below it the mean square of a row is not divided by: a row without a gradient has 0.
+LEAST_SQUARE = 1e-20
+
+
 class Muon(EagerOptimizer, torch.optim.Muon):
     """torch.optim.Muon with an update that is fast on a CPU.
 
@@ -32,12 +37,14 @@ class Muon(EagerOptimizer, torch.optim.Muon):
 
     dtype: of the products. torch's own class always uses bf16, which is a hundred times slower than
     fp32 on CPUs without bf16 instructions.
+    beta2: None, or NorMuon: each row of an update is divided by the root of the running mean of its
+        mean square, whose decay rate this is. The update keeps its Frobenius norm.
     together: momentum, decay and update of all parameters are one operation each. On a GPU that is
         fewer launches; on a CPU, where it computes the same bits, a gradient would leave the cache
         between two of them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 those of torch's Muon, dtype and NorMuon's rate
         self,
         params: ParamsT,
         dtype: torch.dtype,
@@ -46,6 +53,7 @@ class Muon(EagerOptimizer, torch.optim.Muon):
         weight_decay: float,
         momentum: float,
         nesterov: bool = True,
+        beta2: float | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -56,6 +64,9 @@ class Muon(EagerOptimizer, torch.optim.Muon):
             ns_coefficients=ITERATIONS,  # type: ignore[arg-type] # torch repeats one row
             ns_steps=len(ITERATIONS),
         )
+        if beta2 is not None:
+            for group in self.param_groups:
+                group["beta2"] = beta2
         self.dtype = dtype
         self.together: bool = self.param_groups[0]["params"][0].is_cuda
 
@@ -100,6 +111,9 @@ class Muon(EagerOptimizer, torch.optim.Muon):
         for rows, R in _runs(group["pieces"], height):
             x = stack[:, rows].reshape(-1, R, C).to(self.dtype)  # (n, R, C)
             updates = orthogonal(x, group["ns_coefficients"], group["eps"])  # (n, R, C)
+            if "beta2" in group:
+                means = [self.state[p]["second_moment"][rows] for p, _ in pairs]
+                updates = normalised(updates, means, group["beta2"])  # (n, R, C)
             factor = max(1.0, R / C) ** 0.5  # on the learning rate, as torch's adjust_lr "original"
             self._apply(
                 [p[rows] for p, _ in pairs],
@@ -158,6 +172,23 @@ def orthogonal(x: Tensor, iterations: Sequence[tuple[float, float, float]], eps:
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # (n, R, R)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.transpose(1, 2) if tall else x
+
+
+def normalised(x: Tensor, means: list[Tensor], beta2: float) -> Tensor:
+    """Return updates whose rows are alike in size over time; x is (n, R, C).
+
+    Each row is divided by the root of its running mean of mean squares. Then each matrix gets its
+    Frobenius norm back, so the means need no correction for having started at 0.
+
+    means: the running means of one parameter's rows each, (rows, 1); they take in `x` here.
+    Source: NorMuon, arXiv:2510.05491, algorithm 1.
+    """
+    squares = x.float().square().mean(dim=-1, keepdim=True)  # (n, R, 1)
+    torch._foreach_lerp_(means, list(squares.view(len(means), -1, 1).unbind()), 1 - beta2)
+    mean = torch.stack(means).view_as(squares).clamp(min=LEAST_SQUARE)  # (n, R, 1)
+    scaled = (squares / mean).sum(dim=1, keepdim=True).clamp(min=LEAST_SQUARE)  # (n, 1, 1)
+    restored = squares.sum(dim=1, keepdim=True) / scaled  # (n, 1, 1)
+    return x * (restored / mean).sqrt()
 
 
 class MuonWithAdamW(EagerOptimizer):

@@ -47,6 +47,7 @@ def build_optimizer(
         lr=settings.muon_learning_rate,
         momentum=settings.muon_momentum,
         weight_decay=settings.weight_decay,
+        beta2=settings.muon_beta2,
     )
     rest = [p for name, p in named.items() if name not in hidden]
     return MuonWithAdamW(muon, _build_adamw(rest, settings))
@@ -81,9 +82,14 @@ def is_muon(group: Group) -> bool:
     return "momentum" in group
 
 
-def state_names(group: Group) -> tuple[str, ...]:
-    """Return the names of the state tensors that have the shape of their parameter."""
-    return ("momentum_buffer",) if is_muon(group) else ("exp_avg", "exp_avg_sq")
+def state_shapes(group: Group, parameter: Tensor) -> dict[str, torch.Size]:
+    """Return the name and the shape of each state tensor of a parameter, but for its counter."""
+    whole = parameter.shape
+    if not is_muon(group):
+        return {"exp_avg": whole, "exp_avg_sq": whole}
+    if "beta2" not in group:
+        return {"momentum_buffer": whole}
+    return {"momentum_buffer": whole, "second_moment": torch.Size([whole[0], 1])}
 
 
 def allocate_state(optimizer: Optimizer) -> None:
@@ -97,8 +103,8 @@ def allocate_state(optimizer: Optimizer) -> None:
                 continue
             device = p.device if group.get("fused") else "cpu"
             optimizer.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=device)
-            for name in state_names(group):
-                optimizer.state[p][name] = torch.zeros_like(p)
+            for name, shape in state_shapes(group, p).items():
+                optimizer.state[p][name] = p.new_zeros(shape)
 
 
 def set_lr(optimizer: Optimizer, lr: float, settings: TrainingConfig) -> None:

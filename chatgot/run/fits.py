@@ -15,7 +15,7 @@ from chatgot.checkpointing.checkpoint_file import load_checkpoint, wrong_keys, w
 from chatgot.checkpointing.tensors import refuse, tensor_problems
 from chatgot.errors import CheckpointRejected
 from chatgot.numerics.grad_scaler import SafeGradScaler
-from chatgot.numerics.optim import state_names
+from chatgot.numerics.optim import state_shapes
 from chatgot.run.run_state import Part, RunState, Stored
 
 SHOWN_VALUE = 40  # characters of a value in a message
@@ -145,9 +145,9 @@ def check_optimizer(
             if updates:
                 problems.append(f"parameter {i} has no state")
             continue
-        for name in state_names(group):
+        for name, shape in state_shapes(group, parameter).items():
             label = f"{name} of parameter {i}"
-            problems += tensor_problems(label, values.get(name), parameter.shape, parameter.dtype)
+            problems += tensor_problems(label, values.get(name), shape, parameter.dtype)
         label = f"step of parameter {i}"
         problems += tensor_problems(label, values.get("step"), torch.Size([]), torch.float32)
     refuse(path, "the optimizer's state does not fit", problems)

@@ -477,3 +477,91 @@ def test_an_adamw_run_has_no_muon():
     assert type(run.optimizer) is AdamW
     assert type(build_optimizer(run.model, run.config.training)) is AdamW
     assert not any(map(is_muon, run.optimizer.param_groups))
+
+
+# ----------------------------------------------------------------------------------------------
+# NorMuon
+
+
+def plain_normuon(gradients: list[torch.Tensor], beta2: float, lr: float) -> torch.Tensor:
+    """Return the sum of NorMuon's updates of one matrix, row by row, without momentum or decay."""
+    total = torch.zeros_like(gradients[0])
+    mean = [0.0] * len(total)
+    for gradient in gradients:
+        update = orthogonal(gradient[None], ITERATIONS, eps=1e-7)[0]
+        rows = []
+        for r, row in enumerate(update):
+            mean[r] = beta2 * mean[r] + (1 - beta2) * float(row.square().mean())
+            rows.append(row / math.sqrt(mean[r]))
+        scaled = torch.stack(rows)
+        scaled = scaled * update.norm() / scaled.norm()
+        total -= lr * max(1.0, len(total) / total.size(1)) ** 0.5 * scaled
+    return total
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (8, 8)])
+def test_normuon_is_as_written_row_by_row(shape, together):
+    p = nn.Parameter(torch.zeros(shape))
+    optimizer = ours([p], momentum=0.0, weight_decay=0.0, beta2=0.9)
+    optimizer.together = together
+    gradients = []
+    for step in range(4):
+        give_gradients([p], step)
+        gradients.append(p.grad.clone())
+        optimizer.step()
+    expected = plain_normuon(gradients, 0.9, SETTINGS["lr"])
+    torch.testing.assert_close(p.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_normuon_keeps_the_size_of_an_update():
+    plain, normal = matrices([(16, 48)]), matrices([(16, 48)])
+    for of_plain, of_normal in zip(
+        steps(ours(plain, weight_decay=0.0), plain),
+        steps(ours(normal, weight_decay=0.0, beta2=0.95), normal),
+        strict=True,
+    ):
+        assert not torch.equal(of_plain[0], of_normal[0])
+        torch.testing.assert_close(of_plain[0].norm(), of_normal[0].norm(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("pieces", [3, (8, 4, 4)])
+def test_normuon_treats_stacked_matrices_one_by_one(pieces):
+    heights = (8, 8, 8) if pieces == 3 else pieces
+    single = matrices([(height, 8) for height in heights])
+    stacked = nn.Parameter(torch.cat([p.detach() for p in single]))
+    one_by_one = ours(single, beta2=0.9)
+    together = ours([stacked], pieces=pieces, beta2=0.9)
+    for step in range(3):
+        give_gradients([stacked], step)
+        for p, gradient in zip(single, stacked.grad.split(heights), strict=True):
+            p.grad = gradient.clone()
+        one_by_one.step()
+        together.step()
+    torch.testing.assert_close(stacked.detach(), torch.cat([p.detach() for p in single]))
+
+
+def test_normuon_leaves_rows_without_a_gradient_where_they_are():
+    p = nn.Parameter(torch.ones(8, 4))
+    optimizer = ours([p], weight_decay=0.0, momentum=0.0, beta2=0.9)
+    p.grad = torch.zeros(8, 4)
+    optimizer.step()
+    assert torch.equal(p.detach(), torch.ones(8, 4))
+    p.grad[0] = 1.0
+    optimizer.step()
+    assert torch.equal(p.detach()[1:], torch.ones(7, 4))
+    assert bool((p.detach()[0] != 1).all())
+
+
+def test_normuon_goes_on_from_its_stored_state():
+    straight, resumed = matrices(SHAPES), matrices(SHAPES)
+    steps(ours(straight, beta2=0.9), straight, 4)
+    first = ours(resumed, beta2=0.9)
+    steps(first, resumed, 2)
+    second = ours(resumed, beta2=0.9)
+    second.load_state_dict(first.state_dict())
+    for step in (2, 3):
+        give_gradients(resumed, step)
+        second.step()
+    for a, b in zip(straight, resumed, strict=True):
+        assert torch.equal(a, b)

@@ -89,6 +89,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.lr_decay_steps": (8, "rates"),
     "training.muon_learning_rate": (0.01, "weights", {"training.optimizer": "muon"}),
     "training.muon_momentum": (0.5, "weights", {"training.optimizer": "muon"}),
+    "training.muon_beta2": (0.5, "weights", {"training.optimizer": "muon"}),
     "training.weight_decay": (0.5, "weights"),
     "training.betas": ([0.8, 0.9], "weights"),
     "training.adam_eps": (1e-3, "weights"),
