@@ -62,6 +62,7 @@ MAX_MUON_RATE = 1e30
 MAX_DECAY = 1e6
 # A larger one only makes the gradients of LoRA's matrices larger.
 MAX_ALPHA = 1e6
+DECAY_SHARE = 0.4  # of a run with lr_schedule wsd
 # The linear layers of a block, for each architecture.
 LAYERS = {"gpt": ("qkv", "proj", "up", "down"), "modern": ("qkv", "proj", "gate_up", "down")}
 
@@ -467,6 +468,15 @@ class TrainingConfig(Section):
         le=MAX_MINUTES,
         resume="free",
     )
+    stop_when_no_better: Int | None = key(
+        None,
+        "end after this many evaluations in a row without a better held-out loss, better beyond "
+        "its noise; with lr_schedule wsd the decay begins first, and the run ends after it; null: "
+        "off",
+        ge=1,
+        le=10**9,
+        resume="free",
+    )
     optimizer: Literal["adamw", "muon"] = key(
         "adamw",
         "adamw: AdamW for all weights; muon: Muon for the hidden matrices, AdamW for the rest",
@@ -484,8 +494,18 @@ class TrainingConfig(Section):
     warmup_steps: Int = key(
         100, "optimizer steps of linear warmup", ge=0, le=MAX_STEPS, resume="set"
     )
-    lr_schedule: Literal["cosine", "linear"] = key(
-        "cosine", "shape of the decay after the warmup", resume="set"
+    lr_schedule: Literal["cosine", "linear", "wsd"] = key(
+        "cosine",
+        "shape of the decay after the warmup; wsd: constant, then a linear decay that begins "
+        "before the last step, before max_minutes are over, or when stop_when_no_better says so",
+        resume="set",
+    )
+    decay_share: Float = key(
+        DECAY_SHARE,
+        "share of the run that the decay of wsd takes",
+        ge=1e-6,
+        le=1,
+        resume="set",
     )
     lr_decay_steps: Int | None = key(
         None,
@@ -632,14 +652,29 @@ class TrainingConfig(Section):
         return self
 
     def _require_an_end(self) -> None:
-        if self.epochs is None and self.max_steps is None and self.max_minutes is None:
+        if self.stop_when_no_better is not None and self.eval_interval is None:
             raise ValueError(
-                "set at least one of epochs, max_steps, max_minutes: nothing would end the run"
+                f"stop_when_no_better={self.stop_when_no_better} counts evaluations, and "
+                "eval_interval is null: set eval_interval, or stop_when_no_better=null"
             )
-        if self.epochs is None and self.max_steps is None and self.lr_decay_steps is None:
+        ends = (self.epochs, self.max_steps, self.max_minutes, self.stop_when_no_better)
+        if all(end is None for end in ends):
             raise ValueError(
-                "with max_minutes alone, the learning rate's decay has no last step: "
-                "set lr_decay_steps, max_steps or epochs"
+                "set at least one of epochs, max_steps, max_minutes, stop_when_no_better: "
+                "nothing would end the run"
+            )
+        if self.has_horizon:
+            return
+        alone = "max_minutes" if self.stop_when_no_better is None else "stop_when_no_better"
+        if self.lr_schedule != "wsd":
+            raise ValueError(
+                f"with {alone} alone, the learning rate's decay has no last step: "
+                "set lr_decay_steps, max_steps or epochs, or lr_schedule=wsd"
+            )
+        if self.decay_share == 1:
+            raise ValueError(
+                f"with {alone} alone, a decay_share of 1 has no last step: "
+                "set a lower decay_share, or lr_decay_steps, max_steps or epochs"
             )
 
     def _require_countable_steps(self) -> None:
@@ -681,6 +716,12 @@ class TrainingConfig(Section):
                 f"(batch_size x accumulate_grad_batches), "
                 f"found {dynamic.minimum}, {dynamic.initial}, {dynamic.maximum}"
             )
+
+    @property
+    def has_horizon(self) -> bool:
+        """Return whether it is known beforehand at which step the learning rate's decay ends."""
+        ends = (self.lr_decay_steps, self.max_steps, self.epochs)
+        return any(end is not None for end in ends)
 
     @property
     def sequences_per_step(self) -> int:
@@ -982,6 +1023,8 @@ def _remarks_on_training(config: Config) -> Iterator[str]:
         )
     if training.min_learning_rate > training.learning_rate:
         yield "training.min_learning_rate is above learning_rate: the rate rises after the warmup"
+    if training.lr_schedule != "wsd" and training.decay_share != DECAY_SHARE:
+        yield f"training.decay_share has no effect: lr_schedule is {training.lr_schedule}"
     muons_keys = {"muon_learning_rate", "muon_momentum", "muon_beta2"}
     if training.optimizer != "muon" and muons_keys & training.model_fields_set:
         yield (

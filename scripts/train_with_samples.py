@@ -278,6 +278,7 @@ from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
 from chatgot.machine.priority import lower_priority
 from chatgot.run.assembly import Run, assemble, make_prompts
+from chatgot.run.ending import END_WORDS
 from chatgot.run.folder import RunPaths, open_folder
 from chatgot.run.resuming import (
     ResumePoint,
@@ -292,12 +293,14 @@ from chatgot.run.text_runs import yaml_to_resume
 from chatgot.sampling.generation import continue_texts
 from chatgot.stdout import write_to_stdout
 from chatgot.training.batch_size import fit_micro_batch
+from chatgot.training.best import best_line, best_step_with, log_best, measure_best
 from chatgot.training.choosing import Choice, choose
 from chatgot.training.clock import StepClock
 from chatgot.training.copies import CopiesInSamples
+from chatgot.training.decay import begin_decay_where_due, log_plateau
 from chatgot.training.due import Due, evaluation_due, is_new_best
 from chatgot.training.estimate import estimate
-from chatgot.training.evaluation import validation_losses
+from chatgot.training.evaluation import measure_held_out
 from chatgot.training.log_lines import (
     by_source,
     cautions,
@@ -539,25 +542,37 @@ def open_metrics(run: Run, point: ResumePoint | None, paths: RunPaths) -> Metric
 
 
 def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
-    """Measure the loss on held-out text, log it and write the step's row."""
+    """Measure the loss on held-out text, log it and write the step's row.
+
+    At the run's end it is measured over every token, also of the best checkpoint. When stopped,
+    nothing is noted: the evaluation is made again after the resume.
+    """
     marks = run.state.marks
     step = run.state.progress.global_step
     with run.times.of("evaluation"):
-        val_loss, full_loss = validation_losses(run, STOP.requested)
-    if STOP.requested():
-        return  # this evaluation is made again after the resume
-    marks.val_loss = val_loss
+        found = measure_held_out(run, STOP.requested)
+    if found is None or not measure_best(run, found, STOP.requested):
+        return
+    best_step = best_step_with(run, found.loss)
+    marks.val_loss = found.loss
     marks.last_eval_step = step
+    if run.held_out:
+        marks.loss_by_source = found.by_source
+        marks.first_loss_by_source = marks.first_loss_by_source or found.by_source
+    run.state.plateau = found.plateau
     best = is_new_best(run)
-    facts = {"val_loss_full": None, **evaluation_facts(run, full_loss)}
+    facts = {"val_loss_full": None, **evaluation_facts(run, found.full_loss)}
     logger.info(
         "step %d | %s%s",
         step,
-        evaluation_line(run, full_loss),
+        evaluation_line(run, found.full_loss),
         " | best so far" if best else "",
         extra=event("evaluation", step, **facts, val_loss_by_source=by_source(run), best=best),
     )
-    write_row(run, metrics, full_loss)
+    write_row(run, metrics, found.full_loss)
+    if run.end_reason() == "no better":
+        log_plateau(run, best_step)
+    log_best(run, best_step)
 
 
 def show_samples(
@@ -655,6 +670,9 @@ def train(
         if due.evaluation():
             evaluate_and_log(run, metrics)
 
+        # once in a run: the learning rate begins to decay
+        begin_decay_where_due(run)
+
         # once in a while: samples
         if due.samples():
             with run.times.of("sampling"):
@@ -718,6 +736,9 @@ def say_how_to_go_on(
             run.bits_per_byte(marks.best_val_loss),
             marks.best_step,
         )
+    best = best_line(run)
+    if best:
+        logger.info("%s", best)
     if path is None:
         logger.info("no checkpoint was saved")
         return
@@ -729,7 +750,8 @@ def log_end(run: Run, exit_code: int, path: Path | None, command: str | None) ->
     """Log the last word on the run; its event is the last one of this session."""
     kind = "done"
     words = "done"
-    facts: dict[str, object] = {}
+    reason = run.end_reason()
+    facts: dict[str, object] = {"reason": reason}
     if STOP.requested() and exit_code == STOP.exit_code:
         kind = "stop"
         words = f"stopped by {STOP.signal_name}"
@@ -741,7 +763,8 @@ def log_end(run: Run, exit_code: int, path: Path | None, command: str | None) ->
     facts |= end_facts(run)
     facts |= {"checkpoint": None if path is None else str(path), "resume_command": command}
     last_event = event(kind, step=run.state.progress.global_step, **facts)
-    logger.info("%s: %s", words, end_line(run), extra=last_event)
+    ended_by = "" if kind != "done" or reason is None else f"; {END_WORDS[reason]}"
+    logger.info("%s: %s%s", words, end_line(run), ended_by, extra=last_event)
 
 
 def resume_command(experiment: Experiment, path: Path) -> str:
@@ -799,10 +822,12 @@ def run_training(args: argparse.Namespace) -> int:
         write_to_stdout([f"{line}\n".encode() for line in lines])
         return 0
     last_evaluation_is_missing = evaluation_due(run) and not has_newer_files(run)
-    if run.ended() and not last_evaluation_is_missing:
+    reason = run.end_reason()
+    if reason is not None and not last_evaluation_is_missing:
         logger.info(
-            "%s is finished at step %d; to go on add %s",
+            "%s (%s) is finished at step %d; to go on add %s",
             run.state.run_id,
+            END_WORDS[reason],
             run.state.progress.global_step,
             run.how_to_extend(),
         )

@@ -485,6 +485,8 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "training.epochs": ("2", 2),
     "training.max_minutes": ("1e+2", 100.0),
     "training.muon_beta2": ("9.5e-1", 0.95),
+    "training.stop_when_no_better": ("3", 3),
+    "training.decay_share": ("2e-1", 0.2),
     "training.lr_decay_steps": ("12", 12),
     "training.safety.spike.enabled": ("true", True),
     "training.report": ("false", False),

@@ -1,13 +1,13 @@
 """The optimizer, its parameter groups, and the learning rate of each step."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from chatgot.config import TrainingConfig
+from chatgot.config import MAX_STEPS, TrainingConfig
 from chatgot.machine.device import DTYPES
 from chatgot.model.gpt import Attention
 from chatgot.numerics.eager_optimizers import AdamW
@@ -114,24 +114,82 @@ def set_lr(optimizer: Optimizer, lr: float, settings: TrainingConfig) -> None:
         group["lr"] = muon_lr if is_muon(group) else lr
 
 
-def lr_at(step: int, settings: TrainingConfig, decay_steps: int) -> float:
-    """Return the learning rate of one optimizer step.
+class Decay(NamedTuple):
+    """The linear decay of `lr_schedule: wsd`: the step at which it begins, and how many it takes.
 
-    Linear warmup, then decay to `min_learning_rate`.
+    The update at step `began` still has the learning rate that was in force before.
+    """
+
+    began: int
+    steps: int
+
+
+def lr_at(
+    step: int, settings: TrainingConfig, decay_steps: int | None, decay: Decay | None = None
+) -> float:
+    """Return the learning rate of one optimizer step, from the arguments alone.
+
+    Linear warmup, then decay to `min_learning_rate`; with wsd it is constant between the two.
 
     step: number of steps already done; the first update, step 0, has lr > 0.
     decay_steps: the step at which the decay ends (`schedule_horizon`); later steps keep
-        `min_learning_rate`.
-    Source: cosine annealing, Loshchilov & Hutter, arXiv:1608.03983.
+        `min_learning_rate`. None, with wsd alone: not known yet.
+    decay: with wsd, the decay that began before the planned one; None: the planned one.
+    Source: cosine annealing, Loshchilov & Hutter, arXiv:1608.03983; wsd, Hu et al.,
+    arXiv:2404.06395, section 4.
     """
-    warmup = min(settings.warmup_steps, decay_steps)
-    if step < warmup:
+    warmup = settings.warmup_steps
+    if decay_steps is not None:
+        warmup = min(warmup, decay_steps)
+    begin, length = _decay_of(settings, decay_steps, decay)
+    if step < min(warmup, begin):
         return settings.learning_rate * (step + 1) / warmup
-    if step >= decay_steps:
+    if step < begin:
+        return settings.learning_rate
+    if step >= begin + length:
         return settings.min_learning_rate
-    done = (step - warmup) / (decay_steps - warmup)  # share of the decay, 0 to 1
+    high = settings.learning_rate
+    if begin < warmup:  # it began before the warmup was over
+        high = settings.learning_rate * (begin + 1) / warmup
+    done = (step - begin) / length  # share of the decay, 0 to 1
     left = 0.5 * (1 + math.cos(math.pi * done)) if settings.lr_schedule == "cosine" else 1 - done
-    return settings.min_learning_rate + left * (settings.learning_rate - settings.min_learning_rate)
+    return settings.min_learning_rate + left * (high - settings.min_learning_rate)
+
+
+def _decay_of(
+    settings: TrainingConfig, decay_steps: int | None, decay: Decay | None
+) -> tuple[float, float]:
+    """Return at which step the decay begins, and how many it takes; inf: it is not known yet."""
+    if settings.lr_schedule == "wsd":
+        return decay or planned_decay(settings, decay_steps) or (math.inf, math.inf)
+    assert decay_steps is not None  # config.py checks that
+    warmup = min(settings.warmup_steps, decay_steps)
+    return warmup, decay_steps - warmup
+
+
+def planned_decay(settings: TrainingConfig, decay_steps: int | None) -> Decay | None:
+    """Return the decay of wsd that ends at `decay_steps`, its share of them long, after the warmup.
+
+    None: another schedule, or it is not known yet where it ends.
+    """
+    if settings.lr_schedule != "wsd" or decay_steps is None:
+        return None
+    warmup = min(settings.warmup_steps, decay_steps)
+    begin = max(warmup, decay_steps - round(settings.decay_share * decay_steps))
+    return Decay(begin, decay_steps - begin)
+
+
+def decay_from(step: int, settings: TrainingConfig, last: int | None) -> Decay:
+    """Return the decay of wsd that begins after `step` steps, so that it is its share of all steps.
+
+    last: the step that it must not pass; None: there is none.
+    """
+    share = settings.decay_share
+    # a share of 1 begins at the first step, where the last one is known
+    steps = MAX_STEPS if share == 1 else round(min(MAX_STEPS, step * share / (1 - share)))
+    if last is not None:
+        steps = min(steps, last - step)
+    return Decay(step, max(1, steps))
 
 
 def steps_of_epochs(epochs: int, windows_per_epoch: int, sequences_per_step: int) -> int:
@@ -145,20 +203,21 @@ def epochs_beyond(steps: int, windows_per_epoch: int, sequences_per_step: int) -
     return steps * sequences_per_step // windows_per_epoch + 1
 
 
-def schedule_horizon(settings: TrainingConfig, windows_per_epoch: int) -> int:
-    """Return the step at which the learning rate reaches its minimum."""
+def schedule_horizon(settings: TrainingConfig, windows_per_epoch: int) -> int | None:
+    """Return the step at which the learning rate reaches its minimum; None: nobody knows yet."""
     if settings.lr_decay_steps is not None:
         return settings.lr_decay_steps
     if settings.max_steps is not None:
         return settings.max_steps
-    assert settings.epochs is not None  # config.py checks that
+    if settings.epochs is None:
+        return None
     return steps_of_epochs(settings.epochs, windows_per_epoch, settings.sequences_per_step)
 
 
 def last_step(settings: TrainingConfig, windows_per_epoch: int) -> int | None:
     """Return the step at which `epochs` or `max_steps` ends the run, whichever comes first.
 
-    None: only time ends it.
+    None: neither does.
     """
     ends = []
     if settings.max_steps is not None:

@@ -19,13 +19,7 @@ from torch.optim import Optimizer
 from chatgot import __version__
 from chatgot.checkpointing.checkpoint_file import FORMAT_VERSION
 from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, vocabulary_keys
-from chatgot.config import (
-    MAX_EPOCHS,
-    MAX_MINUTES,
-    MAX_STEPS,
-    Config,
-    settings_hash,
-)
+from chatgot.config import Config, settings_hash
 from chatgot.data.bits_per_byte import bits_per_byte, tokens_per_byte
 from chatgot.data.held_out_sources import HeldOutSource, held_out_sources
 from chatgot.data.learned_lines import learned_tokens
@@ -47,20 +41,14 @@ from chatgot.model.gpt import GPT, build_model
 from chatgot.model.lora import add_lora, draw_lora
 from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.grad_scaler import SafeGradScaler
-from chatgot.numerics.optim import (
-    allocate_state,
-    build_optimizer,
-    epochs_beyond,
-    last_step,
-    schedule_horizon,
-    steps_of_epochs,
-)
+from chatgot.numerics.optim import Decay, allocate_state, build_optimizer, schedule_horizon
 from chatgot.run.diagnosis import describe_numbers
+from chatgot.run.ending import EndReason, decay_in_force, end_reason, how_to_extend, last_step_of
 from chatgot.run.fits import check_loadable
 from chatgot.run.modes import choose_modes, choose_muon_precision, prove_precision
 from chatgot.run.passes import choose_passes, first_micro_batch
 from chatgot.run.room import refuse_without_room
-from chatgot.run.run_state import RunState, Stored, StoredState, collect_state
+from chatgot.run.run_state import Plateau, RunState, Stored, StoredState, collect_state
 from chatgot.sampling.remembered_speakers import remembered_speakers
 from chatgot.sampling.speakers import Speaker, count_speakers
 
@@ -105,6 +93,9 @@ class Run:
     finish_saving: Callable[[], None] = field(default=lambda: None)
     # while new best weights are being written in the background: the best loss before them
     best_before_saving: float | None = None
+    # over every validation token, measured in this process: of the last weights, of the best ones
+    full_loss: float | None = None
+    best_full_loss: float | None = None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -115,22 +106,30 @@ class Run:
         return Path(self.config.paths.checkpoints)
 
     @property
-    def decay_steps(self) -> int:
-        """The step at which the learning rate's decay ends."""
+    def decay_steps(self) -> int | None:
+        """The step at which the learning rate's decay is to end; None: nobody knows yet."""
         return schedule_horizon(self.config.training, self.train_windows.per_epoch)
 
     @property
+    def decay(self) -> Decay | None:
+        """The decay of `lr_schedule: wsd`, begun or planned; None: nobody knows when it begins."""
+        return decay_in_force(self.config.training, self.state, self.train_windows.per_epoch)
+
+    @property
     def last_step(self) -> int | None:
-        """The step at which `epochs` or `max_steps` ends the run; None: only `max_minutes` does."""
-        return last_step(self.config.training, self.train_windows.per_epoch)
+        """The step at which the run ends at the latest; None: no number of steps ends it."""
+        return last_step_of(self.config.training, self.state, self.train_windows.per_epoch)
+
+    def end_reason(self, plateau: Plateau | None = None) -> EndReason | None:
+        """Return what has ended the run; None: it goes on.
+
+        plateau: the one after an evaluation that is not counted yet; None: that of the state.
+        """
+        return end_reason(self.config.training, self.state, self.train_windows.per_epoch, plateau)
 
     def ended(self) -> bool:
-        """Return whether `epochs`, `max_steps` or `max_minutes` has been reached."""
-        last = self.last_step
-        if last is not None and self.state.progress.global_step >= last:
-            return True
-        minutes = self.config.training.max_minutes
-        return minutes is not None and self.state.progress.time_s >= 60 * minutes
+        """Return whether the run has reached its end."""
+        return self.end_reason() is not None
 
     def bits_per_byte(self, loss: float) -> float:
         """Return a loss on held-out text, in nats per token, as bits per byte.
@@ -141,29 +140,8 @@ class Run:
         return bits_per_byte(loss, self.tokens_per_byte)
 
     def how_to_extend(self) -> str:
-        """Return the `--set` options that let a finished run go on for at least one step.
-
-        What has been done counts, not what was configured: a limit may have been lowered since.
-        """
-        settings = self.config.training
-        done = self.state.progress
-        step = done.global_step
-        per_epoch = self.train_windows.per_epoch
-        S = settings.sequences_per_step
-        longer: dict[str, object] = {}
-        if settings.max_steps is not None and step >= settings.max_steps:
-            longer["max_steps"] = min(2 * step, MAX_STEPS)
-        if settings.epochs is not None and step >= steps_of_epochs(settings.epochs, per_epoch, S):
-            epochs = max(settings.epochs + 1, epochs_beyond(step, per_epoch, S))
-            if epochs <= MAX_EPOCHS:
-                longer["epochs"] = epochs
-            else:  # each step takes many epochs: steps can be counted further
-                longer["epochs"] = "null"
-                longer["max_steps"] = min(max(2 * step, settings.max_steps or 0), MAX_STEPS)
-        if settings.max_minutes is not None and done.time_s >= 60 * settings.max_minutes:
-            minutes = max(settings.max_minutes, done.time_s / 60)
-            longer["max_minutes"] = f"{min(2 * minutes, MAX_MINUTES):g}"
-        return " ".join(f"--set training.{key}={value}" for key, value in longer.items())
+        """Return the `--set` options that let a finished run go on for at least one step."""
+        return how_to_extend(self.config.training, self.state, self.train_windows.per_epoch)
 
     def measure_peak(self) -> None:
         """Measure and log what MFU is relative to, unless it is known: some tenths of a second.

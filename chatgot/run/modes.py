@@ -57,6 +57,9 @@ from chatgot.run.run_state import Modes, RunState, Stored
 
 logger = logging.getLogger(__name__)
 
+# how long a run is taken to last where only its evaluations end it: compiling pays within an hour
+SECONDS_IF_UNKNOWN = 3600.0
+
 
 def choose_modes(config: Config, device: torch.device, stored: Stored | None) -> Modes:
     """Choose threads, precision and attention's kernel; the threads are set from now on.
@@ -233,6 +236,8 @@ def _work(
         steps_left = max(0, last - steps_done)
     if settings.max_minutes is not None:
         seconds_left = max(0.0, 60 * settings.max_minutes - seconds_done)
+    if steps_left == seconds_left == math.inf:
+        seconds_left = SECONDS_IF_UNKNOWN
     return Work(
         config,
         model,

@@ -34,6 +34,7 @@ from chatgot.machine.device import versions
 from chatgot.model.lora import frozen_state, has_lora, trained_state
 from chatgot.numerics.optim import lr_at, schedule_horizon
 from chatgot.run.assembly import Run
+from chatgot.run.ending import decay_in_force, leave_decay, take_back_decay
 from chatgot.run.fits import check_optimizer, check_scaler, read_checkpoint
 from chatgot.run.modes import asked_for_another_precision, change_precision
 from chatgot.run.run_state import RunState, Stored, change_size, restore_state
@@ -386,12 +387,12 @@ def resume(run: Run, point: ResumePoint, read_base: ReadBase | None = None) -> N
         run.base = stored["base"]
     before = stored_config(stored, point.path).training
     _log_differences(run, stored)
-    _log_schedule(run, stored, before)
 
     new_precision = run.state.modes.precision
     chosen = run.state.modes.model_copy()
     size = run.state.micro_batch.size
     restore_state(stored, run.state, run.model, run.optimizer, run.scaler)
+    _take_schedule(run, before)
     modes = run.state.modes
     modes.compiled = chosen.compiled  # the user may ask for another mode, or the compiler is gone
     modes.graphed = chosen.graphed
@@ -438,20 +439,26 @@ def _log_differences(run: Run, stored: Stored) -> None:
         )
 
 
-def _log_schedule(run: Run, stored: Stored, before: TrainingConfig) -> None:
-    """Say where the decay of the learning rate ends now, and how the rate itself jumps.
+def _take_schedule(run: Run, before: TrainingConfig) -> None:
+    """Let the new settings decide about the decay of the learning rate; say what they change.
 
     before: the checkpoint's settings.
     """
-    step = stored["state"]["progress"]["global_step"]
+    step = run.state.progress.global_step
+    per_epoch = run.train_windows.per_epoch
     settings = run.config.training
-    decay_steps_before = schedule_horizon(before, run.train_windows.per_epoch)
-    old = lr_at(step, before, decay_steps_before)
-    new = lr_at(step, settings, run.decay_steps)
+    decay_steps_before = schedule_horizon(before, per_epoch)
+    decay_before = decay_in_force(before, run.state, per_epoch)
+    old = lr_at(step, before, decay_steps_before, decay_before)
+    if take_back_decay(settings, before, run.state):
+        logger.info("the decay of the learning rate is taken back, which these settings end")
+    decay = run.decay
+    if decay is None or step < decay.began:
+        leave_decay(run.state)
+    new = lr_at(step, settings, run.decay_steps, decay)
     if decay_steps_before != run.decay_steps:
-        logger.info(
-            "the schedule changes from here: its decay now ends at step %d", run.decay_steps
-        )
+        end = "the run's end" if run.decay_steps is None else f"step {run.decay_steps}"
+        logger.info("the schedule changes from here: its decay now ends at %s", end)
     if f"{old:.2e}" != f"{new:.2e}":
         level = logging.WARNING if new > old else logging.INFO
         logger.log(level, "the learning rate at step %d changes: %.2e -> %.2e", step, old, new)

@@ -7,7 +7,7 @@ before a save and after loading, so every saved state can be loaded.
 import copy
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
@@ -25,9 +25,11 @@ from chatgot.numerics.precision import Precision
 
 LARGEST_COUNT = 1 << 62
 LARGEST_MICRO_BATCH = 1 << 30  # sequences; too large for any machine
+MOST_BLOCKS = 64  # of an evaluation, whose losses are kept
 
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Step = Annotated[int, Field(ge=-1, le=LARGEST_COUNT)]  # -1: never yet
+Targets = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Sequences = Annotated[int, Field(ge=1, le=LARGEST_MICRO_BATCH)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Loss = Annotated[float, Field(ge=-math.inf)]  # anything but NaN
@@ -46,6 +48,11 @@ def kept_on_rewind(default: Any, *, may_be_missing: bool = False) -> Any:
 def newer_counter(default: Any) -> Any:
     """Declare a counter that older checkpoints lack; a rewind takes it back with the weights."""
     return Field(default, json_schema_extra={"may_be_missing": True})
+
+
+def newer_part(kind: Callable[[], Any]) -> Any:
+    """Declare a part that older checkpoints lack as a whole."""
+    return Field(default_factory=kind, json_schema_extra={"may_be_missing": True})
 
 
 class Part(BaseModel):
@@ -177,6 +184,34 @@ class Marks(Part):
     last_proof_step: Count = 0  # of gradient checkpointing
 
 
+class Schedule(Part):
+    """Where the decay of `lr_schedule: wsd` began before the planned step; see decay_in_force."""
+
+    decay_began: Step = -1  # -1: it did not
+    decay_steps: Count = 0  # how many it takes
+    decay_cause: Literal["", "max_minutes", "no better"] = ""
+    # whether the decay has been seen to begin, also at the planned step
+    in_decay: bool = False
+
+    @model_validator(mode="after")
+    def _decay_is_whole(self) -> "Schedule":
+        began = self.decay_began >= 0
+        if began != (self.decay_steps > 0) or began != bool(self.decay_cause):
+            raise ValueError("decay_began, decay_steps and decay_cause contradict each other")
+        return self
+
+
+class Plateau(Part):
+    """What evaluations are compared with, for `stop_when_no_better`."""
+
+    # of the evaluation to beat: (loss, number of targets) of each block of batches
+    reference: list[tuple[Finite, Targets]] = Field([], max_length=MOST_BLOCKS)
+    reference_step: Step = -1
+    no_better: Count = 0  # evaluations in a row since then that were not better
+    # of the last comparison: the standard error of the mean difference; None: one block
+    noise: Finite | None = None
+
+
 class RunState(Part):
     """All counters of a run."""
 
@@ -187,6 +222,8 @@ class RunState(Part):
     micro_batch: MicroBatch = Field(default_factory=MicroBatch)
     health: Health = Field(default_factory=Health)
     marks: Marks = Field(default_factory=Marks)
+    schedule: Schedule = newer_part(Schedule)
+    plateau: Plateau = newer_part(Plateau)
 
 
 def change_size(state: RunState, size: int, reason: str) -> None:

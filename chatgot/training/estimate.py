@@ -24,6 +24,9 @@ def estimate(run: Run, repeats: int = 2) -> list[str]:
         limits.append(60 * run.config.training.max_minutes - progress.time_s)
     if run.last_step is not None:
         limits.append((run.last_step - progress.global_step) * seconds)
+    until_end = "until no evaluation is better"
+    if limits:
+        until_end = f"about {human_time(max(0.0, min(limits)))} until the end of the run"
     trained = ""
     if run.config.training.lora.enabled:
         trained = f", of which {model.trained_count():,} train (LoRA)"
@@ -36,8 +39,7 @@ def estimate(run: Run, repeats: int = 2) -> list[str]:
         f"memory: {most_memory_mib(run.device):,.0f} MiB{remark}",
         f"speed: {tokens / seconds:,.0f} tokens/s, "
         f"{seconds:.2f} s for forward and backward of one step of {tokens:,} tokens",
-        f"time: about {human_time(max(0.0, min(limits)))} until the end of the run, "
-        "without updates and evaluations",
+        f"time: {until_end}, without updates and evaluations",
     ]
 
 

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,32 @@ from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.model.gpt import evaluating
 from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
+from chatgot.run.run_state import Plateau
 from chatgot.stopping import Stopped
+from chatgot.training.plateau import BlockLoss, after_evaluation, blocks_of
 
 logger = logging.getLogger(__name__)
+
+
+class Measured(NamedTuple):
+    """A loss in nats per token, and (loss, targets) of each batch; empty: memory ran out."""
+
+    loss: float
+    batches: list[BlockLoss]
+
+
+class Evaluation(NamedTuple):
+    """What one evaluation has found; nothing of it is in the run's state yet.
+
+    full_loss: over every validation token; None: the run goes on.
+    plateau: what the next evaluation is compared with.
+    by_source: the loss of each source; empty: the text is measured as one whole.
+    """
+
+    loss: float
+    full_loss: float | None
+    plateau: Plateau
+    by_source: dict[str, float]
 
 
 def evaluate(
@@ -25,7 +49,7 @@ def evaluate(
     device: torch.device,
     precision: str,
     stopped: Stopped,
-) -> float | None:
+) -> Measured | None:
     """Return the mean loss in nats per token over all targets of `batches`; None when stopped.
 
     Targets that are not learned from do not count.
@@ -47,61 +71,89 @@ def evaluate(
     total = 0.0
     for mean_loss, targets in zip(read_losses, read_counts, strict=True):
         total += mean_loss * targets
-    return total / sum(read_counts)
+    return Measured(total / sum(read_counts), list(zip(read_losses, read_counts, strict=True)))
 
 
-def validation_losses(run: Run, stopped: Stopped) -> tuple[float | None, float | None]:
-    """Return (val_loss, val_loss_full): over eval_batches, and over every validation token.
+def measure_held_out(run: Run, stopped: Stopped) -> Evaluation | None:
+    """Return the losses over eval_batches and, at the end of the run, over every validation token.
 
-    The second is computed at the end of the run, else None. When stopped: ignore both.
-    Where each source has a loss of its own, both are the sum of those, weighted by the sources'
-    shares. Side effect: those losses go into `run.state.marks`.
+    None when stopped. An evaluation may itself end the run, if it is not better than those before.
+    Where each source has a loss of its own, both losses are the sums of those, weighted by the
+    sources' shares.
     """
-    if run.held_out:
-        return _losses_of_sources(run, stopped)
-    windows = run.val_windows
-    settings = run.config.training
-    full_loss = None
-    if run.ended() or settings.eval_batches == "all":
-        full_loss = _evaluate_halving_batches(
-            run,
-            windows.every_token,
-            stopped,
-            words="evaluating every validation token",
-            tokens=len(windows.ids) - 1,
-        )
-    if settings.eval_batches == "all":
-        shown_full_loss = full_loss if run.ended() else None
-        return full_loss, shown_full_loss
-    sequences = settings.eval_batches * settings.batch_size
-    spread = partial(windows.spread, sequences)
-    loss = _evaluate_halving_batches(
-        run, spread, stopped, words="evaluating", tokens=sequences * windows.T
-    )
-    return loss, full_loss
-
-
-def _losses_of_sources(run: Run, stopped: Stopped) -> tuple[float | None, float | None]:
-    """Return (val_loss, val_loss_full) of all sources, and note the loss of each."""
     settings = run.config.training
     is_full = settings.eval_batches == "all"
-    some = full = None
-    if not is_full:
-        some = _by_source(run, stopped, every_token=False)
-    if is_full or run.ended():
-        full = _by_source(run, stopped, every_token=True)
-    by_source = full if some is None else some
-    if stopped() or by_source is None:
-        return None, None
-    marks = run.state.marks
-    marks.loss_by_source = by_source
-    marks.first_loss_by_source = marks.first_loss_by_source or by_source
-    shown_full = _weighted(run, full) if full is not None and run.ended() else None
-    return _weighted(run, by_source), shown_full
+    found = _every_token(run, run.model, stopped) if is_full else _some_batches(run, stopped)
+    if found is None:
+        return None
+    plateau = after_evaluation(settings, run.state, _blocks(run, found))
+    full_loss = None
+    if run.end_reason(plateau) is not None:
+        full = found if is_full else _every_token(run, run.model, stopped)
+        if full is None:
+            return None
+        full_loss = full.loss
+    return Evaluation(found.loss, full_loss, plateau, found.by_source)
 
 
-def _by_source(run: Run, stopped: Stopped, *, every_token: bool) -> dict[str, float] | None:
-    """Return the loss of each source, NaN where not even one sequence fits; None when stopped."""
+def full_loss_of(run: Run, model: nn.Module, stopped: Stopped) -> float | None:
+    """Return a model's loss over every validation token of a run; None when stopped."""
+    found = _every_token(run, model, stopped)
+    return None if found is None else found.loss
+
+
+class _Losses(NamedTuple):
+    """A loss, those of its batches where the text is one whole, and those of the sources."""
+
+    loss: float
+    batches: list[BlockLoss]
+    by_source: dict[str, float]
+
+
+def _blocks(run: Run, found: _Losses) -> list[BlockLoss]:
+    """Return what is compared with other evaluations, block by block."""
+    if run.held_out:  # the batches of the sources count for more or less than their targets
+        return [(found.loss, 1)]
+    return blocks_of(found.batches)
+
+
+def _every_token(run: Run, model: nn.Module, stopped: Stopped) -> _Losses | None:
+    if run.held_out:
+        return _of_sources(run, model, stopped, every_token=True)
+    windows = run.val_windows
+    words = "evaluating every validation token"
+    tokens = len(windows.ids) - 1
+    return _whole(
+        _evaluate_halving_batches(
+            run, model, windows.every_token, stopped, words=words, tokens=tokens
+        )
+    )
+
+
+def _some_batches(run: Run, stopped: Stopped) -> _Losses | None:
+    if run.held_out:
+        return _of_sources(run, run.model, stopped, every_token=False)
+    settings = run.config.training
+    assert settings.eval_batches != "all"
+    windows = run.val_windows
+    sequences = settings.eval_batches * settings.batch_size
+    tokens = sequences * windows.T
+    spread = partial(windows.spread, sequences)
+    return _whole(
+        _evaluate_halving_batches(
+            run, run.model, spread, stopped, words="evaluating", tokens=tokens
+        )
+    )
+
+
+def _whole(measured: Measured | None) -> _Losses | None:
+    return None if measured is None else _Losses(*measured, {})
+
+
+def _of_sources(
+    run: Run, model: nn.Module, stopped: Stopped, *, every_token: bool
+) -> _Losses | None:
+    """Return the loss of all sources, and of each: NaN where not even one sequence fits."""
     settings = run.config.training
     losses = {}
     for source in run.held_out:
@@ -115,11 +167,11 @@ def _by_source(run: Run, stopped: Stopped, *, every_token: bool) -> dict[str, fl
             batches = partial(windows.spread, each)
             tokens = each * windows.T
         words = f"evaluating {source.name}"
-        loss = _evaluate_halving_batches(run, batches, stopped, words=words, tokens=tokens)
-        if loss is None:
+        found = _evaluate_halving_batches(run, model, batches, stopped, words=words, tokens=tokens)
+        if found is None:
             return None
-        losses[source.name] = loss
-    return losses
+        losses[source.name] = found.loss
+    return _Losses(_weighted(run, losses), [], losses)
 
 
 def _weighted(run: Run, losses: Mapping[str, float]) -> float:
@@ -130,19 +182,20 @@ def _weighted(run: Run, losses: Mapping[str, float]) -> float:
 
 def _evaluate_halving_batches(
     run: Run,
+    model: nn.Module,
     batches: Callable[[int], Iterable[Batch]],
     stopped: Stopped,
     *,
     words: str,
     tokens: int,
-) -> float | None:
+) -> Measured | None:
     """Evaluate; halve the batches when memory runs out, for all later evaluations too.
 
     The training's micro-batch stays as it is: other sizes fit there.
 
     batches: returns the same windows in batches of a given size.
     words, tokens: what a wait shows, and how many tokens there are at most.
-    Returns NaN when not even one sequence fits, None when stopped.
+    Returns a loss of NaN when not even one sequence fits, None when stopped.
     """
     micro_batch = run.state.micro_batch
     step = run.state.progress.global_step
@@ -150,7 +203,7 @@ def _evaluate_halving_batches(
         try:
             with waiting(words, tokens) as advance:
                 return evaluate(
-                    run.model,
+                    model,
                     _counted(batches(micro_batch.eval_size), advance),
                     run.device,
                     run.state.modes.precision,
@@ -165,7 +218,7 @@ def _evaluate_halving_batches(
             logger.warning(
                 "evaluation at step %d: out of memory with one sequence, training goes on", step
             )
-            return math.nan
+            return Measured(math.nan, [])
         smaller = micro_batch.eval_size // 2
         logger.warning(
             "evaluation at step %d: out of memory with %d sequences at once; using %d from now on",

@@ -148,10 +148,11 @@ def cautions(run: Run) -> list[str]:
     lines = remarks(config)
     warmup = config.training.warmup_steps
     last = run.last_step
-    if warmup >= run.decay_steps:
+    horizon = run.decay_steps
+    if horizon is not None and warmup >= horizon:
         lines.append(
             f"training.warmup_steps={warmup} is too long: "
-            f"the warmup ends with the schedule, after {run.decay_steps} steps"
+            f"the warmup ends with the schedule, after {horizon} steps"
         )
     elif last is not None and warmup >= last:
         lines.append(
@@ -364,6 +365,8 @@ def end_facts(run: Run) -> dict[str, object]:
         "precision": state.modes.precision,
         "best_step": state.marks.best_step,
         "best_val_loss": state.marks.best_val_loss,
+        "val_loss_full": run.full_loss,
+        "best_val_loss_full": run.best_full_loss,
         "best_val_bits_per_byte": run.bits_per_byte(state.marks.best_val_loss),
         "val_loss_by_source": by_source(run),
         "first_val_loss_by_source": state.marks.first_loss_by_source if run.held_out else None,

@@ -32,10 +32,10 @@ LEAST_DEVIATION = 1e-3  # x median; with a smaller deviation, ordinary noise wou
 
 
 def set_learning_rate(run: Run) -> None:
-    """Set the learning rate of the next step; it depends on the step number only."""
+    """Set the learning rate of the next step; step, settings and the decay's begin decide it."""
     settings = run.config.training
     progress = run.state.progress
-    progress.lr = lr_at(progress.global_step, settings, run.decay_steps)
+    progress.lr = lr_at(progress.global_step, settings, run.decay_steps, run.decay)
     set_lr(run.optimizer, progress.lr, settings)
 
 

@@ -41,24 +41,58 @@ def test_a_run_resumed_at_any_step_ends_in_the_same_bits(
     reference = fault_trials.undisturbed(server, parent, training=training)
 
     def one(server, step):
-        folder = parent / f"from{step}"
-        shutil.copytree(reference.folder, folder)
-        for other, path in files(folder).items():
-            if other > step:
-                path.unlink()
-        # not `latest`: the copied files belong to the YAML of the original folder
-        outcome = start(server, folder, [], "--resume_from", str(files(folder)[step]))
-        lost = None if outcome.exit_code == 0 else outcome.said
-        lost = lost or reference.lost(folder)
-        begin = resumed_from(folder)
-        shutil.rmtree(folder)
-        return begin, lost
+        return resumed_at(server, reference, parent, step)
 
     seed = sum(map(ord, str(training)))
     steps = [1 + i for i in fault_trials.spread(trials(2, 4, STEPS - 1), STEPS - 1, seed)]
     for step, (begin, lost) in zip(steps, side_by_side(one, steps), strict=True):
         hit = begin == step
         table.add("resume at step k, product of 16 configurations", hit, lost is not None)
+        assert hit
+        assert lost is None
+
+
+def resumed_at(server, reference, parent, step):
+    """Resume a copy of the reference at a step; return where it began, and what it lost."""
+    folder = parent / f"from{step}"
+    shutil.copytree(reference.folder, folder)
+    for other, path in files(folder).items():
+        if other > step:
+            path.unlink()
+    # not `latest`: the copied files belong to the YAML of the original folder
+    outcome = start(server, folder, [], "--resume_from", str(files(folder)[step]))
+    lost = None if outcome.exit_code == 0 else outcome.said
+    lost = lost or reference.lost(folder)
+    begin = resumed_from(folder)
+    shutil.rmtree(folder)
+    return begin, lost
+
+
+def test_a_run_resumed_around_its_decay_ends_in_the_same_bits(
+    server, side_by_side, tmp_path_factory, table
+):
+    """The decay is begun by a plateau: a rate so high that no evaluation is better."""
+    parent = tmp_path_factory.mktemp("decay")
+    training = {
+        "save_checkpoint_steps": 1,
+        "max_checkpoints_to_keep": STEPS,
+        "eval_interval": 1,
+        "learning_rate": 1.0,
+        "lr_schedule": "wsd",
+        "stop_when_no_better": 2,
+    }
+    reference = fault_trials.undisturbed(server, parent, training=training)
+    (decay,) = harness.events(reference.folder, "decay")
+    assert decay["reason"] == "no better"
+    last = max(files(reference.folder))
+
+    def one(server, step):
+        return resumed_at(server, reference, parent, step)
+
+    steps = sorted({1, decay["step"] - 1, decay["step"], last - 1} & set(range(1, last)))
+    for step, (begin, lost) in zip(steps, side_by_side(one, steps), strict=True):
+        hit = begin == step
+        table.add("resume around the decay that a plateau begins", hit, lost is not None)
         assert hit
         assert lost is None
 

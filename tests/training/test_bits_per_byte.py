@@ -16,7 +16,7 @@ from chatgot.data.token_cache import load_tokens
 from chatgot.data.vocabulary import END_OF_TEXT, Characters
 from chatgot.run.assembly import Run, assemble
 from chatgot.sampling.loading import load_model
-from chatgot.training.evaluation import validation_losses
+from chatgot.training.evaluation import measure_held_out
 from chatgot.training.log_lines import evaluation_facts, evaluation_line
 
 TEXT = "aé世🎭\nab\n"  # 1, 2, 3, 4, 1, 1, 1 and 1 bytes
@@ -69,7 +69,7 @@ def test_a_uniform_model_needs_the_bits_of_its_choice(tmp_path, tokenizer):
     run = run_on(tmp_path, SPEECHES * 12, tokenizer=tokenizer, vocab_size=300)
     for weight in run.model.parameters():
         weight.data.zero_()
-    loss, _ = validation_losses(run, never)
+    loss, *_ = measure_held_out(run, never)
     held_out = run.val_windows.ids.tolist()[1:]
     text = b"".join(run.vocabulary.bytes_of(i) for i in held_out)
     by_hand = len(held_out) * math.log2(len(run.vocabulary)) / len(text)

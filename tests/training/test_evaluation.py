@@ -29,9 +29,10 @@ def test_evaluation_is_the_mean_over_targets_and_waits_once(monkeypatch):
             return real(tensor)
 
         monkeypatch.setattr(torch.Tensor, name, noted)
-    loss = evaluate(run.model, batches, parts.CPU, "fp32", never)
+    measured = evaluate(run.model, batches, parts.CPU, "fp32", never)
     monkeypatch.undo()
-    assert loss == expected
+    assert measured.loss == expected
+    assert measured.batches == list(zip(losses, (24, 8, 5), strict=True))
     assert waits == ["tolist", "tolist"]  # both at the end
     assert run.model.training
 
@@ -47,7 +48,7 @@ def test_stopped_evaluation_gives_no_loss():
 def test_evaluation_gives_the_same_bits_each_time(precision):
     run = parts.run(precision=precision)
     losses = {
-        evaluate(run.model, run.val_windows.spread(8, 4), parts.CPU, precision, never)
+        evaluate(run.model, run.val_windows.spread(8, 4), parts.CPU, precision, never).loss
         for _ in range(2)
     }
     assert len(losses) == 1

@@ -26,7 +26,7 @@ from chatgot.run.diagnosis import describe_numbers
 from chatgot.run.resuming import find_checkpoint, resume
 from chatgot.stopping import never
 from chatgot.training import evaluation, step
-from chatgot.training.evaluation import validation_losses
+from chatgot.training.evaluation import measure_held_out
 from chatgot.training.log_lines import header
 from chatgot.training.step import compute_gradients, update_weights
 
@@ -252,12 +252,12 @@ def test_val_loss_is_that_of_the_learned_tokens_by_hand(eval_size, eval_batches)
     if eval_batches == 1:
         last = len(starts) - 1
         starts = [starts[round(place)] for place in np.linspace(0, last, 4)]
-    loss, _ = validation_losses(run, never)
+    loss, *_ = measure_held_out(run, never)
     assert loss == pytest.approx(validation_by_hand(run, starts), rel=1e-6)
 
 
 def test_val_loss_is_the_same_when_memory_runs_out_half_way(monkeypatch):
-    expected, _ = validation_losses(new_run(), never)
+    expected, *_ = measure_held_out(new_run(), never)
     run = new_run()
     calls = itertools.count()
     evaluate = evaluation.evaluate
@@ -268,7 +268,7 @@ def test_val_loss_is_the_same_when_memory_runs_out_half_way(monkeypatch):
         return evaluate(*args)
 
     monkeypatch.setattr(evaluation, "evaluate", full)
-    loss, _ = validation_losses(run, never)
+    loss, *_ = measure_held_out(run, never)
     assert run.state.micro_batch.eval_size == 2
     assert loss == pytest.approx(expected, rel=1e-6)
 

@@ -229,7 +229,7 @@ def test_memory_is_given_back_after_a_failed_step(monkeypatch):
 def test_memory_is_given_back_after_a_failed_evaluation(monkeypatch):
     limit = MemoryLimit(4)
     released = released_after(evaluation, limit, monkeypatch)
-    evaluation.validation_losses(dynamic_run(limit), never)
+    evaluation.measure_held_out(dynamic_run(limit), never)
     assert released == [8]
 
 
@@ -293,15 +293,15 @@ def test_out_of_memory_in_an_evaluation_halves_only_its_own_batches():
     """The loss is the same, or NaN where not even one sequence fits."""
     limit = MemoryLimit()
     run = dynamic_run(limit)
-    expected, _ = evaluation.validation_losses(run, never)
+    expected, *_ = evaluation.measure_held_out(run, never)
     limit.limit = 2
-    loss, _ = evaluation.validation_losses(run, never)
+    loss, *_ = evaluation.measure_held_out(run, never)
     assert limit.fired == [8, 4]
     assert loss == pytest.approx(expected, rel=1e-6)
     micro_batch = run.state.micro_batch
     assert (micro_batch.eval_size, micro_batch.size) == (2, 8)
     limit.limit = 0
-    loss, _ = evaluation.validation_losses(run, never)
+    loss, *_ = evaluation.measure_held_out(run, never)
     assert math.isnan(loss)
     assert micro_batch.size == 8
 

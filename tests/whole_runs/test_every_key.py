@@ -87,6 +87,12 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
         {"training.log_interval": 1, "training.warmup_steps": 0},
     ),
     "training.lr_decay_steps": (8, "rates"),
+    "training.decay_share": (
+        0.8,
+        "rates",
+        {"training.lr_schedule": "wsd", "training.log_interval": 1, "training.warmup_steps": 0},
+    ),
+    "training.stop_when_no_better": (1, "steps", {"training.learning_rate": 30.0}),
     "training.muon_learning_rate": (0.01, "weights", {"training.optimizer": "muon"}),
     "training.muon_momentum": (0.5, "weights", {"training.optimizer": "muon"}),
     "training.muon_beta2": (0.5, "weights", {"training.optimizer": "muon"}),
