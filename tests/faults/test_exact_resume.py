@@ -71,28 +71,28 @@ def resumed_at(server, reference, parent, step):
 def test_a_run_resumed_around_its_decay_ends_in_the_same_bits(
     server, side_by_side, tmp_path_factory, table
 ):
-    """The decay is begun by a plateau: a rate so high that no evaluation is better."""
+    """Ending by a plateau, too, is in tests/whole_runs/test_early_end.py."""
     parent = tmp_path_factory.mktemp("decay")
     training = {
         "save_checkpoint_steps": 1,
         "max_checkpoints_to_keep": STEPS,
-        "eval_interval": 1,
-        "learning_rate": 1.0,
         "lr_schedule": "wsd",
-        "stop_when_no_better": 2,
+        "decay_share": 0.5,
+        "stop_when_no_better": STEPS,
+        "eval_interval": 1,
     }
     reference = fault_trials.undisturbed(server, parent, training=training)
     (decay,) = harness.events(reference.folder, "decay")
-    assert decay["reason"] == "no better"
-    last = max(files(reference.folder))
+    began = decay["step"]
+    assert began == STEPS // 2
 
     def one(server, step):
         return resumed_at(server, reference, parent, step)
 
-    steps = sorted({1, decay["step"] - 1, decay["step"], last - 1} & set(range(1, last)))
+    steps = [1, began - 1, began, began + 1, STEPS - 1]
     for step, (begin, lost) in zip(steps, side_by_side(one, steps), strict=True):
         hit = begin == step
-        table.add("resume around the decay that a plateau begins", hit, lost is not None)
+        table.add("resume around the decay of wsd", hit, lost is not None)
         assert hit
         assert lost is None
 
