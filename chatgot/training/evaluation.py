@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from chatgot.run.assembly import Run
 from chatgot.stopping import Stopped
 
 logger = logging.getLogger(__name__)
+
+Measured = TypeVar("Measured")
 
 
 def evaluate(
@@ -136,26 +139,40 @@ def _evaluate_halving_batches(
     words: str,
     tokens: int,
 ) -> float | None:
-    """Evaluate; halve the batches when memory runs out, for all later evaluations too.
+    """Evaluate the run's model (see halving_batches).
+
+    Returns NaN when not even one sequence fits, None when stopped.
+    """
+
+    def measure(batches: Iterable[Batch]) -> float | None:
+        return evaluate(run.model, batches, run.device, run.state.modes.precision, stopped)
+
+    return halving_batches(run, batches, measure, math.nan, words=words, tokens=tokens)
+
+
+def halving_batches(
+    run: Run,
+    batches: Callable[[int], Iterable[Batch]],
+    measure: Callable[[Iterable[Batch]], Measured | None],
+    nothing: Measured | None,
+    *,
+    words: str,
+    tokens: int,
+) -> Measured | None:
+    """Return what `measure` does; halve the batches when memory runs out, from now on.
 
     The training's micro-batch stays as it is: other sizes fit there.
 
     batches: returns the same windows in batches of a given size.
+    nothing: is returned when not even one sequence fits.
     words, tokens: what a wait shows, and how many tokens there are at most.
-    Returns NaN when not even one sequence fits, None when stopped.
     """
     micro_batch = run.state.micro_batch
     step = run.state.progress.global_step
     while True:
         try:
             with waiting(words, tokens) as advance:
-                return evaluate(
-                    run.model,
-                    _counted(batches(micro_batch.eval_size), advance),
-                    run.device,
-                    run.state.modes.precision,
-                    stopped,
-                )
+                return measure(_counted(batches(micro_batch.eval_size), advance))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -165,7 +182,7 @@ def _evaluate_halving_batches(
             logger.warning(
                 "evaluation at step %d: out of memory with one sequence, training goes on", step
             )
-            return math.nan
+            return nothing
         smaller = micro_batch.eval_size // 2
         logger.warning(
             "evaluation at step %d: out of memory with %d sequences at once; using %d from now on",
