@@ -19,6 +19,7 @@ from chatgot.shipped import scripts_folder
 VERBS = {
     "prepare": ("prepare_data", "make one text of files, folders and chats, and look at it"),
     "train": ("train_with_samples", "train a model on your text, and watch its samples"),
+    "distil": ("distil", "train one student that learns from several models, its teachers"),
     "chat": ("chat", "talk in this terminal to a model that you trained"),
     "serve": ("serve", "talk to it in a browser, and through OpenAI's API"),
     "export": ("export", "write a model for transformers, llama.cpp, Ollama, or one HTML page"),

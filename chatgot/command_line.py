@@ -49,6 +49,20 @@ def command_line() -> str:
     return as_typed([*command_words(), *sys.argv[1:]])
 
 
+def go_on_as(verb: str, script: Path, arguments: Sequence[str]) -> None:
+    """Let this process be another command from now on, as if it had been started with it.
+
+    So what that one logs, above all the command that resumes it, is its own command.
+
+    script: of that verb.
+    """
+    words = _words_before(sys.argv[1:])
+    is_installed = words[-3:-1] == ["-m", COMMAND] or (len(words) > 2 and _is_command(words[-2]))
+    words = [*words[:-1], verb] if is_installed else [sys.executable, str(script)]
+    sys.argv = [str(script), *arguments]
+    sys.orig_argv = [*words, *arguments]
+
+
 def _words_before(arguments: list[str]) -> list[str]:
     """Return the words of this process before its arguments; none: it was not started with them."""
     count = len(sys.orig_argv) - len(arguments)

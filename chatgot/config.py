@@ -63,6 +63,11 @@ MAX_DECAY = 1e6
 # A larger one only makes the gradients of LoRA's matrices larger.
 MAX_ALPHA = 1e6
 DECAY_SHARE = 0.4  # of a run with lr_schedule wsd
+# The teachers' temperature: its square multiplies their part of the loss. Beyond these, their
+# probabilities are those of one token, or hardly differ from token to token.
+MIN_SOFTENING = 0.05
+MAX_SOFTENING = 20.0
+MOST_TEACHERS = 64  # in a configuration and in a checkpoint
 # The linear layers of a block, for each architecture.
 LAYERS = {"gpt": ("qkv", "proj", "up", "down"), "modern": ("qkv", "proj", "gate_up", "down")}
 
@@ -431,6 +436,45 @@ class LoraConfig(Section):
         return self
 
 
+class DistillationConfig(Section):
+    """`training.distillation`: learn from trained models as well, the teachers of this one."""
+
+    teachers: Annotated[list[PathText], Field(min_length=1)] | None = key(
+        None,
+        "checkpoints (.pt) of the teachers, trained on the same text with the same tokens; null: "
+        "off; a resumed run needs the same weights, wherever their files are now",
+        resume="kept",
+    )
+    weight: Float = key(
+        0.7,
+        "share of the teachers in the loss: (1 - weight) x cross-entropy on the text + weight x "
+        "cross-entropy against the mean of the teachers' probabilities; 0: the text alone",
+        ge=0,
+        le=1,
+    )
+    temperature: Float = key(
+        1.0,
+        "the logits of teachers and student are divided by it in the teachers' part of the loss, "
+        "which is multiplied by its square; above 1, unlikely tokens count more",
+        ge=MIN_SOFTENING,
+        le=MAX_SOFTENING,
+    )
+
+    @property
+    def enabled(self) -> bool:
+        return self.teachers is not None
+
+    @model_validator(mode="after")
+    def _names_each_teacher_once(self) -> "DistillationConfig":
+        teachers = self.teachers or []
+        if len(teachers) > MOST_TEACHERS:
+            raise ValueError(f"teachers: found {len(teachers)}, expected at most {MOST_TEACHERS}")
+        twice = [path for path in teachers if teachers.count(path) > 1]
+        if twice:
+            raise ValueError(f"teachers: {twice[0]} is listed twice; leave one out")
+        return self
+
+
 class TrainingConfig(Section):
     """`training`: length, batch, optimizer, precision, and when to save, evaluate and log."""
 
@@ -559,6 +603,7 @@ class TrainingConfig(Section):
     )
     safety: SafetyConfig = SafetyConfig()
     lora: LoraConfig = LoraConfig()
+    distillation: DistillationConfig = DistillationConfig()
     dynamic_batch_size: DynamicBatchSizeConfig = DynamicBatchSizeConfig()
     gradient_checkpointing: Bool | Literal["every_2", "auto"] = key(
         False,
@@ -1032,6 +1077,7 @@ def _remarks_on_training(config: Config) -> Iterator[str]:
             "optimizer is adamw"
         )
     yield from _remarks_on_lora(training)
+    yield from _remarks_on_distillation(training.distillation)
     if training.attention == "products" and config.model.attention_dropout:
         yield "training.attention=products has no effect: attention_dropout needs sdpa"
 
@@ -1044,6 +1090,17 @@ def _remarks_on_lora(training: TrainingConfig) -> Iterator[str]:
         )
     if not training.lora.enabled and training.lora != LoraConfig():
         yield "training.lora: its other keys have no effect: rank is null"
+
+
+def _remarks_on_distillation(distillation: DistillationConfig) -> Iterator[str]:
+    if not distillation.enabled:
+        if distillation != DistillationConfig():
+            yield "training.distillation: its other keys have no effect: teachers is null"
+    elif not distillation.weight:
+        yield (
+            "training.distillation.weight=0: no step learns from the teachers; "
+            "they are only compared with at the end"
+        )
 
 
 def _remarks_on_data(data: DataConfig) -> Iterator[str]:

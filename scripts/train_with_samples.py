@@ -289,9 +289,11 @@ from chatgot.run.resuming import (
     start_from,
 )
 from chatgot.run.starting import Start
+from chatgot.run.teachers import Student, load_teachers
 from chatgot.run.text_runs import yaml_to_resume
 from chatgot.sampling.generation import continue_texts
 from chatgot.stdout import write_to_stdout
+from chatgot.training.against_teachers import compare_with_teachers
 from chatgot.training.batch_size import fit_micro_batch
 from chatgot.training.best import best_line, best_step_with, log_best, measure_best
 from chatgot.training.choosing import Choice, choose
@@ -313,6 +315,7 @@ from chatgot.training.log_lines import (
     header,
     start_facts,
     step_line,
+    taught_facts,
 )
 from chatgot.training.neighbours import Neighbours
 from chatgot.training.progress import ProgressBar
@@ -456,7 +459,11 @@ def prepare(
         behind = old_texts_in(point.content) if point is not None else texts_of(start)
         tokens, old_texts = with_old_text(tokens, config, text.name, behind, is_new=point is None)
     stored = None if point is None else point.content
-    run = assemble(config, tokens, device, stored, None if start is None else start.tensors)
+    student = Student(config, tokens, old_texts)
+    going_on = None if point is None else point.path
+    teachers = load_teachers(student, device, read_start, stored, going_on)
+    weights = None if start is None else start.tensors
+    run = assemble(config, tokens, device, stored, weights, teachers)
     if experiment.yaml is not None:
         run.config_path = str(experiment.yaml.resolve())
     run.old_texts = old_texts
@@ -633,6 +640,7 @@ def write_row(run: Run, metrics: MetricsWriter, full_loss: float | None = None) 
     row = {
         **(evaluation_facts(run, full_loss) if evaluated else {}),
         "train_loss": progress.train_loss,
+        **taught_facts(run),
         "lr": progress.lr,
         "grad_norm": progress.grad_norm,
         "tokens_per_s": progress.tokens_per_s,
@@ -690,6 +698,7 @@ def train(
         if STOP.requested():
             continue  # the signal came during one of these: save at the top of the loop
         if run.ended():
+            compare_with_teachers(run, STOP.requested)
             return
 
         # the micro-batch follows the memory

@@ -25,7 +25,7 @@ from chatgot.checkpointing.names import NAME, RUN_ID
 from chatgot.checkpointing.pickle_check import odd_call
 from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, NAME_SHOWN, odd_entries
-from chatgot.config import Config, ModelConfig
+from chatgot.config import MOST_TEACHERS, Config, ModelConfig
 from chatgot.data.old_text import are_old_texts
 from chatgot.data.prompts import is_speaker_name
 from chatgot.data.tokenizer_json import MOST_CHARACTERS, MOST_TOKENS
@@ -71,6 +71,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "speakers": list,  # who speaks in the training part: dicts with the keys of SPEAKER_KEYS
     "imported": dict,  # of a model from elsewhere: `kind`, `keys` of its shape, longest `context`
     "old_texts": list,  # that a grown run replays: see data/old_text.py
+    "teachers": list,  # that a run learns from: where their files are, as of a base
     "data_sha256": str,
     "data_tokens": int,  # of the whole text, held-out part included
     "tokens_per_byte": float,  # of the held-out part: turns its loss into bits per byte
@@ -85,6 +86,7 @@ OPTIONAL = {
     "imported",  # only a run that started from a model from elsewhere has it
     "base",  # only a run with LoRA has one
     "old_texts",  # only a run with `data.replay` has some
+    "teachers",  # only a run with `training.distillation` has some
     "tokenizer",  # both are there where the vocabulary is subwords
     "end_of_text",
 }
@@ -475,6 +477,7 @@ def _odd_values(checkpoint: dict[str, Any]) -> list[str]:
         "imported": _is_import(checkpoint.get("imported")),
         "base": _is_base(checkpoint.get("base")),
         "old_texts": are_old_texts(checkpoint.get("old_texts", [])),
+        "teachers": _are_teachers(checkpoint.get("teachers", [])),
         "data_tokens": _is_count(checkpoint.get("data_tokens", 1)),
         "tokens_per_byte": 0 <= checkpoint.get("tokens_per_byte", 1.0) <= MOST_TOKENS_PER_BYTE,
     }
@@ -520,6 +523,13 @@ def _is_base(value: object) -> bool:
         and (PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute())
         and isinstance(sha256, str)
         and SHA256.fullmatch(sha256) is not None
+    )
+
+
+def _are_teachers(teachers: list[Any]) -> bool:
+    """Return whether each of these says where a teacher is, and there are not too many."""
+    return len(teachers) <= MOST_TEACHERS and all(
+        teacher is not None and _is_base(teacher) for teacher in teachers
     )
 
 

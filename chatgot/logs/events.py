@@ -34,6 +34,7 @@ KINDS = frozenset(
         "plateau",
         "best",
         "originality",
+        "distillation",
         "warning",
         "stop",
         "done",

@@ -26,6 +26,7 @@ logger = logging.getLogger("chatgot.metrics")
 
 TAGS = {
     "train_loss": "train/loss",
+    "distillation_loss": "train/distillation_loss",
     "val_loss": "val/loss",
     "val_loss_full": "val/loss_full",
     "val_bits_per_byte": "val/bits_per_byte",
@@ -106,6 +107,7 @@ class MetricsWriter:
         step: int,
         *,
         train_loss: float | None = None,
+        distillation_loss: float | EllipsisType | None = ...,
         val_loss: float | None = None,
         val_loss_full: float | EllipsisType | None = ...,
         val_bits_per_byte: float | None = None,
@@ -119,8 +121,8 @@ class MetricsWriter:
     ) -> None:
         """Write one row and its curves.
 
-        The row has the numbers of the full evaluation and of single sources only if they are
-        given. Non-finite numbers become null.
+        The row has the numbers of the full evaluation, of single sources and of teachers only if
+        they are given. Non-finite numbers become null.
         A step that is not after the last row means a rewind: rows from that step on are removed.
         """
         if step <= self._last_row:
@@ -137,6 +139,8 @@ class MetricsWriter:
             "tokens": tokens,
             "time_s": time_s,
         }
+        if not isinstance(distillation_loss, EllipsisType):
+            columns["distillation_loss"] = distillation_loss
         if not isinstance(val_loss_full, EllipsisType):
             columns["val_loss_full"] = val_loss_full
         if not isinstance(val_bits_per_byte_full, EllipsisType):

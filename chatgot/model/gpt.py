@@ -334,6 +334,12 @@ class GPT(nn.Module):
         attention = self.cfg.n_layers * width * self.cfg.max_seq_length
         return products + 6 * attention
 
+    def flops_of_forward(self, T: int) -> int:
+        """Return the floating-point operations of forward alone for one token of windows of T."""
+        in_blocks = sum(p.numel() for p in self.layers.parameters() if p.dim() >= 2)
+        width = self.cfg.n_head * self.cfg.head_size
+        return 2 * (in_blocks + self.head.weight.numel() + self.cfg.n_layers * width * T)
+
 
 class _NoInitialisation(TorchFunctionMode):
     """Leaves out what modules draw for their weights."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from chatgot.data.windows import TrainingWindows
 from chatgot.machine.device import seed_generators
 from chatgot.numerics.cuda_graphs import GraphedPass
+from chatgot.numerics.distillation import Teaching
 
 
 def add_gradients(  # noqa: PLR0913 what a step is computed from
@@ -22,10 +23,12 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
     key: Sequence[int],
     scale: Callable[[Tensor], Tensor],
     graphed: GraphedPass | None = None,
+    teaching: Teaching | None = None,
 ) -> Tensor:
     """Add up the gradients of the micro-batches; return the mean loss, () on the device.
 
-    The mean is over all targets of the step that are learned from.
+    The mean is over all targets of the step that are learned from. With teachers it is (3,): the
+    loss that is trained on, then its parts (see Teaching.losses).
 
     The caller enters the autocast context: with one context for all micro-batches, weights are cast
     only once. Does not synchronise with the device.
@@ -35,12 +38,12 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
         first sequence) alone.
     scale: applied to each loss before its backward (loss scaling).
     graphed: replays micro-batches where it can; they see `scale` only as a factor then, so whether
-        the loss is finite shows in the mean alone.
+        the loss is finite shows in the mean alone. With teachers nothing is replayed.
     """
     S = len(starts)
     device = windows.device
     targets = windows.targets(starts)  # (S,)
-    total = torch.zeros((), device=device)
+    total = torch.zeros(() if teaching is None else 3, device=device)
     for first in range(0, S, micro_batch_size):
         x, y = windows.batch(starts[first : first + micro_batch_size])
         seed_generators(device, *key, first)
@@ -48,7 +51,12 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
         # that are learned from
         here = int(targets[first : first + micro_batch_size].sum())
         weight = here / int(targets.sum())
-        share = None if graphed is None else graphed.add_gradient(x, y, weight, scale)
+        share = None
+        if teaching is not None:
+            share = teaching.losses(model, x, y) * weight  # (3,)
+            scale(share[0]).backward()  # type: ignore[no-untyped-call] # untyped in torch
+        elif graphed is not None:
+            share = graphed.add_gradient(x, y, weight, scale)
         if share is None:
             _, loss = model(x, y)
             share = loss * weight

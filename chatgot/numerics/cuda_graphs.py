@@ -146,6 +146,11 @@ class GraphedPass:
             self._is_timing = False
             self._take_off_gradients()
 
+    def rule_out(self, reason: str) -> None:
+        """Never record: what trains is not what a recording computes."""
+        self.given_up = reason
+        _log(self.model, False, reason)
+
     def release(self) -> None:
         """Drop all recordings and their memory: the next micro-batch is recorded anew."""
         self.recordings.clear()

@@ -40,6 +40,7 @@ from chatgot.machine.memory import is_out_of_memory, reuse_freed_memory
 from chatgot.model.gpt import GPT, build_model
 from chatgot.model.lora import add_lora, draw_lora
 from chatgot.numerics.cuda_graphs import GraphedPass
+from chatgot.numerics.distillation import Teaching
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.optim import Decay, allocate_state, build_optimizer, schedule_horizon
 from chatgot.run.diagnosis import describe_numbers
@@ -49,6 +50,7 @@ from chatgot.run.modes import choose_modes, choose_muon_precision, prove_precisi
 from chatgot.run.passes import choose_passes, first_micro_batch
 from chatgot.run.room import refuse_without_room
 from chatgot.run.run_state import Plateau, RunState, Stored, StoredState, collect_state
+from chatgot.run.teachers import Teacher
 from chatgot.sampling.remembered_speakers import remembered_speakers
 from chatgot.sampling.speakers import Speaker, count_speakers
 
@@ -83,6 +85,8 @@ class Run:
     # of LoRA: the `path` and `sha256` of the weights below; empty: none, or not loaded yet
     base: dict[str, str] = field(default_factory=dict)
     old_texts: list[OldText] = field(default_factory=list)  # replayed, the newest first
+    teachers: Sequence[Teacher] = ()
+    teaching: Teaching | None = None  # what steps learn from the teachers; None: the text alone
     graphed: GraphedPass | None = None  # replays micro-batches as CUDA graphs
     start: StoredState | None = None  # the state to rewind to before the first checkpoint
     abandoned: list[Path] = field(default_factory=list)  # checkpoints after the last rewind's step
@@ -198,6 +202,7 @@ class Run:
             **({"imported": self.imported} if self.imported else {}),
             **({"base": self.base} if self.base else {}),
             **_stored_old_texts(self.old_texts),
+            **_stored_teachers(self.teachers),
             **self.collect_state(),
         }
 
@@ -208,6 +213,7 @@ def assemble(
     device: torch.device,
     stored: Stored | None,
     start: Mapping[str, Tensor] | None = None,
+    teachers: Sequence[Teacher] = (),
 ) -> Run:
     """Build a run with fresh weights, in the modes of `stored` if there is a stored state.
 
@@ -218,6 +224,7 @@ def assemble(
     same bytes).
 
     start: the weights that a new run begins with; their embedding may have more rows than tokens.
+    teachers: that the run learns from; they get its kernel of attention.
     Raises: ConfigError.
     """
     settings = config.training
@@ -257,6 +264,8 @@ def assemble(
 
     prove_precision(modes, config, model, windows, stored)
     modes.asked_precision = modes.precision
+    for teacher in teachers:
+        teacher.model.use_attention(modes.attention)
     state = RunState()
     state.modes = modes
     state.micro_batch.size = first_micro_batch(settings)
@@ -285,6 +294,8 @@ def assemble(
         speakers=_speakers(tokens, n_train, stored),
         tokens_per_byte=tokens_per_byte(val_windows.ids, tokens.vocabulary, evaluated),
         imported={} if stored is None else stored.get("imported", {}),
+        teachers=teachers,
+        teaching=_teaching(config, teachers, tokens),
     )
     if device.type != "cpu":  # before training fills the card's memory
         run.measure_peak()
@@ -299,6 +310,20 @@ def assemble(
 def _stored_old_texts(texts: Sequence[OldText]) -> dict[str, Any]:
     """Return what a checkpoint says of the texts that its run replays; nothing: there are none."""
     return {"old_texts": [text.model_dump(mode="json") for text in texts]} if texts else {}
+
+
+def _stored_teachers(teachers: Sequence[Teacher]) -> dict[str, Any]:
+    """Return what a checkpoint says of its run's teachers; nothing: there are none."""
+    return {"teachers": [teacher.as_stored for teacher in teachers]} if teachers else {}
+
+
+def _teaching(config: Config, teachers: Sequence[Teacher], tokens: Tokens) -> Teaching | None:
+    """Return what steps learn from the teachers; None: nothing, so they cost nothing."""
+    settings = config.training.distillation
+    if not teachers or not settings.weight:
+        return None
+    models = [teacher.model for teacher in teachers]
+    return Teaching(models, len(tokens.vocabulary), settings.weight, settings.temperature)
 
 
 def _speakers(tokens: Tokens, n_train: int, stored: Stored | None) -> list[Speaker]:

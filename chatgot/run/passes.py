@@ -19,6 +19,7 @@ from chatgot.machine.device import card_name, preserved_generators
 from chatgot.machine.measured import recalled, remember
 from chatgot.machine.memory import MIB, memory_limits, release_memory, too_full, used_memory
 from chatgot.numerics.cuda_graphs import GraphedPass
+from chatgot.numerics.distillation import TEACHING_BYTES
 from chatgot.numerics.gradient_checkpointing import bytes_for_backward
 from chatgot.numerics.precision import autocast
 from chatgot.run.modes import (
@@ -67,6 +68,8 @@ def choose_passes(run: Trained, stored: Stored | None) -> GraphedPass | None:
     if modes.gradient_checkpointing_failed:  # while the sizes were timed
         every = 0
     graphed = GraphedPass(run.model, run.device) if run.device.type == "cuda" else None
+    if graphed is not None and run.teaching is not None:
+        graphed.rule_out("a graph has the loss on the text alone, without the teachers' part")
     parts = (run.state, run.config, run.model, run.train_windows, stored)
     run.model.recompute_every = every or None  # the proof comes later: only time and memory count
     try:
@@ -127,6 +130,8 @@ def memory_needs_recomputation(run: Trained) -> bool:
         else:
             with autocast(run.device, run.state.modes.precision):
                 needed = bytes_for_backward(run.model, size)
+            if run.teaching is not None:
+                needed += size * run.train_windows.T * run.model.vocab_size * TEACHING_BYTES
             needed += BYTES_TO_COME * run.model.trained_count()
     problem = too_full(run.device, dynamic.memory_headroom, needed)
     chosen = bool(problem)

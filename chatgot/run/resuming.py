@@ -323,6 +323,9 @@ def check_state(run: Run, stored: Stored, path: Path, data_may_change: bool) -> 
     check_tensors(path, stored["model_state_dict"], trained_state(run.model))
     if run.base and stored.get("base", {}).get("sha256") != run.base["sha256"]:
         raise CheckpointRejected(f"{path}: builds on other weights than this run")
+    taught_by = [teacher["sha256"] for teacher in stored.get("teachers", [])]
+    if taught_by != [teacher.sha256 for teacher in run.teachers]:
+        raise CheckpointRejected(f"{path}: has learned from other teachers than this run")
     progress = stored["state"]["progress"]
     updates = progress["global_step"] - progress["skipped_steps"]
     check_optimizer(path, stored["optimizer_state_dict"], run.optimizer, updates)

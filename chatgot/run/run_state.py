@@ -100,6 +100,8 @@ class Progress(Part):
         0.0, ge=0, allow_inf_nan=False, json_schema_extra={"kept_on_rewind": True}
     )
     train_loss: float | None = None  # of the last step: token-weighted mean, nats per token
+    # of the last step: the cross-entropy against the teachers, where there are any
+    distillation_loss: float | None = newer_counter(None)
     grad_norm: float | None = None  # of the last step, before clipping
     lr: float | None = None  # of the last step
     tokens_per_s: float | None = None  # over the steps between the last two rows of metrics
@@ -165,7 +167,7 @@ class Health(Part):
     skips: Count = kept_on_rewind(0)  # skipped updates, including those that a rewind has undone
     rewinds: Count = kept_on_rewind(0)
     rewound_to: Step = kept_on_rewind(-1)  # step that the last rewind went back to, 0: the start
-    best_train_loss: Loss = math.inf  # lowest loss of a step so far
+    best_train_loss: Loss = math.inf  # lowest loss of a step so far, teachers' part included
     recent_losses: list[Finite] = []  # of the last good steps, for the spike statistic
 
 

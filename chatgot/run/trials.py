@@ -21,6 +21,7 @@ from chatgot.machine.measured import synchronise
 from chatgot.machine.memory import is_out_of_memory, release_memory, too_full, used_memory
 from chatgot.model.gpt import GPT, without_dropout
 from chatgot.numerics.accumulation import add_gradients
+from chatgot.numerics.distillation import Teaching
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.precision import GRADIENT_TOLERANCE, PROOF_SCALE, autocast
 from chatgot.run.modes import give_up_gradient_checkpointing
@@ -40,6 +41,7 @@ class Trained(Protocol):
     scaler: SafeGradScaler
     state: RunState
     train_windows: TrainingWindows
+    teaching: Teaching | None
 
 
 def time_sizes(
@@ -148,7 +150,15 @@ def run_trial(run: Trained, sequences: int, size: int) -> Trial | str:
     try:
         key = (run.config.seed, position)
         with autocast(run.device, state.modes.precision):
-            add_gradients(model, run.train_windows, starts, size, key, lambda loss: loss * scale)
+            add_gradients(
+                model,
+                run.train_windows,
+                starts,
+                size,
+                key,
+                lambda loss: loss * scale,
+                teaching=run.teaching,
+            )
         synchronise(run.device)
         gradients = [p.grad for p in model.parameters()]
         return Trial(gradients, time.perf_counter() - start)

@@ -4,9 +4,12 @@ import time
 
 from chatgot.logs.timing import human_time
 from chatgot.machine.measured import synchronise
+from chatgot.machine.memory import MIB
 from chatgot.run.assembly import Run
 from chatgot.training.batch_size import most_memory_mib
 from chatgot.training.step import compute_gradients
+
+BYTES_PER_WEIGHT = 4
 
 
 def estimate(run: Run, repeats: int = 2) -> list[str]:
@@ -17,6 +20,7 @@ def estimate(run: Run, repeats: int = 2) -> list[str]:
     """
     model = run.model
     seconds = min(_seconds_of_a_step(run) for _ in range(repeats))
+    alone = seconds if run.teaching is None else _seconds_without_teachers(run, repeats)
     tokens = run.config.training.tokens_per_step(run.config.model)
     progress = run.state.progress
     limits = []
@@ -36,11 +40,41 @@ def estimate(run: Run, repeats: int = 2) -> list[str]:
     return [
         f"parameters: {model.parameter_count():,}{trained}",
         f"FLOPs per token: {model.flops_per_token():,}",
+        *_teacher_lines(run, seconds, alone),
         f"memory: {most_memory_mib(run.device):,.0f} MiB{remark}",
         f"speed: {tokens / seconds:,.0f} tokens/s, "
         f"{seconds:.2f} s for forward and backward of one step of {tokens:,} tokens",
         f"time: {until_end}, without updates and evaluations",
     ]
+
+
+def _teacher_lines(run: Run, seconds: float, alone: float) -> list[str]:
+    """Return what the teachers cost in one line; nothing: there are none.
+
+    seconds, alone: of a step with them, and of one without.
+    """
+    if not run.teachers:
+        return []
+    models = [teacher.model for teacher in run.teachers]
+    parameters = sum(model.parameter_count() for model in models)
+    flops = sum(model.flops_of_forward(run.train_windows.T) for model in models)
+    cost = "no time, since training.distillation.weight is 0"
+    if run.teaching is not None:
+        share = max(0.0, seconds / alone - 1)
+        cost = f"{max(0.0, seconds - alone):.2f} s of a step, {share:.0%} more than without them"
+    return [
+        f"teachers: {len(models)} with {parameters:,} parameters, "
+        f"{BYTES_PER_WEIGHT * parameters / MIB:,.1f} MiB; {flops:,} FLOPs per token; {cost}"
+    ]
+
+
+def _seconds_without_teachers(run: Run, repeats: int) -> float:
+    teaching = run.teaching
+    run.teaching = None
+    try:
+        return min(_seconds_of_a_step(run) for _ in range(repeats))
+    finally:
+        run.teaching = teaching
 
 
 def _seconds_of_a_step(run: Run) -> float:

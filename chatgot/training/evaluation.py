@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from chatgot.stopping import Stopped
 from chatgot.training.plateau import BlockLoss, after_evaluation, blocks_of
 
 logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 
 class Measured(NamedTuple):
@@ -189,26 +191,41 @@ def _evaluate_halving_batches(
     words: str,
     tokens: int,
 ) -> Measured | None:
-    """Evaluate; halve the batches when memory runs out, for all later evaluations too.
+    """Evaluate a model (see halving_batches).
+
+    Returns a loss of NaN when not even one sequence fits, None when stopped.
+    """
+
+    def measure(batches: Iterable[Batch]) -> Measured | None:
+        return evaluate(model, batches, run.device, run.state.modes.precision, stopped)
+
+    nothing = Measured(math.nan, [])
+    return halving_batches(run, batches, measure, nothing, words=words, tokens=tokens)
+
+
+def halving_batches(
+    run: Run,
+    batches: Callable[[int], Iterable[Batch]],
+    measure: Callable[[Iterable[Batch]], Found | None],
+    nothing: Found | None,
+    *,
+    words: str,
+    tokens: int,
+) -> Found | None:
+    """Return what `measure` does; halve the batches when memory runs out, from now on.
 
     The training's micro-batch stays as it is: other sizes fit there.
 
     batches: returns the same windows in batches of a given size.
+    nothing: is returned when not even one sequence fits.
     words, tokens: what a wait shows, and how many tokens there are at most.
-    Returns a loss of NaN when not even one sequence fits, None when stopped.
     """
     micro_batch = run.state.micro_batch
     step = run.state.progress.global_step
     while True:
         try:
             with waiting(words, tokens) as advance:
-                return evaluate(
-                    model,
-                    _counted(batches(micro_batch.eval_size), advance),
-                    run.device,
-                    run.state.modes.precision,
-                    stopped,
-                )
+                return measure(_counted(batches(micro_batch.eval_size), advance))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -218,7 +235,7 @@ def _evaluate_halving_batches(
             logger.warning(
                 "evaluation at step %d: out of memory with one sequence, training goes on", step
             )
-            return Measured(math.nan, [])
+            return nothing
         smaller = micro_batch.eval_size // 2
         logger.warning(
             "evaluation at step %d: out of memory with %d sequences at once; using %d from now on",

@@ -47,6 +47,38 @@ def lora_line(run: Run) -> str:
     )
 
 
+def teacher_lines(run: Run) -> list[str]:
+    """Return how a run learns from its teachers, and which they are; nothing: it has none."""
+    if not run.teachers:
+        return []
+    settings = run.config.training.distillation
+    models = [teacher.model for teacher in run.teachers]
+    millions = sum(model.parameter_count() for model in models) / 1e6
+    mflop = sum(model.flops_of_forward(run.train_windows.T) for model in models) / 1e6
+    lines = [
+        f"teachers: {len(models)}, {settings.weight:.0%} of the loss, temperature "
+        f"{settings.temperature:g}; {millions:.1f} M parameters, {mflop:.1f} MFLOP per token; "
+        "the loss in the log is that of the text alone"
+    ]
+    lines += [
+        f"teacher {number}: {teacher.name}, {teacher.path}"
+        for number, teacher in enumerate(run.teachers, start=1)
+    ]
+    return lines
+
+
+def taught_facts(run: Run) -> dict[str, float | None]:
+    """Return the last step's loss against the teachers, by column of the metrics; maybe none."""
+    if run.teaching is None:
+        return {}
+    return {"distillation_loss": run.state.progress.distillation_loss}
+
+
+def _taught_parts(run: Run) -> list[str]:
+    loss = run.state.progress.distillation_loss
+    return [] if loss is None else [f"distillation_loss {loss:.4f}"]
+
+
 def text_line(run: Run) -> str:
     """Return the size of the text and its encoding in one line."""
     return (
@@ -129,6 +161,7 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
         f"configuration: {config.model_dump_json()}",
         f"model: {model_line(run)}",
         *([f"LoRA: {lora_line(run)}"] if config.training.lora.enabled else []),
+        *teacher_lines(run),
         f"precision: {modes.precision}; attention: {modes.attention}, blocks {blocks}; "
         f"gradient checkpointing: {gradient_checkpointing}; "
         f"micro-batch: {run.state.micro_batch.size}",
@@ -158,6 +191,7 @@ def cautions(run: Run) -> list[str]:
         lines.append(
             f"training.warmup_steps={warmup}: the run ends after {last} steps, before the warmup"
         )
+    lines += _slower_line(run)
     files = config.training.max_checkpoints_to_keep + 1
     needed = files * CHECKPOINT_BYTES_PER_PARAMETER * run.model.trained_count()
     free = shutil.disk_usage(run.checkpoint_dir).free
@@ -174,6 +208,18 @@ def cautions(run: Run) -> list[str]:
             "anyone who can write to it can replace your checkpoints"
         )
     return lines
+
+
+def _slower_line(run: Run) -> list[str]:
+    """Return a warning where the time may end before the learning rate's decay does."""
+    minutes = run.config.training.max_minutes
+    if run.teaching is None or minutes is None:
+        return []
+    return [
+        f"training.max_minutes={minutes:g}: with teachers each step takes longer; where the time "
+        "ends before the learning rate's decay, the student is worse than it could be: "
+        "raise it, or set it to null"
+    ]
 
 
 def _copies_line() -> list[str]:
@@ -276,12 +322,16 @@ def end_line(run: Run) -> str:
 def model_flops_utilisation(run: Run) -> float | None:
     """Return MFU: the FLOP/s since the last row of metrics, relative to the measured peak.
 
+    Teachers' forward passes count.
     Source: model FLOPs utilisation, Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
     """
     tokens_per_s = run.state.progress.tokens_per_s
     if not run.peak_flops or not tokens_per_s:
         return None
-    return tokens_per_s * run.model.flops_per_token() / run.peak_flops
+    flops = run.model.flops_per_token()
+    if run.teaching is not None:
+        flops += run.teaching.flops_per_token(run.train_windows.T)
+    return tokens_per_s * flops / run.peak_flops
 
 
 def curves(run: Run) -> dict[str, float]:
@@ -323,6 +373,7 @@ def step_line(run: Run) -> str:
         f"step {progress.global_step}{end}",
         f"epoch {epoch:.2f}",
         f"loss {progress.train_loss:.4f}",
+        *_taught_parts(run),
         f"lr {progress.lr:.2e}",
         f"grad_norm {progress.grad_norm:.3f}",
     ]

@@ -42,6 +42,9 @@ def set_learning_rate(run: Run) -> None:
 def compute_gradients(run: Run) -> Tensor:
     """Run forward and backward of all micro-batches; return the step's loss, () on the device.
 
+    With teachers it is (3,): the loss that is trained on, then its parts on the text and against
+    the teachers.
+
     Does not synchronise with the device. After out of memory, the step is tried again with a
     smaller micro-batch. If a recomputation differs, it is tried again without gradient
     checkpointing. A failed attempt leaves nothing behind.
@@ -73,6 +76,7 @@ def _attempt(run: Run) -> Tensor | None:
                 key,
                 run.scaler.scale,
                 run.graphed,
+                run.teaching,
             )
     except CheckpointError as error:
         give_up_gradient_checkpointing(run.model, state, error)
@@ -96,6 +100,8 @@ def update_weights(run: Run, loss: Tensor) -> bool:
 
     If the loss or the norm is not finite, the update is skipped. A skipped step counts, too: its
     data is used up. Synchronises with the device once.
+
+    loss: as `compute_gradients` returns it.
     Raises: OutOfMemory, before the step is counted.
     """
     with run.times.of("update"):
@@ -108,7 +114,7 @@ def _update(run: Run, loss: Tensor) -> bool:
     progress = run.state.progress
     try:
         scaler.unscale_(run.optimizer)
-        norm_value, loss_value = scaler.read(loss)
+        norm_value, loss_value, *parts = scaler.read(*loss.flatten())
         healthy = bool(scaler.healthy)
         calibrating = scaler.calibrating
         if healthy and settings.grad_clip is not None:
@@ -130,7 +136,9 @@ def _update(run: Run, loss: Tensor) -> bool:
         judge_step(run, loss_value, norm_value, healthy)
     progress.advance()
     progress.tokens += settings.tokens_per_step(run.config.model)
-    progress.train_loss = loss_value
+    # with teachers: on the text alone, as the held-out loss is
+    progress.train_loss = parts[0] if parts else loss_value
+    progress.distillation_loss = parts[1] if parts else None
     progress.grad_norm = norm_value
     return healthy
 
@@ -216,6 +224,8 @@ def _problem_of_loss(run: Run, loss: float) -> str:
     """Return the problem of a finite loss; empty: none."""
     health = run.state.health
     guessing = math.log(run.model.vocab_size)  # loss of a uniform guess, in nats
+    if run.teaching is not None:
+        guessing *= run.teaching.loss_scale
     best = loss
     if math.isfinite(health.best_train_loss):
         best = health.best_train_loss

@@ -254,6 +254,8 @@ def test_every_key_has_a_test_here_or_elsewhere():
     elsewhere |= {"training.niceness"}  # machine/test_priority.py
     # run/test_lora_runs.py, model/test_lora.py: they need a trained model
     elsewhere |= {f"training.lora.{name}" for name in ("rank", "alpha", "targets")}
+    # whole_runs/test_distil.py: they need trained models
+    elsewhere |= {f"training.distillation.{name}" for name in ("teachers", "weight", "temperature")}
     assert {key for key, _ in keys_of()} == CHANGES.keys() | elsewhere
 
 
