@@ -58,14 +58,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     The run may still be training. If a file is missing or damaged, the page says so.
     Raises: ConfigError if the folder is not a run's, StorageError if the page cannot be written.
     """
-    if not run_dir.is_dir():
-        raise ConfigError(
-            f"{run_dir}: is not a folder, expected the folder of a run: logs/tensorboard/RUN"
-        )
-    if not any((run_dir / name).is_file() for name in SOURCES):
-        raise ConfigError(
-            f"{run_dir}: is not the folder of a run, expected a file {' or '.join(SOURCES)} in it"
-        )
+    refuse_other_folder(run_dir)
     if output is not None:
         refuse_foreign(output)
     with waiting("writing the report"):
@@ -79,6 +72,18 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
             f"{path}: the report cannot be written: {error.strerror or error}"
         ) from error
     return path
+
+
+def refuse_other_folder(run_dir: Path) -> None:
+    """Make sure that a folder is a run's. Raises: ConfigError."""
+    if not run_dir.is_dir():
+        raise ConfigError(
+            f"{run_dir}: is not a folder, expected the folder of a run: logs/tensorboard/RUN"
+        )
+    if not any((run_dir / name).is_file() for name in SOURCES):
+        raise ConfigError(
+            f"{run_dir}: is not the folder of a run, expected a file {' or '.join(SOURCES)} in it"
+        )
 
 
 def refuse_foreign(output: Path) -> None:
