@@ -107,13 +107,13 @@ def render(run_dir: Path) -> str:
     record = read_run(run_dir)
     return load_template().render(
         name=run_dir.resolve().name,
-        summary=_part(lambda: summary(record)),
-        loss=_part(lambda: loss(record)),
-        health=_part(lambda: health(record)),
-        time=_part(lambda: time_split(record)),
-        samples=_part(lambda: samples(record)),
-        events=_part(lambda: event_table(record)),
-        configuration=_part(lambda: configuration(run_dir)),
+        summary=part_of_page(lambda: summary(record)),
+        loss=part_of_page(lambda: loss(record)),
+        health=part_of_page(lambda: health(record)),
+        time=part_of_page(lambda: time_split(record)),
+        samples=part_of_page(lambda: samples(record)),
+        events=part_of_page(lambda: event_table(record)),
+        configuration=part_of_page(lambda: configuration(run_dir)),
     )
 
 
@@ -151,7 +151,7 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[:length]} ..."
 
 
-def _part(make: Callable[[], Part]) -> Part:
+def part_of_page(make: Callable[[], Part]) -> Part:
     """Return one part of the page; if it cannot be made, return the error as its problem."""
     try:
         return make()
