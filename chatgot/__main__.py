@@ -25,6 +25,7 @@ VERBS = {
     "export": ("export", "write a model for transformers, llama.cpp, Ollama, or one HTML page"),
     "evaluate": ("evaluate", "measure how well a model predicts texts, and what it copies"),
     "report": ("report", "write the page of a run: curves, samples, events"),
+    "compare": ("compare", "compare runs side by side: losses, settings, noise of seeds"),
     "fix-log": ("fix_log_encoding", "mend a log: encodings, escape sequences, progress bars"),
 }
 

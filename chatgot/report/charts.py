@@ -170,7 +170,7 @@ def loss_chart(rows: list[Row], events: list[Event]) -> bytes:
     train = column(rows, "train_loss", gaps=True)
     val = column(rows, "val_loss")
     with closed_style():
-        figure = _figure(9.6, 4.3)
+        figure = new_figure(9.6, 4.3)
         axes = figure.subplots()
         _draw(axes, train, TRAIN, noisy=True, label="train_loss")
         if len(val[0]):
@@ -182,13 +182,13 @@ def loss_chart(rows: list[Row], events: list[Event]) -> bytes:
         _mark_nonfinite(axes, rows)
         _mark_events(axes, events)
         log = is_wide(train[1], val[1], *losses)
-        _style_axes(axes, "nats per token, log scale" if log else "nats per token", "", log)
+        style_axes(axes, "nats per token, log scale" if log else "nats per token", "", log)
         if axes.get_legend_handles_labels()[0]:
             # losses fall, so the upper right corner is free
             axes.legend(fontsize=8.5, frameon=False, ncols=2, loc="upper right")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a name's characters that the font lacks
-            return _png(figure)
+            return as_png(figure)
 
 
 def _sources(rows: list[Row]) -> Iterator[tuple[str, str]]:
@@ -212,14 +212,14 @@ def health_chart(rows: list[Row], curves: Curves) -> bytes:
     lines = (len(panels) + 1) // 2
     last = max([1.0, *(float(panel.curve[0].max(initial=0)) for panel in panels)])
     with closed_style():
-        figure = _figure(9.6, 2.3 * lines)
+        figure = new_figure(9.6, 2.3 * lines)
         grid = figure.subplots(lines, 2).flat
         for axes, panel in zip(grid, panels, strict=False):
             _draw_panel(axes, panel)
             axes.set_xlim(-0.02 * last, 1.02 * last)
         for axes in figure.axes[len(panels) :]:
             axes.remove()
-        return _png(figure)
+        return as_png(figure)
 
 
 def health_panels(rows: list[Row], curves: Curves) -> list[Panel]:
@@ -250,8 +250,9 @@ def health_panels(rows: list[Row], curves: Curves) -> list[Panel]:
     return panels + [panel for panel in others if len(set(panel.curve[1])) > 1]
 
 
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure  # not pyplot, which has global state
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty picture of a size in inches, without matplotlib's global state."""
+    from matplotlib.figure import Figure  # not pyplot
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=PAD, w_pad=PAD))
@@ -289,7 +290,7 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     values = panel.curve[1]
     _draw(axes, panel.curve, panel.color, noisy=panel.noisy, stepped=panel.stepped)
     log = panel.may_be_log and is_wide(values)
-    _style_axes(axes, f"{panel.unit} (log scale)" if log else panel.unit, panel.title, log)
+    style_axes(axes, f"{panel.unit} (log scale)" if log else panel.unit, panel.title, log)
     if not log:
         axes.set_ylim(0, 1.1 * max(np.nan_to_num(values).max(initial=0), 1e-9))
     if panel.title == "precision":
@@ -334,11 +335,14 @@ def _mark_events(axes: "Axes", events: list[Event]) -> None:
         axes.axvline(step, color=MARKS[kind], linewidth=1, linestyle=":", label=label)
 
 
-def _style_axes(axes: "Axes", unit: str, title: str, log: bool) -> None:
+def style_axes(
+    axes: "Axes", unit: str, title: str, log: bool, across: str = "optimizer step"
+) -> None:
+    """Give a chart its title, its grid and its scales; `across` is what the x axis counts."""
     from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
 
     axes.set_title(title, fontsize=10, loc="left", color="#0f172a")
-    axes.set_xlabel("optimizer step", fontsize=8.5, color=GREY)
+    axes.set_xlabel(across, fontsize=8.5, color=GREY)
     axes.set_ylabel(unit, fontsize=8.5, color=GREY)
     axes.grid(color="#e2e8f0", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
@@ -353,13 +357,13 @@ def _style_axes(axes: "Axes", unit: str, title: str, log: bool) -> None:
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def _png(figure: "Figure") -> bytes:
+def as_png(figure: "Figure", colours: int = COLOURS) -> bytes:
     """Return a chart as a PNG, sharp on a screen of high density and small by its palette."""
     from PIL import Image
 
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
-    picture = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    picture = Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     file = io.BytesIO()
     picture.save(file, format="png", optimize=True)
     return file.getvalue()

@@ -58,14 +58,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     The run may still be training. If a file is missing or damaged, the page says so.
     Raises: ConfigError if the folder is not a run's, StorageError if the page cannot be written.
     """
-    if not run_dir.is_dir():
-        raise ConfigError(
-            f"{run_dir}: is not a folder, expected the folder of a run: logs/tensorboard/RUN"
-        )
-    if not any((run_dir / name).is_file() for name in SOURCES):
-        raise ConfigError(
-            f"{run_dir}: is not the folder of a run, expected a file {' or '.join(SOURCES)} in it"
-        )
+    refuse_other_folder(run_dir)
     if output is not None:
         refuse_foreign(output)
     with waiting("writing the report"):
@@ -79,6 +72,18 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
             f"{path}: the report cannot be written: {error.strerror or error}"
         ) from error
     return path
+
+
+def refuse_other_folder(run_dir: Path) -> None:
+    """Make sure that a folder is a run's. Raises: ConfigError."""
+    if not run_dir.is_dir():
+        raise ConfigError(
+            f"{run_dir}: is not a folder, expected the folder of a run: logs/tensorboard/RUN"
+        )
+    if not any((run_dir / name).is_file() for name in SOURCES):
+        raise ConfigError(
+            f"{run_dir}: is not the folder of a run, expected a file {' or '.join(SOURCES)} in it"
+        )
 
 
 def refuse_foreign(output: Path) -> None:
@@ -102,13 +107,13 @@ def render(run_dir: Path) -> str:
     record = read_run(run_dir)
     return load_template().render(
         name=run_dir.resolve().name,
-        summary=_part(lambda: summary(record)),
-        loss=_part(lambda: loss(record)),
-        health=_part(lambda: health(record)),
-        time=_part(lambda: time_split(record)),
-        samples=_part(lambda: samples(record)),
-        events=_part(lambda: event_table(record)),
-        configuration=_part(lambda: configuration(run_dir)),
+        summary=part_of_page(lambda: summary(record)),
+        loss=part_of_page(lambda: loss(record)),
+        health=part_of_page(lambda: health(record)),
+        time=part_of_page(lambda: time_split(record)),
+        samples=part_of_page(lambda: samples(record)),
+        events=part_of_page(lambda: event_table(record)),
+        configuration=part_of_page(lambda: configuration(run_dir)),
     )
 
 
@@ -146,7 +151,7 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[:length]} ..."
 
 
-def _part(make: Callable[[], Part]) -> Part:
+def part_of_page(make: Callable[[], Part]) -> Part:
     """Return one part of the page; if it cannot be made, return the error as its problem."""
     try:
         return make()

@@ -401,6 +401,7 @@ def start_facts(run: Run) -> dict[str, object]:
         "model": model_line(run),
         "parameters": run.model.parameter_count(),
         "text": text_line(run),
+        "data_sha256": run.tokens.text_sha256,
         "config_path": run.config_path,
         "command": command_line(),
     }
