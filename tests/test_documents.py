@@ -27,8 +27,8 @@ HEADING = re.compile(r"\s*#{2,6} ")
 CELL_END = re.compile(r"(?<!\\)\|")
 FOLDERS = "chatgot|scripts|benchmarks|tests|configs|docs"
 PATH = re.compile(rf"\b(?:{FOLDERS})/[\w./-]*\w/?")
-KEY = re.compile(r"(?<![\w./])(?:model|training|data|sampling|paths)(?:\.[a-z_]+)+(?![\w(/])")
-PART = re.compile(r"python scripts/benchmark\.py ([a-z_]+)")
+KEY = re.compile(r"(?<![\w./])(?:model|training|data|sampling|paths)(?:\.[a-z0-9_]+)+(?![\w(/])")
+PART = re.compile(r"python scripts/benchmark\.py ([a-z0-9_]+)")
 IN_THE_CACHE = {"chatgot/machine.json"}  # of the user: no file of this checkout
 # training.log is no key
 FILE_ENDINGS = (".log", ".py", ".md", ".yaml", ".jsonl", ".gguf", ".safetensors")
@@ -277,9 +277,9 @@ def documented_events() -> dict[str, set[str]]:
     """Return the documented fields of each kind of event: the last cell of its row."""
     fields = {}
     for line in text_of("docs/files-of-a-run.md").splitlines():
-        row = re.fullmatch(r"\| `([a-z_]+)` \| .* \|([^|]*)\|", line)
+        row = re.fullmatch(r"\| `([a-z0-9_]+)` \| .* \|([^|]*)\|", line)
         if row and row[1] in KINDS:
-            fields[row[1]] = set(re.findall(r"`([a-z_]+)`", row[2]))
+            fields[row[1]] = set(re.findall(r"`([a-z0-9_]+)`", row[2]))
     for kind, like in (("resume", "start"), ("stop", "done"), ("crash", "done")):
         fields[kind] |= fields[like]  # "those of ..."
     return fields

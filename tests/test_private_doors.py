@@ -44,6 +44,7 @@ PUBLIC_MODULES = {
     "matplotlib.axes",
     "matplotlib.figure",
     "matplotlib.layout_engine",
+    "matplotlib.lines",
     "matplotlib.ticker",
     "numpy",
     "numpy.typing",

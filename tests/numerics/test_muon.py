@@ -515,7 +515,8 @@ def test_normuon_is_as_written_row_by_row(shape, together):
 
 
 def test_normuon_keeps_the_size_of_an_update():
-    plain, normal = matrices([(16, 48)]), matrices([(16, 48)])
+    plain = matrices([(16, 48)])
+    normal = matrices([(16, 48)])
     for of_plain, of_normal in zip(
         steps(ours(plain, weight_decay=0.0), plain),
         steps(ours(normal, weight_decay=0.0, beta2=0.95), normal),
@@ -554,7 +555,8 @@ def test_normuon_leaves_rows_without_a_gradient_where_they_are():
 
 
 def test_normuon_goes_on_from_its_stored_state():
-    straight, resumed = matrices(SHAPES), matrices(SHAPES)
+    straight = matrices(SHAPES)
+    resumed = matrices(SHAPES)
     steps(ours(straight, beta2=0.9), straight, 4)
     first = ours(resumed, beta2=0.9)
     steps(first, resumed, 2)

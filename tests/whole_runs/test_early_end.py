@@ -81,7 +81,8 @@ def test_a_resume_at_any_moment_ends_as_the_straight_run(overfitted, tmp_path):
                 path.unlink()
         start = str(harness.checkpoints(folder)[step])
         assert harness.train_here(folder, "--config", "tiny.yaml", "--resume_from", start) == 0
-        there, here = final(overfitted), final(folder)
+        there = final(overfitted)
+        here = final(folder)
         assert there["global_step"] == here["global_step"]
         assert harness.same(harness.trained(there), harness.trained(here))
         for part in ("schedule", "plateau", "marks"):
