@@ -27,8 +27,8 @@ HEADING = re.compile(r"\s*#{2,6} ")
 CELL_END = re.compile(r"(?<!\\)\|")
 FOLDERS = "chatgot|scripts|benchmarks|tests|configs|docs"
 PATH = re.compile(rf"\b(?:{FOLDERS})/[\w./-]*\w/?")
-KEY = re.compile(r"(?<![\w./])(?:model|training|data|sampling|paths)(?:\.[a-z0-9_]+)+(?![\w(/])")
-PART = re.compile(r"python scripts/benchmark\.py ([a-z0-9_]+)")
+KEY = re.compile(r"(?<![\w./])(?:model|training|data|sampling|paths)(?:\.[a-z_]+)+(?![\w(/])")
+PART = re.compile(r"python scripts/benchmark\.py ([a-z_]+)")
 IN_THE_CACHE = {"chatgot/machine.json"}  # of the user: no file of this checkout
 # training.log is no key
 FILE_ENDINGS = (".log", ".py", ".md", ".yaml", ".jsonl", ".gguf", ".safetensors")

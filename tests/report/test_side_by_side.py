@@ -67,7 +67,7 @@ def test_runs_are_ranked_by_their_best_val_loss(tmp_path):
     assert [run.label for run in ranked(runs, measure)] == ["b", "a"]
 
 
-def test_runs_with_other_tokens_are_ranked_by_bits_per_byte_and_it_is_said_why(tmp_path):
+def test_runs_with_other_tokens_are_ranked_by_bits_per_byte_and_say_why(tmp_path):
     long_tokens = made(tmp_path, "long", [4.0], bits_per_nat=0.3)
     runs = read_runs([made(tmp_path, "short", [3.0]), long_tokens])
     measure = measure_for(runs)

@@ -28,8 +28,10 @@ from chatgot.run.resuming import check_settings, check_state, find_checkpoint, r
 from chatgot.run.run_state import (
     BadStep,
     Part,
+    Plateau,
     RejectedSize,
     RunState,
+    Schedule,
     SizeChange,
     after_rewind,
     generator_states,
@@ -142,6 +144,8 @@ def unlike_any_other() -> RunState:
     state.marks.first_loss_by_source = {"a.txt": 2.5}
     state.health.bad_steps = [BadStep(step=200, position=219, loss=math.inf, grad_norm=2.0)]
     state.health.recent_losses = [1.5, 1.25]
+    state.schedule = Schedule(decay_began=9, decay_steps=4, decay_cause="no better", in_decay=True)
+    state.plateau = Plateau(reference=[(1.5, 10)], reference_step=8, no_better=1, noise=0.125)
     return state
 
 
@@ -161,7 +165,8 @@ def test_every_counter_of_a_run_is_restored(tmp_path, monkeypatch):
         return function
 
     monkeypatch.setattr(torch, "compile", not_compiled)  # the stored run was compiled
-    run = parts.run(model={"dropout": 0.2})
+    decaying = {"lr_schedule": "wsd", "stop_when_no_better": 2}
+    run = parts.run(model={"dropout": 0.2}, training=decaying)
     train(run, 1)
     run.state = unlike_any_other()
     run.state.modes.precision = run.state.modes.asked_precision = "fp32"
@@ -172,8 +177,9 @@ def test_every_counter_of_a_run_is_restored(tmp_path, monkeypatch):
     for part, name in counters():
         exceptions = ("precision", "asked_precision", "threads", "card", "graphed")
         assert name in exceptions or expected[part][name] != fresh_values[part][name], name
-    resumed = resume_from(parts.checkpoint_file(tmp_path, run))
-    assert resumed.state.model_dump() == expected
+    path = parts.checkpoint_file(tmp_path, run)
+    again = parts.run(load_checkpoint(path), model={"dropout": 0.2}, training=decaying)
+    assert resume_from(path, again).state.model_dump() == expected
 
 
 KEPT = {  # by a rewind; all other counters go back with the weights
@@ -182,6 +188,8 @@ KEPT = {  # by a rewind; all other counters go back with the weights
     "micro_batch": set(RunState().micro_batch.model_dump()),
     "health": {"skips", "rewinds", "rewound_to"},
     "marks": set(),
+    "schedule": set(),
+    "plateau": set(),
 }
 
 
