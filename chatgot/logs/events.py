@@ -31,6 +31,7 @@ KINDS = frozenset(
         "contention",
         "evaluation",
         "originality",
+        "outcome",
         "warning",
         "stop",
         "done",

@@ -1,0 +1,22 @@
+"""What measured runs say about the loss of others: written by a program, not by hand.
+
+python scripts/benchmark.py prediction
+"""
+
+# 49 runs of 12 texts in docs/measured-runs.csv, the last of 2026-11-29
+WEIGHTS = {
+    "one": 0.44224,
+    "log_parameters": 0.078407,
+    "log_worth": -0.17577,
+    "log_text": 0.072368,
+    "subwords": 0.058617,
+}
+BAR = 0.16  # in logs: 9 of 10 runs of an unknown text are not farther off
+# The least and the most of what was measured
+MEASURED = {
+    "difficulty": (1.2017, 2.7321),
+    "parameters": (812416, 14005504),
+    "characters seen": (92160, 9216000),
+    "characters of text": (54000, 4204026),
+}
+TOKENIZERS = {"bpe", "char"}
