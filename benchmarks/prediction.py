@@ -251,11 +251,9 @@ def constants(fitted: Fitted, runs: Sequence[MeasuredRun]) -> str:
     day = max(run.date for run in runs)
     tokenizers = sorted({run.tokenizer for run in runs})
     lines = [
-        '"""What measured runs say about the loss of others: written by a program, not by hand.',
+        '"""What measured runs say about the loss of others."""',
         "",
-        "    python scripts/benchmark.py prediction",
-        '"""',
-        "",
+        "# Written by: python scripts/benchmark.py prediction",
         f"# {len(runs)} runs of {texts} texts in docs/measured-runs.csv, the last of {day}",
         "WEIGHTS = {",
         *(f'    "{name}": {weight:.5g},' for name, weight in fitted.weights.items()),

@@ -143,11 +143,11 @@ def choose(
     trials = _trials(request, possible, tokens)
     device = pick_device(possible[0].config.device)
     logger.info(
-        "choosing a recipe for %s (%s %s) and %s: measuring this machine's speed",
+        "choosing a recipe for %s (%s %s) %s: measuring this machine's speed",
         request.text,
         f"{len(tokens.ids):,}",
         unit,
-        _time_of(request),
+        _and_time(request),
     )
     choosing = _Choosing(request, trials, tokens, device)
     choosing.from_scratch = from_scratch
@@ -301,9 +301,9 @@ class _Choosing:
         prompts, whose = self._prompts()
         settings = self._settings(trial, planned, prompts)
         config = recipe(self.request, trial.recipe.name, settings)
-        prediction = self._note_on_prediction(trial, speed, planned, config)
+        prediction, title = self._note_on_prediction(trial, speed, planned, config)
         reasons = self._reasons(trial, planned, whose)
-        yaml = yaml_with_reasons(config, [*self._title(trial), prediction.text], reasons)
+        yaml = yaml_with_reasons(config, [*self._title(trial), title], reasons)
         again = config_of(yaml, f"{self.request.name}.yaml")
         assert again == config, "the YAML says all that the run's settings say"
         notes = [*self._notes(trial, planned, again, whose), prediction]
@@ -406,8 +406,8 @@ class _Choosing:
         """Return the first lines of the YAML."""
         options = "--config and the same --init_from" if self.request.shape else "--config"
         return [
-            f"The recipe {trial.recipe.name}, fitted to {self.request.text.name} and "
-            f"{_time_of(self.request)} on the machine that it was chosen on.",
+            f"The recipe {trial.recipe.name}, fitted to {self.request.text.name} "
+            f"{_and_time(self.request)} on the machine that it was chosen on.",
             f"It makes the same run again with {options}.",
         ]
 
@@ -580,8 +580,11 @@ class _Choosing:
 
     def _note_on_prediction(
         self, trial: Trial, speed: Speed, planned: Plan, config: Config
-    ) -> Note:
-        """Return which loss the run will reach, or why nobody knows; best effort."""
+    ) -> tuple[Note, str]:
+        """Return which loss the run will reach, or why nobody knows, and the same for the YAML.
+
+        Best effort.
+        """
         why_not = self._why_no_prediction(config)
         if not why_not:
             try:
@@ -589,9 +592,12 @@ class _Choosing:
             except Exception as error:  # noqa: BLE001 best effort: whatever fails, training goes on
                 why_not = f"how hard the text is could not be measured ({error!r})"
             else:
-                words = f"prediction: {forecast.words}; {forecast.reason}"
-                return Note(words, "prediction", round(forecast.loss, 5), forecast.numbers)
-        return Note(f"prediction: none, since {why_not}", "prediction", None)
+                words = f"prediction: {forecast.words}. {forecast.reason}"
+                loss = round(forecast.loss, 5)
+                note = Note(words, "prediction", loss, forecast.numbers)
+                return note, f"Predicted: {forecast.words}."
+        words = f"prediction: none, since {why_not}"
+        return Note(words, "prediction", None), f"No loss is predicted, since {why_not}."
 
     def _why_no_prediction(self, config: Config) -> str:
         """Return what the rule knows nothing of; empty: it may be used."""
@@ -599,8 +605,8 @@ class _Choosing:
             return "the run starts from a model that has learnt from other texts"
         if config.data.learn_from is not None:
             return "only the lines of some speakers are learned from"
-        if config.data.mixture is not None or config.data.split != "tail":
-            return "the text is arranged anew"
+        if config.data.mixture is not None:
+            return "several texts are mixed"
         return ""
 
     def _forecast(self, trial: Trial, speed: Speed, planned: Plan, config: Config) -> Forecast:
@@ -673,12 +679,12 @@ def _unit(tokens: Tokens) -> str:
     return "characters" if tokens.vocabulary.kind == "characters" else "tokens"
 
 
-def _time_of(request: Request) -> str:
-    """Return how long a run is to take, in words."""
+def _and_time(request: Request) -> str:
+    """Return how long a run is to take, in words that go on after its text."""
     if not request.until_best:
-        return _minutes(request.minutes)
-    limit = f", at most {_minutes(request.minutes)}" if request.has_limit else ""
-    return f"as long as it gets better{limit}"
+        return f"and {_minutes(request.minutes)}"
+    limit = f", {_minutes(request.minutes)} at most," if request.has_limit else ""
+    return f"to train until nothing gets better{limit}"
 
 
 def _minutes(minutes: float) -> str:

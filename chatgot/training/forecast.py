@@ -44,11 +44,11 @@ class Forecast:
 
     @property
     def reason(self) -> str:
-        """What the prediction comes from."""
-        reason = f"an n-gram model needs {self.difficulty:.3g} bits per byte for this text"
+        """What the prediction comes from, and how far it can be trusted."""
+        reason = f"An n-gram model needs {self.difficulty:.3g} bits per byte for this text"
         if self.predicted.beyond:
             beyond = ", ".join(self.predicted.beyond)
-            reason += f"; the bar is a guess: {beyond} beyond all that was measured"
+            reason += f". Outside of all that was measured, so the bar is a guess: {beyond}"
         return reason
 
     @property

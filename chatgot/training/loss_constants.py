@@ -1,8 +1,6 @@
-"""What measured runs say about the loss of others: written by a program, not by hand.
+"""What measured runs say about the loss of others."""
 
-python scripts/benchmark.py prediction
-"""
-
+# Written by: python scripts/benchmark.py prediction
 # 49 runs of 12 texts in docs/measured-runs.csv, the last of 2026-11-29
 WEIGHTS = {
     "one": 0.44224,

@@ -28,13 +28,9 @@ def show_best_model(run: Run, run_dir: Path) -> None:
         return
     path = checkpoint_path(run.checkpoint_dir, run.state.run_id, step)
     sample = _sample(run, run_dir, path)
-    bits = run.bits_per_byte(marks.best_val_loss)
-    title = (
-        f"the best model: step {step:,}, val_loss {marks.best_val_loss:.4f} "
-        f"({bits:.4f} bits per byte). It writes:"
-    )
+    title = f"the best model, of step {step:,}, val_loss {marks.best_val_loss:.4f}"
     if sample:
-        logger.info("%s\n%s", title, sample, extra={"block": True})
+        logger.info("%s, writes:\n%s", title, sample, extra={"block": True})
     name = run.state.run_id
     if run.checkpoint_dir != Path(PathsConfig().checkpoints):
         name = str(path)  # where chat and export would not look
