@@ -60,9 +60,13 @@ class Outcome:
 
 
 def log_outcome(run: Run, run_dir: Path) -> None:
-    """Log what was predicted for a run that has ended, and what came out, if both are known."""
-    # of a resumed run that writes elsewhere now, the prediction is where it began
-    folders = dict.fromkeys([Path(run.config_path).parent.resolve(), run_dir.resolve()])
+    """Log what was predicted for a run of a text that has ended, and what came out.
+
+    Nothing is logged where one of the two is not known.
+    """
+    # a resumed run may write elsewhere by now: the prediction is where it began
+    began = Path(run.config_path).parent
+    folders = dict.fromkeys([began.resolve(), run_dir.resolve()])
     events = [found for folder in folders for found in read_events(folder)]
     found = outcome(events, run.state.progress.tokens)
     if found is None:
