@@ -311,7 +311,7 @@ from chatgot.run.resuming import (
     start_from,
 )
 from chatgot.run.starting import Start
-from chatgot.run.text_runs import began_from_text, yaml_to_resume
+from chatgot.run.text_runs import yaml_to_resume
 from chatgot.sampling.generation import continue_texts
 from chatgot.stdout import write_to_stdout
 from chatgot.training.batch_size import fit_micro_batch
@@ -841,7 +841,7 @@ def run_training(args: argparse.Namespace) -> int:
             remarks.append(f"the same run again: {command_with(experiment, *begins)}")
         # here too, so that an error stands in this run's log, above the command that resumes it
         exit_code = with_exit_code(lambda: train_in_folder(run, point, remarks, paths))
-        has_ended = exit_code == 0 and began_from_text(run.state.run_id, run.config_path)
+        has_ended = exit_code == 0
         if has_ended:
             log_outcome(run, paths.run_dir)
         say_how_to_go_on(experiment, run, None if point is None else point.path, exit_code)

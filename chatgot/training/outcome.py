@@ -11,6 +11,7 @@ from pathlib import Path
 from chatgot.logs.events import event
 from chatgot.report.run_record import Event, number, read_events
 from chatgot.run.assembly import Run
+from chatgot.run.text_runs import began_from_text
 from chatgot.training.predicted_loss import HARDLY_LESS
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ def log_outcome(run: Run, run_dir: Path) -> None:
 
     Nothing is logged where one of the two is not known.
     """
+    if not began_from_text(run.state.run_id, run.config_path):
+        return
     # a resumed run may write elsewhere by now: the prediction is where it began
     began = Path(run.config_path).parent
     folders = dict.fromkeys([began.resolve(), run_dir.resolve()])

@@ -8,6 +8,7 @@ from chatgot.command_line import command_of
 from chatgot.config import PathsConfig
 from chatgot.report.run_record import read_samples
 from chatgot.run.assembly import Run, make_prompts
+from chatgot.run.text_runs import began_from_text
 from chatgot.sampling.generation import continue_texts
 from chatgot.sampling.loading import load_model
 
@@ -18,13 +19,13 @@ MOST_CHARACTERS = 400
 
 
 def show_best_model(run: Run, run_dir: Path) -> None:
-    """Log which checkpoint is the best, a short sample of it, and what to do with it.
+    """Log which checkpoint of a text's run is the best, a short sample of it, and what to do now.
 
     Nothing is logged of a run without an evaluation: there is no best one.
     """
     marks = run.state.marks
     step = marks.best_step
-    if step <= 0:
+    if step <= 0 or not began_from_text(run.state.run_id, run.config_path):
         return
     path = checkpoint_path(run.checkpoint_dir, run.state.run_id, step)
     sample = _sample(run, run_dir, path)
