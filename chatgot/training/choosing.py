@@ -46,8 +46,6 @@ from chatgot.training.predicted_loss import Planned, Predicted, predict
 from chatgot.training.recipe import (
     EVALUATIONS_WITHOUT_GAIN,
     LEAST_BYTES_FOR_SUBWORDS,
-    MOST_EVALUATIONS_UNTIL_BEST,
-    MOST_ROUNDS,
     SHARE_OF_TIME,
     Costs,
     Plan,
@@ -311,13 +309,12 @@ class _Choosing:
 
     def _plan(self, trial: Trial, speed: Speed, minutes: float) -> Plan:
         """Return how many steps fit into the minutes, and what else a run does in them."""
-        until_best = self.request.until_best
         return plan(
             self._costs(trial, speed),
             minutes,
             trial.steps_of_a_pass,
             self._most_passes(trial),
-            MOST_EVALUATIONS_UNTIL_BEST if until_best else MOST_ROUNDS,
+            self.request.until_best,
         )
 
     def _costs(self, trial: Trial, speed: Speed) -> Costs:
@@ -605,8 +602,6 @@ class _Choosing:
             return "the run starts from a model that has learnt from other texts"
         if config.data.learn_from is not None:
             return "only the lines of some speakers are learned from"
-        if config.data.mixture is not None:
-            return "several texts are mixed"
         return ""
 
     def _forecast(self, trial: Trial, speed: Speed, planned: Plan, config: Config) -> Forecast:

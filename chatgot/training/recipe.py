@@ -34,6 +34,7 @@ SHARE_OF_TIME = 0.9  # of the minutes is planned with: other programs may slow t
 MOST_ROUNDS = 10  # of evaluations, and of samples
 # A run until nothing gets better is evaluated more often, since evaluations decide when it ends.
 MOST_EVALUATIONS_UNTIL_BEST = 24
+SHARE_FOR_EVALUATIONS_UNTIL_BEST = 0.2  # of the steps' time, at most
 EVALUATIONS_WITHOUT_GAIN = 4  # in a row; then the learning rate decays, or the run ends
 SHARE_FOR_ROUNDS = 0.1  # of the time for evaluations, and for samples: a short run has fewer
 LEAST_SHARE_FOR_STEPS = 0.5  # of the time, however long the rest takes
@@ -139,14 +140,16 @@ def plan(
     minutes: float,
     steps_of_a_pass: float,
     most_passes: int,
-    most_evaluations: int = MOST_ROUNDS,
+    until_best: bool = False,
 ) -> Plan:
     """Return how many steps fit into the minutes, with all that a run does besides.
 
     most_passes: over the text, after which the run ends though there is time left.
+    until_best: the run ends when nothing gets better; then the steps are only expected.
     """
     seconds = SHARE_OF_TIME * 60 * minutes
     left = max(seconds - costs.start - costs.end, LEAST_SHARE_FOR_STEPS * seconds)
+    most_evaluations = MOST_EVALUATIONS_UNTIL_BEST if until_best else MOST_ROUNDS
     evaluations = _rounds(left, costs.evaluation, most_evaluations)
     samplings = _rounds(left, costs.samples, MOST_ROUNDS)
     # one more evaluation and one more round of samples before the first step
@@ -155,9 +158,14 @@ def plan(
     in_time = max(1, int(for_steps / costs.step))
     most = max(1, math.ceil(most_passes * steps_of_a_pass))
     steps = min(in_time, most)
+    eval_interval = math.ceil(steps / evaluations)
+    if until_best:
+        # a short text may be learnt long before the minutes are over
+        steps_for_one = costs.evaluation / (SHARE_FOR_EVALUATIONS_UNTIL_BEST * costs.step)
+        eval_interval = min(max(eval_interval, math.ceil(steps_for_one)), steps)
     return Plan(
         steps=steps,
-        eval_interval=math.ceil(steps / evaluations),
+        eval_interval=eval_interval,
         sample_interval=math.ceil(steps / samplings),
         passes=steps / steps_of_a_pass,
         seconds=costs.start + steps * costs.step + for_rounds + costs.end,

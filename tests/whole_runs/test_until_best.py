@@ -1,6 +1,7 @@
 """`--until_best`, and the prediction: from the command line to the last line of the log."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import harness
@@ -14,6 +15,10 @@ TINY = [
     "model.d_hid=24",
     "model.max_seq_length=32",
     "training.batch_size=4",
+    "training.accumulate_grad_batches=1",
+    "training.optimizer=adamw",
+    "training.learning_rate=2e-2",
+    "training.min_learning_rate=1e-4",
     "training.compile=false",
     "training.threads=1",
     "training.report=false",
@@ -41,12 +46,21 @@ def ended(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory) -> Path:
-    """A folder with a run of two steps, whose loss was predicted."""
-    folder = tmp_path_factory.mktemp("stopped") / "work"
+def kept(tmp_path_factory) -> Path:
+    """A folder with a run of two steps, moved away from where it was trained."""
+    folder = tmp_path_factory.mktemp("two_steps") / "work"
     write_text(folder)
     assert train(folder, "--minutes", "1", *SET, "--set", "training.max_steps=2") == 0
-    return folder
+    return folder.rename(folder.with_name("kept"))
+
+
+@pytest.fixture
+def two_steps(kept) -> Iterator[Path]:
+    """A copy of that folder in the place where it was trained."""
+    folder = kept.with_name("work")
+    shutil.copytree(kept, folder, symlinks=True)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def choice(folder: Path, what: str) -> dict:
@@ -95,7 +109,7 @@ def test_the_log_ends_with_the_best_model_its_text_and_commands(ended):
 
 def test_the_limit_of_minutes_brings_the_decay_and_ends_the_run(tmp_path):
     """A large text is not learnt in seconds: the decay comes because the minutes near their end."""
-    write_text(tmp_path, 60_000)
+    write_text(tmp_path, 200_000)
     assert train(tmp_path, "--until_best", "--minutes", "0.15", *SET) == 0
     (decay,) = harness.events(tmp_path, "decay")
     (done,) = harness.events(tmp_path, "done")
@@ -109,9 +123,8 @@ def test_the_limit_of_minutes_brings_the_decay_and_ends_the_run(tmp_path):
 # The prediction, resumed
 
 
-def test_a_resumed_run_compares_with_what_was_predicted_before(stopped, tmp_path):
-    folder = tmp_path / "work"
-    shutil.copytree(stopped, folder, symlinks=True)
+def test_a_resumed_run_compares_with_what_was_predicted_before(two_steps):
+    folder = two_steps
     more = ("--set", "training.max_steps=4")
     assert train(folder, "--resume_from", "latest", *more) == 0
     outcomes = harness.events(folder, "outcome")
@@ -121,9 +134,8 @@ def test_a_resumed_run_compares_with_what_was_predicted_before(stopped, tmp_path
     assert [outcome["val_loss_full"] for outcome in outcomes] == [loss for loss in losses if loss]
 
 
-def test_a_run_resumed_with_logs_elsewhere_still_knows_its_prediction(stopped, tmp_path):
-    folder = tmp_path / "work"
-    shutil.copytree(stopped, folder, symlinks=True)
+def test_a_run_resumed_with_logs_elsewhere_still_knows_its_prediction(two_steps):
+    folder = two_steps
     (yaml,) = (folder / "logs" / "tensorboard").glob("*/my_text.yaml")
     more = ["--set", "training.max_steps=4", "--set", "paths.logs=other"]
     resume = ["--config", str(yaml.relative_to(folder)), "--resume_from", "latest", *more]
@@ -134,10 +146,9 @@ def test_a_run_resumed_with_logs_elsewhere_still_knows_its_prediction(stopped, t
     assert outcome["predicted"] == choice(folder, "prediction")["chosen"]
 
 
-def test_the_yaml_of_a_run_begins_another_one_without_its_prediction(stopped, tmp_path):
+def test_the_yaml_of_a_run_begins_another_one_without_its_prediction(two_steps):
     """What was predicted and came out of the first run is in the folder of its YAML."""
-    folder = tmp_path / "work"
-    shutil.copytree(stopped, folder, symlinks=True)
+    folder = two_steps
     (yaml,) = (folder / "logs" / "tensorboard").glob("*/my_text.yaml")
     assert harness.train_here(folder, "--config", str(yaml), "--set", "paths.logs=other") == 0
     events = harness.lines_in(next((folder / "other" / "tensorboard").glob("*/events.jsonl")))
