@@ -41,7 +41,7 @@ def ended(tmp_path_factory) -> Path:
     """A folder with a run that was left to end by itself."""
     folder = tmp_path_factory.mktemp("until_best") / "work"
     write_text(folder)
-    assert train(folder, "--until_best", *SET) == 0
+    assert train(folder, "--until_best", *SET, "--set", "training.stop_when_no_better=2") == 0
     return folder
 
 
