@@ -16,7 +16,7 @@ from benchmarks.prediction import COLUMNS, MeasuredRun, add_to_table, bar_of, fi
 LAW = {
     "one": 0.5,
     "log_parameters": -0.05,
-    "log_worth": -0.15,
+    "inverse_power_of_worth": 0.4,
     "log_text": 0.06,
     "subwords": -0.04,
 }

@@ -17,7 +17,7 @@ def test_a_text_twice_as_hard_has_twice_the_loss():
     assert harder.bits_per_byte == pytest.approx(1.25 * predict(USUAL).bits_per_byte)
 
 
-def test_more_characters_never_end_higher_and_repeats_are_worth_less_and_less():
+def test_more_characters_never_end_higher_and_repeats_are_worth_less():
     counts = [2e5, 1e6, 2e6, 4e6, 8e6, 16e6]
     runs = [replace(USUAL, seen=seen) for seen in counts]
     losses = [predict(run).bits_per_byte for run in runs]

@@ -161,7 +161,7 @@ def test_a_run_until_nothing_gets_better_is_evaluated_more_often():
     assert EVALUATIONS_WITHOUT_GAIN < MOST_EVALUATIONS_UNTIL_BEST / 2
 
 
-def test_evaluations_until_nothing_gets_better_cost_a_fifth_of_the_steps_at_most():
+def test_evaluations_until_best_cost_a_fifth_of_the_steps_at_most():
     """The text is learnt in 160 steps, 16 seconds: 24 evaluations would take 12 more."""
     planned = plan(COSTS, 600, 20, 8, until_best=True)
     assert planned.steps == 160
@@ -171,6 +171,6 @@ def test_evaluations_until_nothing_gets_better_cost_a_fifth_of_the_steps_at_most
     assert plan(costly, 600, 20, 8, until_best=True).eval_interval == 160
 
 
-def test_the_loop_has_the_minutes_without_the_start_the_end_and_the_reserve():
+def test_the_loop_has_the_minutes_without_start_end_and_reserve():
     planned = plan(COSTS, 10, LONG_TEXT, 8)
     assert planned.loop_seconds == SHARE_OF_TIME * 600 - COSTS.start - COSTS.end
