@@ -15,6 +15,6 @@ MEASURED = {
     "difficulty": (1.2017, 2.7321),
     "parameters": (812416, 14005504),
     "characters seen": (92160, 9216000),
-    "characters of text": (54000, 4204026),
+    "characters of text": (54000, 1000000),
 }
 TOKENIZERS = {"bpe", "char"}

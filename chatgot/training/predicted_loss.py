@@ -67,7 +67,7 @@ class Planned:
             "difficulty": self.difficulty,
             "parameters": self.parameters,
             "characters seen": self.seen,
-            "characters of text": self.text,
+            "characters of text": min(self.text, TEXT_THAT_COUNTS),
         }
 
 
