@@ -16,6 +16,8 @@ COMMAND = "chatgot"
 SCRIPTS = {
     "train": "train_with_samples",
     "prepare": "prepare_data",
+    "chat": "chat",
+    "export": "export",
 }  # of verbs that name each other
 # What cmd and PowerShell take as it is; all else stands in quotes
 PLAIN_ON_WINDOWS = re.compile(r"[\w.:\\/=+-]+")

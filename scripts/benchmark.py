@@ -100,6 +100,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "model to go on with (default: one of --config's shape, after two steps)",
     },
     "clients": {"type": int, "default": 64, "help": "clients that ask at once"},
+    "table": {
+        "type": absolute,
+        "metavar": "CSV",
+        "help": "measured runs, one a line (default: docs/measured-runs.csv)",
+    },
+    "runs": {
+        "type": absolute,
+        "action": "append",
+        "default": [],
+        "metavar": "DIR",
+        "help": "add this finished run to the table first, by its folder in logs/tensorboard; "
+        "repeatable",
+    },
     "seconds": {"type": float, "default": 60.0, "help": "how long to measure"},
     "output": {"type": absolute, "help": "also write the figures as JSON to this file"},
 }
@@ -202,6 +215,11 @@ PARTS = {
         "server_load:serving",
         "the server under many clients: answers, tokens/s, time to first token, memory",
         ("folder", "clients", "seconds"),
+    ),
+    "prediction": Part(
+        "prediction:prediction",
+        "fit the rule that predicts a run's loss to measured runs, and write its constants",
+        ("table", "runs"),
     ),
     "lora": Part(
         "adapters:lora",

@@ -1,6 +1,7 @@
 """Train a small chat-style language model from scratch on text, and show samples while it learns.
 
     python scripts/train_with_samples.py my_text.txt --minutes 10
+    python scripts/train_with_samples.py my_text.txt --until_best
     python scripts/train_with_samples.py episodes/ --minutes 10
     python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
 
@@ -51,6 +52,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   %(prog)s my_text.txt --minutes 10
+  %(prog)s my_text.txt --until_best
   %(prog)s episodes/ --minutes 10
   %(prog)s my_text.txt --resume_from latest
   %(prog)s --config chatgot_quick
@@ -70,6 +72,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=float,
         metavar="M",
         help="with TEXT: how long to train, in minutes (default: 10)",
+    )
+    parser.add_argument(
+        "--until_best",
+        action="store_true",
+        help="with TEXT: train until nothing gets better; with --minutes: at most so many",
     )
     parser.add_argument(
         "--config",
@@ -134,15 +141,27 @@ def misused(args: argparse.Namespace) -> str:
         )
     if args.text is not None and is_yaml(args.text):
         return f"{args.text} is a YAML, expected a text: did you mean --config {args.text}?"
-    if args.minutes is None:
+    return misused_time(args)
+
+
+def misused_time(args: argparse.Namespace) -> str:
+    """Return why --minutes and --until_best cannot be taken; empty: they can."""
+    if args.minutes is None and not args.until_best:
         return ""
+    option = "--minutes" if args.minutes is not None else "--until_best"
     if args.config is not None:
-        return "--minutes goes with a text; with --config say --set training.max_minutes=M"
+        keys = "--set training.max_minutes=M"
+        if args.until_best:
+            keys = "--set training.stop_when_no_better=N and --set training.lr_schedule=wsd"
+            option = "--until_best"
+        return f"{option} goes with a text; with --config say {keys}"
     if args.resume_from is not None:
         return (
-            "--minutes goes with a new run; one that goes on has its own end, "
+            f"{option} goes with a new run; one that goes on has its own end, "
             "to move it say --set training.max_steps=N and --set training.max_minutes=M"
         )
+    if args.minutes is None:
+        return ""
     from chatgot.config import MAX_MINUTES, MIN_MINUTES
 
     if not MIN_MINUTES <= args.minutes <= MAX_MINUTES:
@@ -159,13 +178,17 @@ def is_yaml(path: Path) -> bool:
 
 def request_of(args: argparse.Namespace) -> "Request":
     """Return what the user asks for with a text."""
-    from chatgot.data.own_text import DEFAULT_MINUTES, Request
+    from chatgot.data.own_text import DEFAULT_MINUTES, MINUTES_UNTIL_BEST, Request
 
-    minutes = DEFAULT_MINUTES if args.minutes is None else args.minutes
+    minutes = args.minutes
+    if minutes is None:
+        minutes = MINUTES_UNTIL_BEST if args.until_best else DEFAULT_MINUTES
     return Request(
         args.text,
         minutes,
         tuple(args.set),
+        until_best=args.until_best,
+        has_limit=args.minutes is not None or not args.until_best,
         resumes=args.resume_from is not None,
         imports=args.init_from is not None,
     )
@@ -318,10 +341,12 @@ from chatgot.training.log_lines import (
     taught_facts,
 )
 from chatgot.training.neighbours import Neighbours
+from chatgot.training.outcome import log_outcome
 from chatgot.training.progress import ProgressBar
 from chatgot.training.recovery import Outcome, recover
 from chatgot.training.saving import Saver
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
+from chatgot.training.what_now import show_best_model
 
 # --------------------------------------------------------------------------------------------------
 # What to train: the settings of a YAML, or those that are chosen for a text
@@ -363,7 +388,7 @@ def find_experiment(args: argparse.Namespace, start: Start | None) -> Experiment
     if start is not None:
         request = fine_tuning(request, start, args.init_from)
     vocabulary = None if start is None else start.vocabulary
-    choice = choose(request, vocabulary, args.dry_run)
+    choice = choose(request, vocabulary, args.dry_run, from_scratch=start is None)
     return Experiment(request.name, choice.config, set(), None, [], choice)
 
 
@@ -850,7 +875,12 @@ def run_training(args: argparse.Namespace) -> int:
             remarks.append(f"the same run again: {command_with(experiment, *begins)}")
         # here too, so that an error stands in this run's log, above the command that resumes it
         exit_code = with_exit_code(lambda: train_in_folder(run, point, remarks, paths))
+        has_ended = exit_code == 0
+        if has_ended:
+            log_outcome(run, paths.run_dir)
         say_how_to_go_on(experiment, run, None if point is None else point.path, exit_code)
+        if has_ended:
+            show_best_model(run, paths.run_dir)
     return exit_code
 
 

@@ -28,6 +28,15 @@ LONGEST_NAME = 80  # characters of a run's name; a configuration's may have 100
 # The folder of each run has files of these names
 TAKEN_NAMES = ("config",)
 DEFAULT_MINUTES = 10.0
+# A run until nothing gets better has no limit of its own: a recipe is chosen as if it had a day.
+MINUTES_UNTIL_BEST = 1440.0
+# What such a run needs; how many evaluations it waits for is chosen later.
+UNTIL_BEST = (
+    "training.lr_schedule=wsd",
+    "training.stop_when_no_better=1",
+    "training.max_steps=null",
+    "training.epochs=null",
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,8 @@ class Request:
     text: Path
     minutes: float = DEFAULT_MINUTES
     overrides: tuple[str, ...] = ()
+    until_best: bool = False  # train until nothing gets better, at most the minutes
+    has_limit: bool = True  # the minutes end the run; else they are only planned with
     resumes: bool = False  # a run of this text is to go on
     imports: bool = False  # it starts from a model from elsewhere
     shape: tuple[str, ...] = ()  # `model.key=value` of that model
@@ -92,9 +103,11 @@ def recipe(request: Request, name: str, chosen: Sequence[str] = ()) -> Config:
     Raises: ConfigError.
     """
     path = recipes_folder() / f"{name}.yaml"
+    minutes = repr(request.minutes) if request.has_limit else "null"
     given = [
         f"data.path={as_yaml(str(request.text.resolve()))}",
-        f"training.max_minutes={request.minutes!r}",
+        f"training.max_minutes={minutes}",
+        *(UNTIL_BEST if request.until_best else ()),
     ]
     config, _ = load_config(
         path, [*given, *request.shape, *request.tokens, *chosen, *request.overrides]

@@ -36,6 +36,7 @@ KINDS = frozenset(
         "originality",
         "distillation",
         "warning",
+        "outcome",
         "stop",
         "done",
         "crash",

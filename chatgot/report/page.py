@@ -213,6 +213,7 @@ def facts(record: RunRecord) -> list[Fact]:
             f"{last['val_loss_full']:.4f}" if "val_loss_full" in last else None,
             "nats per token",
         ),
+        *predicted(record.events),
         Fact("bits per byte", *bits_per_byte(record.rows)),
         Fact("wall time without pauses", human_time(last["time_s"]) if "time_s" in last else None),
         Fact("speed, median", f"{statistics.median(rates):,.0f}" if rates else None, "tokens/s"),
@@ -233,6 +234,21 @@ def copied_share(events: list[Event]) -> list[Fact]:
     held_out = measured.number("held_out_share")
     beside = "" if held_out is None else f"; {held_out:.1%} of held-out text"
     return [Fact("copied from the training text", f"{share:.1%}", f"of the last samples{beside}")]
+
+
+def predicted(events: list[Event]) -> list[Fact]:
+    """Return the held-out loss that was predicted, and how far off it was, if either is known."""
+    facts = []
+    prediction = story.prediction(events)
+    if prediction is not None:
+        low, loss, high = prediction
+        facts.append(Fact("predicted val_loss_full", f"{loss:.3g}", f"{low:.3g} to {high:.3g}"))
+    outcome = story.last_of(events, ["outcome"])
+    came_out = None if outcome is None else outcome.number("val_loss_full")
+    if outcome is not None and came_out is not None:
+        where = "inside" if outcome.holds("inside") else "outside"
+        facts.append(Fact("came out", f"{came_out:.4f}", f"{where} the error bar"))
+    return facts
 
 
 def contended(events: list[Event], time_s: float | None) -> list[Fact]:

@@ -1,10 +1,10 @@
 """The story of a run, from its events: its status, what changed, and the table of events."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from chatgot.report.run_record import Curves, Event
+from chatgot.report.run_record import Curves, Event, number
 
 GROUP_FROM = 4  # from this many events of one kind between two turning points, one line for all
 BEGINNINGS = ("start", "resume")  # of a session of training
@@ -127,6 +127,22 @@ def _precision_from(event: Event) -> str:
     if event.kind in BEGINNINGS:
         return event.word("precision")
     return event.word("new") if event.kind == "precision" else ""
+
+
+def prediction(events: list[Event]) -> tuple[float, float, float] | None:
+    """Return the least, the likely and the highest held-out loss predicted for the run, if any."""
+    for event in events:
+        if event.kind != "choice" or event.word("what") != "prediction":
+            continue
+        bar = event.fields.get("measured")
+        if not isinstance(bar, Mapping):
+            continue
+        low = number(bar.get("low"))
+        loss = event.number("chosen")
+        high = number(bar.get("high"))
+        if low is not None and loss is not None and high is not None:
+            return low, loss, high
+    return None
 
 
 def contended_s(events: list[Event]) -> float:

@@ -15,6 +15,11 @@ from chatgot.logs.origins import is_gone, origin, text_of_yaml, yaml_that_began
 from chatgot.run.resuming import last_run_of, refuse_misspelt_latest
 
 
+def began_from_text(run_id: str, config_path: str) -> bool:
+    """Return whether a run began from a text: the YAML that was chosen lies in its own folder."""
+    return Path(config_path).parent.name == run_id
+
+
 def yaml_to_resume(request: Request, resume_from: str) -> Path:
     """Return the YAML of the run that `latest`, or a checkpoint, means for a text.
 

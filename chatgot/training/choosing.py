@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
-from chatgot.config import Config
+from chatgot.config import MIN_MINUTES, Config
 from chatgot.config_file import config_of
+from chatgot.data.bits_per_byte import tokens_per_byte
 from chatgot.data.configured_text import check_parts, encoded
+from chatgot.data.ngram_loss import difficulty
 from chatgot.data.own_text import (
     DEFAULT_MINUTES,
     Candidate,
@@ -32,13 +34,17 @@ from chatgot.data.vocabulary import Vocabulary
 from chatgot.errors import OutOfMemory
 from chatgot.logs.events import event
 from chatgot.logs.timing import human_time
+from chatgot.logs.waiting import waiting
 from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory
 from chatgot.model.gpt import GPT
 from chatgot.numerics.optim import last_step
 from chatgot.training.chosen_yaml import yaml_with_reasons
+from chatgot.training.forecast import Forecast, nats_per_bit
 from chatgot.training.measured_speed import Speed, measure_speed
+from chatgot.training.predicted_loss import Planned, Predicted, predict
 from chatgot.training.recipe import (
+    EVALUATIONS_WITHOUT_GAIN,
     LEAST_BYTES_FOR_SUBWORDS,
     SHARE_OF_TIME,
     Costs,
@@ -62,6 +68,8 @@ SAVED_BYTES_PER_S = 100e6  # written, flushed to the disk and verified
 LEAST_SAVE_S = 0.05
 STEPS_BETWEEN_SAVES = 100  # the default of save_checkpoint_steps
 PROMPT_TEXT = 1 << 22  # tokens of the training text in which prompts are looked for
+# tokens of the held-out text whose bytes are counted: all of them in a text of 40 MB
+COUNTED_TEXT = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -110,11 +118,17 @@ class Trial:
         return self.context != self.candidate.config.model.max_seq_length
 
 
-def choose(request: Request, vocabulary: Vocabulary | None = None, dry_run: bool = False) -> Choice:
+def choose(
+    request: Request,
+    vocabulary: Vocabulary | None = None,
+    dry_run: bool = False,
+    from_scratch: bool = True,
+) -> Choice:
     """Choose the recipe and its settings for a text; takes some seconds of measuring.
 
     vocabulary: of the model that the run starts from; None: the text's own characters.
     dry_run: make no folder for the token cache where there is none.
+    from_scratch: the run starts with fresh weights; else no loss is predicted.
     Raises: ConfigError for a text that no recipe can be trained on; StorageError (token cache).
     """
     if vocabulary is None:
@@ -127,13 +141,14 @@ def choose(request: Request, vocabulary: Vocabulary | None = None, dry_run: bool
     trials = _trials(request, possible, tokens)
     device = pick_device(possible[0].config.device)
     logger.info(
-        "choosing a recipe for %s (%s %s) and %s: measuring this machine's speed",
+        "choosing a recipe for %s (%s %s) %s: measuring this machine's speed",
         request.text,
         f"{len(tokens.ids):,}",
         unit,
-        _minutes(request.minutes),
+        _and_time(request),
     )
     choosing = _Choosing(request, trials, tokens, device)
+    choosing.from_scratch = from_scratch
     trial, speed = choosing.largest_trial()
     return choosing.fitted(trial, speed)
 
@@ -212,6 +227,7 @@ class _Choosing:
         self.tokens_in_time: dict[str, float] = {}
         config = trials[0].candidate.config
         self.characters_per_token = _characters_per_token(tokens, config)
+        self.from_scratch = True
 
     @property
     def training_characters(self) -> int:
@@ -279,21 +295,27 @@ class _Choosing:
 
     def fitted(self, trial: Trial, speed: Speed) -> Choice:
         """Return the run: the recipe with as many steps as fit, and what follows from them."""
-        config = trial.candidate.config
-        planned = plan(
-            self._costs(trial, speed),
-            self.request.minutes,
-            trial.steps_of_a_pass,
-            self._most_passes(trial),
-        )
+        planned = self._plan(trial, speed, self.request.minutes)
         prompts, whose = self._prompts()
         settings = self._settings(trial, planned, prompts)
         config = recipe(self.request, trial.recipe.name, settings)
+        prediction, title = self._note_on_prediction(trial, speed, planned, config)
         reasons = self._reasons(trial, planned, whose)
-        yaml = yaml_with_reasons(config, self._title(trial), reasons)
+        yaml = yaml_with_reasons(config, [*self._title(trial), title], reasons)
         again = config_of(yaml, f"{self.request.name}.yaml")
         assert again == config, "the YAML says all that the run's settings say"
-        return Choice(again, yaml, self.tokens, self._notes(trial, planned, again, whose))
+        notes = [*self._notes(trial, planned, again, whose), prediction]
+        return Choice(again, yaml, self.tokens, notes)
+
+    def _plan(self, trial: Trial, speed: Speed, minutes: float) -> Plan:
+        """Return how many steps fit into the minutes, and what else a run does in them."""
+        return plan(
+            self._costs(trial, speed),
+            minutes,
+            trial.steps_of_a_pass,
+            self._most_passes(trial),
+            self.request.until_best,
+        )
 
     def _costs(self, trial: Trial, speed: Speed) -> Costs:
         """Return what the parts of the run take, from what was measured."""
@@ -333,7 +355,7 @@ class _Choosing:
         chosen: dict[str, object] = {
             "model.max_seq_length": trial.context,
             "model.dropout": self._dropout(trial, steps),
-            "training.max_steps": planned.steps,
+            **self._end(planned),
             "training.warmup_steps": warmup_for(steps, training.warmup_steps),
             "training.log_interval": log_interval,
             "training.eval_interval": eval_interval,
@@ -346,6 +368,18 @@ class _Choosing:
             shorter = round(config.sampling.max_new_tokens / self.characters_per_token)
             chosen["sampling.max_new_tokens"] = max(1, shorter)
         return [f"{key}={as_yaml(value)}" for key, value in chosen.items()]
+
+    def _end(self, planned: Plan) -> dict[str, object]:
+        """Return the keys that say when the run ends."""
+        if not self.request.until_best:
+            return {"training.max_steps": planned.steps}
+        keys: dict[str, object] = {"training.stop_when_no_better": EVALUATIONS_WITHOUT_GAIN}
+        if self.request.has_limit:
+            # the minutes are all that the run may take: what is before and after the loop counts
+            keys["training.max_minutes"] = max(
+                MIN_MINUTES, float(f"{planned.loop_seconds / 60:.4g}")
+            )
+        return keys
 
     def _most_passes(self, trial: Trial) -> int:
         return trial.recipe.most_passes(self.training_characters)
@@ -367,11 +401,10 @@ class _Choosing:
 
     def _title(self, trial: Trial) -> list[str]:
         """Return the first lines of the YAML."""
-        minutes = _minutes(self.request.minutes)
         options = "--config and the same --init_from" if self.request.shape else "--config"
         return [
-            f"The recipe {trial.recipe.name}, fitted to {self.request.text.name} and {minutes} "
-            "on the machine that it was chosen on.",
+            f"The recipe {trial.recipe.name}, fitted to {self.request.text.name} "
+            f"{_and_time(self.request)} on the machine that it was chosen on.",
             f"It makes the same run again with {options}.",
         ]
 
@@ -386,12 +419,19 @@ class _Choosing:
             "training.max_steps": steps,
             "training.max_minutes": "in case the machine is slower than it was when measured",
             "training.eval_interval": "ten times in the run, fewer in a short one",
-            "training.sample_interval_steps": "as above",
+            "training.sample_interval_steps": "ten times in the run, fewer in a short one",
             "sampling.prompts": whose,
             "sampling.max_new_tokens": "as much text as with characters",
             "data.tokenizer": "the text is long enough for subwords",
             "data.vocab_size": "a longer text has more of them",
         }
+        if self.request.until_best:
+            reasons |= {
+                "training.lr_schedule": "constant, until nothing gets better; then it decays",
+                "training.stop_when_no_better": "evaluations in a row: then the decay, or the end",
+                "training.max_minutes": "the most, without what is before and after the training",
+                "training.eval_interval": "evaluations decide when the run ends",
+            }
         if trial.shortened:
             reasons["model.max_seq_length"] = "the longest that so short a text has room for"
         return reasons | dict.fromkeys(self.request.keys, "as asked with --set")
@@ -402,7 +442,7 @@ class _Choosing:
         notes = [self._note_on_recipe(trial)]
         if config.data.tokenizer == "bpe":
             notes.insert(0, self._note_on_tokenizer(config))
-        if self.request.minutes == DEFAULT_MINUTES:
+        if self.request.minutes == DEFAULT_MINUTES and not self.request.until_best:
             words = f"minutes: {DEFAULT_MINUTES:g}, the default; --minutes M sets another number"
             notes.insert(0, Note(words, "minutes", DEFAULT_MINUTES))
         if trial.shortened:
@@ -415,7 +455,10 @@ class _Choosing:
                     trial.context,
                 )
             )
-        notes.append(self._note_on_steps(trial, planned))
+        if self.request.until_best:
+            notes += self._notes_until_best(trial, planned, config)
+        else:
+            notes.append(self._note_on_steps(trial, planned))
         if "model.dropout" not in keys:
             notes.append(self._note_on_dropout(trial, planned, config.model.dropout))
         if "sampling.prompts" not in keys:
@@ -441,9 +484,10 @@ class _Choosing:
         name = trial.recipe.name
         seen = self.tokens_in_time[name]
         rate = seen / self.seconds
+        time = "the time" if self.request.has_limit else human_time(60 * self.request.minutes)
         sentences = [
             f"recipe: {name}, {_millions(trial.recipe.parameters)} parameters",
-            f"At {rate:,.0f} tokens/s it sees {_millions(seen)} tokens in the time",
+            f"At {rate:,.0f} tokens/s it sees {_millions(seen)} tokens in {time}",
         ]
         if self.characters_in_time[name] < trial.recipe.tokens_needed:
             sentences.append("That is little, but no recipe is smaller: more minutes would help")
@@ -499,6 +543,116 @@ class _Choosing:
         measured: dict[str, object] = {"seconds": round(planned.seconds), "passes": passes}
         return Note(text, "steps", steps, measured)
 
+    def _notes_until_best(self, trial: Trial, planned: Plan, config: Config) -> list[Note]:
+        """Return when a run until nothing gets better ends, and how its learning rate decays."""
+        training = config.training
+        rounds = training.stop_when_no_better
+        limit = "without a limit of time; --minutes M sets one, Ctrl+C ends it, too"
+        if self.request.has_limit:
+            limit = f"at most {_minutes(self.request.minutes)}"
+        stop = Note(
+            f"end: after {rounds} evaluations in a row without a better held-out loss, {limit}",
+            "stop_when_no_better",
+            rounds,
+            {"eval_interval": training.eval_interval},
+        )
+        when = "nothing gets better"
+        if self.request.has_limit:
+            when += ", or when the minutes near their end"
+        schedule = Note(
+            "learning rate: constant, since nobody knows yet when the run ends; "
+            f"it decays when {when}",
+            "lr_schedule",
+            training.lr_schedule,
+            {"decay_share": training.decay_share},
+        )
+        steps = Note(
+            f"steps: about {planned.steps:,}, {_passes(planned.passes)} over the training text, "
+            f"in about {human_time(planned.seconds)}, if the text is like others",
+            "steps",
+            None,
+            {"seconds": round(planned.seconds), "passes": planned.passes},
+        )
+        return [stop, schedule, steps]
+
+    def _note_on_prediction(
+        self, trial: Trial, speed: Speed, planned: Plan, config: Config
+    ) -> tuple[Note, str]:
+        """Return which loss the run will reach, or why nobody knows, and the same for the YAML.
+
+        Best effort.
+        """
+        why_not = self._why_no_prediction(config)
+        if not why_not:
+            try:
+                forecast = self._forecast(trial, speed, planned, config)
+            except Exception as error:  # noqa: BLE001 best effort: whatever fails, training goes on
+                why_not = f"how hard the text is could not be measured ({error!r})"
+            else:
+                words = f"prediction: {forecast.words}. {forecast.reason}"
+                loss = round(forecast.loss, 5)
+                note = Note(words, "prediction", loss, forecast.numbers)
+                return note, f"Predicted: {forecast.words}."
+        words = f"prediction: none, since {why_not}"
+        return Note(words, "prediction", None), f"No loss is predicted, since {why_not}."
+
+    def _why_no_prediction(self, config: Config) -> str:
+        """Return what the rule knows nothing of; empty: it may be used."""
+        if not self.from_scratch:
+            return "the run starts from a model that has learnt from other texts"
+        if config.data.learn_from is not None:
+            return "only the lines of some speakers are learned from"
+        return ""
+
+    def _forecast(self, trial: Trial, speed: Speed, planned: Plan, config: Config) -> Forecast:
+        """Return the prediction. Raises: ValueError for a text without characters."""
+        tokens = self.tokens
+        with waiting("measuring how hard the text is"):
+            hard = difficulty(tokens.ids, self.n_train, tokens.vocabulary).bits_per_byte
+        held_out = tokens.ids[self.n_train : self.n_train + COUNTED_TEXT]
+        steps = self._steps(trial, planned)
+        return Forecast(
+            predicted=self._predicted(trial, steps, hard),
+            nats_per_bit=nats_per_bit(tokens_per_byte(held_out, tokens.vocabulary)),
+            subwords=tokens.vocabulary.kind == "subwords",
+            difficulty=hard,
+            tokens=steps * config.training.tokens_per_step(config.model),
+            twice=self._predicted_for_twice(trial, speed, planned, hard),
+        )
+
+    def _predicted(self, trial: Trial, steps: float, hard: float) -> Predicted:
+        """Return what a recipe reaches after so many steps on this text."""
+        return predict(
+            Planned(
+                difficulty=hard,
+                parameters=trial.recipe.parameters,
+                seen=steps * trial.tokens_per_step * self.characters_per_token,
+                text=self.training_characters,
+                subwords=self.tokens.vocabulary.kind == "subwords",
+            )
+        )
+
+    def _predicted_for_twice(
+        self, trial: Trial, speed: Speed, planned: Plan, hard: float
+    ) -> Predicted | None:
+        """Return what twice the minutes would reach, with this recipe or the one chosen then.
+
+        None: the minutes do not end the run.
+        """
+        if not self.request.has_limit or self._steps(trial, planned) != planned.steps:
+            return None
+        longer = self._plan(trial, speed, 2 * self.request.minutes)
+        reached = self._predicted(trial, longer.steps, hard)
+        recipes = [other.recipe for other in self.trials.values()]
+        fitting = recipes_for_text(recipes, self.training_characters)
+        twice = {name: 2 * seen for name, seen in self.characters_in_time.items()}
+        larger = self.trials[largest_in_time(fitting, twice).name]
+        if larger is trial:
+            return reached
+        in_time = 2 * self.tokens_in_time[larger.recipe.name] / larger.tokens_per_step
+        steps = max(1.0, min(in_time, self._most_passes(larger) * larger.steps_of_a_pass))
+        return min(reached, self._predicted(larger, steps, hard), key=lambda p: p.bits_per_byte)
+
     def _note_on_dropout(self, trial: Trial, planned: Plan, dropout: float) -> Note:
         """Return why there is dropout, or none."""
         passes = self._steps(trial, planned) / trial.steps_of_a_pass
@@ -518,6 +672,14 @@ class _Choosing:
 def _unit(tokens: Tokens) -> str:
     """Return what the tokens of a text are called."""
     return "characters" if tokens.vocabulary.kind == "characters" else "tokens"
+
+
+def _and_time(request: Request) -> str:
+    """Return how long a run is to take, in words that go on after its text."""
+    if not request.until_best:
+        return f"and {_minutes(request.minutes)}"
+    limit = f", {_minutes(request.minutes)} at most," if request.has_limit else ""
+    return f"to train until nothing gets better{limit}"
 
 
 def _minutes(minutes: float) -> str:

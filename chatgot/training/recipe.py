@@ -32,6 +32,10 @@ BYTES_FOR_LARGE_VOCABULARY = 4_000_000
 
 SHARE_OF_TIME = 0.9  # of the minutes is planned with: other programs may slow the machine down
 MOST_ROUNDS = 10  # of evaluations, and of samples
+# A run until nothing gets better is evaluated more often, since evaluations decide when it ends.
+MOST_EVALUATIONS_UNTIL_BEST = 24
+SHARE_FOR_EVALUATIONS_UNTIL_BEST = 0.2  # of the steps' time, at most
+EVALUATIONS_WITHOUT_GAIN = 4  # in a row; then the learning rate decays, or the run ends
 SHARE_FOR_ROUNDS = 0.1  # of the time for evaluations, and for samples: a short run has fewer
 LEAST_SHARE_FOR_STEPS = 0.5  # of the time, however long the rest takes
 WARMUP_SHARE = 0.1  # of the steps at most; a longer run takes the recipe's own warmup
@@ -116,7 +120,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many steps a run makes, and after how many it evaluates and shows samples."""
+    """How many steps a run makes, and after how many it evaluates and shows samples.
+
+    steps: of a run until nothing gets better, so many as it is expected to make.
+    loop_seconds: what is left of the minutes for all but the start and the end.
+    """
 
     steps: int
     eval_interval: int
@@ -124,36 +132,51 @@ class Plan:
     passes: float  # over the training text
     seconds: float  # that all of it takes, about
     ends_early: bool  # because the text is short, not the time
+    loop_seconds: float
 
 
-def plan(costs: Costs, minutes: float, steps_of_a_pass: float, most_passes: int) -> Plan:
+def plan(
+    costs: Costs,
+    minutes: float,
+    steps_of_a_pass: float,
+    most_passes: int,
+    until_best: bool = False,
+) -> Plan:
     """Return how many steps fit into the minutes, with all that a run does besides.
 
     most_passes: over the text, after which the run ends though there is time left.
+    until_best: the run ends when nothing gets better; then the steps are only expected.
     """
     seconds = SHARE_OF_TIME * 60 * minutes
     left = max(seconds - costs.start - costs.end, LEAST_SHARE_FOR_STEPS * seconds)
-    evaluations = _rounds(left, costs.evaluation)
-    samplings = _rounds(left, costs.samples)
+    most_evaluations = MOST_EVALUATIONS_UNTIL_BEST if until_best else MOST_ROUNDS
+    evaluations = _rounds(left, costs.evaluation, most_evaluations)
+    samplings = _rounds(left, costs.samples, MOST_ROUNDS)
     # one more evaluation and one more round of samples before the first step
     for_rounds = (evaluations + 1) * costs.evaluation + (samplings + 1) * costs.samples
     for_steps = max(left - for_rounds, LEAST_SHARE_FOR_STEPS * left)
     in_time = max(1, int(for_steps / costs.step))
     most = max(1, math.ceil(most_passes * steps_of_a_pass))
     steps = min(in_time, most)
+    eval_interval = math.ceil(steps / evaluations)
+    if until_best:
+        # a short text may be learnt long before the minutes are over
+        steps_for_one = costs.evaluation / (SHARE_FOR_EVALUATIONS_UNTIL_BEST * costs.step)
+        eval_interval = min(max(eval_interval, math.ceil(steps_for_one)), steps)
     return Plan(
         steps=steps,
-        eval_interval=math.ceil(steps / evaluations),
+        eval_interval=eval_interval,
         sample_interval=math.ceil(steps / samplings),
         passes=steps / steps_of_a_pass,
         seconds=costs.start + steps * costs.step + for_rounds + costs.end,
         ends_early=most < in_time,
+        loop_seconds=left,
     )
 
 
-def _rounds(seconds: float, cost: float) -> int:
+def _rounds(seconds: float, cost: float, most: int) -> int:
     """Return how often something is done that costs so many seconds."""
-    return max(1, min(int(SHARE_FOR_ROUNDS * seconds / cost), MOST_ROUNDS))
+    return max(1, min(int(SHARE_FOR_ROUNDS * seconds / cost), most))
 
 
 def warmup_for(steps: int, of_recipe: int) -> int:

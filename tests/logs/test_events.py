@@ -70,7 +70,7 @@ def test_a_field_called_text_replaces_the_message(run_dir):
 def test_an_event_of_unknown_kind_is_refused_where_it_is_created():
     with pytest.raises(AssertionError, match="'evaluated' is no kind of event"):
         event("evaluated")
-    assert len(KINDS) == 21
+    assert len(KINDS) == 22
 
 
 def test_each_event_is_on_disk_when_the_call_returns(run_dir):

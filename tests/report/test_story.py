@@ -175,3 +175,42 @@ def test_seconds_of_contention_add_up_over_sessions():
     (fact,) = page.contended([begin, *first], 50.0)
     assert (fact.value, fact.unit) == ("25%", "of the time")
     assert page.contended([begin, resume], 50.0) == []
+
+
+# The prediction
+
+
+BAR = {"low": 1.4, "high": 1.6}
+
+
+def predicted_facts(tmp_path, *events: dict[str, object]) -> dict[str, tuple[str | None, str]]:
+    facts = page.predicted(events_of(tmp_path, *events))
+    return {fact.name: (fact.value, fact.unit) for fact in facts}
+
+
+def test_the_page_has_what_was_predicted_and_what_came_out(tmp_path):
+    choice = made_runs.event("choice", what="prediction", chosen=1.5, measured=BAR)
+    outcome = made_runs.event("outcome", 40, val_loss_full=1.45678, inside=True)
+    missed = made_runs.event("outcome", 40, val_loss_full=1.75, inside=False)
+    before = ("1.5", "1.4 to 1.6")
+    assert predicted_facts(tmp_path / "1", choice) == {"predicted val_loss_full": before}
+    assert predicted_facts(tmp_path / "2", choice, outcome) == {
+        "predicted val_loss_full": before,
+        "came out": ("1.4568", "inside the error bar"),
+    }
+    both = predicted_facts(tmp_path / "3", choice, outcome, missed)
+    assert both["came out"] == ("1.7500", "outside the error bar")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"what": "prediction", "chosen": None, "measured": {}},
+        {"what": "prediction", "chosen": 1.5, "measured": "damaged"},
+        {"what": "prediction", "chosen": "1.5", "measured": BAR},
+        {"what": "steps", "chosen": 1.5, "measured": BAR},
+    ],
+)
+def test_without_a_prediction_the_page_says_nothing_of_it(tmp_path, fields):
+    choice = made_runs.event("choice", **fields)
+    assert predicted_facts(tmp_path, choice, made_runs.event("outcome", 40)) == {}

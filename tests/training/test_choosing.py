@@ -1,6 +1,7 @@
 """Measuring this machine for a text leaves everything else as it was."""
 
 import logging
+import math
 from dataclasses import replace
 
 import harness
@@ -86,3 +87,128 @@ def test_only_the_size_of_a_fresh_text_decides_what_its_tokens_are(request_for_t
         assert decide(request) == request
     monkeypatch.setattr(recipe, "LEAST_BYTES_FOR_SUBWORDS", 1e9)
     assert decide(request_for_text) == request_for_text
+
+
+# The prediction
+
+
+def prediction_of(choice: choosing.Choice) -> choosing.Note:
+    (note,) = [note for note in choice.notes if note.what == "prediction"]
+    return note
+
+
+def test_a_loss_is_predicted_in_the_log_and_in_the_yaml(request_for_text):
+    choice = choose(request_for_text)
+    note = prediction_of(choice)
+    measured = note.measured
+    assert measured["low"] < note.chosen < measured["high"]
+    # of ASCII, a character is a byte
+    assert note.chosen == pytest.approx(measured["bits_per_byte"] * math.log(2), abs=1e-4)
+    assert f"held-out loss about {note.chosen:.3g}, in 9 of 10 runs between" in note.text
+    assert f"needs {measured['ngram_bits_per_byte']:.3g} bits per byte" in note.text
+    assert f"# Predicted: held-out loss about {note.chosen:.3g}, in 9 of 10" in choice.yaml
+    steps = choice.config.training.max_steps
+    per_step = choice.config.training.tokens_per_step(choice.config.model)
+    assert measured["tokens"] == steps * per_step
+
+
+def test_twice_the_minutes_bring_nothing_where_the_text_ends_the_run(request_for_text):
+    overrides = (*request_for_text.overrides, "training.batch_size=2")
+    long = prediction_of(choose(Request(request_for_text.text, overrides=overrides)))
+    assert long.measured["twice_the_minutes"] == pytest.approx(long.chosen, abs=1e-5)
+    request_for_text.text.write_text(harness.make_text(100_000), encoding="utf-8")
+    short = prediction_of(choose(Request(request_for_text.text, 0.03, overrides)))
+    assert short.measured["twice_the_minutes"] < short.chosen
+
+
+def test_with_the_users_steps_nothing_is_said_of_more_minutes(request_for_text):
+    overrides = (*request_for_text.overrides, "training.max_steps=300")
+    found = prediction_of(choose(Request(request_for_text.text, 0.01, overrides))).measured
+    assert found["tokens"] == 300 * 24 * 64
+    assert "twice_the_minutes" not in found
+
+
+@pytest.mark.usefixtures("long_enough")
+def test_of_subwords_bits_per_byte_are_said_too(request_for_text):
+    overrides = (*request_for_text.overrides, "data.vocab_size=300")
+    note = prediction_of(choose(Request(request_for_text.text, 0.01, overrides)))
+    bits = note.measured["bits_per_byte"]
+    assert f"({bits:.3g} bits per byte)" in note.text
+    assert note.chosen > 1.3 * bits * math.log(2)  # a token has several bytes
+
+
+@pytest.mark.parametrize(
+    ("keys", "from_scratch", "words"),
+    [
+        ((), False, "starts from a model that has learnt from other texts"),
+        (("data.learn_from=[KING]",), True, "only the lines of some speakers"),
+    ],
+)
+def test_where_the_rule_knows_nothing_no_loss_is_predicted(
+    request_for_text, keys, from_scratch, words
+):
+    request = replace(request_for_text, overrides=(*request_for_text.overrides, *keys))
+    choice = choose(request, from_scratch=from_scratch)
+    note = prediction_of(choice)
+    assert note.chosen is None
+    assert note.text.startswith("prediction: none, since ")
+    assert words in note.text
+    assert "# No loss is predicted, since " in choice.yaml
+
+
+def test_a_prediction_that_fails_is_said_and_the_run_is_chosen(request_for_text, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError("no room for n-grams")
+
+    monkeypatch.setattr(choosing, "difficulty", fail)
+    choice = choose(request_for_text)
+    assert choice.config.training.max_steps > 0
+    note = prediction_of(choice)
+    assert note.chosen is None
+    assert "could not be measured (MemoryError('no room for n-grams'))" in note.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ab" * 1500, "".join(chr(0x4E00 + i % 2500) for i in range(3000)), "a\0b\x1b" * 800],
+)
+def test_odd_texts_are_predicted_too(tmp_path, text):
+    path = tmp_path / "odd.txt"
+    path.write_text(text, encoding="utf-8")
+    overrides = (f"paths.cache={tmp_path / 'cache'}", "training.threads=1")
+    note = prediction_of(choose(Request(path, 0.001, (*overrides, "training.compile=false"))))
+    assert 0 < note.measured["low"] < note.chosen < note.measured["high"] < 1e9
+
+
+# Until nothing gets better
+
+
+@pytest.mark.parametrize("has_limit", [True, False])
+def test_a_run_until_nothing_gets_better_has_no_last_step(request_for_text, has_limit):
+    overrides = (*request_for_text.overrides, "training.batch_size=2")
+    minutes = 2.0 if has_limit else 1440.0
+    request = Request(
+        request_for_text.text, minutes, overrides, until_best=True, has_limit=has_limit
+    )
+    choice = choose(request)
+    training = choice.config.training
+    assert training.lr_schedule == "wsd"
+    assert training.stop_when_no_better == recipe.EVALUATIONS_WITHOUT_GAIN
+    assert training.max_steps is None
+    assert training.epochs is None
+    notes = {note.what: note for note in choice.notes}
+    expected = notes["steps"].text
+    assert expected.startswith("steps: about ")
+    assert notes["lr_schedule"].chosen == "wsd"
+    if has_limit:
+        assert 1 < training.max_minutes < 1.8  # what is before and after the loop counts
+        assert "at most 2 minutes" in notes["stop_when_no_better"].text
+        assert "twice_the_minutes" in notes["prediction"].measured
+    else:
+        assert training.max_minutes is None
+        assert "without a limit of time" in notes["stop_when_no_better"].text
+        assert "twice_the_minutes" not in notes["prediction"].measured
+    assert "minutes" not in notes
+    assert "to train until nothing gets better" in choice.yaml
+    again = config_of(choice.yaml, "text.yaml")
+    assert again == choice.config

@@ -284,6 +284,17 @@ def test_a_shipped_yaml_is_found_by_its_name(tmp_path, name, capsys):
             ["--config", "chatgot_quick", "--minutes", "3"],
             ["--minutes", "--set training.max_minutes=M"],
         ),
+        (
+            ["--config", "chatgot_quick", "--until_best"],
+            ["--until_best", "training.stop_when_no_better=N", "lr_schedule=wsd"],
+        ),
+        (["--until_best"], ["my_text.txt --minutes 10"]),
+        (["my text.txt", "--until_best", "--minutes", "0"], ["--minutes", "above 0"]),
+        (["my text.txt", "--until_best", "--resume_from", "latest"], ["--until_best", "new run"]),
+        (
+            ["my text.txt", "--until_best", "--set", "training.lr_schedule=linear"],
+            ["lr_schedule=wsd"],
+        ),
         (["my text.txt", "--minutes", "0"], ["--minutes", "above 0"]),
         (["my text.txt", "--minutes", "-1"], ["--minutes", "above 0"]),
         (["my text.txt", "--minutes", "nan"], ["--minutes", "nan"]),

@@ -1,0 +1,64 @@
+"""What a run of a text leaves: its best model, a sample of it, and the commands that use it."""
+
+import logging
+from pathlib import Path
+
+from chatgot.checkpointing.run_files import checkpoint_path
+from chatgot.command_line import command_of
+from chatgot.config import PathsConfig
+from chatgot.report.run_record import read_samples
+from chatgot.run.assembly import Run, make_prompts
+from chatgot.run.text_runs import began_from_text
+from chatgot.sampling.generation import continue_texts
+from chatgot.sampling.loading import load_model
+
+logger = logging.getLogger(__name__)
+
+MOST_LINES = 8  # of the sample
+MOST_CHARACTERS = 400
+
+
+def show_best_model(run: Run, run_dir: Path) -> None:
+    """Log which checkpoint of a text's run is the best, a short sample of it, and what to do now.
+
+    Nothing is logged of a run without an evaluation: there is no best one.
+    """
+    marks = run.state.marks
+    step = marks.best_step
+    if step <= 0 or not began_from_text(run.state.run_id, run.config_path):
+        return
+    path = checkpoint_path(run.checkpoint_dir, run.state.run_id, step)
+    sample = _sample(run, run_dir, path)
+    title = f"the best model, of step {step:,}, val_loss {marks.best_val_loss:.4f}"
+    if sample:
+        logger.info("%s, writes:\n%s", title, sample, extra={"block": True})
+    name = run.state.run_id
+    if run.checkpoint_dir != Path(PathsConfig().checkpoints):
+        name = str(path)  # where chat and export would not look
+    logger.info("talk to it: %s", command_of("chat", [name]))
+    logger.info(
+        "take it anywhere: %s", command_of("export", [name, "--to", "out", "--format", "hf"])
+    )
+
+
+def _sample(run: Run, run_dir: Path, path: Path) -> str:
+    """Return a text of the best model: one that the run has shown, or a new one; best effort."""
+    made = [sample for sample in read_samples(run_dir) if sample.step == run.state.marks.best_step]
+    try:
+        text = made[0].prompt + made[0].text if made else _new_sample(run, path)
+    except Exception as error:  # noqa: BLE001 best effort: the run is over and saved
+        logger.warning("the best model could not be sampled: %r", error)
+        return ""
+    lines = text[:MOST_CHARACTERS].splitlines()[:MOST_LINES]
+    return "\n".join(lines)
+
+
+def _new_sample(run: Run, path: Path) -> str:
+    """Return a text that the best checkpoint writes. Raises: CheckpointRejected, and others."""
+    best = load_model(path, run.device)
+    prompt = make_prompts(run)[0]
+    sampling = run.config.sampling
+    texts = [""]
+    for so_far in continue_texts(best.model, best.vocabulary, [prompt], sampling, run.config.seed):
+        texts = so_far
+    return prompt + texts[0]
