@@ -156,6 +156,17 @@ def test_the_yaml_of_a_run_begins_another_one_without_its_prediction(two_steps):
     assert "outcome" not in [event["kind"] for event in events]
 
 
+def test_a_run_from_another_models_weights_says_that_nothing_is_predicted(two_steps):
+    (checkpoint,) = (two_steps / "checkpoints").glob("*_step_2.pt")
+    start = ["--init_from", str(checkpoint), "--minutes", "1", "--set", "training.max_steps=2"]
+    assert train(two_steps, *start, *SET, "--set", "paths.logs=other") == 0
+    events = harness.lines_in(next((two_steps / "other" / "tensorboard").glob("*/events.jsonl")))
+    (prediction,) = [event for event in events if event.get("what") == "prediction"]
+    assert prediction["chosen"] is None
+    assert "starts from a model that has learnt from other texts" in prediction["text"]
+    assert "outcome" not in [event["kind"] for event in events]
+
+
 # The dry run
 
 
