@@ -341,12 +341,10 @@ from chatgot.training.log_lines import (
     taught_facts,
 )
 from chatgot.training.neighbours import Neighbours
-from chatgot.training.outcome import log_outcome
 from chatgot.training.progress import ProgressBar
 from chatgot.training.recovery import Outcome, recover
 from chatgot.training.saving import Saver
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
-from chatgot.training.what_now import show_best_model
 
 # --------------------------------------------------------------------------------------------------
 # What to train: the settings of a YAML, or those that are chosen for a text
@@ -875,6 +873,10 @@ def run_training(args: argparse.Namespace) -> int:
             remarks.append(f"the same run again: {command_with(experiment, *begins)}")
         # here too, so that an error stands in this run's log, above the command that resumes it
         exit_code = with_exit_code(lambda: train_in_folder(run, point, remarks, paths))
+        # not at the top: no step waits for these
+        from chatgot.training.outcome import log_outcome
+        from chatgot.training.what_now import show_best_model
+
         has_ended = exit_code == 0
         if has_ended:
             log_outcome(run, paths.run_dir)

@@ -15,8 +15,8 @@ from chatgot.training.loss_constants import BAR, MEASURED, TOKENIZERS, WEIGHTS
 # More passes over a text are worth less and less: a factor of e less in so many.
 # Source: Muennighoff et al. 2023, arXiv:2305.16264, section 5 (R_D* of the fit).
 WORTH_OF_PASSES = 15.4
-# The loss falls with a power of what was seen, towards what no more text would lower. Hoffmann et al.
-# 2022, arXiv:2203.15556, section 3.3, found 0.28; of 0.2, 0.33, 0.4 and 0.5 this one predicts best.
+# The loss falls with a power of what was seen, towards what no more text would lower. Hoffmann et
+# al. 2022, arXiv:2203.15556, section 3.3, found 0.28; of 0.2, 0.33, 0.4 and 0.5 this is the best.
 POWER = 0.2
 MILLION = 1e6  # characters: only a scale
 # What a longer text teaches beyond so many characters is in its difficulty already.

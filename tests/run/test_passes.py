@@ -238,8 +238,8 @@ def test_size_with_another_gradient_is_not_taken(monkeypatch, caplog):
     measured(monkeypatch, {4: 1.0, 8: 0.5})
     real = trials.add_gradients
 
-    def broken(model, windows, starts, size, *rest):
-        total = real(model, windows, starts, size, *rest)
+    def broken(model, windows, starts, size, *rest, **named):
+        total = real(model, windows, starts, size, *rest, **named)
         if size == 8:
             model.head.weight.grad *= 1.1
         return total

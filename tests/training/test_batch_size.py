@@ -188,7 +188,7 @@ def sum_instead_of_mean(first: int, sequences: int, S: int, size: int) -> float:
 def split_with(factor: Factor) -> Callable:
     """Return a twin of add_gradients that multiplies each micro-batch's loss by `factor`."""
 
-    def twin(model, windows, starts, size, *rest) -> Tensor:
+    def twin(model, windows, starts, size, *rest, **named) -> Tensor:
         *others, scale = rest
         S = len(starts)
         firsts = iter(range(0, S, size))
@@ -197,7 +197,7 @@ def split_with(factor: Factor) -> Callable:
             first = next(firsts)
             return scale(loss * factor(first, min(size, S - first), S, size))
 
-        return add_gradients(model, windows, starts, size, *others, scale_wrongly)
+        return add_gradients(model, windows, starts, size, *others, scale_wrongly, **named)
 
     return twin
 
@@ -432,8 +432,8 @@ def measured(seconds: dict[int, float]) -> Callable:
 
 
 def test_the_search_skips_a_size_with_another_gradient(monkeypatch):
-    def broken(model, windows, starts, size, *rest):
-        total = add_gradients(model, windows, starts, size, *rest)
+    def broken(model, windows, starts, size, *rest, **named):
+        total = add_gradients(model, windows, starts, size, *rest, **named)
         if size == 8:
             model.head.weight.grad *= 1.1
         return total
