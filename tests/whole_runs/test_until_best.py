@@ -74,7 +74,7 @@ def test_the_run_ends_by_itself_after_the_decay_and_at_its_best(ended):
     (decay,) = harness.events(ended, "decay")
     assert decay["reason"] == "no better"
     evaluations = harness.events(ended, "evaluation")
-    assert len(evaluations) > 8
+    assert len(evaluations) > 4  # two without a gain begin the decay, two more end it
     assert evaluations[-1]["val_loss"] < 0.7 * evaluations[0]["val_loss"]
 
 
