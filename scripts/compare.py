@@ -36,7 +36,8 @@ COLUMNS = (
     "minutes",
     "val_loss",
     "best (step)",
-    "full",
+    "best full",
+    "last full",
     "bits/byte",
     "tokens/s",
     "ended",
@@ -129,9 +130,11 @@ def as_lines(runs: list["ComparedRun"]) -> list[str]:
     table = [cells(run, measure, number) for number, run in enumerate(best_first)]
     found = [*differences(best_first), *other_differences(best_first)]
     differ = [f"{one.name}: {in_words(one.values, best_first)}" for one in found]
+    said = notes(runs, measure)
+    order = "In the order of" if any(note.is_grave for note in said) else "The best first, by"
     return [
-        *(note.text for note in notes(runs, measure)),
-        f"The best first, by {measure.name} in {measure.unit}:",
+        *(note.text for note in said),
+        f"{order} {measure.name} in {measure.unit} ({measure.in_words}):",
         "",
         *in_columns([list(COLUMNS), *map(words_of, table)]),
         "",
@@ -157,6 +160,7 @@ def words_of(cells: "Cells") -> list[str]:
         cells.minutes or DASH,
         cells.last_loss or DASH,
         best,
+        cells.best_full_loss or DASH,
         cells.full_loss or DASH,
         cells.bits or DASH,
         cells.tokens_per_s or DASH,

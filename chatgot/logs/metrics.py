@@ -218,18 +218,8 @@ class MetricsWriter:
                 self._warn_of_lost_record(self._rows.path, "row", step, error)
 
     def _append_sample(self, step: int, index: int, prompt: str, text: str, seed: int) -> None:
-        now = utc_time(time.time())
         try:
-            self._samples.append(
-                {
-                    "time": now,
-                    "step": step,
-                    "index": index,
-                    "prompt": prompt,
-                    "text": text,
-                    "seed": seed,
-                }
-            )
+            self._samples.append(sample_line(step, index, prompt, text, seed))
         except OSError as error:
             self.lost_samples += 1
             if self.lost_samples == 1:
@@ -258,6 +248,18 @@ class MetricsWriter:
         """Ignore errors of TensorBoard's own thread; its next call raises them here."""
         if not type(args.thread).__module__.startswith("tensorboard."):
             self._excepthook(args)
+
+
+def sample_line(step: int, index: int, prompt: str, text: str, seed: int) -> dict[str, object]:
+    """Return a sample as samples.jsonl has it; `index` counts the prompts from 1."""
+    return {
+        "time": utc_time(time.time()),
+        "step": step,
+        "index": index,
+        "prompt": prompt,
+        "text": text,
+        "seed": seed,
+    }
 
 
 def tag_name(source: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatgot.logs.logging_setup import escape_controls
-from chatgot.report import copied
+from chatgot.report import copied, ending, story
 from chatgot.report.run_record import Curves, Event, Row
 from chatgot.report.story import PRECISIONS
 
@@ -39,6 +39,9 @@ MARKS = {"resume": "#0891b2", "rewind": "#dc2626", "precision": "#d97706"}
 TRAIN = "#2563eb"
 VAL = "#e11d48"
 FULL = "#7c3aed"
+BEST = "#b45309"
+DECAY = "#059669"
+DECAY_LABEL = "decay begins"
 GREY = "#64748b"
 SOURCES = ("#059669", "#d97706", "#0891b2", "#db2777", "#65a30d", "#475569")
 SOURCE_SHOWN = 30  # characters of a source's name
@@ -62,6 +65,7 @@ class Panel:
     noisy: bool = False
     stepped: bool = False
     may_be_log: bool = False
+    mark: float | None = None  # the step at which the learning rate begins to decay
 
 
 @contextmanager
@@ -178,14 +182,20 @@ def loss_chart(rows: list[Row], events: list[Event]) -> bytes:
             marker = "o" if few else None
             axes.plot(*thinned(val), color=VAL, lw=1.6, label="val_loss", marker=marker, ms=4)
         losses = [_draw_source(axes, rows, name, color) for name, color in _sources(rows)]
+        _mark_prediction(axes, rows, events)
         _mark_full_loss(axes, rows)
+        _mark_best(axes, events)
         _mark_nonfinite(axes, rows)
         _mark_events(axes, events)
+        _mark_decay(axes, decay_step(rows, events))
         log = is_wide(train[1], val[1], *losses)
         style_axes(axes, "nats per token, log scale" if log else "nats per token", "", log)
-        if axes.get_legend_handles_labels()[0]:
-            # losses fall, so the upper right corner is free
-            axes.legend(fontsize=8.5, frameon=False, ncols=2, loc="upper right")
+        lines, names = axes.get_legend_handles_labels()
+        if lines:
+            # above the chart: a held-out loss may rise again, into any corner
+            figure.legend(
+                lines, names, fontsize=8.5, frameon=False, ncols=4, loc="outside upper left"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a name's characters that the font lacks
             return as_png(figure)
@@ -206,9 +216,15 @@ def _draw_source(axes: "Axes", rows: list[Row], name: str, color: str) -> Values
     return curve[1]
 
 
-def health_chart(rows: list[Row], curves: Curves) -> bytes:
+def decay_step(rows: list[Row], events: list[Event]) -> float | None:
+    """Return the step at which the learning rate begins to decay; None: it has no such step."""
+    decay = ending.decay_of(events, rows)
+    return None if decay is None else ending.began(decay)
+
+
+def health_chart(rows: list[Row], curves: Curves, events: list[Event]) -> bytes:
     """Draw learning rate, gradient norm, tokens/s, memory, and other curves; return a PNG."""
-    panels = health_panels(rows, curves)
+    panels = health_panels(rows, curves, decay_step(rows, events))
     lines = (len(panels) + 1) // 2
     last = max([1.0, *(float(panel.curve[0].max(initial=0)) for panel in panels)])
     with closed_style():
@@ -222,12 +238,15 @@ def health_chart(rows: list[Row], curves: Curves) -> bytes:
         return as_png(figure)
 
 
-def health_panels(rows: list[Row], curves: Curves) -> list[Panel]:
-    """Return the small charts: four always, the others only if their number changed."""
+def health_panels(rows: list[Row], curves: Curves, decay: float | None = None) -> list[Panel]:
+    """Return the small charts: four always, the others only if their number changed.
+
+    decay: the step at which the learning rate begins to decay.
+    """
     norm = column(rows, "grad_norm", gaps=True)
     memory = as_curve(curves.get("perf/memory_mib", []))
     panels = [
-        Panel("learning rate", "", "#059669", column(rows, "lr")),
+        Panel("learning rate", "", "#059669", column(rows, "lr"), mark=decay),
         Panel("gradient norm before clipping", "", "#d97706", norm, noisy=True, may_be_log=True),
         Panel("speed", "tokens per second", TRAIN, column(rows, "tokens_per_s"), noisy=True),
         Panel("memory in use", "MiB", "#7c3aed", memory),
@@ -290,13 +309,59 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     values = panel.curve[1]
     _draw(axes, panel.curve, panel.color, noisy=panel.noisy, stepped=panel.stepped)
     log = panel.may_be_log and is_wide(values)
-    style_axes(axes, f"{panel.unit} (log scale)" if log else panel.unit, panel.title, log)
+    title = panel.title
+    if panel.mark is not None:
+        title += f" (dashes and dots: {DECAY_LABEL})"
+    style_axes(axes, f"{panel.unit} (log scale)" if log else panel.unit, title, log)
     if not log:
         axes.set_ylim(0, 1.1 * max(np.nan_to_num(values).max(initial=0), 1e-9))
     if panel.title == "precision":
         axes.set_yticks(range(len(PRECISIONS)), PRECISIONS)
+    if panel.mark is not None:
+        _mark_decay(axes, panel.mark)
     if not np.isfinite(values).any():
         axes.text(0.5, 0.5, "no numbers", ha="center", color=GREY, transform=axes.transAxes)
+
+
+def _mark_decay(axes: "Axes", step: float | None) -> None:
+    """Mark where the learning rate begins to decay."""
+    if step is not None:
+        axes.axvline(step, color=DECAY, linewidth=1.2, linestyle="-.", label=DECAY_LABEL)
+
+
+def _mark_best(axes: "Axes", events: list[Event]) -> None:
+    """Mark the best step of a run that has ended, by its loss over every held-out token if known.
+
+    Where the best step is the last one, the mark of that loss is enough.
+    """
+    end = story.end_of(events)
+    step = ending.best_step(events)
+    if end is None or step is None or step == end.number("global_step"):
+        return
+    full = ending.best_full_loss(events)
+    loss = end.number("best_val_loss") if full is None else full
+    if loss is None:
+        return
+    what = "best" if full is None else "best, val_loss_full"
+    axes.plot([step], [loss], "*", color=BEST, ms=11, label=f"{what} {loss:.4f}", clip_on=False)
+
+
+def _mark_prediction(axes: "Axes", rows: list[Row], events: list[Event]) -> None:
+    """Mark the predicted loss of a run that has ended, with its error bar, beside its last step."""
+    predicted = story.prediction(events)
+    if predicted is None or story.end_of(events) is None or not rows:
+        return
+    low, loss, high = predicted
+    axes.errorbar(
+        [1.02 * rows[-1].step],
+        [loss],
+        yerr=[[loss - low], [high - loss]],
+        color=GREY,
+        fmt="_",
+        capsize=4,
+        linewidth=1.2,
+        label=f"predicted {loss:.3g}",
+    )
 
 
 def _mark_full_loss(axes: "Axes", rows: list[Row]) -> None:

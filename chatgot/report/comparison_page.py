@@ -62,6 +62,7 @@ class Cells:
     last_loss: str | None
     best_loss: str | None
     best_step: str | None
+    best_full_loss: str | None
     full_loss: str | None
     bits: str | None
     tokens_per_s: str | None
@@ -81,6 +82,7 @@ def cells(run: ComparedRun, measure: Measure, number: int) -> Cells:
         last_loss=_in_form(run.last_loss, ".4f"),
         best_loss=_in_form(None if run.best is None else run.best[1], ".4f"),
         best_step=_whole(None if run.best is None else run.best[0]),
+        best_full_loss=_in_form(run.best_full_loss, ".4f"),
         full_loss=_in_form(run.full_loss, ".4f"),
         bits=_in_form(measure.bits(run), ".4f"),
         tokens_per_s=_whole(run.tokens_per_s),

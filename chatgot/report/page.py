@@ -5,6 +5,7 @@ The file needs no other files. This module collects the content; page.html.j2 ha
 
 import base64
 import os
+import re
 import statistics
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from chatgot.errors import ConfigError, StorageError
 from chatgot.logs.logging_setup import LINK, escape_controls
 from chatgot.logs.timing import human_time
 from chatgot.logs.waiting import waiting
-from chatgot.report import copied, story
+from chatgot.report import copied, ending, story
 from chatgot.report.run_record import Event, Row, RunRecord, Sample, read_run
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def render(run_dir: Path) -> str:
     return load_template().render(
         name=run_dir.resolve().name,
         summary=part_of_page(lambda: summary(record)),
+        end=part_of_page(lambda: end_of_run(record)),
         loss=part_of_page(lambda: loss(record)),
         health=part_of_page(lambda: health(record)),
         time=part_of_page(lambda: time_split(record)),
@@ -123,12 +125,17 @@ def load_template(layout: str = "page.html.j2") -> "Template":
     The values of a run's page are `name` and one `Part` for each part of the page.
     """
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     def without_controls(value: object) -> object:
         if isinstance(value, str) and not isinstance(value, Markup):
             return escape_controls(value, newline="\n")
         return value
+
+    def breakable(name: str) -> Markup:
+        """Let a long name break after a dot or an underscore."""
+        parts = re.split(r"(?<=[._])", escape_controls(name, newline="\n"))
+        return Markup("<wbr>").join(escape(part) for part in parts)
 
     files = resources.files("chatgot.report")
     environment = Environment(
@@ -140,6 +147,7 @@ def load_template(layout: str = "page.html.j2") -> "Template":
         undefined=StrictUndefined,
     )
     environment.filters["cut"] = cut
+    environment.filters["breakable"] = breakable
     # the only unescaped text: our own style sheet
     style = (files / "style.css").read_text(encoding="utf-8")
     environment.globals["style"] = Markup(style)
@@ -208,13 +216,9 @@ def facts(record: RunRecord) -> list[Fact]:
         Fact("optimizer steps", steps_done(record)),
         Fact("tokens trained on", f"{last['tokens']:,.0f}" if "tokens" in last else None),
         best_loss(record.rows),
-        Fact(
-            "val_loss_full",
-            f"{last['val_loss_full']:.4f}" if "val_loss_full" in last else None,
-            "nats per token",
-        ),
+        *full_losses(record.events, last.get("val_loss_full")),
         *predicted(record.events),
-        Fact("bits per byte", *bits_per_byte(record.rows)),
+        Fact("bits per byte", *bits_per_byte(record.events, record.rows)),
         Fact("wall time without pauses", human_time(last["time_s"]) if "time_s" in last else None),
         Fact("speed, median", f"{statistics.median(rates):,.0f}" if rates else None, "tokens/s"),
         Fact("peak memory", f"{max(memory):,.0f}" if memory else None, "MiB at a row"),
@@ -223,6 +227,24 @@ def facts(record: RunRecord) -> list[Fact]:
         *contended(record.events, last.get("time_s")),
         *losses_of_sources(record.rows),
     ]
+
+
+def full_losses(events: list[Event], last: float | None) -> list[Fact]:
+    """Return the loss over every held-out token: of the last step, and of the best, if another."""
+    step = ending.best_step(events)
+    best = ending.best_full_loss(events)
+    if step is None or best is None or step == _last_step(events):
+        return [Fact("val_loss_full", None if last is None else f"{last:.4f}", "nats per token")]
+    return [
+        Fact("val_loss_full, best", f"{best:.4f}", f"nats, step {step:,}"),
+        Fact("val_loss_full, last", None if last is None else f"{last:.4f}", "nats, last step"),
+    ]
+
+
+def _last_step(events: list[Event]) -> float | None:
+    """Return the last step of a run that has ended."""
+    end = story.end_of(events)
+    return None if end is None else end.number("global_step")
 
 
 def copied_share(events: list[Event]) -> list[Fact]:
@@ -243,7 +265,7 @@ def predicted(events: list[Event]) -> list[Fact]:
     if prediction is not None:
         low, loss, high = prediction
         facts.append(Fact("predicted val_loss_full", f"{loss:.3g}", f"{low:.3g} to {high:.3g}"))
-    outcome = story.last_of(events, ["outcome"])
+    outcome = story.last_of(ending.last_session(events), ["outcome"])
     came_out = None if outcome is None else outcome.number("val_loss_full")
     if outcome is not None and came_out is not None:
         where = "inside" if outcome.holds("inside") else "outside"
@@ -300,8 +322,12 @@ def best_loss(rows: list[Row]) -> Fact:
     return Fact("best val_loss", f"{lowest:.4f}", f"nats, step {step:,.0f}")
 
 
-def bits_per_byte(rows: list[Row]) -> tuple[str | None, str]:
+def bits_per_byte(events: list[Event], rows: list[Row]) -> tuple[str | None, str]:
     """Return the best number of bits per byte, not counting step 0, and what it was measured on."""
+    best = story.last_of(ending.last_session(events), ["best"])
+    of_best = None if best is None else best.number("val_bits_per_byte_full")
+    if of_best is not None:
+        return f"{of_best:.4f}", "best step, all held-out text"
     full = last_numbers(rows).get("val_bits_per_byte_full")
     if full is not None:
         return f"{full:.4f}", "over all held-out text"
@@ -316,6 +342,30 @@ def steps_done(record: RunRecord) -> str | None:
     if steps is None and record.rows:
         steps = record.rows[-1].step
     return None if steps is None else f"{steps:,.0f}"
+
+
+# --------------------------------------------------------------------------------------------------
+# How it ended
+
+
+@dataclass(frozen=True)
+class End:
+    """How the run ended, what came of it, and what its best weights write."""
+
+    said: list[ending.Said]
+    best_step: int | None
+    samples: list["ShownSample"]
+
+
+def end_of_run(record: RunRecord) -> Part:
+    """Return how the run ended; a part without content if there is nothing to say."""
+    said = ending.ending(record.events, record.rows)
+    if not said:
+        return Part()
+    step = ending.best_step(record.events)
+    copies = copied.copies_by_sample(record.events)
+    of_best = [sample for sample in record.samples if sample.step == step][:PROMPTS]
+    return Part(End(said, step, [_shown(sample, copies) for sample in of_best]))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -345,6 +395,9 @@ def loss(record: RunRecord) -> Part:
     values = ", ".join(f"{name} {last[name]:.4f}" for name in names if name in last)
     sources = [f"{fact.name} {fact.value}" for fact in losses_of_sources(record.rows)]
     alt = f"loss over {last['step']:,.0f} steps; last: {', '.join([values, *sources])}"
+    decay = ending.decay_of(record.events, record.rows)
+    if decay is not None:
+        alt += f"; the decay begins at step {ending.began(decay):,.0f}"
     return Part(image(loss_chart(record.rows, record.events), alt))
 
 
@@ -362,7 +415,7 @@ def health(record: RunRecord) -> Part:
         curves = curves | story.curves(record.events, record.rows[-1].step)
         curves = curves | copied.curves(record.events)
     alt = "learning rate, gradient norm, tokens per second and memory over the steps"
-    return Part(image(health_chart(record.rows, curves), alt), problems)
+    return Part(image(health_chart(record.rows, curves, record.events), alt), problems)
 
 
 @dataclass(frozen=True)

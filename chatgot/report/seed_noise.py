@@ -10,8 +10,8 @@ from chatgot.report.side_by_side import (
     ComparedRun,
     Measure,
     configuration_of,
-    is_comparable,
     named,
+    why_not_comparable,
 )
 
 # Keys that change nothing of what is learned: what is saved, logged, drawn, and where.
@@ -157,11 +157,15 @@ def noise_lines(noise: Noise, runs: Sequence[ComparedRun], measure: Measure) -> 
     within = "the group" if several == 1 else f"{several} groups"
     lines.append(
         f"The noise of seeds is {noise.deviation:.4f} {measure.unit}: the standard deviation "
-        f"within {within} of runs that differ in nothing but seed."
+        f"within {within} of runs that differ in nothing but seed. It is that of {measure.name}: "
+        f"{measure.in_words}."
     )
-    if is_comparable(runs):
-        lines += [_difference_line(noise, other) for other in noise.groups[1:]]
-    return lines
+    why_not = why_not_comparable(runs, measure)
+    if len(noise.groups) == 1:
+        return lines
+    if why_not:
+        return [*lines, f"No verdict on the difference of the groups: {why_not}."]
+    return lines + [_difference_line(noise, other) for other in noise.groups[1:]]
 
 
 def _group_line(group: Group, measure: Measure) -> str:

@@ -14,10 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from chatgot.config import as_in_yaml, flat, keys_of
 from chatgot.plain_yaml import PlainYaml
-from chatgot.report import story
+from chatgot.report import ending, story
 from chatgot.report.page import column, last_numbers, refuse_other_folder
 from chatgot.report.run_record import (
     Event,
@@ -94,6 +95,17 @@ class ComparedRun:
     def full_loss(self) -> float | None:
         """The loss of the last weights over every held-out token."""
         return self.last.get("val_loss_full")
+
+    @cached_property
+    def best_full_loss(self) -> float | None:
+        """The loss of the best weights over every held-out token; None: it was not measured.
+
+        An older version measured the last weights alone; where these are the best, that is enough.
+        """
+        measured = ending.best_full_loss(self.events)
+        if measured is not None or self.best is None or not self.is_done:
+            return measured
+        return self.full_loss if self.best[0] == self.steps else None
 
     @cached_property
     def bits_per_nat(self) -> float | None:
@@ -239,16 +251,31 @@ def _read_settings(run_dir: Path) -> dict[str, object] | None:
 class Measure:
     """The number by which the runs are ranked: the lower, the better.
 
-    is_full: the loss of the last weights over all held-out text, instead of the best evaluation.
+    weights: which ones are measured over all held-out text; None: the best evaluation counts, which
+        saw a part of it.
     in_bits: bits per byte, instead of nats per token.
     """
 
-    is_full: bool
+    weights: Literal["best", "last"] | None
     in_bits: bool
 
     @property
+    def is_full(self) -> bool:
+        """Whether every held-out token counts."""
+        return self.weights is not None
+
+    @property
     def name(self) -> str:
-        return "val_loss_full" if self.is_full else "best val_loss"
+        if self.weights is None:
+            return "best val_loss"
+        return "best_val_loss_full" if self.weights == "best" else "val_loss_full"
+
+    @property
+    def in_words(self) -> str:
+        """On which weights and tokens it was measured."""
+        if self.weights is None:
+            return "the best evaluation, which saw a part of the held-out text"
+        return f"the {self.weights} weights over every held-out token"
 
     @property
     def unit(self) -> str:
@@ -256,8 +283,11 @@ class Measure:
 
     def of(self, run: ComparedRun) -> float | None:
         """Return a run's number; None: it was not measured."""
-        loss = run.full_loss
-        if not self.is_full:
+        if self.weights == "best":
+            loss = run.best_full_loss
+        elif self.weights == "last":
+            loss = run.full_loss
+        else:
             loss = None if run.best is None else run.best[1]
         return loss if loss is None else self.converted(loss, run)
 
@@ -269,19 +299,25 @@ class Measure:
 
     def bits(self, run: ComparedRun) -> float | None:
         """Return the bits per byte of a run at the same evaluation."""
-        return Measure(self.is_full, in_bits=True).of(run)
+        return Measure(self.weights, in_bits=True).of(run)
 
 
 def measure_for(runs: Sequence[ComparedRun]) -> Measure:
     """Return the number by which these runs can be compared.
 
-    Evaluations of other windows of the held-out text, or of other tokens, differ by chance. The
-    loss over all of it does not, if every run has one.
+    The loss of the best weights over all held-out text, if every run has one. Evaluations see a
+    part of that text, and the best of many is also the luckiest. Without it, the loss of the last
+    weights serves where evaluations saw other windows or other tokens, which alone makes a
+    difference.
     """
     in_bits = has_other_tokens(runs)
     measured = [run for run in runs if run.evaluations]
+    if measured and all(run.best_full_loss is not None for run in measured):
+        return Measure("best", in_bits)
     has_full = bool(measured) and all(run.full_loss is not None for run in measured)
-    return Measure(has_full and (in_bits or has_other_windows(runs)), in_bits)
+    if has_full and (in_bits or has_other_windows(runs)):
+        return Measure("last", in_bits)
+    return Measure(None, in_bits)
 
 
 def has_other_tokens(runs: Sequence[ComparedRun]) -> bool:
@@ -344,9 +380,15 @@ def notes(runs: Sequence[ComparedRun], measure: Measure) -> list[Note]:
     ]
 
 
-def is_comparable(runs: Sequence[ComparedRun]) -> bool:
-    """Return whether these runs were measured on the same text, as far as that is known."""
-    return not [*_notes_on_texts(runs, unknown=False), *_notes_on_held_out_parts(runs)]
+def why_not_comparable(runs: Sequence[ComparedRun], measure: Measure) -> str:
+    """Return why a difference of these runs' losses tells nothing; empty: it does tell."""
+    if _notes_on_texts(runs, unknown=False):
+        return "the texts differ"
+    if _notes_on_held_out_parts(runs):
+        return "another part of the text is held out, or counts"
+    if not measure.is_full and (measure.in_bits or has_other_windows(runs)):
+        return "each loss was measured on other windows of the held-out text"
+    return ""
 
 
 def named(runs: Sequence[ComparedRun]) -> str:
@@ -423,20 +465,23 @@ def _notes_on_tokens(runs: Sequence[ComparedRun], measure: Measure) -> list[Note
 
 
 def _notes_on_windows(runs: Sequence[ComparedRun], measure: Measure) -> list[Note]:
+    if not (measure.in_bits or has_other_windows(runs)):
+        return []
+    other = "Each val_loss was measured on other windows of the held-out text"
     if measure.is_full:
         return [
             Note(
-                "Each val_loss was measured on other windows of the held-out text, so the runs are "
-                "ranked by val_loss_full: all of that text, with the last weights of a run."
+                f"{other}, so the runs are ranked by {measure.name}: every token of that text, "
+                f"with the {measure.weights} weights of a run."
             )
         ]
     silent = [run for run in runs if run.evaluations and run.full_loss is None]
-    if not silent or not (measure.in_bits or has_other_windows(runs)):
+    if not silent:
         return []
     return [
         Note(
-            "Each val_loss was measured on other windows of the held-out text, which alone makes a "
-            f"difference; val_loss_full would not, but is missing: {named(silent)}."
+            f"{other}, which alone makes a difference: this ranking may be wrong. val_loss_full "
+            f"would compare, but is missing: {named(silent)}."
         )
     ]
 

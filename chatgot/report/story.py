@@ -9,7 +9,13 @@ from chatgot.report.run_record import Curves, Event, number
 GROUP_FROM = 4  # from this many events of one kind between two turning points, one line for all
 BEGINNINGS = ("start", "resume")  # of a session of training
 ENDS = ("done", "stop", "crash")
-TURNING_POINTS = (*BEGINNINGS, *ENDS, "rewind", "precision")  # events that change the run's course
+TURNING_POINTS = (
+    *BEGINNINGS,
+    *ENDS,
+    "rewind",
+    "precision",
+    "decay",
+)  # events that change the run's course
 PRECISIONS = ("fp32", "bf16", "fp16")  # the values 0, 1, 2 of TensorBoard's curve amp/precision
 COLORS = {
     "best": "good",
@@ -296,6 +302,8 @@ def _line(group: list[Event]) -> Line:
     day = begin.time[:11]
     until = "" if begin.time == end.time else end.time.removeprefix(day)
     steps = [event.step for event in group if event.step is not None]
-    over = f", step {min(steps):,} to {max(steps):,}" if steps else ""
+    over = f", step {min(steps):,}" if steps else ""
+    if steps and max(steps) > min(steps):
+        over += f" to {max(steps):,}"
     count = f"{len(group):,} times{over}"
     return Line(line.time, line.label, line.color, line.text, until, count)

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatgot.logs.events import event
+from chatgot.report.ending import more_minutes_words, share_words
 from chatgot.report.run_record import Event, number, read_events
 from chatgot.run.assembly import Run
 from chatgot.run.text_runs import began_from_text
-from chatgot.training.predicted_loss import HARDLY_LESS
 
 logger = logging.getLogger(__name__)
-
-NEARLY = 0.2  # of the planned tokens more or less are no other run than the planned one
 
 
 @dataclass(frozen=True)
@@ -49,15 +47,8 @@ class Outcome:
             f"predicted: held-out loss {self.predicted:.4g} ({self.low:.4g} to {self.high:.4g}); "
             f"came out: {self.val_loss_full:.4g}, {abs(off):.2g} {than}, {where} the bar"
         )
-        if self.share is not None and abs(self.share - 1) > NEARLY:
-            line += f" (the run saw {self.share:.2g} times the tokens that were planned)"
-        if self.gain is None:
-            return line
-        if self.gain == 0:
-            return f"{line}. More minutes would bring nothing: the text is learnt"
-        if self.gain < HARDLY_LESS:
-            return f"{line}. Twice the minutes would bring hardly anything"
-        return f"{line}. Twice the minutes: about {self.gain:.2g} lower"
+        parts = [line + share_words(self.share), more_minutes_words(self.gain)]
+        return ". ".join(filter(None, parts))
 
 
 def log_outcome(run: Run, run_dir: Path) -> None:

@@ -21,7 +21,6 @@ POWER = 0.2
 MILLION = 1e6  # characters: only a scale
 # What a longer text teaches beyond so many characters is in its difficulty already.
 TEXT_THAT_COUNTS = 1_000_000
-HARDLY_LESS = 0.005  # nats per token: less is noise
 HARDLY_BEYOND = 0.25  # doublings beyond what was measured: less is not worth a word
 
 

@@ -1,4 +1,4 @@
-"""What a run of a text leaves: its best model, a sample of it, and the commands that use it."""
+"""What a run leaves: its best model, samples of it, and the commands that use it."""
 
 import logging
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 from chatgot.checkpointing.run_files import checkpoint_path
 from chatgot.command_line import command_of
 from chatgot.config import PathsConfig
+from chatgot.exchange.importing import read_start
+from chatgot.logs.json_lines import JsonLines
+from chatgot.logs.metrics import sample_line
 from chatgot.report.run_record import read_samples
 from chatgot.run.assembly import Run, make_prompts
 from chatgot.run.text_runs import began_from_text
@@ -19,13 +22,17 @@ MOST_CHARACTERS = 400
 
 
 def show_best_model(run: Run, run_dir: Path) -> None:
-    """Log which checkpoint of a text's run is the best, a short sample of it, and what to do now.
+    """Log which checkpoint of a run is the best, a short sample of it, and what to do now.
 
-    Nothing is logged of a run without an evaluation: there is no best one.
+    Of a text's run, and of one that may end by itself. Nothing is logged of a run without an
+    evaluation: there is no best one. Samples that the run has not shown yet also go to
+    samples.jsonl.
     """
     marks = run.state.marks
     step = marks.best_step
-    if step <= 0 or not began_from_text(run.state.run_id, run.config_path):
+    may_end_by_itself = run.config.training.stop_when_no_better is not None
+    is_shown = may_end_by_itself or began_from_text(run.state.run_id, run.config_path)
+    if step <= 0 or not is_shown:
         return
     path = checkpoint_path(run.checkpoint_dir, run.state.run_id, step)
     sample = _sample(run, run_dir, path)
@@ -45,7 +52,7 @@ def _sample(run: Run, run_dir: Path, path: Path) -> str:
     """Return a text of the best model: one that the run has shown, or a new one; best effort."""
     made = [sample for sample in read_samples(run_dir) if sample.step == run.state.marks.best_step]
     try:
-        text = made[0].prompt + made[0].text if made else _new_sample(run, path)
+        text = made[0].prompt + made[0].text if made else _new_sample(run, run_dir, path)
     except Exception as error:  # noqa: BLE001 best effort: the run is over and saved
         logger.warning("the best model could not be sampled: %r", error)
         return ""
@@ -53,12 +60,19 @@ def _sample(run: Run, run_dir: Path, path: Path) -> str:
     return "\n".join(lines)
 
 
-def _new_sample(run: Run, path: Path) -> str:
-    """Return a text that the best checkpoint writes. Raises: CheckpointRejected, and others."""
-    best = load_model(path, run.device)
-    prompt = make_prompts(run)[0]
-    sampling = run.config.sampling
-    texts = [""]
-    for so_far in continue_texts(best.model, best.vocabulary, [prompt], sampling, run.config.seed):
+def _new_sample(run: Run, run_dir: Path, path: Path) -> str:
+    """Let the best checkpoint continue all prompts, into samples.jsonl; return the first text.
+
+    Raises: CheckpointRejected, OSError, and others.
+    """
+    best = load_model(path, run.device, read_start)
+    prompts = make_prompts(run)
+    seed = run.config.seed
+    texts = [""] * len(prompts)
+    for so_far in continue_texts(best.model, best.vocabulary, prompts, run.config.sampling, seed):
         texts = so_far
-    return prompt + texts[0]
+    shown = [best.vocabulary.decode(best.vocabulary.encode(prompt)) for prompt in prompts]
+    file = JsonLines(run_dir / "samples.jsonl")
+    for i, (prompt, text) in enumerate(zip(shown, texts, strict=True), start=1):
+        file.append(sample_line(run.state.marks.best_step, i, prompt, text, seed))
+    return shown[0] + texts[0]

@@ -11,11 +11,11 @@ from chatgot.report.comparison_page import render, write_comparison
 from chatgot.report.seed_noise import noise_lines, seed_noise
 from chatgot.report.side_by_side import (
     differences,
-    is_comparable,
     measure_for,
     notes,
     ranked,
     read_runs,
+    why_not_comparable,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,13 +45,28 @@ def row(step, loss, bits_per_nat=0.5):
 
 
 def made(
-    parent, name, losses, seed=1, text="a" * 64, bits_per_nat=0.5, settings="", ends=True, tail=b""
+    parent,
+    name,
+    losses,
+    seed=1,
+    text="a" * 64,
+    bits_per_nat=0.5,
+    settings="",
+    ends=True,
+    tail=b"",
+    full=None,
 ):
-    """Write a run with an evaluation every 10 steps, return its folder."""
+    """Write a run with an evaluation every 10 steps, return its folder.
+
+    full: the losses of the best and the last weights over every held-out token.
+    """
     rows = [row(10 * (i + 1), loss, bits_per_nat) for i, loss in enumerate(losses)]
+    best, last = full or (None, None)
+    if last is not None:
+        rows[-1]["val_loss_full"] = last
     events = [made_runs.start(data_sha256=text)]
     if ends:
-        events.append(made_runs.end("done"))
+        events.append(made_runs.end("done", best_val_loss_full=best, val_loss_full=last))
     sample = {"time": "", "step": 20, "index": 0, "prompt": "JON:", "text": f"of {name}", "seed": 1}
     run_dir = made_runs.write(
         parent, *events, rows=made_runs.json_lines(rows) + tail, samples=[sample], name=name
@@ -89,7 +104,7 @@ def test_other_texts_or_held_out_parts_are_said_first(tmp_path, other, said):
     first = notes(runs, measure_for(runs))[0]
     assert first.is_grave
     assert said in first.text
-    assert not is_comparable(runs)
+    assert said in why_not_comparable(runs, measure_for(runs))
     assert "These losses cannot be compared" in render(runs)
 
 
@@ -100,7 +115,7 @@ def test_only_settings_that_differ_are_named(tmp_path):
 
 
 def test_difference_of_groups_is_a_multiple_of_the_noise_of_seeds(tmp_path):
-    more = "training:\n  batch_size: 3\n"
+    more = "training:\n  learning_rate: 0.5\n"
     runs = read_runs(
         [
             made(tmp_path, "a1", [2.0], 1),
@@ -116,6 +131,70 @@ def test_difference_of_groups_is_a_multiple_of_the_noise_of_seeds(tmp_path):
     assert (
         "7.1 x the noise of seeds, more than chance gives" in noise_lines(noise, runs, measure)[-1]
     )
+
+
+@pytest.mark.parametrize(
+    "settings", ["training:\n  batch_size: 3\n", "model:\n  max_seq_length: 32\n"]
+)
+def test_other_windows_are_compared_over_every_token_or_not_at_all(tmp_path, settings):
+    """The luckier windows have the lower val_loss, the better weights the lower full loss."""
+
+    def runs_of(parent, full):
+        lucky = [made(parent, f"lucky{i}", [2.0 + i / 10], i, full=full(3.0, i)) for i in (1, 2)]
+        other = [
+            made(parent, f"good{i}", [2.5 + i / 10], i, settings=settings, full=full(2.8, i))
+            for i in (1, 2)
+        ]
+        return read_runs([*lucky, *other])
+
+    runs = runs_of(tmp_path / "measured", lambda loss, i: (loss + i / 100, 9.0))
+    measure = measure_for(runs)
+    assert measure.name == "best_val_loss_full"
+    assert next(run.label for run in ranked(runs, measure)) == "good1"
+    said = noise_lines(seed_noise(runs, measure), runs, measure)
+    assert "is 0.2000 lower than" in said[-1]
+    assert "measured on other windows" in notes(runs, measure)[0].text
+
+    unknown = runs_of(tmp_path / "unknown", lambda loss, i: None)
+    measure = measure_for(unknown)
+    assert not measure.is_full
+    said = noise_lines(seed_noise(unknown, measure), unknown, measure)
+    assert said[-1].startswith("No verdict on the difference of the groups: each loss was measured")
+    assert "this ranking may be wrong" in notes(unknown, measure)[0].text
+
+
+def test_a_run_without_a_full_loss_leaves_the_evaluations_to_decide(tmp_path):
+    """They saw the same windows, so they compare."""
+    measured = made(tmp_path, "a", [2.0], full=(2.5, 2.5))
+    runs = read_runs([measured, made(tmp_path, "b", [1.9], seed=2)])
+    measure = measure_for(runs)
+    assert measure.name == "best val_loss"
+    assert why_not_comparable(runs, measure) == ""
+    assert [run.label for run in ranked(runs, measure)] == ["b", "a"]
+
+
+def test_best_full_loss_of_an_older_run_is_that_of_a_last_best_step(tmp_path):
+    """An older version measured the last weights alone."""
+    done = made_runs.end("done", 20)
+    runs = []
+    for name, losses in (("last", [3.0, 2.5]), ("earlier", [2.5, 3.0])):
+        rows = [row(10, losses[0]), row(20, losses[1]) | {"val_loss_full": 2.7}]
+        events = [made_runs.start(), done]
+        runs.append(made_runs.write(tmp_path, *events, rows=made_runs.json_lines(rows), name=name))
+    assert [run.best_full_loss for run in read_runs(runs)] == [2.7, None]
+
+
+def test_other_texts_get_no_verdict(tmp_path):
+    runs = read_runs(
+        [
+            made(tmp_path, "a1", [2.0], 1, full=(2.0, 2.0)),
+            made(tmp_path, "a2", [2.2], 2, full=(2.2, 2.2)),
+            made(tmp_path, "b", [1.0], text="b" * 64, full=(1.0, 1.0)),
+        ]
+    )
+    measure = measure_for(runs)
+    said = noise_lines(seed_noise(runs, measure), runs, measure)
+    assert said[-1] == "No verdict on the difference of the groups: the texts differ."
 
 
 def test_one_run_each_says_nothing_below_the_noise(tmp_path):

@@ -133,7 +133,7 @@ def test_warnings_of_different_wording_are_kept_apart_and_none_is_lost():
     error = Event("2025-01-02 03:00:02", 1, "warning", "out of room", {"level": "ERROR"})
     lines = story.table([*warnings, other, error])
     assert [(line.count, line.text, line.label, line.color) for line in lines] == [
-        ("5 times, step 1 to 1", "disk 4 is slow", "warning", "warn"),
+        ("5 times, step 1", "disk 4 is slow", "warning", "warn"),
         ("", "another matter", "warning", "warn"),
         ("", "out of room", "error", "bad"),
     ]

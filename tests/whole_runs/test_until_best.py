@@ -100,6 +100,12 @@ def test_the_log_ends_with_the_best_model_its_text_and_commands(ended):
         in (lines[title])
     )
     assert lines[title + 1].startswith("    ")
+    samples = harness.lines_in(harness.run_dir(ended) / "samples.jsonl")
+    of_best = [one for one in samples if one["step"] == done["best_step"]]
+    assert [one["index"] for one in of_best] == [1, 2, 3]
+    shown = [line.strip() for line in lines[title + 1 : -2]]
+    text = of_best[0]["prompt"] + of_best[0]["text"]
+    assert shown == [line.strip() for line in text.splitlines()]
     run_id = harness.run_dir(ended).name
     talk, take = lines[-2:]
     assert "talk to it: " in talk
