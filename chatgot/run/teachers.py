@@ -25,7 +25,7 @@ from chatgot.config import Config
 from chatgot.data.old_text import OldText, old_texts_in
 from chatgot.data.own_text import as_yaml
 from chatgot.data.token_cache import Tokens
-from chatgot.errors import CheckpointRejected
+from chatgot.errors import CheckpointRejected, UserError
 from chatgot.model.gpt import GPT
 from chatgot.run.run_state import Stored
 from chatgot.sampling.base_weights import ReadBase
@@ -93,16 +93,18 @@ def load_teachers(
         assert checkpoint is not None, "a stored state comes from a file"
         known = stored.get("teachers", [])
         _refuse_other_number(paths, known, checkpoint)
-    teachers = []
-    for path in paths:
-        outline = _read(path, is_resumed=known is not None)
-        _refuse_unfit(path, outline, student)
+    outlines = [(path, _read(path, is_resumed=known is not None)) for path in paths]
+    if known is None:
+        _refuse_unfit(outlines, student)
+    for path, outline in outlines:
         _warn_of_unknown_past(path, outline)
-        teachers.append(_load(path, outline, device, read_base))
+    teachers = [_load(path, outline, device, read_base) for path, outline in outlines]
     if known is None:
         return teachers
     assert checkpoint is not None, "a stored state comes from a file"
-    return _as_known(teachers, known, checkpoint)
+    teachers = _as_known(teachers, known, checkpoint, read_base)
+    _refuse_unfit(outlines, student)  # the run's text may be another one now
+    return teachers
 
 
 def _read(path: Path, *, is_resumed: bool) -> dict[str, Any]:
@@ -110,17 +112,25 @@ def _read(path: Path, *, is_resumed: bool) -> dict[str, Any]:
     try:
         return read_outline(path)
     except CheckpointRejected as error:
-        moved = ""
+        what_to_do = ""
         if is_resumed:
-            moved = f"\nif it has moved, say where it is: --set {KEY}=[...] has all of them"
-        raise CheckpointRejected(f"{KEY}: {error}{moved}") from error
+            what_to_do = "\nthis run goes on with that very teacher only: name a whole copy of it"
+        raise CheckpointRejected(f"{KEY}: {error}{what_to_do}") from error
 
 
-def _refuse_unfit(path: Path, outline: Mapping[str, Any], student: Student) -> None:
-    """Refuse a teacher with other tokens, another text, or another held-out part.
+def _refuse_unfit(outlines: Sequence[tuple[Path, Mapping[str, Any]]], student: Student) -> None:
+    """Refuse teachers with other tokens, another text, or another held-out part.
 
-    Raises: CheckpointRejected.
+    outlines: with their files. Raises: CheckpointRejected.
     """
+    for path, outline in outlines:
+        problem = _misfit(path, outline, student)
+        if problem:
+            raise CheckpointRejected(f"{path}: as a teacher, it {problem}")
+
+
+def _misfit(path: Path, outline: Mapping[str, Any], student: Student) -> str:
+    """Return why a model cannot teach a student; empty: it can."""
     problem = _other_tokens(outline, student) or _other_text(outline, student)
     theirs = stored_config(outline, path)
     problem = problem or _other_held_out_part(theirs, student.config)
@@ -130,8 +140,7 @@ def _refuse_unfit(path: Path, outline: Mapping[str, Any], student: Student) -> N
             f"reads at most {theirs.model.max_seq_length} tokens at once, this run's windows have "
             f"{T}; lower model.max_seq_length, or leave this teacher out"
         )
-    if problem:
-        raise CheckpointRejected(f"{path}: as a teacher, it {problem}")
+    return problem
 
 
 def _other_tokens(outline: Mapping[str, Any], student: Student) -> str:
@@ -242,7 +251,7 @@ def _refuse_other_number(
     named = f"{len(paths)} are" if len(paths) != 1 else "1 is"
     raise CheckpointRejected(
         f"{checkpoint}: its run learns from {_count(known)}, but {named} named\n"
-        f"name those that it had: {setting}"
+        f"name those that it had: {setting} (distil.py takes the files themselves)"
     )
 
 
@@ -251,7 +260,10 @@ def _count(teachers: Sequence[object]) -> str:
 
 
 def _as_known(
-    teachers: Sequence[Teacher], known: Sequence[Mapping[str, str]], checkpoint: Path
+    teachers: Sequence[Teacher],
+    known: Sequence[Mapping[str, str]],
+    checkpoint: Path,
+    read_base: ReadBase | None,
 ) -> list[Teacher]:
     """Return the teachers in the order in which a checkpoint has them.
 
@@ -269,8 +281,29 @@ def _as_known(
             missing.append(teacher)
     if not missing:
         return found
+    expected = missing[0]
     raise CheckpointRejected(
         f"{left[0].path}: has other weights than the teacher that {checkpoint} has learned from: "
-        f"expected {missing[0]['path']} as it was "
-        f"(SHA-256 of its weights {missing[0]['sha256'][:SHOWN_HASH]}...)"
+        f"expected {expected['path']} as it was "
+        f"(SHA-256 of its weights {expected['sha256'][:SHOWN_HASH]}...)\n"
+        f"{_advice(expected, left[0].path, checkpoint, read_base)}"
+    )
+
+
+def _advice(
+    expected: Mapping[str, str], named: Path, checkpoint: Path, read_base: ReadBase | None
+) -> str:
+    """Return how a run goes on for which a wrong teacher was named.
+
+    The right one may still be where it was, or next to the one that was named.
+    """
+    stored = Path(expected["path"])
+    for path in (stored, named.with_name(stored.name)):
+        with suppress(UserError):  # it is gone, or not what it was
+            weights = load_model(path, torch.device("cpu"), read_base).model.state_dict()
+            if weights_sha256(weights) == expected["sha256"]:
+                return f"that one is still there, name this file: {path}"
+    return (
+        "name a whole copy of that one, wherever it is; without it, a new run may begin with this "
+        f"run's weights: --init_from {checkpoint}"
     )

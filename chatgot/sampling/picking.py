@@ -169,7 +169,7 @@ def _named_file(name: str, checkpoint_dir: Path) -> Path | None:
         # not Path's own: they raise for odd names
         if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112
             return path
-    if not name.endswith(SUFFIX):
+    if not name.endswith(SUFFIX) or os.path.isdir(name):  # noqa: PTH112
         return None
     runs = _runs_in(checkpoint_dir).values()
     names = [path.name for files in runs for path in files.values()]

@@ -98,6 +98,14 @@ def reference(
     return fault_trials.undisturbed(servers[0], tmp_path_factory.mktemp("undisturbed"))
 
 
+@pytest.fixture(scope="session")
+def taught(
+    servers: list[FaultServer], tmp_path_factory: pytest.TempPathFactory
+) -> fault_trials.Distillation:
+    """The undisturbed student of three teachers."""
+    return fault_trials.distillation(servers[0], tmp_path_factory.mktemp("distillation"))
+
+
 @pytest.fixture
 def background() -> bool:
     """Return whether checkpoints are written beside the next steps; a test may parametrize it.

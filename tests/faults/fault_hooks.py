@@ -632,6 +632,17 @@ def mutant_no_optimizer(target: Target) -> None:
     resuming.restore_state = restore_state
 
 
+def mutant_no_teaching(target: Target) -> None:
+    """Learn from the text alone after a resume."""
+    real = target.namespace["resume"]
+
+    def resume(run: Any, *rest: Any) -> None:
+        real(run, *rest)
+        run.teaching = None
+
+    target.namespace["resume"] = resume
+
+
 def mutant_counts_damaged(target: Target) -> None:
     """Let retention count any file with the right name."""
     run_files.is_whole = lambda path: path.is_file()

@@ -41,6 +41,8 @@ TINY: dict[str, Any] = {
     },
     "sampling": {"prompts": ["KING: "], "max_new_tokens": 6},
 }
+TEACHERS = ["first.pt", "second.pt", "third.pt"]
+TAUGHT = {"training": {"distillation": {"teachers": TEACHERS}}}
 Hooks = list[tuple[str, dict[str, Any]]]
 # a save while training waits, and one that a thread writes beside the next steps
 BOTH_WAYS = pytest.mark.parametrize("background", [False, True], ids=["waits", "background"])
@@ -176,6 +178,48 @@ def undisturbed(
     reference.wall_s = start(server, second).wall_s
     assert reference.lost(second) is None
     return reference
+
+
+@dataclass
+class Distillation:
+    """An undisturbed student of three teachers, whose files lie in its folder."""
+
+    reference: Reference
+    teachers: list[Path]  # their own files, which no trial touches
+
+    def student(self, parent: Path, name: str, **changes: Any) -> Path:
+        """Make a folder for a run like the student, with copies of the teachers."""
+        folder = new_folder(parent, name, **harness.merged(TAUGHT, changes))
+        for teacher, copied in zip(self.teachers, TEACHERS, strict=True):
+            shutil.copyfile(teacher, folder / copied)
+        return folder
+
+
+def distillation(server: FaultServer, parent: Path) -> Distillation:
+    """Train three teachers and, without a fault, their student.
+
+    The order of three counts: sums of two are the same in any order, to the last bit.
+    """
+    files_of_teachers = [teacher(server, parent, f"teacher{i}", seed=i) for i in range(3)]
+    shutil.copytree(parent / "teacher0" / "data", parent / "data")
+    undisturbed_one = Reference(parent / "student", "", {}, 0.0)
+    taught = Distillation(undisturbed_one, files_of_teachers)
+    folder = taught.student(parent, "student")
+    outcome = start(server, folder)
+    assert outcome.exit_code == 0, outcome.said
+    undisturbed_one.final = final_hash(files(folder)[STEPS])
+    undisturbed_one.steps = read_steps(folder)
+    undisturbed_one.wall_s = outcome.wall_s
+    return taught
+
+
+def teacher(server: FaultServer, parent: Path, name: str, **changes: Any) -> Path:
+    """Train a model of a few steps; return its last file."""
+    short = {"training": {"max_steps": 2, "sample_interval_steps": None}}
+    folder = new_folder(parent, name, **harness.merged(short, changes))
+    outcome = start(server, folder)
+    assert outcome.exit_code == 0, outcome.said
+    return files(folder)[2]
 
 
 def spread(n: int, total: int, seed: int = 0) -> list[int]:

@@ -5,13 +5,16 @@ import io
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import fault_trials
 import harness
 import parts
 import pytest
 import torch
-from fault_trials import STEPS, files, go_on, resumed_from, start
+from fault_server import FIRED, SAID, FaultServer, Outcome
+from fault_trials import STEPS, TEACHERS, files, go_on, resumed_from, start
 
 from chatgot.checkpointing import checkpoint_file
 from chatgot.checkpointing.checkpoint_file import is_whole, load_checkpoint
@@ -156,6 +159,98 @@ def test_latest_falls_back_to_an_older_file_and_ends_in_the_same_bits(
         assert newest.name in harness.warnings(folder)
     lost = reference.lost(folder)
     table.add("newest file damaged: latest falls back", 1, lost is not None)
+    assert lost is None
+
+
+def remove(newest: Path, older: Path) -> None:
+    newest.unlink()
+
+
+@pytest.fixture(scope="module")
+def unfit(servers, taught, tmp_path_factory) -> dict[str, Path]:
+    """Models that cannot teach the student, by their difference: last files of their runs."""
+    parent = tmp_path_factory.mktemp("unfit")
+    context = fault_trials.teacher(servers[0], parent, "context", model={"max_seq_length": 16})
+    subwords = {"tokenizer": "bpe", "vocab_size": 280}
+    tokens = fault_trials.teacher(servers[0], parent, "tokens", data=subwords)
+    return {"context": context, "tokens": tokens}
+
+
+def written_in(folder: Path) -> dict[Path, bytes]:
+    """Return the files of runs and the teachers in a folder, not the notes of the trial."""
+    paths = [path for path in folder.rglob("*") if path.name not in (FIRED, SAID)]
+    paths = [path for path in paths if path.is_file() and path.parent.name != "cache"]
+    return {path: path.read_bytes() for path in paths}
+
+
+def assert_refused(server: FaultServer, folder: Path, words: str, *arguments: str) -> Outcome:
+    """Start a run that is refused: exit code 3, one or two lines with `words`, nothing written."""
+    before = written_in(folder)
+    outcome = start(server, folder, [], *arguments)
+    lines = [line for line in outcome.said.splitlines() if " - INFO - " not in line]
+    assert outcome.exit_code == 3, outcome.said
+    assert 1 <= len(lines) <= 2, outcome.said
+    assert words in lines[0]
+    assert written_in(folder) == before
+    return outcome
+
+
+def test_a_student_waits_for_a_teacher_whose_file_is_bad(server, taught, tmp_path, table):
+    """Each time nothing is changed; with the right file it goes on in the same bits."""
+    folder = taught.student(tmp_path, "student")
+    teacher = folder / TEACHERS[0]
+    another = folder / TEACHERS[1]
+    whole = teacher.read_bytes()
+
+    def refused_after(damage: Callable[[Path, Path], None], *arguments: str) -> None:
+        damage(teacher, another)
+        assert_refused(server, folder, TEACHERS[0], *arguments)
+        if teacher.is_dir():
+            teacher.rmdir()
+        teacher.unlink(missing_ok=True)
+        teacher.write_bytes(whole)
+
+    unreadable = [
+        flip_a_bit,
+        truncate,
+        empty,
+        remove,
+        link_to_the_older_one,
+        put_a_folder_there,
+    ]
+    for damage in unreadable:
+        refused_after(damage)
+    assert start(server, folder, [("chain", {"saves": 4})]).fired
+    fewer = f"training.distillation.teachers=[{', '.join(TEACHERS[1:])}]"
+    assert_refused(
+        server, folder, "3 teachers, but 2 are named", "--resume_from", "latest", "--set", fewer
+    )
+    # a new student may learn from any models, so another one is noticed on resume alone
+    for damage in (*unreadable, put_the_older_one_there):
+        refused_after(damage, "--resume_from", "latest")
+    assert go_on(server, folder).exit_code == 0
+    assert resumed_from(folder) == 8
+    lost = taught.reference.lost(folder)
+    n = 2 * len(unreadable) + 1
+    table.add("a teacher's file is damaged, gone or another", n, lost is not None, n)
+    assert lost is None
+
+
+@pytest.mark.parametrize("difference", ["context", "tokens"])
+def test_a_teacher_of_another_kind_is_refused(server, taught, unfit, tmp_path, table, difference):
+    """At the start; and on resume, where the message names the right one, too."""
+    folder = taught.student(tmp_path, "student")
+    other = unfit[difference]
+    teachers = f"training.distillation.teachers=[{other}, {', '.join(TEACHERS[1:])}]"
+    assert_refused(server, folder, str(other), "--set", teachers)
+    assert start(server, folder, [("chain", {"saves": 4})]).fired
+    outcome = assert_refused(
+        server, folder, str(other), "--resume_from", "latest", "--set", teachers
+    )
+    assert f"is still there, name this file: {folder / TEACHERS[0]}" in outcome.said
+    assert go_on(server, folder).exit_code == 0
+    lost = taught.reference.lost(folder)
+    table.add("a teacher with another vocabulary or context", 2, lost is not None, 2)
     assert lost is None
 
 

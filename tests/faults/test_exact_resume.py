@@ -1,12 +1,14 @@
 """A run resumed at any step, with any combination of mechanisms, ends in the same bits."""
 
 import itertools
+import random
 import shutil
+import signal
 
 import fault_trials
 import harness
 import pytest
-from fault_trials import STEPS, files, go_on, resumed_from, start
+from fault_trials import STEPS, TEACHERS, files, go_on, resumed_from, start
 
 pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
 
@@ -95,6 +97,49 @@ def test_a_run_resumed_around_its_decay_ends_in_the_same_bits(
         table.add("resume around the decay of wsd", hit, lost is not None)
         assert hit
         assert lost is None
+
+
+def test_a_killed_distillation_ends_in_the_same_bits(side_by_side, taught, tmp_path, trials, table):
+    """Killed in any step; a resume names the teachers in another order, which changes nothing."""
+    rng = random.Random(5)
+    n = trials(2, 4, 40)
+
+    def one(server, item):
+        i, step = item
+        folder = taught.student(tmp_path, f"killed{i}")
+        killed, lost = kill_and_go_on(server, taught.reference, folder, step)
+        shutil.rmtree(folder)
+        return killed, lost
+
+    steps = list(enumerate(rng.randint(1, STEPS) for _ in range(n)))
+    for killed, lost in side_by_side(one, steps):
+        hit = killed.exit_code == -signal.SIGKILL and killed.fired == ["SIGKILL"]
+        table.add("resume of a distillation", hit, lost is not None)
+        assert hit, killed.said
+        assert lost is None
+
+
+def kill_and_go_on(server, reference, folder, step, mutant=()):
+    """Kill a student in its n-th step and resume it; return (killed run, what was lost)."""
+    kill = ("signals", {"phase": "step", "nth": step, "names": ["SIGKILL"]})
+    killed = start(server, folder, [kill])
+    options = []
+    if files(folder):
+        reverse = ", ".join(reversed(TEACHERS))
+        options = ["--set", f"training.distillation.teachers=[{reverse}]"]
+    outcome = go_on(server, folder, list(mutant), *options)
+    if outcome.exit_code != 0:
+        return killed, outcome.said
+    return killed, reference.lost(folder)
+
+
+def test_a_resume_that_forgets_the_teachers_is_caught(server, taught, tmp_path, table):
+    folder = taught.student(tmp_path, "mutant")
+    mutant = [("mutant_no_teaching", {})]
+    killed, lost = kill_and_go_on(server, taught.reference, folder, 10, mutant)
+    assert killed.fired
+    assert "other data, losses or norms" in lost
+    table.add("mutant: learns from no teacher after a resume", 1, 1)
 
 
 @pytest.mark.slow

@@ -213,6 +213,8 @@ def test_a_folder_without_record_is_known_by_its_name(save):
 def test_a_folder_that_is_no_runs_is_refused(save):
     save(OLD, 1)
     refused("checkpoints", "not that of a run", "logs/tensorboard")
+    Path("odd.pt").mkdir()
+    refused("odd.pt", "not that of a run", "a checkpoint (.pt)")
 
 
 def test_a_runs_folder_without_checkpoints_is_refused(save, folder):

@@ -1,10 +1,13 @@
 """A run that learns its text by heart ends by itself; one that still improves goes on."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import harness
 import pytest
+import spoilt_runs
 
 # a text of two thousand characters is learnt by heart within these steps
 OVERFITTING = {
@@ -98,3 +101,122 @@ def test_a_run_ended_by_its_evaluations_says_how_to_go_on(overfitted, tmp_path, 
     said = capsys.readouterr().err
     assert "is finished at step" in said
     assert "--set training.stop_when_no_better=null" in said
+
+
+# A rewind from within the decay to before it
+
+# a plateau, and so the decay, comes after about 20 steps
+SHORT = {
+    "learning_rate": 3e-2,
+    "stop_when_no_better": 2,
+    "eval_interval": 4,
+    "safety": {"rewind_skip_steps": 2},
+}
+CAUSES = {
+    "no better": SHORT,
+    "planned": SHORT | {"max_steps": 30, "decay_share": 0.4, "stop_when_no_better": 9},
+}
+
+
+def short_run(folder: Path, keys: dict[str, Any], *arguments: str, **spoiling: Any) -> int:
+    """Train on a short text; return the exit code. A resume needs the same arguments."""
+    folder.mkdir(exist_ok=True)
+    (folder / "text.txt").write_text(harness.make_text(1000), encoding="utf-8")
+    harness.write_config(folder, **harness.merged(OVERFITTING, {"training": keys}))
+    return spoilt_runs.run(folder, *arguments, **spoiling)
+
+
+class Rewound:
+    """A run that diverges right after its decay began, and goes back to two steps before that.
+
+    began: where the decay begins. bad: positions of the data at which the loss is not finite.
+    """
+
+    def __init__(self, parent: Path, cause: str) -> None:
+        assert short_run(parent / "clean", CAUSES[cause]) == 0
+        (decay,) = harness.events(parent / "clean", "decay")
+        assert decay["reason"] == cause
+        self.parent = parent
+        self.clean = parent / "clean"
+        self.began = decay["step"]
+        self.bad = range(self.began + 1, self.began + 4)
+        # a rewind goes back to a multiple of this
+        self.keys = CAUSES[cause] | {"save_checkpoint_steps": self.began - 2}
+        self.folder = parent / "rewound"
+        assert self.run(self.folder) == 0
+
+    def run(self, folder: Path, *arguments: str, **stop: Any) -> int:
+        spoil = spoilt_runs.poison(self.bad)
+        return short_run(folder, self.keys, *arguments, spoil=spoil, **stop)
+
+
+@pytest.fixture(
+    scope="module", params=["no better", pytest.param("planned", marks=pytest.mark.slow)]
+)
+def rewound(tmp_path_factory, request) -> Rewound:
+    return Rewound(tmp_path_factory.mktemp("rewound"), request.param)
+
+
+def test_a_rewind_to_before_the_decay_lets_it_begin_anew(rewound):
+    (rewind,) = harness.events(rewound.folder, "rewind")
+    assert rewind["step"] == rewound.began + 4
+    assert rewind["to"] == rewound.began - 2
+    decays = [
+        {name: event[name] for name in event.keys() - {"time"}}
+        for event in harness.events(rewound.folder, "decay")
+    ]
+    assert decays[0]["step"] == rewound.began
+    assert decays == decays[:1] * 2
+    before = harness.load(harness.checkpoints(rewound.folder)[rewound.began - 2])["state"]
+    if decays[0]["reason"] == "no better":
+        assert before["plateau"]["no_better"] == 1  # of the 2 that begin it
+    assert not before["schedule"]["in_decay"]
+
+
+def leaving_out(first: int, end: int) -> Callable:
+    """Return a Spoil that spoils nothing and leaves out positions of the data from the start."""
+
+    def spoil(state, loss):
+        state.progress.skipped_ranges = [(first, end)]
+        return loss
+
+    return spoil
+
+
+def test_a_rewind_out_of_the_decay_costs_only_its_data(rewound):
+    """It ends in the bits of a run that leaves out the same data and never diverges."""
+    (rewind,) = harness.events(rewound.folder, "rewind")
+    folder = rewound.parent / "leaves_out"
+    assert short_run(folder, rewound.keys, spoil=leaving_out(*rewind["skipped"])) == 0
+    ends = []
+    for run in (rewound.folder, folder, rewound.clean):
+        end = harness.trained(final(run))
+        assert end["state"].pop("health")["rewinds"] == int(run == rewound.folder)
+        ends.append(end)
+    assert harness.same(ends[0], ends[1])
+    assert not harness.same(ends[0]["model_state_dict"], ends[2]["model_state_dict"])
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("among the bad steps", marks=pytest.mark.slow),
+        "after the rewind",
+        "in the new decay",
+    ],
+)
+def test_a_run_stopped_around_such_a_rewind_ends_the_same(rewound, tmp_path, moment):
+    def now(state) -> bool:
+        step = state.progress.global_step
+        if moment == "among the bad steps":
+            return step == rewound.began + 2
+        is_rewound = state.health.rewinds == 1
+        return is_rewound and step >= rewound.began - 2 + 4 * (moment == "in the new decay")
+
+    folder = tmp_path / "stopped"
+    assert rewound.run(folder, stop_when=now) == 143
+    stopped_at = final(folder)["state"]
+    assert stopped_at["health"]["rewinds"] == int(moment != "among the bad steps")
+    assert stopped_at["schedule"]["in_decay"] is (moment != "after the rewind")
+    assert rewound.run(folder, "--resume_from", "latest") == 0
+    assert harness.same(harness.trained(final(folder)), harness.trained(final(rewound.folder)))
