@@ -20,7 +20,13 @@ from chatgot.given_path import refuse_other_bytes
 from chatgot.shipped import recipes_folder
 
 # The recipes to choose from, the smallest first
-RECIPES = ("chatgot_mini", "chatgot_quick", "chatgot_small_14M", "chatgot_small_85M")
+RECIPES = (
+    "chatgot_mini",
+    "chatgot_quick",
+    "chatgot_small_4M",
+    "chatgot_small_14M",
+    "chatgot_small_85M",
+)
 FINE_TUNING = "chatgot_finetune"  # the recipe for a run that starts from a model from elsewhere
 LEAST_CONTEXT = 32  # tokens: with fewer a model does not even see one sentence
 MOST_BYTES = 4  # of one character, in any encoding

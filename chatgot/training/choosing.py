@@ -355,6 +355,7 @@ class _Choosing:
         chosen: dict[str, object] = {
             "model.max_seq_length": trial.context,
             "model.dropout": self._dropout(trial, steps),
+            "training.weight_decay": self._weight_decay(trial, steps),
             **self._end(planned),
             "training.warmup_steps": warmup_for(steps, training.warmup_steps),
             "training.log_interval": log_interval,
@@ -390,6 +391,12 @@ class _Choosing:
         of_recipe = trial.candidate.config.model.dropout
         return trial.recipe.dropout(passes, self.training_characters, of_recipe)
 
+    def _weight_decay(self, trial: Trial, steps: int) -> float:
+        """Return the weight decay of a run of so many steps."""
+        passes = steps / trial.steps_of_a_pass
+        of_recipe = trial.candidate.config.training.weight_decay
+        return trial.recipe.weight_decay(passes, self.training_characters, of_recipe)
+
     def _steps(self, trial: Trial, planned: Plan) -> int:
         """Return the steps that the run will make: those planned, or those that the user sets."""
         settings = trial.candidate.config.training
@@ -416,6 +423,7 @@ class _Choosing:
         shape = (override.partition("=")[0] for override in self.request.shape)
         reasons = dict.fromkeys(shape, "as in the model that the run starts from") | {
             "model.dropout": f"against learning the text by heart in {_passes(planned.passes)}",
+            "training.weight_decay": f"for {_passes(planned.passes)}, as the dropout",
             "training.max_steps": steps,
             "training.max_minutes": "in case the machine is slower than it was when measured",
             "training.eval_interval": "ten times in the run, fewer in a short one",
@@ -460,7 +468,7 @@ class _Choosing:
         else:
             notes.append(self._note_on_steps(trial, planned))
         if "model.dropout" not in keys:
-            notes.append(self._note_on_dropout(trial, planned, config.model.dropout))
+            notes.append(self._note_on_dropout(trial, planned, config))
         if "sampling.prompts" not in keys:
             prompts = config.sampling.prompts
             shown = ", ".join(json.dumps(prompt.strip(), ensure_ascii=False) for prompt in prompts)
@@ -536,7 +544,7 @@ class _Choosing:
             why = f"{asked} is hardly enough to begin: it takes {takes}"
         elif planned.ends_early:
             why = (
-                f"That ends before {asked} have passed, {takes}: "
+                f"That takes less than {asked}, {takes}: "
                 "on so short a text more passes would bring little"
             )
         text = f"steps: {steps:,}, {_passes(passes)} over the training text. {why}"
@@ -653,13 +661,16 @@ class _Choosing:
         steps = max(1.0, min(in_time, self._most_passes(larger) * larger.steps_of_a_pass))
         return min(reached, self._predicted(larger, steps, hard), key=lambda p: p.bits_per_byte)
 
-    def _note_on_dropout(self, trial: Trial, planned: Plan, dropout: float) -> Note:
+    def _note_on_dropout(self, trial: Trial, planned: Plan, config: Config) -> Note:
         """Return why there is dropout, or none."""
+        dropout = config.model.dropout
         passes = self._steps(trial, planned) / trial.steps_of_a_pass
         if dropout == trial.candidate.config.model.dropout and dropout:
             why = f"{dropout:g}, as in the recipe"
         elif dropout:
-            why = f"{dropout:g}, against learning the text by heart in {_passes(passes)}"
+            decay = f"weight decay {config.training.weight_decay:g}"
+            why = f"{dropout:g}, and {decay}, against learning the text by heart"
+            why += f" in {_passes(passes)}"
         elif passes <= 1:
             why = "none, since nothing is seen twice"
         elif trial.recipe.parameters <= self.training_characters:

@@ -10,7 +10,7 @@ from typing import Literal
 
 # A larger model learns more from each token, but it sees fewer of them: below so many tokens for
 # each of its parameters, a smaller model gets further in the same time.
-LEAST_TOKENS_PER_PARAMETER = 0.5
+LEAST_TOKENS_PER_PARAMETER = 1.3
 # Above so many parameters for each token of the training text, a model learns the text by heart.
 MOST_PARAMETERS_PER_TOKEN = 8
 # Passes over the text after which a model mostly learns it by heart: one that has more parameters
@@ -18,9 +18,11 @@ MOST_PARAMETERS_PER_TOKEN = 8
 # Source of the latter: Muennighoff et al. 2023, arXiv:2305.16264.
 MOST_PASSES = 11
 MOST_PASSES_OF_A_SMALLER_MODEL = 16
-# From so many passes on dropout pays for a model with more parameters than the text has tokens.
+# From so many passes on dropout and weight decay pay for a model with more parameters than the text
+# has tokens.
 PASSES_WITHOUT_DROPOUT = 4
 DROPOUT = 0.2
+WEIGHT_DECAY = 0.1
 
 # From so many bytes of training text on, subwords need fewer bits for each byte of held-out text
 # than characters in the same time: there, a run of a text has subwords. docs/benchmarks.md has the
@@ -79,11 +81,19 @@ class Recipe:
             return MOST_PASSES
         return MOST_PASSES_OF_A_SMALLER_MODEL
 
+    def learns_by_heart(self, passes: float, training_tokens: int) -> bool:
+        """Return whether so many passes over a text teach this model the text, not its language."""
+        return passes >= PASSES_WITHOUT_DROPOUT and self.parameters > training_tokens
+
     def dropout(self, passes: float, training_tokens: int, of_recipe: float) -> float:
         """Return the dropout for so many passes over a text; the recipe's own is the least."""
-        if passes < PASSES_WITHOUT_DROPOUT or self.parameters <= training_tokens:
-            return of_recipe
-        return max(of_recipe, DROPOUT)
+        by_heart = self.learns_by_heart(passes, training_tokens)
+        return max(of_recipe, DROPOUT) if by_heart else of_recipe
+
+    def weight_decay(self, passes: float, training_tokens: int, of_recipe: float) -> float:
+        """Return the weight decay for so many passes; the recipe's own is the least."""
+        by_heart = self.learns_by_heart(passes, training_tokens)
+        return max(of_recipe, WEIGHT_DECAY) if by_heart else of_recipe
 
 
 def recipes_for_text(recipes: Sequence[Recipe], training_tokens: int) -> list[Recipe]:

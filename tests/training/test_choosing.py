@@ -51,7 +51,8 @@ def test_the_default_minutes_are_said(request_for_text):
     assert choice.config.training.max_minutes == 10
     assert choice.notes[0].text == "minutes: 10, the default; --minutes M sets another number"
     assert choice.config.model.dropout == 0.2  # for the many passes, which end the run early
-    assert "ends before 10 minutes" in next(n.text for n in choice.notes if n.what == "steps")
+    assert choice.config.training.weight_decay == 0.1  # the same
+    assert "takes less than 10 minutes" in next(n.text for n in choice.notes if n.what == "steps")
 
 
 @pytest.fixture

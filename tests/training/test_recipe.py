@@ -13,6 +13,7 @@ from chatgot.training.recipe import (
     PASSES_WITHOUT_DROPOUT,
     SHARE_FOR_EVALUATIONS_UNTIL_BEST,
     SHARE_OF_TIME,
+    WEIGHT_DECAY,
     Costs,
     Recipe,
     largest_in_time,
@@ -135,8 +136,16 @@ def test_dropout_comes_with_many_passes_and_is_never_below_the_recipes():
     assert SMALL.dropout(100, short, of_recipe=0.5) == 0.5
 
 
-def test_a_model_smaller_than_the_text_needs_no_dropout():
+def test_weight_decay_comes_with_many_passes_and_is_never_below_the_recipes():
+    short = SMALL.parameters - 1
+    assert SMALL.weight_decay(PASSES_WITHOUT_DROPOUT - 0.01, short, of_recipe=0.01) == 0.01
+    assert SMALL.weight_decay(PASSES_WITHOUT_DROPOUT, short, of_recipe=0.01) == WEIGHT_DECAY
+    assert SMALL.weight_decay(PASSES_WITHOUT_DROPOUT, short, of_recipe=0.5) == 0.5
+
+
+def test_a_model_smaller_than_the_text_needs_neither():
     assert SMALL.dropout(100, SMALL.parameters, of_recipe=0.0) == 0.0
+    assert SMALL.weight_decay(100, SMALL.parameters, of_recipe=0.01) == 0.01
 
 
 def test_a_short_run_has_a_short_warmup():
