@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from chatgot.command_line import as_typed, command_name, command_of, command_words
 from chatgot.given_path import given_path, given_text
+from chatgot.leaving import leave_at_once_in_the_end
 from chatgot.shipped import shipped_names, yaml_named
 from chatgot.spinning import spin_briefly
 from chatgot.stopping import StopRequest, reserve_time_to_save
@@ -939,4 +940,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(leave_at_once_in_the_end(main()))
