@@ -21,6 +21,7 @@ if (CHECKOUT / "chatgot").is_dir():
     sys.path.insert(0, str(CHECKOUT))
 
 import argparse
+import gc
 import logging
 import os
 from dataclasses import dataclass, replace
@@ -274,6 +275,7 @@ if __name__ == "__main__":  # here, above the imports that take seconds
     STOP.install()
     refuse_mistakes(sys.argv[1:])
     spin_briefly(os.environ)
+    gc.disable()  # what is imported stays; a quarter of a second goes into looking for garbage
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -346,6 +348,10 @@ from chatgot.training.progress import ProgressBar
 from chatgot.training.recovery import Outcome, recover
 from chatgot.training.saving import Saver
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
+
+if __name__ == "__main__":
+    gc.freeze()  # later collections leave out what was imported
+    gc.enable()
 
 # --------------------------------------------------------------------------------------------------
 # What to train: the settings of a YAML, or those that are chosen for a text
