@@ -21,6 +21,7 @@ if (CHECKOUT / "chatgot").is_dir():
     sys.path.insert(0, str(CHECKOUT))
 
 import argparse
+import gc
 import logging
 import os
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from chatgot.command_line import as_typed, command_name, command_of, command_words
 from chatgot.given_path import given_path, given_text
+from chatgot.leaving import leave_at_once_in_the_end
 from chatgot.shipped import shipped_names, yaml_named
 from chatgot.spinning import spin_briefly
 from chatgot.stopping import StopRequest, reserve_time_to_save
@@ -273,6 +275,7 @@ if __name__ == "__main__":  # here, above the imports that take seconds
     STOP.install()
     refuse_mistakes(sys.argv[1:])
     spin_briefly(os.environ)
+    gc.disable()  # what is imported stays; a quarter of a second goes into looking for garbage
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -345,6 +348,10 @@ from chatgot.training.progress import ProgressBar
 from chatgot.training.recovery import Outcome, recover
 from chatgot.training.saving import Saver
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
+
+if __name__ == "__main__":
+    gc.freeze()  # later collections leave out what was imported
+    gc.enable()
 
 # --------------------------------------------------------------------------------------------------
 # What to train: the settings of a YAML, or those that are chosen for a text
@@ -939,4 +946,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(leave_at_once_in_the_end(main()))
