@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from child_environment import child_environment
@@ -50,6 +51,12 @@ TINY: dict[str, Any] = {
     "sampling": {"prompts": ["KING: "], "max_new_tokens": 12},
 }
 WORDS = "the king queen shall not come to court tonight my lord of war love"
+
+
+def slow(*cases: object) -> list[Any]:
+    """Return cases of a test that are marked slow; a tuple is one case of several values."""
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*value, marks=pytest.mark.slow) for value in values]
 
 
 def make_text(characters: int = 6000, seed: int = 0) -> str:

@@ -311,6 +311,7 @@ def test_a_log_tells_of_a_program_that_comes_and_goes_every_ten_minutes(monkeypa
     watch.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not has_libgomp(), reason="needs libgomp")
 def test_run_beside_other_programs_ends_in_the_same_bits(two_threads, tmp_path, monkeypatch):
     """Threads switch between sleeping and spinning in each step."""

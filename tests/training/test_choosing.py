@@ -12,22 +12,35 @@ from chatgot.config_file import config_of
 from chatgot.data.own_text import Request
 from chatgot.training import choosing, recipe
 from chatgot.training.choosing import choose
+from chatgot.training.measured_speed import Speed
 
 
 @pytest.fixture
-def request_for_text(tmp_path) -> Request:
+def measured_before(monkeypatch) -> None:
+    """Nothing is measured: each recipe takes a hundredth of a second for a step."""
+    speed = Speed(build=1.0, step=0.01, batch=0.003, token=0.001)
+    monkeypatch.setattr(choosing, "measure_speed", lambda *_arguments: speed)
+
+
+@pytest.fixture
+def request_to_measure(tmp_path) -> Request:
     path = tmp_path / "text.txt"
     path.write_text(harness.make_text(6000), encoding="utf-8")
     cache = f"paths.cache={tmp_path / 'cache'}"
     return Request(path, 0.01, (cache, "training.threads=1", "training.compile=false"))
 
 
-def test_measuring_leaves_threads_generators_and_log_as_they_were(request_for_text):
+@pytest.fixture
+def request_for_text(request_to_measure, measured_before) -> Request:
+    return request_to_measure
+
+
+def test_measuring_leaves_threads_generators_and_log_as_they_were(request_to_measure):
     before = torch.get_num_threads()
     torch.set_num_threads(2)  # the measured runs have one
     level = logging.getLogger("chatgot").level
     state = torch.get_rng_state()
-    choose(request_for_text)
+    choose(request_to_measure)
     threads = torch.get_num_threads()
     torch.set_num_threads(before)
     assert threads == 2
@@ -46,7 +59,7 @@ def test_the_users_steps_are_taken_and_the_rest_follows_them(request_for_text):
 
 
 def test_the_default_minutes_are_said(request_for_text):
-    overrides = (*request_for_text.overrides, "training.batch_size=2")  # cheap to measure
+    overrides = request_for_text.overrides
     choice = choose(Request(request_for_text.text, overrides=overrides))
     assert choice.config.training.max_minutes == 10
     assert choice.notes[0].text == "minutes: 10, the default; --minutes M sets another number"
@@ -64,8 +77,7 @@ def long_enough(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("long_enough")
 def test_a_long_text_has_subwords_and_the_rules_count_its_characters(request_for_text):
-    overrides = (*request_for_text.overrides, "training.batch_size=2")  # cheap to measure
-    overrides += ("data.vocab_size=300",)
+    overrides = (*request_for_text.overrides, "data.vocab_size=300")
     choice = choose(Request(request_for_text.text, 0.01, overrides))
     assert choice.tokens.vocabulary.kind == "subwords"
     assert config_of(choice.yaml, "text.yaml").data.tokenizer == "bpe"
@@ -169,6 +181,7 @@ def test_a_prediction_that_fails_is_said_and_the_run_is_chosen(request_for_text,
     assert "could not be measured (MemoryError('no room for n-grams'))" in note.text
 
 
+@pytest.mark.usefixtures("measured_before")
 @pytest.mark.parametrize(
     "text",
     ["ab" * 1500, "".join(chr(0x4E00 + i % 2500) for i in range(3000)), "a\0b\x1b" * 800],

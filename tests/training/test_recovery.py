@@ -120,7 +120,7 @@ def test_the_log_says_where_a_rewind_goes_and_what_it_skips(rewound):
     assert "rewinding to step 8, data positions 10 to 14 are skipped" in harness.log_of(rewound)
 
 
-@pytest.mark.parametrize("at", [9, 11, 12, 20])
+@pytest.mark.parametrize("at", [11, 20, *harness.slow(9, 12)])
 def test_a_run_stopped_around_a_rewind_ends_in_the_same_bits(tmp_path, at):
     """Its skips and rewinds are those of a run that was not stopped."""
     bad = {5, 10, 11, 12}
@@ -174,7 +174,7 @@ def test_an_absurd_learning_rate_is_exit_4_after_a_limited_number_of_steps(tmp_p
     assert all(is_whole(path) for path in harness.checkpoints(folder).values())
 
 
-@pytest.mark.parametrize("rate", [1e3, 1e12])
+@pytest.mark.parametrize("rate", [1e3, *harness.slow(1e12)])
 @pytest.mark.parametrize("keep", [1, 5])
 def test_an_absurd_learning_rate_on_resume_keeps_the_last_good_file(
     clean, tmp_path, rate, keep, capsys
@@ -411,7 +411,7 @@ def test_the_log_says_from_which_step_the_precision_is_lower(stormy):
     assert "precision falls back from bf16 to fp32, starting with step 21" in log
 
 
-@pytest.mark.parametrize("at", [5, 17, 19, 25])
+@pytest.mark.parametrize("at", [17, *harness.slow(5, 19, 25)])
 def test_a_storm_that_is_stopped_and_resumed_gives_the_same_bits(stormy, tmp_path, at):
     stopped = new(tmp_path / "stopped", precision_dtype="fp16", **MIXED)
     assert run(stopped, spoil=two_storms, stop_at=at) == 143
@@ -436,7 +436,7 @@ def test_the_precision_climbs_back_once_after_enough_good_steps(tmp_path):
     assert words in harness.log_of(folder)
 
 
-@pytest.mark.parametrize("at", [5, 9, 12])
+@pytest.mark.parametrize("at", [9, *harness.slow(5, 12)])
 def test_a_lowered_precision_and_a_rewind_to_the_start_survive_a_stop(tmp_path, at):
     keys = mixed(retry_steps=8) | {"precision_dtype": "bf16", "save_checkpoint_steps": 30}
 
@@ -574,8 +574,17 @@ def inject(kind: str, times: int) -> tuple[dict[str, Callable], list[tuple[int, 
     return ways[kind], fired
 
 
-@pytest.mark.parametrize("times", TIMES)
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("precision", "times"),
+    [
+        *(("fp32", times) for times in TIMES),
+        ("bf16", "for ever"),
+        ("fp16", "once"),
+        *harness.slow(
+            ("bf16", "once"), ("bf16", "K times"), ("fp16", "K times"), ("fp16", "for ever")
+        ),
+    ],
+)
 @pytest.mark.parametrize("kind", ["loss", "micro-batch", "gradient", "weight"])
 def test_nan_of_every_kind_is_noticed_in_every_precision(tmp_path, kind, precision, times):
     is_mixed = precision != "fp32"

@@ -109,9 +109,7 @@ def straight(tmp_path_factory) -> Path:
 # Stop and resume
 
 
-@pytest.mark.parametrize(
-    "at", [6, 14, 31, *(pytest.param(at, marks=pytest.mark.slow) for at in (5, 7, 22, 30))]
-)
+@pytest.mark.parametrize("at", [31, *harness.slow(5, 6, 7, 14, 22, 30)])
 def test_a_run_stopped_around_a_change_of_size_ends_in_the_same_bits(straight, tmp_path, at):
     """It does not run out of memory a second time for the same change."""
     stopped = new(tmp_path / "stopped")
