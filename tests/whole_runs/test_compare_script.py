@@ -51,7 +51,7 @@ def losses(folder: Path) -> dict[str, float]:
     found = {}
     for run_dir in (folder / "logs" / "tensorboard").glob("*_*"):
         done = harness.lines_in(run_dir / "events.jsonl")[-1]
-        found[run_dir.name.partition("_")[0]] = done["best_val_loss"]
+        found[run_dir.name.partition("_")[0]] = done["best_val_loss_full"]
     return found
 
 
