@@ -320,7 +320,7 @@ main { padding: 22px 22px 24px; background: var(--ground); border: 1px solid #cb
   border-radius: 10px; }
 main > .about, main > .label, main > .command { display: none; }
 section { display: none; }
-section:nth-of-type(1), section:nth-of-type(4) { display: block; }
+#loss, #samples { display: block; }
 section > h3, section > .samples:nth-of-type(n+2) { display: none; }
 .samples.samples { grid-template-columns: 1fr 1fr; }
 figure:not(:first-child):not(:last-child) { display: none; }

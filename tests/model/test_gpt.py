@@ -37,8 +37,8 @@ def ids(B: int = 2, T: int = 8, seed: int = 0) -> torch.Tensor:
 # Size
 
 
-def test_two_shipped_configurations_have_a_size_in_their_name():
-    assert {re.search(r"_(\d+M)", path.stem)[1] for path in SIZED} == {"14M", "85M"}
+def test_shipped_configurations_have_a_size_in_their_name():
+    assert {re.search(r"_(\d+M)", path.stem)[1] for path in SIZED} == {"4M", "14M", "85M"}
 
 
 @pytest.mark.parametrize("path", SIZED, ids=lambda path: path.stem)

@@ -264,7 +264,7 @@ def test_hostile_text_is_shown_as_text(tmp_path, text):
     visible = text.replace("\x1b", "\\x1b").replace("\x07", "\\x07").replace("\u202e", "\\u202e")
     assert samples_shown(page) == [(visible, visible)]
     assert html.unescape(page).count(visible) >= 12
-    assert page.count("<section>") == page.count("</section>") == 7
+    assert page.count("<section") == page.count("</section>") == 7
     assert "could not be made" not in page
 
 

@@ -136,7 +136,7 @@ def test_dropout_comes_with_many_passes_and_is_never_below_the_recipes():
     assert SMALL.dropout(100, short, of_recipe=0.5) == 0.5
 
 
-def test_weight_decay_comes_with_many_passes_and_is_never_below_the_recipes():
+def test_weight_decay_comes_with_many_passes_never_below_the_recipes():
     short = SMALL.parameters - 1
     assert SMALL.weight_decay(PASSES_WITHOUT_DROPOUT - 0.01, short, of_recipe=0.01) == 0.01
     assert SMALL.weight_decay(PASSES_WITHOUT_DROPOUT, short, of_recipe=0.01) == WEIGHT_DECAY
