@@ -43,6 +43,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "accumulate_grad_batches": 2,
         "warmup_steps": 2,
         "threads": 1,
+        # on a busy machine `auto` would measure slow blocks and compile: seconds of work, no hooks
+        "compile": False,
     },
 }
 

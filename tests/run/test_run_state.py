@@ -165,7 +165,7 @@ def test_every_counter_of_a_run_is_restored(tmp_path, monkeypatch):
         return function
 
     monkeypatch.setattr(torch, "compile", not_compiled)  # the stored run was compiled
-    decaying = {"lr_schedule": "wsd", "stop_when_no_better": 2}
+    decaying = {"lr_schedule": "wsd", "stop_when_no_better": 2, "compile": "auto"}
     run = parts.run(model={"dropout": 0.2}, training=decaying)
     train(run, 1)
     run.state = unlike_any_other()
