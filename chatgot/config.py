@@ -895,6 +895,29 @@ class PathsConfig(Section):
     cache: PathText = key("data/cache", "folder of the token caches", resume="free")
 
 
+class DistributedConfig(Section):
+    """`distributed`: how ranks that torchrun has started share a run; one process ignores it."""
+
+    strategy: Literal["auto", "ddp", "fsdp"] = key(
+        "auto",
+        "under torchrun; ddp: each rank has the whole model; fsdp: each rank has a part of the "
+        "weights and of the optimizer's state; auto: ddp where that fits into a rank's memory",
+        resume="free",
+    )
+    backend: Literal["auto", "gloo", "nccl"] = key(
+        "auto",
+        "under torchrun: what sends tensors; auto: nccl between NVIDIA cards, else gloo",
+        resume="free",
+    )
+    timeout_s: Float = key(
+        300.0,
+        "under torchrun: seconds after which a rank that does not answer counts as lost",
+        ge=1,
+        le=86400,
+        resume="free",
+    )
+
+
 class Config(Section):
     """The whole configuration: one YAML file and the `--set` options."""
 
@@ -907,6 +930,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
     paths: PathsConfig = PathsConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
     def _tensors_have_a_size(self) -> "Config":

@@ -67,3 +67,9 @@ class OutOfMemory(UserError):
     def __init__(self, message: str, unchanged: bool) -> None:
         super().__init__(message)
         self.unchanged = unchanged
+
+
+class RankLost(UserError):
+    """A rank of a group does not answer, or has ended; the others end, too."""
+
+    exit_code = 7

@@ -22,6 +22,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 NOTICES = ("SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGPWR")
 # These come again and again from one source: the kernel sends SIGXCPU each second above the limit
 REPEATED = ("SIGXCPU", "SIGVTALRM", "SIGPROF")
+TOLD_TWICE_S = 5.0  # within this time, a second signal to a rank of a group is the same one
 # CPU time to end the step, save and draw the report
 LEAST_RESERVE_S = 5
 LONGEST_RESERVE_S = 120
@@ -41,6 +42,10 @@ class StopRequest:
         self.exit_code: int | None = None
         self.signal_name = ""
         self.training = False
+        # of a group of ranks: a signal counts when all know of it
+        self.waits_for_agreement = False
+        self._is_agreed = False
+        self._came_s = 0.0  # when the first signal came, by the monotonic clock
 
     def install(self) -> None:
         """Install the handlers; a SIGHUP that was ignored at the start (nohup) stays ignored.
@@ -62,16 +67,32 @@ class StopRequest:
             signal.signal(number, self._on_signal)
 
     def requested(self) -> bool:
-        """Return whether a signal has come."""
+        """Return whether a signal has come; in a group, whether all ranks know of one."""
+        if self.waits_for_agreement:
+            return self._is_agreed
         return self.exit_code is not None
+
+    def agreed(self, exit_code: int, rank: int, own_rank: int) -> None:
+        """Take the signal that one rank of the group has got: all end with its exit code."""
+        self._is_agreed = True
+        if self.exit_code != exit_code:
+            number = 143 - 128 if exit_code == 143 else exit_code - 128
+            self.signal_name = signal.Signals(number).name
+            self.exit_code = exit_code
+        if rank != own_rank:
+            self.signal_name += f" to rank {rank}"
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         exit_code = _exit_code(number)
-        if self.requested():
+        if self.exit_code is not None:
             if name == self.signal_name and name in REPEATED:
                 return
+            # a scheduler tells each rank, and torchrun tells it again
+            if self.waits_for_agreement and time.monotonic() - self._came_s < TOLD_TWICE_S:
+                return
             os._exit(exit_code)
+        self._came_s = time.monotonic()
         self.exit_code = exit_code
         self.signal_name = name
         if not self.training:

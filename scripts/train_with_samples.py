@@ -30,6 +30,12 @@ from typing import TYPE_CHECKING
 from chatgot.command_line import as_typed, command_name, command_of, command_words
 from chatgot.given_path import given_path, given_text
 from chatgot.leaving import leave_at_once_in_the_end
+from chatgot.machine.launched_copies import (
+    is_rank,
+    quiet_rank,
+    speaks_for_its_machine,
+    was_started_again,
+)
 from chatgot.shipped import shipped_names, yaml_named
 from chatgot.spinning import spin_briefly
 from chatgot.stopping import StopRequest, reserve_time_to_save
@@ -140,6 +146,11 @@ def misused(args: argparse.Namespace) -> str:
         return (
             f"a text ({args.text}) and --config: give one of them; "
             f"for a YAML on this text, --set data.path={args.text}"
+        )
+    if args.text is not None and is_rank(os.environ):
+        return (
+            f"a text ({args.text}) and torchrun: give --config with a YAML, so that all ranks "
+            f"train with the same settings; for this text, --set data.path={args.text}"
         )
     if args.text is not None and is_yaml(args.text):
         return f"{args.text} is a YAML, expected a text: did you mean --config {args.text}?"
@@ -266,19 +277,24 @@ def refuse_mistakes(argv: list[str]) -> None:
         if config.data.path is not None:
             text_sources(listed_paths(config.data), yaml_path=args.config)
     except UserError as error:
-        setup_console()
-        log_error(error)
+        if speaks_for_its_machine(os.environ):
+            setup_console()
+            log_error(error)
         sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":  # here, above the imports that take seconds
     STOP.install()
+    if quiet_rank(os.environ) is not None:
+        os.environ["TQDM_DISABLE"] = "1"
     refuse_mistakes(sys.argv[1:])
     spin_briefly(os.environ)
     gc.disable()  # what is imported stays; a quarter of a second goes into looking for garbage
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+
+import torch
 
 from chatgot.checkpointing.run_files import newest_whole, probe_folder
 from chatgot.checkpointing.stored_vocabulary import subwords_of
@@ -294,18 +310,21 @@ from chatgot.data.preparation.for_training import (
 )
 from chatgot.data.text_sources import listed_paths
 from chatgot.data.vocabulary import Vocabulary
+from chatgot.distributed.joining import join, own_device
+from chatgot.distributed.ranks import Ranks
 from chatgot.errors import ConfigError, OutOfMemory, UserError
 from chatgot.exchange.importing import read_start
 from chatgot.logs.events import event
 from chatgot.logs.logging_setup import crash_trace, log_header, setup_console
-from chatgot.logs.metrics import MetricsWriter
+from chatgot.logs.metrics import MetricsWriter, NoMetrics
 from chatgot.logs.origins import text_of_yaml
 from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
 from chatgot.machine.priority import lower_priority
-from chatgot.run.assembly import Run, assemble, make_prompts
+from chatgot.run.assembly import Run, assemble_together, make_prompts
 from chatgot.run.ending import END_WORDS
 from chatgot.run.folder import RunPaths, open_folder
+from chatgot.run.restarting import agent_began_s, last_good_point
 from chatgot.run.resuming import (
     ResumePoint,
     find_checkpoint,
@@ -465,23 +484,24 @@ def probe_folders(paths: PathsConfig) -> None:
 
 
 def prepare(
-    args: argparse.Namespace, experiment: Experiment, start: Start | None
+    args: argparse.Namespace,
+    experiment: Experiment,
+    start: Start | None,
+    ranks: Ranks,
+    device: torch.device,
 ) -> tuple[Run, ResumePoint | None, list[str]]:
     """Build the run; return it, the checkpoint it goes on from, and what the log will say."""
     config = experiment.config
-    point = None
-    if args.resume_from is not None:
-        assert experiment.yaml is not None, "only a new run has no YAML yet"
-        named_by_set = experiment.named_by_set
-        point = find_checkpoint(args.resume_from, config, experiment.yaml, named_by_set)
+    point = point_to_go_on_from(args, experiment, ranks)
+    if point is not None:
         config = point.config
     leave_cores_to_others(config.training.niceness)
-    device = pick_device(config.device)
     text = text_path(config, experiment.yaml)
     if not args.dry_run:
         probe_folders(config.paths)
     if experiment.choice is None:
-        tokens = load_text(config, text, vocabulary_of(start, point))
+        with ranks.main_first():  # it writes the cache that the others read
+            tokens = load_text(config, text, vocabulary_of(start, point))
     else:
         tokens = experiment.choice.tokens
     old_texts: list[OldText] = []
@@ -493,7 +513,7 @@ def prepare(
     going_on = None if point is None else point.path
     teachers = load_teachers(student, device, read_start, stored, going_on)
     weights = None if start is None else start.tensors
-    run = assemble(config, tokens, device, stored, weights, teachers)
+    run = assemble_together(config, tokens, device, stored, weights, teachers, ranks)
     if experiment.yaml is not None:
         run.config_path = str(experiment.yaml.resolve())
     run.old_texts = old_texts
@@ -506,6 +526,30 @@ def prepare(
         start_from(run, start, args.init_from)
         remarks += given_subwords(start, config, args.init_from)
     return run, point, remarks
+
+
+def point_to_go_on_from(
+    args: argparse.Namespace, experiment: Experiment, ranks: Ranks
+) -> ResumePoint | None:
+    """Return the checkpoint that a run goes on from; None: a new run begins.
+
+    A group that was lost and is started again goes on from its last good checkpoint by itself.
+    Raises: CheckpointRejected.
+    """
+    asked = args.resume_from
+    started_again = not ranks.is_alone and was_started_again(os.environ)
+    if asked is None and not started_again:
+        return None
+    yaml = experiment.yaml
+    assert yaml is not None, "only a new run has no YAML yet"
+
+    def find(resume_from: str) -> ResumePoint:
+        return find_checkpoint(resume_from, experiment.config, yaml, experiment.named_by_set)
+
+    if not started_again:
+        return ranks.on_main(lambda: find(args.resume_from))
+    began_s = min(ranks.all(agent_began_s()))
+    return ranks.on_main(lambda: last_good_point(experiment.config, yaml, asked, began_s, find))
 
 
 def leave_cores_to_others(niceness: int) -> None:
@@ -562,6 +606,8 @@ def log_start(run: Run, point: ResumePoint | None, remarks: list[str], paths: Ru
 
 def open_metrics(run: Run, point: ResumePoint | None, paths: RunPaths) -> MetricsWriter:
     """Open the rows and curves; of a resumed run those of later steps go."""
+    if not run.ranks.is_main:
+        return NoMetrics()
     settings = flat(run.config.model_dump(mode="json"))
     if point is None:
         return MetricsWriter(paths.run_dir, hyperparameters=settings)
@@ -619,6 +665,9 @@ def show_samples(
     step = run.state.progress.global_step
     seed = run.config.seed
     texts: list[str] = []
+    if not run.ranks.is_main:  # rank 0 shows them
+        run.state.marks.last_sample_step = step
+        return
     try:
         growing = continue_texts(run.model, run.vocabulary, prompts, run.config.sampling, seed)
         for so_far in growing:
@@ -694,7 +743,7 @@ def train(
 ) -> None:
     """Run optimizer steps until the run has ended or a signal asks to stop."""
     due = Due(run)
-    clock = StepClock(run)
+    clock = StepClock(run, STOP)
     prompts = make_prompts(run)
     copies = CopiesInSamples(run)
     run.model.train()
@@ -846,21 +895,37 @@ def hint_at_preparing(text: Path) -> None:
 
 
 def run_training(args: argparse.Namespace) -> int:
-    """Prepare everything, train, and say how to go on; return the exit code."""
+    """Join the ranks that train together, if there are several, and train; return the exit code."""
     start = None if args.init_from is None else read_start(args.init_from)
     experiment = find_experiment(args, start)
     refuse_missing_start(args, experiment.config)
+    device = own_device(pick_device(experiment.config.device))
+    with closing(join(experiment.config, device)) as ranks:
+        return train_together(args, experiment, start, ranks, device)
+
+
+def train_together(
+    args: argparse.Namespace,
+    experiment: Experiment,
+    start: Start | None,
+    ranks: Ranks,
+    device: torch.device,
+) -> int:
+    """Prepare everything, train, and say how to go on; return the exit code."""
     notes = [] if experiment.choice is None else experiment.choice.notes
     if not args.dry_run:
         for note in notes:
             note.log()
-    run, point, remarks = prepare(args, experiment, start)
+    run, point, remarks = prepare(args, experiment, start, ranks, device)
     del start  # its weights are in the model now
+    if args.dry_run and not ranks.is_main:
+        return 0
     if args.dry_run:
         lines = [*(note.text for note in notes), *estimate(run)]
         write_to_stdout([f"{line}\n".encode() for line in lines])
         return 0
-    last_evaluation_is_missing = evaluation_due(run) and not has_newer_files(run)
+    newer = ranks.on_main(lambda: has_newer_files(run))
+    last_evaluation_is_missing = evaluation_due(run) and not newer
     reason = run.end_reason()
     if reason is not None and not last_evaluation_is_missing:
         logger.info(
@@ -885,6 +950,8 @@ def run_training(args: argparse.Namespace) -> int:
         from chatgot.training.what_now import show_best_model
 
         has_ended = exit_code == 0
+        if not ranks.is_main:
+            return exit_code
         if has_ended:
             log_outcome(run, paths.run_dir)
         say_how_to_go_on(experiment, run, None if point is None else point.path, exit_code)
@@ -899,9 +966,10 @@ def train_in_folder(
     """Log what runs, and train; return the exit code."""
     log_start(run, point, remarks, paths)
     if point is not None:
-        leave_newer_files_behind(run, point)
+        run.ranks.on_main(lambda: leave_newer_files_behind(run, point))
     saver = Saver(run, STOP.requested)
     metrics = open_metrics(run, point, paths)
+    STOP.waits_for_agreement = not run.ranks.is_alone
     STOP.training = True  # from now on a signal waits for the step in hand, and its checkpoint
     reserve_time_to_save()
     with (
@@ -941,7 +1009,7 @@ def with_exit_code(do: Callable[[], int]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     args = parse_arguments(argv)
-    setup_console()
+    setup_console(quiet_rank(os.environ))
     return with_exit_code(lambda: prepare_and_train(args))
 
 

@@ -153,10 +153,16 @@ class Steady(logging.Handler):
 
 
 class Console(Steady):
-    """Write to stderr, above tqdm's bar; an unencodable character becomes a backslash escape."""
+    """Write to stderr, above tqdm's bar; an unencodable character becomes a backslash escape.
 
-    def __init__(self) -> None:
+    rank: of a process whose log is not the main one; only its errors are shown, with that number.
+    """
+
+    def __init__(self, rank: int | None = None) -> None:
         super().__init__()
+        self._begin = "" if rank is None else f"rank {rank}: "
+        if rank is not None:
+            self.setLevel(logging.ERROR)
         self.setFormatter(console_formatter())
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -165,7 +171,9 @@ class Console(Steady):
             return
         try:
             encoding = getattr(stream, "encoding", None) or "utf-8"
-            line = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
+            line = f"{self._begin}{self.format(record)}".encode(
+                encoding, "backslashreplace"
+            ).decode(encoding)
             with tqdm.external_write_mode(file=stream):
                 stream.write(line + "\n")
                 stream.flush()
@@ -297,13 +305,14 @@ def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
         logger.critical("uncaught exception in %s:", name, exc_info=args.exc_value)
 
 
-def setup_console() -> None:
+def setup_console(rank: int | None = None) -> None:
     """Log to the console; a log file that is opened later gets these records too.
 
     Opens the null device for standard streams that were closed at the start.
+    rank: of a process whose log is not the main one.
     """
     open_closed_streams()
-    _install(Console(), Early())
+    _install(Console(rank), Early())
 
 
 def setup_logging(
@@ -313,13 +322,16 @@ def setup_logging(
     *,
     max_bytes: int = 10_000_000,
     backups: int = 5,
+    rank: int | None = None,
 ) -> Path:
     """Log to the console and to `logs_dir`/train_{config_name}_{timestamp}.log; return that path.
 
+    rank: of a process whose log is not the main one; it has a file of its own.
     Another call replaces the handlers of the first. Python's warnings are logged too.
     Raises: StorageError if the file cannot be opened; then the old handlers stay.
     """
-    names = ("train", config_name, timestamp or time.strftime("%Y%m%d-%H%M%S"))
+    own = None if rank is None else f"rank{rank}"
+    names = ("train", config_name, timestamp or time.strftime("%Y%m%d-%H%M%S"), own)
     path = Path(logs_dir, "_".join(filter(None, names)) + ".log")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -338,7 +350,7 @@ def setup_logging(
         if isinstance(handler, Early) and not handler.in_file
         for record in handler.records
     ]
-    _install(Console(), file, Early(early, in_file=True))
+    _install(Console(rank), file, Early(early, in_file=True))
     for record in early:
         file.handle(record)
     return path

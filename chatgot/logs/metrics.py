@@ -292,3 +292,25 @@ def _fenced(text: str) -> str:
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join((fence, escape_controls(text, newline="\n"), fence))
+
+
+class NoMetrics(MetricsWriter):
+    """Writes nothing: another rank of the run writes its metrics."""
+
+    def __init__(self) -> None:
+        pass
+
+    def open_board(self) -> None:
+        """Open nothing."""
+
+    def row(self, step: int, **columns: object) -> None:
+        """Write no row."""
+
+    def curves(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Write no curves."""
+
+    def sample(self, step: int, index: int, prompt: str, text: str, seed: int) -> None:
+        """Write no sample."""
+
+    def close(self) -> None:
+        """Close nothing."""

@@ -24,6 +24,7 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
     scale: Callable[[Tensor], Tensor],
     graphed: GraphedPass | None = None,
     teaching: Teaching | None = None,
+    firsts: Sequence[int] | None = None,
 ) -> Tensor:
     """Add up the gradients of the micro-batches; return the mean loss, () on the device.
 
@@ -39,12 +40,14 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
     scale: applied to each loss before its backward (loss scaling).
     graphed: replays micro-batches where it can; they see `scale` only as a factor then, so whether
         the loss is finite shows in the mean alone. With teachers nothing is replayed.
+    firsts: of the micro-batches to compute, the index of the first sequence; None: all. Of a part
+        of them, the gradients and losses are that part's share of the step's.
     """
     S = len(starts)
     device = windows.device
     targets = windows.targets(starts)  # (S,)
     total = torch.zeros(() if teaching is None else 3, device=device)
-    for first in range(0, S, micro_batch_size):
+    for first in range(0, S, micro_batch_size) if firsts is None else firsts:
         x, y = windows.batch(starts[first : first + micro_batch_size])
         seed_generators(device, *key, first)
         # weighted by the micro-batch's share of the step, so the sum is the mean over all targets

@@ -87,6 +87,15 @@ class SafeGradScaler(GradScaler):
             self._losses_finite = finite
         return super().scale(outputs)
 
+    def bad_losses(self) -> Tensor:
+        """Return 1.0, (), if a loss of this step was not finite so far, else 0.0."""
+        finite = self._losses_finite
+        return torch.zeros(()) if finite is None else (~finite).float()
+
+    def take_bad_losses(self, bad: Tensor) -> None:
+        """Judge this step's losses by what all ranks have found: bad, (), above 0 for a bad one."""
+        self._losses_finite = bad == 0
+
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the optimizer's gradients by the scale (1 if disabled) and compute their norm.
 

@@ -32,6 +32,7 @@ from chatgot.data.windows import (
     ValidationWindows,
     line_start,
 )
+from chatgot.distributed.ranks import Ranks
 from chatgot.logs.timing import TimeSplit
 from chatgot.logs.waiting import waiting
 from chatgot.machine.device import versions
@@ -39,9 +40,11 @@ from chatgot.machine.measured import peak_for_mfu
 from chatgot.machine.memory import is_out_of_memory, reuse_freed_memory
 from chatgot.model.gpt import GPT, build_model
 from chatgot.model.lora import add_lora, draw_lora
+from chatgot.numerics.compilation import run_eager
 from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.distillation import Teaching
 from chatgot.numerics.grad_scaler import SafeGradScaler
+from chatgot.numerics.gradient_checkpointing import disable_gradient_checkpointing
 from chatgot.numerics.optim import Decay, allocate_state, build_optimizer, schedule_horizon
 from chatgot.run.diagnosis import describe_numbers
 from chatgot.run.ending import EndReason, decay_in_force, end_reason, how_to_extend, last_step_of
@@ -76,6 +79,7 @@ class Run:
     state: RunState
     speakers: list[Speaker]  # in the training part, for whoever talks to the model
     tokens_per_byte: float  # of the held-out part, of that which is learned from
+    ranks: Ranks = field(default_factory=Ranks)  # that compute this run together
     # FLOP/s of this machine's matrix products; 0: not worth measuring; None: not measured yet
     peak_flops: float | None = None
     config_path: str = ""  # absolute path of the YAML
@@ -153,6 +157,8 @@ class Run:
         To be called before the first line with MFU, on a CPU after the first step, so that it does
         not delay it. If memory runs out there is no MFU.
         """
+        if not self.ranks.is_main:
+            self.peak_flops = 0
         if self.peak_flops is None:
             self.peak_flops = _peak_flops(self.config, self.model, self.device)
 
@@ -178,6 +184,12 @@ class Run:
         content = self._content()
         state = {**content["state"], "run_id": ANY_ID}
         check_loadable({**content, "state": state, "run_id": ANY_ID})
+
+    def choices(self) -> dict[str, Any]:
+        """Return what other ranks need to compute as this one does; no tensors."""
+        content = self._content()
+        names = ("state", "config", "versions", "data_sha256", "speakers")
+        return {"imported": self.imported} | {name: content[name] for name in names}
 
     def _content(self) -> dict[str, Any]:
         progress = self.state.progress
@@ -207,13 +219,14 @@ class Run:
         }
 
 
-def assemble(
+def assemble(  # noqa: PLR0913 what a run is made of
     config: Config,
     tokens: Tokens,
     device: torch.device,
     stored: Stored | None,
     start: Mapping[str, Tensor] | None = None,
     teachers: Sequence[Teacher] = (),
+    ranks: Ranks | None = None,
 ) -> Run:
     """Build a run with fresh weights, in the modes of `stored` if there is a stored state.
 
@@ -225,9 +238,11 @@ def assemble(
 
     start: the weights that a new run begins with; their embedding may have more rows than tokens.
     teachers: that the run learns from; they get its kernel of attention.
+    ranks: that compute the run together; None: this process alone.
     Raises: ConfigError.
     """
     settings = config.training
+    ranks = ranks or Ranks()
     refuse_without_room(config, len(tokens.vocabulary), device)
     n_train = tokens.training_length(config.data.test_split)
     learned = evaluated = None
@@ -268,7 +283,7 @@ def assemble(
         teacher.model.use_attention(modes.attention)
     state = RunState()
     state.modes = modes
-    state.micro_batch.size = first_micro_batch(settings)
+    state.micro_batch.size = first_micro_batch(settings, ranks.size)
     state.micro_batch.eval_size = settings.batch_size
 
     scaler = SafeGradScaler(
@@ -296,6 +311,7 @@ def assemble(
         imported={} if stored is None else stored.get("imported", {}),
         teachers=teachers,
         teaching=_teaching(config, teachers, tokens),
+        ranks=ranks,
     )
     if device.type != "cpu":  # before training fills the card's memory
         run.measure_peak()
@@ -304,6 +320,44 @@ def assemble(
     run.graphed = choose_passes(run, stored)
     run.start["state"] = run.collect_state()["state"]
     run.check_loadable()
+    return run
+
+
+def assemble_together(  # noqa: PLR0913 as assemble
+    config: Config,
+    tokens: Tokens,
+    device: torch.device,
+    stored: Stored | None,
+    start: Mapping[str, Tensor] | None,
+    teachers: Sequence[Teacher],
+    ranks: Ranks,
+) -> Run:
+    """Build the run on every rank, in the modes that rank 0 has measured and chosen.
+
+    What cannot be compiled or proven on one rank is off on all of them.
+    """
+    run = None
+    with ranks.main_first():
+        if ranks.is_main:
+            run = assemble(config, tokens, device, stored, start, teachers, ranks)
+    if ranks.is_alone:
+        assert run is not None
+        return run
+    choices = ranks.from_main(None if run is None else run.choices())
+    if run is None:
+        assert choices is not None
+        before = stored or {"model_state_dict": start or {}}
+        run = assemble(config, tokens, device, {**before, **choices}, start, teachers, ranks)
+    modes = run.state.modes
+    everywhere = ranks.all((modes.compiled, modes.gradient_checkpointing_failed))
+    if modes.compiled and not all(compiled for compiled, _ in everywhere):
+        run_eager(run.model, "another rank cannot compile them", logging.WARNING)
+        modes.compiled = False
+    if any(failed for _, failed in everywhere):
+        disable_gradient_checkpointing(run.model)
+        modes.gradient_checkpointing_failed = True
+    assert run.start is not None
+    run.start["state"] = run.collect_state()["state"]
     return run
 
 

@@ -45,12 +45,16 @@ def open_folder(
     run's folder and counts as the YAML that began the run.
     The log is linked beside the curves, at the start and again at the end, when the report is
     written and the run's lock released.
+    Other ranks than the first write nothing but a log of their own, which stays on their machine.
     Raises: StorageError.
     """
     logs_dir = Path(run.config.paths.logs)
+    if not run.ranks.is_main:
+        yield _beside_main(run, config_name, logs_dir)
+        return
     with ExitStack() as at_end:
         lock = _lock(run, config_name, logs_dir, at_end)
-        run.state.run_id = lock.run_id
+        run.state.run_id = run.ranks.from_main(lock.run_id)
         if point is not None:
             refuse_newer_files(point, run.config)  # before anything of the run is touched
         log_path = setup_logging(config_name, lock.timestamp, logs_dir)
@@ -75,6 +79,14 @@ def open_folder(
         if point is not None:
             _say_what_moves(run, point)
         yield paths
+
+
+def _beside_main(run: Run, config_name: str, logs_dir: Path) -> RunPaths:
+    """Take the run's id from rank 0, and log into a file of this rank's own."""
+    run.state.run_id = run.ranks.from_main("")
+    timestamp = run.state.run_id.rpartition("_")[2]
+    log_path = setup_logging(config_name, timestamp, logs_dir, rank=run.ranks.rank)
+    return RunPaths(log_path, logs_dir / "tensorboard" / run.state.run_id)
 
 
 def _say_what_moves(run: Run, point: ResumePoint) -> None:

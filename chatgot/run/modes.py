@@ -27,6 +27,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from chatgot.config import MAX_THREADS, Config, TrainingConfig
 from chatgot.data.windows import Batch, TrainingWindows
+from chatgot.distributed.ranks import Ranks
 from chatgot.errors import ConfigError
 from chatgot.logs.events import event
 from chatgot.logs.waiting import waiting
@@ -303,9 +304,12 @@ def change_precision(state: RunState, scaler: SafeGradScaler, precision: Precisi
 
 
 def give_up_gradient_checkpointing(
-    model: nn.Module, state: RunState, error: CheckpointError
+    model: nn.Module, state: RunState, error: CheckpointError | str
 ) -> None:
-    """Switch gradient checkpointing off for the rest of the run: a recomputation differed."""
+    """Switch gradient checkpointing off for the rest of the run: a recomputation differed.
+
+    error: what torch says about it; its first line is logged.
+    """
     disable_gradient_checkpointing(model)
     state.modes.gradient_checkpointing_failed = True
     reason = str(error).strip().splitlines()[0]
@@ -318,16 +322,21 @@ def give_up_gradient_checkpointing(
     )
 
 
-def prove_gradient_checkpointing_again(model: GPT, state: RunState, device: torch.device) -> None:
+def prove_gradient_checkpointing_again(
+    model: GPT, state: RunState, device: torch.device, ranks: Ranks
+) -> None:
     """Repeat the proof of gradient checkpointing; switch it off for good when that fails.
 
-    A step notices other shapes or types of a recomputation, not other values.
+    A step notices other shapes or types of a recomputation, not other values. It holds for all
+    ranks or for none.
     """
     every = model.recompute_every
     if not every:
         return
     marks = state.marks
     step = state.progress.global_step
+    no_memory = False
+    difference: str | None = ""
     try:
         with autocast(device, state.modes.precision):
             tolerance = recomputation_tolerance(state.modes, device)
@@ -335,6 +344,10 @@ def prove_gradient_checkpointing_again(model: GPT, state: RunState, device: torc
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        no_memory = True
+    differences, without_memory = zip(*ranks.all((difference, no_memory)), strict=True)
+    difference = next((found for found in differences if found), "")
+    if any(without_memory):
         logger.warning(
             "gradient checkpointing could not be proven again at step %d: out of memory", step
         )

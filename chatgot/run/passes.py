@@ -59,9 +59,9 @@ def choose_passes(run: Trained, stored: Stored | None) -> GraphedPass | None:
         and kept["config"]["training"].get("micro_batch_size", "auto") == settings.micro_batch_size
     )
     if kept is not None and same_key:
-        run.state.micro_batch.size = min(
-            kept["state"]["micro_batch"]["size"], settings.sequences_per_step
-        )
+        S = settings.sequences_per_step
+        size = min(kept["state"]["micro_batch"]["size"], S)
+        run.state.micro_batch.size = fair_size(size, S, run.ranks.size)
     every = _recompute_every(run, kept, stored)
     if not same_key and chooses_size(settings, run.device):
         run.state.micro_batch.size = fastest_size_on_card(run, every)
@@ -80,14 +80,30 @@ def choose_passes(run: Trained, stored: Stored | None) -> GraphedPass | None:
     return choose_cuda_graph(run.state, run.config, run.train_windows, stored, graphed)
 
 
-def first_micro_batch(settings: TrainingConfig) -> int:
-    """Return the micro-batch size that is asked for, before anything is tried."""
+def first_micro_batch(settings: TrainingConfig, ranks: int = 1) -> int:
+    """Return the micro-batch size that is asked for, before anything is tried.
+
+    ranks: that share a step; each gets as many micro-batches.
+    """
+    S = settings.sequences_per_step
     dynamic = settings.dynamic_batch_size
     if not dynamic.enabled:
         asked = settings.micro_batch_size
-        return settings.batch_size if asked == "auto" else asked
+        return fair_size(settings.batch_size if asked == "auto" else asked, S, ranks)
     size = settings.batch_size if dynamic.initial == "auto" else dynamic.initial
-    return min(size, dynamic.maximum or settings.sequences_per_step)
+    return fair_size(min(size, dynamic.maximum or S), S, ranks)
+
+
+def fair_size(size: int, S: int, ranks: int) -> int:
+    """Return the largest micro-batch, up to `size`, with which all ranks have equally many.
+
+    Where no size does that, no rank is left without one.
+    """
+    if ranks == 1:
+        return size
+    largest = max(1, min(size, S // ranks))
+    sizes = range(largest, 0, -1)
+    return next((fair for fair in sizes if -(-S // fair) % ranks == 0), largest)
 
 
 def chooses_size(settings: TrainingConfig, device: torch.device) -> bool:

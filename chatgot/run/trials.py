@@ -17,6 +17,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from chatgot.config import Config
 from chatgot.data.windows import TrainingWindows
+from chatgot.distributed.ranks import Ranks
 from chatgot.machine.measured import synchronise
 from chatgot.machine.memory import is_out_of_memory, release_memory, too_full, used_memory
 from chatgot.model.gpt import GPT, without_dropout
@@ -42,6 +43,7 @@ class Trained(Protocol):
     state: RunState
     train_windows: TrainingWindows
     teaching: Teaching | None
+    ranks: Ranks
 
 
 def time_sizes(

@@ -42,10 +42,15 @@ FROZEN_BYTES_PER_PARAMETER = 4  # weights alone
 LONGEST_WAIT = 1e12  # steps until a rejected size is tried again
 
 
-def ladder(settings: TrainingConfig) -> list[int]:
-    """Return the sizes that trials may choose, ascending: the maximum, its half and so on."""
+def ladder(settings: TrainingConfig, ranks: int = 1) -> list[int]:
+    """Return the sizes that trials may choose, ascending: the maximum, its half and so on.
+
+    ranks: that share a step; none is left without a micro-batch.
+    """
     dynamic = settings.dynamic_batch_size
     sizes = [dynamic.maximum or settings.sequences_per_step]
+    if ranks > 1:
+        sizes = [max(1, min(sizes[0], settings.sequences_per_step // ranks))]
     while sizes[-1] // 2 >= dynamic.minimum:
         sizes.append(sizes[-1] // 2)
     return sorted({*sizes, dynamic.minimum})
@@ -120,7 +125,7 @@ def fit_micro_batch(run: Run, stopped: Stopped) -> bool:
     dynamic = run.config.training.dynamic_batch_size
     if not dynamic.enabled:
         return True
-    sizes = ladder(run.config.training)
+    sizes = ladder(run.config.training, run.ranks.size)
     _obey_settings(run, sizes)
     with preserved_generators(run.device):
         if dynamic.initial == "auto" and not run.state.micro_batch.history:
@@ -164,6 +169,25 @@ def _size_to_try(run: Run, sizes: list[int]) -> int | None:
     return larger if state.progress.global_step >= earliest else None
 
 
+def _timed_by_all(
+    run: Run, sizes: list[int], deadline: float, stopped: Stopped
+) -> tuple[dict[int, float], dict[int, str]]:
+    """Return what `time_sizes` finds: of several ranks the slowest one's seconds.
+
+    What one rank rejects, all reject.
+    """
+    found = run.ranks.all(time_sizes(run, sizes, deadline, stopped))
+    rejected = {size: why for _, rejected in found for size, why in rejected.items()}
+    timed = set.intersection(*(set(seconds) for seconds, _ in found)) - set(rejected)
+    return {size: max(s[size] for s, _ in found) for size in sorted(timed)}, rejected
+
+
+def _compared_by_all(run: Run, sequences: int, size: int, other: int) -> str:
+    """Return the first rank's reason why two sizes do not give one gradient; empty: they do."""
+    problems = run.ranks.all(compare_gradients(run, sequences, size, other))
+    return next((problem for problem in problems if problem), "")
+
+
 def find_fastest_size(run: Run, sizes: list[int], stopped: Stopped) -> bool:
     """Take the fastest size that fits and gives the gradient of the smallest one.
 
@@ -172,7 +196,7 @@ def find_fastest_size(run: Run, sizes: list[int], stopped: Stopped) -> bool:
     """
     state = run.state
     start = time.perf_counter()
-    seconds, rejected = time_sizes(run, sizes, start + SEARCH_S, stopped)
+    seconds, rejected = _timed_by_all(run, sizes, start + SEARCH_S, stopped)
     if stopped():
         return False
     if not seconds:
@@ -231,7 +255,7 @@ def _fastest_equal(
         # compare on what fits into COMPARE_S, one micro-batch at least
         in_time = int(COMPARE_S / seconds[smallest])
         sequences = max(size, min(S, in_time))
-        problem = compare_gradients(run, sequences, smallest, size)
+        problem = _compared_by_all(run, sequences, smallest, size)
         if not problem:
             return size
         rejected[size] = problem
@@ -246,7 +270,7 @@ def try_larger_size(run: Run, larger: int, stopped: Stopped) -> bool:
     state = run.state
     start = time.perf_counter()
     size = state.micro_batch.size
-    seconds, rejected = time_sizes(run, [size, larger], math.inf, stopped)
+    seconds, rejected = _timed_by_all(run, [size, larger], math.inf, stopped)
     if stopped():
         return False
     # a size that fails rejects the larger ones with it
@@ -258,7 +282,7 @@ def try_larger_size(run: Run, larger: int, stopped: Stopped) -> bool:
         if gain < minimum_gain:
             problem = f"it gains {gain:+.1%} tokens/s, minimum_gain is {minimum_gain:+.1%}"
     if not problem:
-        problem = compare_gradients(run, run.config.training.sequences_per_step, size, larger)
+        problem = _compared_by_all(run, run.config.training.sequences_per_step, size, larger)
     trial_s = time.perf_counter() - start
     step = state.progress.global_step + 1
     if problem:

@@ -7,9 +7,12 @@ read into a model of their own.
 
 import logging
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from chatgot.checkpointing.run_files import checkpoint_path
+from chatgot.distributed.ranks import Ranks
 from chatgot.errors import UserError
 from chatgot.exchange.importing import read_start
 from chatgot.logs.events import event
@@ -49,7 +52,7 @@ def measure_best(run: Run, found: Evaluation, stopped: Stopped) -> bool:
         run.best_full_loss = found.full_loss
     elif step > 0:
         with run.times.of("evaluation"):
-            loss = _loss_of_checkpoint(run, path_of(run, step), stopped)
+            loss = run.ranks.on_main(partial(_loss_of_checkpoint, run, path_of(run, step), stopped))
         if loss is None:
             return False
         run.best_full_loss = loss
@@ -67,7 +70,8 @@ def _loss_of_checkpoint(run: Run, path: Path, stopped: Stopped) -> float | None:
     try:
         model = load_model(path, run.device, read_start).model
         model.use_attention(run.state.modes.attention)
-        return full_loss_of(run, model, stopped)
+        alone = replace(run, ranks=Ranks())  # the file may be on this machine alone
+        return full_loss_of(alone, model, stopped)
     except UserError as error:
         problem = error
     except (RuntimeError, MemoryError) as error:

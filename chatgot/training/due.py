@@ -46,8 +46,8 @@ class Due:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._last_samples_s = time.monotonic()
-        self._last_save_s = time.monotonic()
+        self._last_samples_s = self._now_s()
+        self._last_save_s = self._now_s()
         self._saved_marks = self._marks()
 
     def evaluation(self) -> bool:
@@ -66,7 +66,7 @@ class Due:
             return steps is not None or minutes is not None
         if steps is not None and global_step % steps == 0:
             return True
-        return _passed(self._last_samples_s, minutes)
+        return self._passed(self._last_samples_s, minutes)
 
     def checkpoint(self) -> bool:
         """Return whether a checkpoint is due now: by steps, by minutes, the best, or at the end.
@@ -85,24 +85,29 @@ class Due:
         if run.state.health.bad_steps:
             return False
         minutes = run.config.training.checkpoint_interval_minutes
-        return step_save_due(run) or _passed(self._last_save_s, minutes)
+        return step_save_due(run) or self._passed(self._last_save_s, minutes)
 
     def sampled(self) -> None:
         """Restart the clock of the samples."""
-        self._last_samples_s = time.monotonic()
+        self._last_samples_s = self._now_s()
 
     def saved(self) -> None:
         """Restart the clock of the checkpoints, even if the save failed."""
-        self._last_save_s = time.monotonic()
+        self._last_save_s = self._now_s()
         self._saved_marks = self._marks()
 
     def _marks(self) -> tuple[int, int]:
         marks = self._run.state.marks
         return marks.last_eval_step, marks.last_sample_step
 
+    def _now_s(self) -> float:
+        """Return a clock's time; in a group it is rank 0's training time, which all ranks know."""
+        if self._run.ranks.is_alone:
+            return time.monotonic()
+        return self._run.state.progress.time_s
 
-def _passed(since_s: float, minutes: float | None) -> bool:
-    """Return whether this many minutes have passed since `since_s`; None: never."""
-    if minutes is None:
-        return False
-    return time.monotonic() - since_s >= 60 * minutes
+    def _passed(self, since_s: float, minutes: float | None) -> bool:
+        """Return whether this many minutes have passed since `since_s`; None: never."""
+        if minutes is None:
+            return False
+        return self._now_s() - since_s >= 60 * minutes

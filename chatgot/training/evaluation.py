@@ -4,12 +4,14 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from chatgot.data.windows import NOT_LEARNED, Batch
+from chatgot.distributed.ranks import Ranks
 from chatgot.logs.waiting import Advance, waiting
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.model.gpt import evaluating
@@ -70,10 +72,43 @@ def evaluate(
             counts.append((y != NOT_LEARNED).sum())
         read_losses: list[float] = torch.stack(losses).tolist()
         read_counts: list[int] = torch.stack(counts).tolist()
+    return _mean(list(zip(read_losses, read_counts, strict=True)))
+
+
+def _mean(batches: list[BlockLoss]) -> Measured:
+    """Return the mean loss over all targets of batches, added up in their order."""
     total = 0.0
-    for mean_loss, targets in zip(read_losses, read_counts, strict=True):
+    for mean_loss, targets in batches:
         total += mean_loss * targets
-    return Measured(total / sum(read_counts), list(zip(read_losses, read_counts, strict=True)))
+    return Measured(total / sum(targets for _, targets in batches), batches)
+
+
+class Turns:
+    """Deals batches out to ranks: each gets as many, and takes one in each round.
+
+    Where the last round has too few batches, its last one is taken by several ranks, and counts
+    once.
+    """
+
+    def __init__(self, batches: Iterable[Batch], ranks: Ranks) -> None:
+        self._batches = batches
+        self._ranks = ranks
+        self._count = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this rank's batches."""
+        batches = iter(self._batches)
+        while turn := list(islice(batches, self._ranks.size)):
+            self._count += len(turn)
+            yield turn[min(self._ranks.rank, len(turn) - 1)]
+
+    def together(self, own: Measured) -> Measured:
+        """Return the loss of all batches from this rank's: the numbers of one process alone.
+
+        To be called after all own batches have been measured, by every rank.
+        """
+        rounds = zip(*self._ranks.all(own.batches), strict=True)
+        return _mean([batch for turn in rounds for batch in turn][: self._count])
 
 
 def measure_held_out(run: Run, stopped: Stopped) -> Evaluation | None:
@@ -195,12 +230,18 @@ def _evaluate_halving_batches(
 
     Returns a loss of NaN when not even one sequence fits, None when stopped.
     """
+    turns = Turns((), run.ranks)
 
     def measure(batches: Iterable[Batch]) -> Measured | None:
-        return evaluate(model, batches, run.device, run.state.modes.precision, stopped)
+        nonlocal turns
+        turns = Turns(batches, run.ranks)
+        return evaluate(model, turns, run.device, run.state.modes.precision, stopped)
 
     nothing = Measured(math.nan, [])
-    return halving_batches(run, batches, measure, nothing, words=words, tokens=tokens)
+    own = halving_batches(run, batches, measure, nothing, words=words, tokens=tokens)
+    if own is None or not own.batches:
+        return own
+    return turns.together(own)
 
 
 def halving_batches(
@@ -214,7 +255,8 @@ def halving_batches(
 ) -> Found | None:
     """Return what `measure` does; halve the batches when memory runs out, from now on.
 
-    The training's micro-batch stays as it is: other sizes fit there.
+    The training's micro-batch stays as it is: other sizes fit there. When one rank's memory runs
+    out, all halve them.
 
     batches: returns the same windows in batches of a given size.
     nothing: is returned when not even one sequence fits.
@@ -223,12 +265,17 @@ def halving_batches(
     micro_batch = run.state.micro_batch
     step = run.state.progress.global_step
     while True:
+        found = None
+        failed = False
         try:
             with waiting(words, tokens) as advance:
-                return measure(_counted(batches(micro_batch.eval_size), advance))
+                found = measure(_counted(batches(micro_batch.eval_size), advance))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            failed = True
+        if not run.ranks.largest(failed):
+            return found
         # only now: inside the handler, the exception's traceback keeps the tensors alive
         release_memory(run.device)
         if micro_batch.eval_size == 1:

@@ -158,6 +158,7 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
         f"log in {log_path.resolve()}, curves and report in {run_dir.resolve()}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()),
         f"device: {describe(run.device)}",
+        *_ranks_line(run),
         f"configuration: {config.model_dump_json()}",
         f"model: {model_line(run)}",
         *([f"LoRA: {lora_line(run)}"] if config.training.lora.enabled else []),
@@ -170,6 +171,18 @@ def header(run: Run, log_path: Path, run_dir: Path) -> list[str]:
         *sources_line(run),
         f"one epoch: {run.train_windows.per_epoch:,} windows of {run.train_windows.T} tokens",
     ]
+
+
+def _ranks_line(run: Run) -> list[str]:
+    ranks = run.ranks
+    if ranks.is_alone:
+        return []
+    S = run.config.training.sequences_per_step
+    strategy = (
+        "fsdp, each has a part of the weights" if ranks.is_sharded else "ddp, each has all weights"
+    )
+    shares = f"{S} sequences of a step in micro-batches of {run.state.micro_batch.size}"
+    return [f"ranks: {ranks.size}, {strategy}; they share the {shares}; this is rank {ranks.rank}"]
 
 
 def cautions(run: Run) -> list[str]:
@@ -200,7 +213,7 @@ def cautions(run: Run) -> list[str]:
             f"{files} checkpoints need {needed / 1e9:.1f} GB, "
             f"but only {free / 1e9:.1f} GB are free on their disk"
         )
-    lines += _copies_line() + _unseen_line(run)
+    lines += _copies_line(run) + _unseen_line(run)
     danger = open_to_others(run.checkpoint_dir)
     if danger:
         lines.append(
@@ -222,14 +235,15 @@ def _slower_line(run: Run) -> list[str]:
     ]
 
 
-def _copies_line() -> list[str]:
+def _copies_line(run: Run) -> list[str]:
     launched = launched_copies(os.environ)
-    if launched is None:
+    if launched is None or not run.ranks.is_alone:
         return []
     variable, copies = launched
     return [
         f"{variable}={copies}: a launcher has started {copies} copies of this program, and each "
-        "trains a model of its own on one device; start it once, without the launcher"
+        "trains a model of its own on one device; start it once without the launcher, or with "
+        "torchrun, whose copies train one model together"
     ]
 
 
@@ -322,7 +336,7 @@ def end_line(run: Run) -> str:
 def model_flops_utilisation(run: Run) -> float | None:
     """Return MFU: the FLOP/s since the last row of metrics, relative to the measured peak.
 
-    Teachers' forward passes count.
+    Of several ranks, relative to rank 0's peak times their number. Teachers' forward passes count.
     Source: model FLOPs utilisation, Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
     """
     tokens_per_s = run.state.progress.tokens_per_s
@@ -331,7 +345,7 @@ def model_flops_utilisation(run: Run) -> float | None:
     flops = run.model.flops_per_token()
     if run.teaching is not None:
         flops += run.teaching.flops_per_token(run.train_windows.T)
-    return tokens_per_s * flops / run.peak_flops
+    return tokens_per_s * flops / (run.peak_flops * run.ranks.size)
 
 
 def curves(run: Run) -> dict[str, float]:
@@ -392,7 +406,7 @@ def start_facts(run: Run) -> dict[str, object]:
     """Return the fields of a run's `start` and `resume` events."""
     library_versions = versions()
     return {
-        "ranks": 1,
+        "ranks": run.ranks.size,
         "device": describe(run.device),
         "precision": run.state.modes.precision,
         "torch": library_versions["torch"],

@@ -25,7 +25,7 @@ class ProgressBar:
             initial=run.state.progress.global_step,
             unit="step",
             dynamic_ncols=True,
-            disable=bars_are_disabled() or not is_terminal(sys.stderr),
+            disable=bars_are_disabled() or not is_terminal(sys.stderr) or not run.ranks.is_main,
         )
         draw_on_any_terminal(self.bar)
         self._last_line_s = time.monotonic()

@@ -8,6 +8,7 @@ import enum
 import logging
 import math
 from collections.abc import Iterator
+from functools import partial
 
 from chatgot.checkpointing.run_files import (
     checkpoint_path,
@@ -91,12 +92,15 @@ def raise_precision(run: Run) -> None:
     modes.precision_raised = True
     starts = windows.starts(run.state.progress.position, run.config.training.sequences_per_step)
     batch = windows.batch(starts[: run.state.micro_batch.size])
+    problem: str | None = ""
     try:
         problem = prove_mixed_precision(run.model, batch, higher)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         problem = "out of memory"
+    # for all ranks or for none
+    problem = next((found for found in run.ranks.all(problem) if found), "")
     if problem:
         logger.warning(
             "precision stays at %s: the check of %s failed (%s)", modes.precision, higher, problem
@@ -131,7 +135,8 @@ def rewind(run: Run) -> None:
     state = run.state
     if state.health.rewinds >= run.config.training.safety.max_rewinds:
         raise Diverged(failure_report(run))
-    target = rewind_target(run)
+    # the files may be on rank 0's machine alone
+    target = run.ranks.on_main(partial(rewind_target, run))
     if target is None:
         raise Diverged(failure_report(run))
     step, stored = target
@@ -153,7 +158,7 @@ def rewind(run: Run) -> None:
     # renamed at the next save: until then the run has no others
     run.abandoned = files_after(checkpoint_dir, state.run_id, state.progress.global_step)
     best_path = checkpoint_path(checkpoint_dir, state.run_id, state.marks.best_step)
-    if not best_path.is_file():
+    if not run.ranks.from_main(best_path.is_file()):
         _forget_best(run)
 
 

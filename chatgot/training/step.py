@@ -4,10 +4,12 @@ Gradients are checked before they are used. A step is repeated if it runs out of
 gradient checkpointing recomputes something else.
 """
 
+import enum
 import logging
 import math
 import statistics
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
@@ -58,41 +60,83 @@ def compute_gradients(run: Run) -> Tensor:
     return loss
 
 
+class _Failure(enum.IntEnum):
+    """Why an attempt at a step failed; of those of several ranks, the largest one counts."""
+
+    NONE = 0
+    OTHER_RECOMPUTATION = 1
+    OUT_OF_MEMORY = 2
+
+
 def _attempt(run: Run) -> Tensor | None:
-    """Add up the gradients of the step's micro-batches; return the loss, or None: try again."""
+    """Add up the gradients of the step's micro-batches; return the loss, or None: try again.
+
+    Each rank computes its share of the micro-batches. All ranks know that every share is whole
+    before the gradients are added up: if one has failed, all try again.
+    """
+    loss, failure, reason = _add_own_share(run)
+    worst = _Failure(run.ranks.largest(failure))
+    if worst is _Failure.NONE:
+        assert loss is not None
+        return _add_up_ranks(run, loss)
+    # not inside a handler, where the exception's traceback would still hold the tensors
+    run.model.zero_grad(set_to_none=True)
+    run.scaler.begin()
+    if worst is _Failure.OTHER_RECOMPUTATION:
+        give_up_gradient_checkpointing(run.model, run.state, reason or "on another rank")
+        return None
+    if run.graphed is not None:
+        run.graphed.release()
+    release_memory(run.device)
+    shrink(run)
+    return None
+
+
+def _add_own_share(run: Run) -> tuple[Tensor | None, _Failure, str]:
+    """Add up the gradients of this rank's micro-batches.
+
+    Returns the loss, or why there is none, and the error's words.
+    """
     state = run.state
     windows = run.train_windows
     position = state.progress.position
-    out_of_memory = False
+    S = run.config.training.sequences_per_step
     try:
-        starts = windows.starts(position, run.config.training.sequences_per_step)
-        key = (run.config.seed, position)
+        starts = windows.starts(position, S)
+        firsts = run.ranks.share(range(0, S, state.micro_batch.size))
         with autocast(run.device, state.modes.precision):
-            return add_gradients(
+            loss = add_gradients(
                 run.model,
                 windows,
                 starts,
                 state.micro_batch.size,
-                key,
+                (run.config.seed, position),
                 run.scaler.scale,
                 run.graphed,
                 run.teaching,
+                firsts,
             )
     except CheckpointError as error:
-        give_up_gradient_checkpointing(run.model, state, error)
+        return None, _Failure.OTHER_RECOMPUTATION, str(error)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        out_of_memory = True
-    # not inside the handler, where the exception's traceback still holds the tensors
-    run.model.zero_grad(set_to_none=True)
-    run.scaler.begin()
-    if out_of_memory:
-        if run.graphed is not None:
-            run.graphed.release()
-        release_memory(windows.device)
-        shrink(run)
-    return None
+        return None, _Failure.OUT_OF_MEMORY, ""
+    return loss, _Failure.NONE, ""
+
+
+def _add_up_ranks(run: Run, loss: Tensor) -> Tensor:
+    """Add up the shares of all ranks; return the step's loss, which all ranks have then.
+
+    A step is the smallest thing that is sent: until here no rank has waited for another.
+    """
+    if run.ranks.is_alone:
+        return loss
+    losses = torch.cat([loss.flatten(), run.scaler.bad_losses().to(loss.device).view(1)])
+    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+    run.ranks.add_up([*gradients, losses])
+    run.scaler.take_bad_losses(losses[-1])
+    return losses[:-1].view_as(loss)
 
 
 def update_weights(run: Run, loss: Tensor) -> bool:

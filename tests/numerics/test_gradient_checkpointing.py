@@ -362,11 +362,11 @@ def test_a_recomputation_that_goes_wrong_later_fails_the_next_proof(caplog):
     assert enable_gradient_checkpointing(run.model)
     run.state.progress.global_step = 100
     caplog.clear()
-    prove_gradient_checkpointing_again(run.model, run.state, run.device)
+    prove_gradient_checkpointing_again(run.model, run.state, run.device, run.ranks)
     assert "off" not in caplog.text
     odd_recomputation(run, other_value)
     run.state.progress.global_step = 200
-    prove_gradient_checkpointing_again(run.model, run.state, run.device)
+    prove_gradient_checkpointing_again(run.model, run.state, run.device, run.ranks)
     assert "gradient checkpointing is off from step 201 on" in caplog.text
     assert "steps 101 to 200 were trained since the last proof" in caplog.text
     assert run.model.recompute_every is None

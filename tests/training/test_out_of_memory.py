@@ -323,7 +323,7 @@ def test_out_of_memory_in_the_proof_of_a_precision_changes_nothing(monkeypatch, 
 def test_out_of_memory_in_the_recomputation_proof_leaves_it_on(monkeypatch, caplog):
     run = dynamic_run(gradient_checkpointing=True)
     monkeypatch.setattr(modes, "recomputation_differs", fail_for_memory)
-    modes.prove_gradient_checkpointing_again(run.model, run.state, run.device)
+    modes.prove_gradient_checkpointing_again(run.model, run.state, run.device, run.ranks)
     assert "out of memory" in caplog.text
     assert run.state.modes.precision == "fp32"
     assert run.model.recompute_every == 1

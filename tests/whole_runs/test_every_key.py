@@ -256,6 +256,8 @@ def test_every_key_has_a_test_here_or_elsewhere():
     elsewhere |= {f"training.lora.{name}" for name in ("rank", "alpha", "targets")}
     # whole_runs/test_distil.py: they need trained models
     elsewhere |= {f"training.distillation.{name}" for name in ("teachers", "weight", "temperature")}
+    # distributed/test_group_runs.py: several processes obey them
+    elsewhere |= {f"distributed.{name}" for name in ("strategy", "backend", "timeout_s")}
     assert {key for key, _ in keys_of()} == CHANGES.keys() | elsewhere
 
 

@@ -1,0 +1,1 @@
+"""Which processes compute a run together, and how do they agree?"""

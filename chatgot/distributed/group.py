@@ -1,0 +1,211 @@
+"""A group of ranks that torchrun has started, over torch.distributed.
+
+Control goes over gloo, on the host: small numbers and pickled objects. Tensors are added up over
+the backend of the device. Before each exchange a rank notes in the group's store how many it has
+begun. So when one does not answer, the others can say which it is.
+"""
+
+import logging
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from chatgot.distributed.ranks import Moment, Ranks, Said
+from chatgot.errors import RankLost, UserError
+
+logger = logging.getLogger(__name__)
+
+BUCKET = 1 << 23  # numbers that are added up at once: 32 MiB in fp32
+MAIN_FIRST = timedelta(days=7)  # reading and tokenising a large text may take hours
+STORE_S = 10.0  # for asking the store who is behind
+
+
+class Group(Ranks):
+    """The ranks that torchrun has started; joining waits until all of them are there.
+
+    device: of this rank's tensors. backend: gloo or nccl. timeout_s: how long a rank waits for the
+    others in one exchange; then RankLost says who is missing.
+    """
+
+    is_alone = False
+
+    def __init__(self, device: torch.device, backend: str, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        timeout = timedelta(seconds=timeout_s)
+        dist.init_process_group("gloo", timeout=timeout)
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+        self._store = _open_store(timeout)
+        self._device = device
+        self._tensors: Any = None  # None: the default group, which is gloo
+        if backend != "gloo":
+            self._tensors = dist.new_group(backend=backend, timeout=timeout)
+        self._begun = 0  # exchanges
+        self._orders = 0  # blocks of main_first
+
+    def all(self, said: Said) -> list[Said]:
+        """Return what every rank says, in the order of ranks. Raises: RankLost."""
+        answers: list[Any] = [None] * self.size
+        with self._exchange():
+            dist.all_gather_object(answers, said)
+        return answers
+
+    def from_main(self, said: Said) -> Said:
+        """Return what rank 0 says. Raises: RankLost."""
+        box = [said if self.is_main else None]
+        with self._exchange():
+            dist.broadcast_object_list(box, src=0)
+        return cast("Said", box[0])
+
+    def on_main(self, do: Callable[[], Said]) -> Said:
+        """Let rank 0 do something; return its result, or raise its error, on every rank."""
+        result: Any = None
+        error: BaseException | None = None
+        if self.is_main:
+            try:
+                result = do()
+            except UserError as raised:
+                error = raised
+        result, error = self.from_main((result, _portable(error)))
+        if error is not None:
+            raise error
+        return cast("Said", result)
+
+    def largest(self, number: int) -> int:
+        """Return the largest number that a rank says. Raises: RankLost."""
+        tensor = torch.tensor(number, dtype=torch.int64)
+        with self._exchange():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Put the sum over all ranks into each tensor; the same bits on every rank.
+
+        They are copied into buckets, so that many small ones cost few messages.
+        """
+        with self._exchange():
+            for bucket in _buckets(tensors):
+                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+                dist.all_reduce(flat, group=self._tensors)
+                sizes = [tensor.numel() for tensor in bucket]
+                for tensor, total in zip(bucket, torch.split(flat, sizes), strict=True):
+                    tensor.copy_(total.view_as(tensor))
+
+    def agree(self, moment: Moment) -> Moment:
+        """Return what all know after a step: the signal that one has got, and rank 0's clock."""
+        code = 0
+        if moment.stop is not None:
+            code = moment.stop[0] * self.size + self.rank
+        time_s = moment.time_s if self.is_main else -1.0
+        numbers = torch.tensor([code, time_s, moment.warnings], dtype=torch.float64)
+        with self._exchange():
+            dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        code, time_s, warnings = numbers.tolist()
+        stop = divmod(int(code), self.size) if code else None
+        return Moment(stop, time_s, bool(warnings))
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let rank 0 run the block before the others: it measures, or writes a cache."""
+        self._orders += 1
+        done = f"main first {self._orders}"
+        if not self.is_main:
+            self._store.wait([done], MAIN_FIRST)
+        yield
+        if self.is_main:
+            self._store.set(done, "done")
+
+    def close(self) -> None:
+        """Leave the group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Note in the store that an exchange begins; if it fails, say which rank is missing."""
+        self._begun += 1
+        self._store.set(_begun(self.rank), str(self._begun))
+        start_s = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._lost(error, time.monotonic() - start_s) from error
+
+    def _lost(self, error: RuntimeError, waited_s: float) -> RankLost:
+        """Return the error that names the ranks which have not begun this exchange."""
+        reason = str(error).strip().splitlines()[0]
+        behind = self._behind()
+        if not behind:
+            return RankLost(
+                f"rank {self.rank}: the exchange with the others failed: {reason}\n"
+                "start the group again with --resume_from latest; "
+                "torchrun --max_restarts=3 does it by itself"
+            )
+        names = ", ".join(f"rank {rank}" for rank in behind)
+        verb = "does" if len(behind) == 1 else "do"
+        return RankLost(
+            f"{names} {verb} not answer: rank {self.rank} waited {waited_s:.0f} s "
+            f"(distributed.timeout_s={self.timeout_s:g})\n"
+            "start the group again with --resume_from latest; "
+            "torchrun --max_restarts=3 does it by itself"
+        )
+
+    def _behind(self) -> list[int]:
+        """Return the ranks that have not begun the exchange which this one is in."""
+        self._store.set_timeout(timedelta(seconds=STORE_S))
+        try:
+            counts = [int(self._store.get(_begun(rank))) for rank in range(self.size)]
+        except RuntimeError:  # the store is gone with the rank or node that kept it
+            return []
+        return [rank for rank, count in enumerate(counts) if count < self._begun]
+
+
+def _open_store(timeout: timedelta) -> Any:
+    """Return the store through which the ranks have found each other; each start has its keys."""
+    host = os.environ["MASTER_ADDR"]
+    port = int(os.environ["MASTER_PORT"])
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    # torch's stubs lack both classes
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        host, port, is_master=False, timeout=timeout, wait_for_workers=False
+    )
+    return dist.PrefixStore(f"chatgot/start {attempt}", store)  # type: ignore[attr-defined]
+
+
+def _begun(rank: int) -> str:
+    return f"begun by {rank}"
+
+
+def _portable(error: BaseException | None) -> BaseException | None:
+    """Return an error that every rank can raise: without what cannot be sent."""
+    if error is None:
+        return None
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 whatever it holds
+        return UserError(str(error))
+    return error
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield tensors of one dtype together, as many as a bucket holds, in their order."""
+    bucket: list[Tensor] = []
+    numbers = 0
+    for tensor in tensors:
+        full = numbers + tensor.numel() > BUCKET
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+            numbers = 0
+        bucket.append(tensor)
+        numbers += tensor.numel()
+    if bucket:
+        yield bucket

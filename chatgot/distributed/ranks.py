@@ -1,0 +1,84 @@
+"""The processes that compute a run together, and what they tell each other.
+
+A run of one process is a group of one rank: it agrees with itself, at no cost. Under torchrun there
+are more (group.py). Every rank calls these methods in the same order.
+
+Letters: S sequences of one optimizer step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+Said = TypeVar("Said")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What all ranks know alike after a step.
+
+    stop: the exit code of the signal that asked one of them to stop, and that rank; None: none did.
+    time_s: the training time on rank 0, whose clock counts.
+    warnings: whether a rank has something to say to rank 0.
+    """
+
+    stop: tuple[int, int] | None
+    time_s: float
+    warnings: bool = False
+
+
+class Ranks:
+    """The ranks of a run; this class is one process alone.
+
+    rank: of this process, counted from 0. size: how many there are. Rank 0 is the main one: it
+    logs, samples and writes.
+    """
+
+    rank = 0
+    size = 1
+    is_alone = True  # there is nobody to agree with
+    is_sharded = False  # each rank holds a part of the weights
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, of: Sequence[int]) -> Sequence[int]:
+        """Return this rank's part of a sequence of things to do; neighbours stay together."""
+        first = self.rank * len(of) // self.size
+        end = (self.rank + 1) * len(of) // self.size
+        return of[first:end]
+
+    def all(self, said: Said) -> list[Said]:
+        """Return what every rank says, in the order of ranks."""
+        return [said]
+
+    def from_main(self, said: Said) -> Said:
+        """Return what rank 0 says."""
+        return said
+
+    def on_main(self, do: Callable[[], Said]) -> Said:
+        """Let rank 0 do something; return its result, or raise its error, on every rank."""
+        return do()
+
+    def largest(self, number: int) -> int:
+        """Return the largest number that a rank says."""
+        return number
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Put the sum over all ranks into each tensor; the same bits on every rank."""
+
+    def agree(self, moment: Moment) -> Moment:
+        """Return what all know after a step: the signal that one has got, and rank 0's clock."""
+        return moment
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let rank 0 run the block before the others: it measures, or writes a cache."""
+        yield
+
+    def close(self) -> None:
+        """Leave the group."""

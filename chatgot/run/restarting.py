@@ -1,0 +1,83 @@
+"""Where a group of ranks goes on after one of them was lost and torchrun started all again."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from chatgot.checkpointing.names import NAME, TIMESTAMP
+from chatgot.checkpointing.run_files import run_files
+from chatgot.config import Config
+from chatgot.errors import CheckpointRejected
+from chatgot.run.resuming import ResumePoint
+
+logger = logging.getLogger(__name__)
+
+SLURM = "SLURM_RESTART_COUNT"  # a job that Slurm starts again has new agents
+
+
+def agent_began_s() -> float:
+    """Return when the agent began that started this rank, in seconds since the epoch.
+
+    It outlives the ranks: all that the group does, it does later.
+    """
+    try:
+        return float(psutil.Process(os.getppid()).create_time())
+    except psutil.Error:
+        return time.time()
+
+
+def last_good_point(
+    config: Config,
+    yaml: Path,
+    asked: str | None,
+    began_s: float,
+    find: Callable[[str], ResumePoint],
+) -> ResumePoint | None:
+    """Return where a lost group goes on: at its newest good checkpoint, or where it began.
+
+    None: it began a new run and has saved nothing.
+
+    asked: what the group was told to resume from when it was started first; None: nothing.
+    began_s: when its first agent began, in seconds since the epoch.
+    find: reads and checks a checkpoint, or raises CheckpointRejected.
+    Raises: CheckpointRejected where it was told to resume, and nothing is left to go on from.
+    """
+    for path in _saved_by_the_group(config, yaml, asked, began_s):
+        try:
+            point = find(str(path))
+        except CheckpointRejected as error:
+            logger.warning("%s; passed over", error)
+            continue
+        logger.info("started again, from the last good checkpoint: %s", path)
+        return point
+    logger.info("started again: no checkpoint was saved before")
+    return None if asked is None else find(asked)
+
+
+def _saved_by_the_group(
+    config: Config, yaml: Path, asked: str | None, began_s: float
+) -> Iterator[Path]:
+    """Yield the checkpoints that the group may have saved, the newest first."""
+    if asked == "latest":  # it means the newest of that run again
+        return
+    try:
+        runs = run_files(Path(config.paths.checkpoints), yaml.stem)
+    except OSError:
+        return
+    given = None if asked is None else NAME.fullmatch(Path(asked).name)
+    if given is not None:
+        files = runs.get(given["timestamp"], {})
+        steps = [step for step in files if step > int(given["step"])]
+    else:
+        began = time.strftime(TIMESTAMP, time.localtime(began_s))
+        if os.environ.get(SLURM, "0") != "0":
+            began = ""
+        timestamp = max((timestamp for timestamp in runs if timestamp >= began), default=None)
+        files = {} if timestamp is None else runs[timestamp]
+        steps = list(files)
+    for step in sorted(steps, reverse=True):
+        yield files[step]
