@@ -525,6 +525,10 @@ def prepare(
     elif start is not None:
         start_from(run, start, args.init_from)
         remarks += given_subwords(start, config, args.init_from)
+    if ranks.is_sharded:
+        from chatgot.run.sharding import shard_run  # one process alone needs none of it
+
+        shard_run(run)
     return run, point, remarks
 
 
@@ -665,11 +669,12 @@ def show_samples(
     step = run.state.progress.global_step
     seed = run.config.seed
     texts: list[str] = []
-    if not run.ranks.is_main:  # rank 0 shows them
+    model = run.whole_model()
+    if model is None:  # rank 0 shows them
         run.state.marks.last_sample_step = step
         return
     try:
-        growing = continue_texts(run.model, run.vocabulary, prompts, run.config.sampling, seed)
+        growing = continue_texts(model, run.vocabulary, prompts, run.config.sampling, seed)
         for so_far in growing:
             if STOP.requested():
                 return

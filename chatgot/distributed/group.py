@@ -40,14 +40,11 @@ class Group(Ranks):
     def __init__(self, device: torch.device, backend: str, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         timeout = timedelta(seconds=timeout_s)
-        dist.init_process_group("gloo", timeout=timeout)
+        backends = "gloo" if backend == "gloo" else f"cpu:gloo,{device.type}:{backend}"
+        dist.init_process_group(backends, timeout=timeout)
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self._store = _open_store(timeout)
-        self._device = device
-        self._tensors: Any = None  # None: the default group, which is gloo
-        if backend != "gloo":
-            self._tensors = dist.new_group(backend=backend, timeout=timeout)
         self._begun = 0  # exchanges
         self._orders = 0  # blocks of main_first
 
@@ -94,7 +91,7 @@ class Group(Ranks):
         with self._exchange():
             for bucket in _buckets(tensors):
                 flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-                dist.all_reduce(flat, group=self._tensors)
+                dist.all_reduce(flat)
                 sizes = [tensor.numel() for tensor in bucket]
                 for tensor, total in zip(bucket, torch.split(flat, sizes), strict=True):
                     tensor.copy_(total.view_as(tensor))

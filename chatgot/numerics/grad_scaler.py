@@ -117,7 +117,7 @@ class SafeGradScaler(GradScaler):
         parameters = (p for group in optimizer.param_groups for p in group["params"])
         gradients = [p.grad for p in parameters if p.grad is not None]
         dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-        self._norms[id(optimizer)] = get_total_norm(dense)
+        self._norms[id(optimizer)] = _whole(get_total_norm(dense))
 
     def _known_optimizers(self) -> list[Optimizer]:
         """Return the optimizers that were unscaled before and still exist."""
@@ -265,3 +265,9 @@ def _flat(outputs: Any) -> Iterator[Tensor]:
 def _device_of(optimizer: Optimizer) -> torch.device:
     device: torch.device = optimizer.param_groups[0]["params"][0].device
     return device
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """Return a norm over all ranks where each has a part of the gradients, else as it is."""
+    whole = getattr(norm, "full_tensor", None)
+    return norm if whole is None else whole()

@@ -106,21 +106,36 @@ class Muon(EagerOptimizer, torch.optim.Muon):
 
         pairs: each parameter with its momentum, both (height, C).
         """
-        height, C = pairs[0][0].shape
         stack = torch.stack([momentum for _, momentum in pairs])  # (parameters, height, C)
+        means = [self.state[p].get("second_moment") for p, _ in pairs]
+        for rows, updates, factor in self.orthogonal_pieces(stack, means, group):
+            self._apply(
+                [p[rows] for p, _ in pairs],
+                updates,
+                decay=1 - group["lr"] * group["weight_decay"],
+                rate=group["lr"] * factor,
+            )
+
+    def orthogonal_pieces(
+        self, stack: Tensor, means: Sequence[Tensor | None], group: dict[str, Any]
+    ) -> Iterator[tuple[slice, Tensor, float]]:
+        """Yield the updates of parameters of one shape, one run of equal pieces after the other.
+
+        Each time: the rows of a run; their updates, (parameters, rows of the run, C); and a factor
+        on the learning rate.
+
+        stack: momenta, (parameters, height, C).
+        means: NorMuon's running means of each parameter, (height, 1), which take in the updates.
+        """
+        count, height, C = stack.shape
         for rows, R in _runs(group["pieces"], height):
             x = stack[:, rows].reshape(-1, R, C).to(self.dtype)  # (n, R, C)
             updates = orthogonal(x, group["ns_coefficients"], group["eps"])  # (n, R, C)
             if "beta2" in group:
-                means = [self.state[p]["second_moment"][rows] for p, _ in pairs]
-                updates = normalised(updates, means, group["beta2"])  # (n, R, C)
+                of_rows = [mean[rows] for mean in means if mean is not None]
+                updates = normalised(updates, of_rows, group["beta2"])  # (n, R, C)
             factor = max(1.0, R / C) ** 0.5  # on the learning rate, as torch's adjust_lr "original"
-            self._apply(
-                [p[rows] for p, _ in pairs],
-                updates.reshape(len(pairs), -1, C),
-                decay=1 - group["lr"] * group["weight_decay"],
-                rate=group["lr"] * factor,
-            )
+            yield rows, updates.reshape(count, -1, C), factor
 
     def _apply(self, weights: list[Tensor], updates: Tensor, decay: float, rate: float) -> None:
         """Multiply weights by `decay`, then subtract `rate` x updates; updates: stacked."""

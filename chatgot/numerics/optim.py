@@ -1,6 +1,7 @@
 """The optimizer, its parameter groups, and the learning rate of each step."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,10 @@ Group = dict[str, Any]
 
 
 def build_optimizer(
-    model: nn.Module, settings: TrainingConfig, muon_precision: str = "fp32"
+    model: nn.Module,
+    settings: TrainingConfig,
+    muon_precision: str = "fp32",
+    muon_class: type[Muon] = Muon,
 ) -> Optimizer:
     """Make AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
@@ -31,6 +35,7 @@ def build_optimizer(
     Weight decay is on matrices only: the weights of Linear and Embedding.
 
     muon_precision: fp32 or bf16, for the matrix products in Muon's updates.
+    muon_class: another one is for weights of which each rank has a part.
     Source: Loshchilov & Hutter, arXiv:1711.05101; decay on matrices only: GPT-3, arXiv:2005.14165,
     appendix B.
     """
@@ -41,7 +46,7 @@ def build_optimizer(
     by_pieces: dict[Pieces, list[Tensor]] = {1: [], 2: [], 3: []}
     for name, p in hidden.items():
         by_pieces.setdefault(_pieces(name, model), []).append(p)
-    muon = Muon(
+    muon = muon_class(
         [{"params": params, "pieces": pieces} for pieces, params in by_pieces.items() if params],
         DTYPES[muon_precision],
         lr=settings.muon_learning_rate,
@@ -92,10 +97,18 @@ def state_shapes(group: Group, parameter: Tensor) -> dict[str, torch.Size]:
     return {"momentum_buffer": whole, "second_moment": torch.Size([whole[0], 1])}
 
 
-def allocate_state(optimizer: Optimizer) -> None:
+def zeros_for(p: Tensor, shape: torch.Size) -> Tensor:
+    """Return zeros like a weight, of another shape."""
+    return p.new_zeros(shape)
+
+
+def allocate_state(
+    optimizer: Optimizer, zeros: Callable[[Tensor, torch.Size], Tensor] = zeros_for
+) -> None:
     """Create the state that the optimizer would create in its first step.
 
     So the first step needs no more memory than the later ones.
+    zeros: makes a state tensor for a weight; another one is for weights of which a rank has a part.
     """
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -104,7 +117,7 @@ def allocate_state(optimizer: Optimizer) -> None:
             device = p.device if group.get("fused") else "cpu"
             optimizer.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=device)
             for name, shape in state_shapes(group, p).items():
-                optimizer.state[p][name] = p.new_zeros(shape)
+                optimizer.state[p][name] = zeros(p, shape)
 
 
 def set_lr(optimizer: Optimizer, lr: float, settings: TrainingConfig) -> None:

@@ -5,11 +5,12 @@ Letters: S sequences of one optimizer step, T `max_seq_length`, V rows of the em
 
 import copy
 import logging
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ from chatgot.run.ending import EndReason, decay_in_force, end_reason, how_to_ext
 from chatgot.run.fits import check_loadable
 from chatgot.run.modes import choose_modes, choose_muon_precision, prove_precision
 from chatgot.run.passes import choose_passes, first_micro_batch
-from chatgot.run.room import refuse_without_room
+from chatgot.run.room import refuse_for_parts, refuse_without_room, wants_parts
 from chatgot.run.run_state import Plateau, RunState, Stored, StoredState, collect_state
 from chatgot.run.teachers import Teacher
 from chatgot.sampling.remembered_speakers import remembered_speakers
@@ -97,6 +98,8 @@ class Run:
     failed_samples: int = 0  # in this process
     steps_here: int = 0  # optimizer steps started in this process
     times: TimeSplit = field(default_factory=TimeSplit)  # in this process
+    # returns what this rank keeps of a stored state: all of it, or its part
+    own_part: Callable[[Stored], Stored] = field(default=lambda stored: stored)
     # waits until no checkpoint is being written in the background
     finish_saving: Callable[[], None] = field(default=lambda: None)
     # while new best weights are being written in the background: the best loss before them
@@ -215,8 +218,34 @@ class Run:
             **({"base": self.base} if self.base else {}),
             **_stored_old_texts(self.old_texts),
             **_stored_teachers(self.teachers),
-            **self.collect_state(),
+            **self._whole_state(),
         }
+
+    def whole_model(self) -> GPT | None:
+        """Return the model with whole weights; None: this is another rank than the first.
+
+        All ranks have to call it. Where each keeps a part of the weights, it is a copy.
+        """
+        if not self.ranks.is_sharded:
+            return self.model if self.ranks.is_main else None
+        weights = self._whole_state()["model_state_dict"]
+        if not self.ranks.is_main:
+            return None
+        model = build_model(self.config.model, self.model.vocab_size, self.device, self.config.seed)
+        if self.config.training.lora.enabled:
+            add_lora(model, self.config.training.lora)
+        model.load_state_dict(weights, strict=False)
+        model.use_attention(self.state.modes.attention)
+        return model
+
+    def _whole_state(self) -> StoredState:
+        """Return the state with whole tensors, whatever part of them this rank keeps."""
+        state = self.collect_state()
+        if not self.ranks.is_sharded:
+            return state
+        from chatgot.distributed.strategies import whole  # one process alone needs none of it
+
+        return cast("StoredState", whole(state))
 
 
 def assemble(  # noqa: PLR0913 what a run is made of
@@ -243,7 +272,8 @@ def assemble(  # noqa: PLR0913 what a run is made of
     """
     settings = config.training
     ranks = ranks or Ranks()
-    refuse_without_room(config, len(tokens.vocabulary), device)
+    parts = ranks.size if ranks.is_sharded else 1
+    refuse_without_room(config, len(tokens.vocabulary), device, parts)
     n_train = tokens.training_length(config.data.test_split)
     learned = evaluated = None
     if config.data.learn_from is not None:
@@ -316,10 +346,12 @@ def assemble(  # noqa: PLR0913 what a run is made of
     if device.type != "cpu":  # before training fills the card's memory
         run.measure_peak()
     run.start = copy.deepcopy(run.collect_state())
-    allocate_state(optimizer)
+    if not ranks.is_sharded:  # else each rank allocates its part, later
+        allocate_state(optimizer)
     run.graphed = choose_passes(run, stored)
     run.start["state"] = run.collect_state()["state"]
-    run.check_loadable()
+    if not ranks.is_sharded:
+        run.check_loadable()
     return run
 
 
@@ -336,6 +368,12 @@ def assemble_together(  # noqa: PLR0913 as assemble
 
     What cannot be compiled or proven on one rank is off on all of them.
     """
+    if not ranks.is_alone:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        wanted = wants_parts(config, len(tokens.vocabulary), device, here)
+        ranks.is_sharded = ranks.from_main(wanted)
+        if ranks.is_sharded:
+            refuse_for_parts(config, ranks.size)
     run = None
     with ranks.main_first():
         if ranks.is_main:

@@ -64,7 +64,8 @@ def choose_passes(run: Trained, stored: Stored | None) -> GraphedPass | None:
         run.state.micro_batch.size = fair_size(size, S, run.ranks.size)
     every = _recompute_every(run, kept, stored)
     if not same_key and chooses_size(settings, run.device):
-        run.state.micro_batch.size = fastest_size_on_card(run, every)
+        size = fastest_size_on_card(run, every)
+        run.state.micro_batch.size = fair_size(size, settings.sequences_per_step, run.ranks.size)
     if modes.gradient_checkpointing_failed:  # while the sizes were timed
         every = 0
     graphed = GraphedPass(run.model, run.device) if run.device.type == "cuda" else None

@@ -21,17 +21,35 @@ ADAMW_BYTES = 16
 MUON_BYTES = 12
 FROZEN_BYTES = 4
 LOGIT_BYTES = 4
+# Of a rank's memory, which whole weights and their optimizer may take; the rest is for activations.
+DDP_SHARE = 0.5
 
 
-def refuse_without_room(config: Config, V: int, device: torch.device) -> None:
+def wants_parts(config: Config, V: int, device: torch.device, ranks_here: int) -> bool:
+    """Return whether ranks keep parts of the weights: asked for, or whole ones would not fit.
+
+    ranks_here: how many share the memory of this machine; each has a card of its own.
+    """
+    strategy = config.distributed.strategy
+    if strategy != "auto":
+        return strategy == "fsdp"
+    available = most_memory(device)
+    if available is None:
+        return False
+    sharing = ranks_here if device.type == "cpu" else 1
+    return bytes_of_weights(config, V) > DDP_SHARE * available / sharing
+
+
+def refuse_without_room(config: Config, V: int, device: torch.device, parts: int = 1) -> None:
     """Make sure that weights, and then one micro-batch, can fit into the device's memory.
 
+    parts: how many ranks share the weights.
     Raises: ConfigError.
     """
     available = most_memory(device)
     if available is None:
         return
-    weights = bytes_of_weights(config, V)
+    weights = bytes_of_weights(config, V) // parts
     if weights > available:
         raise ConfigError(
             f"model: {parameters_of(config, V):,} parameters need at least "
@@ -45,6 +63,22 @@ def refuse_without_room(config: Config, V: int, device: torch.device) -> None:
             f"training: {sequences} sequences of {config.model.max_seq_length} tokens "
             f"at once need at least {_gib(needed)}, this machine has {_gib(available)}: lower "
             "training.batch_size (and raise accumulate_grad_batches), or model.max_seq_length"
+        )
+
+
+def refuse_for_parts(config: Config, ranks: int) -> None:
+    """Refuse what ranks cannot do that keep parts of the weights. Raises: ConfigError."""
+    settings = config.training
+    if settings.dynamic_batch_size.enabled:
+        raise ConfigError(
+            "training.dynamic_batch_size.enabled=true and distributed.strategy=fsdp: its trials "
+            "are of one rank: set dynamic_batch_size.enabled=false, and training.micro_batch_size"
+        )
+    S = settings.sequences_per_step
+    if S % ranks:
+        raise ConfigError(
+            f"distributed.strategy=fsdp: the {S} sequences of a step cannot be shared equally by "
+            f"{ranks} ranks: set training.batch_size x accumulate_grad_batches to a multiple"
         )
 
 

@@ -28,7 +28,7 @@ from chatgot.machine.memory import (
 )
 from chatgot.run.assembly import Run
 from chatgot.run.modes import compile_for_smaller_size
-from chatgot.run.passes import chooses_size
+from chatgot.run.passes import chooses_size, fair_size
 from chatgot.run.run_state import RejectedSize, change_size
 from chatgot.run.trials import compare_gradients, time_sizes
 from chatgot.stopping import Stopped
@@ -76,6 +76,7 @@ def shrink(run: Run) -> None:
         smaller = max(minimum, size // 2)
     else:
         smaller = _half_without_rest(settings.sequences_per_step, size)
+        smaller = fair_size(smaller, settings.sequences_per_step, run.ranks.size)
     logger.warning(
         "step %d: out of memory: micro_batch_size %d -> %d, "
         "the step is done again with the same %d sequences",

@@ -135,8 +135,7 @@ def rewind(run: Run) -> None:
     state = run.state
     if state.health.rewinds >= run.config.training.safety.max_rewinds:
         raise Diverged(failure_report(run))
-    # the files may be on rank 0's machine alone
-    target = run.ranks.on_main(partial(rewind_target, run))
+    target = rewind_target(run)
     if target is None:
         raise Diverged(failure_report(run))
     step, stored = target
@@ -182,7 +181,7 @@ def _go_back(run: Run, step: int, stored: Stored, ranges: list[tuple[int, int]])
     """Load a stored state, except for the counters that a rewind does not change."""
     state = run.state
     before = state.model_copy(deep=True)
-    restore_state(stored, state, run.model, run.optimizer, run.scaler)
+    restore_state(run.own_part(stored), state, run.model, run.optimizer, run.scaler)
     if state.modes.precision != before.modes.precision:
         change_precision(state, run.scaler, before.modes.precision)
     overwrite(state, after_rewind(before, state))
@@ -220,6 +219,16 @@ def rewind_target(run: Run) -> tuple[int, Stored] | None:
 
     None: there is nothing to go back to.
     """
+    # the files may be on rank 0's machine alone
+    target = run.ranks.on_main(partial(_checkpoint_to_go_back_to, run))
+    if target is None and run.start is not None:
+        start = copy.deepcopy(run.start)
+        return start["state"]["progress"]["global_step"], start
+    return target
+
+
+def _checkpoint_to_go_back_to(run: Run) -> tuple[int, Stored] | None:
+    """Return the step and the content of a checkpoint; None: there is none to go back to."""
     health = run.state.health
     target: tuple[int, Stored] | None = None
     for step, stored in _good_checkpoints(run):
@@ -229,9 +238,6 @@ def rewind_target(run: Run) -> tuple[int, Stored] | None:
         was_used = health.rewinds > 0 and step <= health.rewound_to
         if not (is_first and was_used):
             break
-    if target is None and run.start is not None:
-        start = copy.deepcopy(run.start)
-        return start["state"]["progress"]["global_step"], start
     return target
 
 

@@ -8,6 +8,7 @@ import enum
 import logging
 import math
 import statistics
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -97,25 +98,10 @@ def _add_own_share(run: Run) -> tuple[Tensor | None, _Failure, str]:
 
     Returns the loss, or why there is none, and the error's words.
     """
-    state = run.state
-    windows = run.train_windows
-    position = state.progress.position
     S = run.config.training.sequences_per_step
+    firsts = run.ranks.share(range(0, S, run.state.micro_batch.size))
     try:
-        starts = windows.starts(position, S)
-        firsts = run.ranks.share(range(0, S, state.micro_batch.size))
-        with autocast(run.device, state.modes.precision):
-            loss = add_gradients(
-                run.model,
-                windows,
-                starts,
-                state.micro_batch.size,
-                (run.config.seed, position),
-                run.scaler.scale,
-                run.graphed,
-                run.teaching,
-                firsts,
-            )
+        loss = _add_parts(run, firsts) if run.ranks.is_sharded else _add(run, firsts)
     except CheckpointError as error:
         return None, _Failure.OTHER_RECOMPUTATION, str(error)
     except (RuntimeError, MemoryError) as error:
@@ -123,6 +109,39 @@ def _add_own_share(run: Run) -> tuple[Tensor | None, _Failure, str]:
             raise
         return None, _Failure.OUT_OF_MEMORY, ""
     return loss, _Failure.NONE, ""
+
+
+def _add(run: Run, firsts: Sequence[int]) -> Tensor:
+    """Add up the gradients of the micro-batches that begin at these sequences."""
+    state = run.state
+    windows = run.train_windows
+    position = state.progress.position
+    starts = windows.starts(position, run.config.training.sequences_per_step)
+    with autocast(run.device, state.modes.precision):
+        return add_gradients(
+            run.model,
+            windows,
+            starts,
+            state.micro_batch.size,
+            (run.config.seed, position),
+            run.scaler.scale,
+            run.graphed,
+            run.teaching,
+            firsts,
+        )
+
+
+def _add_parts(run: Run, firsts: Sequence[int]) -> Tensor:
+    """Add up gradients of which each rank keeps a part; the last backward pass sends them."""
+    from chatgot.distributed.strategies import add_up_in_backward  # one process needs none of it
+
+    loss = None
+    add_up_in_backward(run.model, False)
+    if len(firsts) > 1:
+        loss = _add(run, firsts[:-1])
+    add_up_in_backward(run.model, True)
+    last = _add(run, firsts[-1:])
+    return last if loss is None else loss + last
 
 
 def _add_up_ranks(run: Run, loss: Tensor) -> Tensor:
@@ -133,7 +152,9 @@ def _add_up_ranks(run: Run, loss: Tensor) -> Tensor:
     if run.ranks.is_alone:
         return loss
     losses = torch.cat([loss.flatten(), run.scaler.bad_losses().to(loss.device).view(1)])
-    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+    gradients: list[Tensor] = []  # those of parts were added up in the last backward pass
+    if not run.ranks.is_sharded:
+        gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
     run.ranks.add_up([*gradients, losses])
     run.scaler.take_bad_losses(losses[-1])
     return losses[:-1].view_as(loss)
