@@ -41,10 +41,12 @@ class Group(Ranks):
         self.timeout_s = timeout_s
         timeout = timedelta(seconds=timeout_s)
         backends = "gloo" if backend == "gloo" else f"cpu:gloo,{device.type}:{backend}"
-        dist.init_process_group(backends, timeout=timeout)
-        self.rank = dist.get_rank()
-        self.size = dist.get_world_size()
-        self._store = _open_store(timeout)
+        self.rank = int(os.environ["RANK"])
+        self.size = int(os.environ["WORLD_SIZE"])
+        self._store = _open_store(self.rank, timeout)
+        dist.init_process_group(
+            backends, store=self._store, rank=self.rank, world_size=self.size, timeout=timeout
+        )
         self._begun = 0  # exchanges
         self._orders = 0  # blocks of main_first
 
@@ -165,14 +167,21 @@ class Group(Ranks):
         return [rank for rank, count in enumerate(counts) if count < self._begun]
 
 
-def _open_store(timeout: timedelta) -> Any:
-    """Return the store through which the ranks have found each other; each start has its keys."""
-    host = os.environ["MASTER_ADDR"]
-    port = int(os.environ["MASTER_PORT"])
+def _open_store(rank: int, timeout: timedelta) -> Any:
+    """Return the store through which the ranks find each other; each start has keys of its own.
+
+    torchrun keeps one store over all starts. Without such keys, a rank would find the address of
+    one that has ended, and never reach it.
+    """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    agent_has_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     # torch's stubs lack both classes
     store = dist.TCPStore(  # type: ignore[attr-defined]
-        host, port, is_master=False, timeout=timeout, wait_for_workers=False
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=rank == 0 and not agent_has_it,
+        timeout=timeout,
+        wait_for_workers=False,
     )
     return dist.PrefixStore(f"chatgot/start {attempt}", store)  # type: ignore[attr-defined]
 
