@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from chatgot.errors import ConfigError, UserError
+from chatgot.torchrun import is_rank, torchrun_words
 
 COMMAND = "chatgot"
 SCRIPTS = {
@@ -27,14 +28,15 @@ def command_words() -> list[str]:
     """Return the words that start this command again, without its arguments.
 
     They are `chatgot VERB`, `python -m chatgot VERB` or `python scripts/NAME.py`, as it was
-    started.
+    started; with torchrun, `torchrun` in the place of `python`.
     """
     words = _words_before(sys.argv[1:])
+    python = torchrun_words(os.environ) if is_rank(os.environ) else [sys.executable]
     if words[-3:-1] == ["-m", COMMAND]:
-        return [sys.executable, *words[-3:]]
+        return [*python, *words[-3:]]
     if len(words) > 2 and _is_command(words[-2]):
         return [_shortest(words[-2]), words[-1]]
-    return [sys.executable, sys.argv[0]]
+    return [*python, sys.argv[0]]
 
 
 def command_of(verb: str, arguments: Sequence[str]) -> str:

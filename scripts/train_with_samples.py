@@ -30,15 +30,10 @@ from typing import TYPE_CHECKING
 from chatgot.command_line import as_typed, command_name, command_of, command_words
 from chatgot.given_path import given_path, given_text
 from chatgot.leaving import leave_at_once_in_the_end
-from chatgot.machine.launched_copies import (
-    is_rank,
-    quiet_rank,
-    speaks_for_its_machine,
-    was_started_again,
-)
 from chatgot.shipped import shipped_names, yaml_named
 from chatgot.spinning import spin_briefly
 from chatgot.stopping import StopRequest, reserve_time_to_save
+from chatgot.torchrun import is_rank, quiet_rank, speaks_for_its_machine, was_started_again
 
 if TYPE_CHECKING:
     from chatgot.config import Config

@@ -7,7 +7,7 @@ import torch
 from chatgot.config import Config
 from chatgot.distributed.ranks import Ranks
 from chatgot.errors import ConfigError
-from chatgot.machine.launched_copies import is_rank
+from chatgot.torchrun import is_rank
 
 
 def join(config: Config, device: torch.device) -> Ranks:
