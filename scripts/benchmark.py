@@ -148,6 +148,12 @@ PARTS = {
         ("config", "set", "seconds", "rounds"),
         {"config": "configs/models/chatgot_quick.yaml", "seconds": 10.0, "rounds": 2},
     ),
+    "ranks": Part(
+        "ranks:ranks",
+        "tokens/s of two and four ranks under torchrun, and of processes that train alone",
+        ("config", "set", "steps", "rounds"),
+        {"config": "configs/models/chatgot_quick.yaml", "steps": 12, "rounds": 2},
+    ),
     "startup": Part(
         "training:startup",
         "default text, start to first step compared with import torch, resident memory",

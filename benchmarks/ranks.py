@@ -1,0 +1,93 @@
+"""What a group of ranks on this machine costs, beside processes that know nothing of each other."""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.script_runs import (
+    Figures,
+    json_lines,
+    number,
+    run_folder,
+    script_command,
+)
+
+THREADS = 1  # of each process: two ranks take two cores
+WARM_UP = 2  # steps that the rate leaves out
+
+
+def ranks(args: argparse.Namespace, folder: Path) -> Figures:
+    """Measure one process, two at once that train alone, and groups of two and four ranks.
+
+    Each process has one thread and computes micro-batches of one size. What two processes reach
+    that train alone is the limit for two ranks: they share the machine's cores, caches and memory,
+    but send nothing.
+    """
+    sides: dict[str, list[float]] = {}
+    for _ in range(args.rounds):
+        for name, starts, ranks_each, strategy in (
+            ("one process", 1, 0, "ddp"),
+            ("two processes, each alone", 2, 0, "ddp"),
+            ("two ranks, ddp", 1, 2, "ddp"),
+            ("two ranks, fsdp", 1, 2, "fsdp"),
+            ("four ranks, ddp", 1, 4, "ddp"),
+        ):
+            speed = _tokens_per_s(args, folder, starts, ranks_each, strategy)
+            sides.setdefault(name, []).append(speed)
+    best = {name: max(speeds) for name, speeds in sides.items()}
+    figures: Figures = {f"{name}, tokens/s": speed for name, speed in best.items()}
+    limit = best["two processes, each alone"]
+    for name in ("two ranks, ddp", "two ranks, fsdp"):
+        figures[f"{name}: share of the limit"] = best[name] / limit
+    return figures
+
+
+def _tokens_per_s(
+    args: argparse.Namespace, folder: Path, starts: int, ranks_each: int, strategy: str
+) -> float:
+    """Return the tokens/s of `starts` runs at once, added up; each has so many ranks, 0: none."""
+    folders = [
+        folder / f"{strategy}{ranks_each}_{i}_{len(list(folder.iterdir()))}" for i in range(starts)
+    ]
+    processes = []
+    for run in folders:
+        run.mkdir()
+        processes.append(_start(args, run, ranks_each, strategy))
+    for process, run in zip(processes, folders, strict=True):
+        if process.wait() != 0:
+            sys.exit(f"the training script failed:\n{(run / 'output.txt').read_text()[-2000:]}")
+    return sum(_speed(run) for run in folders)
+
+
+def _start(
+    args: argparse.Namespace, folder: Path, ranks_each: int, strategy: str
+) -> "subprocess.Popen[bytes]":
+    overrides = [
+        *args.set,
+        f"training.max_steps={args.steps}",
+        f"training.threads={THREADS}",
+        "training.log_interval=1",
+        "training.max_minutes=null",
+        "training.eval_interval=null",
+        "training.sample_interval_steps=null",
+        "training.report=false",
+        "training.compile=false",
+        f"distributed.strategy={strategy}",
+    ]
+    command = script_command(args.config, overrides)
+    if ranks_each:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks_each}"]
+        command[1:1] = launcher
+    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)}
+    with (folder / "output.txt").open("w") as output:
+        return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, env=environment)
+
+
+def _speed(folder: Path) -> float:
+    """Return the median of a run's tokens/s after the first steps."""
+    rows = json_lines(run_folder(folder) / "metrics.jsonl")
+    speeds = [number(row["tokens_per_s"]) for row in rows if row["tokens_per_s"]]
+    return statistics.median(speeds[WARM_UP:])
