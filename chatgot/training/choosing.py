@@ -664,13 +664,16 @@ class _Choosing:
     def _note_on_dropout(self, trial: Trial, planned: Plan, config: Config) -> Note:
         """Return why there is dropout, or none."""
         dropout = config.model.dropout
+        recipe = trial.candidate.config
         passes = self._steps(trial, planned) / trial.steps_of_a_pass
-        if dropout == trial.candidate.config.model.dropout and dropout:
+        decay = f"weight decay {config.training.weight_decay:g}"
+        by_heart = f"against learning the text by heart in {_passes(passes)}"
+        if dropout == recipe.model.dropout and dropout:
             why = f"{dropout:g}, as in the recipe"
+            if config.training.weight_decay != recipe.training.weight_decay:
+                why += f", and {decay}, {by_heart}"
         elif dropout:
-            decay = f"weight decay {config.training.weight_decay:g}"
-            why = f"{dropout:g}, and {decay}, against learning the text by heart"
-            why += f" in {_passes(passes)}"
+            why = f"{dropout:g}, and {decay}, {by_heart}"
         elif passes <= 1:
             why = "none, since nothing is seen twice"
         elif trial.recipe.parameters <= self.training_characters:

@@ -85,6 +85,7 @@ def outcome(events: Iterable[Event], tokens: int) -> Outcome | None:
     prediction = None
     reached = None
     learnt = False
+    cut_short = False  # the decay began because the minutes were nearly over
     for found in events:
         if found.kind == "choice" and found.word("what") == "prediction":
             prediction = found
@@ -92,8 +93,11 @@ def outcome(events: Iterable[Event], tokens: int) -> Outcome | None:
             reached = found.number("val_loss_full")  # None: the run goes on
         elif found.kind == "best":  # an earlier step than the last one
             reached = found.number("val_loss_full") or reached
-        elif found.kind in ("decay", "plateau"):
-            learnt = found.kind == "plateau" or found.word("reason") == "no better"
+        elif found.kind == "decay":
+            cut_short = found.word("reason") == "max_minutes"
+            learnt = found.word("reason") == "no better"
+        elif found.kind == "plateau":
+            learnt = not cut_short
     numbers = {} if prediction is None else _numbers(prediction)
     loss = None if prediction is None else prediction.number("chosen")
     if reached is None or loss is None or not {"low", "high"} <= numbers.keys():

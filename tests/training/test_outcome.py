@@ -57,6 +57,11 @@ def test_a_text_that_is_learnt_gains_nothing_by_more_minutes(learnt):
     assert found.words.endswith("More minutes would bring nothing: the text is learnt")
 
 
+def test_a_plateau_after_a_decay_for_lack_of_time_is_that_of_the_decay():
+    events = [prediction(), event("decay", reason="max_minutes"), event("plateau"), reached(1.5)]
+    assert outcome(events, 1000).gain > 0.1
+
+
 @pytest.mark.parametrize("reason", ["planned", "max_minutes"])
 def test_a_decay_for_lack_of_time_does_not_mean_that_the_text_is_learnt(reason):
     assert outcome([prediction(), event("decay", reason=reason), reached(1.5)], 1000).gain > 0.1
