@@ -7,9 +7,13 @@ its traceback, and the exit code is 1.
 
 
 class UserError(Exception):
-    """A problem that the user can solve; the process ends with `exit_code`."""
+    """A problem that the user can solve; the process ends with `exit_code`.
+
+    is_said: another rank of the group shows its message.
+    """
 
     exit_code = 1
+    is_said = False
 
 
 class ConfigError(UserError):
@@ -60,13 +64,15 @@ class OutOfMemory(UserError):
     """One step does not fit into this machine's memory.
 
     unchanged: whether the weights and the optimizer are still as they were before that step.
+    of_one_rank: whether the other ranks of a group do not know of it.
     """
 
     exit_code = 6
 
-    def __init__(self, message: str, unchanged: bool) -> None:
+    def __init__(self, message: str, unchanged: bool, of_one_rank: bool = False) -> None:
         super().__init__(message)
         self.unchanged = unchanged
+        self.of_one_rank = of_one_rank
 
 
 class RankLost(UserError):

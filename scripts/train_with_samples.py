@@ -992,7 +992,8 @@ def with_exit_code(do: Callable[[], int]) -> int:
     try:
         return do()
     except UserError as error:
-        log_error(error)
+        if not error.is_said:
+            log_error(error)
         return error.exit_code
     except SystemExit:
         logger.error("stopped by %s before the first step: nothing was saved", STOP.signal_name)

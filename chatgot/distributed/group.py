@@ -67,7 +67,7 @@ class Group(Ranks):
     def on_main(self, do: Callable[[], Said]) -> Said:
         """Let rank 0 do something; return its result, or raise its error, on every rank."""
         result: Any = None
-        error: BaseException | None = None
+        error: UserError | None = None
         if self.is_main:
             try:
                 result = do()
@@ -75,6 +75,7 @@ class Group(Ranks):
                 error = raised
         result, error = self.from_main((result, _portable(error)))
         if error is not None:
+            error.is_said = not self.is_main
             raise error
         return cast("Said", result)
 
@@ -190,7 +191,7 @@ def _begun(rank: int) -> str:
     return f"begun by {rank}"
 
 
-def _portable(error: BaseException | None) -> BaseException | None:
+def _portable(error: UserError | None) -> UserError | None:
     """Return an error that every rank can raise: without what cannot be sent."""
     if error is None:
         return None

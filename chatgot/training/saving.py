@@ -246,8 +246,12 @@ class Saver:
             self.save(last_chance=True)
 
     def save_what_is_whole(self, error: OutOfMemory) -> None:
-        """Save the last finished step, unless the failed update has already changed weights."""
-        if not error.unchanged:
+        """Save the last finished step, unless the failed update has already changed weights.
+
+        A group of ranks saves nothing where one rank alone has failed: the others wait elsewhere.
+        """
+        alone = self.run.ranks.is_alone or not error.of_one_rank
+        if not error.unchanged or not alone:
             return
         with _second_to(error):
             self.wait(goes_on=False)

@@ -221,6 +221,7 @@ def _out_of_memory_in_update(run: Run) -> OutOfMemory:
         f"step {progress.global_step + 1}: out of memory while updating the weights{damage}\n"
         "free some memory, or use a smaller model",
         unchanged,
+        of_one_rank=True,
     )
 
 
