@@ -13,7 +13,7 @@ FOLDERS = (str(harness.ROOT), str(harness.ROOT / "tests"))
 LONGEST_S = 120
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, *harness.slow(3)])
 def test_parts_of_weights_get_the_updates_of_whole_ones(ranks):
     """AdamW, Muon and NorMuon; both architectures; rows that the ranks do not divide."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
