@@ -791,6 +791,14 @@ class DataConfig(Section):
         "token; null: the default text, Shakespeare's plays",
         resume="free",
     )
+    shards: PathText | None = key(
+        None,
+        "folder of token shards that prepare_data.py --shards has made, or its address, such as "
+        "s3://bucket/folder: the text is read from there block by block, so it may be larger than "
+        "this machine; its tokenizer and its held-out part were chosen then; null: the text of "
+        "path",
+        resume="free",
+    )
     encoding: EncodingName | None = key(
         None,
         "encoding of the text file, such as cp1250 or gb18030; null: it is guessed, and a text "
@@ -849,6 +857,18 @@ class DataConfig(Section):
         resume="kept",
     )
 
+    @model_validator(mode="after")
+    def _shards_are_alone(self) -> "DataConfig":
+        """Refuse shards together with what needs the text itself."""
+        beside = ("path", "encoding", "mixture", "learn_from", "replay")
+        found = [name for name in beside if getattr(self, name) is not None]
+        if self.shards is not None and found:
+            raise ValueError(
+                f"shards ({self.shards}) and {found[0]}: shards are a text of their own; "
+                f"set data.{found[0]}=null or data.shards=null"
+            )
+        return self
+
 
 class SamplingConfig(Section):
     """`sampling`: the samples of a training, and how chat and serve draw texts by default."""
@@ -882,7 +902,7 @@ class SamplingConfig(Section):
         True,
         "measure after each sampling what the samples copy from the training text, beside what the "
         "held-out text shares with it; takes 5 bytes of memory for each byte of the text, and of a "
-        "text above 32 MB parts are looked at",
+        "text above 32 MB parts are looked at; not with data.shards",
         resume="free",
     )
 
@@ -1128,6 +1148,14 @@ def _remarks_on_distillation(distillation: DistillationConfig) -> Iterator[str]:
 
 
 def _remarks_on_data(data: DataConfig) -> Iterator[str]:
+    if data.shards is not None:
+        defaults = DataConfig()
+        names = ("test_split", "split", "tokenizer", "vocab_size", "replay_path")
+        for name in names:
+            if getattr(data, name) != getattr(defaults, name):
+                value = as_in_yaml(getattr(data, name))
+                yield f"data.{name}={value} has no effect: the shards were made with their own"
+        return
     if data.tokenizer == "char" and data.vocab_size != DataConfig().vocab_size:
         yield f"data.vocab_size={data.vocab_size} has no effect: data.tokenizer is char"
 

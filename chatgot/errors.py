@@ -55,7 +55,7 @@ class Diverged(UserError):
 
 
 class StorageError(UserError):
-    """A folder or file that cannot be written."""
+    """A folder or file that cannot be written, or a shard that cannot be read."""
 
     exit_code = 5
 

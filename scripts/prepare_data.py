@@ -1,9 +1,12 @@
 """Make one text to train on of whatever you have: transcripts, subtitles, chats, books, zips.
 
     python scripts/prepare_data.py episodes/ --output data/show.txt
+    python scripts/prepare_data.py crawl/ --shards s3://bucket/crawl
 
 Everything stays on this machine. Who speaks stands on a line of its own, `NAME:`, above the text;
 `<|endoftext|>` stands between documents. What is left out is named with its reason.
+
+With --shards the texts, which may be larger than this machine, become tokens in many files instead.
 """
 
 import sys
@@ -17,6 +20,7 @@ if (CHECKOUT / "chatgot").is_dir():
 import argparse
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chatgot.command_line import command_name, command_of
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
     from chatgot.data.preparation.prepare import Preparation, Prepared
 
 STOP = StopRequest()
+LEAST_VOCABULARY = 257  # as data.vocab_size
+MOST_VOCABULARY = 2**18
+LARGEST_SHARD = 1024  # MiB
 
 DESCRIPTION = "Make one text to train on of files, folders and zips, and look at it before."
 EXAMPLES = """examples:
@@ -38,6 +45,7 @@ EXAMPLES = """examples:
   %(prog)s chat.zip --output data/chat.txt --order date --pause_hours 3
   %(prog)s lines.csv --output data/lines.txt --speaker_column who --text_column line
   %(prog)s . --dry_run
+  %(prog)s "crawl/*.jsonl.gz" --shards s3://bucket/crawl --vocab_size 32768
 
 exit codes: 0 done, 2 command line or input (with --strict: a file left out), 5 output cannot be
 written"""
@@ -61,10 +69,101 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_outputs(parser)
     add_reading(parser)
     add_cleaning(parser)
+    add_shards(parser)
     args = parser.parse_args(argv)
-    if args.output is None and not args.dry_run:
-        parser.error("--output FILE is needed, or --dry_run to look only")
+    problem = misused_shards(args, parser)
+    if problem:
+        parser.error(problem)
+    if args.output is None and args.shards is None and not args.dry_run:
+        parser.error("--output FILE is needed, or --shards FOLDER, or --dry_run to look only")
     return args
+
+
+def add_shards(parser: argparse.ArgumentParser) -> None:
+    """Add what says how a text larger than this machine becomes token shards."""
+    group = parser.add_argument_group(
+        "texts larger than this machine",
+        """INPUT is then plain UTF-8, in which <|endoftext|> on a line of its own ends a
+document, or JSON Lines with the text of a document as "text", maybe with .gz.
+Files, folders and patterns may lie in an object storage, as s3://bucket/*.jsonl.
+A text that comes twice is left out.""",
+    )
+    group.add_argument(
+        "--shards",
+        type=given_text,
+        metavar="FOLDER|URL",
+        help="write token shards for data.shards there, instead of one text",
+    )
+    group.add_argument(
+        "--tokenizer",
+        type=given_text,
+        metavar="char|bpe|FILE",
+        help="of the shards: characters, subwords learned from a sample, or those of a "
+        "tokenizer.json (default: bpe)",
+    )
+    group.add_argument(
+        "--vocab_size", type=count, metavar="N", help="most tokens of bpe (default: 32768)"
+    )
+    group.add_argument(
+        "--held_out",
+        type=share,
+        metavar="X",
+        help="share of the documents to hold out, chosen by their content (default: 0.01)",
+    )
+    group.add_argument(
+        "--shard_mib", type=mebibytes, metavar="N", help="size of a shard, in MiB (default: 64)"
+    )
+
+
+SHARD_OPTIONS = ("tokenizer", "vocab_size", "held_out", "shard_mib")
+
+
+def misused_shards(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """Return which options do not go together; empty: all do."""
+    if args.shards is None:
+        given = [name for name in SHARD_OPTIONS if getattr(args, name) is not None]
+        return f"--{given[0]} goes with --shards FOLDER" if given else ""
+    kept = {"inputs", "shards", *SHARD_OPTIONS}
+    others = [
+        name
+        for name, value in vars(args).items()
+        if name not in kept and value != parser.get_default(name)
+    ]
+    if others:
+        return (
+            f"--{others[0]} does not go with --shards: make a text with --output first, and "
+            "then shards of that"
+        )
+    if args.vocab_size is not None and not LEAST_VOCABULARY <= args.vocab_size <= MOST_VOCABULARY:
+        return (
+            f"--vocab_size: found {args.vocab_size}, expected {LEAST_VOCABULARY} to "
+            f"{MOST_VOCABULARY:,}"
+        )
+    if args.vocab_size is not None and args.tokenizer not in (None, "bpe"):
+        return f"--vocab_size goes with --tokenizer bpe, not with {args.tokenizer}"
+    return ""
+
+
+def share(text: str) -> float:
+    """Return a share of a whole, above 0 and below 1. Raises: ArgumentTypeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a share above 0 and below 1")
+    return number
+
+
+def mebibytes(text: str) -> int:
+    """Return a number from 1 to 1024. Raises: ArgumentTypeError."""
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= number <= LARGEST_SHARD:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected a number from 1 to {LARGEST_SHARD}: a shard is in memory "
+            "until it is whole"
+        )
+    return number
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -212,8 +311,38 @@ def preparation_of(args: argparse.Namespace) -> "Preparation":
     )
 
 
+def make_shards(args: argparse.Namespace) -> int:
+    """Write token shards, and say what they are; return the exit code."""
+    # here, after the command line: they take longer than a usage error may
+    from chatgot.data.shards.writing import MIB, ShardSettings, write_shards
+    from chatgot.logs.logging_setup import setup_console
+
+    setup_console()
+    settings = ShardSettings()
+    if args.tokenizer is not None:
+        settings = replace(settings, tokenizer=args.tokenizer)
+    if args.vocab_size is not None:
+        settings = replace(settings, vocab_size=args.vocab_size)
+    if args.held_out is not None:
+        settings = replace(settings, held_out=args.held_out)
+    if args.shard_mib is not None:
+        settings = replace(settings, shard_bytes=args.shard_mib * MIB)
+    index = write_shards(args.inputs, args.shards, settings)
+    say(
+        f"{name}: {part.tokens:,} tokens of {part.documents:,} documents in {len(part.shards):,} "
+        f"shard{'' if len(part.shards) == 1 else 's'}"
+        for name, part in (("training", index.train), ("held out", index.held_out))
+    )
+    say([f"left out: {index.duplicates:,} documents whose text had come before"])
+    options = ["--config", "chatgot_quick", "--set", f"data.shards={args.shards}"]
+    say([f"written: {args.shards}", f"next: {command_of('train', options)}"])
+    return 0
+
+
 def prepare_data(args: argparse.Namespace) -> int:
     """Prepare the text, and say what it is; return the exit code."""
+    if args.shards is not None:
+        return make_shards(args)
     # here, after the command line: they take longer than a usage error may
     from chatgot.data.preparation.prepare import prepare
     from chatgot.data.preparation.summary import PROMISE, human_size, summary

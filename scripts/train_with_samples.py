@@ -295,7 +295,7 @@ from chatgot.checkpointing.run_files import newest_whole, probe_folder
 from chatgot.checkpointing.stored_vocabulary import subwords_of
 from chatgot.config import Config, PathsConfig, flat
 from chatgot.config_file import load_config
-from chatgot.data.configured_text import load_text, text_path
+from chatgot.data.configured_text import load_text, text_path, text_places
 from chatgot.data.old_text import OldText, old_texts_in, with_old_text
 from chatgot.data.own_text import FINE_TUNING, as_yaml, check_request, paths_of, recipe
 from chatgot.data.preparation.for_training import (
@@ -303,7 +303,6 @@ from chatgot.data.preparation.for_training import (
     rather_prepared,
     text_of,
 )
-from chatgot.data.text_sources import listed_paths
 from chatgot.data.vocabulary import Vocabulary
 from chatgot.distributed.joining import join, own_device
 from chatgot.distributed.ranks import Ranks
@@ -512,7 +511,7 @@ def prepare(
     if experiment.yaml is not None:
         run.config_path = str(experiment.yaml.resolve())
     run.old_texts = old_texts
-    remarks = [f"text in {path.resolve()}" for path in listed_paths(config.data) or [text]]
+    remarks = [f"text in {place}" for place in text_places(config, text)]
     remarks += [f"old text in {old.path.resolve()}" for old in old_texts]
     if point is not None:
         resume(run, point, read_start)

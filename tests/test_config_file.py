@@ -500,6 +500,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "training.dynamic_batch_size.initial": ("3", 3),
     "training.dynamic_batch_size.growth_backoff": ("4e+0", 4.0),
     "data.path": ("a.txt", "a.txt"),
+    "data.shards": ("s3://bucket/show", "s3://bucket/show"),
     "data.encoding": ("latin2", "iso8859-2"),
     "data.split": ("documents", "documents"),
     "data.tokenizer": ("bpe", "bpe"),

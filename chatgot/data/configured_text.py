@@ -26,11 +26,14 @@ DEFAULT_TEXT = Path("data/shakespeare.txt")
 def text_path(config: Config, yaml_path: Path | None = None) -> Path:
     """Return where the text is, or, for the default text, will be.
 
-    Of several files or folders it is the first one; see `text_sources`.
+    Of several files or folders it is the first one; see `text_sources`. Of shards it is their
+    address, which may be no path of this machine.
 
     yaml_path: where the configuration comes from, for the message.
     Raises: ConfigError for a text that is missing, and for an encoding of the default text.
     """
+    if config.data.shards is not None:
+        return Path(config.data.shards)
     if config.data.path is None:
         if config.data.encoding is not None:
             raise ConfigError(
@@ -43,12 +46,24 @@ def text_path(config: Config, yaml_path: Path | None = None) -> Path:
     return paths[0]
 
 
+def text_places(config: Config, path: Path) -> list[str]:
+    """Return where each part of the text is, for people. path: see `text_path`."""
+    if config.data.shards is not None:
+        return [f"shards of {config.data.shards}"]
+    return [str(part.resolve()) for part in listed_paths(config.data) or [path]]
+
+
 def load_text(config: Config, path: Path, vocabulary: Vocabulary | None = None) -> Tokens:
     """Return the tokens of a text, fetched, encoded and checked if need be.
 
     path: see `text_path`. vocabulary: see `encoded`.
     Raises: ConfigError, StorageError.
     """
+    if config.data.shards is not None:
+        # not at the top: no other run needs fsspec
+        from chatgot.data.shards.configured import load_shards
+
+        return load_shards(config, vocabulary)
     if config.data.path is None:
         fetch_default_text(path)
     tokens = encoded(config.data, path, Path(config.paths.cache), vocabulary)

@@ -96,7 +96,7 @@ def with_old_text(
         data = texts[0].data if texts else DataConfig(test_split=config.data.test_split)
         sha256 = texts[0].sha256 if texts else ""
         on_characters = bool(texts) and texts[0].characters
-        data = data.model_copy(update={"path": absolute})
+        data = data.model_copy(update={"path": absolute, "shards": None})
         texts[:1] = [OldText(data=data, sha256=sha256, characters=on_characters)]
     if not texts:
         raise ConfigError(
@@ -125,6 +125,11 @@ def _load(text: OldText, config: Config, vocabulary: Vocabulary, may_differ: boo
 
     vocabulary: of the new text. Characters: the old one has its own.
     """
+    if text.data.shards is not None:
+        raise ConfigError(
+            f"data.replay: the run before trained on shards ({text.data.shards}), which are not "
+            "replayed; set data.replay_path to a text, or data.replay=null"
+        )
     if text.data.path is not None:
         try:
             text_sources(listed_paths(text.data), advice="set data.replay_path to")

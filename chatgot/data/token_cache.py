@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ from chatgot.data.vocabulary import (
 )
 from chatgot.errors import ConfigError, StorageError
 from chatgot.logs.waiting import Advance, waiting
+
+if TYPE_CHECKING:
+    from chatgot.data.shards.configured import ShardTokens
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +104,17 @@ class Tokens:
     cache: Path | None = None  # its files in the cache, without their suffixes; None: not cached
     n_train: int | None = None  # ids of the training part; None: `data.test_split` says
     parts: tuple[Part, ...] = ()  # of a text that has several sources
+    # The training part where it is larger than this machine; of `ids`, then, the training part is
+    # only its head
+    shards: "ShardTokens | None" = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Return how many tokens the text has."""
+        if self.shards is None:
+            return len(self.ids)
+        assert self.n_train is not None
+        return self.shards.n_tokens + len(self.ids) - self.n_train
 
     def training_length(self, test_split: float) -> int:
         """Return how many ids the training part has."""

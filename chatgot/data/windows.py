@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -79,6 +80,10 @@ class Windows:
     learned: the tokens to learn from; None: all.
     """
 
+    outside_vocabulary: ClassVar[str] = (
+        "the token cache holds ids outside the vocabulary: delete the folder of paths.cache"
+    )
+
     def __init__(
         self,
         ids: Ids,
@@ -94,6 +99,11 @@ class Windows:
         self.learned = learned
         self.seconds = 0.0  # that making batches took since `take_s`
 
+    @property
+    def n_tokens(self) -> int:
+        """Return how many tokens the part has."""
+        return len(self.ids)
+
     def batch(self, starts: Starts, length: int | None = None) -> Batch:
         """Return x, y, both (len(starts), length or T), for the windows that begin at `starts`.
 
@@ -101,11 +111,9 @@ class Windows:
         """
         started = time.perf_counter()
         span = np.arange((length or self.T) + 1)
-        window = torch.from_numpy(self.ids[starts[:, None] + span].astype(np.int64))  # (B, T + 1)
+        window = torch.from_numpy(self._windows_at(starts, len(span)))  # (B, T + 1)
         if int(window.max()) >= self.vocab_size:
-            raise ConfigError(
-                "the token cache holds ids outside the vocabulary: delete the folder of paths.cache"
-            )
+            raise ConfigError(self.outside_vocabulary)
         window = self._send(window)
         x = window[:, :-1]
         y = window[:, 1:]
@@ -114,6 +122,11 @@ class Windows:
             y = y.masked_fill(self._send(torch.from_numpy(left_out)), NOT_LEARNED)
         self.seconds += time.perf_counter() - started
         return x, y
+
+    def _windows_at(self, starts: Starts, length: int) -> NDArray[np.int64]:
+        """Return the ids from each start on, (len(starts), length)."""
+        ids: NDArray[np.int64] = self.ids[starts[:, None] + np.arange(length)].astype(np.int64)
+        return ids
 
     def _send(self, host: Tensor) -> Tensor:
         """Return a tensor of the host on the device; a card's copy goes on after the return.

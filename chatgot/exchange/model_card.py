@@ -142,6 +142,8 @@ def _training(loaded: LoadedModel) -> str:
 
 def _held_out(data: DataConfig) -> str:
     """Return what of the text was held out, as a sentence."""
+    if data.shards is not None:
+        return "some of its documents, chosen by their content, were held out"
     share = f"{100 * data.test_split:g} %"
     if data.split == "documents":
         return f"about {share} of its documents, chosen by their content, were held out"
@@ -179,6 +181,9 @@ def _repeat(loaded: LoadedModel) -> str:
     if len(names) > 1:
         command += f" --set 'data.path=[{', '.join(names)}]'"
         sentences.append(f"{names[0]} to {names[-1]} are its texts, which make that SHA-256.")
+    elif loaded.config.data.shards is not None:
+        command += " --set data.shards=FOLDER"
+        sentences.append("FOLDER has the shards whose index has that SHA-256.")
     elif loaded.config.data.path is not None:
         command += " --set data.path=TEXT"
         sentences.append("TEXT is the text of that SHA-256.")
@@ -213,7 +218,8 @@ def _data_without_places(data: DataConfig) -> DataConfig:
         theirs = source_names(listed_paths(data))
         ours = dict(zip(theirs, _names(data), strict=True))
         mixture = {ours[name_meant(name, theirs)]: data.mixture[name] for name in data.mixture}
-    return data.model_copy(update={"path": None, "replay_path": None, "mixture": mixture})
+    places = {"path": None, "shards": None, "replay_path": None}
+    return data.model_copy(update=places | {"mixture": mixture})
 
 
 def _shipped(name: str) -> Config | None:

@@ -210,7 +210,7 @@ class Run:
             **vocabulary_keys(self.vocabulary),
             "speakers": [asdict(speaker) for speaker in self.speakers],
             "data_sha256": self.tokens.text_sha256,
-            "data_tokens": len(self.tokens.ids),
+            "data_tokens": self.tokens.n_tokens,
             "tokens_per_byte": self.tokens_per_byte,
             "versions": versions() | {"device": self.device.type},
             "project_version": __version__,
@@ -290,16 +290,19 @@ def assemble(  # noqa: PLR0913 what a run is made of
     V = rows_of_tokens(weights or {}, tokens.vocabulary)
     if config.training.lora.enabled:
         V = len(tokens.vocabulary)  # frozen rows without a token would be of no use
-    windows = training_windows(
-        tokens,
-        config.data,
-        n_train=n_train,
-        T=T,
-        vocab_size=V,
-        device=device,
-        seed=config.seed,
-        learned=learned,
-    )
+    if tokens.shards is not None:
+        windows: TrainingWindows = tokens.shards.windows(tokens, config, V, device)
+    else:
+        windows = training_windows(
+            tokens,
+            config.data,
+            n_train=n_train,
+            T=T,
+            vocab_size=V,
+            device=device,
+            seed=config.seed,
+            learned=learned,
+        )
     val_windows = ValidationWindows(tokens.ids[n_train:], T, V, device, evaluated)
     with waiting("building the model"):
         model = build_model(config.model, V, device, config.seed)

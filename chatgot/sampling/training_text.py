@@ -17,6 +17,8 @@ def training_text(loaded: LoadedModel) -> Tokens | None:
     be encoded into the token cache.
     """
     config = loaded.config
+    if config.data.shards is not None:  # a text larger than this machine is not looked through
+        return None
     replays = config.data.replay is not None
     try:
         path = text_path(config)

@@ -34,7 +34,9 @@ class CopiesInSamples:
     def measure(self, texts: Sequence[str]) -> dict[str, float]:
         """Log what of the samples is copied; return the points of TensorBoard's curves."""
         run = self._run
-        is_asked = run.config.sampling.originality and run.state.progress.global_step > 0
+        # of a text in shards only a little is at hand, which would say nothing of the rest
+        can_be = run.config.sampling.originality and run.tokens.shards is None
+        is_asked = can_be and run.state.progress.global_step > 0
         if not is_asked or self._failed or not any(texts):
             return {}
         try:

@@ -82,7 +82,7 @@ def _taught_parts(run: Run) -> list[str]:
 def text_line(run: Run) -> str:
     """Return the size of the text and its encoding in one line."""
     return (
-        f"{len(run.train_windows.ids):,} training and {len(run.val_windows.ids):,} validation "
+        f"{run.train_windows.n_tokens:,} training and {len(run.val_windows.ids):,} validation "
         f"tokens ({run.vocabulary.kind}), a vocabulary of {len(run.vocabulary)}, "
         f"read as {run.tokens.encoding}"
     )
@@ -249,6 +249,8 @@ def _copies_line(run: Run) -> list[str]:
 
 def _unseen_line(run: Run) -> list[str]:
     if run.vocabulary.kind != "characters":  # subwords may be learnt from their neighbours
+        return []
+    if run.tokens.shards is not None:  # nobody reads all of it to look
         return []
     held_out = run.val_windows.ids
     if run.config.data.replay == 0:  # the old text is only looked at

@@ -251,6 +251,7 @@ def test_every_key_has_a_test_here_or_elsewhere():
     elsewhere = {"data.allow_change"}  # test_resume_rules.py
     elsewhere |= {"data.mixture", "data.replay", "data.replay_path"}  # run/test_growing.py
     elsewhere |= {"data.split"}  # data/test_arranged_texts.py
+    elsewhere |= {"data.shards"}  # whole_runs/test_training_on_shards.py
     elsewhere |= {"training.niceness"}  # machine/test_priority.py
     # run/test_lora_runs.py, model/test_lora.py: they need a trained model
     elsewhere |= {f"training.lora.{name}" for name in ("rank", "alpha", "targets")}

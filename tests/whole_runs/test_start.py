@@ -15,6 +15,7 @@ from child_environment import child_environment
 PROGRAM = harness.ROOT / "tests" / "programs" / "modules_after_first_step.py"
 COLLECTIONS = harness.ROOT / "tests" / "programs" / "collections_of_a_start.py"
 LATER = {  # first names of packages, and modules of torch
+    "fsspec",
     "gguf",
     "jinja2",
     "matplotlib",
@@ -26,6 +27,7 @@ LATER = {  # first names of packages, and modules of torch
     "torch._inductor",
     "torch.utils.tensorboard",
     "transformers",
+    "chatgot.data.shards",
     "chatgot.exchange.from_transformers",
     "chatgot.report",
 }

@@ -1,0 +1,1 @@
+"""Where do tokens come from when the text is larger than the machine?"""
