@@ -45,6 +45,7 @@ from chatgot.logs.waiting import Advance, waiting
 logger = logging.getLogger(__name__)
 
 MIB = 1 << 20
+MOST_NARROW = 1 << 16  # tokens of a vocabulary whose ids take 2 bytes
 Encode = Callable[[Iterable[str]], Iterator[Ids]]
 
 
@@ -134,7 +135,7 @@ class _Writing:
 
     def __init__(self, folder: Folder, vocabulary: Vocabulary, settings: ShardSettings) -> None:
         self._vocabulary = vocabulary
-        self._token_bytes: Literal[2, 4] = 2 if len(vocabulary) <= 1 << 16 else 4
+        self._token_bytes: Literal[2, 4] = 2 if len(vocabulary) <= MOST_NARROW else 4
         self._block_tokens = max(2, settings.block_bytes // self._token_bytes)
         blocks = max(1, settings.shard_bytes // (self._block_tokens * self._token_bytes))
         dtype = WIDTHS[self._token_bytes]
