@@ -113,6 +113,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "add this finished run to the table first, by its folder in logs/tensorboard; "
         "repeatable",
     },
+    "terabytes": {"type": float, "default": 10.0, "help": "size of the made-up tokens"},
+    "shard_mib": {"type": int, "default": 64, "help": "size of a made-up shard, in MiB"},
     "seconds": {"type": float, "default": 60.0, "help": "how long to measure"},
     "output": {"type": absolute, "help": "also write the figures as JSON to this file"},
 }
@@ -210,6 +212,12 @@ PARTS = {
         "preparation:preparation",
         "MB/s and memory of preparing each kind of file, and of encoding, next to SHA-256",
         ("megabytes",),
+    ),
+    "shards": Part(
+        "shards:shards",
+        "ranks that train on made-up shards of 10 TB: memory, requests, bytes, time, doubles",
+        ("terabytes", "shard_mib", "steps"),
+        {"steps": 1022},  # two rounds of the larger steps
     ),
     "generation": Part(
         "generation:generation",

@@ -106,21 +106,26 @@ class Subwords:
 
     def encode_pieces(self, pieces: Iterable[Piece]) -> list[int]:
         """Return the ids of pieces in a row."""
+        pieces = list(pieces)
+        together = sum(len(piece) for piece in pieces if piece is not None)
         ids: list[int] = []
         for piece in pieces:
             if piece is None:
                 ids.append(self._id_of_end)
             else:
-                ids += self.encode_piece(piece)
+                ids += self.encode_piece(piece, together)
         return ids
 
     def encoder(self) -> "SubwordEncoder":
         """Return an encoder for a text that comes in chunks."""
         return SubwordEncoder(self)
 
-    def encode_piece(self, text: str) -> list[int]:
-        """Return the ids of a text that is neither cut nor searched for ends of documents."""
-        if self._words is None or len(text) < LEAST_FAST:
+    def encode_piece(self, text: str, together: int = 0) -> list[int]:
+        """Return the ids of a text that is neither cut nor searched for ends of documents.
+
+        together: characters of all the texts that are encoded with it.
+        """
+        if self._words is None or max(len(text), together) < LEAST_FAST:
             return self._encode_slowly(text)
         ids: list[int] = []
         start = 0

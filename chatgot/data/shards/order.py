@@ -46,6 +46,10 @@ class WindowOrder:
         self.in_last = max(0, self.last_tokens - 1) // T
         self.per_epoch = self.whole_blocks * self.per_block + self.in_last
         self.per_slot = -(-POOL // sequences)  # blocks of a slot in a round
+        in_round = sequences * self.per_slot
+        self.rounds = self.whole_blocks // in_round
+        self.short = self.whole_blocks % in_round // sequences  # blocks of a slot in the short one
+        self.dealt = self.rounds * in_round + self.short * sequences  # blocks in all rounds
         # Two: a step may reach over the edge of an epoch
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
@@ -59,6 +63,13 @@ class WindowOrder:
             starts[chosen] = self._epoch(epoch).starts(places, index[chosen] % self.sequences)
         return starts
 
+    def round_of(self, index: int) -> tuple[int, int]:
+        """Return the epoch and the round of a sequence; what is left over is a round, too."""
+        epoch, place = divmod(index, self.per_epoch)
+        if place >= self.dealt * self.per_block:
+            return epoch, self.rounds + 1
+        return epoch, place // (self.sequences * self.per_slot * self.per_block)
+
     def _draw_epoch(self, epoch: int) -> "_Epoch":
         return _Epoch(self, epoch)
 
@@ -70,13 +81,8 @@ class _Epoch:
         self._order = order
         self._key = (order.seed, epoch)
         self._offset_key = keys_of("offsets", *self._key)[0]
-        whole = order.whole_blocks
-        self._blocks = KeyedPermutation(max(1, whole), "blocks", *self._key)
-        in_round = order.sequences * order.per_slot
-        self._rounds = whole // in_round
-        self._short = whole % in_round // order.sequences  # blocks of a slot in the shorter round
-        self._dealt = self._rounds * in_round + self._short * order.sequences  # blocks
-        left = order.per_epoch - self._dealt * order.per_block  # windows
+        self._blocks = KeyedPermutation(max(1, order.whole_blocks), "blocks", *self._key)
+        left = order.per_epoch - order.dealt * order.per_block  # windows
         self._left = KeyedPermutation(max(1, left), "left", *self._key)
 
     def starts(self, places: Places, slots: Places) -> Places:
@@ -87,14 +93,14 @@ class _Epoch:
         order = self._order
         numbers = np.empty(len(places), np.int64)  # of the block in the epoch's order
         windows = np.empty(len(places), np.int64)  # in the block
-        in_rounds = self._rounds * order.sequences * order.per_slot * order.per_block
-        dealt = self._dealt * order.per_block
+        in_rounds = order.rounds * order.sequences * order.per_slot * order.per_block
+        dealt = order.dealt * order.per_block
         long_rounds = places < in_rounds
         short_round = (places >= in_rounds) & (places < dealt)
         left = places >= dealt
         for chosen, begin, per_slot in (
             (long_rounds, 0, order.per_slot),
-            (short_round, in_rounds, self._short),
+            (short_round, in_rounds, order.short),
         ):
             if chosen.any():
                 numbers[chosen], windows[chosen] = self._in_round(
@@ -102,7 +108,7 @@ class _Epoch:
                 )
         if left.any():
             drawn = self._left(places[left] - dealt)
-            numbers[left] = self._dealt + drawn // order.per_block
+            numbers[left] = order.dealt + drawn // order.per_block
             windows[left] = drawn % order.per_block
         return self._starts_in(numbers, windows)
 

@@ -1,11 +1,11 @@
 """Blocks of tokens, fetched from shards by ranges of bytes and checked by their digests.
 
-The blocks in use are in memory. Those that came over a network are in a folder, too, so that a
-resumed run and other ranks on this machine find them. Both are bounded.
+The blocks of a round (see order.py) stay in memory until the next one. Those that came over a
+network are in a folder, too, so that a resumed run and other ranks on this machine find them. Both
+are bounded.
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +23,9 @@ from chatgot.logs.waiting import address_space_is_limited
 
 logger = logging.getLogger(__name__)
 
-MEMORY_BYTES = 1 << 29  # of blocks in memory, at most
+# Of blocks in memory, at most. A round goes through its blocks again and again in the same order:
+# where they are too many, the first ones stay, and the others are fetched each time
+MEMORY_BYTES = 1 << 30
 DISK_BYTES = 1 << 33  # of blocks in the folder, about: it is looked at once in a while
 LOOK_EVERY = 64  # blocks that are written into the folder between two looks
 AT_ONCE = 16  # blocks that are fetched at the same time
@@ -48,9 +50,16 @@ class BlockReader:
         self._folder = folder
         self._dtype = index.dtype
         self._most = max(AT_ONCE, memory_bytes // index.block_bytes)
-        self._recent: OrderedDict[int, Ids] = OrderedDict()
+        self._kept: dict[int, Ids] = {}
+        self._round: object = None
         self._pool: ThreadPoolExecutor | None = None
         self._disk = None if cache is None or folder.is_local else _BlockFolder(cache)
+
+    def begin(self, some_round: object) -> None:
+        """Forget the blocks of another round than this one."""
+        if some_round != self._round:
+            self._kept.clear()
+            self._round = some_round
 
     def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
         """Return the ids from each start on, (len(starts), length).
@@ -66,6 +75,8 @@ class BlockReader:
             for number, ids in self._take(needed[first : first + AT_ONCE]):
                 chosen = numbers == number
                 result[chosen] = ids[inside[chosen, None] + span]
+                if len(self._kept) < self._most:
+                    self._kept[number] = ids
         return result
 
     def head(self, tokens: int) -> Ids:
@@ -81,7 +92,7 @@ class BlockReader:
 
     def _take(self, numbers: Sequence[int]) -> list[tuple[int, Ids]]:
         """Return at most AT_ONCE blocks, those that are missing fetched side by side."""
-        missing = [number for number in numbers if number not in self._recent]
+        missing = [number for number in numbers if number not in self._kept]
         if len(missing) < 2 or address_space_is_limited():
             fetched = list(map(self._fetch, missing))
         else:
@@ -89,15 +100,9 @@ class BlockReader:
                 self._pool = ThreadPoolExecutor(AT_ONCE, "fetching")
             fetched = list(self._pool.map(self._fetch, missing))
         taken = dict(zip(missing, fetched, strict=True))
-        for number in numbers:
-            if number in taken:
-                self._recent[number] = taken[number]
-            else:
-                taken[number] = self._recent[number]
-                self._recent.move_to_end(number)
-        while len(self._recent) > self._most:
-            self._recent.popitem(last=False)
-        return [(number, taken[number]) for number in numbers]
+        return [
+            (number, taken[number] if number in taken else self._kept[number]) for number in numbers
+        ]
 
     def _fetch(self, block: int) -> Ids:
         """Return a block from the folder of the cache, else from the storage."""

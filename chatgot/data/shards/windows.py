@@ -46,6 +46,11 @@ class ShardWindows(TrainingWindows):
     def n_tokens(self) -> int:
         return self._reader.blocks.tokens
 
+    def starts(self, position: int, sequences: int) -> Starts:
+        """Return the starts of the step at `position`; blocks of earlier rounds are let go."""
+        self._reader.begin(self._window_order.round_of(position * sequences))
+        return super().starts(position, sequences)
+
     def starts_of(self, index: NDArray[np.int64]) -> Starts:
         return self._window_order.starts_of(index)
 

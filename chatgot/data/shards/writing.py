@@ -38,7 +38,7 @@ from chatgot.data.shards.storage import Folder
 from chatgot.data.subword_children import encoding_of_batches
 from chatgot.data.subwords import Piece, Subwords
 from chatgot.data.token_cache import MAX_CHARACTERS
-from chatgot.data.vocabulary import END_OF_TEXT, Characters, Ids, Vocabulary
+from chatgot.data.vocabulary import END_OF_TEXT, Characters, Vocabulary
 from chatgot.errors import ConfigError
 from chatgot.logs.waiting import Advance, waiting
 
@@ -46,7 +46,8 @@ logger = logging.getLogger(__name__)
 
 MIB = 1 << 20
 MOST_NARROW = 1 << 16  # tokens of a vocabulary whose ids take 2 bytes
-Encode = Callable[[Iterable[str]], Iterator[Ids]]
+BATCH = 1 << 17  # characters of documents that are encoded at a time, about
+Encode = Callable[[Iterable[str]], Iterator[NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,6 @@ class _Writing:
     def write(self, files: Sequence[TextFile]) -> ShardIndex:
         """Write the shards of texts; return their index. Raises: ConfigError, StorageError."""
         pending: deque[tuple[_PartWriter, str]] = deque()  # documents that are being encoded
-        end = np.array([self._vocabulary.end_of_text_id], WIDTHS[self._token_bytes])
         with (
             tempfile.TemporaryDirectory(prefix="chatgot_shards_") as temporary,
             closing(SeenTexts(Path(temporary))) as seen,
@@ -169,7 +169,7 @@ class _Writing:
 
             for ids in encode(texts()):
                 part, text = pending.popleft()
-                part.add(np.concatenate([ids, end]), text)
+                part.add(ids, text)
             train = self._train.finish()
             held_out = self._held_out.finish()
         self._check(train, held_out)
@@ -207,25 +207,48 @@ class _Writing:
 
     @contextmanager
     def _encoding(self, text_bytes: int) -> Iterator[Encode]:
-        """Yield what encodes texts, in order."""
+        """Yield what encodes texts, in order, each with the end-of-text token behind it."""
         dtype = WIDTHS[self._token_bytes]
+        end = np.array([self._vocabulary.end_of_text_id], dtype)
         if isinstance(self._vocabulary, Subwords):
             with encoding_of_batches(self._vocabulary, dtype, text_bytes) as encode:
-                yield lambda texts: encode(map(self._pieces, texts))
+
+                def documents_of(texts: Iterable[str]) -> Iterator[NDArray[Any]]:
+                    for ids in encode(self._batches(texts)):
+                        ends = np.flatnonzero(ids == end) + 1
+                        yield from np.split(ids, ends)[:-1]
+
+                yield documents_of
             return
         assert isinstance(self._vocabulary, Characters)
         points = np.array(list(map(ord, self._vocabulary.characters)), np.int64)
         table = CharacterIds(points)
         yield lambda texts: (
-            np.concatenate([table.ids(blocks) for blocks in code_points([text])]) for text in texts
+            np.concatenate([*(table.ids(blocks) for blocks in code_points([text])), end])
+            for text in texts
         )
+
+    def _batches(self, texts: Iterable[str]) -> Iterator[list[Piece]]:
+        """Yield the pieces of some texts at a time, None behind each text."""
+        batch: list[Piece] = []
+        size = 0
+        for text in texts:
+            batch += [*self._pieces(text), None]
+            size += len(text)
+            if size >= BATCH:
+                yield batch
+                batch = []
+                size = 0
+        if batch:
+            yield batch
 
     def _pieces(self, text: str) -> list[Piece]:
         assert isinstance(self._vocabulary, Subwords)
         known, unknown = self._vocabulary.replace_unknown(text)
         self._unknown.update(unknown)
         encoder = self._vocabulary.encoder()
-        return encoder.cut(known) + encoder.cut_rest()
+        pieces = encoder.cut(known) + encoder.cut_rest()
+        return [piece for piece in pieces if piece is not None]
 
 
 def _tokenizer_keys(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -256,8 +279,8 @@ class _PartWriter:
         self._documents = 0
         self._shards: list[Shard] = []
 
-    def add(self, ids: Ids, text: str) -> None:
-        """Add a document. text: of its ids, without the end-of-text token. Raises: StorageError."""
+    def add(self, ids: NDArray[Any], text: str) -> None:
+        """Add a document. text: without its end-of-text token. Raises: StorageError."""
         self._documents += 1
         self._text.update(f"{text}{END_OF_TEXT}".encode())
         self._held.append(ids.astype(self._dtype, copy=False))

@@ -89,16 +89,23 @@ def test_each_block_is_one_request_for_its_range(stored):
     assert len(Unreliable.requests) == 3
 
 
-def test_memory_keeps_only_the_last_blocks(stored, monkeypatch):
+def test_memory_keeps_so_many_blocks_until_the_next_round(stored, monkeypatch):
     monkeypatch.setattr(reading, "AT_ONCE", 2)
     folder, local = stored
     reader = reader_of(folder, local, memory_bytes=4 * 544)
-    for block in (0, 1, 2, 3, 0, 4, 0):
+    reader.begin((0, 0))
+    for block in (0, 1, 2, 3, 4, 0, 1, 2, 3, 4):
+        reader.begin((0, 0))
         reader.windows(np.array([block * 256]), 8)
     fetched = [start // 544 + 4 * int(name[6:12]) for name, start, _ in Unreliable.requests]
-    assert fetched == [0, 1, 2, 3, 4]
-    reader.windows(np.array([1 * 256]), 8)  # the one that was used longest ago
-    assert len(Unreliable.requests) == 6
+    assert fetched == [0, 1, 2, 3, 4, 4]
+    reader.begin((0, 1))
+    reader.windows(np.array([0]), 8)
+    assert len(Unreliable.requests) == 7
+    reader.head(256 * 9)  # is read once, and not kept
+    before = len(Unreliable.requests)
+    reader.windows(np.array([8 * 256]), 8)
+    assert len(Unreliable.requests) == before + 1
 
 
 def test_what_fails_for_a_moment_is_tried_again(stored):

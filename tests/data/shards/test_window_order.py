@@ -66,16 +66,19 @@ def test_neighbours_in_the_stream_lie_far_apart_in_the_text():
     assert abs(distances.mean() - 1 / 3) < 0.05
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize("S", [4, 64, 512])
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_each_rank_reads_blocks_that_no_other_rank_reads(S, ranks):
-    """Over a whole round, from a position in its middle on: each block is fetched once."""
+def test_each_rank_reads_blocks_that_no_other_rank_reads(S, ranks, epoch):
+    """Over all whole steps of a round: each block is fetched once. Epoch 1 begins within a step."""
     B = 256
     T = 16
     order = WindowOrder(10**8, B, T, S, seed=5)
+    assert order.per_epoch % S
     per_slot = -(-POOL // S)
-    steps = per_slot * order.per_block
-    index = np.arange(steps * S)
+    steps = per_slot * order.per_block - epoch
+    first = -(-epoch * order.per_epoch // S) * S
+    index = np.arange(first, first + steps * S)
     blocks = (order.starts_of(index) // B).reshape(steps, S)
     shares = np.split(blocks, ranks, axis=1)
     read = [set(share.ravel().tolist()) for share in shares]
@@ -83,6 +86,28 @@ def test_each_rank_reads_blocks_that_no_other_rank_reads(S, ranks):
         assert not one & other
     assert [len(each) for each in read] == [per_slot * S // ranks] * ranks
     assert len(set().union(*read)) >= POOL
+
+
+def test_slots_and_rounds_shuffle_their_windows_differently():
+    order = WindowOrder(10**8, 256, 16, 300, seed=5)
+    per_round = 300 * order.per_block
+    starts = order.starts_of(np.arange(2 * per_round)).reshape(2, order.per_block, 300)
+    begins = starts.min(axis=1, keepdims=True)  # of each slot's only block
+    orders = ((starts - begins) // 16).transpose(0, 2, 1).reshape(600, order.per_block)
+    assert len({tuple(each.tolist()) for each in orders}) == 600
+
+
+@pytest.mark.parametrize(("N", "B", "T", "S"), SIZES)
+def test_a_block_has_all_its_windows_in_one_round(N, B, T, S):
+    """So its reader can let it go with the round."""
+    order = WindowOrder(N, B, T, S, seed=3)
+    index = np.arange(2 * order.per_epoch)
+    blocks = order.starts_of(index) // B
+    found: dict[tuple[int, int], set] = {}
+    for number, block in zip(index.tolist(), blocks.tolist(), strict=True):
+        epoch, some_round = order.round_of(number)
+        found.setdefault((epoch, block), set()).add(some_round)
+    assert {len(rounds) for rounds in found.values()} == {1}
 
 
 def test_an_order_that_ignores_the_slots_would_be_noticed():

@@ -9,6 +9,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from chatgot.data import subwords
 from chatgot.data.arranged_text import arrange
 from chatgot.data.bpe import train_subwords
 from chatgot.data.shards import seen, writing
@@ -239,3 +240,18 @@ def test_many_digests_are_on_disk_not_in_memory(tmp_path, monkeypatch):
     assert not any(digests.is_new(sha256(b"%d" % n).digest()[:16]) for n in numbers[::7])
     digests.close()
     assert (tmp_path / "seen.sqlite3").stat().st_size > 20_000 * 16
+
+
+def test_a_document_has_the_ids_that_it_has_alone(make, texts, monkeypatch):
+    """Many are encoded together, which is faster for short ones."""
+    monkeypatch.setattr(writing, "BATCH", 3_000)
+    monkeypatch.setattr(subwords, "LEAST_FAST", 2_000)
+    folder = make(tokenizer="bpe", vocab_size=300)
+    index = index_of(folder)
+    vocabulary = vocabulary_of(index, "")
+    monkeypatch.setattr(subwords, "LEAST_FAST", 10**9)
+    expected = {tuple(vocabulary.encode("\n" + text.strip("\n") + "\n")) for text in texts}
+    ids = BlockReader(Folder(str(folder)), index, index.train).head(index.train.tokens)
+    ends = np.flatnonzero(ids == vocabulary.end_of_text_id)
+    found = [tuple(some.tolist()) for some in np.split(ids, ends + 1)[:-1]]
+    assert {each[:-1] for each in found} < expected
