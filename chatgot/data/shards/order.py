@@ -60,7 +60,7 @@ class WindowOrder:
         for epoch in np.unique(epochs).tolist():
             chosen = epochs == epoch
             places = index[chosen] - epoch * self.per_epoch
-            starts[chosen] = self._epoch(epoch).starts(places, index[chosen] % self.sequences)
+            starts[chosen] = self._epoch(epoch).starts(places)
         return starts
 
     def round_of(self, index: int) -> tuple[int, int]:
@@ -85,11 +85,8 @@ class _Epoch:
         left = order.per_epoch - order.dealt * order.per_block  # windows
         self._left = KeyedPermutation(max(1, left), "left", *self._key)
 
-    def starts(self, places: Places, slots: Places) -> Places:
-        """Return the starts of windows.
-
-        places: in the epoch. slots: of the step that each is in.
-        """
+    def starts(self, places: Places) -> Places:
+        """Return the starts of windows. places: in the epoch."""
         order = self._order
         numbers = np.empty(len(places), np.int64)  # of the block in the epoch's order
         windows = np.empty(len(places), np.int64)  # in the block
@@ -104,7 +101,7 @@ class _Epoch:
         ):
             if chosen.any():
                 numbers[chosen], windows[chosen] = self._in_round(
-                    places[chosen] - begin, slots[chosen], begin // order.per_block, per_slot
+                    places[chosen] - begin, begin // order.per_block, per_slot
                 )
         if left.any():
             drawn = self._left(places[left] - dealt)
@@ -112,14 +109,15 @@ class _Epoch:
             windows[left] = drawn % order.per_block
         return self._starts_in(numbers, windows)
 
-    def _in_round(
-        self, places: Places, slots: Places, blocks_before: int, per_slot: int
-    ) -> tuple[Places, Places]:
+    def _in_round(self, places: Places, blocks_before: int, per_slot: int) -> tuple[Places, Places]:
         """Return block, by its place in the epoch's order, and window of some places in rounds.
 
         per_slot: blocks of a slot in each of these rounds.
         """
         order = self._order
+        # a round is a whole number of steps, so a slot's place in its step moves from epoch to
+        # epoch alone
+        slots = places % order.sequences
         windows = per_slot * order.per_block  # of a slot in a round
         rounds = places // (windows * order.sequences)
         turns = places % (windows * order.sequences) // order.sequences  # of the slot

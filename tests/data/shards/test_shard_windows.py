@@ -7,7 +7,7 @@ from harness import TINY, merged
 
 from chatgot.config import Config
 from chatgot.data.configured_text import load_text, text_path, text_places
-from chatgot.data.shards import configured
+from chatgot.data.shards import configured, order
 from chatgot.data.shards.windows import ShardWindows
 from chatgot.data.token_cache import Tokens
 from chatgot.errors import ConfigError
@@ -65,6 +65,17 @@ def test_the_ranks_shares_together_are_the_step(tokens, ranks):
         windows = windows_of(tokens)
         shares.append(windows.batch(np.split(windows.starts(41, 12), ranks)[rank])[0])
     assert torch.equal(torch.cat(shares), whole)
+
+
+def test_blocks_of_an_earlier_round_are_let_go(tokens, monkeypatch):
+    monkeypatch.setattr(order, "POOL", 4)
+    windows = windows_of(tokens, training={"batch_size": 4, "accumulate_grad_batches": 1})
+    per_round = 255 // 16
+    most = 0
+    for position in range(3 * per_round):
+        windows.batch(windows.starts(position, 4))
+        most = max(most, len(windows._reader._kept))
+    assert most == 4
 
 
 def test_another_seed_gives_another_order(tokens):

@@ -12,7 +12,7 @@ import pytest
 from chatgot.data import subwords
 from chatgot.data.arranged_text import arrange
 from chatgot.data.bpe import train_subwords
-from chatgot.data.shards import seen, writing
+from chatgot.data.shards import documents, seen, writing
 from chatgot.data.shards.index import INDEX, ShardIndex, read_index, vocabulary_of
 from chatgot.data.shards.reading import BlockReader
 from chatgot.data.shards.seen import SeenTexts, text_digest
@@ -255,3 +255,14 @@ def test_a_document_has_the_ids_that_it_has_alone(make, texts, monkeypatch):
     ends = np.flatnonzero(ids == vocabulary.end_of_text_id)
     found = [tuple(some.tolist()) for some in np.split(ids, ends + 1)[:-1]]
     assert {each[:-1] for each in found} < expected
+
+
+def test_a_cut_before_an_end_of_text_makes_no_document(make, monkeypatch, tmp_path):
+    """Within a line it was no token, and does not become one."""
+    monkeypatch.setattr(documents, "LONGEST", 14)
+    path = tmp_path / "odd.jsonl"
+    texts = ["abcdefghijklmn<|endoftext|>\nrest", *(f"text {n}" for n in range(20))]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    train, held_out = parts_of(make("odd", path, tokenizer="bpe", vocab_size=300))
+    assert len(train) + len(held_out) == 23
+    assert {"\nabcdefghijklmn\n", "\nrest\n", "\ntext 19\n"} <= {*train, *held_out}
