@@ -11,7 +11,6 @@ from typing import Any
 
 import fsspec
 import numpy as np
-from fsspec.spec import AbstractFileSystem
 
 from chatgot.data.shards.index import DIGEST_BYTES, INDEX, Part, Shard, ShardIndex, block_digest
 
@@ -58,7 +57,7 @@ def _part(name: str, tokens: int, shard_tokens: int) -> Part:
     return Part(documents=1, tokens=tokens, shards=shards)
 
 
-class MadeUpStorage(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
+class MadeUpStorage(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
     """Answers requests for blocks of made-up shards, and counts them."""
 
     protocol = PROTOCOL
