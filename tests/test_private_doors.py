@@ -83,6 +83,7 @@ PUBLIC_MODULES = {
     "torch.amp",
     "torch.autograd.function",
     "torch.distributed",
+    "torch.distributed.device_mesh",
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
     "torch.nn",
