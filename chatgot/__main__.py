@@ -18,6 +18,7 @@ from chatgot.shipped import scripts_folder
 # Each verb, its script, and what it does
 VERBS = {
     "prepare": ("prepare_data", "make one text of files, folders and chats, and look at it"),
+    "plan": ("plan", "tell memory, time and cost of a run before machines are rented"),
     "train": ("train_with_samples", "train a model on your text, and watch its samples"),
     "distil": ("distil", "train one student that learns from several models, its teachers"),
     "chat": ("chat", "talk in this terminal to a model that you trained"),

@@ -356,13 +356,15 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def model_without_weights(cfg: ModelConfig, vocab_size: int) -> GPT:
+def model_without_weights(cfg: ModelConfig, vocab_size: int, device: str = "meta") -> GPT:
     """Make a model of the right shapes on the "meta" device, where tensors take no memory.
 
     Its modules draw nothing: that would be slow, use the global generator, and, on that device,
     import the whole of torch's compiler (1 to 2 s).
+
+    device: another one is for fake tensors, which take no memory anywhere.
     """
-    with torch.device("meta"), _NoInitialisation():
+    with torch.device(device), _NoInitialisation():
         return GPT(cfg, vocab_size)
 
 

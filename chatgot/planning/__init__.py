@@ -1,0 +1,1 @@
+"""What will a run need: how much memory, how many machines, how long?"""
