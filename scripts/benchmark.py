@@ -235,6 +235,12 @@ PARTS = {
         "fit the rule that predicts a run's loss to measured runs, and write its constants",
         ("table", "runs"),
     ),
+    "plan": Part(
+        "plan:plan",
+        "memory and time of a step as a plan predicts them for this CPU, and as they are",
+        ("text", "steps", "rounds"),
+        {"steps": 4, "rounds": 1},
+    ),
     "lora": Part(
         "adapters:lora",
         "tokens/s, memory and checkpoints of training only added weights, and of all weights",

@@ -18,7 +18,7 @@ from chatgot.run.modes import choose_modes
 from chatgot.training.measured_speed import measure_speed
 
 CPU = torch.device("cpu")
-MINUTES = 0.01  # of the run that is planned: the fewest steps are measured
+MINUTES = 3  # of the run that is planned: some seconds of steps are measured, two at least
 
 
 @contextmanager

@@ -376,7 +376,7 @@ def _reason(plan: Plan) -> str:
     elif larger:
         reasons.append(f"with more ranks: {larger[0].problem}")
     else:
-        reasons.append("all that is there is of use")
+        reasons.append("there are no more ranks")
     return "; ".join(reasons)
 
 

@@ -20,6 +20,7 @@ from chatgot.planning.counting import (
 from chatgot.planning.machines import CPU_BETWEEN_NODES, CPU_IN_NODE, KINDS, Machines
 
 MIB = 1 << 20
+GIB = 1 << 30
 # Resident memory of the training script without tensors: 244 MiB after its imports, the rest is
 # oneDNN's code, TensorBoard and the report at the end. Measured with torch 2.13.0 on Linux.
 PYTHON_AND_TORCH = 330 * MIB
@@ -131,8 +132,8 @@ class Ranks:
             if room is None or row.memory <= room:
                 return row
             if B == 1:
-                needed = f"{row.memory / MIB:,.0f} MiB"
-                return replace(row, problem=f"needs {needed} of {room / MIB:,.0f} MiB")
+                needed = f"needs {row.memory / GIB:,.1f} of {room / GIB:,.1f} GiB"
+                return replace(row, problem=needed)
             B = -(-B // 2)
 
     def _asked_at_once(self, share: int) -> int:

@@ -1,0 +1,80 @@
+"""What a number of ranks comes to."""
+
+import pytest
+from tiny import V, tiny
+
+from chatgot.planning.counting import Way
+from chatgot.planning.machines import machines_named
+from chatgot.planning.ranks import CONTEXT, Ranks, Speed
+
+BOTH = ("ddp", "fsdp")
+SPEED = Speed(flops=1e12)
+
+
+def ranks_of(config, machines="8xH100", room=None, strategies=BOTH, speed=SPEED) -> Ranks:
+    way = Way("fp32", "sdpa", 0, False)
+    named = machines_named(machines)
+    return Ranks(config, V, named, way, "fp32", speed, lambda _: room, strategies)
+
+
+def test_ddp_sends_gradients_once_around_the_ring():
+    ranks = ranks_of(tiny())
+    row = ranks.row(4, (0,))
+    assert row.strategy == "ddp"
+    assert row.sent == 2 * 3 / 4 * ranks.sizes.gradients
+    assert row.sending_s == pytest.approx(row.sent / 450e9)
+
+
+def test_ranks_of_several_nodes_send_over_the_slower_wire():
+    row = ranks_of(tiny({"batch_size": 16}), "2x8xH100").row(16, (0,))
+    assert row.sending_s == pytest.approx(row.sent / 50e9)
+
+
+def test_fsdp_gathers_weights_twice_in_each_micro_batch():
+    ranks = ranks_of(tiny({"micro_batch_size": 1}), strategies=("fsdp",))
+    row = ranks.row(2, (0,))
+    assert (row.strategy, row.micro_batches) == ("fsdp", 2)
+    assert row.sent == 0.5 * (4 * ranks.sizes.weights + ranks.sizes.gradients)
+
+
+def test_fsdp_leaves_each_rank_its_share_of_the_weights():
+    parts = ranks_of(tiny(), strategies=("fsdp",)).row(4, (0,)).parts
+    whole = ranks_of(tiny()).row(4, (0,)).parts
+    for name in ("weights", "gradients", "optimizer"):
+        assert parts[name] == whole[name] // 4
+
+
+def test_ranks_without_a_sequence_are_refused():
+    assert "at most 4 ranks" in ranks_of(tiny()).row(8, (0,)).problem
+
+
+def test_fsdp_refuses_shares_that_are_not_equal():
+    assert "equal shares" in ranks_of(tiny(), strategies=("fsdp",)).row(3, (0,)).problem
+
+
+def test_fewer_sequences_at_once_are_taken_where_memory_lacks():
+    config = tiny({"batch_size": 64}, max_seq_length=256, d_model=64)
+    at_once = ranks_of(config).row(1, (0,))
+    assert at_once.sequences == 64
+    row = ranks_of(config, room=at_once.memory - 1).row(1, (0,))
+    assert (row.sequences, row.problem) == (32, "")
+
+
+def test_recomputation_is_taken_only_where_memory_lacks():
+    config = tiny({"batch_size": 1}, max_seq_length=512, n_layers=6)
+    plain = ranks_of(config).row(1, (0, 1))
+    assert plain.every == 0
+    tight = ranks_of(config, room=plain.memory - 1).row(1, (0, 1))
+    assert (tight.every, tight.problem) == (1, "")
+    assert tight.compute_s == pytest.approx(plain.compute_s * 4 / 3)
+
+
+def test_what_does_not_fit_says_what_it_needs():
+    assert "needs" in ranks_of(tiny(), room=CONTEXT).row(1, (0, 1)).problem
+
+
+@pytest.mark.parametrize(("threads", "seconds"), [(2, 8.0), (1, 4.0)])
+def test_processes_that_share_cores_do_not_multiply_them(threads, seconds):
+    speed = Speed(seconds_per_sequence=1.0, threads=threads, cores=2)
+    row = ranks_of(tiny({"batch_size": 8}), "2xcpu", speed=speed).row(2, (0,))
+    assert row.compute_s == pytest.approx(seconds)
