@@ -348,8 +348,9 @@ def assemble(  # noqa: PLR0913 what a run is made of
     )
     if device.type != "cpu":  # before training fills the card's memory
         run.measure_peak()
-    run.start = copy.deepcopy(run.collect_state())
-    if not ranks.is_sharded:  # else each rank allocates its part, later
+    run.start = run.collect_state()
+    if not ranks.is_sharded:  # else each rank copies and allocates its part alone, later
+        run.start = copy.deepcopy(run.start)
         allocate_state(optimizer)
     run.graphed = choose_passes(run, stored)
     run.start["state"] = run.collect_state()["state"]
