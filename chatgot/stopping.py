@@ -72,19 +72,22 @@ class StopRequest:
             return self._is_agreed
         return self.exit_code is not None
 
-    def agreed(self, exit_code: int, rank: int, own_rank: int) -> None:
-        """Take the signal that one rank of the group has got: all end with its exit code."""
+    def agreed(self, exit_code: int, rank: int) -> None:
+        """Take the signal that a rank of the group has got: all end with its exit code.
+
+        A signal that comes later is ignored: a launcher sends it to each rank that is still there.
+        """
         self._is_agreed = True
-        if self.exit_code != exit_code:
-            number = 143 - 128 if exit_code == 143 else exit_code - 128
-            self.signal_name = signal.Signals(number).name
-            self.exit_code = exit_code
-        if rank != own_rank:
-            self.signal_name += f" to rank {rank}"
+        if self.exit_code == exit_code:  # this rank has got it, too
+            return
+        self.exit_code = exit_code
+        self.signal_name = f"{signal.Signals(exit_code - 128).name} to rank {rank}"
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         exit_code = _exit_code(number)
+        if self._is_agreed:  # the group is saving already
+            return
         if self.exit_code is not None:
             if name == self.signal_name and name in REPEATED:
                 return

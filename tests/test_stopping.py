@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import harness
 import pytest
 from child_environment import child_environment
 
+from chatgot import stopping
 from chatgot.stopping import NOTICES, StopRequest
 
 PROGRAMS = harness.ROOT / "tests" / "programs"
@@ -167,3 +169,78 @@ def test_a_run_in_another_thread_installs_no_handlers():
     thread.join()
     assert not errors
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+# A rank of a group
+
+
+class Ended(Exception):
+    """Stands for the end of the process at once."""
+
+
+@pytest.fixture
+def rank(monkeypatch) -> StopRequest:
+    """The request of a rank that trains in a group."""
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(stopping.os, "_exit", end)
+    request = StopRequest()
+    request.waits_for_agreement = True
+    request.training = True
+    return request
+
+
+def get(request: StopRequest, name: str) -> None:
+    request._on_signal(getattr(signal, name), None)
+
+
+def test_a_rank_stops_only_when_all_ranks_know(rank):
+    get(rank, "SIGTERM")
+    assert rank.exit_code == 143
+    assert not rank.requested()
+    rank.agreed(143, 0)
+    assert rank.requested()
+    assert rank.signal_name == "SIGTERM"
+
+
+@pytest.mark.parametrize(("code", "name"), [(143, "SIGTERM"), (130, "SIGINT")])
+def test_a_rank_takes_the_signal_of_another_one(rank, code, name):
+    rank.agreed(code, 3)
+    assert rank.requested()
+    assert (rank.exit_code, rank.signal_name) == (code, f"{name} to rank 3")
+
+
+def test_a_hangup_to_this_rank_and_another_keeps_its_name(rank):
+    get(rank, "SIGHUP")
+    rank.agreed(143, 3)
+    assert (rank.exit_code, rank.signal_name) == (143, "SIGHUP")
+
+
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_second_signal_at_once_is_the_launchers(rank, second):
+    get(rank, "SIGTERM")
+    get(rank, second)
+    assert rank.exit_code == 143
+
+
+def test_a_second_signal_later_ends_a_rank_that_waits_for_others(rank, monkeypatch):
+    get(rank, "SIGTERM")
+    later_s = time.monotonic() + stopping.TOLD_TWICE_S + 1
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: later_s)
+    with pytest.raises(Ended):
+        get(rank, "SIGINT")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_no_signal_ends_a_rank_whose_group_is_saving(rank, monkeypatch, own):
+    """torchrun signals the ranks that are left, when the first one has saved and ended."""
+    if own:
+        get(rank, "SIGTERM")
+    rank.agreed(143, 0)
+    later_s = time.monotonic() + 60
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: later_s)
+    get(rank, "SIGTERM")
+    get(rank, "SIGINT")
+    assert rank.exit_code == 143

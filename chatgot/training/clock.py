@@ -49,7 +49,7 @@ class StepClock:
         agreed = ranks.agree(Moment(own, time_s, self._told_main.has_some))
         self._run.state.progress.time_s = agreed.time_s
         if self._stop is not None and agreed.stop is not None:
-            self._stop.agreed(*agreed.stop, ranks.rank)
+            self._stop.agreed(*agreed.stop)
         if agreed.warnings:
             self._told_main.tell()
 
