@@ -545,9 +545,13 @@ def point_to_go_on_from(
         return find_checkpoint(resume_from, experiment.config, yaml, experiment.named_by_set)
 
     if not started_again:
-        return ranks.on_main(lambda: find(args.resume_from))
+        return ranks.on_main(lambda: find(args.resume_from), patient=True)
     began_s = min(ranks.all(agent_began_s()))
-    return ranks.on_main(lambda: last_good_point(experiment.config, yaml, asked, began_s, find))
+
+    def find_last() -> ResumePoint | None:
+        return last_good_point(experiment.config, yaml, asked, began_s, find)
+
+    return ranks.on_main(find_last, patient=True)
 
 
 def leave_cores_to_others(niceness: int) -> None:

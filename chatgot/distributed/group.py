@@ -10,7 +10,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from chatgot.errors import RankLost, UserError
 logger = logging.getLogger(__name__)
 
 BUCKET = 1 << 23  # numbers that are added up at once: 32 MiB in fp32
-MAIN_FIRST = timedelta(days=7)  # reading and tokenising a large text may take hours
+POLL_S = 0.05  # how often a rank looks whether rank 0 is done
 STORE_S = 10.0  # for asking the store who is behind
 
 
@@ -64,15 +64,19 @@ class Group(Ranks):
             dist.broadcast_object_list(box, src=0)
         return cast("Said", box[0])
 
-    def on_main(self, do: Callable[[], Said]) -> Said:
-        """Let rank 0 do something; return its result, or raise its error, on every rank."""
+    def on_main(self, do: Callable[[], Said], *, patient: bool = False) -> Said:
+        """Let rank 0 do something; return its result, or raise its error, on every rank.
+
+        patient: it may take longer than a rank waits for the others in an exchange.
+        """
         result: Any = None
         error: UserError | None = None
-        if self.is_main:
-            try:
-                result = do()
-            except UserError as raised:
-                error = raised
+        with self.main_first() if patient else nullcontext():
+            if self.is_main:
+                try:
+                    result = do()
+                except UserError as raised:
+                    error = raised
         result, error = self.from_main((result, _portable(error)))
         if error is not None:
             error.is_said = not self.is_main
@@ -114,11 +118,14 @@ class Group(Ranks):
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Let rank 0 run the block before the others: it measures, or writes a cache."""
+        """Let rank 0 run the block before the others: it measures, or writes a cache.
+
+        They wait as long as it takes: reading and tokenising a large text may take hours.
+        """
         self._orders += 1
         done = f"main first {self._orders}"
         if not self.is_main:
-            self._store.wait([done], MAIN_FIRST)
+            self._wait_for_main(done)
         yield
         if self.is_main:
             self._store.set(done, "done")
@@ -127,6 +134,18 @@ class Group(Ranks):
         """Leave the group."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def _wait_for_main(self, done: str) -> None:
+        """Wait until rank 0 has set a key of the store.
+
+        The store's own wait lets no signal in: torchrun, which ends the others by a signal when
+        rank 0 has failed, would wait half a minute for them.
+        """
+        try:
+            while not self._store.check([done]):
+                time.sleep(POLL_S)
+        except RuntimeError as error:
+            raise RankLost(f"rank 0 is gone, for which rank {self.rank} waits") from error
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:

@@ -60,8 +60,11 @@ class Ranks:
         """Return what rank 0 says."""
         return said
 
-    def on_main(self, do: Callable[[], Said]) -> Said:
-        """Let rank 0 do something; return its result, or raise its error, on every rank."""
+    def on_main(self, do: Callable[[], Said], *, patient: bool = False) -> Said:
+        """Let rank 0 do something; return its result, or raise its error, on every rank.
+
+        patient: it may take longer than a rank waits for the others in an exchange.
+        """
         return do()
 
     def largest(self, number: int) -> int:

@@ -52,7 +52,8 @@ def measure_best(run: Run, found: Evaluation, stopped: Stopped) -> bool:
         run.best_full_loss = found.full_loss
     elif step > 0:
         with run.times.of("evaluation"):
-            loss = run.ranks.on_main(partial(_loss_of_checkpoint, run, path_of(run, step), stopped))
+            measure = partial(_loss_of_checkpoint, run, path_of(run, step), stopped)
+            loss = run.ranks.on_main(measure, patient=True)
         if loss is None:
             return False
         run.best_full_loss = loss
