@@ -151,9 +151,9 @@ class Group(Ranks):
     def _exchange(self) -> Iterator[None]:
         """Note in the store that an exchange begins; if it fails, say which rank is missing."""
         self._begun += 1
-        self._store.set(_begun(self.rank), str(self._begun))
         start_s = time.monotonic()
         try:
+            self._store.set(_begun(self.rank), str(self._begun))
             yield
         except RuntimeError as error:
             raise self._lost(error, time.monotonic() - start_s) from error
@@ -181,10 +181,17 @@ class Group(Ranks):
         """Return the ranks that have not begun the exchange which this one is in."""
         self._store.set_timeout(timedelta(seconds=STORE_S))
         try:
-            counts = [int(self._store.get(_begun(rank))) for rank in range(self.size)]
+            counts = [self._exchanges_of(rank) for rank in range(self.size)]
         except RuntimeError:  # the store is gone with the rank or node that kept it
             return []
         return [rank for rank, count in enumerate(counts) if count < self._begun]
+
+    def _exchanges_of(self, rank: int) -> int:
+        """Return how many exchanges a rank has begun."""
+        key = _begun(rank)
+        if not self._store.check([key]):  # it has not come to its first one
+            return 0
+        return int(self._store.get(key))
 
 
 def _open_store(rank: int, timeout: timedelta) -> Any:
@@ -217,7 +224,9 @@ def _portable(error: UserError | None) -> UserError | None:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001 whatever it holds
-        return UserError(str(error))
+        plain = UserError(str(error))
+        plain.exit_code = getattr(error, "exit_code", UserError.exit_code)
+        return plain
     return error
 
 

@@ -1,13 +1,15 @@
 """What a rank of a group does, against a store and exchanges that are made up."""
 
+import pickle
 import threading
 from datetime import timedelta
 
 import pytest
+import torch
 
 from chatgot.distributed import group
 from chatgot.distributed.group import Group
-from chatgot.errors import RankLost
+from chatgot.errors import OutOfMemory, RankLost, StorageError
 
 
 class Store:
@@ -125,3 +127,94 @@ def test_only_a_patient_wait_outlives_an_exchange(monkeypatch, patient):
     monkeypatch.setattr(main, "from_main", lambda said: said)
     assert main.on_main(lambda: 7, patient=patient) == 7
     assert bool(store.values) is patient
+
+
+# A rank that does not answer
+
+
+def fail(member: Group, reason: str = "Timed out waiting 5000ms for recv") -> str:
+    """Let an exchange of a rank fail; return what its error says."""
+    with pytest.raises(RankLost) as raised, member._exchange():
+        raise RuntimeError(f"{reason}\nmore lines of C++")
+    assert raised.value.exit_code == 7
+    return str(raised.value)
+
+
+def begun(store: Store, *counts: int) -> None:
+    """Note how many exchanges the ranks have begun; -1: none yet."""
+    for rank, count in enumerate(counts):
+        if count >= 0:
+            store.values[group._begun(rank)] = str(count)
+
+
+@pytest.mark.parametrize(
+    ("counts", "names"),
+    [
+        ((0, 4, 4), "rank 1, rank 2 do not answer"),
+        ((0, 5, 4), "rank 2 does not answer"),
+        ((0, 5, -1), "rank 2 does not answer"),
+    ],
+)
+def test_ranks_that_have_not_begun_an_exchange_are_named(counts, names):
+    """Also one that has not even begun its first exchange."""
+    member = rank_of(0, size=3)
+    member._begun = 4
+    begun(member._store, *counts)
+    words = fail(member)
+    assert words.startswith(names)
+    assert "distributed.timeout_s=5" in words
+    assert "--resume_from latest" in words
+
+
+def test_an_exchange_that_all_have_begun_names_its_reason():
+    member = rank_of(0)
+    begun(member._store, 0, 1)
+    words = fail(member, "Connection closed by peer")
+    assert "Connection closed by peer" in words
+    assert "C++" not in words
+
+
+def test_a_store_that_is_gone_is_a_lost_rank():
+    member = rank_of(0)
+    member._store.gone = True
+    assert "Connection reset by peer" in fail(member)
+
+
+def test_other_errors_in_an_exchange_stay_what_they_are():
+    with pytest.raises(ValueError, match="ours"), rank_of(0)._exchange():
+        raise ValueError("ours")
+
+
+# What is sent
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(StorageError("full"), 5), (OutOfMemory("none left", unchanged=True), 6)]
+)
+def test_an_error_of_rank_0_keeps_its_words_and_its_exit_code(error, code):
+    """Also one that cannot be made again from what pickle keeps of it."""
+    sent = pickle.loads(pickle.dumps(group._portable(error)))
+    assert str(sent) == str(error)
+    assert sent.exit_code == code
+
+
+def test_no_error_stays_none():
+    assert group._portable(None) is None
+
+
+def test_buckets_hold_all_tensors_in_order_and_one_dtype(monkeypatch):
+    monkeypatch.setattr(group, "BUCKET", 10)
+    dtypes = [torch.float32] * 5 + [torch.bfloat16] * 2 + [torch.float32]
+    sizes = [4, 6, 1, 25, 3, 2, 2, 1]
+    tensors = [torch.zeros(size, dtype=dtype) for size, dtype in zip(sizes, dtypes, strict=True)]
+    buckets = list(group._buckets(tensors))
+    assert [[t.numel() for t in bucket] for bucket in buckets] == [
+        [4, 6],
+        [1],
+        [25],
+        [3],
+        [2, 2],
+        [1],
+    ]
+    assert all(a is b for a, b in zip(tensors, [t for b in buckets for t in b], strict=True))
+    assert list(group._buckets([])) == []
