@@ -1,6 +1,7 @@
 """Warnings of other ranks, which rank 0 logs too."""
 
 import logging
+from collections import deque
 
 from chatgot.distributed.ranks import Ranks
 from chatgot.logs.logging_setup import LOGGERS
@@ -11,14 +12,19 @@ MOST = 20  # warnings that a rank keeps for rank 0; its own log has all
 
 
 class ToldMain(logging.Handler):
-    """Keeps a rank's warnings until rank 0 can log them; on rank 0 it keeps none."""
+    """Keeps a rank's warnings until rank 0 can log them.
+
+    What all ranks say alike, such as that a step was skipped, rank 0 has said already: it keeps its
+    own words to know them again.
+    """
 
     def __init__(self, ranks: Ranks) -> None:
         super().__init__(logging.WARNING)
         self._ranks = ranks
         self._kept: list[tuple[int, str]] = []
         self._lost = 0
-        if not ranks.is_main:
+        self._own_words: deque[str] = deque(maxlen=MOST)
+        if not ranks.is_alone:
             for target in LOGGERS:
                 target.addHandler(self)
 
@@ -28,7 +34,9 @@ class ToldMain(logging.Handler):
         return bool(self._kept)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if len(self._kept) < MOST:
+        if self._ranks.is_main:
+            self._own_words.append(record.getMessage())
+        elif len(self._kept) < MOST:
             self._kept.append((record.levelno, record.getMessage()))
         else:
             self._lost += 1
@@ -40,9 +48,12 @@ class ToldMain(logging.Handler):
         self._lost = 0
         if not self._ranks.is_main:
             return
+        known = set(self._own_words)
         for rank, (kept, lost) in enumerate(said):
             for level, text in kept:
-                logger.log(level, "rank %d: %s", rank, text)
+                if text not in known:
+                    logger.log(level, "rank %d: %s", rank, text)
+                known.add(text)
             if lost:
                 logger.warning("rank %d: %d more warnings, which its own log has", rank, lost)
 
