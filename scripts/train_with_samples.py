@@ -987,6 +987,8 @@ def train_in_folder(
         except OutOfMemory as error:
             saver.save_what_is_whole(error)
             raise
+    if not STOP.requested():  # a signal to a rank of a group that came too late to be agreed on
+        return 0
     return STOP.exit_code or 0
 
 
