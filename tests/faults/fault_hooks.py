@@ -14,6 +14,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import mmap
 import os
 import resource
@@ -27,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fault_server import FIRED
+from fault_server import FIRED, of_rank
 
 from chatgot.checkpointing import checkpoint_file, host_copy, run_files, saver
 from chatgot.numerics import accumulation
 from chatgot.run import resuming, run_state
-from chatgot.training import evaluation, saving
+from chatgot.training import evaluation, saving, step
 
 # the file-system calls of a save: with and without an audit event
 AUDITED = {"open", "os.rename", "os.remove", "os.scandir", "os.listdir", "os.mkdir", "os.chmod"}
@@ -58,9 +59,15 @@ class Target:
 
 def fire(what: str, open_file: Any = os.open) -> None:
     """Record that a fault happens now, unbuffered, so that the record survives a kill."""
-    descriptor = open_file(FIRED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    path = of_rank(FIRED, own_rank())
+    descriptor = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(descriptor, f"{what}\n".encode())
     os.close(descriptor)
+
+
+def own_rank() -> str:
+    """Return the number of this rank of a group; "0": it may be alone."""
+    return os.environ.get("RANK", "0")
 
 
 def numbers() -> Iterator[int]:
@@ -234,7 +241,10 @@ def steps(target: Target) -> None:
 
     An update's record: its step, a hash of the batch's places in the text, loss, gradient norm.
     A save's record is its step, written when it counts as saved: from then on it must not be lost.
+    Of a group of ranks, rank 0 records them.
     """
+    if own_rank() != "0":
+        return
     real_update = target.namespace["update_weights"]
 
     def update_weights(run: Any, loss: Any) -> Any:
@@ -409,19 +419,24 @@ def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float
             time.sleep(0.001)
 
     if phase == "before the first step":
-        real = target.namespace["assemble"]
-
-        def assemble(*args: Any) -> Any:
-            send(nth)
-            return real(*args)
-
-        target.namespace["assemble"] = assemble
+        before_assembly(target, lambda: send(nth))
     elif phase == "save":  # the file is written but not synced
         watch_calls(target, nth, lambda n, name: send(nth) if name == "fsync" and n < 10 else None)
     elif phase == "step":
         around(target, phase, send)
     else:
         inside(target, phase, nth, lambda: send(nth))
+
+
+def before_assembly(target: Target, act: Any) -> None:
+    """Call `act()` before the run is built."""
+    real = target.namespace["assemble_together"]
+
+    def assemble_together(*args: Any) -> Any:
+        act()
+        return real(*args)
+
+    target.namespace["assemble_together"] = assemble_together
 
 
 def chain(target: Target, saves: int) -> None:
@@ -433,6 +448,110 @@ def chain(target: Target, saves: int) -> None:
             kill_itself()
 
     around_retention(after=after)
+
+
+# One rank of a group: each hook is installed on that rank alone
+
+
+def strike(target: Target, phase: str, nth: int, name: str) -> None:
+    """Send a signal to this rank when a phase begins for the `nth` time, in its first start."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        return
+
+    def send(n: int) -> None:
+        if n == nth:
+            fire(name)
+            os.kill(os.getpid(), getattr(signal, name))
+
+    if phase == "start":
+        before_assembly(target, lambda: send(nth))
+        return
+    around(target, phase, send)
+
+
+def die_in_first_start(target: Target, save: int, byte: int) -> None:
+    """As `die_at_byte`, in the group's first start alone."""
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        die_at_byte(target, save, byte)
+
+
+def around_gradients(change: Any) -> None:
+    """Let `change(n, real, *args)` compute this rank's share of the gradients, n from 1."""
+    real = step.add_gradients
+    count = numbers()
+
+    def add_gradients(*args: Any) -> Any:
+        return change(next(count), real, *args)
+
+    step.add_gradients = add_gradients
+
+
+def nan_loss(target: Target, attempts: list[int]) -> None:
+    """Make the losses of this rank's micro-batches NaN in some attempts at steps."""
+
+    def change(n: int, real: Any, *args: Any) -> Any:
+        if n not in attempts:
+            return real(*args)
+        fire("NaN")
+        *before, scale, graphed, teaching, firsts = args
+        total = real(*before, lambda loss: scale(loss * math.nan), graphed, teaching, firsts)
+        return total * math.nan
+
+    around_gradients(change)
+
+
+def no_memory(target: Target, attempt: int) -> None:
+    """Let this rank run out of memory in one attempt at a step, after its share is computed."""
+
+    def change(n: int, real: Any, *args: Any) -> Any:
+        total = real(*args)
+        if n == attempt:
+            fire("out of memory")
+            raise torch.OutOfMemoryError("a made-up one")
+        return total
+
+    around_gradients(change)
+
+
+def no_memory_in_update(target: Target, nth: int) -> None:
+    """Let this rank run out of memory in the `nth` update, before a weight changes."""
+    real = target.namespace["update_weights"]
+    count = numbers()
+
+    def update_weights(run: Any, loss: Any) -> Any:
+        if next(count) == nth:
+            fire("out of memory in the update")
+
+            def fail(*args: Any) -> None:
+                raise torch.OutOfMemoryError("a made-up one")
+
+            run.scaler.step = fail
+        return real(run, loss)
+
+    replace(target, "update_weights", update_weights)
+
+
+def know_the_end(target: Target) -> None:
+    """Write what this rank ends with: its counters, and a hash of its weights."""
+    real = target.namespace["train"]
+
+    def train(run: Any, *rest: Any) -> None:
+        try:
+            real(run, *rest)
+        finally:
+            digest = hashlib.sha256()
+            for tensor in run.model.state_dict().values():
+                digest.update(tensor.numpy().tobytes())
+            state = run.state.model_dump(mode="json")
+            end = {"weights": digest.hexdigest(), "state": state}
+            Path(of_rank("end.json", own_rank())).write_text(json.dumps(end))
+
+    target.namespace["train"] = train
+
+
+def mutant_own_signals(target: Target) -> None:
+    """Let each rank obey its own signals at once, without telling the others."""
+    target.namespace["STOP"].requested = lambda: target.namespace["STOP"].exit_code is not None
 
 
 # Storage

@@ -23,9 +23,15 @@ from child_environment import child_environment
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
+SCRIPT = ROOT / "scripts" / "train_with_samples.py"
 # files in the trial's folder: the faults that happened, and the output of the script
 FIRED = "fired.txt"
 SAID = "said.txt"
+
+
+def of_rank(name: str, rank: str) -> str:
+    """Return the name of such a file of one rank of a group; rank 0's is that of a run alone."""
+    return name if rank == "0" else name.replace(".", f"_rank{rank}.")
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,15 @@ class FaultServer:
         kill_after_s: float | None = None,
         environment: dict[str, str] | None = None,
     ) -> Outcome:
-        """Run the script in `folder`; a hook is (name in fault_hooks, keyword arguments)."""
-        for name in (FIRED, SAID):
-            (folder / name).unlink(missing_ok=True)
+        """Run the script in `folder`; a hook is (name in fault_hooks, keyword arguments).
+
+        environment: variables that the child has besides; RANK makes it a rank of a group.
+        """
+        rank = (environment or {}).get("RANK", "0")
+        fired_path = folder / of_rank(FIRED, rank)
+        said_path = folder / of_rank(SAID, rank)
+        for path in (fired_path, said_path):
+            path.unlink(missing_ok=True)
         request = {
             "folder": str(folder),
             "arguments": arguments,
@@ -75,8 +87,8 @@ class FaultServer:
         if not line:
             raise RuntimeError("the fault server has ended: its stderr says why")
         answer = json.loads(line)
-        fired = text_of(folder / FIRED).splitlines()
-        return Outcome(**answer, said=text_of(folder / SAID), fired=fired)
+        fired = text_of(fired_path).splitlines()
+        return Outcome(**answer, said=text_of(said_path), fired=fired)
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -99,9 +111,8 @@ def serve() -> None:
 
     torch.set_num_threads(1)
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
-    script = ROOT / "scripts" / "train_with_samples.py"
-    code = compile(script.read_text(encoding="utf-8"), str(script), "exec")
-    exec(code, {"__name__": "imported", "__file__": str(script)})  # for the imports of the script
+    code = compile(SCRIPT.read_text(encoding="utf-8"), str(SCRIPT), "exec")
+    exec(code, {"__name__": "imported", "__file__": str(SCRIPT)})  # for the imports of the script
     heartbeat = mmap.mmap(-1, 2)  # shared with the child: its phase, and whether it writes a file
     for line in sys.stdin:
         request = json.loads(line)
@@ -109,7 +120,7 @@ def serve() -> None:
         begun = time.perf_counter()
         child = fork()
         if child == 0:
-            os._exit(run_child(request, code, script, heartbeat))
+            os._exit(run_child(request, code, SCRIPT, heartbeat))
         phase, status = wait(child, request["kill_after_s"], begun, heartbeat)
         writing = heartbeat[1] == 1
         answer = {
@@ -155,27 +166,18 @@ def wait(
 
 def run_child(request: dict[str, Any], code: Any, script: Path, heartbeat: mmap.mmap) -> int:
     """Run the script in its folder, with arguments, streams into files, and faults installed."""
-    import fault_hooks
-
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
-    said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    said_name = of_rank(SAID, os.environ.get("RANK", "0"))
+    said = os.open(said_name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(said, 1)
     os.dup2(said, 2)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 closed by the process's end
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 closed by the process's end
-    sys.argv = [str(script), *request["arguments"]]
-    namespace = {"__name__": "train_with_samples", "__file__": str(script)}
     try:
-        exec(code, namespace)
-        namespace["STOP"].install()
-        background = "background_saves: true" in text_of(Path("tiny.yaml"))
-        target = fault_hooks.Target(namespace, heartbeat, background)
-        for name, keywords in [["heartbeat", {}], *request["hooks"]]:
-            getattr(fault_hooks, name)(target, **keywords)
-        return namespace["main"](request["arguments"])
+        return run_with_faults(code, script, request["arguments"], request["hooks"], heartbeat)
     except SystemExit as stopped:
         return stopped.code
     except Exception:  # noqa: BLE001 any error fails the trial and is shown
@@ -185,6 +187,24 @@ def run_child(request: dict[str, Any], code: Any, script: Path, heartbeat: mmap.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()
+
+
+def run_with_faults(
+    code: Any, script: Path, arguments: list[str], hooks: list[Any], heartbeat: mmap.mmap
+) -> int:
+    """Run the script in this process and folder, with faults installed; return its exit code."""
+    import fault_hooks
+
+    sys.argv = [str(script), *arguments]
+    namespace = {"__name__": "train_with_samples", "__file__": str(script)}
+    exec(code, namespace)
+    namespace["STOP"].install()
+    background = "background_saves: true" in text_of(Path("tiny.yaml"))
+    target = fault_hooks.Target(namespace, heartbeat, background)
+    for name, keywords in [("heartbeat", {}), *hooks]:
+        getattr(fault_hooks, name)(target, **keywords)
+    exit_code: int = namespace["main"](arguments)
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,187 @@
+"""Whole runs under torchrun: several ranks train the model that one process would train.
+
+Each group takes some seconds to start, so most of these tests are marked slow.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import group_harness
+import harness
+import pytest
+import torch
+from group_harness import largest_difference, losses, run_group
+
+# Each rank's share is added up by itself first, so that sums of fp32 are rounded elsewhere. Within
+# 30 steps of these tiny models that grows to some 1e-6 nats.
+TOLERANCE = 1e-5
+STEPS = 30
+# 12 sequences in 4 micro-batches: 1, 2 and 4 ranks have equally many, and dropout's masks are the
+# same
+SHARED: dict[str, Any] = {"max_steps": STEPS, "micro_batch_size": 3, "save_checkpoint_steps": 30}
+CONFIG = ("--config", "tiny.yaml")
+
+
+def folder_of(parent: Path, name: str, **sections: Any) -> Path:
+    """Make a folder with text and YAML; sections are merged into the shared ones."""
+    folder = parent / name
+    folder.mkdir(exist_ok=True)
+    harness.write_config(folder, **harness.merged({"training": SHARED}, sections))
+    return folder
+
+
+def alone(parent: Path, **sections: Any) -> Path:
+    """Train in this process; return the folder."""
+    folder = folder_of(parent, "alone", **sections)
+    assert harness.train_here(folder, *CONFIG) == 0
+    return folder
+
+
+def by_ranks(parent: Path, ranks: int, *arguments: str, **sections: Any) -> Path:
+    """Train by ranks under torchrun; return the folder."""
+    folder = folder_of(parent, f"ranks{ranks}", **sections)
+    done = run_group(folder, ranks, *CONFIG, *arguments)
+    assert done.exit_code == 0, done.said
+    (start,) = harness.events(folder, "start")
+    assert start["ranks"] == ranks
+    return folder
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Assert that two runs have the same losses and final weights within the tolerance."""
+    assert len(losses(one)) == STEPS
+    assert largest_difference(losses(one), losses(other)) <= TOLERANCE
+    expected = group_harness.weights(one, STEPS)
+    for name, weight in group_harness.weights(other, STEPS).items():
+        # Adam divides by the gradient's size: where that is rounding alone, so is the weight
+        torch.testing.assert_close(weight, expected[name], atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """The folder of a run of one process."""
+    return alone(tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """The folder of the same run by two ranks."""
+    return by_ranks(tmp_path_factory.mktemp("two"), 2)
+
+
+def test_two_ranks_train_the_model_of_one_process(one, two):
+    assert_same_training(one, two)
+
+
+def test_evaluation_of_equal_weights_is_equal_in_every_bit(one, two):
+    before, by_two = (harness.rows(folder)[0] for folder in (one, two))
+    assert before["step"] == by_two["step"] == 0
+    assert before["val_loss"] == by_two["val_loss"]
+
+
+def test_two_ranks_write_one_run_and_a_log_each(two):
+    assert group_harness.logs(two) == [".log", "_rank1.log"]
+    about = json.loads((harness.run_dir(two) / "run.json").read_text())
+    assert {path.name.partition("_step_")[0] for path in harness.checkpoints(two).values()} == {
+        about["run_id"]
+    }
+    assert [row["step"] for row in harness.rows(two)] == list(range(STEPS + 1))
+    assert len(harness.events(two, "done")) == 1
+    assert len({(sample["step"], sample["index"]) for sample in harness.samples(two)}) == len(
+        harness.samples(two)
+    )
+    assert len(list(harness.run_dir(two).glob("events.out.tfevents.*"))) == 1
+    assert "this is rank 1" in group_harness.log_of_rank(two, 1)
+
+
+def test_only_rank_0_speaks_on_the_console(two):
+    said = (two / group_harness.SAID).read_text()
+    assert said.count(f"step {STEPS}/{STEPS}") == 1
+    assert "rank 1:" not in said
+
+
+MODELS = {
+    "gpt-adamw": {},
+    "modern-adamw": {"model": {"architecture": "modern", "n_kv_head": 1}},
+    "gpt-muon": {"training": {"optimizer": "muon"}},
+    "modern-muon": {"model": {"architecture": "modern"}, "training": {"optimizer": "muon"}},
+    "recomputed": {"training": {"gradient_checkpointing": True}},
+    "one-by-one": {"training": {"micro_batch_size": 1}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_any_number_of_ranks_trains_the_same_model(tmp_path, name):
+    """With dropout and accumulation, which the tiny configuration has."""
+    sections = MODELS[name]
+    expected = alone(tmp_path, **sections)
+    for ranks in (1, 2, 4):
+        assert_same_training(expected, by_ranks(tmp_path, ranks, **sections))
+
+
+@pytest.mark.slow
+def test_ranks_train_the_matrices_of_lora(tmp_path):
+    base = alone(tmp_path)
+    (start,) = base.glob("checkpoints/*_step_30.pt")
+    lora = {"training": {"lora": {"rank": 2, "alpha": 4}}}
+    folders = []
+    for ranks in (0, 2, 4):
+        folder = folder_of(tmp_path, f"lora{ranks}", **lora)
+        shutil.copy(base / "text.txt", folder)
+        begin = (*CONFIG, "--init_from", str(start))
+        if ranks == 0:
+            assert harness.train_here(folder, *begin) == 0
+        else:
+            done = run_group(folder, ranks, *begin)
+            assert done.exit_code == 0, done.said
+        folders.append(folder)
+    assert_same_training(folders[0], folders[1])
+    assert_same_training(folders[0], folders[2])
+
+
+@pytest.mark.slow
+def test_one_rank_is_equal_to_one_process_in_every_bit(tmp_path):
+    folders = [alone(tmp_path), by_ranks(tmp_path, 1)]
+    assert losses(folders[0]) == losses(folders[1])
+    assert group_harness.same_training(folders, STEPS)
+
+
+@pytest.mark.slow
+def test_two_micro_batches_on_two_ranks_are_equal_in_every_bit(tmp_path):
+    """A sum of two numbers has one order."""
+    sections = {"training": {"micro_batch_size": 6}}
+    folders = [alone(tmp_path, **sections), by_ranks(tmp_path, 2, **sections)]
+    assert losses(folders[0]) == losses(folders[1])
+    assert group_harness.same_training(folders, STEPS)
+    first, other = (harness.rows(folder)[-1] for folder in folders)
+    for name in ("val_loss", "val_loss_full", "grad_norm"):
+        assert first[name] == other[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_evaluation_of_every_token_is_equal_in_every_bit(tmp_path, ranks):
+    """38 windows in batches of 4: some rank has a batch less than the others."""
+    sections = {"training": {"max_steps": 1, "eval_batches": "all"}}
+    folders = [alone(tmp_path, **sections), by_ranks(tmp_path, ranks, **sections)]
+    first, other = (harness.rows(folder)[0] for folder in folders)
+    assert first["step"] == other["step"] == 0
+    assert first["val_loss"] == other["val_loss"]
+
+
+@pytest.mark.slow
+def test_ranks_measure_each_source_as_one_process_does(tmp_path):
+    sources = {"first.txt": 1.0, "second.txt": 2.0}
+    data = {"path": list(sources), "mixture": sources}
+    for folder in ("alone", "ranks2"):
+        (tmp_path / folder).mkdir()
+        for seed, name in enumerate(sources):
+            text = harness.make_text(3000, seed)
+            (tmp_path / folder / name).write_text(text, encoding="utf-8")
+    folders = [alone(tmp_path, data=data), by_ranks(tmp_path, 2, data=data)]
+    first, other = (harness.rows(folder)[0]["val_loss_by_source"] for folder in folders)
+    assert first.keys() == sources.keys()
+    assert first == other

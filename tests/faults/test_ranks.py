@@ -1,0 +1,345 @@
+"""Faults of one rank of a group: all ranks deal with them together, and nothing is lost.
+
+Where torchrun's agent does not matter, the ranks are forks of the fault servers, which takes a
+second. Where it does, torchrun starts them.
+"""
+
+import random
+import time
+from pathlib import Path
+
+import group_harness
+import group_trials
+import harness
+import pytest
+from fault_trials import STEPS, Hooks, Reference, files, new_folder, promised
+from group_trials import TWO_PARTS, codes, fork_group, launched, lost_by, said
+
+pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
+
+RESUME = ("--resume_from", "latest")
+LOST_RANK = 7  # the exit code of a rank whose group has lost another one
+PHASES = ["step", "save", "evaluate", "start"]
+
+
+@pytest.fixture(scope="module")
+def two_parts(servers, tmp_path_factory) -> Reference:
+    """The undisturbed run, by one process: two ranks are to end in its bits."""
+    return group_trials.undisturbed(servers[0], tmp_path_factory.mktemp("two_parts"))
+
+
+@pytest.fixture
+def group_folder(two_parts, tmp_path):
+    """Return a function that makes folders, each ready for a run like the undisturbed one."""
+
+    def make(name: str = "group", **changes: object) -> Path:
+        return new_folder(tmp_path, name, **harness.merged(TWO_PARTS, changes))
+
+    return make
+
+
+def strike(phase: str, name: str, nth: int = 3) -> Hooks:
+    return [("strike", {"phase": phase, "nth": nth, "name": name})]
+
+
+# Undisturbed
+
+
+def test_two_ranks_end_in_the_bits_of_one_process(servers, two_parts, group_folder):
+    folder = group_folder()
+    outcomes = fork_group(servers, folder, {})
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    assert lost_by(two_parts, folder) is None
+
+
+# A rank dies: torchrun starts all of them again
+
+
+def killed_and_back(two_parts: Reference, folder: Path, hooks: dict[int, Hooks]) -> str | None:
+    """Let a rank die under torchrun; return what was lost."""
+    done = launched(folder, hooks, max_restarts=3)
+    assert list(folder.glob("fired*.txt")), "the fault did not happen"
+    if done.exit_code != 0:
+        return f"the group did not come back: {done.said[-3000:]}"
+    return two_parts.lost(folder)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_group_comes_back_when_a_rank_is_killed(
+    two_parts, group_folder, trials, table, phase, rank
+):
+    nth = 1 if phase == "start" else 3
+    chosen = trials([("step", 1), ("save", 0)], [(p, r) for p in PHASES for r in (0, 1)][::2], None)
+    if chosen is not None and (phase, rank) not in chosen:
+        pytest.skip("level long has it")
+    folder = group_folder()
+    lost = killed_and_back(two_parts, folder, {rank: strike(phase, "SIGKILL", nth)})
+    table.add("SIGKILL of one rank: torchrun starts all again", 1, lost is not None)
+    assert lost is None
+
+
+def test_a_group_comes_back_when_rank_0_dies_in_a_file(two_parts, group_folder, table):
+    folder = group_folder()
+    hooks = {0: [("die_in_first_start", {"save": 3, "byte": 60_000})]}
+    lost = killed_and_back(two_parts, folder, hooks)
+    table.add("SIGKILL of one rank: torchrun starts all again", 1, lost is not None)
+    assert lost is None
+
+
+def test_ranks_killed_at_random_lose_nothing(two_parts, group_folder, trials, table):
+    rng = random.Random(20)
+    for trial in range(trials(1, 3, 30)):
+        folder = group_folder(f"random{trial}")
+        rank = rng.randrange(2)
+        with group_harness.started(
+            folder,
+            2,
+            "--config",
+            "tiny.yaml",
+            program=group_trials.PROGRAM,
+            max_restarts=3,
+            FAULTS="{}",
+        ) as group:
+            pid = group.pid_of(rank)
+            group.wait_for("training tokens")  # the header of the log: the run begins
+            time.sleep(rng.random() * 1.5 * two_parts.wall_s)
+            hit = group_harness.kill(pid)
+            exit_code = group.wait()
+        lost = two_parts.lost(folder) if exit_code == 0 else f"exit code {exit_code}: {group.said}"
+        table.add("SIGKILL of one rank at a random moment", hit, lost is not None)
+        assert lost is None
+
+
+# A rank does not answer
+
+
+def test_a_rank_that_stands_still_is_named(servers, group_folder, table):
+    folder = group_folder(distributed={"timeout_s": 5})
+    begun_s = time.monotonic()
+    outcomes = fork_group(servers, folder, {1: strike("step", "SIGSTOP")}, limit_s=25)
+    table.add("SIGSTOP of one rank: it is named", 1, 0)
+    assert outcomes[1].fired == ["SIGSTOP"]
+    assert outcomes[0].exit_code == LOST_RANK, said(outcomes)
+    assert outcomes[0].wall_s < 5 + 15
+    assert "rank 1 does not answer: rank 0 waited 5 s" in group_harness.log_of_rank(folder, 0)
+    assert time.monotonic() - begun_s < 60
+    assert max(files(folder)) == promised(folder) == 2
+
+
+def test_a_group_comes_back_when_a_rank_stands_still(two_parts, group_folder, trials, table):
+    if not trials(False, False, True):
+        pytest.skip("level long has it: torchrun waits 30 s for the rank to end")
+    folder = group_folder(distributed={"timeout_s": 5})
+    lost = killed_and_back(two_parts, folder, {1: strike("step", "SIGSTOP")})
+    table.add("SIGSTOP of one rank: the group comes back", 1, lost is not None)
+    assert lost is None
+
+
+# Bad numbers, no memory
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nan_on_one_rank_is_skipped_by_all(servers, two_parts, group_folder, table, rank):
+    """As by one process that has NaN in that step."""
+    expected = group_folder("alone")
+    alone = servers[0].run(
+        expected,
+        "--config",
+        "tiny.yaml",
+        hooks=[("steps", {}), ("know_the_end", {}), ("nan_loss", {"attempts": [5]})],
+    )
+    assert alone.exit_code == 0, alone.said
+    folder = group_folder()
+    outcomes = fork_group(servers, folder, {rank: [("nan_loss", {"attempts": [5]})]})
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    assert outcomes[rank].fired == ["NaN"]
+    (skip,) = harness.events(folder, "skip")
+    assert skip["step"] == 5
+    ends = [group_trials.end_of(folder, rank) for rank in range(2)]
+    assert [end["state"]["progress"]["skipped_steps"] for end in ends] == [1, 1]
+    assert [end["state"]["health"]["skips"] for end in ends] == [1, 1]
+    assert ends[0]["weights"] == ends[1]["weights"]
+    assert ends[0]["weights"] == group_trials.end_of(expected, 0)["weights"]
+    table.add("NaN on one rank: all skip the step", 1, 0)
+
+
+def test_a_run_that_diverges_on_one_rank_ends_on_all(servers, group_folder, table):
+    folder = group_folder()
+    forever = list(range(8, 1000))
+    outcomes = fork_group(servers, folder, {1: [("nan_loss", {"attempts": forever})]})
+    table.add("NaN on one rank for good: all end with exit code 4", 1, codes(outcomes) != [4, 4])
+    assert codes(outcomes) == [4, 4], said(outcomes)
+    assert len(harness.events(folder, "rewind")) == 3
+    ends = [group_trials.without_clocks(group_trials.end_of(folder, rank)) for rank in range(2)]
+    assert ends[0] == ends[1]
+
+
+DYNAMIC = {"enabled": True, "initial": 3, "growth_interval_steps": 1000}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_out_of_memory_on_one_rank_shrinks_all(servers, two_parts, group_folder, table, rank):
+    """In the first step: the run is the one that was told the smaller size."""
+    told = group_folder("told", training={"micro_batch_size": 1})
+    assert codes(fork_group(servers, told, {})) == [0, 0]
+    training = {"micro_batch_size": "auto", "dynamic_batch_size": DYNAMIC}
+    folder = group_folder(training=training)
+    outcomes = fork_group(servers, folder, {rank: [("no_memory", {"attempt": 1})]})
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    assert outcomes[rank].fired == ["out of memory"]
+    ends = [group_trials.end_of(folder, rank) for rank in range(2)]
+    assert [end["state"]["micro_batch"]["size"] for end in ends] == [1, 1]
+    (shrunk,) = harness.events(folder, "micro_batch", reason="oom")
+    assert (shrunk["old"], shrunk["new"]) == (3, 1)
+    lost = ends[0]["weights"] != group_trials.end_of(told, 0)["weights"]
+    table.add("out of memory on one rank: all shrink", 1, lost or ends[0] == {})
+    assert ends[0]["weights"] == ends[1]["weights"] == group_trials.end_of(told, 1)["weights"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_out_of_memory_in_the_update_of_one_rank_ends_all(
+    servers, two_parts, group_folder, table, rank
+):
+    """The others have changed their weights: no file may say that all have."""
+    folder = group_folder(distributed={"timeout_s": 20})
+    outcomes = fork_group(servers, folder, {rank: [("no_memory_in_update", {"nth": 6})]})
+    assert outcomes[rank].fired == ["out of memory in the update"]
+    assert outcomes[rank].exit_code == 6, said(outcomes)
+    assert outcomes[1 - rank].exit_code == LOST_RANK, said(outcomes)
+    assert outcomes[1 - rank].wall_s < 15
+    assert max(files(folder)) == 4
+    outcomes = fork_group(servers, folder, {}, *RESUME)
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    lost = lost_by(two_parts, folder)
+    table.add("out of memory in the update of one rank", 1, lost is not None)
+    assert lost is None
+
+
+# Signals
+
+
+def stopped_and_resumed(
+    servers, two_parts: Reference, folder: Path, hooks: dict[int, Hooks], code: int = 143
+) -> str | None:
+    """Stop a group by signals, then let it go on; return what was lost."""
+    outcomes = fork_group(servers, folder, hooks)
+    assert codes(outcomes) == [code, code], said(outcomes)
+    assert [bool(outcome.fired) for outcome in outcomes] == [rank in hooks for rank in range(2)]
+    reached = max(files(folder))
+    assert 0 < reached <= STEPS
+    assert len(harness.events(folder, "save", step=reached)) == 1  # not saved twice
+    assert len(harness.events(folder, "stop")) == 1
+    ends = [group_trials.without_clocks(group_trials.end_of(folder, rank)) for rank in range(2)]
+    assert ends[0] == ends[1]
+    assert ends[0]["state"]["progress"]["global_step"] == reached
+    outcomes = fork_group(servers, folder, {}, *RESUME)
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    return lost_by(two_parts, folder)
+
+
+@pytest.mark.parametrize("ranks", [[0], [1], [0, 1]])
+@pytest.mark.parametrize("phase", ["step", "save", "evaluate"])
+def test_a_signal_to_any_rank_stops_all_at_one_step(
+    servers, two_parts, group_folder, table, phase, ranks
+):
+    hooks = {rank: strike(phase, "SIGTERM") for rank in ranks}
+    lost = stopped_and_resumed(servers, two_parts, group_folder(), hooks)
+    table.add("SIGTERM to one rank or to all", 1, lost is not None)
+    assert lost is None
+
+
+def test_a_second_signal_at_once_does_not_lose_the_save(servers, two_parts, group_folder, table):
+    """A scheduler signals each rank, and torchrun signals it again."""
+    hooks = {
+        rank: [("signals", {"phase": "step", "nth": 3, "names": ["SIGTERM"] * 2, "gap_s": 0.05})]
+        for rank in range(2)
+    }
+    lost = stopped_and_resumed(servers, two_parts, group_folder(), hooks)
+    table.add("SIGTERM twice to all ranks", 1, lost is not None)
+    assert lost is None
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_signal_that_comes_in_the_save_of_a_stopped_group_is_the_same(
+    servers, two_parts, group_folder, table, first
+):
+    """The other rank knows of the first signal, but has not got it itself."""
+    second = 1 - first
+    hooks = {
+        first: strike("step", "SIGTERM", nth=3),
+        second: strike("save", "SIGTERM", nth=2),  # the save before leaving
+    }
+    lost = stopped_and_resumed(servers, two_parts, group_folder(), hooks)
+    table.add("SIGTERM to one rank, then to another", 1, lost is not None)
+    assert lost is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_in_the_last_evaluation_comes_too_late(
+    servers, two_parts, group_folder, table, rank
+):
+    """No step follows in which the ranks could agree: the run ends as if there had been none."""
+    folder = group_folder()
+    outcomes = fork_group(servers, folder, {rank: strike("evaluate", "SIGTERM", nth=4)})
+    lost = lost_by(two_parts, folder)
+    table.add("SIGTERM in the last evaluation", 1, lost is not None)
+    assert outcomes[rank].fired == ["SIGTERM"]
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    assert len(harness.events(folder, "done")) == 1
+    assert lost is None
+
+
+def test_ranks_that_obey_their_own_signals_are_caught(servers, two_parts, group_folder, table):
+    folder = group_folder(distributed={"timeout_s": 5})
+    hooks = {rank: [("mutant_own_signals", {})] for rank in range(2)}
+    hooks[1] += strike("evaluate", "SIGTERM", nth=2)
+    outcomes = fork_group(servers, folder, hooks, limit_s=30)
+    table.add("mutant: each rank obeys its own signals", 1, codes(outcomes) != [143, 143])
+    assert codes(outcomes) != [143, 143]
+
+
+def test_torchrun_stops_all_ranks_by_one_signal(servers, two_parts, group_folder, table):
+    """Then the same command with --resume_from latest goes on."""
+    folder = group_folder()
+    with group_harness.started(
+        folder, 2, "--config", "tiny.yaml", program=group_trials.PROGRAM, FAULTS="{}"
+    ) as group:
+        group.wait_for("saved checkpoints")
+        group.agent.terminate()
+        group.wait()
+    assert len(harness.events(folder, "stop")) == 1, group.said
+    assert max(files(folder)) < STEPS
+    done = launched(folder, {}, *RESUME)
+    assert done.exit_code == 0, done.said
+    lost = two_parts.lost(folder)
+    table.add("SIGTERM to torchrun", 1, lost is not None)
+    assert lost is None
+
+
+# Storage
+
+
+def test_a_full_disk_on_rank_0_costs_one_warning(servers, two_parts, group_folder, table):
+    folder = group_folder()
+    outcomes = fork_group(servers, folder, {0: [("file_limit", {"byte": 0, "saves": [3]})]})
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    assert len(outcomes[0].fired) == 1
+    assert harness.warnings(folder).count("File too large") == 1
+    lost = lost_by(two_parts, folder)
+    table.add("disk full on rank 0", 1, lost is not None)
+    assert lost is None
+
+
+def test_three_failed_saves_of_rank_0_end_all_with_exit_5(servers, two_parts, group_folder, table):
+    folder = group_folder()
+    outcomes = fork_group(servers, folder, {0: [("file_limit", {"byte": 0, "saves": [3, 4, 5]})]})
+    assert codes(outcomes) == [5, 5], said(outcomes)
+    assert len(outcomes[0].fired) == 3
+    assert "3 saves in a row failed" in outcomes[0].said
+    assert sorted(files(folder)) == [2, 4]
+    outcomes = fork_group(servers, folder, {}, *RESUME)
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    lost = lost_by(two_parts, folder)
+    table.add("disk full on rank 0 for three saves, then room", 1, lost is not None)
+    assert lost is None
