@@ -68,16 +68,26 @@ def _saved_by_the_group(
         runs = run_files(Path(config.paths.checkpoints), yaml.stem)
     except OSError:
         return
+    if os.environ.get(SLURM, "0") != "0":
+        began_s = 0.0
     given = None if asked is None else NAME.fullmatch(Path(asked).name)
     if given is not None:
         files = runs.get(given["timestamp"], {})
-        steps = [step for step in files if step > int(given["step"])]
+        later = [step for step in files if step > int(given["step"])]
+        # older ones were to be set aside when the group began
+        steps = [step for step in later if _written_s(files[step]) >= began_s]
     else:
         began = time.strftime(TIMESTAMP, time.localtime(began_s))
-        if os.environ.get(SLURM, "0") != "0":
-            began = ""
         timestamp = max((timestamp for timestamp in runs if timestamp >= began), default=None)
         files = {} if timestamp is None else runs[timestamp]
         steps = list(files)
     for step in sorted(steps, reverse=True):
         yield files[step]
+
+
+def _written_s(path: Path) -> float:
+    """Return when a file was written, in seconds since the epoch; 0: it is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
