@@ -23,7 +23,13 @@ from chatgot.numerics.compilation import Work
 from chatgot.numerics.gradient_checkpointing import bytes_for_backward
 from chatgot.run import modes, passes, trials
 from chatgot.run.assembly import Run
-from chatgot.run.passes import chooses_size, sizes_to_try, where_growth_ends
+from chatgot.run.passes import (
+    chooses_size,
+    fair_size,
+    first_micro_batch,
+    sizes_to_try,
+    where_growth_ends,
+)
 from chatgot.run.resuming import check_settings, find_checkpoint, resume
 from chatgot.run.run_state import Modes
 from chatgot.training import batch_size
@@ -385,3 +391,49 @@ def test_compile_auto_gives_way_where_recomputation_cannot_be_proven(
     modes.start_gradient_checkpointing(run.state.modes, config, run.model, CUDA, 1)
     assert run.state.modes.compiled is stays_compiled
     assert proofs == ([1e-5] if stays_compiled else [1e-5, 0.0])
+
+
+# Several ranks
+
+
+@pytest.mark.parametrize(
+    ("size", "S", "ranks", "expected"),
+    [
+        (4, 12, 1, 4),
+        (5, 12, 1, 5),  # one process takes what is asked for
+        (4, 12, 2, 3),  # 3 micro-batches of 4 would be one and two
+        (6, 12, 2, 6),
+        (12, 12, 4, 3),
+        (3, 12, 4, 3),
+        (4, 12, 3, 4),
+        (3, 12, 3, 2),
+        (8, 7, 2, 2),  # 4 micro-batches, the last one smaller
+        (4, 4, 4, 1),
+        (4, 5, 4, 1),  # 5 micro-batches: no size is fair
+        (9, 9, 2, 4),  # 3 micro-batches: as above
+    ],
+)
+def test_fair_size_gives_ranks_equally_many_micro_batches(size, S, ranks, expected):
+    assert fair_size(size, S, ranks) == expected
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5])
+def test_no_rank_is_left_without_a_micro_batch(ranks):
+    for S in range(ranks, 25):
+        for size in range(1, S + 1):
+            fair = fair_size(size, S, ranks)
+            assert 1 <= fair <= size
+            assert -(-S // fair) >= ranks
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"micro_batch_size": 4},
+        {"batch_size": 4},
+        {"dynamic_batch_size": {"enabled": True, "initial": 4}},
+    ],
+)
+def test_the_first_micro_batch_is_fair(keys):
+    settings = parts.config(training={"accumulate_grad_batches": 3, **keys}).training
+    assert [first_micro_batch(settings, ranks) for ranks in (1, 2, 4)] == [4, 3, 3]

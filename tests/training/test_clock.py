@@ -1,10 +1,16 @@
 """The clock of a run's steps: what its rate counts, and the run's time over all resumes."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import parts
 import pytest
+from thread_ranks import ThreadRanks, by_ranks
 
+from chatgot.run.assembly import Run
+from chatgot.stopping import StopRequest
 from chatgot.training import clock
 from chatgot.training.clock import StepClock
 
@@ -124,3 +130,56 @@ def test_a_stopped_clock_counts_neither_time_nor_rate(now):
     do_step(step_clock, now, 2.0)
     assert run.state.progress.time_s == 4.0
     assert step_clock.tokens_per_s() == 2 * TOKENS / 4
+
+
+# Several ranks
+
+
+def step_on(ranks: ThreadRanks, runs: list[Run], stops: list[StopRequest]) -> None:
+    run = runs[ranks.rank]
+    run.ranks = ranks
+    with closing_clock(run, stops[ranks.rank]) as step_clock, step_clock.step():
+        pass
+
+
+@contextmanager
+def closing_clock(run: Run, stop: StopRequest) -> Iterator[StepClock]:
+    step_clock = StepClock(run, stop)
+    try:
+        yield step_clock
+    finally:
+        step_clock._told_main.close()
+
+
+def group_of(size: int) -> tuple[list[Run], list[StopRequest]]:
+    stops = [StopRequest() for _ in range(size)]
+    for stop in stops:
+        stop.waits_for_agreement = True
+    return [parts.run() for _ in range(size)], stops
+
+
+def test_the_clock_of_rank_0_counts_for_all():
+    runs, stops = group_of(3)
+    runs[0].state.progress.time_s = 100.0
+    runs[1].state.progress.time_s = 5000.0
+    by_ranks(3, lambda ranks: step_on(ranks, runs, stops))
+    times = {run.state.progress.time_s for run in runs}
+    assert len(times) == 1
+    assert 100 <= times.pop() < 200
+
+
+@pytest.mark.parametrize("signalled", [0, 2])
+def test_a_signal_to_one_rank_is_known_to_all_after_the_step(signalled):
+    runs, stops = group_of(3)
+    stops[signalled].training = True
+    stops[signalled]._on_signal(signal.SIGTERM, None)
+    assert not any(stop.requested() for stop in stops)
+    by_ranks(3, lambda ranks: step_on(ranks, runs, stops))
+    assert all(stop.requested() for stop in stops)
+    assert [stop.exit_code for stop in stops] == [143] * 3
+
+
+def test_ranks_without_a_signal_go_on():
+    runs, stops = group_of(2)
+    by_ranks(2, lambda ranks: step_on(ranks, runs, stops))
+    assert not any(stop.requested() for stop in stops)

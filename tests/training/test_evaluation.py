@@ -1,12 +1,16 @@
 """An evaluation adds up what its batches give, and waits for the device once."""
 
+from collections.abc import Iterable
+
 import parts
 import pytest
 import torch
 from memory_limit import never
+from thread_ranks import ThreadRanks, by_ranks
 
-from chatgot.data.windows import NOT_LEARNED
-from chatgot.training.evaluation import evaluate
+from chatgot.data.windows import NOT_LEARNED, Batch
+from chatgot.training import evaluation
+from chatgot.training.evaluation import Measured, Turns, evaluate, halving_batches
 
 
 def test_evaluation_is_the_mean_over_targets_and_waits_once(monkeypatch):
@@ -52,3 +56,49 @@ def test_evaluation_gives_the_same_bits_each_time(precision):
         for _ in range(2)
     }
     assert len(losses) == 1
+
+
+# Several ranks
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("sequences", [4, 6, 10])
+def test_ranks_measure_what_one_process_does(size, sequences):
+    """In the same bits, also where the last round has too few batches for all."""
+    batches = [(i + 0.1, 3 + i) for i in range(sequences // 2)]  # loss and targets of each
+    alone = evaluation._mean(batches)
+
+    def measure(ranks: ThreadRanks) -> tuple[int, Measured]:
+        turns = Turns(batches, ranks)
+        own = list(turns)
+        return len(own), turns.together(evaluation._mean(own))
+
+    counts, found = zip(*by_ranks(size, measure), strict=True)
+    assert set(counts) == {-(-len(batches) // size)}  # nobody waits for a rank without a batch
+    assert set(map(repr, found)) == {repr(alone)}
+
+
+def test_no_batch_is_measured_twice_where_they_go_up():
+    taken = by_ranks(2, lambda ranks: list(Turns("abcd", ranks)))
+    assert taken == [["a", "c"], ["b", "d"]]
+
+
+def test_out_of_memory_on_one_rank_halves_the_batches_of_all():
+    runs = [parts.run() for _ in range(2)]
+
+    def batches(size: int) -> list[Batch]:
+        return [(torch.zeros(size, 8), torch.zeros(size, 8))] * 2
+
+    def evaluate_on(ranks: ThreadRanks) -> int | None:
+        def measure(own: Iterable[Batch]) -> int:
+            for x, _ in own:
+                if len(x) == 4 and ranks.rank == 1:
+                    raise MemoryError
+            return len(x)
+
+        run = runs[ranks.rank]
+        run.ranks = ranks
+        return halving_batches(run, batches, measure, None, words="evaluating", tokens=0)
+
+    assert by_ranks(2, evaluate_on) == [2, 2]
+    assert [run.state.micro_batch.eval_size for run in runs] == [2, 2]

@@ -28,6 +28,10 @@ LATER = {  # first names of packages, and modules of torch
     "torch.utils.tensorboard",
     "transformers",
     "chatgot.data.shards",
+    "torch.distributed.elastic",
+    "torch.distributed.fsdp",
+    "chatgot.distributed.group",
+    "chatgot.distributed.strategies",
     "chatgot.exchange.from_transformers",
     "chatgot.report",
 }
