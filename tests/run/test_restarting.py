@@ -102,6 +102,7 @@ def test_newer_files_that_a_group_was_to_set_aside_are_not_its_own(tmp_path):
 
 def test_nothing_that_can_be_resumed_is_an_error(tmp_path):
     told = saved(tmp_path, -5000, 4)
+    saved(tmp_path, -5000, 2)
     with pytest.raises(CheckpointRejected, match="damaged"):
         found(tmp_path, str(told), damaged=(told,))
 
