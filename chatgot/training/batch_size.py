@@ -27,7 +27,7 @@ from chatgot.machine.memory import (
     used_memory,
 )
 from chatgot.run.assembly import Run
-from chatgot.run.modes import compile_for_smaller_size
+from chatgot.run.modes import compile_for_smaller_size, give_up_gradient_checkpointing
 from chatgot.run.passes import chooses_size, fair_size
 from chatgot.run.run_state import RejectedSize, change_size
 from chatgot.run.trials import compare_gradients, time_sizes
@@ -175,9 +175,13 @@ def _timed_by_all(
 ) -> tuple[dict[int, float], dict[int, str]]:
     """Return what `time_sizes` finds: of several ranks the slowest one's seconds.
 
-    What one rank rejects, all reject.
+    What one rank rejects, all reject; where one gives up gradient checkpointing, all do.
     """
     found = run.ranks.all(time_sizes(run, sizes, deadline, stopped))
+    modes = run.state.modes
+    gave_up = any(run.ranks.all(modes.gradient_checkpointing_failed))
+    if gave_up and not modes.gradient_checkpointing_failed:
+        give_up_gradient_checkpointing(run.model, run.state, "on another rank")
     rejected = {size: why for _, rejected in found for size, why in rejected.items()}
     timed = set.intersection(*(set(seconds) for seconds, _ in found)) - set(rejected)
     return {size: max(s[size] for s, _ in found) for size in sorted(timed)}, rejected

@@ -9,6 +9,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable
+from typing import Any
 
 import parts
 import pytest
@@ -25,6 +26,7 @@ from memory_limit import (
 from torch import Tensor, nn
 
 from chatgot.config import TrainingConfig
+from chatgot.distributed.ranks import Ranks
 from chatgot.errors import CheckpointRejected, OutOfMemory
 from chatgot.machine import memory
 from chatgot.numerics.accumulation import add_gradients
@@ -374,6 +376,25 @@ def test_a_recomputation_that_differs_in_a_trial_is_switched_off(initial, caplog
     switches = [event["on"] for event in events if event["kind"] == "gradient_checkpointing"]
     assert switches.count(False) == 1
     assert run.state.micro_batch.history
+
+
+class AnotherGaveUp(Ranks):
+    """A group in which another rank has given up gradient checkpointing in a trial."""
+
+    is_alone = False
+
+    def all(self, said: Any) -> list[Any]:
+        return [said, True] if isinstance(said, bool) else [said]
+
+
+def test_what_another_rank_gives_up_in_a_trial_is_off_here_too():
+    run = dynamic_run(size=2, gradient_checkpointing=True)
+    assert run.model.recompute_every
+    run.ranks = AnotherGaveUp()
+    run.state.health.good_steps = 10_000
+    assert fit_micro_batch(run, never)
+    assert run.state.modes.gradient_checkpointing_failed
+    assert not run.model.recompute_every
 
 
 def test_an_error_in_a_trial_other_than_out_of_memory_is_raised():
