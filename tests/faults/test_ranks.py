@@ -70,7 +70,7 @@ def test_a_group_comes_back_when_a_rank_is_killed(
     two_parts, group_folder, trials, table, phase, rank
 ):
     nth = 1 if phase == "start" else 3
-    chosen = trials([("step", 1), ("save", 0)], [(p, r) for p in PHASES for r in (0, 1)][::2], None)
+    chosen = trials([("step", 1)], [("step", 1), ("save", 0), ("start", 1)], None)
     if chosen is not None and (phase, rank) not in chosen:
         pytest.skip("level long has it")
     folder = group_folder()
@@ -89,7 +89,7 @@ def test_a_group_comes_back_when_rank_0_dies_in_a_file(two_parts, group_folder, 
 
 def test_ranks_killed_at_random_lose_nothing(two_parts, group_folder, trials, table):
     rng = random.Random(20)
-    wanted = trials(1, 3, 30)
+    wanted = trials(1, 1, 30)
     hits = 0
     for trial in range(3 * wanted):  # groups that end before their kill do not count
         folder = group_folder(f"random{trial}")
