@@ -680,6 +680,8 @@ class _Choosing:
             why = "none, since this model is too small to learn the text by heart"
         else:
             why = f"none, since {_passes(passes)} are too few to learn the text by heart"
+            if config.training.weight_decay != recipe.training.weight_decay:
+                why += f"; {decay} is enough"
         return Note(f"dropout: {why}", "dropout", dropout, {"passes": round(passes, 2)})
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 # A larger model learns more from each token, but it sees fewer of them: below so many tokens for
-# each of its parameters, a smaller model gets further in the same time.
-LEAST_TOKENS_PER_PARAMETER = 1.3
+# each of its parameters, a smaller model gets further in the same time. That number grows with the
+# root of the size: it is for a model of a million parameters.
+LEAST_TOKENS_PER_PARAMETER = 0.7
 # Above so many parameters for each token of the training text, a model learns the text by heart.
 MOST_PARAMETERS_PER_TOKEN = 8
 # Passes over the text after which a model mostly learns it by heart: one that has more parameters
@@ -18,11 +19,11 @@ MOST_PARAMETERS_PER_TOKEN = 8
 # Source of the latter: Muennighoff et al. 2023, arXiv:2305.16264.
 MOST_PASSES = 11
 MOST_PASSES_OF_A_SMALLER_MODEL = 16
-# From so many passes on dropout and weight decay pay for a model with more parameters than the text
-# has tokens.
-PASSES_WITHOUT_DROPOUT = 4
-DROPOUT = 0.2
+# From so many passes on weight decay pays, for a model with more parameters than the text has tokens
+PASSES_WITHOUT_DECAY = 4
 WEIGHT_DECAY = 0.1
+# Passes x parameters for each token of the training text: from so many on so much dropout pays.
+DROPOUTS = ((40.0, 0.2), (25.0, 0.1))
 
 # From so many bytes of training text on, subwords need fewer bits for each byte of held-out text
 # than characters in the same time: there, a run of a text has subwords. docs/benchmarks.md has the
@@ -31,6 +32,8 @@ LEAST_BYTES_FOR_SUBWORDS = 900_000
 SMALL_VOCABULARY = 1024  # subwords of a text below BYTES_FOR_LARGE_VOCABULARY
 LARGE_VOCABULARY = 2048
 BYTES_FOR_LARGE_VOCABULARY = 4_000_000
+
+MILLION = 1e6
 
 SHARE_OF_TIME = 0.9  # of the minutes is planned with: other programs may slow the machine down
 MOST_ROUNDS = 10  # of evaluations, and of samples
@@ -68,7 +71,7 @@ class Recipe:
     @property
     def tokens_needed(self) -> float:
         """The tokens that its model must see to get further than a smaller one."""
-        return LEAST_TOKENS_PER_PARAMETER * self.parameters
+        return LEAST_TOKENS_PER_PARAMETER * self.parameters * math.sqrt(self.parameters / MILLION)
 
     @property
     def text_needed(self) -> float:
@@ -81,18 +84,17 @@ class Recipe:
             return MOST_PASSES
         return MOST_PASSES_OF_A_SMALLER_MODEL
 
-    def learns_by_heart(self, passes: float, training_tokens: int) -> bool:
-        """Return whether so many passes over a text teach this model the text, not its language."""
-        return passes >= PASSES_WITHOUT_DROPOUT and self.parameters > training_tokens
-
     def dropout(self, passes: float, training_tokens: int, of_recipe: float) -> float:
         """Return the dropout for so many passes over a text; the recipe's own is the least."""
-        by_heart = self.learns_by_heart(passes, training_tokens)
-        return max(of_recipe, DROPOUT) if by_heart else of_recipe
+        if self.parameters <= training_tokens:  # too small to learn the text by heart
+            return of_recipe
+        by_heart = passes * self.parameters / training_tokens
+        wanted = next((rate for least, rate in DROPOUTS if by_heart >= least), 0.0)
+        return max(of_recipe, wanted)
 
     def weight_decay(self, passes: float, training_tokens: int, of_recipe: float) -> float:
         """Return the weight decay for so many passes; the recipe's own is the least."""
-        by_heart = self.learns_by_heart(passes, training_tokens)
+        by_heart = passes >= PASSES_WITHOUT_DECAY and self.parameters > training_tokens
         return max(of_recipe, WEIGHT_DECAY) if by_heart else of_recipe
 
 

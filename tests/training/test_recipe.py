@@ -3,14 +3,14 @@
 import pytest
 
 from chatgot.training.recipe import (
-    DROPOUT,
+    DROPOUTS,
     EVALUATIONS_WITHOUT_GAIN,
     LEAST_TOKENS_PER_PARAMETER,
     MOST_EVALUATIONS_UNTIL_BEST,
     MOST_PARAMETERS_PER_TOKEN,
     MOST_PASSES,
     MOST_PASSES_OF_A_SMALLER_MODEL,
-    PASSES_WITHOUT_DROPOUT,
+    PASSES_WITHOUT_DECAY,
     SHARE_FOR_EVALUATIONS_UNTIL_BEST,
     SHARE_OF_TIME,
     WEIGHT_DECAY,
@@ -33,7 +33,8 @@ LONG_TEXT = 1e9  # steps of a pass: the text never ends the run
 
 
 def enough(recipe: Recipe) -> float:
-    return LEAST_TOKENS_PER_PARAMETER * recipe.parameters
+    """Return the tokens that a model must see: ten times the size takes 10 x root of 10 as many."""
+    return LEAST_TOKENS_PER_PARAMETER * recipe.parameters * (recipe.parameters / 1e6) ** 0.5
 
 
 @pytest.mark.parametrize(
@@ -128,19 +129,23 @@ def test_a_model_larger_than_the_text_makes_fewer_passes():
     assert SMALL.most_passes(training_tokens=SMALL.parameters) == MOST_PASSES_OF_A_SMALLER_MODEL
 
 
-def test_dropout_comes_with_many_passes_and_is_never_below_the_recipes():
-    short = SMALL.parameters // 2
-    assert SMALL.dropout(0.5, short, of_recipe=0.0) == 0.0
-    assert SMALL.dropout(PASSES_WITHOUT_DROPOUT - 0.01, short, of_recipe=0.1) == 0.1
-    assert SMALL.dropout(PASSES_WITHOUT_DROPOUT, short, of_recipe=0.0) == DROPOUT
+def test_dropout_comes_with_passes_and_with_a_small_text():
+    """Half the text, or twice the passes: as much is learnt by heart."""
+    (most, high), (some, low) = DROPOUTS
+    short = SMALL.parameters // 5
+    assert SMALL.dropout(some / 5 - 0.01, short, of_recipe=0.0) == 0.0
+    assert SMALL.dropout(some / 5, short, of_recipe=0.0) == low
+    assert SMALL.dropout(most / 5, short, of_recipe=0.0) == high
+    assert SMALL.dropout(most / 10, short // 2, of_recipe=0.0) == high
+    assert SMALL.dropout(some / 5 - 0.01, short, of_recipe=0.1) == 0.1
     assert SMALL.dropout(100, short, of_recipe=0.5) == 0.5
 
 
 def test_weight_decay_comes_with_many_passes_never_below_the_recipes():
     short = SMALL.parameters - 1
-    assert SMALL.weight_decay(PASSES_WITHOUT_DROPOUT - 0.01, short, of_recipe=0.01) == 0.01
-    assert SMALL.weight_decay(PASSES_WITHOUT_DROPOUT, short, of_recipe=0.01) == WEIGHT_DECAY
-    assert SMALL.weight_decay(PASSES_WITHOUT_DROPOUT, short, of_recipe=0.5) == 0.5
+    assert SMALL.weight_decay(PASSES_WITHOUT_DECAY - 0.01, short, of_recipe=0.01) == 0.01
+    assert SMALL.weight_decay(PASSES_WITHOUT_DECAY, short, of_recipe=0.01) == WEIGHT_DECAY
+    assert SMALL.weight_decay(PASSES_WITHOUT_DECAY, short, of_recipe=0.5) == 0.5
 
 
 def test_a_model_smaller_than_the_text_needs_neither():
