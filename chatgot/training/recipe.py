@@ -19,7 +19,7 @@ MOST_PARAMETERS_PER_TOKEN = 8
 # Source of the latter: Muennighoff et al. 2023, arXiv:2305.16264.
 MOST_PASSES = 11
 MOST_PASSES_OF_A_SMALLER_MODEL = 16
-# From so many passes on weight decay pays, for a model with more parameters than the text has tokens
+# From so many passes on weight decay pays, where a model has more parameters than the text tokens.
 PASSES_WITHOUT_DECAY = 4
 WEIGHT_DECAY = 0.1
 # Passes x parameters for each token of the training text: from so many on so much dropout pays.
