@@ -1,15 +1,14 @@
 """Weights of which each rank keeps a part get the updates that whole ones get."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import harness
 import pytest
+from child_environment import child_environment
 
 WORKER = Path(__file__).with_name("sharded_worker.py")
-FOLDERS = (str(harness.ROOT), str(harness.ROOT / "tests"))
 LONGEST_S = 120
 
 
@@ -19,7 +18,7 @@ def test_parts_of_weights_get_the_updates_of_whole_ones(ranks):
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     ended = subprocess.run(
         [sys.executable, *launcher, str(WORKER)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(FOLDERS)},
+        env=child_environment(harness.ROOT, harness.ROOT / "tests", OMP_NUM_THREADS="1"),
         capture_output=True,
         text=True,
         timeout=LONGEST_S,

@@ -49,7 +49,7 @@ def job(
     A SIGTERM comes in the step after `stop_at`.
     """
     script = harness.load_script()
-    assemble = script.assemble
+    assemble = script.assemble_together
     memory_limit = MemoryLimit()
 
     def assemble_under_limit(*args: object) -> Run:
@@ -65,7 +65,7 @@ def job(
         run.model.register_forward_pre_hook(stop)
         return run
 
-    script.assemble = assemble_under_limit
+    script.assemble_together = assemble_under_limit
     threads = torch.get_num_threads()
     try:
         with contextlib.chdir(folder):
