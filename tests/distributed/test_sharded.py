@@ -11,8 +11,10 @@ from child_environment import child_environment
 WORKER = Path(__file__).with_name("sharded_worker.py")
 LONGEST_S = 120
 
+pytestmark = pytest.mark.slow  # the continuous tests have them
 
-@pytest.mark.parametrize("ranks", [2, *harness.slow(3)])
+
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_parts_of_weights_get_the_updates_of_whole_ones(ranks):
     """AdamW, Muon and NorMuon; both architectures; rows that the ranks do not divide."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]

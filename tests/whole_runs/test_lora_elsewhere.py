@@ -14,6 +14,8 @@ from chatgot.checkpointing.checkpoint_file import load_checkpoint
 from chatgot.exchange.importing import read_start
 from chatgot.sampling.loading import load_model
 
+pytestmark = pytest.mark.slow  # the continuous tests have them
+
 LORA = {"learning_rate": 1e-2, "lora": {"rank": 2}}
 LONGER = ("--set", "training.max_steps=6")
 KINDS = ["folder", "gguf"]
