@@ -115,7 +115,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{keys_meant(unknown)}")
     problem = misused(args)
     if problem:
-        parser.exit(2, f"{parser.prog}: {problem}\n")
+        said = f"{parser.prog}: {problem}\n" if speaks_for_its_machine(os.environ) else None
+        parser.exit(2, said)
     return args
 
 
