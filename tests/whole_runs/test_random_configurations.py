@@ -23,8 +23,6 @@ from pydantic import ValidationError
 from chatgot.config import Config, keys_of
 from chatgot.config_file import config_of, effective_yaml
 
-pytestmark = pytest.mark.slow  # the continuous tests have them
-
 SPEAKERS = ("KING", "QUEEN", "FOOL")
 STEPS = 2
 TEXT = "text.txt"
