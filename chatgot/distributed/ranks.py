@@ -56,6 +56,10 @@ class Ranks:
         """Return what every rank says, in the order of ranks."""
         return [said]
 
+    def first_problem(self, problem: str | None) -> str:
+        """Return the problem of the first rank that has one; empty: none has."""
+        return next((found for found in self.all(problem) if found), "")
+
     def from_main(self, said: Said) -> Said:
         """Return what rank 0 says."""
         return said

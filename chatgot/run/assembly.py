@@ -228,13 +228,15 @@ class Run:
         """
         if not self.ranks.is_sharded:
             return self.model if self.ranks.is_main else None
-        weights = self._whole_state()["model_state_dict"]
+        from chatgot.distributed.strategies import whole  # one process alone needs none of it
+
+        weights = whole(self.model.state_dict())
         if not self.ranks.is_main:
             return None
         model = build_model(self.config.model, self.model.vocab_size, self.device, self.config.seed)
         if self.config.training.lora.enabled:
             add_lora(model, self.config.training.lora)
-        model.load_state_dict(weights, strict=False)
+        model.load_state_dict(weights)
         model.use_attention(self.state.modes.attention)
         return model
 
@@ -346,17 +348,24 @@ def assemble(  # noqa: PLR0913 what a run is made of
         teaching=_teaching(config, teachers, tokens),
         ranks=ranks,
     )
-    if device.type != "cpu":  # before training fills the card's memory
+    _make_ready(run, stored)
+    return run
+
+
+def _make_ready(run: Run, stored: Stored | None) -> None:
+    """Remember what the run begins with, allocate what is missing, and choose how it computes."""
+    if run.device.type != "cpu":  # before training fills the card's memory
         run.measure_peak()
     run.start = run.collect_state()
-    if not ranks.is_sharded:  # else each rank copies and allocates its part alone, later
+    goes_on = stored is not None and bool(stored["model_state_dict"])
+    if not run.ranks.is_sharded or goes_on:  # a resume puts other weights into the model
         run.start = copy.deepcopy(run.start)
-        allocate_state(optimizer)
+    if not run.ranks.is_sharded:  # else each rank allocates its part alone, later
+        allocate_state(run.optimizer)
     run.graphed = choose_passes(run, stored)
     run.start["state"] = run.collect_state()["state"]
-    if not ranks.is_sharded:
+    if not run.ranks.is_sharded:
         run.check_loadable()
-    return run
 
 
 def assemble_together(  # noqa: PLR0913 as assemble

@@ -345,9 +345,8 @@ def prove_gradient_checkpointing_again(
         if not is_out_of_memory(error):
             raise
         no_memory = True
-    differences, without_memory = zip(*ranks.all((difference, no_memory)), strict=True)
-    difference = next((found for found in differences if found), "")
-    if any(without_memory):
+    difference = ranks.first_problem(difference)
+    if ranks.largest(no_memory):
         logger.warning(
             "gradient checkpointing could not be proven again at step %d: out of memory", step
         )

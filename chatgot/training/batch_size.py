@@ -189,8 +189,7 @@ def _timed_by_all(
 
 def _compared_by_all(run: Run, sequences: int, size: int, other: int) -> str:
     """Return the first rank's reason why two sizes do not give one gradient; empty: they do."""
-    problems = run.ranks.all(compare_gradients(run, sequences, size, other))
-    return next((problem for problem in problems if problem), "")
+    return run.ranks.first_problem(compare_gradients(run, sequences, size, other))
 
 
 def find_fastest_size(run: Run, sizes: list[int], stopped: Stopped) -> bool:

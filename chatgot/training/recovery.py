@@ -100,7 +100,7 @@ def raise_precision(run: Run) -> None:
             raise
         problem = "out of memory"
     # for all ranks or for none
-    problem = next((found for found in run.ranks.all(problem) if found), "")
+    problem = run.ranks.first_problem(problem)
     if problem:
         logger.warning(
             "precision stays at %s: the check of %s failed (%s)", modes.precision, higher, problem

@@ -9,10 +9,13 @@ import parts
 import torch
 import torch.distributed as dist
 
+from chatgot.distributed.ranks import Ranks
 from chatgot.distributed.sharded_muon import ShardedMuon
 from chatgot.distributed.strategies import part_of, parts_of_state, shard, whole, zeros_for
 from chatgot.model.gpt import GPT
 from chatgot.numerics.optim import allocate_state, build_optimizer
+from chatgot.run.run_state import restore_state
+from chatgot.run.sharding import shard_run
 
 STEPS = 4
 SHAPES = [
@@ -72,9 +75,54 @@ def check_parts() -> None:
         assert own.to_local().shape[0] < max(2, full[name].shape[0]), f"{name} is not shared out"
 
 
+class TheseRanks(Ranks):
+    """The ranks of this group, each with a part of the weights."""
+
+    is_alone = False
+    is_sharded = True
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+
+
+def check_start() -> None:
+    """Share out a run that goes on: what it began with are not the weights that it has now."""
+    run = parts.run(training={"optimizer": "muon", "muon_beta2": 0.95})
+    began_with = copy.deepcopy(run.start)
+    step(run.model, run.optimizer, 0)
+    shard_run(run)
+    assert run.start is not None
+    for name, tensor in whole(run.start["model_state_dict"]).items():
+        assert torch.equal(tensor, began_with["model_state_dict"][name]), name
+    restore_state(copy.deepcopy(run.start), run.state, run.model, run.optimizer, run.scaler)
+    for name, tensor in whole(run.model.state_dict()).items():
+        assert torch.equal(tensor, began_with["model_state_dict"][name]), name
+    for values in whole(run.optimizer.state_dict())["state"].values():
+        assert not any(value.any() for value in values.values())
+
+
+def check_whole_model() -> None:
+    """Rank 0 samples from the model with all weights, those below LoRA's too."""
+    run = parts.run(training={"lora": {"rank": 2}})
+    with torch.no_grad():
+        for p in run.model.parameters():
+            p.add_(0.25)  # other than fresh ones
+    weights = copy.deepcopy(run.model.state_dict())
+    run.ranks = TheseRanks()
+    shard_run(run)
+    model = run.whole_model()
+    assert (model is not None) == run.ranks.is_main
+    if model is not None:
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, weights[name]), name
+
+
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     check_parts()
+    check_start()
+    check_whole_model()
     for of_model in SHAPES:
         for of_optimizer in OPTIMIZERS:
             check_updates(of_model, of_optimizer)
