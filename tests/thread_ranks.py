@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from chatgot.distributed.ranks import Moment, Ranks
@@ -58,6 +59,9 @@ class ThreadRanks(Ranks):
         of_all = self.all([tensor.clone() for tensor in tensors])
         for i, tensor in enumerate(tensors):
             tensor.copy_(sum(of_rank[i] for of_rank in of_all))
+
+    def gather(self, part: Tensor, count: int) -> Tensor:
+        return torch.cat(self.all(part.clone()))
 
     def agree(self, moment: Moment) -> Moment:
         of_all = self.all(moment)

@@ -103,6 +103,23 @@ class Group(Ranks):
                 for tensor, total in zip(bucket, torch.split(flat, sizes), strict=True):
                     tensor.copy_(total.view_as(tensor))
 
+    def gather(self, part: Tensor, count: int) -> Tensor:
+        """Return what all ranks have together: `count` along the first dimension, each its share.
+
+        part: this rank's, as many as its share of `count`. Raises: RankLost.
+        """
+        most = -(-count // self.size)
+        own = part.new_zeros(most, *part.shape[1:])  # all send as much as the largest share
+        own[: len(part)] = part
+        everything = own.new_empty(self.size * most, *part.shape[1:])
+        with self._exchange():
+            dist.all_gather_into_tensor(everything, own)
+        if self.size * most == count:
+            return everything
+        sizes = [share.stop - share.start for share in self.shares(count)]
+        parts = zip(torch.split(everything, most), sizes, strict=True)
+        return torch.cat([sent[:size] for sent, size in parts])
+
     def agree(self, moment: Moment) -> Moment:
         """Return what all know after a step: the signal that one has got, and rank 0's clock."""
         code = 0

@@ -9,6 +9,7 @@ Letters: S sequences of one optimizer step.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 from torch import Tensor
@@ -48,9 +49,12 @@ class Ranks:
 
     def share(self, of: Sequence[int]) -> Sequence[int]:
         """Return this rank's part of a sequence of things to do; neighbours stay together."""
-        first = self.rank * len(of) // self.size
-        end = (self.rank + 1) * len(of) // self.size
-        return of[first:end]
+        return of[self.shares(len(of))[self.rank]]
+
+    def shares(self, count: int) -> list[slice]:
+        """Return where each rank's part of `count` things begins and ends."""
+        edges = [rank * count // self.size for rank in range(self.size + 1)]
+        return [slice(*ends) for ends in pairwise(edges)]
 
     def all(self, said: Said) -> list[Said]:
         """Return what every rank says, in the order of ranks."""
@@ -77,6 +81,13 @@ class Ranks:
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Put the sum over all ranks into each tensor; the same bits on every rank."""
+
+    def gather(self, part: Tensor, count: int) -> Tensor:
+        """Return what all ranks have together: `count` along the first dimension, each its share.
+
+        part: this rank's, as many as its share of `count`.
+        """
+        return part
 
     def agree(self, moment: Moment) -> Moment:
         """Return what all know after a step: the signal that one has got, and rank 0's clock."""

@@ -127,15 +127,27 @@ class Muon(EagerOptimizer, torch.optim.Muon):
         stack: momenta, (parameters, height, C).
         means: NorMuon's running means of each parameter, (height, 1), which take in the updates.
         """
-        count, height, C = stack.shape
+        _, height, C = stack.shape
         for rows, R in _runs(group["pieces"], height):
-            x = stack[:, rows].reshape(-1, R, C).to(self.dtype)  # (n, R, C)
-            updates = orthogonal(x, group["ns_coefficients"], group["eps"])  # (n, R, C)
-            if "beta2" in group:
-                of_rows = [mean[rows] for mean in means if mean is not None]
-                updates = normalised(updates, of_rows, group["beta2"])  # (n, R, C)
+            of_rows = [mean[rows] for mean in means if mean is not None]
+            updates = self.orthogonal_rows(stack[:, rows], of_rows, R, group)
             factor = max(1.0, R / C) ** 0.5  # on the learning rate, as torch's adjust_lr "original"
-            yield rows, updates.reshape(count, -1, C), factor
+            yield rows, updates, factor
+
+    def orthogonal_rows(
+        self, rows: Tensor, means: list[Tensor], R: int, group: dict[str, Any]
+    ) -> Tensor:
+        """Return the updates of the same rows of some parameters, (parameters, rows, C).
+
+        rows: of their momenta, (parameters, rows, C); each R of them are a matrix.
+        means: NorMuon's running means of these rows, which take in the updates; without it, none.
+        """
+        count, _, C = rows.shape
+        x = rows.reshape(-1, R, C).to(self.dtype)  # (n, R, C)
+        updates = orthogonal(x, group["ns_coefficients"], group["eps"])  # (n, R, C)
+        if "beta2" in group:
+            updates = normalised(updates, means, group["beta2"])  # (n, R, C)
+        return updates.reshape(count, -1, C)
 
     def _apply(self, weights: list[Tensor], updates: Tensor, decay: float, rate: float) -> None:
         """Multiply weights by `decay`, then subtract `rate` x updates; updates: stacked."""

@@ -27,7 +27,7 @@ def build_optimizer(
     model: nn.Module,
     settings: TrainingConfig,
     muon_precision: str = "fp32",
-    muon_class: type[Muon] = Muon,
+    muon_class: Callable[..., Muon] = Muon,
 ) -> Optimizer:
     """Make AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
@@ -35,7 +35,7 @@ def build_optimizer(
     Weight decay is on matrices only: the weights of Linear and Embedding.
 
     muon_precision: fp32 or bf16, for the matrix products in Muon's updates.
-    muon_class: another one is for weights of which each rank has a part.
+    muon_class: makes Muon; another one shares its work out among ranks.
     Source: Loshchilov & Hutter, arXiv:1711.05101; decay on matrices only: GPT-3, arXiv:2005.14165,
     appendix B.
     """

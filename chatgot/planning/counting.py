@@ -16,7 +16,7 @@ from chatgot.config import Config
 from chatgot.model.gpt import GPT, model_without_weights
 from chatgot.model.lora import add_lora
 from chatgot.numerics.gradient_checkpointing import LOGIT_BYTES, PROOF_SEQUENCES, PROOF_TOKENS
-from chatgot.numerics.optim import allocate_state, build_optimizer, state_shapes
+from chatgot.numerics.optim import allocate_state, build_optimizer, is_muon, state_shapes
 from chatgot.numerics.precision import autocast
 from chatgot.planning.live_bytes import counted
 
@@ -54,6 +54,7 @@ class Sizes:
     optimizer: int
     block: int  # weights of the largest block
     root: int  # weights outside of the blocks
+    muon: int  # matrices that Muon updates, counted in elements
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ def sizes_of(config: Config, V: int) -> Sizes:
         optimizer=WEIGHT_BYTES * state,
         block=WEIGHT_BYTES * max(blocks),
         root=WEIGHT_BYTES * (parameters - sum(blocks)),
+        muon=sum(
+            p.numel() for group in optimizer.param_groups if is_muon(group) for p in group["params"]
+        ),
     )
 
 

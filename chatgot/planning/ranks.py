@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from chatgot.config import Config
 from chatgot.numerics.gradient_checkpointing import LOGIT_BYTES
 from chatgot.planning.counting import (
+    WEIGHT_BYTES,
     OnCpu,
     Passes,
     Sizes,
@@ -27,6 +28,7 @@ PYTHON_AND_TORCH = 330 * MIB
 # On a card: CUDA's context, NCCL's buffers, the workspaces of cuBLAS. Assumed, not measured.
 CONTEXT = 1536 * MIB
 BUCKET = 32 * MIB  # of gradients that are summed at once, as chatgot.distributed.group does
+UPDATE_BYTES = {"fp32": 4, "bf16": 2}  # of Muon's updates, by the precision of its products
 FORWARD_SHARE = 1 / 3  # of the operations of a step, done again where activations are recomputed
 
 Parts = Mapping[str, int]  # bytes, by name
@@ -229,14 +231,18 @@ class Ranks:
     def _sent(self, ranks: int, strategy: str, micro_batches: int) -> float:
         """Return the bytes that one rank sends in a step.
 
-        ddp: one all-reduce of the gradients. fsdp: weights are gathered in forward and again in
-        backward of each micro-batch, gradients are scattered once.
+        ddp: one all-reduce of the gradients, and each rank's share of Muon's updates to all.
+        fsdp: weights are gathered in forward and again in backward of each micro-batch, gradients
+        are scattered once; rows of Muon's matrices go to their owners and back.
         Source: ring algorithms, Patarasu & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002.
         """
         others = (ranks - 1) / ranks
+        muon = self.sizes.muon
         if strategy == "ddp":
-            return 2 * others * self.sizes.gradients
-        return others * (2 * micro_batches * self.sizes.weights + self.sizes.gradients)
+            updates = UPDATE_BYTES[self.muon_precision] * muon
+            return others * (2 * self.sizes.gradients + updates)
+        rows = 2 * WEIGHT_BYTES * muon / ranks
+        return others * (2 * micro_batches * self.sizes.weights + self.sizes.gradients + rows)
 
     def _bandwidth(self, ranks: int) -> float:
         crosses = self.machines.nodes_for(ranks) > 1

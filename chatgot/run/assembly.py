@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,6 +47,7 @@ from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.distillation import Teaching
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.gradient_checkpointing import disable_gradient_checkpointing
+from chatgot.numerics.muon import Muon
 from chatgot.numerics.optim import Decay, allocate_state, build_optimizer, schedule_horizon
 from chatgot.run.diagnosis import describe_numbers
 from chatgot.run.ending import EndReason, decay_in_force, end_reason, how_to_extend, last_step_of
@@ -329,7 +331,7 @@ def assemble(  # noqa: PLR0913 what a run is made of
     )
     scaler.describe = lambda: describe_numbers(model, windows, state, config)
     choose_muon_precision(modes, config, model, device, stored)
-    optimizer = build_optimizer(model, settings, modes.muon_precision)
+    optimizer = build_optimizer(model, settings, modes.muon_precision, _muon_class(ranks))
     run = Run(
         config=config,
         device=device,
@@ -350,6 +352,15 @@ def assemble(  # noqa: PLR0913 what a run is made of
     )
     _make_ready(run, stored)
     return run
+
+
+def _muon_class(ranks: Ranks) -> Callable[..., Muon]:
+    """Return Muon; of several ranks with whole weights, each computes a share of its updates."""
+    if ranks.is_alone or ranks.is_sharded:
+        return Muon
+    from chatgot.distributed.shared_muon import SharedMuon  # one process alone needs none of it
+
+    return partial(SharedMuon, ranks=ranks)
 
 
 def _make_ready(run: Run, stored: Stored | None) -> None:

@@ -37,6 +37,21 @@ def test_fsdp_gathers_weights_twice_in_each_micro_batch():
     assert row.sent == 0.5 * (4 * ranks.sizes.weights + ranks.sizes.gradients)
 
 
+def test_ddp_sends_each_ranks_share_of_muons_updates_to_all():
+    plain = ranks_of(tiny()).row(4, (0,)).sent
+    ranks = ranks_of(tiny({"optimizer": "muon"}))
+    assert ranks.sizes.muon > 0
+    assert ranks.row(4, (0,)).sent == plain + 3 / 4 * 4 * ranks.sizes.muon
+    ranks.muon_precision = "bf16"
+    assert ranks.row(4, (0,)).sent == plain + 3 / 4 * 2 * ranks.sizes.muon
+
+
+def test_fsdp_sends_the_rows_of_muons_matrices_there_and_back():
+    plain = ranks_of(tiny(), strategies=("fsdp",)).row(4, (0,)).sent
+    ranks = ranks_of(tiny({"optimizer": "muon"}), strategies=("fsdp",))
+    assert ranks.row(4, (0,)).sent == plain + 3 / 4 * 2 * 4 * ranks.sizes.muon / 4
+
+
 def test_fsdp_leaves_each_rank_its_share_of_the_weights():
     parts = ranks_of(tiny(), strategies=("fsdp",)).row(4, (0,)).parts
     whole = ranks_of(tiny()).row(4, (0,)).parts
