@@ -1,5 +1,6 @@
 """How the user started this command, and the words that start it again."""
 
+import argparse
 import os
 import re
 import shlex
@@ -22,6 +23,17 @@ SCRIPTS = {
 }  # of verbs that name each other
 # What cmd and PowerShell take as it is; all else stands in quotes
 PLAIN_ON_WINDOWS = re.compile(r"[\w.:\\/=+-]+")
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Let a command take `--set KEY=VALUE`; `args.set` is the list of them."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set any YAML key; may be repeated",
+    )
 
 
 def command_words() -> list[str]:

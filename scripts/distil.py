@@ -20,7 +20,7 @@ import os
 import runpy
 from collections.abc import Sequence
 
-from chatgot.command_line import command_name, exit_code_of, go_on_as
+from chatgot.command_line import add_set, command_name, exit_code_of, go_on_as
 from chatgot.given_path import given_text
 from chatgot.shipped import yaml_named
 from chatgot.spinning import spin_briefly
@@ -65,13 +65,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE|latest",
         help="go on, bit for bit, from a checkpoint of the student",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="set any YAML key; may be repeated",
-    )
+    add_set(parser)
     parser.add_argument(
         "--dry_run", action="store_true", help="print size, memory and time, then end"
     )

@@ -18,7 +18,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from chatgot.command_line import command_name, exit_code_of
+from chatgot.command_line import add_set, command_name, exit_code_of
 from chatgot.planning.machines import Machines, Price, machines_named, price_named
 from chatgot.shipped import yaml_named
 from chatgot.stdout import open_closed_streams, write_to_stdout
@@ -59,13 +59,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="devices to plan for: 8xH100, 4x8xH100 (4 machines of 8), or 2xcpu: processes that "
         "share this machine's cores",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="set any YAML key; may be repeated",
-    )
+    add_set(parser)
     parser.add_argument(
         "--tokens",
         type=count_up_to(MOST_TOKENS),

@@ -27,7 +27,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from chatgot.command_line import as_typed, command_name, command_of, command_words
+from chatgot.command_line import add_set, as_typed, command_name, command_of, command_words
 from chatgot.given_path import given_path, given_text
 from chatgot.leaving import leave_at_once_in_the_end
 from chatgot.shipped import shipped_names, yaml_named
@@ -100,13 +100,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE|FOLDER",
         help="start a new run from a checkpoint, a model folder of transformers, or a .gguf",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="set any YAML key; may be repeated",
-    )
+    add_set(parser)
     parser.add_argument(
         "--dry_run", action="store_true", help="print size, memory and time, then end"
     )
