@@ -176,6 +176,7 @@ def _bits_differ(
 def _loss_and_gradients(model: GPT, every: int | None) -> dict[str, Tensor]:
     """Return the loss and all gradients of the proof's batch, recomputing every `every`-th block.
 
+    They are on the host: a card would have to hold those of three passes at once.
     Changes the global generators, the model's gradients and its setting.
     """
     device = next(model.parameters()).device
@@ -188,8 +189,8 @@ def _loss_and_gradients(model: GPT, every: int | None) -> dict[str, Tensor]:
     seed_generators(device, 0)
     _, loss = model(ids[:, :-1], ids[:, 1:])
     loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {LOSS: loss.detach(), **gradients}
+    gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    return {LOSS: loss.detach().cpu(), **gradients}
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

@@ -91,12 +91,15 @@ def _compare_with_fp32(model: nn.Module, batch: Batch, precision: str) -> str | 
 def _loss_and_gradients(
     model: nn.Module, batch: Batch, precision: str, scale: float
 ) -> tuple[float, list[Tensor]]:
-    """Return the loss, and the gradients of all parameters that have one; changes the model's."""
+    """Return the loss, and the gradients of all parameters that have one; changes the model's.
+
+    They are on the host: a card would have to hold those of both passes at once.
+    """
     model.zero_grad(set_to_none=True)
     with autocast(next(model.parameters()).device, precision):
         _, loss = model(*batch)
         (loss * scale).backward()
-    return loss.item(), [p.grad / scale for p in model.parameters() if p.grad is not None]
+    return loss.item(), [(p.grad / scale).cpu() for p in model.parameters() if p.grad is not None]
 
 
 def _cosine(a: list[Tensor], b: list[Tensor]) -> float:

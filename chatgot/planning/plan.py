@@ -285,6 +285,8 @@ def _step_lines(plan: Plan) -> list[str]:
             if row.strategy == "ddp"
             else f"weights twice in each of {row.micro_batches} micro-batches, gradients once"
         )
+        if plan.sizes.muon:
+            what += ", Muon's updates once" if row.strategy == "ddp" else ", Muon's rows twice"
         sending = (
             f"{_mib(row.sent)} sent by each rank ({what}), {row.sending_s:.3g} s at "
             f"{bandwidth:,.3g} GB/s ({_source_of_bandwidth(asked)}), while nothing is computed"

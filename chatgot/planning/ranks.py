@@ -29,6 +29,7 @@ PYTHON_AND_TORCH = 330 * MIB
 CONTEXT = 1536 * MIB
 BUCKET = 32 * MIB  # of gradients that are summed at once, as chatgot.distributed.group does
 UPDATE_BYTES = {"fp32": 4, "bf16": 2}  # of Muon's updates, by the precision of its products
+GRADIENTS_OF_A_PROOF = 3  # that it compares, or scales back
 FORWARD_SHARE = 1 / 3  # of the operations of a step, done again where activations are recomputed
 
 Parts = Mapping[str, int]  # bytes, by name
@@ -128,15 +129,34 @@ class Ranks:
             problem = f"fsdp needs equal shares: {S} sequences cannot be shared by {ranks} ranks"
             return replace(self._row(ranks, strategy, share, every), problem=problem)
         B = min(share, self._asked_at_once(share))
+        room = self.room(ranks)
+        start = self._start_of_fsdp(every) if strategy == "fsdp" else 0
+        if room is not None and start > room:
+            problem = f"needs {_gib(start)} of {_gib(room)} GiB at its start, with whole weights"
+            return replace(self._row(ranks, strategy, 1, every), problem=problem)
         while True:
             row = self._row(ranks, strategy, B, every)
-            room = self.room(ranks)
             if room is None or row.memory <= room:
                 return row
             if B == 1:
-                needed = f"needs {row.memory / GIB:,.1f} of {room / GIB:,.1f} GiB"
-                return replace(row, problem=needed)
+                problem = f"needs {_gib(row.memory)} of {_gib(room)} GiB"
+                return replace(row, problem=problem)
             B = -(-B // 2)
+
+    def _start_of_fsdp(self, every: int) -> int:
+        """Return the bytes of a rank while it makes its proofs, before weights are shared out.
+
+        A card keeps one gradient of them, the host the others; a CPU keeps all.
+        """
+        sizes = self.sizes
+        proves = bool(every) or self.config.training.mixed_precision
+        if self.machines.is_cpu:
+            gradients = GRADIENTS_OF_A_PROOF * sizes.gradients if proves else 0
+            return PYTHON_AND_TORCH + sizes.weights + gradients
+        whole = CONTEXT + sizes.weights
+        if proves:
+            whole += sizes.gradients + self.passes(replace(self.way, every=0)).at(1)
+        return whole
 
     def _asked_at_once(self, share: int) -> int:
         settings = self.config.training
@@ -250,3 +270,7 @@ class Ranks:
             return CPU_BETWEEN_NODES if crosses else CPU_IN_NODE
         kind = KINDS[self.machines.kind]
         return kind.between_nodes if crosses else kind.in_node
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:,.1f}"

@@ -369,10 +369,14 @@ def _make_ready(run: Run, stored: Stored | None) -> None:
         run.measure_peak()
     run.start = run.collect_state()
     goes_on = stored is not None and bool(stored["model_state_dict"])
-    if not run.ranks.is_sharded or goes_on:  # a resume puts other weights into the model
+    if not run.ranks.is_sharded:
         run.start = copy.deepcopy(run.start)
-    if not run.ranks.is_sharded:  # else each rank allocates its part alone, later
-        allocate_state(run.optimizer)
+        allocate_state(run.optimizer)  # else each rank allocates its part alone, later
+    elif goes_on:  # a resume puts other weights into the model
+        weights = run.start["model_state_dict"]
+        # on the host, since a card has just the room for one copy of the whole weights
+        on_host = {name: weight.to("cpu", copy=True) for name, weight in weights.items()}
+        run.start["model_state_dict"] = on_host
     run.graphed = choose_passes(run, stored)
     run.start["state"] = run.collect_state()["state"]
     if not run.ranks.is_sharded:

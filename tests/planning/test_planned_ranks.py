@@ -75,6 +75,17 @@ def test_fewer_sequences_at_once_are_taken_where_memory_lacks():
     assert (row.sequences, row.problem) == (32, "")
 
 
+@pytest.mark.parametrize("machines", ["8xH100", "4xcpu"])
+def test_fsdp_needs_room_for_whole_weights_at_its_start(machines):
+    ranks = ranks_of(tiny({"mixed_precision": True}), machines, strategies=("fsdp",))
+    start = ranks._start_of_fsdp(0)
+    assert start > ranks.row(4, (0,)).parts["weights"] + ranks.sizes.weights
+    fits = ranks_of(ranks.config, machines, room=start, strategies=("fsdp",)).row(4, (0,))
+    assert "at its start" not in fits.problem
+    tight = ranks_of(ranks.config, machines, room=start - 1, strategies=("fsdp",)).row(4, (0,))
+    assert "at its start, with whole weights" in tight.problem
+
+
 def test_recomputation_is_taken_only_where_memory_lacks():
     config = tiny({"batch_size": 1}, max_seq_length=512, n_layers=6)
     plain = ranks_of(config).row(1, (0, 1))
