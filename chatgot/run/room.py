@@ -19,7 +19,7 @@ GIB = 1 << 30
 # Bytes for each parameter: the weight, its gradient, and what the optimizer keeps of it.
 ADAMW_BYTES = 16
 MUON_BYTES = 12
-FROZEN_BYTES = 4
+WEIGHT_BYTES = 4
 LOGIT_BYTES = 4
 # Of a rank's memory, which whole weights and their optimizer may take; the rest is for activations.
 DDP_SHARE = 0.5
@@ -43,12 +43,19 @@ def wants_parts(config: Config, V: int, device: torch.device, ranks_here: int) -
 def refuse_without_room(config: Config, V: int, device: torch.device, parts: int = 1) -> None:
     """Make sure that weights, and then one micro-batch, can fit into the device's memory.
 
-    parts: how many ranks share the weights.
+    parts: how many ranks share the weights, after each has had all of them at its start.
     Raises: ConfigError.
     """
     available = most_memory(device)
     if available is None:
         return
+    start = WEIGHT_BYTES * parameters_of(config, V)
+    if parts > 1 and start > available:
+        raise ConfigError(
+            f"distributed.strategy=fsdp: at its start each rank has all {_gib(start)} of the "
+            f"weights, this one has {_gib(available)}: take cards with more memory, or a smaller "
+            "model"
+        )
     weights = bytes_of_weights(config, V) // parts
     if weights > available:
         raise ConfigError(
@@ -107,7 +114,7 @@ def bytes_of_weights(config: Config, V: int) -> int:
     """Return the least bytes of weights, gradients and the optimizer's state."""
     each = ADAMW_BYTES
     if config.training.lora.enabled:
-        each = FROZEN_BYTES
+        each = WEIGHT_BYTES
     elif config.training.uses_muon:
         each = MUON_BYTES
     return each * parameters_of(config, V)

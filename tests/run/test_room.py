@@ -45,6 +45,16 @@ def test_what_can_never_fit_is_refused_without_allocating_it(kind, monkeypatch):
     assert time.monotonic() - started < 2
 
 
+def test_ranks_need_room_for_the_whole_weights_at_their_start(monkeypatch):
+    config = parts.config(model={"d_model": 8192, "n_head": 8, "d_hid": 32768, "n_layers": 8})
+    weights = 4 * parameters_of(config, 100)
+    monkeypatch.setattr("chatgot.run.room.most_memory", lambda device: weights)
+    refuse_without_room(config, 100, parts.CPU, parts=64)
+    monkeypatch.setattr("chatgot.run.room.most_memory", lambda device: weights - 1)
+    with pytest.raises(ConfigError, match="at its start each rank has all"):
+        refuse_without_room(config, 100, parts.CPU, parts=64)
+
+
 class _Swap:
     free = 0
 
