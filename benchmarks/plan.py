@@ -67,13 +67,27 @@ def median_step_s(folder: Path, tokens_per_step: float) -> float:
     return statistics.median(tokens_per_step / number(row["tokens_per_s"]) for row in rows[1:])
 
 
-def planned_here(folder: Path, config: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """Return what the plan of one process on this machine says."""
+def planned_here(
+    folder: Path,
+    config: Path,
+    settings: Sequence[str],
+    processes: int = 1,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Return what the plan of so many processes on this machine says.
+
+    threads: of each process; None: as many as torch takes.
+    """
     command = [sys.executable, str(ROOT / "scripts" / "plan.py"), "--config", str(config)]
-    command += ["--machines", "1xcpu", "--json", "--tokens", "1e6"]
+    command += ["--machines", f"{processes}xcpu", "--json", "--tokens", "1e6"]
     for setting in settings:
         command += ["--set", setting]
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    environment = dict(os.environ)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    done = subprocess.run(
+        command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True, env=environment
+    )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

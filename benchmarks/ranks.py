@@ -1,4 +1,7 @@
-"""What a group of ranks on this machine costs, beside processes that know nothing of each other."""
+"""What a group of ranks on this machine costs, beside processes that know nothing of each other.
+
+And what a plan says of the same groups.
+"""
 
 import argparse
 import os
@@ -7,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.plan import SAME, planned_here
 from benchmarks.script_runs import (
     Figures,
     json_lines,
@@ -16,6 +20,7 @@ from benchmarks.script_runs import (
 )
 
 THREADS = 1  # of each process: two ranks take two cores
+MOST_RANKS = 4
 WARM_UP = 2  # steps that the rate leaves out
 
 
@@ -24,8 +29,9 @@ def ranks(args: argparse.Namespace, folder: Path) -> Figures:
 
     Each process has one thread and computes micro-batches of one size. What two processes reach
     that train alone is the limit for two ranks: they share the machine's cores, caches and memory,
-    but send nothing.
+    but send nothing. The plan is made first, with one thread, too.
     """
+    planned = _planned(args, folder)
     sides: dict[str, list[float]] = {}
     for _ in range(args.rounds):
         for name, starts, ranks_each, strategy in (
@@ -42,7 +48,17 @@ def ranks(args: argparse.Namespace, folder: Path) -> Figures:
     limit = best["two processes, each alone"]
     for name in ("two ranks, ddp", "two ranks, fsdp"):
         figures[f"{name}: share of the limit"] = best[name] / limit
+    for N, name in ((1, "one process"), (2, "two ranks, ddp"), (4, "four ranks, ddp")):
+        figures[f"{name}: planned over measured"] = planned[N] / best[name]
     return figures
+
+
+def _planned(args: argparse.Namespace, folder: Path) -> dict[int, float]:
+    """Return the tokens/s that a plan says for each number of ranks with whole weights."""
+    overrides = [*args.set, *SAME, "distributed.strategy=ddp"]
+    found = planned_here(folder, args.config, overrides, MOST_RANKS, THREADS)
+    tokens = found["tokens"] / found["steps"]
+    return {row["ranks"]: tokens / row["step_s"] for row in found["rows"]}
 
 
 def _tokens_per_s(
