@@ -42,6 +42,7 @@ class StopRequest:
         self.exit_code: int | None = None
         self.signal_name = ""
         self.training = False
+        self.came_here = False  # in a group, the signal may have come to another rank
         # of a group of ranks: a signal counts when all know of it
         self.waits_for_agreement = False
         self._is_agreed = False
@@ -96,6 +97,7 @@ class StopRequest:
                 return
             os._exit(exit_code)
         self._came_s = time.monotonic()
+        self.came_here = True
         self.exit_code = exit_code
         self.signal_name = name
         if not self.training:

@@ -32,7 +32,7 @@ from chatgot.given_path import given_path, given_text
 from chatgot.leaving import leave_at_once_in_the_end
 from chatgot.shipped import shipped_names, yaml_named
 from chatgot.spinning import spin_briefly
-from chatgot.stopping import StopRequest, reserve_time_to_save
+from chatgot.stopping import Stopped, StopRequest, reserve_time_to_save
 from chatgot.torchrun import is_rank, quiet_rank, speaks_for_its_machine, was_started_again
 
 if TYPE_CHECKING:
@@ -310,6 +310,7 @@ from chatgot.logs.origins import text_of_yaml
 from chatgot.machine.device import pick_device
 from chatgot.machine.memory import is_out_of_memory, peak_memory_mib
 from chatgot.machine.priority import lower_priority
+from chatgot.model.gpt import GPT
 from chatgot.run.assembly import Run, assemble_together, make_prompts
 from chatgot.run.ending import END_WORDS
 from chatgot.run.folder import RunPaths, open_folder
@@ -631,7 +632,7 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
     step = run.state.progress.global_step
     with run.times.of("evaluation"):
         found = measure_held_out(run, STOP.requested)
-    if found is None or not measure_best(run, found, STOP.requested):
+    if found is None or not measure_best(run, found):
         return
     best_step = best_step_with(run, found.loss)
     marks.val_loss = found.loss
@@ -658,19 +659,37 @@ def evaluate_and_log(run: Run, metrics: MetricsWriter) -> None:
 def show_samples(
     run: Run, metrics: MetricsWriter, prompts: list[str], copies: CopiesInSamples
 ) -> None:
-    """Let the model continue the prompts, into the log and samples.jsonl; training is untouched."""
+    """Let the model continue the prompts, into the log and samples.jsonl; training is untouched.
+
+    When stopped, nothing is noted: they are made again after the resume.
+    """
+    model = run.whole_model()  # of which other ranks may have parts
+
+    def show(stopped: Stopped) -> bool:
+        assert model is not None  # on rank 0, which shows them
+        return show_samples_of(model, run, metrics, prompts, copies, stopped)
+
+    if run.ranks.long_on_main(show):
+        run.state.marks.last_sample_step = run.state.progress.global_step
+
+
+def show_samples_of(
+    model: GPT,
+    run: Run,
+    metrics: MetricsWriter,
+    prompts: list[str],
+    copies: CopiesInSamples,
+    stopped: Stopped,
+) -> bool:
+    """Show the samples of a run's whole model; return False when stopped."""
     step = run.state.progress.global_step
     seed = run.config.seed
     texts: list[str] = []
-    model = run.whole_model()
-    if model is None:  # rank 0 shows them
-        run.state.marks.last_sample_step = step
-        return
     try:
         growing = continue_texts(model, run.vocabulary, prompts, run.config.sampling, seed)
         for so_far in growing:
-            if STOP.requested():
-                return
+            if stopped():
+                return False
             texts = so_far
     except Exception as error:  # noqa: BLE001 best effort: whatever fails, training goes on
         run.failed_samples += 1
@@ -682,8 +701,8 @@ def show_samples(
         title = f"sample {i} of {len(prompts)} at step {step}, prompt {shown!r}:"
         logger.info("%s\n%s%s", title, shown, text, extra={"block": True})
         metrics.sample(step, i, shown, text, seed)
-    run.state.marks.last_sample_step = step
     metrics.curves(step, copies.measure(texts))
+    return True
 
 
 def log_step(
@@ -748,6 +767,7 @@ def train(
     while True:
         # a signal asked to stop; the step in hand is done
         if STOP.requested():
+            run.ranks.note_stop()
             saver.save_before_leaving()
             return
 
@@ -910,6 +930,15 @@ def train_together(
     device: torch.device,
 ) -> int:
     """Prepare everything, train, and say how to go on; return the exit code."""
+    stop = ranks.stopped_before()
+    if stop is not None:
+        exit_code, name = stop
+        logger.warning(
+            "this group was stopped by %s, so torchrun's new start does not go on; "
+            "start torchrun again with --resume_from latest",
+            name,
+        )
+        return exit_code
     notes = [] if experiment.choice is None else experiment.choice.notes
     if not args.dry_run:
         for note in notes:
@@ -967,7 +996,7 @@ def train_in_folder(
         run.ranks.on_main(lambda: leave_newer_files_behind(run, point))
     saver = Saver(run, STOP.requested)
     metrics = open_metrics(run, point, paths)
-    STOP.waits_for_agreement = not run.ranks.is_alone
+    run.ranks.obey(STOP)
     STOP.training = True  # from now on a signal waits for the step in hand, and its checkpoint
     reserve_time_to_save()
     with (
@@ -982,6 +1011,11 @@ def train_in_folder(
         except OutOfMemory as error:
             saver.save_what_is_whole(error)
             raise
+        except RuntimeError as error:
+            lost = run.ranks.lost_by(error)
+            if lost is None:
+                raise
+            raise lost from error
     if not STOP.requested():  # a signal to a rank of a group that came too late to be agreed on
         return 0
     return STOP.exit_code or 0

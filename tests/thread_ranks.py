@@ -52,6 +52,9 @@ class ThreadRanks(Ranks):
     def on_main(self, do: Callable[[], Any], *, patient: bool = False) -> Any:
         return self.from_main(do() if self.is_main else None)
 
+    def long_on_main(self, do: Callable[[Callable[[], bool]], Any]) -> Any:
+        return self.from_main(super().long_on_main(do) if self.is_main else None)
+
     def largest(self, number: int) -> int:
         return max(self.all(int(number)))
 

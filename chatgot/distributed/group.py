@@ -8,10 +8,12 @@ begun. So when one does not answer, the others can say which it is.
 import logging
 import os
 import pickle
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,12 +22,16 @@ from torch import Tensor
 
 from chatgot.distributed.ranks import Moment, Ranks, Said
 from chatgot.errors import RankLost, UserError
+from chatgot.stopping import Stopped, StopRequest
 
 logger = logging.getLogger(__name__)
 
 BUCKET = 1 << 23  # numbers that are added up at once: 32 MiB in fp32
 POLL_S = 0.05  # how often a rank looks whether rank 0 is done
+LOOK_S = 0.5  # how often rank 0 looks whether a signal has come to a rank that waits for it
 STORE_S = 10.0  # for asking the store who is behind
+# Parts of the messages with which torch's backends fail because another rank is gone or hangs
+LOST_WORDS = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
 
 
 class Group(Ranks):
@@ -43,12 +49,14 @@ class Group(Ranks):
         backends = "gloo" if backend == "gloo" else f"cpu:gloo,{device.type}:{backend}"
         self.rank = int(os.environ["RANK"])
         self.size = int(os.environ["WORLD_SIZE"])
-        self._store = _open_store(self.rank, timeout)
+        self._notes, self._store = _open_stores(self.rank, timeout)
         dist.init_process_group(
             backends, store=self._store, rank=self.rank, world_size=self.size, timeout=timeout
         )
         self._begun = 0  # exchanges
+        self._begun_s = 0.0  # when the last one began, by the monotonic clock
         self._orders = 0  # blocks of main_first
+        self._next_look_s = 0.0  # of rank 0, by the monotonic clock
 
     def all(self, said: Said) -> list[Said]:
         """Return what every rank says, in the order of ranks. Raises: RankLost."""
@@ -82,6 +90,66 @@ class Group(Ranks):
             error.is_said = not self.is_main
             raise error
         return cast("Said", result)
+
+    def long_on_main(self, do: Callable[[Stopped], Said]) -> Said:
+        """Let rank 0 do something long, which a signal to any rank may stop (see Ranks)."""
+        self._next_look_s = 0.0
+        result = self.on_main(partial(do, self._signal_to_any), patient=True)
+        # only now: this answer shows that all ranks are still there
+        self.take_signals(self.all(self.own_signal()))
+        return result
+
+    def obey(self, stop: StopRequest) -> None:
+        """Take the signals to this process for those of the group: all ranks stop together."""
+        super().obey(stop)
+        stop.waits_for_agreement = True
+
+    def note_stop(self) -> None:
+        """Note that a signal to this rank has stopped the group, for a start that follows.
+
+        torchrun takes such an end for a failure. It starts the group again if it may.
+        """
+        if self.stop is None or not self.stop.came_here:
+            return
+        said = f"{_starts()} {self.stop.exit_code} {self.stop.signal_name} to rank {self.rank}"
+        try:
+            self._notes.set(_stop_of_own_agent(), said)
+        except RuntimeError as error:
+            logger.warning("the stop cannot be noted: torchrun may start the group again: %s", error)
+
+    def stopped_before(self) -> tuple[int, str] | None:
+        """Return exit code and name of the signal that stopped this group in its last start.
+
+        The agent that started the rank which got it must be there again. If it was told to end,
+        too, its machine is taken away, and the others go on.
+        """
+        own = None
+        with self._exchange():
+            key = _stop_of_own_agent()
+            if self._notes.check([key]):
+                own = self._notes.get(key).decode()
+        for said in filter(None, self.all(own)):
+            start, exit_code, name = said.split(maxsplit=2)
+            # other starts than by a failure are not counted: a machine has joined
+            if int(start) < _starts():
+                return int(exit_code), name
+        return None
+
+    def begin_exchange(self) -> None:
+        """Note in the store that this rank begins an exchange, so that others know who is behind.
+
+        Raises: RuntimeError if the store is gone.
+        """
+        self._begun += 1
+        self._begun_s = time.monotonic()
+        self._store.set(_begun(self.rank), str(self._begun))
+
+    def lost_by(self, error: RuntimeError) -> RankLost | None:
+        """Return what an error of such a pass means for the group; None: it is another error."""
+        is_of_backend = isinstance(error, dist.DistError)
+        if is_of_backend or any(words in str(error) for words in LOST_WORDS):
+            return self._lost(error)
+        return None
 
     def largest(self, number: int) -> int:
         """Return the largest number that a rank says. Raises: RankLost."""
@@ -140,7 +208,7 @@ class Group(Ranks):
         They wait as long as it takes: reading and tokenising a large text may take hours.
         """
         self._orders += 1
-        done = f"main first {self._orders}"
+        done = _order(self._orders)
         if not self.is_main:
             self._wait_for_main(done)
         yield
@@ -156,27 +224,41 @@ class Group(Ranks):
         """Wait until rank 0 has set a key of the store.
 
         The store's own wait lets no signal in: torchrun, which ends the others by a signal when
-        rank 0 has failed, would wait half a minute for them.
+        rank 0 has failed, would wait half a minute for them. Rank 0 is told of a signal that only
+        asks to stop.
         """
+        is_told = False
         try:
             while not self._store.check([done]):
+                if not is_told and self.own_signal() is not None:
+                    self._store.set(_signal_in(done), "came")
+                    is_told = True
                 time.sleep(POLL_S)
         except RuntimeError as error:
             raise RankLost(f"rank 0 is gone, for which rank {self.rank} waits") from error
 
+    def _signal_to_any(self) -> bool:
+        """Return whether a signal has come to rank 0, or to one that waits for it."""
+        if self.own_signal() is not None:
+            return True
+        now_s = time.monotonic()
+        if now_s < self._next_look_s:
+            return False
+        self._next_look_s = now_s + LOOK_S
+        return bool(self._store.check([_signal_in(_order(self._orders))]))
+
     @contextmanager
     def _exchange(self) -> Iterator[None]:
         """Note in the store that an exchange begins; if it fails, say which rank is missing."""
-        self._begun += 1
-        start_s = time.monotonic()
         try:
-            self._store.set(_begun(self.rank), str(self._begun))
+            self.begin_exchange()
             yield
         except RuntimeError as error:
-            raise self._lost(error, time.monotonic() - start_s) from error
+            raise self._lost(error) from error
 
-    def _lost(self, error: RuntimeError, waited_s: float) -> RankLost:
+    def _lost(self, error: RuntimeError) -> RankLost:
         """Return the error that names the ranks which have not begun this exchange."""
+        waited_s = time.monotonic() - self._begun_s
         reason = str(error).strip().splitlines()[0]
         behind = self._behind()
         if not behind:
@@ -211,13 +293,12 @@ class Group(Ranks):
         return int(self._store.get(key))
 
 
-def _open_store(rank: int, timeout: timedelta) -> Any:
-    """Return the store through which the ranks find each other; each start has keys of its own.
+def _open_stores(rank: int, timeout: timedelta) -> tuple[Any, Any]:
+    """Return the store of all starts, and that through which the ranks of this start find another.
 
-    torchrun keeps one store over all starts. Without such keys, a rank would find the address of
-    one that has ended, and never reach it.
+    torchrun keeps one store over all starts. Without keys of each start's own, a rank would find
+    the address of one that has ended, and never reach it.
     """
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     agent_has_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     # torch's stubs lack both classes
     store = dist.TCPStore(  # type: ignore[attr-defined]
@@ -227,7 +308,26 @@ def _open_store(rank: int, timeout: timedelta) -> Any:
         timeout=timeout,
         wait_for_workers=False,
     )
-    return dist.PrefixStore(f"chatgot/start {attempt}", store)  # type: ignore[attr-defined]
+    of_this_start = dist.PrefixStore(f"chatgot/start {_starts()}", store)  # type: ignore[attr-defined]
+    return store, of_this_start
+
+
+def _order(number: int) -> str:
+    return f"main first {number}"
+
+
+def _signal_in(order: str) -> str:
+    return f"signal in {order}"
+
+
+def _starts() -> int:
+    """Return how often torchrun has started this group again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _stop_of_own_agent() -> str:
+    """Return the key under which ranks of this agent note a stop; the agent outlives its ranks."""
+    return f"chatgot/stopped under {socket.gethostname()} {os.getppid()}"
 
 
 def _begun(rank: int) -> str:

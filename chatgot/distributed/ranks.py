@@ -14,6 +14,9 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from chatgot.errors import RankLost
+from chatgot.stopping import Stopped, StopRequest, never
+
 Said = TypeVar("Said")
 
 
@@ -42,6 +45,7 @@ class Ranks:
     size = 1
     is_alone = True  # there is nobody to agree with
     is_sharded = False  # each rank holds a part of the weights
+    stop: StopRequest | None = None  # the signals to this process
 
     @property
     def is_main(self) -> bool:
@@ -74,6 +78,45 @@ class Ranks:
         patient: it may take longer than a rank waits for the others in an exchange.
         """
         return do()
+
+    def long_on_main(self, do: Callable[[Stopped], Said]) -> Said:
+        """Let rank 0 do something long, which a signal to any rank may stop.
+
+        do: gets a function that tells whether a signal has come; then it should return soon.
+        Returns its result, or raises its error, on every rank. The others wait as long as it takes.
+        """
+        return do(never if self.stop is None else self.stop.requested)
+
+    def obey(self, stop: StopRequest) -> None:
+        """Take the signals to this process for those of the group: all ranks stop together."""
+        self.stop = stop
+
+    def own_signal(self) -> int | None:
+        """Return the exit code of the signal that this process has got; None: it has got none."""
+        return None if self.stop is None else self.stop.exit_code
+
+    def take_signals(self, exit_codes: Sequence[int | None]) -> None:
+        """Stop together if a rank has got a signal; exit_codes: of all ranks, in their order."""
+        signals = [(code, rank) for rank, code in enumerate(exit_codes) if code is not None]
+        if self.stop is not None and signals:
+            self.stop.agreed(*max(signals))
+
+    def note_stop(self) -> None:
+        """Note that a signal to this rank has stopped the group, for a start that follows."""
+
+    def stopped_before(self) -> tuple[int, str] | None:
+        """Return exit code and name of the signal that stopped this group in its last start.
+
+        None: it was not stopped, or whoever starts the ranks was told to end, too.
+        """
+        return None
+
+    def begin_exchange(self) -> None:
+        """Note that this rank begins a pass in which it exchanges parts of the weights."""
+
+    def lost_by(self, error: RuntimeError) -> RankLost | None:
+        """Return what an error of such a pass means for the group; None: it is another error."""
+        return None
 
     def largest(self, number: int) -> int:
         """Return the largest number that a rank says."""

@@ -19,6 +19,7 @@ from chatgot.planning.counting import (
     sizes_of,
 )
 from chatgot.planning.machines import CPU_BETWEEN_NODES, CPU_IN_NODE, KINDS, Machines
+from chatgot.run.passes import fair_size, smaller_size
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -128,7 +129,7 @@ class Ranks:
         if strategy == "fsdp" and S % ranks:
             problem = f"fsdp needs equal shares: {S} sequences cannot be shared by {ranks} ranks"
             return replace(self._row(ranks, strategy, share, every), problem=problem)
-        B = min(share, self._asked_at_once(share))
+        B = fair_size(min(share, self._asked_at_once(share)), S, ranks)
         room = self.room(ranks)
         start = self._start_of_fsdp(every) if strategy == "fsdp" else 0
         if room is not None and start > room:
@@ -141,7 +142,7 @@ class Ranks:
             if B == 1:
                 problem = f"needs {_gib(row.memory)} of {_gib(room)} GiB"
                 return replace(row, problem=problem)
-            B = -(-B // 2)
+            B = smaller_size(B, S, ranks)
 
     def _start_of_fsdp(self, every: int) -> int:
         """Return the bytes of a rank while it makes its proofs, before weights are shared out.

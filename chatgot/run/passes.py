@@ -107,6 +107,16 @@ def fair_size(size: int, S: int, ranks: int) -> int:
     return next((fair for fair in sizes if -(-S // fair) % ranks == 0), largest)
 
 
+def smaller_size(size: int, S: int, ranks: int) -> int:
+    """Return the micro-batch to try where `size`, above 1, has not fitted into the memory.
+
+    It is the largest one, up to half of that, which divides S, or less if ranks had unequally many.
+    A smaller micro-batch at a step's end would be compiled for itself.
+    """
+    without_rest = next(half for half in range(size // 2, 0, -1) if S % half == 0)
+    return fair_size(without_rest, S, ranks)
+
+
 def chooses_size(settings: TrainingConfig, device: torch.device) -> bool:
     """Return whether the micro-batch is measured at the start, and shrinks when memory runs out."""
     is_asked = settings.micro_batch_size != "auto" or settings.dynamic_batch_size.enabled

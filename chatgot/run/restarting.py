@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from chatgot.checkpointing.checkpoint_file import read_outline
 from chatgot.checkpointing.names import NAME, TIMESTAMP
 from chatgot.checkpointing.run_files import run_files
 from chatgot.config import Config
@@ -70,19 +71,33 @@ def _saved_by_the_group(
         return
     if os.environ.get(SLURM, "0") != "0":
         began_s = 0.0
-    given = None if asked is None else NAME.fullmatch(Path(asked).name)
-    if given is not None:
-        files = runs.get(given["timestamp"], {})
-        later = [step for step in files if step > int(given["step"])]
+    if asked is not None:
+        timestamp, first_step = _run_and_step(Path(asked))
+        files = runs.get(timestamp, {})
+        later = [step for step in files if step > first_step]
         # older ones were to be set aside when the group began
         steps = [step for step in later if _written_s(files[step]) >= began_s]
     else:
         began = time.strftime(TIMESTAMP, time.localtime(began_s))
-        timestamp = max((timestamp for timestamp in runs if timestamp >= began), default=None)
-        files = {} if timestamp is None else runs[timestamp]
+        newest = max((timestamp for timestamp in runs if timestamp >= began), default=None)
+        files = {} if newest is None else runs[newest]
         steps = list(files)
     for step in sorted(steps, reverse=True):
         yield files[step]
+
+
+def _run_and_step(path: Path) -> tuple[str, int]:
+    """Return the timestamp of a checkpoint's run, and its step: by its name, else by its content.
+
+    Raises: CheckpointRejected if it has another name and cannot be read.
+    """
+    named = NAME.fullmatch(path.name)
+    if named is not None:
+        return named["timestamp"], int(named["step"])
+    outline = read_outline(path)
+    _, _, timestamp = str(outline.get("run_id")).rpartition("_")
+    step = outline.get("global_step")
+    return timestamp, step if isinstance(step, int) else 0
 
 
 def _written_s(path: Path) -> float:

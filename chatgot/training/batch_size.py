@@ -28,7 +28,7 @@ from chatgot.machine.memory import (
 )
 from chatgot.run.assembly import Run
 from chatgot.run.modes import compile_for_smaller_size, give_up_gradient_checkpointing
-from chatgot.run.passes import chooses_size, fair_size
+from chatgot.run.passes import chooses_size, smaller_size
 from chatgot.run.run_state import RejectedSize, change_size
 from chatgot.run.trials import compare_gradients, time_sizes
 from chatgot.stopping import Stopped
@@ -75,8 +75,7 @@ def shrink(run: Run) -> None:
         reject_size(run, size, f"out of memory in step {step}")
         smaller = max(minimum, size // 2)
     else:
-        smaller = _half_without_rest(settings.sequences_per_step, size)
-        smaller = fair_size(smaller, settings.sequences_per_step, run.ranks.size)
+        smaller = smaller_size(size, settings.sequences_per_step, run.ranks.size)
     logger.warning(
         "step %d: out of memory: micro_batch_size %d -> %d, "
         "the step is done again with the same %d sequences",
@@ -89,14 +88,6 @@ def shrink(run: Run) -> None:
     change_size(run.state, smaller, "out of memory")
     state.micro_batch.next_growth_step = state.progress.global_step + dynamic.growth_interval_steps
     compile_for_smaller_size(state, run.config, run.model, run.train_windows)
-
-
-def _half_without_rest(S: int, size: int) -> int:
-    """Return the largest size, up to half of this one, that divides S.
-
-    A smaller micro-batch at a step's end would be compiled for itself.
-    """
-    return next(smaller for smaller in range(size // 2, 0, -1) if S % smaller == 0)
 
 
 def reject_size(run: Run, size: int, reason: str) -> int:
@@ -340,9 +331,14 @@ def memory_advice(run: Run) -> str:
     trained = run.model.trained_count()
     frozen = run.model.parameter_count() - trained
     fixed = TRAINING_BYTES_PER_PARAMETER * trained + FROZEN_BYTES_PER_PARAMETER * frozen
-    fixed_mib = fixed / MIB
+    sharing = run.ranks.size if run.ranks.is_sharded else 1
+    fixed_mib = fixed / MIB / sharing
     keys = []
-    if not dynamic.enabled and size > 1:
+    if run.ranks.is_sharded:
+        if size > 1:
+            keys.append(f"set training.micro_batch_size={size // 2}")
+        keys.append("start more ranks")
+    elif not dynamic.enabled and size > 1:
         keys.append("set training.dynamic_batch_size.enabled=true or a smaller training.batch_size")
         if settings.micro_batch_size != "auto":
             keys.append("set a smaller training.micro_batch_size")

@@ -34,7 +34,7 @@ def best_step_with(run: Run, val_loss: float) -> int:
     return marks.best_step
 
 
-def measure_best(run: Run, found: Evaluation, stopped: Stopped) -> bool:
+def measure_best(run: Run, found: Evaluation) -> bool:
     """At the end of a run, measure the best checkpoint too; return False when stopped.
 
     found: the evaluation of the present weights, which is not noted yet.
@@ -52,8 +52,8 @@ def measure_best(run: Run, found: Evaluation, stopped: Stopped) -> bool:
         run.best_full_loss = found.full_loss
     elif step > 0:
         with run.times.of("evaluation"):
-            measure = partial(_loss_of_checkpoint, run, path_of(run, step), stopped)
-            loss = run.ranks.on_main(measure, patient=True)
+            measure = partial(_loss_of_checkpoint, run, path_of(run, step))
+            loss = run.ranks.long_on_main(measure)
         if loss is None:
             return False
         run.best_full_loss = loss

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from chatgot.data.windows import NOT_LEARNED, Batch
 from chatgot.distributed.ranks import Ranks
+from chatgot.errors import OutOfMemory
 from chatgot.logs.waiting import Advance, waiting
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.model.gpt import evaluating
@@ -20,6 +21,7 @@ from chatgot.run.assembly import Run
 from chatgot.run.run_state import Plateau
 from chatgot.stopping import Stopped
 from chatgot.training.plateau import BlockLoss, after_evaluation, blocks_of
+from chatgot.training.polling import FailedElsewhere, Polls
 
 logger = logging.getLogger(__name__)
 
@@ -256,25 +258,31 @@ def halving_batches(
     """Return what `measure` does; halve the batches when memory runs out, from now on.
 
     The training's micro-batch stays as it is: other sizes fit there. When one rank's memory runs
-    out, all halve them.
+    out, all halve them. While they measure, the ranks of a group agree on a signal.
 
     batches: returns the same windows in batches of a given size.
     nothing: is returned when not even one sequence fits.
     words, tokens: what a wait shows, and how many tokens there are at most.
+    Raises: OutOfMemory where ranks keep parts of the weights: the others wait for this one's part.
     """
     micro_batch = run.state.micro_batch
     step = run.state.progress.global_step
     while True:
         found = None
         failed = False
+        polls = Polls(run.ranks)
         try:
             with waiting(words, tokens) as advance:
-                found = measure(_counted(batches(micro_batch.eval_size), advance))
+                found = measure(_counted(batches(micro_batch.eval_size), advance, polls))
+        except FailedElsewhere:
+            failed = True
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             failed = True
-        if not run.ranks.largest(failed):
+        if failed and run.ranks.is_sharded:
+            raise _no_memory_for_parts(micro_batch.eval_size, step)
+        if not polls.failed(failed):
             return found
         # only now: inside the handler, the exception's traceback keeps the tensors alive
         release_memory(run.device)
@@ -293,8 +301,22 @@ def halving_batches(
         micro_batch.eval_size = smaller
 
 
-def _counted(batches: Iterable[Batch], advance: Advance) -> Iterator[Batch]:
-    """Yield the batches; tell `advance` the tokens of each one when the next is asked for."""
+def _no_memory_for_parts(size: int, step: int) -> OutOfMemory:
+    """Return the error of a rank that the others wait for."""
+    return OutOfMemory(
+        f"evaluation at step {step}: out of memory with {size} sequences at once\n"
+        "set a smaller training.batch_size (and raise accumulate_grad_batches)",
+        unchanged=True,
+        of_one_rank=True,
+    )
+
+
+def _counted(batches: Iterable[Batch], advance: Advance, polls: Polls) -> Iterator[Batch]:
+    """Yield the batches; tell `advance` the tokens of each one when the next is asked for.
+
+    Each rank asks for all of them, in the same order, so they may stop before the same one.
+    """
     for x, y in batches:
+        polls.before_piece()
         yield x, y
         advance(y.numel())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from chatgot.config import SpikeConfig
-from chatgot.errors import OutOfMemory
+from chatgot.errors import OutOfMemory, UserError
 from chatgot.logs.events import event
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.numerics.accumulation import add_gradients
@@ -24,7 +24,7 @@ from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
 from chatgot.run.modes import give_up_gradient_checkpointing
 from chatgot.run.run_state import BadStep
-from chatgot.training.batch_size import shrink
+from chatgot.training.batch_size import memory_advice, shrink
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ def compute_gradients(run: Run) -> Tensor:
     Does not synchronise with the device. After out of memory, the step is tried again with a
     smaller micro-batch. If a recomputation differs, it is tried again without gradient
     checkpointing. A failed attempt leaves nothing behind.
-    Raises: OutOfMemory if the micro-batch cannot be made smaller.
+    Raises: OutOfMemory if the micro-batch cannot be made smaller; UserError where ranks keep parts
+    of the weights and a recomputation differs.
     """
     run.steps_here += 1
     loss = None
@@ -76,6 +77,8 @@ def _attempt(run: Run) -> Tensor | None:
     before the gradients are added up: if one has failed, all try again.
     """
     loss, failure, reason = _add_own_share(run)
+    if failure is not _Failure.NONE and run.ranks.is_sharded:
+        raise _failure_of_parts(run, failure, reason)
     worst = _Failure(run.ranks.largest(failure))
     if worst is _Failure.NONE:
         assert loss is not None
@@ -91,6 +94,19 @@ def _attempt(run: Run) -> Tensor | None:
     release_memory(run.device)
     shrink(run)
     return None
+
+
+def _failure_of_parts(run: Run, failure: _Failure, reason: str) -> UserError:
+    """Return the error of a rank in whose pass the others wait for its parts of the weights.
+
+    They cannot try the step again together: this rank ends, and the others with it.
+    """
+    if failure is _Failure.OUT_OF_MEMORY:
+        return OutOfMemory(memory_advice(run), unchanged=True, of_one_rank=True)
+    return UserError(
+        f"step {run.state.progress.global_step + 1}: gradient checkpointing recomputes something "
+        f"else on this rank: {reason}\nset training.gradient_checkpointing=false"
+    )
 
 
 def _add_own_share(run: Run) -> tuple[Tensor | None, _Failure, str]:
@@ -136,6 +152,7 @@ def _add_parts(run: Run, firsts: Sequence[int]) -> Tensor:
     from chatgot.distributed.strategies import add_up_in_backward  # one process needs none of it
 
     loss = None
+    run.ranks.begin_exchange()
     add_up_in_backward(run.model, False)
     if len(firsts) > 1:
         loss = _add(run, firsts[:-1])

@@ -1,15 +1,24 @@
 """What a rank of a group does, against a store and exchanges that are made up."""
 
 import pickle
+import signal
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import torch
+from thread_ranks import Meeting
 
 from chatgot.distributed import group
 from chatgot.distributed.group import Group
 from chatgot.errors import OutOfMemory, RankLost, StorageError
+from chatgot.stopping import StopRequest
+
+Do = Callable[[Callable[[], bool]], str]
 
 
 class Store:
@@ -50,7 +59,10 @@ def rank_of(rank: int, size: int = 2, store: Store | None = None) -> Group:
     member.size = size
     member.timeout_s = 5.0
     member._store = Store() if store is None else store
+    member._notes = member._store
     member._begun = 0
+    member._begun_s = 0.0
+    member._next_look_s = 0.0
     member._orders = 0
     return member
 
@@ -127,6 +139,142 @@ def test_only_a_patient_wait_outlives_an_exchange(monkeypatch, patient):
     monkeypatch.setattr(main, "from_main", lambda said: said)
     assert main.on_main(lambda: 7, patient=patient) == 7
     assert bool(store.values) is patient
+
+
+# Long work on rank 0
+
+
+def signalled(code: int = signal.SIGTERM) -> StopRequest:
+    """Return the signals of a rank that trains and has got one."""
+    stop = StopRequest()
+    stop.training = True
+    stop._on_signal(code, None)
+    return stop
+
+
+def long_work(monkeypatch, stops: list[StopRequest], do: Do) -> list[object]:
+    """Let rank 0 of two do something long; return what each rank gets."""
+    store = Store()
+    members = [rank_of(rank, store=store) for rank in range(2)]
+    meeting = Meeting(2)
+    for member, stop in zip(members, stops, strict=True):
+        member.obey(stop)
+        exchange = partial(meeting.exchange, member.rank)
+        monkeypatch.setattr(member, "all", exchange)
+        monkeypatch.setattr(member, "from_main", lambda said, all_=exchange: all_(said)[0])
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(member.long_on_main, do) for member in members]
+        return [thread.result() for thread in running]
+
+
+def work_for(limit_s: float, stopped: Callable[[], bool]) -> str:
+    """Work until a signal comes."""
+    end_s = time.monotonic() + limit_s
+    while time.monotonic() < end_s:
+        if stopped():
+            return "stopped"
+        time.sleep(0.01)
+    return "done"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_any_rank_ends_long_work_on_rank_0(monkeypatch, rank):
+    stops = [StopRequest(), StopRequest()]
+    stops[rank] = signalled()
+    found = long_work(monkeypatch, stops, partial(work_for, 10.0))
+    assert found == ["stopped", "stopped"]
+    assert all(stop.requested() for stop in stops)
+    assert [stop.exit_code for stop in stops] == [143, 143]
+
+
+def test_long_work_without_a_signal_comes_to_its_end(monkeypatch):
+    stops = [StopRequest(), StopRequest()]
+    assert long_work(monkeypatch, stops, partial(work_for, 0.2)) == ["done", "done"]
+    assert not any(stop.requested() for stop in stops)
+
+
+def test_each_long_work_has_signals_of_its_own(monkeypatch):
+    """The key by which a rank has told rank 0 of one is that of this work alone."""
+    member = rank_of(0)
+    member.obey(StopRequest())
+    other = rank_of(1, store=member._store)
+    other.obey(signalled())
+    monkeypatch.setattr(group.time, "sleep", lambda seconds: member._store.set("main first 1", ""))
+    with other.main_first():
+        pass
+    member._orders = 1
+    assert member._signal_to_any()
+    member._orders = 2
+    member._next_look_s = 0.0
+    assert not member._signal_to_any()
+
+
+# A group that was stopped, and torchrun starts it again
+
+
+def noted(monkeypatch, start: int, came_here: bool = True) -> Store:
+    """Let a rank note that a signal has stopped its group; return the store of all starts."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(start))
+    member = rank_of(1)
+    member.obey(signalled() if came_here else StopRequest())
+    member.take_signals([143, None])
+    member.note_stop()
+    return member._store
+
+
+def stopped_in(monkeypatch, store: Store, start: int) -> tuple[int, str] | None:
+    """Return what a rank says that finds the notes of earlier starts."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(start))
+    member = rank_of(0, store=store)
+    monkeypatch.setattr(member, "all", lambda said: [said, None])
+    return member.stopped_before()
+
+
+def test_a_stop_is_known_in_each_start_after_it(monkeypatch):
+    store = noted(monkeypatch, 1)
+    assert stopped_in(monkeypatch, store, 2) == (143, "SIGTERM to rank 1")
+    assert stopped_in(monkeypatch, store, 3) == (143, "SIGTERM to rank 1")
+
+
+def test_a_machine_that_joins_is_no_failure(monkeypatch):
+    """torchrun stops the ranks by SIGTERM then, and counts no new start."""
+    assert stopped_in(monkeypatch, noted(monkeypatch, 0), 0) is None
+
+
+def test_a_stop_under_an_agent_that_is_gone_lets_the_others_go_on(monkeypatch):
+    """Its machine was taken away: torchrun's agent there was told to end, too."""
+    store = noted(monkeypatch, 0)
+    monkeypatch.setattr(group.os, "getppid", lambda: 1)
+    assert stopped_in(monkeypatch, store, 1) is None
+
+
+def test_only_the_rank_that_got_the_signal_notes_it(monkeypatch):
+    assert noted(monkeypatch, 0, came_here=False).values == {}
+
+
+# Passes that exchange parts of the weights
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "[enforce fail at third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer",
+        "[third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 5000ms",
+        "NCCL error in: ProcessGroupNCCL.cpp:1970",
+    ],
+)
+def test_a_pass_that_fails_with_another_rank_is_a_lost_rank(reason):
+    member = rank_of(0)
+    member.begin_exchange()
+    lost = member.lost_by(RuntimeError(reason))
+    assert isinstance(lost, RankLost)
+    assert "rank 1 does not answer" in str(lost)
+
+
+def test_a_defect_in_a_pass_stays_what_it_is():
+    member = rank_of(0)
+    member.begin_exchange()
+    assert member.lost_by(RuntimeError("shapes do not match")) is None
 
 
 # A rank that does not answer

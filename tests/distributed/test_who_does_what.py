@@ -1,10 +1,13 @@
 """Who of a run's ranks does what; one process is a group that agrees with itself."""
 
+import signal
+
 import pytest
 import torch
 from thread_ranks import Meeting, ThreadRanks
 
 from chatgot.distributed.ranks import Moment, Ranks
+from chatgot.stopping import StopRequest
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
@@ -35,6 +38,18 @@ def test_one_process_says_and_does_all_itself():
     assert torch.equal(tensor, torch.ones(3))
     with ranks.main_first():
         pass
+    assert ranks.long_on_main(lambda stopped: stopped()) is False
+    stop = StopRequest()
+    ranks.obey(stop)
+    assert not stop.waits_for_agreement
+    stop.training = True
+    stop._on_signal(signal.SIGTERM, None)
+    assert ranks.long_on_main(lambda stopped: stopped()) is True
+    assert ranks.own_signal() == 143
+    ranks.note_stop()
+    assert ranks.stopped_before() is None
+    ranks.begin_exchange()
+    assert ranks.lost_by(RuntimeError("gloo")) is None
     ranks.close()
 
 

@@ -428,6 +428,23 @@ def signals(target: Target, phase: str, nth: int, names: list[str], gap_s: float
         inside(target, phase, nth, lambda: send(nth))
 
 
+def slow_samples(target: Target, nth: int, seconds: float) -> None:
+    """Let each token of the `nth` samples take `seconds` longer."""
+    real = target.namespace["continue_texts"]
+    count = numbers()
+
+    def continue_texts(*args: Any, **keywords: Any) -> Any:
+        is_slow = next(count) == nth
+        if is_slow:
+            fire("slow samples")
+        for texts in real(*args, **keywords):
+            if is_slow:
+                time.sleep(seconds)
+            yield texts
+
+    target.namespace["continue_texts"] = continue_texts
+
+
 def before_assembly(target: Target, act: Any) -> None:
     """Call `act()` before the run is built."""
     real = target.namespace["assemble_together"]
@@ -531,6 +548,23 @@ def no_memory_in_update(target: Target, nth: int) -> None:
     replace(target, "update_weights", update_weights)
 
 
+def no_memory_in_evaluation(target: Target, nth: int) -> None:
+    """Let this rank run out of memory before the first batch of its `nth` pass."""
+    real = evaluation.evaluate
+    count = numbers()
+
+    def failing(batches: Any) -> Any:
+        for _ in batches:
+            fire("out of memory in an evaluation")
+            raise torch.OutOfMemoryError("a made-up one")
+        yield
+
+    def evaluate(model: Any, batches: Any, *rest: Any) -> Any:
+        return real(model, failing(batches) if next(count) == nth else batches, *rest)
+
+    evaluation.evaluate = evaluate
+
+
 def know_the_end(target: Target) -> None:
     """Write what this rank ends with: its counters, and a hash of its weights."""
     real = target.namespace["train"]
@@ -539,11 +573,13 @@ def know_the_end(target: Target) -> None:
         try:
             real(run, *rest)
         finally:
-            digest = hashlib.sha256()
-            for tensor in run.model.state_dict().values():
-                digest.update(tensor.numpy().tobytes())
-            state = run.state.model_dump(mode="json")
-            end = {"weights": digest.hexdigest(), "state": state}
+            weights = "parts"  # what ranks have differs: their checkpoint is compared
+            if not run.ranks.is_sharded:
+                digest = hashlib.sha256()
+                for tensor in run.model.state_dict().values():
+                    digest.update(tensor.numpy().tobytes())
+                weights = digest.hexdigest()
+            end = {"weights": weights, "state": run.state.model_dump(mode="json")}
             Path(of_rank("end.json", own_rank())).write_text(json.dumps(end))
 
     target.namespace["train"] = train

@@ -8,6 +8,7 @@ from typing import Any
 
 import fault_trials
 import group_harness
+import harness
 from fault_server import FaultServer, Outcome, of_rank
 from fault_trials import Hooks, Reference
 
@@ -16,6 +17,9 @@ LIMIT_S = 60.0  # of a fork; then it is killed
 # Two micro-batches on two ranks: their sum has one order, so a group and one process end in the
 # same bits
 TWO_PARTS: dict[str, Any] = {"training": {"micro_batch_size": 3}}
+FSDP: dict[str, Any] = {"distributed": {"strategy": "fsdp"}}
+RESUME = ("--resume_from", "latest")
+LOST_RANK = 7  # the exit code of a rank whose group has lost another one
 
 
 def fork_group(
@@ -85,6 +89,33 @@ def end_of(folder: Path, rank: int) -> dict[str, Any]:
     return json.loads((folder / of_rank("end.json", str(rank))).read_text())
 
 
+def strike(phase: str, name: str, nth: int = 3) -> Hooks:
+    return [("strike", {"phase": phase, "nth": nth, "name": name})]
+
+
+def stopped_and_resumed(
+    servers: list[FaultServer],
+    reference: Reference,
+    folder: Path,
+    hooks: dict[int, Hooks],
+    code: int = 143,
+) -> str | None:
+    """Stop a group by signals, then let it go on; return what was lost."""
+    outcomes = fork_group(servers, folder, hooks)
+    assert codes(outcomes) == [code, code], said(outcomes)
+    assert [bool(outcome.fired) for outcome in outcomes] == [rank in hooks for rank in range(2)]
+    reached = max(fault_trials.files(folder))
+    assert 0 < reached <= fault_trials.STEPS
+    assert len(harness.events(folder, "save", step=reached)) == 1  # not saved twice
+    assert len(harness.events(folder, "stop")) == 1
+    ends = [without_clocks(end_of(folder, rank)) for rank in range(2)]
+    assert ends[0] == ends[1]
+    assert ends[0]["state"]["progress"]["global_step"] == reached
+    outcomes = fork_group(servers, folder, {}, *RESUME)
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    return lost_by(reference, folder)
+
+
 def without_clocks(end: dict[str, Any]) -> dict[str, Any]:
     """Return what all ranks of a group must end with alike."""
     state = json.loads(json.dumps(end["state"]))
@@ -105,3 +136,17 @@ def lost_by(reference: Reference, folder: Path, ranks: int = 2) -> str | None:
 def undisturbed(server: FaultServer, parent: Path) -> Reference:
     """Train by one process what groups of two ranks are to train."""
     return fault_trials.undisturbed(server, parent, **TWO_PARTS)
+
+
+def undisturbed_parts(servers: list[FaultServer], parent: Path) -> Reference:
+    """Train by two ranks that keep parts of the weights, without a fault.
+
+    One process has other bits: the gradient's norm is added up part by part.
+    """
+    folder = fault_trials.new_folder(parent, "parts", **harness.merged(TWO_PARTS, FSDP))
+    outcomes = fork_group(servers, folder, {})
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    last = fault_trials.files(folder)[fault_trials.STEPS]
+    wall_s = max(outcome.wall_s for outcome in outcomes)
+    steps = fault_trials.read_steps(folder)
+    return Reference(folder, fault_trials.final_hash(last), steps, wall_s)

@@ -13,12 +13,21 @@ import group_trials
 import harness
 import pytest
 from fault_trials import STEPS, Hooks, Reference, files, new_folder, promised
-from group_trials import TWO_PARTS, codes, fork_group, launched, lost_by, said
+from group_trials import (
+    LOST_RANK,
+    RESUME,
+    TWO_PARTS,
+    codes,
+    fork_group,
+    launched,
+    lost_by,
+    said,
+    stopped_and_resumed,
+    strike,
+)
 
 pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
 
-RESUME = ("--resume_from", "latest")
-LOST_RANK = 7  # the exit code of a rank whose group has lost another one
 PHASES = ["step", "save", "evaluate", "start"]
 
 
@@ -36,10 +45,6 @@ def group_folder(two_parts, tmp_path):
         return new_folder(tmp_path, name, **harness.merged(TWO_PARTS, changes))
 
     return make
-
-
-def strike(phase: str, name: str, nth: int = 3) -> Hooks:
-    return [("strike", {"phase": phase, "nth": nth, "name": name})]
 
 
 # Undisturbed
@@ -231,27 +236,8 @@ def test_out_of_memory_in_the_update_of_one_rank_ends_all(
 # Signals
 
 
-def stopped_and_resumed(
-    servers, two_parts: Reference, folder: Path, hooks: dict[int, Hooks], code: int = 143
-) -> str | None:
-    """Stop a group by signals, then let it go on; return what was lost."""
-    outcomes = fork_group(servers, folder, hooks)
-    assert codes(outcomes) == [code, code], said(outcomes)
-    assert [bool(outcome.fired) for outcome in outcomes] == [rank in hooks for rank in range(2)]
-    reached = max(files(folder))
-    assert 0 < reached <= STEPS
-    assert len(harness.events(folder, "save", step=reached)) == 1  # not saved twice
-    assert len(harness.events(folder, "stop")) == 1
-    ends = [group_trials.without_clocks(group_trials.end_of(folder, rank)) for rank in range(2)]
-    assert ends[0] == ends[1]
-    assert ends[0]["state"]["progress"]["global_step"] == reached
-    outcomes = fork_group(servers, folder, {}, *RESUME)
-    assert codes(outcomes) == [0, 0], said(outcomes)
-    return lost_by(two_parts, folder)
-
-
 @pytest.mark.parametrize("ranks", [[0], [1], [0, 1]])
-@pytest.mark.parametrize("phase", ["step", "save", "evaluate"])
+@pytest.mark.parametrize("phase", ["step", "save", "evaluate", "sample"])
 def test_a_signal_to_any_rank_stops_all_at_one_step(
     servers, two_parts, group_folder, table, phase, ranks
 ):
@@ -288,24 +274,71 @@ def test_a_signal_that_comes_in_the_save_of_a_stopped_group_is_the_same(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_in_the_last_evaluation_comes_too_late(
+def test_a_signal_in_an_evaluation_ends_it_on_all(servers, two_parts, group_folder, table, rank):
+    """The resume makes it again, from its beginning."""
+    folder = group_folder(training={"eval_batches": 16})
+    hooks = {rank: [("signals", {"phase": "evaluate", "nth": 2, "names": ["SIGTERM"]})]}
+    lost = stopped_and_resumed(servers, two_parts, folder, hooks)
+    table.add("SIGTERM to one rank in an evaluation", 1, lost is not None)
+    assert [event["step"] for event in harness.events(folder, "stop")] == [8]
+    resumed = next(i for i, e in enumerate(harness.events(folder)) if e["kind"] == "resume")
+    made = [i for i, e in enumerate(harness.events(folder)) if e["kind"] == "evaluation"]
+    assert sum(i < resumed for i in made) == 1  # that of step 0
+    assert lost is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_any_rank_ends_rank_0s_samples(
     servers, two_parts, group_folder, table, rank
 ):
-    """No step follows in which the ranks could agree: the run ends as if there had been none."""
-    folder = group_folder()
-    outcomes = fork_group(servers, folder, {rank: strike("evaluate", "SIGTERM", nth=4)})
-    lost = lost_by(two_parts, folder)
-    table.add("SIGTERM in the last evaluation", 1, lost is not None)
-    assert outcomes[rank].fired == ["SIGTERM"]
+    folder = group_folder(sampling={"max_new_tokens": 200})
+    hooks = {
+        0: [("slow_samples", {"nth": 3, "seconds": 0.1})],
+        1: [],
+    }
+    hooks[rank] += strike("sample", "SIGTERM")
+    outcomes = fork_group(servers, folder, hooks)
+    table.add("SIGTERM to one rank in samples", 1, codes(outcomes) != [143, 143])
+    assert codes(outcomes) == [143, 143], said(outcomes)
+    assert "SIGTERM" in outcomes[rank].fired
+    assert outcomes[0].wall_s < 15  # all of the samples would take 20 s
+    assert {sample["step"] for sample in harness.samples(folder)} == {0, 6}
+    assert [event["step"] for event in harness.events(folder, "stop")] == [12]
+    outcomes = fork_group(servers, folder, {}, *RESUME)
     assert codes(outcomes) == [0, 0], said(outcomes)
+    assert {sample["step"] for sample in harness.samples(folder)} == {0, 6, 12, 18, 24}
+    assert lost_by(two_parts, folder) is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_in_the_last_evaluation_is_obeyed(servers, two_parts, group_folder, table, rank):
+    """The resume makes it again."""
+    folder = group_folder()
+    hooks = {rank: strike("evaluate", "SIGTERM", nth=4)}
+    lost = stopped_and_resumed(servers, two_parts, folder, hooks)
+    table.add("SIGTERM in the last evaluation", 1, lost is not None)
     assert len(harness.events(folder, "done")) == 1
+    assert lost is None
+
+
+def test_samples_that_outlast_the_time_limit_lose_no_rank(
+    servers, two_parts, group_folder, table
+):
+    """Rank 0 samples for longer than the others wait for a rank in an exchange."""
+    folder = group_folder(distributed={"timeout_s": 2})
+    outcomes = fork_group(servers, folder, {0: [("slow_samples", {"nth": 3, "seconds": 0.5})]})
+    lost = lost_by(two_parts, folder)
+    table.add("samples slower than distributed.timeout_s", 1, lost is not None)
+    assert outcomes[0].fired == ["slow samples"]
+    assert outcomes[0].wall_s > 3  # 6 tokens of 0.5 s
+    assert codes(outcomes) == [0, 0], said(outcomes)
     assert lost is None
 
 
 def test_ranks_that_obey_their_own_signals_are_caught(servers, two_parts, group_folder, table):
     folder = group_folder(distributed={"timeout_s": 5})
     hooks = {rank: [("mutant_own_signals", {})] for rank in range(2)}
-    hooks[1] += strike("evaluate", "SIGTERM", nth=2)
+    hooks[1] += strike("save", "SIGTERM", nth=2)
     outcomes = fork_group(servers, folder, hooks, limit_s=30)
     table.add("mutant: each rank obeys its own signals", 1, codes(outcomes) != [143, 143])
     assert codes(outcomes) != [143, 143]
@@ -326,6 +359,26 @@ def test_torchrun_stops_all_ranks_by_one_signal(servers, two_parts, group_folder
     assert done.exit_code == 0, done.said
     lost = two_parts.lost(folder)
     table.add("SIGTERM to torchrun", 1, lost is not None)
+    assert lost is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_group_stays_stopped_when_torchrun_starts_it_again(
+    two_parts, group_folder, table, rank
+):
+    """torchrun takes exit code 143 for a failure. Another torchrun goes on as after any stop."""
+    folder = group_folder()
+    done = launched(folder, {rank: strike("step", "SIGTERM", nth=5)}, max_restarts=2)
+    assert done.exit_code == 1
+    assert done.said.count(f"this group was stopped by SIGTERM to rank {rank}") == 2
+    assert set(done.codes.values()) <= {143, -15}
+    assert max(files(folder)) == 5
+    assert len(harness.events(folder, "stop")) == 1
+    assert not harness.events(folder, "resume")
+    again = launched(folder, {}, *RESUME, max_restarts=2)
+    assert again.exit_code == 0, again.said
+    lost = two_parts.lost(folder)
+    table.add("SIGTERM to one rank, and torchrun starts all again", 1, lost is not None)
     assert lost is None
 
 

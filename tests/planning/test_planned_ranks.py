@@ -1,11 +1,14 @@
 """What a number of ranks comes to."""
 
+from itertools import pairwise
+
 import pytest
 from tiny import V, tiny
 
 from chatgot.planning.counting import Way
 from chatgot.planning.machines import machines_named
 from chatgot.planning.ranks import CONTEXT, Ranks, Speed
+from chatgot.run.passes import first_micro_batch, smaller_size
 
 BOTH = ("ddp", "fsdp")
 SPEED = Speed(flops=1e12)
@@ -84,6 +87,25 @@ def test_fsdp_needs_room_for_whole_weights_at_its_start(machines):
     assert "at its start" not in fits.problem
     tight = ranks_of(ranks.config, machines, room=start - 1, strategies=("fsdp",)).row(4, (0,))
     assert "at its start, with whole weights" in tight.problem
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [(1, [8, 4, 2, 1]), (2, [7, 3, 1]), (3, [8, 4, 2, 1]), (4, [6, 3, 1])],
+)
+def test_planned_micro_batches_are_those_that_a_run_takes(ranks, expected):
+    """Equally many for all ranks, then smaller by the rule of a step that ran out of memory."""
+    config = tiny({"batch_size": 8, "accumulate_grad_batches": 3, "micro_batch_size": 8})
+    S = config.training.sequences_per_step
+    assert expected[0] == first_micro_batch(config.training, ranks)
+    for before, after in pairwise(expected):
+        assert after == smaller_size(before, S, ranks)
+    whole = ranks_of(config, strategies=("ddp",))
+    for sequences in expected:
+        room = whole.parts(ranks, "ddp", sequences, 0)
+        row = ranks_of(config, room=sum(room.values()), strategies=("ddp",)).row(ranks, (0,))
+        assert (row.sequences, row.problem) == (sequences, "")
+        assert row.micro_batches == -(-S // sequences) // ranks
 
 
 def test_recomputation_is_taken_only_where_memory_lacks():

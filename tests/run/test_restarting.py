@@ -91,6 +91,27 @@ def test_a_resumed_group_goes_on_after_the_file_that_it_was_told(tmp_path):
     assert found(tmp_path, str(told), damaged=(later,)) == told
 
 
+@pytest.mark.parametrize("name", ["best.pt", "before the exam.pt"])
+def test_a_renamed_file_says_itself_of_which_run_it_is(tmp_path, name):
+    """The group goes on from its newest file, not again from the one that it was told."""
+    run = parts.run()
+    run.state.run_id = f"tiny_{stamp(-5000)}"
+    run.state.progress.global_step = 4
+    told = parts.checkpoint_file(tmp_path, run).rename(tmp_path / name)
+    assert found(tmp_path, str(told)) == told
+    saved(tmp_path, -5000, 2)
+    saved(tmp_path, 10, 20)  # another run
+    saved(tmp_path, -5000, 8, written_s=-3000)  # was to be set aside
+    assert found(tmp_path, str(told)) == told
+    later = saved(tmp_path, -5000, 6)
+    assert found(tmp_path, str(told)) == later
+
+
+def test_a_renamed_file_that_is_gone_is_an_error(tmp_path):
+    with pytest.raises(CheckpointRejected, match=r"best\.pt"):
+        found(tmp_path, str(tmp_path / "best.pt"))
+
+
 def test_newer_files_that_a_group_was_to_set_aside_are_not_its_own(tmp_path):
     """A rank may be lost before they are set aside."""
     told = saved(tmp_path, -5000, 4, written_s=-4000)
