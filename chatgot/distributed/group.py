@@ -115,7 +115,7 @@ class Group(Ranks):
         try:
             self._notes.set(_stop_of_own_agent(), said)
         except RuntimeError as error:
-            logger.warning("the stop cannot be noted: torchrun may start the group again: %s", error)
+            logger.warning("no note of the stop, torchrun may start the group again: %s", error)
 
     def stopped_before(self) -> tuple[int, str] | None:
         """Return exit code and name of the signal that stopped this group in its last start.

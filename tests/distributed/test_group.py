@@ -258,7 +258,7 @@ def test_only_the_rank_that_got_the_signal_notes_it(monkeypatch):
 @pytest.mark.parametrize(
     "reason",
     [
-        "[enforce fail at third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer",
+        "[enforce fail at gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer",
         "[third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 5000ms",
         "NCCL error in: ProcessGroupNCCL.cpp:1970",
     ],

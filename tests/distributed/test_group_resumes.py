@@ -51,9 +51,7 @@ def whole(tmp_path_factory) -> dict[str, Path]:
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, whole, before, after, strategy):
     """Whether they have whole weights or parts; the same ranks end in the same bits."""
     undisturbed = whole[before]
-    folder = go_on(
-        undisturbed, tmp_path, STOP, after, "--set", f"distributed.strategy={strategy}"
-    )
+    folder = go_on(undisturbed, tmp_path, STOP, after, "--set", f"distributed.strategy={strategy}")
     (resumed,) = harness.events(folder, "resume")
     assert resumed["step"] == STOP
     assert resumed["ranks"] == max(1, after)

@@ -13,6 +13,7 @@ import pytest
 from group_harness import losses, run_group
 from group_training import CONFIG, STEPS, alone, assert_same_training, by_ranks, folder_of
 
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory) -> Path:
     """The folder of a run of one process."""

@@ -288,9 +288,7 @@ def test_a_signal_in_an_evaluation_ends_it_on_all(servers, two_parts, group_fold
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_any_rank_ends_rank_0s_samples(
-    servers, two_parts, group_folder, table, rank
-):
+def test_a_signal_to_any_rank_ends_rank_0s_samples(servers, two_parts, group_folder, table, rank):
     folder = group_folder(sampling={"max_new_tokens": 200})
     hooks = {
         0: [("slow_samples", {"nth": 3, "seconds": 0.1})],
@@ -321,9 +319,7 @@ def test_a_signal_in_the_last_evaluation_is_obeyed(servers, two_parts, group_fol
     assert lost is None
 
 
-def test_samples_that_outlast_the_time_limit_lose_no_rank(
-    servers, two_parts, group_folder, table
-):
+def test_samples_that_outlast_the_time_limit_lose_no_rank(servers, two_parts, group_folder, table):
     """Rank 0 samples for longer than the others wait for a rank in an exchange."""
     folder = group_folder(distributed={"timeout_s": 2})
     outcomes = fork_group(servers, folder, {0: [("slow_samples", {"nth": 3, "seconds": 0.5})]})

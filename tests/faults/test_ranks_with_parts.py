@@ -57,7 +57,7 @@ def alone_with(servers, parent: Path, attempts: list[int], **changes: Any) -> Pa
 
 
 def assert_same_losses(one: Path, other: Path) -> None:
-    """Assert that two runs have made the same steps on the same data, with losses that are close."""
+    """Assert that two runs have made the same steps on the same data, with close losses."""
     steps, others = read_steps(one), read_steps(other)
     assert steps.keys() == others.keys()
     for step, (places, loss, _) in steps.items():

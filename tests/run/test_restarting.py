@@ -96,7 +96,7 @@ def test_a_renamed_file_says_itself_of_which_run_it_is(tmp_path, name):
     """The group goes on from its newest file, not again from the one that it was told."""
     run = parts.run()
     run.state.run_id = f"tiny_{stamp(-5000)}"
-    run.state.progress.global_step = 4
+    run.state.progress.global_step = run.state.progress.position = 4
     told = parts.checkpoint_file(tmp_path, run).rename(tmp_path / name)
     assert found(tmp_path, str(told)) == told
     saved(tmp_path, -5000, 2)
