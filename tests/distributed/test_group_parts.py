@@ -4,10 +4,8 @@ They train the model that one process would train.
 """
 
 import shutil
-from pathlib import Path
 from typing import Any
 
-import group_harness
 import harness
 import pytest
 from group_harness import largest_difference, losses
@@ -69,12 +67,3 @@ def test_parts_of_lora_train_and_go_on_as_in_one_process(tmp_path, architecture)
     resumed = go_on(by_two, tmp_path, HALF, 0)
     assert losses(resumed).keys() == set(range(1, STEPS + 1))
     assert largest_difference(losses(expected), losses(resumed)) <= TOLERANCE
-
-
-def test_ranks_with_parts_end_in_the_same_bits_each_time(tmp_path):
-    folders: list[Path] = []
-    for name in ("first", "again"):
-        (tmp_path / name).mkdir()
-        folders.append(by_ranks(tmp_path / name, 2, **PARTS))
-    assert losses(folders[0]) == losses(folders[1])
-    assert group_harness.same_training(folders, STEPS)
