@@ -96,7 +96,10 @@ class Group(Ranks):
         self._next_look_s = 0.0
         result = self.on_main(partial(do, self._signal_to_any), patient=True)
         # only now: this answer shows that all ranks are still there
-        self.take_signals(self.all(self.own_signal()))
+        exit_codes = self.all(self.own_signal())
+        signals = [(code, rank) for rank, code in enumerate(exit_codes) if code is not None]
+        if signals:
+            self.stop_together(*max(signals))
         return result
 
     def obey(self, stop: StopRequest) -> None:

@@ -95,11 +95,10 @@ class Ranks:
         """Return the exit code of the signal that this process has got; None: it has got none."""
         return None if self.stop is None else self.stop.exit_code
 
-    def take_signals(self, exit_codes: Sequence[int | None]) -> None:
-        """Stop together if a rank has got a signal; exit_codes: of all ranks, in their order."""
-        signals = [(code, rank) for rank, code in enumerate(exit_codes) if code is not None]
-        if self.stop is not None and signals:
-            self.stop.agreed(*max(signals))
+    def stop_together(self, exit_code: int, rank: int) -> None:
+        """Take the signal that a rank has got, which all ranks have agreed on."""
+        if self.stop is not None:
+            self.stop.agreed(exit_code, rank)
 
     def note_stop(self) -> None:
         """Note that a signal to this rank has stopped the group, for a start that follows."""

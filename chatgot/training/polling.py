@@ -9,6 +9,11 @@ from chatgot.distributed.ranks import Ranks
 
 POLL_S = 0.5  # about how often the ranks of a group ask each other
 MOST_PIECES = 1 << 20  # between two exchanges
+GROWTH = 4  # at most so many times as many pieces as before the last exchange
+MICROSECONDS = 1_000_000  # in a second
+# From here on the number that a rank says is a signal, and then a failure
+SIGNALLED = 1 << 40
+FAILED = 1 << 60
 
 
 class FailedElsewhere(Exception):
@@ -53,15 +58,27 @@ class Polls:
         return self._failed
 
     def _exchange(self, failed: bool) -> None:
-        """Tell the others of a failure and of a signal, and agree on the next exchange."""
-        seconds = time.monotonic() - self._since_s
-        said = self._ranks.all((self._ranks.own_signal(), failed, seconds))
-        self._ranks.take_signals([signal for signal, _, _ in said])
-        self._failed = any(failed for _, failed, _ in said)
-        slowest_s = max(seconds for _, _, seconds in said)
-        # at most twice as many as before: the first ones may be the fast ones
-        most = min(2 * self._pieces, MOST_PIECES)
+        """Tell the others of a failure or a signal, and agree on the next exchange."""
+        largest = self._ranks.largest(self._number(failed))
+        self._failed = largest >= FAILED
+        if SIGNALLED <= largest < FAILED:
+            self._ranks.stop_together(*divmod(largest - SIGNALLED, self._ranks.size))
+        slowest_s = largest / MICROSECONDS
+        # not many more than before: the first ones may be the fast ones
+        most = min(GROWTH * self._pieces, MOST_PIECES)
         in_time = most if slowest_s == 0 else int(POLL_S * self._pieces / slowest_s)
         self._left = max(1, min(in_time, most))
         self._pieces = 0
         self._since_s = time.monotonic()
+
+    def _number(self, failed: bool) -> int:
+        """Return what this rank says; of all ranks the largest counts, in one small message.
+
+        A failure, else a signal and the rank that got it, else the time since the last exchange.
+        """
+        if failed:
+            return FAILED
+        exit_code = self._ranks.own_signal()
+        if exit_code is not None:
+            return SIGNALLED + exit_code * self._ranks.size + self._ranks.rank
+        return min(int((time.monotonic() - self._since_s) * MICROSECONDS), SIGNALLED - 1)

@@ -217,7 +217,7 @@ def noted(monkeypatch, start: int, came_here: bool = True) -> Store:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(start))
     member = rank_of(1)
     member.obey(signalled() if came_here else StopRequest())
-    member.take_signals([143, None])
+    member.stop_together(143, 0)
     member.note_stop()
     return member._store
 
