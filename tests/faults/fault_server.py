@@ -109,6 +109,9 @@ def serve() -> None:
     # imported here, so that no child has to import it
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
+    from chatgot.distributed import group  # noqa: F401
+    from chatgot.run import sharding  # noqa: F401
+
     torch.set_num_threads(1)
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
     code = compile(SCRIPT.read_text(encoding="utf-8"), str(SCRIPT), "exec")
