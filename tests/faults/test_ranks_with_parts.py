@@ -58,7 +58,8 @@ def alone_with(servers, parent: Path, attempts: list[int], **changes: Any) -> Pa
 
 def assert_same_losses(one: Path, other: Path) -> None:
     """Assert that two runs have made the same steps on the same data, with close losses."""
-    steps, others = read_steps(one), read_steps(other)
+    steps = read_steps(one)
+    others = read_steps(other)
     assert steps.keys() == others.keys()
     for step, (places, loss, _) in steps.items():
         assert places == others[step][0]
@@ -71,6 +72,12 @@ def test_two_ranks_end_in_the_same_bits_each_time(servers, parts, group_folder):
     outcomes = fork_group(servers, folder, {})
     assert codes(outcomes) == [0, 0], said(outcomes)
     assert lost_by(parts, folder) is None
+
+
+def only_in_long(trials, is_telling: bool) -> None:
+    """Skip what other circumstances tell already, except for the level long."""
+    if not trials(is_telling, is_telling, True):
+        pytest.skip("level long has it")
 
 
 # Bad numbers
@@ -97,9 +104,10 @@ def test_nan_on_one_rank_is_skipped_by_all(servers, group_folder, tmp_path, tabl
     [({"save_checkpoint_steps": None}, 4, 0), ({"save_checkpoint_steps": 4}, 11, 8)],
 )
 def test_a_divergence_on_one_rank_rewinds_all(
-    servers, group_folder, tmp_path, table, saves, first, to, rank
+    servers, group_folder, tmp_path, trials, table, saves, first, to, rank
 ):
     """To the weights that the run began with, or to a file; then it comes to its end."""
+    only_in_long(trials, rank == 1)
     bad = list(range(first, first + 3))
     folder = group_folder(training=saves)
     outcomes = fork_group(servers, folder, {rank: [("nan_loss", {"attempts": bad})]})
@@ -127,7 +135,8 @@ def test_a_run_that_diverges_on_one_rank_ends_on_all(servers, group_folder, tabl
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("phase", ["step", "save", "evaluate", "sample"])
-def test_a_signal_to_one_rank_stops_all(servers, parts, group_folder, table, phase, rank):
+def test_a_signal_to_one_rank_stops_all(servers, parts, group_folder, trials, table, phase, rank):
+    only_in_long(trials, (phase == "save") == (rank == 0))
     lost = stopped_and_resumed(servers, parts, group_folder(), {rank: strike(phase, "SIGTERM")})
     table.add("fsdp: SIGTERM to one rank", 1, lost is not None)
     assert lost is None
@@ -150,9 +159,10 @@ def test_a_full_disk_on_rank_0_costs_one_warning(servers, parts, group_folder, t
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("attempt", [7, 8])
 def test_out_of_memory_on_one_rank_ends_all_in_clear_words(
-    servers, parts, group_folder, table, rank, attempt
+    servers, parts, group_folder, trials, table, rank, attempt
 ):
     """Between two micro-batches and after the last one; the last checkpoint stays."""
+    only_in_long(trials, (attempt, rank) in ((7, 1), (8, 0)))
     folder = group_folder(training={"micro_batch_size": 1}, distributed={"timeout_s": 20})
     outcomes = fork_group(servers, folder, {rank: [("no_memory", {"attempt": attempt})]})
     table.add("fsdp: out of memory on one rank: all end", 1, 0)
