@@ -1,4 +1,4 @@
-"""One checkpoint file: written whole or not at all, and trusted only after it has been verified.
+"""A checkpoint as one file: written whole or not at all, and trusted only once it is verified.
 
 A checkpoint is a `torch.save` zip that `torch.load(weights_only=True)` reads. The zip's comment is
 the SHA-256 (hex) of everything before it, so that a single flipped bit anywhere is noticed before
@@ -21,7 +21,7 @@ import torch
 from pydantic import ValidationError
 
 from chatgot.atomic_file import atomic_file
-from chatgot.checkpointing.names import NAME, RUN_ID
+from chatgot.checkpointing.names import FILE, NAME, RUN_ID
 from chatgot.checkpointing.pickle_check import odd_call
 from chatgot.checkpointing.tensors import all_tensors, not_finite
 from chatgot.checkpointing.zip_structure import END_OF_ZIP, NAME_SHOWN, odd_entries
@@ -178,7 +178,7 @@ def save_checkpoint(
             _remember_verified(path, file)
         assert all(outline[key] == checkpoint[key] for key in ("run_id", "global_step"))
 
-    total = 2 * _tensor_bytes(checkpoint)  # each byte is written, then read back
+    total = 2 * tensor_bytes(checkpoint)  # each byte is written, then read back
     with (
         shown(f"saving {path.name}", total) as advance,
         atomic_file(path, verify, mode) as file,
@@ -192,9 +192,9 @@ def save_checkpoint(
     return True
 
 
-def _tensor_bytes(checkpoint: dict[str, Any]) -> int:
+def tensor_bytes(checkpoint: dict[str, Any]) -> int:
     """Return the bytes that a checkpoint's tensors take in its file: tied weights once."""
-    plain = (tensor for _, tensor in all_tensors(checkpoint) if _is_plain(tensor))
+    plain = (tensor for _, tensor in all_tensors(checkpoint) if is_plain(tensor))
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in plain}.values())
 
 
@@ -213,14 +213,14 @@ def damage(file: BinaryIO, advance: Advance) -> str | None:
     file.seek(body - END_OF_ZIP)
     end = file.read(END_OF_ZIP)
     stored = file.read(DIGEST)
-    if _digest(file, body, advance) != stored:
+    if sha256_of(file, body, advance) != stored:
         return "damaged: its SHA-256 does not match (truncated, altered, or not written by ChatGoT)"
     if not end.startswith(ZIP_END) or not end.endswith(DIGEST.to_bytes(2, "little")):
         return "damaged: it does not end in the record that ChatGoT writes"
     return odd_entries(file)
 
 
-def _digest(file: BinaryIO, size: int, advance: Advance) -> bytes:
+def sha256_of(file: BinaryIO, size: int, advance: Advance) -> bytes:
     """Return the SHA-256 (hex) of the first `size` bytes of a file."""
     digest = sha256()
     left = size
@@ -249,7 +249,7 @@ def is_whole(path: Path, shown: Shown = waiting) -> bool:
             return False
         if _identity(path.name, status) in _verified:
             return True
-        with _reading(path) as file:
+        with reading(path) as file:
             if _find_damage(file, path, shown) is not None:
                 return False
             _outline(file, path)
@@ -267,7 +267,7 @@ def read_outline(path: Path) -> dict[str, Any]:
 
     Raises: CheckpointRejected naming file and reason.
     """
-    with _reading(path) as file:
+    with reading(path) as file:
         if _identity(path.name, os.fstat(file.fileno())) not in _verified:
             _refuse_damage(file, path)
         outline = _outline(file, path)
@@ -304,19 +304,19 @@ _verified: set[tuple[str, int, int, int, int]] = set()
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
+def reading(path: Path) -> Iterator[BinaryIO]:
     """Open a file for as long as it is read.
 
     Raises: CheckpointRejected naming the file, also for what the disk refuses while it is read.
     """
     try:
-        with _open_regular(path) as file:
+        with open_regular(path) as file:
             yield file
     except OSError as error:
         raise CheckpointRejected(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BinaryIO:
     """Open a file without following a link and without waiting for a pipe.
 
     Raises: CheckpointRejected.
@@ -366,23 +366,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises: CheckpointRejected naming file and reason.
     """
-    with _reading(path) as file:
+    with reading(path) as file:
         _refuse_damage(file, path)
         _outline(file, path)
         with waiting(f"loading {path.name}"):
-            checkpoint: dict[str, Any] = _read(file, path)
+            checkpoint: dict[str, Any] = read_tensors(file, path)
         _remember_verified(path, file)
     tensors = all_tensors(checkpoint)
     without_values = [name for name, tensor in tensors if tensor.device.type != "cpu"]
     if without_values:
-        raise CheckpointRejected(f"{path}: not plain CPU tensors: {_some(without_values)}")
+        raise CheckpointRejected(f"{path}: not plain CPU tensors: {some_names(without_values)}")
     not_finite_names = not_finite(checkpoint)
     if not_finite_names:
-        raise CheckpointRejected(f"{path}: NaN or infinity in {_some(not_finite_names)}")
+        raise CheckpointRejected(f"{path}: NaN or infinity in {some_names(not_finite_names)}")
     return checkpoint
 
 
-def _some(names: list[str]) -> str:
+def some_names(names: list[str]) -> str:
+    """Return the first of some names, for a message."""
     return ", ".join(names[:NAMES_SHOWN])
 
 
@@ -391,8 +392,8 @@ def _outline(file: BinaryIO, path: Path) -> dict[str, Any]:
 
     Costs milliseconds and no memory, whatever sizes the file declares. Raises: CheckpointRejected.
     """
-    outline = _check_schema(_read(file, path, "meta"), path)
-    own_name = f"{outline['run_id']}_step_{outline['global_step']}.pt"
+    outline = _check_schema(read_tensors(file, path, "meta"), path)
+    own_name = f"{outline['run_id']}_step_{outline['global_step']}{FILE}"
     if NAME.fullmatch(path.name) and path.name != own_name:
         raise CheckpointRejected(
             f"{path}: the file was renamed: inside it is {own_name}; give it its own name again"
@@ -401,21 +402,26 @@ def _outline(file: BinaryIO, path: Path) -> dict[str, Any]:
         tensors = list(all_tensors(outline))
     except ValueError as error:
         raise CheckpointRejected(f"{path}: {error}") from error
-    not_plain = [name for name, tensor in tensors if not _is_plain(tensor)]
+    not_plain = [name for name, tensor in tensors if not is_plain(tensor)]
     if not_plain:
-        raise CheckpointRejected(f"{path}: not plain CPU tensors: {_some(not_plain)}")
+        raise CheckpointRejected(f"{path}: not plain CPU tensors: {some_names(not_plain)}")
     # twice: tied weights are two tensors over the same bytes
     if sum(tensor.nbytes for _, tensor in tensors) > 2 * os.fstat(file.fileno()).st_size:
         raise CheckpointRejected(f"{path}: declares tensors that are larger than the file")
     return outline
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is one that a run saves, as far as type and layout say."""
     return tensor.dtype in DTYPES and tensor.layout == torch.strided and tensor.is_contiguous()
 
 
-def _read(file: BinaryIO, path: Path, device: str = "cpu") -> Any:
-    """Unpickle tensors and plain values. Raises: CheckpointRejected for anything else."""
+def read_tensors(file: BinaryIO, path: Path, device: str = "cpu") -> Any:
+    """Unpickle tensors and plain values; nothing is executed.
+
+    device: where the tensors go; `meta`: they have no values.
+    Raises: CheckpointRejected for anything else.
+    """
     cannot = f"{path}: cannot be read as tensors and plain values"
     try:
         found = odd_call(file)
@@ -583,7 +589,7 @@ def stored_config(checkpoint: Mapping[str, Any], path: Path) -> Config:
     wrong = wrong_settings(checkpoint["config"])
     if wrong:
         raise CheckpointRejected(
-            f"{path}: its configuration is not one of this ChatGoT: {_some(wrong)}"
+            f"{path}: its configuration is not one of this ChatGoT: {some_names(wrong)}"
         )
     return Config.model_validate(checkpoint["config"])
 
@@ -607,7 +613,7 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | list[str] |
 
     Raises: CheckpointRejected.
     """
-    with _reading(path) as file:
+    with reading(path) as file:
         if file.read(len(ZIP_START)) != ZIP_START:
             raise CheckpointRejected(f"{path}: not a torch.save zip file")
         if _find_damage(file, path) is not None:
@@ -616,7 +622,7 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str | list[str] |
             if problem is not None:
                 raise CheckpointRejected(f"{path}: {problem}")
         with waiting(f"loading {path.name}"):
-            content = _read(file, path)
+            content = read_tensors(file, path)
     if not isinstance(content, dict):
         raise CheckpointRejected(f"{path}: holds no named weights")
     state = content.get("model_state_dict", content)
@@ -644,5 +650,5 @@ def _plain_weights(state: dict[Any, Any]) -> dict[str, torch.Tensor]:
         if isinstance(name, str)
         and isinstance(tensor, torch.Tensor)
         and tensor.device.type == "cpu"
-        and _is_plain(tensor)
+        and is_plain(tensor)
     }

@@ -1,12 +1,15 @@
 """Remove the unfinished files of processes that died: of this run, and of runs that nobody resumes.
 
 A file is written under the name `.{name}.{pid}.tmp` and then renamed. If the process is killed, it
-stays, with up to the size of a checkpoint.
+stays, with up to the size of a checkpoint. So does a checkpoint that is a folder; and one of which
+only a part was removed, which has lost its manifest first.
 """
 
 import logging
 import os
 import re
+import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from chatgot.checkpointing.names import NAME, RUN_ID
+from chatgot.checkpointing.checkpoints import is_folder
+from chatgot.checkpointing.names import FOLDER, NAME, REPLACED, RUN_ID
 from chatgot.checkpointing.run_lock import is_being_trained
 
 logger = logging.getLogger(__name__)
@@ -33,7 +37,7 @@ CACHED = re.compile(
 
 @dataclass(frozen=True)
 class Leftover:
-    """An unfinished file. run_id: of the run that it belongs to; empty: of none."""
+    """An unfinished file or folder. run_id: of the run that it belongs to; empty: of none."""
 
     path: Path
     pid: int
@@ -53,9 +57,9 @@ def sweep_temporaries(checkpoint_dir: Path, logs_dir: Path, cache_dir: Path, run
             status = leftover.path.lstat()
             is_own = leftover.run_id == run_id
             if is_own or _is_dead(leftover, status.st_mtime, checkpoint_dir):
-                leftover.path.unlink()
+                size = _remove(leftover.path)
                 names.append(str(leftover.path))
-                megabytes += status.st_size / 1e6
+                megabytes += size / 1e6
     if names:
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         logger.info(
@@ -71,8 +75,10 @@ def sweep_temporaries(checkpoint_dir: Path, logs_dir: Path, cache_dir: Path, run
 def _leftovers(checkpoint_dir: Path, logs_dir: Path, cache_dir: Path) -> Iterator[Leftover]:
     """Yield the unfinished files in a run's folders, only those with names that we give."""
     for path, name, pid in _temporaries(checkpoint_dir):
-        if NAME.fullmatch(name):
+        if NAME.fullmatch(name.removesuffix(REPLACED)):
             yield Leftover(path, pid, name.rpartition("_step_")[0])
+    for path in _without_manifest(checkpoint_dir):
+        yield Leftover(path, os.getpid(), path.name.rpartition("_step_")[0])
     for folder in dict.fromkeys((checkpoint_dir, logs_dir)):
         for path, name, pid in _temporaries(folder):
             if PROBE.fullmatch(name):
@@ -87,12 +93,43 @@ def _leftovers(checkpoint_dir: Path, logs_dir: Path, cache_dir: Path) -> Iterato
 
 
 def _temporaries(folder: Path) -> Iterator[tuple[Path, str, int]]:
-    """Yield each `.{name}.{pid}.tmp` of a folder, with its name and its process's id."""
+    """Yield each `.{name}.{pid}.tmp` of a folder, with its name and its process's id.
+
+    Only a checkpoint is ever a folder.
+    """
     with suppress(OSError):
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             match = TEMPORARY.fullmatch(entry.name)
-            if match and not entry.is_dir(follow_symlinks=False):
-                yield Path(entry.path), match["name"], int(match["pid"])
+            if not match:
+                continue
+            name = match["name"]
+            of_checkpoint = NAME.fullmatch(name.removesuffix(REPLACED))
+            may_be_folder = of_checkpoint is not None and of_checkpoint["ending"] == FOLDER
+            if may_be_folder or not entry.is_dir(follow_symlinks=False):
+                yield Path(entry.path), name, int(match["pid"])
+
+
+def _without_manifest(folder: Path) -> Iterator[Path]:
+    """Yield the checkpoints of a folder that are folders and have no manifest any more."""
+    with suppress(OSError):
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            match = NAME.fullmatch(entry.name)
+            if not match or match["ending"] != FOLDER:
+                continue
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False) and not is_folder(path):
+                yield path
+
+
+def _remove(path: Path) -> int:
+    """Remove a file, or a folder with all that is in it; return how many bytes. Raises: OSError."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        path.unlink()
+        return status.st_size
+    size = sum(inner.lstat().st_size for inner in path.iterdir())
+    shutil.rmtree(path)
+    return size
 
 
 def _folders_of_runs(folder: Path) -> Iterator[Path]:

@@ -8,8 +8,14 @@ from pathlib import Path
 # local time, to the second; of two runs with one name, the later one has the greater timestamp
 TIMESTAMP = "%Y%m%d-%H%M%S"
 RUN_ID = re.compile(r"(?P<config>[^/\\\0]+)_(?P<timestamp>\d{8}-\d{6})", re.ASCII)
+# a checkpoint is one file, or a folder of several
+FILE = ".pt"
+FOLDER = ".sharded"
+REPLACED = ".replaced"  # ends the temporary name of a folder in whose place another one comes
 # steps are written without padding; 18 digits fit an int64
-NAME = re.compile(RUN_ID.pattern + r"_step_(?P<step>0|[1-9]\d{0,17})\.pt", re.ASCII)
+NAME = re.compile(
+    RUN_ID.pattern + r"_step_(?P<step>0|[1-9]\d{0,17})(?P<ending>\.pt|\.sharded)", re.ASCII
+)
 LOCK_NAME = re.compile(r"\." + RUN_ID.pattern + r"\.lock", re.ASCII)
 
 

@@ -8,9 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from chatgot.atomic_file import atomic_file, fsync_folder
-from chatgot.checkpointing.checkpoint_file import DIGEST, is_whole
-from chatgot.checkpointing.names import NAME
-from chatgot.errors import StorageError
+from chatgot.checkpointing.checkpoints import (
+    digest_of,
+    is_named,
+    is_there,
+    is_whole,
+    remove,
+)
+from chatgot.checkpointing.names import FILE, FOLDER, NAME
+from chatgot.errors import CheckpointRejected, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -18,9 +24,29 @@ REWIND_FILES = 2  # checkpoints kept for rewinds: the newest two
 MAX_SET_ASIDE = 1000  # superseded files of one name
 
 
+def new_path(checkpoint_dir: Path, run_id: str, step: int, ending: str = FILE) -> Path:
+    """Return the path of a run's checkpoint of one step, which may not exist.
+
+    ending: FILE or FOLDER.
+    """
+    return checkpoint_dir / f"{run_id}_step_{step}{ending}"
+
+
 def checkpoint_path(checkpoint_dir: Path, run_id: str, step: int) -> Path:
-    """Return the path of a run's checkpoint of one step, which may not exist."""
-    return checkpoint_dir / f"{run_id}_step_{step}.pt"
+    """Return where a run's checkpoint of one step is; where there is none, where its file would be.
+
+    Of a file and a folder it is the one that is whole, and the file first.
+    """
+    file = new_path(checkpoint_dir, run_id, step)
+    folder = new_path(checkpoint_dir, run_id, step, FOLDER)
+    return preferred(file, folder) if is_there(folder) else file
+
+
+def preferred(file: Path, folder: Path) -> Path:
+    """Return which of a file and a folder of one step counts; the folder exists."""
+    if not is_there(file):
+        return folder
+    return folder if not is_whole(file) and is_whole(folder) else file
 
 
 def probe_folder(folder: Path) -> None:
@@ -54,13 +80,30 @@ def run_files(checkpoint_dir: Path, config_name: str) -> dict[str, dict[int, Pat
 
     Raises: OSError.
     """
+    runs = all_runs(checkpoint_dir, config_name)
+    return {run_id.rpartition("_")[2]: files for run_id, files in runs.items()}
+
+
+def all_runs(checkpoint_dir: Path, config_name: str | None = None) -> dict[str, dict[int, Path]]:
+    """Return a folder's checkpoints as {run_id: {step: path}}; only names are examined.
+
+    A step that has a file and a folder is examined closer, see `preferred`.
+    config_name: of a configuration, whose runs alone count.
+    Raises: OSError.
+    """
     runs: dict[str, dict[int, Path]] = {}
     with os.scandir(checkpoint_dir) as entries:
         for entry in entries:
             match = NAME.fullmatch(entry.name)
-            if match and match["config"] == config_name and entry.is_file(follow_symlinks=False):
-                files = runs.setdefault(match["timestamp"], {})
-                files[int(match["step"])] = checkpoint_dir / entry.name
+            if match is None or config_name not in (None, match["config"]) or not is_named(entry):
+                continue
+            files = runs.setdefault(entry.name.rpartition("_step_")[0], {})
+            step = int(match["step"])
+            path = checkpoint_dir / entry.name
+            if step in files:
+                file, folder = sorted([path, files[step]], key=lambda both: both.suffix)
+                path = preferred(file, folder)
+            files[step] = path
     return runs
 
 
@@ -113,23 +156,25 @@ def superseded_by(
     from another file with the same step.
     """
     later = files_after(checkpoint_dir, run_id, global_step)
-    own = checkpoint_path(checkpoint_dir, run_id, global_step)
-    with suppress(OSError):
-        if not own.is_file():
-            return later
-        is_the_same = is_whole(own) and _digest(own) == _digest(resumed_from)
-        if not is_the_same:
-            return [own, *later]
-    return later
+    others = []
+    for ending in (FILE, FOLDER):
+        own = new_path(checkpoint_dir, run_id, global_step, ending)
+        with suppress(OSError, CheckpointRejected):
+            if not is_there(own):
+                continue
+            is_the_same = is_whole(own) and digest_of(own) == digest_of(resumed_from)
+            if not is_the_same:
+                others.append(own)
+    return [*others, *later]
 
 
 def set_aside(paths: list[Path]) -> None:
-    """Rename checkpoints to NAME.pt.superseded, and log their names.
+    """Rename checkpoints to NAME.superseded, and log their names.
 
     Raises: StorageError if they cannot be renamed.
     """
     try:
-        for path in filter(Path.is_file, paths):
+        for path in filter(is_there, paths):
             path.replace(_free_name(path))
     except OSError as error:
         raise StorageError(
@@ -148,12 +193,6 @@ def _free_name(path: Path) -> Path:
     return next(path.with_name(name) for name in names if not path.with_name(name).exists())
 
 
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - DIGEST))
-        return file.read()
-
-
 def cleanup_old_checkpoints(
     checkpoint_dir: Path,
     config_name: str,
@@ -164,8 +203,8 @@ def cleanup_old_checkpoints(
 ) -> list[Path]:
     """Remove all but the newest `max_to_keep` checkpoints of one run; return the removed paths.
 
-    Only complete, regular files of this run are counted and removed. Damaged files, links and the
-    files of other runs stay untouched. A file that cannot be removed is logged as a warning.
+    Only complete checkpoints of this run are counted and removed. Damaged ones, links and those of
+    other runs stay untouched. One that cannot be removed is logged as a warning.
 
     keep: steps whose checkpoints are kept in addition (the best evaluation).
     rewind_interval: rewinds use the steps that are multiples of it; the newest two are kept too.
@@ -192,7 +231,7 @@ def cleanup_old_checkpoints(
         if step in stays:
             continue
         try:
-            files[step].unlink()
+            remove(files[step])
             removed.append(files[step])
         except OSError as error:
             logger.warning(

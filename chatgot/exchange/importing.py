@@ -4,7 +4,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from chatgot.checkpointing.checkpoint_file import read_outline, stored_config
+from chatgot.checkpointing.checkpoint_file import stored_config
+from chatgot.checkpointing.checkpoints import is_folder, read_outline
+from chatgot.checkpointing.names import FILE, FOLDER
 from chatgot.checkpointing.stored_vocabulary import subwords_of
 from chatgot.data.old_text import texts_behind
 from chatgot.errors import CheckpointRejected, ImportRejected
@@ -21,7 +23,7 @@ def read_start(path: Path) -> Start:
 
     Raises: CheckpointRejected for a checkpoint, ImportRejected for a model from elsewhere.
     """
-    if path.is_dir():
+    if path.is_dir() and not is_folder(path):
         _refuse_folder_of_files(path)
         from chatgot.exchange.from_transformers import read_hf  # most runs start from no folder
 
@@ -32,7 +34,7 @@ def read_start(path: Path) -> Start:
         from chatgot.exchange.from_gguf import read_gguf  # needs a package of its own
 
         return read_gguf(path)
-    if path.suffix != ".pt" and not is_there(path):
+    if path.suffix not in (FILE, FOLDER) and not is_there(path):
         raise ImportRejected(f"{path}: no such file or folder here; nothing is downloaded")
     return _read_checkpoint(path)
 
@@ -45,7 +47,7 @@ def _refuse_folder_of_files(folder: Path) -> None:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise ImportRejected(f"{folder}: cannot be listed: {error.strerror or error}") from error
-    for ending in (".gguf", ".pt"):
+    for ending in (".gguf", FILE, FOLDER):
         files = [path for path in paths if path.suffix == ending]
         if files:
             one = "that file:" if len(files) == 1 else "one of them, such as"

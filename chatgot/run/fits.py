@@ -11,7 +11,8 @@ import torch
 from pydantic import ValidationError
 from torch.optim import Optimizer
 
-from chatgot.checkpointing.checkpoint_file import load_checkpoint, wrong_keys, wrong_settings
+from chatgot.checkpointing.checkpoint_file import wrong_keys, wrong_settings
+from chatgot.checkpointing.checkpoints import load_checkpoint
 from chatgot.checkpointing.tensors import refuse, tensor_problems
 from chatgot.errors import CheckpointRejected
 from chatgot.numerics.grad_scaler import SafeGradScaler

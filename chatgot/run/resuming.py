@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatgot.checkpointing.checkpoint_file import is_whole, read_outline, stored_config
-from chatgot.checkpointing.names import NAME
+from chatgot.checkpointing.checkpoint_file import stored_config
+from chatgot.checkpointing.checkpoints import is_whole, read_outline
+from chatgot.checkpointing.names import FILE, NAME
 from chatgot.checkpointing.run_files import (
     files_after,
     older_files,
@@ -97,7 +98,7 @@ def refuse_misspelt_latest(path: Path) -> None:
 
     `latest` is the one word that is not read as a path.
     """
-    word = str(path).strip("\"' ").casefold().removesuffix(".pt")
+    word = str(path).strip("\"' ").casefold().removesuffix(FILE)
     is_meant = word in OTHER_WORDS or bool(get_close_matches(word, ["latest"], cutoff=0.7))
     if is_meant and is_gone(path):
         raise CheckpointRejected(

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from chatgot.checkpointing.checkpoint_file import read_outline, stored_config
+from chatgot.checkpointing.checkpoint_file import stored_config
+from chatgot.checkpointing.checkpoints import read_outline
 from chatgot.checkpointing.run_files import newest_whole
 from chatgot.checkpointing.stored_vocabulary import VOCABULARY_KEYS, vocabulary_keys
 from chatgot.checkpointing.tensors import weights_sha256

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from chatgot.checkpointing.checkpoint_file import read_outline
+from chatgot.checkpointing.checkpoints import read_outline
 from chatgot.checkpointing.names import NAME, RUN_ID
 from chatgot.checkpointing.run_files import files_of_run
 from chatgot.command_line import as_typed, command_words

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from chatgot.checkpointing.checkpoint_file import (
-    ZIP_START,
+from chatgot.checkpointing.checkpoint_file import ZIP_START, stored_config
+from chatgot.checkpointing.checkpoints import (
+    is_folder,
     load_checkpoint,
     load_weights,
     read_outline,
-    stored_config,
 )
 from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, stored_vocabulary
 from chatgot.checkpointing.tensors import check_tensors, is_finite, refuse, weights_sha256
@@ -163,7 +163,9 @@ def _find(name: str, path: Path) -> Path:
 
 
 def _is_torch_file(path: Path) -> bool:
-    """Return whether a regular file begins as torch.save's do."""
+    """Return whether this is a folder of ours, or a regular file that begins as torch.save's do."""
+    if is_folder(path):
+        return True
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return False

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from chatgot.checkpointing.checkpoint_file import load_checkpoint, stored_config
+from chatgot.checkpointing.checkpoint_file import stored_config
+from chatgot.checkpointing.checkpoints import load_checkpoint
 from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, stored_vocabulary
 from chatgot.config import Config
 from chatgot.data.bits_per_byte import bits_per_byte

@@ -10,8 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from chatgot.checkpointing.checkpoint_file import is_whole, read_outline
-from chatgot.checkpointing.names import NAME, RUN_ID
+from chatgot.checkpointing.checkpoints import is_folder, is_whole, read_outline
+from chatgot.checkpointing.names import FILE, FOLDER, RUN_ID
+from chatgot.checkpointing.run_files import all_runs
 from chatgot.errors import CheckpointRejected, ConfigError
 from chatgot.logs.origins import is_gone, origin, origin_of_yaml, run_of_name
 from chatgot.plain_yaml import PlainYaml
@@ -19,7 +20,7 @@ from chatgot.plain_yaml import PlainYaml
 logger = logging.getLogger(__name__)
 
 RUNS = Path("logs", "tensorboard")
-SUFFIX = ".pt"
+SUFFIXES = (FILE, FOLDER)
 MOST_NAMED = 5  # names in one message
 TRAIN = "chatgot train TEXT"
 PASSED_OVER = "; passed over"
@@ -98,19 +99,12 @@ def _runs_in(checkpoint_dir: Path) -> dict[str, Files]:
 
     Raises: CheckpointRejected.
     """
-    runs: dict[str, Files] = {}
     try:
-        with os.scandir(checkpoint_dir) as entries:
-            for entry in entries:
-                match = NAME.fullmatch(entry.name)
-                if match and entry.is_file(follow_symlinks=False):
-                    run_id = entry.name.rpartition("_step_")[0]
-                    runs.setdefault(run_id, {})[int(match["step"])] = checkpoint_dir / entry.name
+        return all_runs(checkpoint_dir)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise CheckpointRejected(f"{checkpoint_dir}: cannot be listed: {error.strerror}") from error
-    return runs
 
 
 def _newest_first(run_ids: Iterable[str]) -> Iterator[str]:
@@ -167,15 +161,15 @@ def _named_file(name: str, checkpoint_dir: Path) -> Path | None:
     """
     for path in (Path(name), checkpoint_dir / name):
         # not Path's own: they raise for odd names
-        if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112
+        if os.path.lexists(path) and (is_folder(path) or not os.path.isdir(path)):  # noqa: PTH112
             return path
-    if not name.endswith(SUFFIX) or os.path.isdir(name):  # noqa: PTH112
+    if not name.endswith(SUFFIXES) or os.path.isdir(name):  # noqa: PTH112
         return None
     runs = _runs_in(checkpoint_dir).values()
     names = [path.name for files in runs for path in files.values()]
     with suppress(OSError, ValueError):
         names += [entry.name for entry in os.scandir(Path(name).parent)]
-    names = sorted({known for known in names if known.endswith(SUFFIX)})
+    names = sorted({known for known in names if known.endswith(SUFFIXES)})
     nearest = _nearest(name, names) or f"; train a model first: {TRAIN}"
     raise CheckpointRejected(f"{name}: no such file, also not in {checkpoint_dir}{nearest}")
 

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import torch
 
-from chatgot.checkpointing.checkpoint_file import read_outline
+from chatgot.checkpointing.checkpoints import read_outline
+from chatgot.checkpointing.names import FILE, FOLDER
 from chatgot.data.vocabulary import Kind, Vocabulary
 from chatgot.errors import CheckpointRejected
 from chatgot.exchange.importing import read_start
@@ -221,7 +222,7 @@ def _files_in(folder: Path) -> frozenset[tuple[str, int, int]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(".pt"):
+                if entry.name.endswith((FILE, FOLDER)):
                     status = entry.stat(follow_symlinks=False)
                     found.add((entry.name, status.st_size, status.st_mtime_ns))
     except OSError:  # also where a file has gone in between; the next look is a second away

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
+from chatgot.checkpointing.checkpoints import is_there
 from chatgot.checkpointing.run_files import (
     checkpoint_path,
     files_after,
@@ -157,7 +158,7 @@ def rewind(run: Run) -> None:
     # renamed at the next save: until then the run has no others
     run.abandoned = files_after(checkpoint_dir, state.run_id, state.progress.global_step)
     best_path = checkpoint_path(checkpoint_dir, state.run_id, state.marks.best_step)
-    if not run.ranks.from_main(best_path.is_file()):
+    if not run.ranks.from_main(is_there(best_path)):
         _forget_best(run)
 
 
@@ -296,7 +297,7 @@ def failure_report(run: Run) -> str:
     advice = "lower training.learning_rate"
     # checkpoints after the last rewind's may be damaged, though they are finite
     path = checkpoint_path(run.checkpoint_dir, state.run_id, state.health.rewound_to)
-    newest = path if path.is_file() else newest_whole(run.checkpoint_dir, state.run_id)
+    newest = path if is_there(path) else newest_whole(run.checkpoint_dir, state.run_id)
     if newest is not None:
         advice += f" and resume from {newest}"
     lines = [
