@@ -936,6 +936,14 @@ class DistributedConfig(Section):
         le=86400,
         resume="free",
     )
+    one_file_gb: Float = key(
+        20.0,
+        "under torchrun: GB of tensors above which a checkpoint is a folder, with a file of each "
+        "rank; 0: always",
+        ge=0,
+        le=1e9,
+        resume="free",
+    )
 
 
 class Config(Section):

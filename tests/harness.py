@@ -139,14 +139,18 @@ def train_here(folder: Path, *arguments: str) -> int:
 
 def checkpoints(folder: Path) -> dict[int, Path]:
     """Return the checkpoints below `folder`/checkpoints by step."""
+    paths = (folder / "checkpoints").glob("*_step_*")
     return {
         int(path.stem.rpartition("_")[2]): path
-        for path in (folder / "checkpoints").glob("*_step_*.pt")
+        for path in paths
+        if path.suffix in (".pt", ".sharded") and not path.name.startswith(".")
     }
 
 
 def load(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint."""
+    if path.is_dir():
+        return load_checkpoint(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -477,6 +477,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "distributed.strategy": ("fsdp", "fsdp"),
     "distributed.backend": ("gloo", "gloo"),
     "distributed.timeout_s": ("6e+1", 60.0),
+    "distributed.one_file_gb": ("0.5", 0.5),
     "training.background_saves": ("true", True),
     "training.lr_schedule": ("linear", "linear"),
     "training.precision_dtype": ("bf16", "bf16"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from chatgot.distributed.ranks import Moment, Ranks
+from chatgot.errors import UserError
 
 LIMIT_S = 10.0  # for the others to come
 
@@ -50,7 +51,17 @@ class ThreadRanks(Ranks):
         return self.all(said)[0]
 
     def on_main(self, do: Callable[[], Any], *, patient: bool = False) -> Any:
-        return self.from_main(do() if self.is_main else None)
+        result = None
+        error = None
+        if self.is_main:
+            try:
+                result = do()
+            except UserError as raised:
+                error = raised
+        result, error = self.from_main((result, error))
+        if error is not None:
+            raise error
+        return result
 
     def long_on_main(self, do: Callable[[Callable[[], bool]], Any]) -> Any:
         return self.from_main(super().long_on_main(do) if self.is_main else None)
@@ -70,7 +81,8 @@ class ThreadRanks(Ranks):
         of_all = self.all(moment)
         stops = [(of.stop[0], rank) for rank, of in enumerate(of_all) if of.stop is not None]
         stop = max(stops, default=None)
-        return Moment(stop, of_all[0].time_s, any(of.warnings for of in of_all))
+        warnings = any(of.warnings for of in of_all)
+        return Moment(stop, of_all[0].time_s, warnings, any(of.writing for of in of_all))
 
 
 def by_ranks(size: int, do: Callable[[ThreadRanks], Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """A copy of a state in the host's memory, which the next steps cannot change."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,14 @@ class HostCopy:
 
     def more_bytes(self, state: dict[str, Any]) -> int:
         """Return how much memory a copy of this state would take, beyond what is here."""
-        layout = lay_out([storage.nbytes() for storage in _storages(state).values()])
+        return self._more([storage.nbytes() for storage in _storages(state).values()])
+
+    def more_bytes_for(self, tensors: Sequence[Tensor]) -> int:
+        """Return how much memory copies of these tensors would take, beyond what is here."""
+        return self._more([tensor.nbytes for tensor in tensors])
+
+    def _more(self, sizes: list[int]) -> int:
+        layout = lay_out(sizes)
         return 0 if layout == self._layout else layout.blocks * layout.block_bytes
 
     def drop(self) -> None:
@@ -73,6 +80,36 @@ class HostCopy:
             self.drop()
             raise
         return result, _arrival(cuda[0] if cuda else None)
+
+    def take_rows(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Arrived]:
+        """Return copies of tensors, each with memory of its own, and what waits for their values.
+
+        As `take`, but of a tensor that is a part of a larger one only the part is copied.
+        Raises: RuntimeError or MemoryError if there is no room; then no memory is kept.
+        """
+        cuda = [tensor.device for tensor in tensors if tensor.is_cuda]
+        copies = []
+        try:
+            self._make_room([tensor.nbytes for tensor in tensors], bool(cuda))
+            for tensor, place in zip(tensors, self._layout.places, strict=True):
+                copies.append(self._fill_with(place, tensor))
+        except BaseException:  # as in `take`
+            self.drop()
+            raise
+        return copies, _arrival(cuda[0] if cuda else None)
+
+    def _fill_with(self, place: tuple[int, int, int], tensor: Tensor) -> Tensor:
+        """Copy a tensor to its place; return the copy."""
+        number, first, count = place
+        if not count:
+            return torch.empty(tensor.shape, dtype=tensor.dtype)
+        block = self._blocks[number]
+        part = torch.frombuffer(block.numpy(), dtype=torch.uint8, count=count, offset=first)
+        copied = part.view(tensor.dtype).view(tensor.shape)
+        block[first : first + count].view(tensor.dtype).view(tensor.shape).copy_(
+            tensor, non_blocking=tensor.is_cuda
+        )
+        return copied
 
     def _make_room(self, sizes: list[int], from_cuda: bool) -> None:
         """Have blocks for storages of these sizes: those of the last copy, if they fit exactly."""

@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointRejected(f"{folder}: is a link; name the folder itself: {folder.resolve()}")
     if not os.path.lexists(path):
         raise CheckpointRejected(
-            f"{folder}: unfinished, or no checkpoint: the last file of a save is missing, {MANIFEST}"
+            f"{folder}: unfinished, or no checkpoint: {MANIFEST} is missing, which comes last"
         )
     with reading(path) as file:
         if os.fstat(file.fileno()).st_size > MOST_BYTES:

@@ -86,7 +86,7 @@ class CheckpointWriter:
         Raises: StorageError at the third failure in a row, with `last_chance` at the first.
         """
         assert self.in_flight is None, "one save at a time"
-        save = self._new_save(path, checkpoint, best, time.monotonic())
+        save = self.new_save(path, checkpoint["global_step"], best, time.monotonic())
         _write(save, checkpoint)
         return self.count(save, settings, last_chance)
 
@@ -100,7 +100,7 @@ class CheckpointWriter:
         arrived: waits for the checkpoint's values. start_s: when the copy was begun.
         """
         assert self.in_flight is None, "one save at a time"
-        save = self._new_save(path, checkpoint, best, start_s)
+        save = self.new_save(path, checkpoint["global_step"], best, start_s)
         mode = mode_of_new_files()  # here: asked by the thread, it would change for a moment
         save.thread = threading.Thread(
             target=_write_beside, args=(save, checkpoint, arrived, mode), name="saving"
@@ -132,13 +132,13 @@ class CheckpointWriter:
         if save.thread.is_alive():
             before_s = time.monotonic()
             with waiting(f"saving {save.path.name}"):
-                _join(save.thread)
+                join(save.thread)
             save.waited_s += time.monotonic() - before_s
         self.in_flight = None
         return self.count(save, settings, goes_on=goes_on)
 
-    def _new_save(self, path: Path, checkpoint: dict[str, Any], best: bool, start_s: float) -> Save:
-        step = checkpoint["global_step"]
+    def new_save(self, path: Path, step: int, best: bool, start_s: float) -> Save:
+        """Return the save of a step that begins now; start_s: when its copy was begun."""
         # The file that this process began with is replaced: it may lack the last evaluation
         replace = step == self._first_step
         return Save(path, step, best, replace, start_s, start_s - self._last_s)
@@ -235,10 +235,10 @@ def _write_beside(save: Save, checkpoint: dict[str, Any], arrived: Arrived, mode
     except BaseException as error:  # noqa: BLE001 as above
         save.error = error
         return
-    _write(save, checkpoint, shown=_unseen, mode=mode)
+    _write(save, checkpoint, shown=unseen, mode=mode)
 
 
-def _join(thread: threading.Thread) -> None:
+def join(thread: threading.Thread) -> None:
     """Wait for a thread, but let signals in: the second one ends the process at once.
 
     A longer wait would not notice a signal that the other thread receives.
@@ -248,7 +248,7 @@ def _join(thread: threading.Thread) -> None:
 
 
 @contextmanager
-def _unseen(words: str, total: float | None = None) -> Iterator[Advance]:
+def unseen(words: str, total: float | None = None) -> Iterator[Advance]:
     """Show nothing of a work that nobody waits for; in the place of `waiting`."""
     yield _ignore
 

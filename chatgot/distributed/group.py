@@ -197,12 +197,12 @@ class Group(Ranks):
         if moment.stop is not None:
             code = moment.stop[0] * self.size + self.rank
         time_s = moment.time_s if self.is_main else -1.0
-        numbers = torch.tensor([code, time_s, moment.warnings], dtype=torch.float64)
+        numbers = torch.tensor([code, time_s, moment.warnings, moment.writing], dtype=torch.float64)
         with self._exchange():
             dist.all_reduce(numbers, dist.ReduceOp.MAX)
-        code, time_s, warnings = numbers.tolist()
+        code, time_s, warnings, writing = numbers.tolist()
         stop = divmod(int(code), self.size) if code else None
-        return Moment(stop, time_s, bool(warnings))
+        return Moment(stop, time_s, bool(warnings), bool(writing))
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

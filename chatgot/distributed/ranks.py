@@ -27,11 +27,13 @@ class Moment:
     stop: the exit code of the signal that asked one of them to stop, and that rank; None: none did.
     time_s: the training time on rank 0, whose clock counts.
     warnings: whether a rank has something to say to rank 0.
+    writing: whether a rank is writing its part of a checkpoint beside the steps.
     """
 
     stop: tuple[int, int] | None
     time_s: float
     warnings: bool = False
+    writing: bool = False
 
 
 class Ranks:

@@ -56,7 +56,7 @@ def part_of(full: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor) or isinstance(full, DTensor) or not full.dim():
         return full
     rows = like.to_local().shape[0]
-    first = _first_row(like)
+    first = first_row(like)
     local = full[first : first + rows].to(like.device).contiguous().clone()
     return DTensor.from_local(
         local,
@@ -68,8 +68,11 @@ def part_of(full: Tensor, like: Tensor) -> Tensor:
     )
 
 
-def _first_row(like: DTensor) -> int:
-    """Return the first row of this rank's part; torch cuts all parts but the last ones equally."""
+def first_row(like: DTensor) -> int:
+    """Return the first row of this rank's part of a weight.
+
+    torch cuts all parts but the last ones equally.
+    """
     ranks = like.device_mesh.size()
     rows = -(-like.shape[0] // ranks)
     return min(like.device_mesh.get_local_rank() * rows, like.shape[0])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -60,6 +60,9 @@ from chatgot.run.teachers import Teacher
 from chatgot.sampling.remembered_speakers import remembered_speakers
 from chatgot.sampling.speakers import Speaker, count_speakers
 
+if TYPE_CHECKING:
+    from chatgot.checkpointing.shards import Part
+
 logger = logging.getLogger(__name__)
 
 ANY_ID = "run_20000101-000000"  # stands for the id of a run that has none yet
@@ -104,6 +107,9 @@ class Run:
     own_part: Callable[[Stored], Stored] = field(default=lambda stored: stored)
     # waits until no checkpoint is being written in the background
     finish_saving: Callable[[], None] = field(default=lambda: None)
+    # whether this rank is writing its part of a checkpoint beside the steps
+    is_saving: Callable[[], bool] = field(default=lambda: False)
+    ranks_are_saving: bool = False  # whether any rank was, when all agreed last
     # while new best weights are being written in the background: the best loss before them
     best_before_saving: float | None = None
     # over every validation token, measured in this process: of the last weights, of the best ones
@@ -181,6 +187,19 @@ class Run:
         check_loadable(content)
         return content
 
+    def parts(self) -> tuple[dict[str, Any], list["Part"]]:
+        """Return a checkpoint's content without its large tensors, and this rank's rows of these.
+
+        The content has been checked as when it is loaded. Nothing is gathered, and no other rank is
+        asked. The tensors are shared, not copied.
+        Raises: ValueError for a content that could not be loaded again.
+        """
+        from chatgot.distributed.own_rows import own_rows  # one process alone needs none of it
+
+        content = self._content(self.collect_state())
+        check_loadable(content)
+        return own_rows(content, self.ranks.rank, self.ranks.size)
+
     def check_loadable(self) -> None:
         """Check before the first step that what this run will save can be loaded.
 
@@ -196,7 +215,8 @@ class Run:
         names = ("state", "config", "versions", "data_sha256", "speakers")
         return {"imported": self.imported} | {name: content[name] for name in names}
 
-    def _content(self) -> dict[str, Any]:
+    def _content(self, state: StoredState | None = None) -> dict[str, Any]:
+        """Return a checkpoint's content; state: as collected, None: with whole tensors."""
         progress = self.state.progress
         S = self.config.training.sequences_per_step
         return {
@@ -220,7 +240,7 @@ class Run:
             **({"base": self.base} if self.base else {}),
             **_stored_old_texts(self.old_texts),
             **_stored_teachers(self.teachers),
-            **self._whole_state(),
+            **(self._whole_state() if state is None else state),
         }
 
     def whole_model(self) -> GPT | None:

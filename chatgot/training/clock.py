@@ -46,8 +46,10 @@ class StepClock:
         if self._stop is not None and self._stop.exit_code is not None:
             own = (self._stop.exit_code, ranks.rank)
         time_s = self._run.state.progress.time_s
-        agreed = ranks.agree(Moment(own, time_s, self._told_main.has_some))
+        writing = self._run.is_saving()
+        agreed = ranks.agree(Moment(own, time_s, self._told_main.has_some, writing))
         self._run.state.progress.time_s = agreed.time_s
+        self._run.ranks_are_saving = agreed.writing
         if self._stop is not None and agreed.stop is not None:
             self._stop.agreed(*agreed.stop)
         if agreed.warnings:

@@ -1,12 +1,13 @@
 """One save: check the state, set the marks, write the file, undo the marks if that fails.
 
 In the background, a copy of the state is written by a thread while training goes on. Everything but
-the writing is done by the thread that trains, before it and after it.
+the writing is done by the thread that trains, before it and after it. A group of ranks whose state
+is large saves folders (folder_saving.py).
 """
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Self
 import torch
 
 from chatgot.checkpointing.host_copy import HostCopy
-from chatgot.checkpointing.run_files import checkpoint_path, cleanup_old_checkpoints, set_aside
+from chatgot.checkpointing.run_files import cleanup_old_checkpoints, new_path, set_aside
 from chatgot.checkpointing.saver import CheckpointWriter
 from chatgot.checkpointing.tensors import not_finite
 from chatgot.errors import OutOfMemory, UserError
@@ -26,6 +27,7 @@ from chatgot.run.modes import prove_gradient_checkpointing_again
 from chatgot.run.run_state import Marks
 from chatgot.stopping import Stopped
 from chatgot.training.due import is_new_best, step_save_due
+from chatgot.training.folder_saving import FolderSaves, saves_folders
 from chatgot.training.recovery import rewind
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,10 @@ class Saver:
         self._stopped = stopped
         self._writer = CheckpointWriter(run.state.progress.global_step)
         self._host_copy = HostCopy()
-        self._in_background = wants_background(run)
+        self._folders: FolderSaves | None = None
+        if saves_folders(run):
+            self._folders = FolderSaves(run, self._writer, self._remove_old)
+        self._in_background = wants_background(run, folders=self._folders is not None)
         self._marks_before = run.state.marks  # before the save in the background
         self._has_said_no_room = False
         self._has_said_waits = False
@@ -62,6 +67,9 @@ class Saver:
     ) -> None:
         if error is None:
             self.wait(goes_on=False)
+            return
+        if self._folders is not None:
+            self._folders.abandon()  # the other ranks may not be there to end it
             return
         with _second_to(error):
             self.wait(goes_on=False)
@@ -80,7 +88,7 @@ class Saver:
         must_not_fail = last_chance or run.ended()
         self._wait_for_earlier(goes_on=not must_not_fail)
         if must_not_fail:
-            self._host_copy.drop()  # this save may need the memory, and it is the last one
+            self._drop_copies()  # this save may need the memory, and it is the last one
         marks = run.state.marks
         step = run.state.progress.global_step
         before = marks.model_copy()
@@ -95,22 +103,19 @@ class Saver:
         begun = False
         saved = False
         try:
-            damaged = not_finite(run.checkpoint())
+            damaged = self._damaged()
             if not damaged:
                 if by_steps:
                     # before the save, so that the file contains the result of the proof
                     prove_gradient_checkpointing_again(run.model, run.state, run.device, run.ranks)
                 run.ranks.on_main(partial(set_aside, run.abandoned))
                 run.abandoned = []
-                content = run.checkpoint()
-                if self._in_background and not must_not_fail:
-                    begun = self._begin(content, best)
-                    self._marks_before = before
-                    if begun and best:
-                        run.best_before_saving = before.best_val_loss
+                begun, write = self._begin_or_not(best, must_not_fail)
+                self._marks_before = before
+                if begun and best:
+                    run.best_before_saving = before.best_val_loss
                 if not begun:
-                    write = partial(self._write, content, best, must_not_fail)
-                    saved = run.ranks.on_main(write)
+                    saved = write()
         finally:
             if not (begun or saved):
                 self._undo_marks(step, before)
@@ -127,7 +132,7 @@ class Saver:
         Its failure is a warning, and its marks are undone.
         Raises: StorageError if it was the third failure in a row.
         """
-        if self._writer.in_flight is not None and not self._writer.is_writing():
+        if self._writer.in_flight is not None and not self._is_writing():
             self.wait()
 
     def wait(self, goes_on: bool = True) -> None:
@@ -142,15 +147,24 @@ class Saver:
         goes_on = goes_on and not (run.ended() or self._stopped())
         saved = False
         try:
-            saved = self._writer.end(run.config.training, goes_on=goes_on)
+            if self._folders is not None:
+                saved = self._folders.end(goes_on=goes_on)
+            else:
+                saved = self._writer.end(run.config.training, goes_on=goes_on)
         finally:
             run.best_before_saving = None
             if not saved:
                 self._undo_marks(save.step, self._marks_before)
             if save.error is not None and is_out_of_memory(save.error):
                 self._host_copy.drop()
-        if saved:
+        if saved and self._folders is None:
             self._remove_old()
+
+    def _is_writing(self) -> bool:
+        """Return whether a save is still being written, by any rank."""
+        if self._folders is not None:
+            return self.run.ranks_are_saving  # as all knew after the last step
+        return self._writer.is_writing()
 
     def _finish_saving(self) -> None:
         """As `wait`, for callers outside of the time of saving, which may end the run after it."""
@@ -160,7 +174,7 @@ class Saver:
     def _wait_for_earlier(self, goes_on: bool) -> None:
         """Wait for an earlier save before another one begins; the first time, the log says so."""
         save = self._writer.in_flight
-        if save is not None and self._writer.is_writing() and not self._has_said_waits:
+        if save is not None and self._is_writing() and not self._has_said_waits:
             self._has_said_waits = True
             logger.info(
                 "step %d: the next checkpoint is due while that of step %d is still being written; "
@@ -169,6 +183,43 @@ class Saver:
                 save.step,
             )
         self.wait(goes_on)
+
+    def _damaged(self) -> list[str]:
+        """Return the names of tensors with NaN or infinity; all ranks get the same answer.
+
+        Each rank looks at what it keeps: nothing is gathered.
+        """
+        run = self.run
+        if run.ranks.is_alone:
+            return not_finite(run.checkpoint())
+        if run.ranks.is_sharded or self._folders is not None:
+            content, parts = run.parts()
+            own = not_finite({**content, "parts": {part.name: part.tensor for part in parts}})
+        else:
+            own = not_finite(run.checkpoint())
+        return list(dict.fromkeys(name for names in run.ranks.all(own) for name in names))
+
+    def _begin_or_not(self, best: bool, must_not_fail: bool) -> tuple[bool, Callable[[], bool]]:
+        """Begin a save in the background where it may be there; return whether it has begun.
+
+        Where it has not, the other value saves while training waits, and returns whether it did.
+        """
+        run = self.run
+        in_background = self._in_background and not must_not_fail
+        if self._folders is not None:
+            begun = self._folders.begin(best, in_background=in_background)
+            if in_background and self._folders.no_room:
+                self._say_no_room(self._folders.no_room)
+            return begun, partial(self._folders.end, last_chance=must_not_fail)
+        content = run.checkpoint()
+        begun = in_background and self._begin(content, best)
+        write = partial(self._write, content, best, must_not_fail)
+        return begun, partial(run.ranks.on_main, write)
+
+    def _drop_copies(self) -> None:
+        self._host_copy.drop()
+        if self._folders is not None:
+            self._folders.drop()
 
     def _begin(self, content: dict[str, Any], best: bool) -> bool:
         """Begin to write a copy of the content; return False if there is no room for it."""
@@ -186,15 +237,19 @@ class Saver:
                 return True
             problem = "the system starts no thread"
         self._host_copy.drop()
-        if not self._has_said_no_room:
-            self._has_said_no_room = True
-            logger.warning(
-                "no room to save in the background (%s): training waits until the checkpoint of "
-                "step %d is written (said once)",
-                problem,
-                self.run.state.progress.global_step,
-            )
+        self._say_no_room(problem)
         return False
+
+    def _say_no_room(self, problem: str) -> None:
+        if self._has_said_no_room:
+            return
+        self._has_said_no_room = True
+        logger.warning(
+            "no room to save in the background (%s): training waits until the checkpoint of "
+            "step %d is written (said once)",
+            problem,
+            self.run.state.progress.global_step,
+        )
 
     def _no_room_for(self, content: dict[str, Any]) -> str:
         """Return why a copy of the content would leave too little memory; empty: it would not."""
@@ -214,7 +269,7 @@ class Saver:
 
     def _path(self) -> Path:
         run = self.run
-        return checkpoint_path(run.checkpoint_dir, run.state.run_id, run.state.progress.global_step)
+        return new_path(run.checkpoint_dir, run.state.run_id, run.state.progress.global_step)
 
     def _remove_old(self) -> None:
         """Remove the checkpoints that nothing needs any more."""
@@ -274,16 +329,19 @@ def _second_to(first: BaseException) -> Iterator[None]:
         logger.error("one more error, after %s:", type(first).__name__, exc_info=error)
 
 
-def wants_background(run: Run) -> bool:
+def wants_background(run: Run, *, folders: bool = False) -> bool:
     """Return whether a run's checkpoints are written in the background.
 
     auto: only beside a GPU. On a CPU the thread would take a core from training, and a save costs
-    little there: 0.4 % of the time for the 14M model, at one save in two minutes. In a group of
-    ranks never: all of them have to know how a save ended.
+    little there: 0.4 % of the time for the 14M model, at one save in two minutes. Folders always:
+    they are large. A file of a group of ranks never: rank 0 alone writes it, and all of them have
+    to know how that ended.
     """
+    wanted = run.config.training.background_saves
+    if folders:
+        return wanted is not False
     if not run.ranks.is_alone:
         return False
-    wanted = run.config.training.background_saves
     if wanted == "auto":
         return run.device.type != "cpu"
     return wanted

@@ -257,8 +257,9 @@ def test_every_key_has_a_test_here_or_elsewhere():
     elsewhere |= {f"training.lora.{name}" for name in ("rank", "alpha", "targets")}
     # whole_runs/test_distil.py: they need trained models
     elsewhere |= {f"training.distillation.{name}" for name in ("teachers", "weight", "temperature")}
-    # distributed/test_group_runs.py: several processes obey them
-    elsewhere |= {f"distributed.{name}" for name in ("strategy", "backend", "timeout_s")}
+    # distributed/test_group_runs.py, test_folder_resumes.py: several processes obey them
+    of_ranks = ("strategy", "backend", "timeout_s", "one_file_gb")
+    elsewhere |= {f"distributed.{name}" for name in of_ranks}
     assert {key for key, _ in keys_of()} == CHANGES.keys() | elsewhere
 
 
