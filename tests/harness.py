@@ -150,6 +150,8 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 def load(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint."""
     if path.is_dir():
+        from chatgot.checkpointing.checkpoints import load_checkpoint  # few tests have folders
+
         return load_checkpoint(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 

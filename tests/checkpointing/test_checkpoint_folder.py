@@ -7,6 +7,7 @@ import pickle
 import random
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -382,8 +383,6 @@ def test_a_manifest_with_a_name_that_is_no_plain_one_is_refused(folder, name):
 
 def checkpoint_folder_manifest(content: dict[str, Any]) -> bytes:
     """Return a manifest with the right hash, whatever is in it."""
-    from hashlib import sha256
-
     own_hash = sha256(json.dumps(content).encode()).hexdigest()
     return json.dumps({**content, "sha256": own_hash}, indent=1).encode() + b"\n"
 
