@@ -12,7 +12,7 @@ import harness
 import pytest
 from fault_server import FaultServer, Outcome
 
-from chatgot.checkpointing.checkpoint_file import is_whole
+from chatgot.checkpointing.checkpoints import is_whole
 
 STEPS = 24
 TINY: dict[str, Any] = {

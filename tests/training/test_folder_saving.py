@@ -202,8 +202,8 @@ def test_the_third_failure_in_a_row_ends_all_ranks(tmp_path, runs, disk):
             assert not saver.save()
             saver.wait()
             saver.run.state.progress.global_step += 1
+        saver.save()
         with pytest.raises(StorageError) as raised:
-            saver.save()
             saver.wait()
         return str(raised.value)
 
@@ -241,10 +241,11 @@ def test_a_save_that_an_error_interrupts_is_left_unfinished(tmp_path, runs, disk
     disk.open.clear()
 
     def save(saver: Saver) -> None:
-        with pytest.raises(ValueError, match="made up"), saver:
+        with saver:
             saver.save()
             raise ValueError("made up")
 
-    on_all(runs, save)
+    with pytest.raises(ValueError, match="made up"):
+        on_all(runs, save)
     disk.open.set()
     assert list(tmp_path.glob("*.sharded")) == []
