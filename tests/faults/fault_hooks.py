@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from fault_server import FIRED, of_rank
 
-from chatgot.checkpointing import checkpoint_file, host_copy, run_files, saver
+from chatgot.checkpointing import checkpoint_file, host_copy, run_files, saver, shards
 from chatgot.numerics import accumulation
 from chatgot.run import resuming, run_state
 from chatgot.training import evaluation, saving, step
@@ -490,6 +490,48 @@ def die_in_first_start(target: Target, save: int, byte: int) -> None:
     """As `die_at_byte`, in the group's first start alone."""
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         die_at_byte(target, save, byte)
+
+
+def around_shard(before: Any = None, after: Any = None) -> None:
+    """Call `before(n)` before and `after(n)` after this rank writes its part of a folder."""
+    real = shards.write_shard
+    count = numbers()
+
+    @functools.wraps(real)
+    def wrapped(*args: Any, **keywords: Any) -> Any:
+        n = next(count)
+        if before:
+            before(n)
+        shard = real(*args, **keywords)
+        if after:
+            after(n)
+        return shard
+
+    shards.write_shard = wrapped
+
+
+def no_room_for_shard(target: Target, saves: list[int]) -> None:
+    """Let the disk refuse this rank's part of a folder in these saves."""
+
+    def before(n: int) -> None:
+        if n in saves:
+            fire("no room for a shard")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    around_shard(before)
+
+
+def die_in_folder(target: Target, save: int, whole: bool) -> None:
+    """Kill this rank in a save as a folder, in its first start: before its part or after it."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        return
+
+    def die(n: int) -> None:
+        if n == save:
+            fire("dies in a folder")
+            kill_itself()
+
+    around_shard(None if whole else die, die if whole else None)
 
 
 def around_gradients(change: Any) -> None:

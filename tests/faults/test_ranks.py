@@ -7,6 +7,7 @@ second. Where it does, torchrun starts them.
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import group_harness
 import group_trials
@@ -403,4 +404,82 @@ def test_three_failed_saves_of_rank_0_end_all_with_exit_5(servers, two_parts, gr
     assert codes(outcomes) == [0, 0], said(outcomes)
     lost = lost_by(two_parts, folder)
     table.add("disk full on rank 0 for three saves, then room", 1, lost is not None)
+    assert lost is None
+
+
+# Folders
+
+FOLDERS: dict[str, Any] = {"distributed": {"one_file_gb": 0}}
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_two_ranks_that_save_folders_end_in_the_bits_of_one_process(
+    servers, two_parts, group_folder, background
+):
+    folder = group_folder(**FOLDERS, training={"background_saves": background})
+    outcomes = fork_group(servers, folder, {})
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    assert {path.suffix for path in files(folder).values()} == {".sharded"}
+    assert lost_by(two_parts, folder) is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_on_one_rank_costs_all_one_folder(
+    servers, two_parts, group_folder, table, background, rank
+):
+    folder = group_folder(**FOLDERS, training={"background_saves": background})
+    outcomes = fork_group(servers, folder, {rank: [("no_room_for_shard", {"saves": [3]})]})
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    assert outcomes[rank].fired == ["no room for a shard"]
+    assert harness.warnings(folder).count("No space left on device") == 1
+    assert 6 not in files(folder)
+    assert not list((folder / "checkpoints").glob(".*.tmp"))
+    lost = lost_by(two_parts, folder)
+    table.add("disk full on one rank: no folder of that step", 1, lost is not None)
+    assert lost is None
+
+
+def test_three_failed_folders_of_one_rank_end_all_with_exit_5(
+    servers, two_parts, group_folder, table
+):
+    folder = group_folder(**FOLDERS)
+    outcomes = fork_group(servers, folder, {1: [("no_room_for_shard", {"saves": [3, 4, 5]})]})
+    assert codes(outcomes) == [5, 5], said(outcomes)
+    assert "3 saves in a row failed" in outcomes[0].said
+    assert sorted(files(folder)) == [2, 4]
+    outcomes = fork_group(servers, folder, {}, *RESUME)
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    lost = lost_by(two_parts, folder)
+    table.add("disk full on one rank for three folders, then room", 1, lost is not None)
+    assert lost is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_rank_killed_in_a_folder_leaves_the_one_before(
+    servers, two_parts, group_folder, table, rank, whole
+):
+    """The others know of it at their next exchange. What is left of the folder is removed."""
+    folder = group_folder(distributed={"one_file_gb": 0, "timeout_s": 5})
+    hooks = {rank: [("die_in_folder", {"save": 3, "whole": whole})]}
+    outcomes = fork_group(servers, folder, hooks, limit_s=40)
+    assert outcomes[rank].fired == ["dies in a folder"]
+    assert outcomes[1 - rank].exit_code == LOST_RANK, said(outcomes)
+    assert max(files(folder)) == promised(folder) == 4
+    outcomes = fork_group(servers, folder, {}, *RESUME)
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    (resumed,) = harness.events(folder, "resume")
+    assert resumed["step"] == 4
+    assert not list((folder / "checkpoints").glob(".*.tmp"))
+    lost = lost_by(two_parts, folder)
+    table.add("SIGKILL of one rank in a folder", 1, lost is not None)
+    assert lost is None
+
+
+def test_a_group_comes_back_when_a_rank_dies_in_a_folder(two_parts, group_folder, table):
+    folder = group_folder(**FOLDERS)
+    hooks = {1: [("die_in_folder", {"save": 3, "whole": True})]}
+    lost = killed_and_back(two_parts, folder, hooks)
+    table.add("SIGKILL of one rank: torchrun starts all again", 1, lost is not None)
     assert lost is None
