@@ -38,11 +38,11 @@ from chatgot.checkpointing.names import FOLDER, NAME, REPLACED
 from chatgot.checkpointing.shards import MOST_BYTES as MOST_BYTES_OF_PARTS
 from chatgot.checkpointing.shards import (
     PARTS,
+    Chunk,
     Shard,
     StoredTensor,
     encoded_parts,
     hash_of,
-    read_back,
     read_parts,
     read_rows,
     write_metadata,
@@ -108,6 +108,8 @@ def complete_folder(
     except CheckpointRejected as error:
         raise OSError(errno.EIO, f"the folder read back is damaged: {error}") from error
     _take_place(temporary, path)
+    with suppress(CheckpointRejected):  # each rank has read back what it wrote
+        _verified.add(_identity(path, written))
     return sum(file.size for file in files) + len(manifest)
 
 
@@ -128,9 +130,7 @@ def _check_size(folder: Path, listed: Listed, rank: int) -> None:
 
 def _listed(folder: Path, name: str) -> Listed:
     with (folder / name).open("rb") as file:
-        listed = Listed(name, *hash_of(file))
-    read_back(folder, listed)
-    return listed
+        return Listed(name, *hash_of(file))
 
 
 def _take_place(temporary: Path, path: Path) -> None:
@@ -236,8 +236,8 @@ def _outline(folder: Path, shown: checkpoint_file.Shown) -> tuple[dict[str, Any]
     _check_names(folder, manifest, outline)
     _stored_tensors(folder, manifest)
     _verified.add(identity)
-    del outline[WEIGHTS]  # the tensors of both are elsewhere
-    del outline[OPTIMIZER]
+    outline.pop(WEIGHTS, None)  # the tensors of both are elsewhere
+    outline.pop(OPTIMIZER, None)
     return outline, manifest
 
 
@@ -320,14 +320,16 @@ def _read_all(
     """Verify each file of a folder, then read from it the rows that are asked for."""
     # the declared sizes are within those of the files: read_parts has checked it
     whole = {tensor.name: torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in stored}
+    in_file: dict[str, list[tuple[StoredTensor, Chunk]]] = {}
+    for tensor in stored:
+        for chunk in tensor.chunks:
+            in_file.setdefault(chunk.file, []).append((tensor, chunk))
     for listed in manifest.files:
         path = folder / listed.name
         with reading(path) as file:
             _refuse_damage(file, folder, listed)
-            for tensor in stored:
-                for chunk in tensor.chunks:
-                    if chunk.file == listed.name:
-                        read_rows(file, path, tensor, chunk, whole[tensor.name])
+            for tensor, chunk in in_file.get(listed.name, []):
+                read_rows(file, path, tensor, chunk, whole[tensor.name])
         advance(listed.size)
     return whole
 
