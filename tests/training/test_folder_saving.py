@@ -35,14 +35,21 @@ def run_in(folder: Path, **training: object) -> Run:
         paths={"checkpoints": str(folder)},
         distributed={"one_file_gb": 0},
     )
-    run.state.progress.global_step = 1
+    count_step(run)
     return run
+
+
+def count_step(run: Run) -> None:
+    """Count a step whose update was skipped."""
+    progress = run.state.progress
+    for name in ("global_step", "position", "skipped_steps"):
+        setattr(progress, name, getattr(progress, name) + 1)
 
 
 def saver_of(run: Run, ranks: ThreadRanks) -> Saver:
     run.ranks = ranks
     saver = Saver(run, never)
-    run.state.progress.global_step += 1
+    count_step(run)
     return saver
 
 
@@ -68,13 +75,13 @@ class SlowDisk:
         self.refused = "none"
         self._open_file = os.open
 
-    def open_file(self, path: Any, flags: int, *mode: int) -> int:
+    def open_file(self, path: Any, flags: int, *mode: int, **where: Any) -> int:
         name = Path(path).name
         if flags & os.O_CREAT and name.startswith("__"):
             assert self.open.wait(LONG_S)
             if name.startswith(self.refused):
                 raise OSError(28, os.strerror(28))
-        return self._open_file(path, flags, *mode)
+        return self._open_file(path, flags, *mode, **where)
 
 
 @pytest.fixture
@@ -201,7 +208,7 @@ def test_the_third_failure_in_a_row_ends_all_ranks(tmp_path, runs, disk):
         for _ in range(2):
             assert not saver.save()
             saver.wait()
-            saver.run.state.progress.global_step += 1
+            count_step(saver.run)
         saver.save()
         with pytest.raises(StorageError) as raised:
             saver.wait()
