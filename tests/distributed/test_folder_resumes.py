@@ -85,7 +85,8 @@ def test_folder_to_file_to_folder_is_the_uninterrupted_run(tmp_path, whole):
     assert kind(alone, 2 * STEPS) == ".sharded"
     uninterrupted = tmp_path / "uninterrupted"
     shutil.copytree(whole, uninterrupted)
-    train(uninterrupted, 2, "--resume_from", "latest", *more)
+    path = str(harness.checkpoints(uninterrupted)[STEPS].relative_to(uninterrupted))
+    train(uninterrupted, 2, "--resume_from", path, *more)
     assert largest_difference(losses(uninterrupted), losses(alone)) <= TOLERANCE
 
 
