@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from chatgot.atomic_file import mode_of_new_files
+from chatgot.checkpointing.checkpoint_file import load_checkpoint
 from chatgot.checkpointing.checkpoint_folder import begin_folder, complete_folder, write_plain
 from chatgot.checkpointing.manifest import MANIFEST, Listed, encoded
 from chatgot.checkpointing.saver import unseen
 from chatgot.checkpointing.shards import Shard, hash_of, write_shard
+from chatgot.distributed.own_rows import own_rows
 from chatgot.distributed.ranks import Ranks
 from chatgot.run.assembly import Run
 
@@ -28,6 +30,23 @@ def make_folder(parent: Path, run: Run, ranks: int = RANKS) -> Path:
         shards.insert(0, shard)
     write_plain(temporary, content, mode, unseen)
     complete_folder(temporary, path, content, shards)
+    return path
+
+
+def as_folder(file: Path, ranks: int = RANKS) -> Path:
+    """Put a folder in the place of a checkpoint's file, as so many ranks would; return its path."""
+    stored = load_checkpoint(file)
+    path = file.with_suffix(".sharded")
+    temporary = begin_folder(path)
+    mode = mode_of_new_files()
+    content: dict[str, Any] = {}
+    shards = []
+    for rank in range(ranks):
+        content, parts = own_rows(stored, rank, ranks)
+        shards.append(write_shard(temporary, rank, parts, mode))
+    write_plain(temporary, content, mode, unseen)
+    complete_folder(temporary, path, content, shards)
+    file.unlink()
     return path
 
 

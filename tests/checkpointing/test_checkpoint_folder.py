@@ -183,7 +183,8 @@ def test_a_part_too_many_is_named(folder):
 
 
 def test_two_parts_that_changed_places_are_refused(folder):
-    one, other = folder / "__0_0.distcp", folder / SHARD
+    one = folder / "__0_0.distcp"
+    other = folder / SHARD
     one.rename(folder / "between")
     other.rename(one)
     (folder / "between").rename(other)

@@ -27,6 +27,8 @@ from group_trials import (
     strike,
 )
 
+from chatgot.checkpointing.checkpoints import is_whole
+
 pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
 
 PHASES = ["step", "save", "evaluate", "start"]
@@ -483,3 +485,34 @@ def test_a_group_comes_back_when_a_rank_dies_in_a_folder(two_parts, group_folder
     lost = killed_and_back(two_parts, folder, hooks)
     table.add("SIGKILL of one rank: torchrun starts all again", 1, lost is not None)
     assert lost is None
+
+
+def test_a_rewind_goes_back_to_a_folder(servers, group_folder, table):
+    """As one process that goes back to its file: three bad steps in a row."""
+    nan = ("nan_loss", {"attempts": [7, 8, 9]})
+    alone = group_folder("alone")
+    outcome = servers[0].run(
+        alone, "--config", "tiny.yaml", hooks=[("steps", {}), ("know_the_end", {}), nan]
+    )
+    assert outcome.exit_code == 0, outcome.said
+    folder = group_folder(**FOLDERS)
+    outcomes = fork_group(servers, folder, {1: [nan]})
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    (rewind,) = harness.events(folder, "rewind")
+    (expected,) = harness.events(alone, "rewind")
+    assert rewind["to"] == expected["to"] > 0
+    weights = [group_trials.end_of(folder, rank)["weights"] for rank in range(2)]
+    lost = set(weights) != {group_trials.end_of(alone, 0)["weights"]}
+    table.add("a rewind to a folder", 1, lost)
+    assert not lost
+
+
+def test_the_newest_folder_and_the_best_one_stay(servers, group_folder):
+    training = {"max_checkpoints_to_keep": 1, "save_checkpoint_steps": 1}
+    folder = group_folder(**FOLDERS, training=training)
+    outcomes = fork_group(servers, folder, {})
+    assert codes(outcomes) == [0, 0], said(outcomes)
+    best = max(event["best_step"] for event in harness.events(folder, "done"))
+    # and the newest two, for rewinds
+    assert files(folder).keys() == {best, STEPS - 1, STEPS}
+    assert all(map(is_whole, files(folder).values()))
