@@ -5,9 +5,11 @@ And what a plan says of the same groups.
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.plan import SAME, planned_here
@@ -22,6 +24,7 @@ from benchmarks.script_runs import (
 THREADS = 1  # of each process: two ranks take two cores
 MOST_RANKS = 4
 WARM_UP = 2  # steps that the rate leaves out
+SAVE_EVERY = 4  # steps
 
 
 def ranks(args: argparse.Namespace, folder: Path) -> Figures:
@@ -61,6 +64,42 @@ def _planned(args: argparse.Namespace, folder: Path) -> dict[int, float]:
     return {row["ranks"]: tokens / row["step_s"] for row in found["rows"]}
 
 
+def folders(args: argparse.Namespace, folder: Path) -> Figures:
+    """Measure for how long two ranks stand still for a checkpoint: one file, or a folder.
+
+    Of a folder that is written beside the steps, and of one that they wait for. The last save of a
+    run is left out: all wait for it.
+    """
+    ways = {
+        "file": ("distributed.one_file_gb=1e9",),
+        "folder": ("distributed.one_file_gb=0",),
+        "folder, all wait": ("distributed.one_file_gb=0", "training.background_saves=false"),
+    }
+    figures: Figures = {}
+    for strategy in ("ddp", "fsdp"):
+        for name, overrides in ways.items():
+            run = folder / f"{strategy}_{name.replace(', ', '_').replace(' ', '_')}"
+            run.mkdir()
+            saves = (*overrides, f"training.save_checkpoint_steps={SAVE_EVERY}")
+            _end_well(_start(args, run, 2, strategy, saves), run)
+            events = json_lines(run_folder(run) / "events.jsonl")
+            stood_still = []
+            written = []
+            for event in [event for event in events if event["kind"] == "save"][:-1]:
+                written.append(number(event["seconds"]))
+                stood_still.append(number(event.get("waited_seconds", event["seconds"])))
+            figures[f"{strategy}, {name}: stands still, s"] = statistics.median(stood_still)
+            figures[f"{strategy}, {name}: until it is there, s"] = statistics.median(written)
+            shutil.rmtree(run / "checkpoints")
+    return figures
+
+
+def _end_well(process: "subprocess.Popen[bytes]", run: Path) -> None:
+    """Wait for a run; end the program where it has failed."""
+    if process.wait() != 0:
+        sys.exit(f"the training script failed:\n{(run / 'output.txt').read_text()[-2000:]}")
+
+
 def _tokens_per_s(
     args: argparse.Namespace, folder: Path, starts: int, ranks_each: int, strategy: str
 ) -> float:
@@ -73,13 +112,16 @@ def _tokens_per_s(
         run.mkdir()
         processes.append(_start(args, run, ranks_each, strategy))
     for process, run in zip(processes, folders, strict=True):
-        if process.wait() != 0:
-            sys.exit(f"the training script failed:\n{(run / 'output.txt').read_text()[-2000:]}")
+        _end_well(process, run)
     return sum(_speed(run) for run in folders)
 
 
 def _start(
-    args: argparse.Namespace, folder: Path, ranks_each: int, strategy: str
+    args: argparse.Namespace,
+    folder: Path,
+    ranks_each: int,
+    strategy: str,
+    more: Sequence[str] = (),
 ) -> "subprocess.Popen[bytes]":
     overrides = [
         *args.set,
@@ -92,6 +134,7 @@ def _start(
         "training.report=false",
         "training.compile=false",
         f"distributed.strategy={strategy}",
+        *more,
     ]
     command = script_command(args.config, overrides)
     if ranks_each:

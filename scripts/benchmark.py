@@ -156,6 +156,12 @@ PARTS = {
         ("config", "set", "steps", "rounds"),
         {"config": "configs/models/chatgot_quick.yaml", "steps": 12, "rounds": 2},
     ),
+    "folders": Part(
+        "ranks:folders",
+        "how long two ranks stand still for a checkpoint as one file, and as a folder",
+        ("config", "set", "steps"),
+        {"config": "configs/models/chatgot_small_85M.yaml", "steps": 13},
+    ),
     "startup": Part(
         "training:startup",
         "default text, start to first step compared with import torch, resident memory",
