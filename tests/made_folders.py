@@ -8,7 +8,8 @@ from typing import Any
 from chatgot.atomic_file import mode_of_new_files
 from chatgot.checkpointing.checkpoint_file import load_checkpoint
 from chatgot.checkpointing.checkpoint_folder import begin_folder, complete_folder, write_plain
-from chatgot.checkpointing.manifest import MANIFEST, Listed, encoded
+from chatgot.checkpointing.manifest import Listed, encoded
+from chatgot.checkpointing.names import MANIFEST
 from chatgot.checkpointing.saver import unseen
 from chatgot.checkpointing.shards import Shard, hash_of, write_shard
 from chatgot.distributed.own_rows import own_rows

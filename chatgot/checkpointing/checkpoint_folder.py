@@ -27,17 +27,15 @@ from chatgot.atomic_file import atomic_file, fsync_folder, temporary_name
 from chatgot.checkpointing import checkpoint_file
 from chatgot.checkpointing.checkpoint_file import reading, save_checkpoint, some_names
 from chatgot.checkpointing.manifest import (
-    MANIFEST,
     Listed,
     Manifest,
     check_files,
     encoded,
     read_manifest,
 )
-from chatgot.checkpointing.names import FOLDER, NAME, REPLACED
+from chatgot.checkpointing.names import FOLDER, MANIFEST, NAME, PARTS, REPLACED
 from chatgot.checkpointing.shards import MOST_BYTES as MOST_BYTES_OF_PARTS
 from chatgot.checkpointing.shards import (
-    PARTS,
     Chunk,
     Shard,
     StoredTensor,

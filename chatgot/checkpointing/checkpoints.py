@@ -13,9 +13,7 @@ from torch import Tensor
 
 from chatgot.checkpointing import checkpoint_file
 from chatgot.checkpointing.checkpoint_file import DIGEST
-from chatgot.checkpointing.names import FILE, FOLDER, NAME
-
-MANIFEST = "manifest.json"  # without it, a folder is no finished checkpoint
+from chatgot.checkpointing.names import FILE, FOLDER, MANIFEST, NAME, PARTS
 
 
 def is_folder(path: Path) -> bool:
@@ -25,6 +23,22 @@ def is_folder(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return is_dir and os.path.lexists(path / MANIFEST)
+
+
+def is_meant_as_folder(path: Path) -> bool:
+    """Return whether a path is a folder that has the name or the files of a checkpoint.
+
+    So is a link with such a name. Whether it is a whole checkpoint is examined when it is read.
+    """
+    try:
+        status = path.lstat()
+    except (OSError, ValueError):
+        return False
+    if stat.S_ISLNK(status.st_mode):
+        return path.name.endswith(FOLDER)
+    # other folders have a manifest.json, too
+    has_files = is_folder(path) and os.path.lexists(path / PARTS)
+    return stat.S_ISDIR(status.st_mode) and (path.name.endswith(FOLDER) or has_files)
 
 
 def is_there(path: Path) -> bool:
@@ -50,7 +64,7 @@ def is_whole(path: Path) -> bool:
 
     Its bytes are verified once, and again when they may have changed.
     """
-    if _is_dir(path):
+    if is_meant_as_folder(path):
         from chatgot.checkpointing import checkpoint_folder
 
         return checkpoint_folder.is_whole(path)
@@ -62,7 +76,7 @@ def read_outline(path: Path) -> dict[str, Any]:
 
     Raises: CheckpointRejected naming file and reason.
     """
-    if _is_dir(path):
+    if is_meant_as_folder(path):
         from chatgot.checkpointing import checkpoint_folder
 
         return checkpoint_folder.read_outline(path)
@@ -74,7 +88,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises: CheckpointRejected naming file and reason.
     """
-    if _is_dir(path):
+    if is_meant_as_folder(path):
         from chatgot.checkpointing import checkpoint_folder
 
         return checkpoint_folder.load_checkpoint(path)
@@ -86,7 +100,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], str | list[str] | None]
 
     Raises: CheckpointRejected.
     """
-    if _is_dir(path):
+    if is_meant_as_folder(path):
         from chatgot.checkpointing import checkpoint_folder
 
         return checkpoint_folder.load_weights(path)
@@ -95,7 +109,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], str | list[str] | None]
 
 def digest_of(path: Path) -> bytes:
     """Return what tells a whole checkpoint from any other. Raises: OSError, CheckpointRejected."""
-    if _is_dir(path):
+    if is_meant_as_folder(path):
         from chatgot.checkpointing import checkpoint_folder
 
         return checkpoint_folder.digest_of(path).encode()
@@ -106,20 +120,9 @@ def digest_of(path: Path) -> bytes:
 
 def remove(path: Path) -> None:
     """Remove a checkpoint. Raises: OSError."""
-    if _is_dir(path):
+    if is_meant_as_folder(path):
         from chatgot.checkpointing import checkpoint_folder
 
         checkpoint_folder.remove_folder(path)
     else:
         path.unlink()
-
-
-def _is_dir(path: Path) -> bool:
-    """Return whether a path is a folder, or a link to one with a folder's name."""
-    try:
-        status = path.lstat()
-    except (OSError, ValueError):
-        return False
-    if stat.S_ISLNK(status.st_mode):
-        return path.name.endswith(FOLDER)
-    return stat.S_ISDIR(status.st_mode)

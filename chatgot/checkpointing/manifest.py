@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from chatgot.checkpointing.checkpoint_file import reading
-from chatgot.checkpointing.names import RUN_ID
+from chatgot.checkpointing.names import MANIFEST, RUN_ID
 from chatgot.errors import CheckpointRejected, OtherFormat
 
-MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 MOST_BYTES = 1 << 24  # of a manifest; a line of it has some 150
 MOST_FILES = 100_000

@@ -11,6 +11,9 @@ RUN_ID = re.compile(r"(?P<config>[^/\\\0]+)_(?P<timestamp>\d{8}-\d{6})", re.ASCI
 # a checkpoint is one file, or a folder of several
 FILE = ".pt"
 FOLDER = ".sharded"
+# of such a folder: its last file, without which it is unfinished, and the list of its tensors
+MANIFEST = "manifest.json"
+PARTS = "parts.json"
 REPLACED = ".replaced"  # ends the temporary name of a folder in whose place another one comes
 # steps are written without padding; 18 digits fit an int64
 NAME = re.compile(

@@ -50,10 +50,10 @@ from chatgot.checkpointing.checkpoint_file import (
     some_names,
 )
 from chatgot.checkpointing.manifest import Listed
+from chatgot.checkpointing.names import PARTS
 from chatgot.checkpointing.zip_structure import odd_entries
 from chatgot.errors import CheckpointRejected
 
-PARTS = "parts.json"
 MOST_BYTES = 1 << 28  # of PARTS; a chunk of it has some 100
 MOST_DIMENSIONS = 8
 MOST_NUMBERS = 1 << 50  # in one tensor

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from chatgot.checkpointing.checkpoint_file import stored_config
-from chatgot.checkpointing.checkpoints import is_folder, read_outline
+from chatgot.checkpointing.checkpoints import is_meant_as_folder, read_outline
 from chatgot.checkpointing.names import FILE, FOLDER
 from chatgot.checkpointing.stored_vocabulary import subwords_of
 from chatgot.data.old_text import texts_behind
@@ -23,7 +23,7 @@ def read_start(path: Path) -> Start:
 
     Raises: CheckpointRejected for a checkpoint, ImportRejected for a model from elsewhere.
     """
-    if path.is_dir() and not is_folder(path):
+    if path.is_dir() and not is_meant_as_folder(path):
         _refuse_folder_of_files(path)
         from chatgot.exchange.from_transformers import read_hf  # most runs start from no folder
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chatgot.checkpointing.checkpoint_file import ZIP_START, stored_config
 from chatgot.checkpointing.checkpoints import (
-    is_folder,
+    is_meant_as_folder,
     load_checkpoint,
     load_weights,
     read_outline,
@@ -164,7 +164,7 @@ def _find(name: str, path: Path) -> Path:
 
 def _is_torch_file(path: Path) -> bool:
     """Return whether this is a folder of ours, or a regular file that begins as torch.save's do."""
-    if is_folder(path):
+    if is_meant_as_folder(path):
         return True
     try:
         if not stat.S_ISREG(path.stat().st_mode):

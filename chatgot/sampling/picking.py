@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from chatgot.checkpointing.checkpoints import is_folder, is_whole, read_outline
+from chatgot.checkpointing.checkpoints import is_meant_as_folder, is_whole, read_outline
 from chatgot.checkpointing.names import FILE, FOLDER, RUN_ID
 from chatgot.checkpointing.run_files import all_runs
 from chatgot.errors import CheckpointRejected, ConfigError
@@ -161,7 +161,8 @@ def _named_file(name: str, checkpoint_dir: Path) -> Path | None:
     """
     for path in (Path(name), checkpoint_dir / name):
         # not Path's own: they raise for odd names
-        if os.path.lexists(path) and (is_folder(path) or not os.path.isdir(path)):  # noqa: PTH112
+        is_other_folder = os.path.isdir(path) and not is_meant_as_folder(path)  # noqa: PTH112
+        if os.path.lexists(path) and not is_other_folder:
             return path
     if not name.endswith(SUFFIXES) or os.path.isdir(name):  # noqa: PTH112
         return None

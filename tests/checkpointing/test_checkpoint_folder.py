@@ -26,8 +26,7 @@ from chatgot.checkpointing.checkpoints import (
     load_weights,
     read_outline,
 )
-from chatgot.checkpointing.manifest import MANIFEST
-from chatgot.checkpointing.shards import PARTS
+from chatgot.checkpointing.names import MANIFEST, PARTS
 from chatgot.errors import CheckpointRejected
 from chatgot.run.assembly import Run
 from chatgot.run.fits import read_checkpoint

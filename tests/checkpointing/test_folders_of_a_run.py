@@ -15,7 +15,7 @@ from chatgot.checkpointing import checkpoint_folder
 from chatgot.checkpointing.checkpoint_file import save_checkpoint
 from chatgot.checkpointing.checkpoints import is_whole
 from chatgot.checkpointing.leftovers import AGE_S, sweep_temporaries
-from chatgot.checkpointing.manifest import MANIFEST
+from chatgot.checkpointing.names import MANIFEST
 from chatgot.checkpointing.run_files import (
     checkpoint_path,
     cleanup_old_checkpoints,

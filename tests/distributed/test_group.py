@@ -15,6 +15,7 @@ from thread_ranks import Meeting
 
 from chatgot.distributed import group
 from chatgot.distributed.group import Group
+from chatgot.distributed.ranks import Moment
 from chatgot.errors import OutOfMemory, RankLost, StorageError
 from chatgot.stopping import StopRequest
 
@@ -65,6 +66,20 @@ def rank_of(rank: int, size: int = 2, store: Store | None = None) -> Group:
     member._next_look_s = 0.0
     member._orders = 0
     return member
+
+
+# After a step
+
+
+@pytest.mark.parametrize("writing", [False, True])
+@pytest.mark.parametrize("warnings", [False, True])
+@pytest.mark.parametrize("stop", [None, (143, 0), (130, 1)])
+def test_what_a_rank_says_of_a_moment_is_what_all_know(monkeypatch, stop, warnings, writing):
+    """Of a group whose other rank says nothing; the clock is rank 0's."""
+    monkeypatch.setattr(group.dist, "all_reduce", lambda numbers, operation: None)
+    rank = 0 if stop is None else stop[1]
+    agreed = rank_of(rank).agree(Moment(stop, 7.5, warnings, writing))
+    assert agreed == Moment(stop, -1.0 if rank else 7.5, warnings, writing)
 
 
 # Rank 0 first

@@ -11,6 +11,7 @@ from made_folders import as_folder
 from parts import same
 
 from chatgot.checkpointing.checkpoints import is_whole, load_checkpoint
+from chatgot.checkpointing.names import MANIFEST
 from chatgot.errors import CheckpointRejected
 from chatgot.exchange.importing import read_start
 from chatgot.sampling.loading import load_model
@@ -88,6 +89,17 @@ def test_a_damaged_folder_is_refused_with_the_older_one(by_folder, capfd):
     assert "__1_0.distcp: damaged" in said
     assert f"the newest older file that would do: checkpoints/{paths[4].name}" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("tool", ["chat", "export"])
+def test_an_unfinished_folder_is_named_as_such(by_folder, tool, capfd):
+    path = harness.checkpoints(by_folder)[8]
+    (path / MANIFEST).unlink()
+    options = {"chat": ("--prompt", "KING:"), "export": ("--to", "out", "--format", "hf")}
+    assert starts.run_tool(tool, by_folder, str(path), *options[tool]) == 3
+    assert f"{path}: unfinished, or no checkpoint" in capfd.readouterr().err
+    with pytest.raises(CheckpointRejected, match="unfinished"):
+        read_start(path)
 
 
 def test_a_run_whose_checkpoints_are_folders_is_found(by_folder):
