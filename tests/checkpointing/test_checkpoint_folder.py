@@ -32,7 +32,7 @@ from chatgot.run.assembly import Run
 from chatgot.run.fits import read_checkpoint
 from chatgot.training.step import compute_gradients, update_weights
 
-FLIPS = 60  # random bits of each file
+FLIPS = 20  # random bits of each file
 SHARD = "__1_0.distcp"
 
 
