@@ -27,6 +27,20 @@ def test_changes_launched_after_a_copy_do_not_reach_it():
     assert bool((copy["weights"] == 1.0).all())
 
 
+def test_changes_launched_after_a_copy_of_rows_do_not_reach_it():
+    """As of a rank that writes its rows of a folder; nothing waits for the device in between."""
+    weights = torch.full((64 << 10, 1 << 10), 1.0, device="cuda")  # 256 MiB
+    rows = [weights[: 32 << 10], weights[48 << 10 :], weights[:0]]
+    host_copy = HostCopy()
+    host_copy.take_rows(rows)[1]()  # the buffers are there from now on
+    copies, arrived = host_copy.take_rows(rows)
+    for _ in range(10):
+        weights.mul_(3.0)
+    arrived()
+    assert [copy.shape for copy in copies] == [of.shape for of in rows]
+    assert all(bool((copy == 1.0).all()) for copy in copies)
+
+
 def test_a_gpu_saves_in_the_background_and_ends_in_the_same_weights(tmp_path: Path):
     stored = []
     for key in ("auto", False):
