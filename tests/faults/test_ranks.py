@@ -487,6 +487,18 @@ def test_a_group_comes_back_when_a_rank_dies_in_a_folder(two_parts, group_folder
     assert lost is None
 
 
+@pytest.mark.parametrize("ranks", [[1], [0, 1]])
+@pytest.mark.parametrize("phase", ["step", "save"])
+def test_a_signal_beside_a_folder_stops_all_at_one_step(
+    servers, two_parts, group_folder, table, phase, ranks
+):
+    """The folder that is being written is finished first, then that of the last step."""
+    hooks = {rank: strike(phase, "SIGTERM") for rank in ranks}
+    lost = stopped_and_resumed(servers, two_parts, group_folder(**FOLDERS), hooks)
+    table.add("SIGTERM to one rank or to all, beside a folder", 1, lost is not None)
+    assert lost is None
+
+
 def test_a_rewind_goes_back_to_a_folder(servers, group_folder, table):
     """As one process that goes back to its file: three bad steps in a row."""
     nan = ("nan_loss", {"attempts": [7, 8, 9]})
