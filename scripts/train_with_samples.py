@@ -531,21 +531,21 @@ def point_to_go_on_from(
     Raises: CheckpointRejected.
     """
     asked = args.resume_from
-    started_again = not ranks.is_alone and was_started_again(os.environ)
-    if asked is None and not started_again:
-        return None
     yaml = experiment.yaml
-    assert yaml is not None, "only a new run has no YAML yet"
 
     def find(resume_from: str) -> ResumePoint:
+        assert yaml is not None, "only a new run has no YAML yet"
         return find_checkpoint(resume_from, experiment.config, yaml, experiment.named_by_set)
 
-    if not started_again:
-        return ranks.on_main(lambda: find(args.resume_from), patient=True)
-    began_s = min(ranks.all(agent_began_s()))
+    if ranks.is_alone:
+        return None if asked is None else find(asked)
+    assert yaml is not None, "a text alone is refused"
+    told = ranks.all((was_started_again(os.environ), agent_began_s()))
+    is_known = any(again for again, _ in told)
+    began_s = min(began for _, began in told)
 
     def find_last() -> ResumePoint | None:
-        return last_good_point(experiment.config, yaml, asked, began_s, find)
+        return last_good_point(experiment.config, yaml, asked, began_s, find, is_known=is_known)
 
     return ranks.on_main(find_last, patient=True)
 

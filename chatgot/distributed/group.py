@@ -10,11 +10,12 @@ import os
 import pickle
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any, cast
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 BUCKET = 1 << 23  # numbers that are added up at once: 32 MiB in fp32
 POLL_S = 0.05  # how often a rank looks whether rank 0 is done
+STARTS_NAME = "chatgot/name of the newest start"  # a key of torchrun's store
 LOOK_S = 0.5  # how often rank 0 looks whether a signal has come to a rank that waits for it
 STORE_S = 10.0  # for asking the store who is behind
 # Parts of the messages with which torch's backends fail because another rank is gone or hangs
@@ -49,7 +51,7 @@ class Group(Ranks):
         backends = "gloo" if backend == "gloo" else f"cpu:gloo,{device.type}:{backend}"
         self.rank = int(os.environ["RANK"])
         self.size = int(os.environ["WORLD_SIZE"])
-        self._notes, self._store = _open_stores(self.rank, timeout)
+        self._notes, self._store = _open_stores(self.rank, self.size, timeout)
         dist.init_process_group(
             backends, store=self._store, rank=self.rank, world_size=self.size, timeout=timeout
         )
@@ -296,11 +298,12 @@ class Group(Ranks):
         return int(self._store.get(key))
 
 
-def _open_stores(rank: int, timeout: timedelta) -> tuple[Any, Any]:
+def _open_stores(rank: int, size: int, timeout: timedelta) -> tuple[Any, Any]:
     """Return the store of all starts, and that through which the ranks of this start find another.
 
     torchrun keeps one store over all starts. Without keys of each start's own, a rank would find
     the address of one that has ended, and never reach it.
+    Raises: RankLost.
     """
     agent_has_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     # torch's stubs lack both classes
@@ -311,8 +314,64 @@ def _open_stores(rank: int, timeout: timedelta) -> tuple[Any, Any]:
         timeout=timeout,
         wait_for_workers=False,
     )
-    of_this_start = dist.PrefixStore(f"chatgot/start {_starts()}", store)  # type: ignore[attr-defined]
-    return store, of_this_start
+    name = meet(store, rank, size, timeout.total_seconds())
+    return store, dist.PrefixStore(f"chatgot/{name}", store)  # type: ignore[attr-defined]
+
+
+def meet(store: Any, rank: int, size: int, timeout_s: float) -> str:
+    """Return the name of this start, the same on all ranks, when all of them are there.
+
+    Rank 0 makes it up. The others may find that of an earlier start first: so each says that it is
+    there, and goes on when rank 0 has seen it. torchrun's own count of starts is no such name: each
+    machine counts the failures of its own ranks.
+    Raises: RankLost naming who is missing.
+    """
+    end_s = time.monotonic() + timeout_s
+    own = uuid4().hex
+    try:
+        if rank == 0:
+            store.set(STARTS_NAME, own)
+            missing = set(range(1, size))
+            while missing:
+                for other in sorted(missing):
+                    if store.check([_here(own, other)]):
+                        store.set(_seen(own, other), store.get(_here(own, other)))
+                        missing.remove(other)
+                _wait_until(end_s, missing, rank, timeout_s)
+            return own
+        while True:
+            name = store.get(STARTS_NAME).decode() if store.check([STARTS_NAME]) else ""
+            if name:
+                store.set(_here(name, rank), own)
+                if (
+                    store.check([_seen(name, rank)])
+                    and store.get(_seen(name, rank)) == own.encode()
+                ):
+                    return name
+            _wait_until(end_s, {0}, rank, timeout_s)
+    except RuntimeError as error:
+        raise RankLost(f"rank {rank}: the store of the group is gone: {error}") from error
+
+
+def _wait_until(end_s: float, missing: Collection[int], rank: int, timeout_s: float) -> None:
+    """Wait a moment, if somebody is missing. Raises: RankLost after the end."""
+    if not missing:
+        return
+    if time.monotonic() > end_s:
+        names = ", ".join(f"rank {other}" for other in sorted(missing))
+        raise RankLost(
+            f"not started: {names}; rank {rank} waited {timeout_s:.0f} s "
+            f"(distributed.timeout_s={timeout_s:g})"
+        )
+    time.sleep(POLL_S)
+
+
+def _here(name: str, rank: int) -> str:
+    return f"chatgot/{name}/here {rank}"
+
+
+def _seen(name: str, rank: int) -> str:
+    return f"chatgot/{name}/seen {rank}"
 
 
 def _order(number: int) -> str:

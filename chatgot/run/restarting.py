@@ -11,6 +11,7 @@ import psutil
 from chatgot.checkpointing.checkpoint_file import read_outline
 from chatgot.checkpointing.names import NAME, TIMESTAMP
 from chatgot.checkpointing.run_files import run_files
+from chatgot.checkpointing.run_lock import is_being_trained
 from chatgot.config import Config
 from chatgot.errors import CheckpointRejected
 from chatgot.run.resuming import ResumePoint
@@ -37,17 +38,22 @@ def last_good_point(
     asked: str | None,
     began_s: float,
     find: Callable[[str], ResumePoint],
+    *,
+    is_known: bool = True,
 ) -> ResumePoint | None:
-    """Return where a lost group goes on: at its newest good checkpoint, or where it began.
+    """Return where a group goes on that may have been started before.
 
-    None: it began a new run and has saved nothing.
+    That is its newest good checkpoint, or where it began. None: a new run, and nothing is saved.
 
     asked: what the group was told to resume from when it was started first; None: nothing.
     began_s: when its first agent began, in seconds since the epoch.
     find: reads and checks a checkpoint, or raises CheckpointRejected.
+    is_known: torchrun says that it was. It does not where a machine has joined the others.
     Raises: CheckpointRejected where it was told to resume, and nothing is left to go on from.
     """
     for path in _saved_by_the_group(config, yaml, asked, began_s):
+        if not is_known and _is_of_others(path):
+            continue
         try:
             point = find(str(path))
         except CheckpointRejected as error:
@@ -55,7 +61,8 @@ def last_good_point(
             continue
         logger.info("started again, from the last good checkpoint: %s", path)
         return point
-    logger.info("started again: no checkpoint was saved before")
+    if is_known:
+        logger.info("started again: no checkpoint was saved before")
     return None if asked is None else find(asked)
 
 
@@ -84,6 +91,12 @@ def _saved_by_the_group(
         steps = list(files)
     for step in sorted(steps, reverse=True):
         yield files[step]
+
+
+def _is_of_others(path: Path) -> bool:
+    """Return whether another group, or process, trains the run of a checkpoint now."""
+    run_id, _, _ = path.name.rpartition("_step_")
+    return is_being_trained(path.parent, run_id)
 
 
 def _run_and_step(path: Path) -> tuple[str, int]:
