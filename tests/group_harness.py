@@ -29,15 +29,15 @@ FAILURE = re.compile(r"rank\s*: (\d+) .*\n\s*exitcode\s*: (-?\d+)")
 class Group:
     """Ranks that torchrun has started in a folder."""
 
-    def __init__(self, agent: subprocess.Popen, folder: Path, limit_s: float) -> None:
+    def __init__(self, agent: subprocess.Popen, said_in: Path, limit_s: float) -> None:
         self.agent = agent
-        self.folder = folder
+        self._said_in = said_in
         self._end_s = time.monotonic() + limit_s
 
     @property
     def said(self) -> str:
         """Return what the agent and its ranks have said so far."""
-        return (self.folder / SAID).read_text(errors="replace")
+        return self._said_in.read_text(errors="replace")
 
     def pid_of(self, rank: int) -> int:
         """Return the process id of a rank; wait until it has been started."""
@@ -96,13 +96,18 @@ def started(
     program: Path = harness.SCRIPT,
     max_restarts: int = 0,
     limit_s: float = LIMIT_S,
+    machines: Sequence[str] = ("--standalone",),
+    said_in: str = SAID,
     **environment: str,
 ) -> Iterator[Group]:
-    """Start ranks under torchrun; whatever is left of them at the end of the block is killed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    """Start ranks under torchrun; whatever is left of them at the end of the block is killed.
+
+    machines: torchrun's options that say which machines there are. said_in: a file's name.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", *machines]
     command += [f"--nproc_per_node={ranks}", f"--max_restarts={max_restarts}"]
     command += [str(program), *arguments]
-    with (folder / SAID).open("wb") as said:
+    with (folder / said_in).open("wb") as said:
         agent = subprocess.Popen(
             command,
             cwd=folder,
@@ -112,7 +117,7 @@ def started(
             env=child_environment(harness.ROOT, TESTS, OMP_NUM_THREADS="1", **environment),
             start_new_session=True,
         )
-    group = Group(agent, folder, limit_s)
+    group = Group(agent, folder / said_in, limit_s)
     try:
         yield group
     finally:

@@ -32,7 +32,13 @@ def saved(
     return path
 
 
-def found(folder: Path, asked: str | None = None, damaged: tuple[Path, ...] = ()) -> object:
+def found(
+    folder: Path,
+    asked: str | None = None,
+    damaged: tuple[Path, ...] = (),
+    *,
+    is_known: bool = True,
+) -> object:
     """Return what the group goes on from: a path, "latest", or None."""
 
     def find(resume_from: str) -> str:
@@ -41,7 +47,7 @@ def found(folder: Path, asked: str | None = None, damaged: tuple[Path, ...] = ()
         return resume_from
 
     config = parts.config(paths={"checkpoints": str(folder)})
-    point = last_good_point(config, YAML, asked, BEGAN_S, find)
+    point = last_good_point(config, YAML, asked, BEGAN_S, find, is_known=is_known)
     return Path(point) if point not in (None, "latest") else point
 
 
@@ -148,3 +154,27 @@ def test_an_agent_began_when_its_process_did(monkeypatch):
 
     monkeypatch.setattr(restarting.psutil, "Process", gone)
     assert abs(agent_began_s() - time.time()) < 60
+
+
+# A machine has joined: torchrun starts all ranks again, and counts nothing
+
+
+def test_a_group_that_a_machine_joins_goes_on_from_its_newest_file(tmp_path):
+    newest = saved(tmp_path, 10, 10)
+    assert found(tmp_path, is_known=False) == newest
+
+
+def test_a_run_that_others_train_now_is_not_gone_on_with(tmp_path, monkeypatch):
+    saved(tmp_path, 10, 10)
+    monkeypatch.setattr(restarting, "is_being_trained", lambda folder, run_id: True)
+    assert found(tmp_path, is_known=False) is None
+
+
+def test_a_first_start_does_as_it_is_told_and_says_nothing(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "chatgot")
+    saved(tmp_path, -100, 10)
+    asked = saved(tmp_path, -200, 4)
+    assert found(tmp_path, is_known=False) is None
+    assert found(tmp_path, "latest", is_known=False) == "latest"
+    assert found(tmp_path, str(asked), is_known=False) == asked
+    assert not caplog.text
