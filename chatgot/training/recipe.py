@@ -23,7 +23,7 @@ MOST_PASSES_OF_A_SMALLER_MODEL = 16
 PASSES_WITHOUT_DECAY = 4
 WEIGHT_DECAY = 0.1
 # Passes x parameters for each token of the training text: from so many on so much dropout pays.
-DROPOUTS = ((40.0, 0.2), (25.0, 0.1))
+DROPOUTS = ((60.0, 0.2), (25.0, 0.1))
 
 # From so many bytes of training text on, subwords need fewer bits for each byte of held-out text
 # than characters in the same time: there, a run of a text has subwords. docs/benchmarks.md has the

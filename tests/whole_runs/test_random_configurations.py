@@ -191,7 +191,7 @@ def test_every_key_is_drawn():
     """A strategy that leaves a key out would try nothing of it."""
     drawn: set[str] = set()
 
-    @settings(max_examples=200, derandomize=True, database=None, deadline=None)
+    @settings(max_examples=400, derandomize=True, database=None, deadline=None)
     @given(CONFIGURATIONS)
     def note(values: dict[str, Any]) -> None:
         drawn.update(values)
