@@ -63,18 +63,22 @@ class SlowDisk:
     """Holds up the thread that writes, before the first byte.
 
     begun: it has come there. open: it may go on. error: what the disk says then.
+    closes: behind each save, so that the next one is held up, too.
     """
 
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.open = threading.Event()
         self.error: Exception | None = None
+        self.closes = False
         self._open_file = os.open
 
     def open_file(self, path: Path, flags: int, *mode: int) -> int:
         if flags & os.O_CREAT and threading.current_thread().name == "saving":
             self.begun.set()
             assert self.open.wait(LONG_S)
+            if self.closes:
+                self.open.clear()
             if self.error is not None:
                 raise self.error
         return self._open_file(path, flags, *mode)
@@ -273,9 +277,9 @@ def test_a_second_save_waits_for_the_first_and_says_so_once(tmp_path, disk, capl
     caplog.set_level(logging.INFO)
     run = run_in(tmp_path)
     saver = Saver(run, never)
+    disk.closes = True
     for _ in range(3):
         disk.begun.clear()
-        disk.open.clear()
         train(run)
         saver.save()
         assert disk.begun.wait(LONG_S)
