@@ -791,7 +791,7 @@ def mutant_naive_save(target: Target) -> None:
 def mutant_hasty(target: Target) -> None:
     """Take a checkpoint for saved while its thread still writes it."""
     saver.CheckpointWriter.is_writing = lambda writer: False
-    saver._join = lambda thread: None
+    saver.join = lambda thread: None
 
 
 def mutant_no_copy(target: Target) -> None:
