@@ -330,27 +330,34 @@ def meet(store: Any, rank: int, size: int, timeout_s: float) -> str:
     own = uuid4().hex
     try:
         if rank == 0:
-            store.set(STARTS_NAME, own)
-            missing = set(range(1, size))
-            while missing:
-                for other in sorted(missing):
-                    if store.check([_here(own, other)]):
-                        store.set(_seen(own, other), store.get(_here(own, other)))
-                        missing.remove(other)
-                _wait_until(end_s, missing, rank, timeout_s)
+            _see_all(store, own, size, end_s, timeout_s)
             return own
         while True:
             name = store.get(STARTS_NAME).decode() if store.check([STARTS_NAME]) else ""
-            if name:
-                store.set(_here(name, rank), own)
-                if (
-                    store.check([_seen(name, rank)])
-                    and store.get(_seen(name, rank)) == own.encode()
-                ):
-                    return name
+            if name and _is_seen(store, name, rank, own):
+                return name
             _wait_until(end_s, {0}, rank, timeout_s)
     except RuntimeError as error:
         raise RankLost(f"rank {rank}: the store of the group is gone: {error}") from error
+
+
+def _see_all(store: Any, name: str, size: int, end_s: float, timeout_s: float) -> None:
+    """Make a start known by its name, and answer each other rank that says it is there."""
+    store.set(STARTS_NAME, name)
+    missing = set(range(1, size))
+    while missing:
+        for other in sorted(missing):
+            if store.check([_here(name, other)]):
+                store.set(_seen(name, other), store.get(_here(name, other)))
+                missing.remove(other)
+        _wait_until(end_s, missing, 0, timeout_s)
+
+
+def _is_seen(store: Any, name: str, rank: int, own: str) -> bool:
+    """Say that this process is there; return whether rank 0 of this start has answered it."""
+    store.set(_here(name, rank), own)
+    key = _seen(name, rank)
+    return bool(store.check([key]) and store.get(key) == own.encode())
 
 
 def _wait_until(end_s: float, missing: Collection[int], rank: int, timeout_s: float) -> None:

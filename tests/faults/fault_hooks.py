@@ -139,9 +139,9 @@ def around_write(before: Any = None, after: Any = None) -> None:
     saver.save_checkpoint = wrapped
 
 
-def around_retention(before: Any = None, after: Any = None) -> None:
-    """Call `before(n)` before and `after(n)` after old files go, the last act of the n-th save."""
-    real = saving.cleanup_old_checkpoints
+def around_calls(module: Any, name: str, before: Any = None, after: Any = None) -> None:
+    """Call `before(n)` before and `after(n)` after the n-th call of a module's function."""
+    real = getattr(module, name)
     count = numbers()
 
     @functools.wraps(real)
@@ -149,12 +149,17 @@ def around_retention(before: Any = None, after: Any = None) -> None:
         n = next(count)
         if before:
             before(n)
-        removed = real(*args, **keywords)
+        result = real(*args, **keywords)
         if after:
             after(n)
-        return removed
+        return result
 
-    saving.cleanup_old_checkpoints = wrapped
+    setattr(module, name, wrapped)
+
+
+def around_retention(before: Any = None, after: Any = None) -> None:
+    """As `around_calls`, of the removal of old files, the last act of the n-th save."""
+    around_calls(saving, "cleanup_old_checkpoints", before, after)
 
 
 def in_writes(saves: list[int]) -> Any:
@@ -493,21 +498,8 @@ def die_in_first_start(target: Target, save: int, byte: int) -> None:
 
 
 def around_shard(before: Any = None, after: Any = None) -> None:
-    """Call `before(n)` before and `after(n)` after this rank writes its part of a folder."""
-    real = shards.write_shard
-    count = numbers()
-
-    @functools.wraps(real)
-    def wrapped(*args: Any, **keywords: Any) -> Any:
-        n = next(count)
-        if before:
-            before(n)
-        shard = real(*args, **keywords)
-        if after:
-            after(n)
-        return shard
-
-    shards.write_shard = wrapped
+    """As `around_calls`, of the writing of this rank's part of a folder."""
+    around_calls(shards, "write_shard", before, after)
 
 
 def no_room_for_shard(target: Target, saves: list[int]) -> None:
