@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import harness
@@ -132,9 +133,13 @@ def imported(node: ast.AST) -> Iterator[tuple[str, str]]:
         yield from ((node.module or "", alias.name) for alias in node.names)
 
 
-def import_doors(tree: ast.AST) -> Iterator[str]:
+def nodes_of(source: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(source)))
+
+
+def import_doors(nodes: list[ast.AST]) -> Iterator[str]:
     """Yield the private names and undocumented modules that a file imports."""
-    for node in ast.walk(tree):
+    for node in nodes:
         for module, name in imported(node):
             if not is_foreign(module):
                 continue
@@ -144,17 +149,17 @@ def import_doors(tree: ast.AST) -> Iterator[str]:
                 yield f"{module}.{name}".removesuffix(".")
 
 
-def attribute_doors(tree: ast.AST) -> Iterator[str]:
+def attribute_doors(nodes: list[ast.AST]) -> Iterator[str]:
     """Yield private attributes of imported modules and names, such as `torch._private`."""
     modules: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 modules[alias.asname or alias.name.partition(".")[0]] = alias.name
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             for alias in node.names:
                 modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-    for node in ast.walk(tree):
+    for node in nodes:
         if not (isinstance(node, ast.Attribute) and is_private(node.attr)):
             continue
         owner = ast.unparse(node.value)
@@ -167,6 +172,7 @@ def foreign_ancestors(cls: type) -> list[type]:
     return [base for base in cls.__mro__ if is_foreign(base.__module__) and base is not object]
 
 
+@cache
 def names_in(cls: type) -> set[str]:
     """Return the private names that the source of a class defines or uses on itself."""
     try:
@@ -176,9 +182,9 @@ def names_in(cls: type) -> set[str]:
     return {name for name in re.findall(r"(?:self\.|def |\")(_\w+)", source) if is_private(name)}
 
 
-def inherited_doors(path: Path, tree: ast.AST) -> Iterator[str]:
+def inherited_doors(path: Path, nodes: list[ast.AST]) -> Iterator[str]:
     """Yield the private names of foreign base classes that our classes use or replace."""
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.bases]
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef) and node.bases]
     if not classes:
         return
     module = importlib.import_module(".".join(path.relative_to(harness.ROOT).with_suffix("").parts))
@@ -213,10 +219,10 @@ def doors_in_code() -> set[tuple[str, str]]:
     """Return (door, file) for each private door that the product uses."""
     doors = set()
     for path in product_files():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        names = {*import_doors(tree), *attribute_doors(tree)}
+        nodes = nodes_of(path.read_text(encoding="utf-8"))
+        names = {*import_doors(nodes), *attribute_doors(nodes)}
         if path.parts[len(harness.ROOT.parts)] == "chatgot":
-            names |= set(inherited_doors(path, tree))
+            names |= set(inherited_doors(path, nodes))
         file = path.relative_to(harness.ROOT).as_posix()
         doors |= {(name, file) for name in names - PUBLIC_NAMES}
     return doors
@@ -262,7 +268,7 @@ def test_table_of_behaviour_quotes_words_of_the_code():
     ],
 )
 def test_private_attribute_is_found(source, door):
-    assert door in set(attribute_doors(ast.parse(source)))
+    assert door in set(attribute_doors(nodes_of(source)))
 
 
 @pytest.mark.parametrize(
@@ -276,9 +282,9 @@ def test_private_attribute_is_found(source, door):
     ],
 )
 def test_private_import_is_found(source, door):
-    assert door in set(import_doors(ast.parse(source)))
+    assert door in set(import_doors(nodes_of(source)))
 
 
 def test_public_import_is_no_door():
-    tree = ast.parse("import os\nimport torch\nfrom chatgot.report.page import _private")
-    assert list(import_doors(tree)) == []
+    nodes = nodes_of("import os\nimport torch\nfrom chatgot.report.page import _private")
+    assert list(import_doors(nodes)) == []
