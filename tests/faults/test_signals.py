@@ -13,49 +13,26 @@ from fault_trials import STEPS, files, go_on, start, way
 
 from chatgot.checkpointing.checkpoint_file import is_whole
 
+pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
 PHASES = ["step", "save", "sample", "evaluate", "last evaluation"]
 SIGNALS = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 143}
 TWICE = [["SIGINT", "SIGINT"], ["SIGINT", "SIGINT", "SIGINT"], ["SIGTERM", "SIGINT"]]
 
 
-def slow_if(slow: bool) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.slow] if slow else []
-
-
 # In the background, which phase it is matters less: the thread writes beside any of them
 ONE_SIGNAL = [
+    *((phase, name, False) for phase in PHASES for name in SIGNALS),
     *(
-        pytest.param(phase, name, False, marks=slow_if(name != "SIGTERM"))
-        for phase in PHASES
-        for name in SIGNALS
-    ),
-    *(
-        pytest.param(
-            phase,
-            name,
-            True,
-            marks=slow_if((phase, name) != ("save", "SIGTERM")),
-            id=f"{phase}-{name}-background",
-        )
+        pytest.param(phase, name, True, id=f"{phase}-{name}-background")
         for phase in PHASES
         for name in SIGNALS
         if phase == "save" or name == "SIGTERM"
     ),
 ]
 TWO_SIGNALS = [
+    *((phase, names, False) for phase in PHASES for names in TWICE),
     *(
-        pytest.param(phase, names, False, marks=slow_if(names != TWICE[0]))
-        for phase in PHASES
-        for names in TWICE
-    ),
-    *(
-        pytest.param(
-            phase,
-            names,
-            True,
-            marks=slow_if((phase, names) != ("save", TWICE[0])),
-            id=f"{phase}-{'-'.join(names)}-background",
-        )
+        pytest.param(phase, names, True, id=f"{phase}-{'-'.join(names)}-background")
         for phase in ("step", "save")
         for names in TWICE
     ),

@@ -196,7 +196,7 @@ def big_endian(text: str) -> tuple[bytes, str]:
     return ("\ufeff" + text).encode("utf-16-be"), text
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @example([big_endian("INFO step 12\r\n"), (b"\n", "\n"), big_endian("→ done\r\n")], "")
 @given(
     st.lists(st.one_of(parts), max_size=8), st.sampled_from(["", "a last line without an end é"])
@@ -241,7 +241,7 @@ nasty = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.one_of(nasty, nasty, nasty, st.binary(max_size=80)), st.integers(1, 9))
 def test_any_bytes_become_the_same_visible_text_however_they_are_read(content, read_bytes):
     fixed, report = fix_and_report(content)
