@@ -9,10 +9,12 @@ import torch
 from chosen_device import DEFAULT, KINDS, device_name, missing_device, use_device
 from hypothesis import settings
 from log_handlers import take_log_down
+from platformdirs import user_cache_dir
 from windows_rules import needs_unix
 
 from chatgot.machine import contention
-from chatgot.machine.measured import machine_file
+from chatgot.machine.measured import machine_file, remember
+from chatgot.numerics.compile_cost import ANY_SHAPE
 
 # The same examples each time: what passed stays passed. --hypothesis-profile=default draws others.
 settings.register_profile("repeatable", derandomize=True)
@@ -66,11 +68,24 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def caches_in_a_temporary_folder(tmp_path_factory):
-    """Send this machine's measurements (machine.json) into a folder that the tests own."""
+    """Send this machine's measurements (machine.json) into a folder that the tests own.
+
+    matplotlib keeps its list of fonts where it is: making one takes seconds.
+    """
     folder = tmp_path_factory.mktemp("user-cache")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or user_cache_dir("matplotlib"))
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def dear_compiling(caches_in_a_temporary_folder):
+    """Compiling a block takes a minute here: `compile: auto` compiles no tiny model by chance.
+
+    Otherwise a stand-in for torch.compile would tell all later tests that it takes no time.
+    """
+    remember(ANY_SHAPE, [60.0])
 
 
 @pytest.fixture(scope="session", autouse=True)
