@@ -27,7 +27,7 @@ from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
 from chatgot.sampling.loading import load_model
 from chatgot.stopping import Stopped
-from chatgot.training.evaluation import halving_batches
+from chatgot.training.evaluation import Readings, halving_batches
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +102,8 @@ def _mean_losses(
     run: Run, models: Sequence[GPT], stopped: Stopped, batches: Iterable[Batch]
 ) -> list[float] | None:
     """Return the mean loss of each model, and then that of all but the first one together."""
-    sums: list[Tensor] = []  # (K + 1,) each
-    counts: list[Tensor] = []  # of targets
+    sums = [Readings(run.device) for _ in range(len(models) + 1)]
+    targets = Readings(run.device)
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(evaluating(model))
@@ -111,15 +111,16 @@ def _mean_losses(
         for x, y in batches:
             if stopped():
                 return None
-            sums.append(_summed_losses(models, x, y, len(run.vocabulary)))
-            counts.append((y != NOT_LEARNED).sum())
-        totals = torch.stack(sums).double().sum(0).tolist()
-        count = int(torch.stack(counts).sum())
-    return [total / count for total in totals]
+            losses = _summed_losses(models, x, y, len(run.vocabulary))
+            for of_model, loss in zip(sums, losses, strict=True):
+                of_model.add(loss)
+            targets.add((y != NOT_LEARNED).sum())
+        count = math.fsum(targets.read())
+        return [math.fsum(of_model.read()) / count for of_model in sums]
 
 
-def _summed_losses(models: Sequence[GPT], x: Tensor, y: Tensor, n_tokens: int) -> Tensor:
-    """Return the sums of the losses over x and y (B, T): of each model, then together, (K + 1,)."""
+def _summed_losses(models: Sequence[GPT], x: Tensor, y: Tensor, n_tokens: int) -> list[Tensor]:
+    """Return the sums of the losses over x and y (B, T), () each: of each model, then together."""
     losses = []
     total: Tensor | None = None  # the log of the sum of the teachers' probabilities, (B, T, V)
     for number, model in enumerate(models):
@@ -129,7 +130,7 @@ def _summed_losses(models: Sequence[GPT], x: Tensor, y: Tensor, n_tokens: int) -
             total = log_p if total is None else torch.logaddexp(total, log_p)
     assert total is not None, "there is a teacher"
     losses.append(_sum(total - math.log(len(models) - 1), y))
-    return torch.stack(losses)
+    return losses
 
 
 def _sum(log_p: Tensor, y: Tensor) -> Tensor:

@@ -49,6 +49,30 @@ class Evaluation(NamedTuple):
     by_source: dict[str, float]
 
 
+class Readings:
+    """The numbers that each batch gives: read after the last one, so that a card is not waited for.
+
+    On a CPU they are read at once. A small tensor, kept where the logits were, would leave too
+    little room there for the next ones: memory would grow by them with every batch.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._reads_at_once = device.type == "cpu"
+        self._read: list[float] = []
+        self._on_card: list[Tensor] = []
+
+    def add(self, number: Tensor) -> None:
+        """Take a number of the next batch, ()."""
+        if self._reads_at_once:
+            self._read.append(number.item())
+        else:
+            self._on_card.append(number)
+
+    def read(self) -> list[float]:
+        """Return the numbers of all batches; synchronises with a card."""
+        return self._read + (torch.stack(self._on_card).tolist() if self._on_card else [])
+
+
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -60,21 +84,18 @@ def evaluate(
 
     Targets that are not learned from do not count.
 
-    Leaves the training's generators, mode and gradients as they are. Synchronises with the device
-    once, at the end.
+    Leaves the training's generators, mode and gradients as they are.
     """
-    losses: list[Tensor] = []
-    counts: list[Tensor] = []  # of targets
+    losses = Readings(device)
+    targets = Readings(device)
     with evaluating(model), autocast(device, precision):
         for x, y in batches:
             if stopped():
                 return None
             _, loss = model(x, y)
-            losses.append(loss)
-            counts.append((y != NOT_LEARNED).sum())
-        read_losses: list[float] = torch.stack(losses).tolist()
-        read_counts: list[int] = torch.stack(counts).tolist()
-    return _mean(list(zip(read_losses, read_counts, strict=True)))
+            losses.add(loss)
+            targets.add((y != NOT_LEARNED).sum())
+        return _mean(list(zip(losses.read(), map(int, targets.read()), strict=True)))
 
 
 def _mean(batches: list[BlockLoss]) -> Measured:

@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 
 import parts
+import psutil
 import pytest
 import torch
+import torch.nn.functional as F
 from memory_limit import never
 from thread_ranks import ThreadRanks, by_ranks
+from torch import Tensor, nn
 
 from chatgot.data.windows import NOT_LEARNED, Batch
 from chatgot.training import evaluation
@@ -33,12 +36,34 @@ def test_evaluation_is_the_mean_over_targets_and_waits_once(monkeypatch):
             return real(tensor)
 
         monkeypatch.setattr(torch.Tensor, name, noted)
-    measured = evaluate(run.model, batches, parts.CPU, "fp32", never)
+    measured = evaluate(run.model, batches, torch.device("cuda"), "fp32", never)
     monkeypatch.undo()
     assert measured.loss == expected
     assert measured.batches == list(zip(losses, (24, 8, 5), strict=True))
-    assert waits == ["tolist", "tolist"]  # both at the end
+    assert waits == ["tolist", "tolist"]  # a card is waited for at the end, for both
     assert run.model.training
+    assert evaluate(run.model, batches, parts.CPU, "fp32", never) == measured
+
+
+class WideHead(nn.Module):
+    """Makes logits of 12 MB for each batch, as a model with many subwords does."""
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = torch.zeros(x.numel(), 2048, dtype=torch.bfloat16)
+        return logits, F.cross_entropy(logits.float(), y.flatten())
+
+
+def test_memory_does_not_grow_with_the_number_of_batches():
+    x = torch.zeros(24, 64, dtype=torch.long)
+    process = psutil.Process()
+
+    def grown_by(batches: int) -> int:
+        before = process.memory_info().rss
+        evaluate(WideHead(), [(x, x)] * batches, parts.CPU, "fp32", never)
+        return process.memory_info().rss - before
+
+    grown_by(20)
+    assert grown_by(100) < 200 << 20
 
 
 def test_stopped_evaluation_gives_no_loss():
