@@ -21,10 +21,10 @@ from torch.optim import Optimizer
 from chatgot import __version__
 from chatgot.checkpointing.checkpoint_file import FORMAT_VERSION
 from chatgot.checkpointing.stored_vocabulary import rows_of_tokens, vocabulary_keys
-from chatgot.config import Config, settings_hash
+from chatgot.config import Config, TrainingConfig, settings_hash
 from chatgot.data.bits_per_byte import bits_per_byte, tokens_per_byte
 from chatgot.data.held_out_sources import HeldOutSource, held_out_sources
-from chatgot.data.learned_lines import learned_tokens
+from chatgot.data.learned_lines import LearnedTokens, learned_tokens
 from chatgot.data.mixture import training_windows
 from chatgot.data.old_text import OldText
 from chatgot.data.token_cache import Tokens
@@ -309,30 +309,14 @@ def assemble(  # noqa: PLR0913 what a run is made of
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
 
-    T = config.model.max_seq_length
     weights = start if stored is None else stored["model_state_dict"]
     V = rows_of_tokens(weights or {}, tokens.vocabulary)
-    if config.training.lora.enabled:
+    if settings.lora.enabled:
         V = len(tokens.vocabulary)  # frozen rows without a token would be of no use
-    if tokens.shards is not None:
-        windows: TrainingWindows = tokens.shards.windows(tokens, config, V, device)
-    else:
-        windows = training_windows(
-            tokens,
-            config.data,
-            n_train=n_train,
-            T=T,
-            vocab_size=V,
-            device=device,
-            seed=config.seed,
-            learned=learned,
-        )
+    windows = _windows_to_train_on(config, tokens, n_train, V, device, learned)
+    T = config.model.max_seq_length
     val_windows = ValidationWindows(tokens.ids[n_train:], T, V, device, evaluated)
-    with waiting("building the model"):
-        model = build_model(config.model, V, device, config.seed)
-        if settings.lora.enabled:
-            add_lora(model, settings.lora)
-            draw_lora(model, config.seed)
+    model = _fresh_model(config, V, device)
 
     prove_precision(modes, config, model, windows, stored)
     modes.asked_precision = modes.precision
@@ -343,12 +327,7 @@ def assemble(  # noqa: PLR0913 what a run is made of
     state.micro_batch.size = first_micro_batch(settings, ranks.size)
     state.micro_batch.eval_size = settings.batch_size
 
-    scaler = SafeGradScaler(
-        device.type,
-        enabled=modes.precision == "fp16",
-        max_nan_before_fallback=settings.max_nan_before_fallback,
-        min_loss_scale=settings.safety.min_loss_scale,
-    )
+    scaler = _scaler_for(settings, modes.precision, device)
     scaler.describe = lambda: describe_numbers(model, windows, state, config)
     choose_muon_precision(modes, config, model, device, stored)
     optimizer = build_optimizer(model, settings, modes.muon_precision, _muon_class(ranks))
@@ -372,6 +351,47 @@ def assemble(  # noqa: PLR0913 what a run is made of
     )
     _make_ready(run, stored)
     return run
+
+
+def _windows_to_train_on(
+    config: Config,
+    tokens: Tokens,
+    n_train: int,
+    vocab_size: int,
+    device: torch.device,
+    learned: LearnedTokens | None,
+) -> TrainingWindows:
+    if tokens.shards is not None:
+        return tokens.shards.windows(tokens, config, vocab_size, device)
+    return training_windows(
+        tokens,
+        config.data,
+        n_train=n_train,
+        T=config.model.max_seq_length,
+        vocab_size=vocab_size,
+        device=device,
+        seed=config.seed,
+        learned=learned,
+    )
+
+
+def _fresh_model(config: Config, vocab_size: int, device: torch.device) -> GPT:
+    lora = config.training.lora
+    with waiting("building the model"):
+        model = build_model(config.model, vocab_size, device, config.seed)
+        if lora.enabled:
+            add_lora(model, lora)
+            draw_lora(model, config.seed)
+    return model
+
+
+def _scaler_for(settings: TrainingConfig, precision: str, device: torch.device) -> SafeGradScaler:
+    return SafeGradScaler(
+        device.type,
+        enabled=precision == "fp16",
+        max_nan_before_fallback=settings.max_nan_before_fallback,
+        min_loss_scale=settings.safety.min_loss_scale,
+    )
 
 
 def _muon_class(ranks: Ranks) -> Callable[..., Muon]:
