@@ -46,10 +46,12 @@ from chatgot.training.predicted_loss import Planned, Predicted, predict
 from chatgot.training.recipe import (
     EVALUATIONS_WITHOUT_GAIN,
     LEAST_BYTES_FOR_SUBWORDS,
+    PASSES_FOR_CHARACTERS,
     SHARE_OF_TIME,
     Costs,
     Plan,
     Recipe,
+    characters_pay,
     largest_in_time,
     plan,
     recipes_for_text,
@@ -131,8 +133,20 @@ def choose(
     from_scratch: the run starts with fresh weights; else no loss is predicted.
     Raises: ConfigError for a text that no recipe can be trained on; StorageError (token cache).
     """
-    if vocabulary is None:
-        request = _with_tokenizer(request)
+    in_subwords = _with_tokenizer(request) if vocabulary is None else request
+    choosing = _choosing(in_subwords, vocabulary, dry_run)
+    trial, speed = choosing.largest_trial()
+    passes = choosing.passes_of_characters(trial)
+    if in_subwords is not request and characters_pay(passes):
+        choosing = _choosing(request, vocabulary, dry_run)
+        choosing.passes_too_many_for_subwords = passes
+        trial, speed = choosing.largest_trial()
+    choosing.from_scratch = from_scratch
+    return choosing.fitted(trial, speed)
+
+
+def _choosing(request: Request, vocabulary: Vocabulary | None, dry_run: bool) -> "_Choosing":
+    """Return what is known of a text before this machine is measured. Raises: as `choose`."""
     possible = candidates(request)
     tokens = _tokens(request, possible[0].config, vocabulary, dry_run)
     unit = _unit(tokens)
@@ -147,10 +161,7 @@ def choose(
         unit,
         _and_time(request),
     )
-    choosing = _Choosing(request, trials, tokens, device)
-    choosing.from_scratch = from_scratch
-    trial, speed = choosing.largest_trial()
-    return choosing.fitted(trial, speed)
+    return _Choosing(request, trials, tokens, device)
 
 
 def _with_tokenizer(request: Request) -> Request:
@@ -228,6 +239,12 @@ class _Choosing:
         config = trials[0].candidate.config
         self.characters_per_token = _characters_per_token(tokens, config)
         self.from_scratch = True
+        # over the characters, which fit into the time; None: subwords were not weighed
+        self.passes_too_many_for_subwords: float | None = None
+
+    def passes_of_characters(self, trial: Trial) -> float:
+        """Return how often a recipe would see the text in the time, if a token were a character."""
+        return self.tokens_in_time[trial.recipe.name] / self.training_characters
 
     @property
     def training_characters(self) -> int:
@@ -450,6 +467,8 @@ class _Choosing:
         notes = [self._note_on_recipe(trial)]
         if config.data.tokenizer == "bpe":
             notes.insert(0, self._note_on_tokenizer(config))
+        elif self.passes_too_many_for_subwords is not None:
+            notes.insert(0, self._note_on_characters(self.passes_too_many_for_subwords))
         if self.request.minutes == DEFAULT_MINUTES and not self.request.until_best:
             words = f"minutes: {DEFAULT_MINUTES:g}, the default; --minutes M sets another number"
             notes.insert(0, Note(words, "minutes", DEFAULT_MINUTES))
@@ -486,6 +505,14 @@ class _Choosing:
         words += f"; each one has {each:.2f} characters in the mean"
         measured: dict[str, object] = {"characters_per_token": round(each, 3)}
         return Note(words, "tokenizer", config.data.tokenizer, measured)
+
+    def _note_on_characters(self, passes: float) -> Note:
+        """Return why a token of a text that is long enough for subwords is a character."""
+        words = (
+            f"tokens: characters. About {_passes(passes)} over them fit into the time, and in "
+            f"{PASSES_FOR_CHARACTERS} or more a model learns the subwords of a text by heart"
+        )
+        return Note(words, "tokenizer", "char", {"passes": round(passes, 2)})
 
     def _note_on_recipe(self, trial: Trial) -> Note:
         """Return why this recipe is taken, and why not the next larger one."""

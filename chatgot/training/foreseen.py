@@ -43,7 +43,8 @@ def foreseen(text: Path, n_characters: int, n_distinct: int) -> list[str]:
     largest = recipes_for_text(recipes, n_train)[-1]
     tokens = "tokens: characters"
     if tokenizer_for(n_train) == "bpe":
-        tokens = f"tokens: subwords, at most {vocab_size_for(n_train):,}"
+        most = vocab_size_for(n_train)
+        tokens = f"tokens: subwords, at most {most:,}; characters if the minutes are many"
     return [
         tokens,
         f"train would take {largest.name} ({largest.parameters / 1e6:.1f} M parameters) at most, "

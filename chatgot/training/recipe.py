@@ -29,6 +29,9 @@ DROPOUTS = ((60.0, 0.2), (25.0, 0.1))
 # than characters in the same time: there, a run of a text has subwords. docs/benchmarks.md has the
 # measurements.
 LEAST_BYTES_FOR_SUBWORDS = 900_000
+# A model sees the same text as fewer subwords, and learns them by heart in fewer passes: where so
+# many passes over its characters fit into the time, characters end lower.
+PASSES_FOR_CHARACTERS = 7
 SMALL_VOCABULARY = 1024  # subwords of a text below BYTES_FOR_LARGE_VOCABULARY
 LARGE_VOCABULARY = 2048
 BYTES_FOR_LARGE_VOCABULARY = 4_000_000
@@ -49,6 +52,11 @@ WARMUP_SHARE = 0.1  # of the steps at most; a longer run takes the recipe's own 
 def tokenizer_for(training_bytes: float) -> Literal["char", "bpe"]:
     """Return what `data.tokenizer` should be for a training text of so many bytes."""
     return "bpe" if training_bytes >= LEAST_BYTES_FOR_SUBWORDS else "char"
+
+
+def characters_pay(passes: float) -> bool:
+    """Return whether characters are better than subwords where so many passes over them fit."""
+    return passes >= PASSES_FOR_CHARACTERS
 
 
 def vocab_size_for(training_bytes: float) -> int:

@@ -73,6 +73,7 @@ def long_enough(monkeypatch) -> None:
     """A text of 5,000 bytes is long enough for subwords here."""
     monkeypatch.setattr(recipe, "LEAST_BYTES_FOR_SUBWORDS", 5000)
     monkeypatch.setattr(choosing, "LEAST_BYTES_FOR_SUBWORDS", 5000)
+    monkeypatch.setattr(recipe, "PASSES_FOR_CHARACTERS", math.inf)
 
 
 @pytest.mark.usefixtures("long_enough")
@@ -87,6 +88,23 @@ def test_a_long_text_has_subwords_and_the_rules_count_its_characters(request_for
     assert len(choice.tokens.ids) * each == pytest.approx(6000, rel=0.02)
     assert "from 0.005 MB on they predict a text better" in note.text
     assert 1.5 < 200 / choice.config.sampling.max_new_tokens < 6
+
+
+@pytest.mark.usefixtures("long_enough")
+def test_a_text_that_is_seen_often_has_characters(request_for_text, monkeypatch):
+    """Even where it is long enough for subwords; what the user sets stays."""
+    monkeypatch.setattr(recipe, "PASSES_FOR_CHARACTERS", 7)
+    request = Request(request_for_text.text, 0.05, request_for_text.overrides)
+    choice = choose(request)
+    assert choice.tokens.vocabulary.kind == "characters"
+    (note,) = [note for note in choice.notes if note.what == "tokenizer"]
+    assert note.chosen == "char"
+    assert note.measured["passes"] > 7
+    assert "a model learns the subwords of a text by heart" in note.text
+    (steps,) = [note for note in choice.notes if note.what == "steps"]
+    assert steps.measured["passes"] > 7
+    asked = ("data.tokenizer=bpe", "data.vocab_size=300")
+    assert choose(replace(request, overrides=asked)).tokens.vocabulary.kind == "subwords"
 
 
 @pytest.mark.usefixtures("long_enough")

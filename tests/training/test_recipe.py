@@ -16,6 +16,7 @@ from chatgot.training.recipe import (
     WEIGHT_DECAY,
     Costs,
     Recipe,
+    characters_pay,
     largest_in_time,
     plan,
     recipes_for_text,
@@ -164,6 +165,11 @@ def test_a_long_text_has_subwords_and_a_longer_one_has_more_of_them():
     assert tokenizer_for(900_000) == "bpe"
     assert vocab_size_for(3_999_999) == 1024
     assert vocab_size_for(4_000_000) == 2048
+
+
+def test_characters_pay_where_a_text_is_seen_often():
+    assert not characters_pay(6.9)
+    assert characters_pay(7)
 
 
 def test_a_run_until_nothing_gets_better_is_evaluated_more_often():
