@@ -268,7 +268,7 @@ class _Choosing:
         The smallest is measured first; from its FLOP/s follows which larger one is worth measuring.
         """
         recipes = [trial.recipe for trial in self.trials.values()]
-        fitting = recipes_for_text(recipes, self.training_characters)
+        fitting = recipes_for_text(recipes, self.n_train)
         smallest = self.trials[fitting[0].name]
         speed = self._measure(smallest, ["training.compile=false"])
         assert speed is not None, "the smallest model fits into the memory, or its step says so"
@@ -544,11 +544,10 @@ class _Choosing:
         """Return why the next larger recipe is not taken."""
         model = larger.recipe
         size = f"{model.name} ({_millions(model.parameters)} parameters)"
-        if model.text_needed > self.training_characters:
-            needed = model.text_needed / self.characters_per_token
+        if model.text_needed > self.n_train:
             return (
                 f"{size} is too large for this text and would learn it by heart: "
-                f"it needs {_millions(needed)} {_unit(self.tokens)}"
+                f"it needs {_millions(model.text_needed)} {_unit(self.tokens)}"
             )
         seen = self.tokens_in_time[model.name]
         if not seen:
@@ -679,7 +678,7 @@ class _Choosing:
         longer = self._plan(trial, speed, 2 * self.request.minutes)
         reached = self._predicted(trial, longer.steps, hard)
         recipes = [other.recipe for other in self.trials.values()]
-        fitting = recipes_for_text(recipes, self.training_characters)
+        fitting = recipes_for_text(recipes, self.n_train)
         twice = {name: 2 * seen for name, seen in self.characters_in_time.items()}
         larger = self.trials[largest_in_time(fitting, twice).name]
         if larger is trial:

@@ -69,8 +69,9 @@ def vocab_size_for(training_bytes: float) -> int:
 class Recipe:
     """What decides whether a recipe fits: the size of its model.
 
-    All rules count tokens that are characters. A text of subwords counts as the characters that it
-    has: there is as much to learn from it, and to learn by heart.
+    How large a model may be is measured by the tokens that the text has, be they characters or
+    subwords. All other rules count tokens that are characters: a text of subwords counts as the
+    characters that it has.
     """
 
     name: str

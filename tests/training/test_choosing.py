@@ -91,6 +91,22 @@ def test_a_long_text_has_subwords_and_the_rules_count_its_characters(request_for
 
 
 @pytest.mark.usefixtures("long_enough")
+def test_subwords_are_fewer_than_characters_for_the_size_of_a_model(request_for_text, monkeypatch):
+    """The quick recipe has 1.8 M parameters; the text has 2,600 subwords of 5,400 characters."""
+    monkeypatch.setattr(recipe, "MOST_PARAMETERS_PER_TOKEN", 450)
+    in_subwords = (*request_for_text.overrides, "data.tokenizer=bpe", "data.vocab_size=300")
+    for overrides, name in (
+        (in_subwords, "chatgot_mini"),
+        (request_for_text.overrides, "chatgot_quick"),
+    ):
+        monkeypatch.setattr(recipe, "LEAST_BYTES_FOR_SUBWORDS", math.inf)
+        choice = choose(Request(request_for_text.text, 10, overrides))
+        (note,) = [note for note in choice.notes if note.what == "recipe"]
+        assert note.chosen == name
+        assert "is too large for this text and would learn it by heart" in note.text
+
+
+@pytest.mark.usefixtures("long_enough")
 def test_a_text_that_is_seen_often_has_characters(request_for_text, monkeypatch):
     """Even where it is long enough for subwords; what the user sets stays."""
     monkeypatch.setattr(recipe, "PASSES_FOR_CHARACTERS", 7)
