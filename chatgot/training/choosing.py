@@ -509,8 +509,9 @@ class _Choosing:
     def _note_on_characters(self, passes: float) -> Note:
         """Return why a token of a text that is long enough for subwords is a character."""
         words = (
-            f"tokens: characters. About {_passes(passes)} over them fit into the time, and in "
-            f"{PASSES_FOR_CHARACTERS} or more a model learns the subwords of a text by heart"
+            f"tokens: characters. About {_passes(passes)} over them fit into the time; from "
+            f"{PASSES_FOR_CHARACTERS} on they predict a text better than its subwords, "
+            "which are learnt by heart sooner"
         )
         return Note(words, "tokenizer", "char", {"passes": round(passes, 2)})
 

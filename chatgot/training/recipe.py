@@ -29,9 +29,9 @@ DROPOUTS = ((60.0, 0.2), (25.0, 0.1))
 # than characters in the same time: there, a run of a text has subwords. docs/benchmarks.md has the
 # measurements.
 LEAST_BYTES_FOR_SUBWORDS = 900_000
-# A model sees the same text as fewer subwords, and learns them by heart in fewer passes: where so
-# many passes over its characters fit into the time, characters end lower.
-PASSES_FOR_CHARACTERS = 7
+# A text has fewer subwords than characters, and a model learns them by heart sooner: where so many
+# passes over its characters fit into the time, characters end lower.
+PASSES_FOR_CHARACTERS = 2
 SMALL_VOCABULARY = 1024  # subwords of a text below BYTES_FOR_LARGE_VOCABULARY
 LARGE_VOCABULARY = 2048
 BYTES_FOR_LARGE_VOCABULARY = 4_000_000

@@ -168,8 +168,8 @@ def test_a_long_text_has_subwords_and_a_longer_one_has_more_of_them():
 
 
 def test_characters_pay_where_a_text_is_seen_often():
-    assert not characters_pay(6.9)
-    assert characters_pay(7)
+    assert not characters_pay(1.9)
+    assert characters_pay(2)
 
 
 def test_a_run_until_nothing_gets_better_is_evaluated_more_often():
