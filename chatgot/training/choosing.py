@@ -51,7 +51,6 @@ from chatgot.training.recipe import (
     Costs,
     Plan,
     Recipe,
-    characters_pay,
     largest_in_time,
     plan,
     recipes_for_text,
@@ -137,7 +136,8 @@ def choose(
     choosing = _choosing(in_subwords, vocabulary, dry_run)
     trial, speed = choosing.largest_trial()
     passes = choosing.passes_of_characters(trial)
-    if in_subwords is not request and characters_pay(passes):
+    may_change = in_subwords is not request
+    if may_change and trial.recipe.does_better_with_characters(passes, choosing.n_train):
         choosing = _choosing(request, vocabulary, dry_run)
         choosing.passes_too_many_for_subwords = passes
         trial, speed = choosing.largest_trial()
@@ -703,7 +703,7 @@ class _Choosing:
             why = f"{dropout:g}, and {decay}, {by_heart}"
         elif passes <= 1:
             why = "none, since nothing is seen twice"
-        elif trial.recipe.parameters <= self.training_characters:
+        elif not trial.recipe.learns_by_heart(self.training_characters):
             why = "none, since this model is too small to learn the text by heart"
         else:
             why = f"none, since {_passes(passes)} are too few to learn the text by heart"

@@ -29,8 +29,8 @@ DROPOUTS = ((60.0, 0.2), (25.0, 0.1))
 # than characters in the same time: there, a run of a text has subwords. docs/benchmarks.md has the
 # measurements.
 LEAST_BYTES_FOR_SUBWORDS = 900_000
-# A text has fewer subwords than characters, and a model learns them by heart sooner: where so many
-# passes over its characters fit into the time, characters end lower.
+# A text has fewer subwords than characters, and a model learns them by heart sooner. Where it can,
+# and so many passes over the characters fit into the time, characters end lower.
 PASSES_FOR_CHARACTERS = 2
 SMALL_VOCABULARY = 1024  # subwords of a text below BYTES_FOR_LARGE_VOCABULARY
 LARGE_VOCABULARY = 2048
@@ -52,11 +52,6 @@ WARMUP_SHARE = 0.1  # of the steps at most; a longer run takes the recipe's own 
 def tokenizer_for(training_bytes: float) -> Literal["char", "bpe"]:
     """Return what `data.tokenizer` should be for a training text of so many bytes."""
     return "bpe" if training_bytes >= LEAST_BYTES_FOR_SUBWORDS else "char"
-
-
-def characters_pay(passes: float) -> bool:
-    """Return whether characters are better than subwords where so many passes over them fit."""
-    return passes >= PASSES_FOR_CHARACTERS
 
 
 def vocab_size_for(training_bytes: float) -> int:
@@ -89,13 +84,21 @@ class Recipe:
 
     def most_passes(self, training_tokens: int) -> int:
         """Return after how many passes over a text this model would only learn it by heart."""
-        if self.parameters > training_tokens:
+        if self.learns_by_heart(training_tokens):
             return MOST_PASSES
         return MOST_PASSES_OF_A_SMALLER_MODEL
 
+    def learns_by_heart(self, training_tokens: int) -> bool:
+        """Return whether it has more parameters than the training text has tokens."""
+        return self.parameters > training_tokens
+
+    def does_better_with_characters(self, passes: float, training_subwords: int) -> bool:
+        """Return whether characters pay, where so many passes over them fit into the time."""
+        return passes >= PASSES_FOR_CHARACTERS and self.learns_by_heart(training_subwords)
+
     def dropout(self, passes: float, training_tokens: int, of_recipe: float) -> float:
         """Return the dropout for so many passes over a text; the recipe's own is the least."""
-        if self.parameters <= training_tokens:  # too small to learn the text by heart
+        if not self.learns_by_heart(training_tokens):
             return of_recipe
         by_heart = passes * self.parameters / training_tokens
         wanted = next((rate for least, rate in DROPOUTS if by_heart >= least), 0.0)
@@ -103,8 +106,8 @@ class Recipe:
 
     def weight_decay(self, passes: float, training_tokens: int, of_recipe: float) -> float:
         """Return the weight decay for so many passes; the recipe's own is the least."""
-        by_heart = passes >= PASSES_WITHOUT_DECAY and self.parameters > training_tokens
-        return max(of_recipe, WEIGHT_DECAY) if by_heart else of_recipe
+        pays = passes >= PASSES_WITHOUT_DECAY and self.learns_by_heart(training_tokens)
+        return max(of_recipe, WEIGHT_DECAY) if pays else of_recipe
 
 
 def recipes_for_text(recipes: Sequence[Recipe], training_tokens: int) -> list[Recipe]:

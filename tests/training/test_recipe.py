@@ -16,7 +16,6 @@ from chatgot.training.recipe import (
     WEIGHT_DECAY,
     Costs,
     Recipe,
-    characters_pay,
     largest_in_time,
     plan,
     recipes_for_text,
@@ -167,9 +166,11 @@ def test_a_long_text_has_subwords_and_a_longer_one_has_more_of_them():
     assert vocab_size_for(4_000_000) == 2048
 
 
-def test_characters_pay_where_a_text_is_seen_often():
-    assert not characters_pay(1.9)
-    assert characters_pay(2)
+def test_characters_pay_where_a_text_is_seen_often_and_may_be_learnt_by_heart():
+    few = SMALL.parameters - 1
+    assert not SMALL.does_better_with_characters(1.9, few)
+    assert SMALL.does_better_with_characters(2, few)
+    assert not SMALL.does_better_with_characters(2, SMALL.parameters)
 
 
 def test_a_run_until_nothing_gets_better_is_evaluated_more_often():
