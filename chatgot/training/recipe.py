@@ -29,8 +29,10 @@ DROPOUTS = ((60.0, 0.2), (25.0, 0.1))
 # than characters in the same time: there, a run of a text has subwords. docs/benchmarks.md has the
 # measurements.
 LEAST_BYTES_FOR_SUBWORDS = 900_000
-# A text has fewer subwords than characters, and a model learns them by heart sooner. Where it can,
-# and so many passes over the characters fit into the time, characters end lower.
+# A text has fewer subwords than characters, and a model learns them by heart sooner. Characters end
+# lower where a model has so many parameters for each subword, and the time is enough for so many
+# passes over the characters.
+PARAMETERS_PER_SUBWORD_FOR_CHARACTERS = 4
 PASSES_FOR_CHARACTERS = 2
 SMALL_VOCABULARY = 1024  # subwords of a text below BYTES_FOR_LARGE_VOCABULARY
 LARGE_VOCABULARY = 2048
@@ -94,7 +96,8 @@ class Recipe:
 
     def does_better_with_characters(self, passes: float, training_subwords: int) -> bool:
         """Return whether characters pay, where so many passes over them fit into the time."""
-        return passes >= PASSES_FOR_CHARACTERS and self.learns_by_heart(training_subwords)
+        least = PARAMETERS_PER_SUBWORD_FOR_CHARACTERS * training_subwords
+        return passes >= PASSES_FOR_CHARACTERS and self.parameters >= least
 
     def dropout(self, passes: float, training_tokens: int, of_recipe: float) -> float:
         """Return the dropout for so many passes over a text; the recipe's own is the least."""
