@@ -400,19 +400,19 @@ class _Choosing:
         return keys
 
     def _most_passes(self, trial: Trial) -> int:
-        return trial.recipe.most_passes(self.training_characters)
+        return trial.recipe.most_passes(self.n_train)
 
     def _dropout(self, trial: Trial, steps: int) -> float:
         """Return the dropout of a run of so many steps."""
         passes = steps / trial.steps_of_a_pass
         of_recipe = trial.candidate.config.model.dropout
-        return trial.recipe.dropout(passes, self.training_characters, of_recipe)
+        return trial.recipe.dropout(passes, self.n_train, of_recipe)
 
     def _weight_decay(self, trial: Trial, steps: int) -> float:
         """Return the weight decay of a run of so many steps."""
         passes = steps / trial.steps_of_a_pass
         of_recipe = trial.candidate.config.training.weight_decay
-        return trial.recipe.weight_decay(passes, self.training_characters, of_recipe)
+        return trial.recipe.weight_decay(passes, self.n_train, of_recipe)
 
     def _steps(self, trial: Trial, planned: Plan) -> int:
         """Return the steps that the run will make: those planned, or those that the user sets."""
@@ -703,7 +703,7 @@ class _Choosing:
             why = f"{dropout:g}, and {decay}, {by_heart}"
         elif passes <= 1:
             why = "none, since nothing is seen twice"
-        elif not trial.recipe.learns_by_heart(self.training_characters):
+        elif not trial.recipe.learns_by_heart(self.n_train):
             why = "none, since this model is too small to learn the text by heart"
         else:
             why = f"none, since {_passes(passes)} are too few to learn the text by heart"

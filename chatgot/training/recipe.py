@@ -66,9 +66,8 @@ def vocab_size_for(training_bytes: float) -> int:
 class Recipe:
     """What decides whether a recipe fits: the size of its model.
 
-    How large a model may be is measured by the tokens that the text has, be they characters or
-    subwords. All other rules count tokens that are characters: a text of subwords counts as the
-    characters that it has.
+    What a model learns by heart are the tokens of the text, be they characters or subwords. What it
+    must see in the time is counted in characters: a subword counts as those that it has.
     """
 
     name: str

@@ -166,7 +166,7 @@ def test_a_long_text_has_subwords_and_a_longer_one_has_more_of_them():
     assert vocab_size_for(4_000_000) == 2048
 
 
-def test_characters_pay_where_a_text_is_seen_often_and_the_model_is_large_for_it():
+def test_characters_pay_where_a_large_model_sees_a_text_often():
     few = SMALL.parameters // 4
     assert not SMALL.does_better_with_characters(1.9, few)
     assert SMALL.does_better_with_characters(2, few)
