@@ -132,12 +132,12 @@ def choose(
     from_scratch: the run starts with fresh weights; else no loss is predicted.
     Raises: ConfigError for a text that no recipe can be trained on; StorageError (token cache).
     """
-    in_subwords = _with_tokenizer(request) if vocabulary is None else request
-    choosing = _choosing(in_subwords, vocabulary, dry_run)
+    of_its_size = _with_tokenizer(request) if vocabulary is None else request
+    choosing = _choosing(of_its_size, vocabulary, dry_run)
     trial, speed = choosing.largest_trial()
     passes = choosing.passes_of_characters(trial)
-    may_change = in_subwords is not request
-    if may_change and trial.recipe.does_better_with_characters(passes, choosing.n_train):
+    has_own_subwords = of_its_size is not request
+    if has_own_subwords and trial.recipe.does_better_with_characters(passes, choosing.n_train):
         choosing = _choosing(request, vocabulary, dry_run)
         choosing.passes_too_many_for_subwords = passes
         trial, speed = choosing.largest_trial()

@@ -70,7 +70,10 @@ class Readings:
 
     def read(self) -> list[float]:
         """Return the numbers of all batches; synchronises with a card."""
-        return self._read + (torch.stack(self._on_card).tolist() if self._on_card else [])
+        if self._on_card:
+            self._read += torch.stack(self._on_card).tolist()
+            self._on_card.clear()
+        return self._read
 
 
 def evaluate(
