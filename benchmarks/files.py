@@ -21,8 +21,8 @@ import torch
 from benchmarks.script_runs import ROOT, SCRIPT, Figures
 from chatgot.checkpointing.checkpoint_file import is_whole, load_checkpoint, save_checkpoint
 from chatgot.config_file import load_config
+from chatgot.data.configured_text import encoded
 from chatgot.data.corpus import fetch_default_text
-from chatgot.data.token_cache import load_tokens
 from chatgot.logs.logging_setup import setup_logging
 from chatgot.logs.metrics import MetricsWriter
 from chatgot.run.assembly import Run, assemble
@@ -39,7 +39,7 @@ def assemble_on_default_text(config_path: Path, folder: Path) -> Run:
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(config_path)
-    tokens = load_tokens(text, folder / "data" / "cache")
+    tokens = encoded(config.data, text, folder / "data" / "cache")
     run = assemble(config, tokens, torch.device("cpu"), None)
     run.state.run_id = RUN_ID
     run.model.train()

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.limited_runs import chosen, figures_of, run_limited, run_limited_script
 from benchmarks.one_device import OneDevice
-from benchmarks.peers import DATASET, Ours, copy_nanogpt, iteration_seconds, revision
+from benchmarks.peers import DATASET, copy_nanogpt, iteration_seconds, revision
 from benchmarks.script_runs import Figures
 from chatgot.config_file import load_config
 from chatgot.sampling.loading import load_model
@@ -60,7 +60,7 @@ def beside_nanogpt(device: OneDevice, folder: Path, checkout: Path | None) -> Fi
     if checkout is None:
         return ours | {"nanogpt": "not measured: no --checkout"}
     settings, _ = load_config(config, overrides)
-    copy = copy_nanogpt(checkout, Ours(config, overrides, settings, device.tokens), folder)
+    copy = copy_nanogpt(checkout, device.tokens, settings.data.test_split, folder)
     options = [
         f"device={device.device.type}",
         f"dataset={DATASET}",

@@ -29,12 +29,13 @@ def main() -> None:
 
     from benchmarks.speed import one_step
     from chatgot.config_file import load_config
-    from chatgot.data.token_cache import load_tokens
+    from chatgot.data.configured_text import encoded
     from chatgot.machine.contention import Contention
     from chatgot.run.assembly import assemble
 
     config, _ = load_config(Path(config_path), overrides)
-    run = assemble(config, load_tokens(Path(text), Path(cache)), torch.device("cpu"), None)
+    tokens = encoded(config.data, Path(text), Path(cache))
+    run = assemble(config, tokens, torch.device("cpu"), None)
     run.model.train()
     contention = Contention() if way == "fair" else None
 

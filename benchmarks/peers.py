@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +35,14 @@ from benchmarks.script_runs import (
 )
 from chatgot.config import Config
 from chatgot.config_file import load_config
-from chatgot.data.configured_text import text_path
+from chatgot.data.bits_per_byte import bits_per_byte, tokens_per_byte
+from chatgot.data.configured_text import encoded, text_path
 from chatgot.data.corpus import fetch_default_text
 from chatgot.data.token_cache import Tokens, load_tokens
-from chatgot.data.windows import split_index
 from chatgot.model.gpt import GPT
 
 WARMUP = 2  # steps at the start of every run that do not count for tokens/s
+CACHE = "data/cache"  # of the tokens, in the folder of a measurement
 DATASET = "chatgot_text"  # the name of our text in nanoGPT's data folder
 
 # nanoGPT's command for a CPU; max_iters and lr_decay_iters follow from --max_iters.
@@ -71,6 +72,7 @@ class Ours:
     config_path: Path
     overrides: list[str]  # of the YAML, key=value
     config: Config
+    text: Path
     tokens: Tokens
 
     def parameters(self) -> int:
@@ -90,10 +92,9 @@ def prepare(args: argparse.Namespace, folder: Path, *overrides: str) -> Ours:
     text = (folder / path if config.data.path is None else path).resolve()
     if config.data.path is None:
         fetch_default_text(text)
-    tokens = load_tokens(text, folder / "data" / "cache")
-    return Ours(
-        args.config, [*asked, f"data.path={text}", "paths.cache=data/cache"], config, tokens
-    )
+    tokens = encoded(config.data, text, folder / CACHE)
+    asked += [f"data.path={text}", f"paths.cache={CACHE}"]
+    return Ours(args.config, asked, config, text, tokens)
 
 
 def same_dropout(args: argparse.Namespace) -> list[str]:
@@ -144,17 +145,16 @@ def ratio(name: str, above: list[float], below: list[float]) -> Figures:
 # nanoGPT
 
 
-def copy_nanogpt(checkout: Path, ours: Ours, folder: Path) -> Path:
+def copy_nanogpt(checkout: Path, tokens: Tokens, test_split: float, folder: Path) -> Path:
     """Copy nanoGPT to `folder`, with our training and validation text; return the copy."""
     copy = shutil.copytree(checkout, folder / "nanoGPT", ignore=shutil.ignore_patterns(".git"))
     data = copy / "data" / DATASET
     data.mkdir(parents=True)
-    ids = ours.tokens.ids
-    cut = split_index(len(ids), ours.config.data.test_split)
-    ids[:cut].tofile(data / "train.bin")
-    ids[cut:].tofile(data / "val.bin")
+    cut = tokens.training_length(test_split)
+    tokens.ids[:cut].tofile(data / "train.bin")
+    tokens.ids[cut:].tofile(data / "val.bin")
     # whatever the ids stand for: nanoGPT's training reads no more than how many there are
-    meta = {"vocab_size": len(ours.tokens.vocabulary)}
+    meta = {"vocab_size": len(tokens.vocabulary)}
     (data / "meta.pkl").write_bytes(pickle.dumps(meta))
     return copy
 
@@ -193,7 +193,7 @@ def nanogpt(args: argparse.Namespace, folder: Path) -> Figures:
     ours = prepare(args, folder, *same_dropout(args))
     shape = ours.config.model
     training = ours.config.training
-    copy = copy_nanogpt(args.checkout, ours, folder)
+    copy = copy_nanogpt(args.checkout, ours.tokens, ours.config.data.test_split, folder)
     set_mlp_width(copy, shape.d_hid or 4 * shape.d_model)
     options = {
         "device": "cpu",
@@ -240,8 +240,8 @@ def frameworks(args: argparse.Namespace, folder: Path) -> Figures:
     ours = prepare(args, folder, *same_dropout(args))
     shape = ours.config.model
     training = ours.config.training
-    ids = ours.tokens.ids
-    np.save(folder / "ids.npy", ids[: split_index(len(ids), ours.config.data.test_split)])
+    cut = ours.tokens.training_length(ours.config.data.test_split)
+    np.save(folder / "ids.npy", ours.tokens.ids[:cut])
     job = {
         "ids": str(folder / "ids.npy"),
         "folder": str(folder / "peers"),
@@ -287,7 +287,10 @@ def frameworks(args: argparse.Namespace, folder: Path) -> Figures:
 
 
 def nanogpt_to_its_end(copy: Path, max_iters: int) -> Reached:
-    """Run nanoGPT's documented CPU command on our text; measure the loss of its last checkpoint."""
+    """Run nanoGPT's documented CPU command on our text; measure the loss of its last checkpoint.
+
+    The loss is in nats per token, which is a character there.
+    """
     # the last step must be one that is saved
     interval = EVAL_INTERVAL if max_iters % EVAL_INTERVAL == 0 else max_iters
     options = [
@@ -318,16 +321,24 @@ def nanogpt_to_its_end(copy: Path, max_iters: int) -> Reached:
 def time_to_loss(args: argparse.Namespace, folder: Path) -> Figures:
     """Time nanoGPT's documented CPU command, and our run until it reaches nanoGPT's final loss.
 
-    Losses are over the whole validation text. Ours is measured at the end of the run, or at every
-    evaluation with `--set training.eval_batches=all`.
+    Losses are in bits per byte over the whole validation text: nanoGPT's command has characters,
+    ours what the config says. Ours is measured at the end of the run, or at every evaluation with
+    `--set training.eval_batches=all`.
     """
     ours = prepare(args, folder)
-    key = "val_loss" if ours.config.training.eval_batches == "all" else "val_loss_full"
-    copy = copy_nanogpt(args.checkout, ours, folder)
+    key = "val_bits_per_byte"
+    if ours.config.training.eval_batches != "all":
+        key += "_full"
+    characters = load_tokens(ours.text, folder / CACHE)
+    test_split = ours.config.data.test_split
+    copy = copy_nanogpt(args.checkout, characters, test_split, folder)
+    held_out = characters.ids[characters.training_length(test_split) :]
+    each_byte = tokens_per_byte(held_out, characters.vocabulary)
     nanogpts = []
     chatgots = []
     for _ in range(args.rounds):
         theirs = nanogpt_to_its_end(copy, args.max_iters)
+        theirs = replace(theirs, loss=bits_per_byte(theirs.loss, each_byte))
         print("nanogpt", theirs, file=sys.stderr)
         mine = run_until(theirs.loss, key, folder, ours.config_path, ours.overrides)
         print("chatgot", mine, file=sys.stderr)
@@ -335,7 +346,7 @@ def time_to_loss(args: argparse.Namespace, folder: Path) -> Figures:
         chatgots.append(mine)
     figures: Figures = {}
     for name, side in (("nanogpt", nanogpts), ("chatgot", chatgots)):
-        figures[f"{name}_loss"] = statistics.median(reached.loss for reached in side)
+        figures[f"{name}_bits_per_byte"] = statistics.median(reached.loss for reached in side)
         figures[f"{name}_step"] = statistics.median(reached.step for reached in side)
         figures[f"{name}_training_s"] = statistics.median(reached.training_s for reached in side)
         figures[f"{name}_wall_s"] = statistics.median(reached.wall_s for reached in side)

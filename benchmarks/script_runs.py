@@ -45,7 +45,7 @@ class ScriptRun:
 class Reached:
     """How and when a loss was reached."""
 
-    loss: float  # nats per token on held-out text
+    loss: float  # on held-out text
     step: int
     training_s: float  # in optimizer steps
     wall_s: float  # since the start of the command

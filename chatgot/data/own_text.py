@@ -34,6 +34,9 @@ LONGEST_NAME = 80  # characters of a run's name; a configuration's may have 100
 # The folder of each run has files of these names
 TAKEN_NAMES = ("config",)
 DEFAULT_MINUTES = 10.0
+# What the recipes have for the plays is not for another text: its tokens, and what keeps a model
+# from learning it by heart. Both are chosen by its length, the latter by the passes too.
+NOT_OF_THE_PLAYS = ("data.tokenizer=char", "model.dropout=0.0", "training.weight_decay=0.01")
 # A run until nothing gets better has no limit of its own: a recipe is chosen as if it had a day.
 MINUTES_UNTIL_BEST = 1440.0
 # What such a run needs; how many evaluations it waits for is chosen later.
@@ -113,6 +116,7 @@ def recipe(request: Request, name: str, chosen: Sequence[str] = ()) -> Config:
     given = [
         f"data.path={as_yaml(str(request.text.resolve()))}",
         f"training.max_minutes={minutes}",
+        *NOT_OF_THE_PLAYS,
         *(UNTIL_BEST if request.until_best else ()),
     ]
     config, _ = load_config(

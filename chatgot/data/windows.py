@@ -59,18 +59,18 @@ def check_length(
     train = split_index(n_tokens, test_split) if n_train is None else n_train
     if parts_are_long_enough(train, n_tokens - train, T, batch_size):
         return
+    of_characters = "data.tokenizer=char, " if kind == "subwords" else ""
+    advice = f"use a longer text, {of_characters}or lower those"
     if is_long_enough(n_tokens, T, batch_size, test_split):  # but its parts are other ones
         raise ConfigError(
             f"{text_path}: its parts for training and validation have {train} and "
             f"{n_tokens - train} {kind}, at least {(batch_size + 1) * T + 1} and {T + 1} are "
-            f"needed for one batch (batch_size {batch_size}, max_seq_length {T}); "
-            "use a longer text or lower those"
+            f"needed for one batch (batch_size {batch_size}, max_seq_length {T}); {advice}"
         )
     needed = least_length(T, batch_size, test_split)
     raise ConfigError(
         f"{text_path}: {n_tokens} {kind}, at least {needed} are needed for one batch "
-        f"(batch_size {batch_size}, max_seq_length {T}, test_split {test_split}); "
-        "use a longer text or lower those"
+        f"(batch_size {batch_size}, max_seq_length {T}, test_split {test_split}); {advice}"
     )
 
 

@@ -46,6 +46,7 @@ from chatgot.training.predicted_loss import Planned, Predicted, predict
 from chatgot.training.recipe import (
     EVALUATIONS_WITHOUT_GAIN,
     LEAST_BYTES_FOR_SUBWORDS,
+    LEAST_WEIGHT_DECAY,
     PASSES_FOR_CHARACTERS,
     SHARE_OF_TIME,
     Costs,
@@ -404,15 +405,11 @@ class _Choosing:
 
     def _dropout(self, trial: Trial, steps: int) -> float:
         """Return the dropout of a run of so many steps."""
-        passes = steps / trial.steps_of_a_pass
-        of_recipe = trial.candidate.config.model.dropout
-        return trial.recipe.dropout(passes, self.n_train, of_recipe)
+        return trial.recipe.dropout(steps / trial.steps_of_a_pass, self.n_train)
 
     def _weight_decay(self, trial: Trial, steps: int) -> float:
         """Return the weight decay of a run of so many steps."""
-        passes = steps / trial.steps_of_a_pass
-        of_recipe = trial.candidate.config.training.weight_decay
-        return trial.recipe.weight_decay(passes, self.n_train, of_recipe)
+        return trial.recipe.weight_decay(steps / trial.steps_of_a_pass, self.n_train)
 
     def _steps(self, trial: Trial, planned: Plan) -> int:
         """Return the steps that the run will make: those planned, or those that the user sets."""
@@ -691,24 +688,19 @@ class _Choosing:
     def _note_on_dropout(self, trial: Trial, planned: Plan, config: Config) -> Note:
         """Return why there is dropout, or none."""
         dropout = config.model.dropout
-        recipe = trial.candidate.config
         passes = self._steps(trial, planned) / trial.steps_of_a_pass
-        decay = f"weight decay {config.training.weight_decay:g}"
-        by_heart = f"against learning the text by heart in {_passes(passes)}"
-        if dropout == recipe.model.dropout and dropout:
-            why = f"{dropout:g}, as in the recipe"
-            if config.training.weight_decay != recipe.training.weight_decay:
-                why += f", and {decay}, {by_heart}"
-        elif dropout:
-            why = f"{dropout:g}, and {decay}, {by_heart}"
+        decay = config.training.weight_decay
+        if dropout:
+            by_heart = f"against learning the text by heart in {_passes(passes)}"
+            why = f"{dropout:g}, and weight decay {decay:g}, {by_heart}"
         elif passes <= 1:
             why = "none, since nothing is seen twice"
         elif not trial.recipe.learns_by_heart(self.n_train):
             why = "none, since this model is too small to learn the text by heart"
         else:
             why = f"none, since {_passes(passes)} are too few to learn the text by heart"
-            if config.training.weight_decay != recipe.training.weight_decay:
-                why += f"; {decay} is enough"
+            if decay > LEAST_WEIGHT_DECAY:
+                why += f"; weight decay {decay:g} is enough"
         return Note(f"dropout: {why}", "dropout", dropout, {"passes": round(passes, 2)})
 
 

@@ -22,6 +22,7 @@ MOST_PASSES_OF_A_SMALLER_MODEL = 16
 # From so many passes on weight decay pays, where a model has more parameters than the text tokens.
 PASSES_WITHOUT_DECAY = 4
 WEIGHT_DECAY = 0.1
+LEAST_WEIGHT_DECAY = 0.01  # of all other runs
 # Passes x parameters for each token of the training text: from so many on so much dropout pays.
 DROPOUTS = ((60.0, 0.2), (25.0, 0.1))
 
@@ -98,18 +99,17 @@ class Recipe:
         least = PARAMETERS_PER_SUBWORD_FOR_CHARACTERS * training_subwords
         return passes >= PASSES_FOR_CHARACTERS and self.parameters >= least
 
-    def dropout(self, passes: float, training_tokens: int, of_recipe: float) -> float:
-        """Return the dropout for so many passes over a text; the recipe's own is the least."""
+    def dropout(self, passes: float, training_tokens: int) -> float:
+        """Return the dropout for so many passes over a text."""
         if not self.learns_by_heart(training_tokens):
-            return of_recipe
+            return 0.0
         by_heart = passes * self.parameters / training_tokens
-        wanted = next((rate for least, rate in DROPOUTS if by_heart >= least), 0.0)
-        return max(of_recipe, wanted)
+        return next((rate for least, rate in DROPOUTS if by_heart >= least), 0.0)
 
-    def weight_decay(self, passes: float, training_tokens: int, of_recipe: float) -> float:
-        """Return the weight decay for so many passes; the recipe's own is the least."""
+    def weight_decay(self, passes: float, training_tokens: int) -> float:
+        """Return the weight decay for so many passes over a text."""
         pays = passes >= PASSES_WITHOUT_DECAY and self.learns_by_heart(training_tokens)
-        return max(of_recipe, WEIGHT_DECAY) if pays else of_recipe
+        return WEIGHT_DECAY if pays else LEAST_WEIGHT_DECAY
 
 
 def recipes_for_text(recipes: Sequence[Recipe], training_tokens: int) -> list[Recipe]:

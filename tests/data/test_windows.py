@@ -162,6 +162,13 @@ def test_the_needed_length_gives_one_batch_and_one_validation_window(
     assert batch[0].shape == (1, 8)
 
 
+def test_a_text_too_short_in_subwords_may_have_enough_characters(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.tokenizer=char, or lower those"):
+        check_length(1, parts.config(), tmp_path, "subwords")
+    with pytest.raises(ConfigError, match="use a longer text, or lower those"):
+        check_length(1, parts.config(), tmp_path)
+
+
 def passes(n, config, tmp_path) -> bool:
     try:
         check_length(n, config, tmp_path)

@@ -6,6 +6,7 @@ from chatgot.training.recipe import (
     DROPOUTS,
     EVALUATIONS_WITHOUT_GAIN,
     LEAST_TOKENS_PER_PARAMETER,
+    LEAST_WEIGHT_DECAY,
     MOST_EVALUATIONS_UNTIL_BEST,
     MOST_PARAMETERS_PER_TOKEN,
     MOST_PASSES,
@@ -133,24 +134,21 @@ def test_dropout_comes_with_passes_and_with_a_small_text():
     """Half the text, or twice the passes: as much is learnt by heart."""
     (most, high), (some, low) = DROPOUTS
     short = SMALL.parameters // 5
-    assert SMALL.dropout(some / 5 - 0.01, short, of_recipe=0.0) == 0.0
-    assert SMALL.dropout(some / 5, short, of_recipe=0.0) == low
-    assert SMALL.dropout(most / 5, short, of_recipe=0.0) == high
-    assert SMALL.dropout(most / 10, short // 2, of_recipe=0.0) == high
-    assert SMALL.dropout(some / 5 - 0.01, short, of_recipe=0.1) == 0.1
-    assert SMALL.dropout(100, short, of_recipe=0.5) == 0.5
+    assert SMALL.dropout(some / 5 - 0.01, short) == 0.0
+    assert SMALL.dropout(some / 5, short) == low
+    assert SMALL.dropout(most / 5, short) == high
+    assert SMALL.dropout(most / 10, short // 2) == high
 
 
-def test_weight_decay_comes_with_many_passes_never_below_the_recipes():
+def test_weight_decay_comes_with_many_passes():
     short = SMALL.parameters - 1
-    assert SMALL.weight_decay(PASSES_WITHOUT_DECAY - 0.01, short, of_recipe=0.01) == 0.01
-    assert SMALL.weight_decay(PASSES_WITHOUT_DECAY, short, of_recipe=0.01) == WEIGHT_DECAY
-    assert SMALL.weight_decay(PASSES_WITHOUT_DECAY, short, of_recipe=0.5) == 0.5
+    assert SMALL.weight_decay(PASSES_WITHOUT_DECAY - 0.01, short) == LEAST_WEIGHT_DECAY
+    assert SMALL.weight_decay(PASSES_WITHOUT_DECAY, short) == WEIGHT_DECAY
 
 
 def test_a_model_smaller_than_the_text_needs_neither():
-    assert SMALL.dropout(100, SMALL.parameters, of_recipe=0.0) == 0.0
-    assert SMALL.weight_decay(100, SMALL.parameters, of_recipe=0.01) == 0.01
+    assert SMALL.dropout(100, SMALL.parameters) == 0.0
+    assert SMALL.weight_decay(100, SMALL.parameters) == LEAST_WEIGHT_DECAY
 
 
 def test_a_short_run_has_a_short_warmup():

@@ -267,7 +267,8 @@ def test_a_text_called_config_does_not_overwrite_the_settings(tmp_path):
 @pytest.mark.parametrize("name", ["chatgot_mini", "chatgot_mini.yaml"])
 def test_a_shipped_yaml_is_found_by_its_name(tmp_path, name, capsys):
     write_text(tmp_path)
-    dry = ["--set", "data.path=my text.txt", "--set", "training.max_steps=1", "--dry_run"]
+    of_characters = ["--set", "data.path=my text.txt", "--set", "data.tokenizer=char"]
+    dry = [*of_characters, "--set", "training.max_steps=1", "--dry_run"]
     assert harness.train_here(tmp_path, "--config", name, *dry) == 0
     assert "parameters: " in capsys.readouterr().out
 
