@@ -45,7 +45,7 @@ COLUMNS = (
     ("at once", "micro_batch"),
     ("blocks compiled", "mode.compiled"),
     ("steps", "steps"),
-    ("loss", "val_loss_full"),
+    ("bits per byte", "val_bits_per_byte_full"),
     ("wall s", "wall_s"),
     ("a save, training waits s", "waits_for_a_save_s"),
     ("a save, whole s", "save_s"),

@@ -145,6 +145,7 @@ def figures_of(run: FinishedRun, flops_per_token: float, peak: float) -> Figures
         "steps": last["step"],
         "train_loss": last["train_loss"],
         "val_loss_full": last.get("val_loss_full"),
+        "val_bits_per_byte_full": last.get("val_bits_per_byte_full"),
         "training_s": last["time_s"],
         "wall_s": run.wall_s,
         "saves": saves,

@@ -1,6 +1,7 @@
 """Compare ChatGoT with nanoGPT, Lightning and the Hugging Face Trainer.
 
-Each of them takes turns with ChatGoT in the same run, in a temporary folder, on the same ids.
+Each of them takes turns with ChatGoT in the same run, in a temporary folder, on the same text;
+where speeds are compared, on the same ids.
 Ratios are taken pair by pair. This needs, in addition to ChatGoT:
 
     git clone https://github.com/karpathy/nanoGPT
@@ -38,7 +39,7 @@ from chatgot.config_file import load_config
 from chatgot.data.bits_per_byte import bits_per_byte, tokens_per_byte
 from chatgot.data.configured_text import encoded, text_path
 from chatgot.data.corpus import fetch_default_text
-from chatgot.data.token_cache import Tokens, load_tokens
+from chatgot.data.token_cache import Tokens
 from chatgot.model.gpt import GPT
 
 WARMUP = 2  # steps at the start of every run that do not count for tokens/s
@@ -329,10 +330,10 @@ def time_to_loss(args: argparse.Namespace, folder: Path) -> Figures:
     key = "val_bits_per_byte"
     if ours.config.training.eval_batches != "all":
         key += "_full"
-    characters = load_tokens(ours.text, folder / CACHE)
-    test_split = ours.config.data.test_split
-    copy = copy_nanogpt(args.checkout, characters, test_split, folder)
-    held_out = characters.ids[characters.training_length(test_split) :]
+    data = ours.config.data.model_copy(update={"tokenizer": "char"})
+    characters = encoded(data, ours.text, folder / CACHE)
+    copy = copy_nanogpt(args.checkout, characters, data.test_split, folder)
+    held_out = characters.ids[characters.training_length(data.test_split) :]
     each_byte = tokens_per_byte(held_out, characters.vocabulary)
     nanogpts = []
     chatgots = []

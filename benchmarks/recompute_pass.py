@@ -23,7 +23,7 @@ from chatgot.model.gpt import GPT, build_model
 from chatgot.numerics.gradient_checkpointing import enable_gradient_checkpointing
 from chatgot.numerics.optim import allocate_state, build_optimizer
 
-VOCAB_SIZE = 75  # of the default text
+CHARACTERS = 75  # of the default text
 PASSES = 3
 
 
@@ -38,7 +38,8 @@ def prepare_model(config_path: Path, kind: str) -> tuple[GPT, Optimizer]:
     config, _ = load_config(config_path)
     set_threads(config.training.threads)
     reuse_freed_memory()
-    model = build_model(config.model, VOCAB_SIZE, torch.device("cpu"), 0)
+    V = config.data.vocab_size if config.data.tokenizer == "bpe" else CHARACTERS
+    model = build_model(config.model, V, torch.device("cpu"), 0)
     optimizer = build_optimizer(model, config.training)
     allocate_state(optimizer)
     for parameter in model.parameters():
@@ -54,7 +55,7 @@ def main() -> None:
     """Measure what the command line asks for."""
     config_path, kind, sequences = sys.argv[1:]
     model, optimizer = prepare_model(Path(config_path), kind)
-    x = torch.randint(VOCAB_SIZE, (int(sequences), model.cfg.max_seq_length))  # (B, T)
+    x = torch.randint(CHARACTERS, (int(sequences), model.cfg.max_seq_length))  # (B, T)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak, see proc(5)
     before_mib = resident_mib("VmRSS")

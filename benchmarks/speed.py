@@ -16,8 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.script_runs import Figures, run_script
 from chatgot.config_file import load_config
+from chatgot.data.configured_text import encoded
 from chatgot.data.corpus import fetch_default_text
-from chatgot.data.token_cache import Tokens, load_tokens
 from chatgot.machine.measured import bf16_gain, product_peak
 from chatgot.run.assembly import Run, assemble
 from chatgot.training.step import compute_gradients, set_learning_rate, update_weights
@@ -92,15 +92,15 @@ def shares(run: Run) -> dict[str, float]:
     return {part: total / whole for part, total in totals.items()}
 
 
-def assemble_all(asked: Sequence[Asked], tokens: Tokens) -> dict[str, Run]:
-    """Build the run of each configuration, by its name."""
+def assemble_all(asked: Sequence[Asked], text: Path, cache: Path) -> dict[str, Run]:
+    """Build the run of each configuration, by its name, on the tokens that it wants."""
     threads = torch.get_num_threads()
     runs: dict[str, Run] = {}
     for path, overrides in asked:
         config, _ = load_config(path, overrides)
         name = f"{path.stem}_compared" if path.stem in runs else path.stem
         torch.set_num_threads(threads)  # torch's own number, from which a run's is chosen
-        runs[name] = assemble(config, tokens, CPU, None)
+        runs[name] = assemble(config, encoded(config.data, text, cache), CPU, None)
         runs[name].model.train()
     return runs
 
@@ -136,13 +136,12 @@ def speed(args: argparse.Namespace, folder: Path) -> Figures:
     """Measure peaks, then tokens/s, MFU and shares of time of --config and --compare in turn."""
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
-    tokens = load_tokens(text, folder / "data" / "cache")
     asked: list[Asked] = [(args.config, args.set)]
     if args.compare:
         asked.append((args.compare, args.compare_set))
     # while this process is small: the peak of a child begins with it
     peaks_mib = [run_script(folder, path, 2, *overrides).peak_mib for path, overrides in asked]
-    runs = assemble_all(asked, tokens)
+    runs = assemble_all(asked, text, folder / "data" / "cache")
     peak_figures = peaks()
     dtype = "bf16" if bf16_gain(512, 512) >= 1 else "fp32"
     peak = 1e9 * peak_figures[f"{dtype}_peak_gflop_per_s"]

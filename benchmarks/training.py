@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.script_runs import ROOT, Figures, precision_of, python_path, run_script
 from chatgot.config_file import load_config
+from chatgot.data.configured_text import encoded
 from chatgot.data.corpus import fetch_default_text
-from chatgot.data.token_cache import load_tokens
 from chatgot.machine.device import seed_generators
 from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run, assemble
@@ -41,7 +41,7 @@ def seconds_of(do: Callable[[], object]) -> float:
 def bare_loop(config_path: Path, text: Path, cache: Path, steps: int) -> float:
     """Return the tokens/s of a plain loop on the same model and text, without the first step."""
     config, _ = load_config(config_path)
-    tokens = load_tokens(text, cache)
+    tokens = encoded(config.data, text, cache)
     T = config.model.max_seq_length
     B = config.training.batch_size
     ids = torch.from_numpy(tokens.ids[: 1 << 20].astype("int64"))
@@ -176,7 +176,7 @@ def batch_sizes(args: argparse.Namespace, folder: Path) -> Figures:
             "training.dynamic_batch_size.growth_interval_steps=1000000",
         ],
     )
-    tokens = load_tokens(text, folder / "data" / "cache")
+    tokens = encoded(config.data, text, folder / "data" / "cache")
     sizes = ladder(config.training)
     rates: dict[str, list[float]] = {name: [] for name in (*map(str, sizes), "auto")}
     chosen_sizes = []
@@ -235,7 +235,7 @@ def checks(args: argparse.Namespace, folder: Path) -> Figures:
     text = folder / "data" / "shakespeare.txt"
     fetch_default_text(text)
     config, _ = load_config(args.config)
-    tokens = load_tokens(text, folder / "data" / "cache")
+    tokens = encoded(config.data, text, folder / "data" / "cache")
     checked = assemble(config, tokens, CPU, None)
     bare = assemble(config, tokens, CPU, None)
     checked.model.train()

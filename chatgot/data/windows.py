@@ -59,8 +59,9 @@ def check_length(
     train = split_index(n_tokens, test_split) if n_train is None else n_train
     if parts_are_long_enough(train, n_tokens - train, T, batch_size):
         return
-    of_characters = "data.tokenizer=char, " if kind == "subwords" else ""
-    advice = f"use a longer text, {of_characters}or lower those"
+    advice = "use a longer text or lower those"
+    if config.data.tokenizer == "bpe":
+        advice += ", or set data.tokenizer=char"
     if is_long_enough(n_tokens, T, batch_size, test_split):  # but its parts are other ones
         raise ConfigError(
             f"{text_path}: its parts for training and validation have {train} and "

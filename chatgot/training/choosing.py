@@ -699,7 +699,7 @@ class _Choosing:
             why = "none, since this model is too small to learn the text by heart"
         else:
             why = f"none, since {_passes(passes)} are too few to learn the text by heart"
-            if decay > LEAST_WEIGHT_DECAY:
+            if decay > LEAST_WEIGHT_DECAY and "training.weight_decay" not in self.request.keys:
                 why += f"; weight decay {decay:g} is enough"
         return Note(f"dropout: {why}", "dropout", dropout, {"passes": round(passes, 2)})
 

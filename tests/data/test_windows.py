@@ -163,9 +163,10 @@ def test_the_needed_length_gives_one_batch_and_one_validation_window(
 
 
 def test_a_text_too_short_in_subwords_may_have_enough_characters(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.tokenizer=char, or lower those"):
-        check_length(1, parts.config(), tmp_path, "subwords")
-    with pytest.raises(ConfigError, match="use a longer text, or lower those"):
+    in_subwords = parts.config(data={"tokenizer": "bpe"})
+    with pytest.raises(ConfigError, match=r"lower those, or set data\.tokenizer=char$"):
+        check_length(1, in_subwords, tmp_path, "subwords")
+    with pytest.raises(ConfigError, match=r"use a longer text or lower those$"):
         check_length(1, parts.config(), tmp_path)
 
 

@@ -44,6 +44,7 @@ def test_shipped_configurations_have_a_size_in_their_name():
 @pytest.mark.parametrize("path", SIZED, ids=lambda path: path.stem)
 @pytest.mark.parametrize("vocab_size", [75, 90])
 def test_a_configuration_has_the_size_in_its_name_within_3_percent(path, vocab_size):
+    """With characters; the embedding of subwords comes on top."""
     said = 1e6 * int(re.search(r"_(\d+)M", path.stem)[1])
     cfg = ModelConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["model"])
     with torch.device("meta"):  # counts parameters without memory for them
