@@ -574,6 +574,14 @@ class TrainingConfig(Section):
         lt=1,
     )
     weight_decay: Float = key(0.1, "decoupled weight decay, on matrices only", ge=0, le=MAX_DECAY)
+    input_noise: Float = key(
+        0.0,
+        "share of the tokens that are replaced, where the model reads them in training, by others "
+        "of the same window; what it is to predict stays. Against learning a short text by heart",
+        ge=0,
+        lt=1,
+        resume="set",
+    )
     betas: tuple[Beta, Beta] = key(
         (0.9, 0.95), "AdamW's decay rates of the first and second moments, each in [0, 1)"
     )

@@ -13,6 +13,7 @@ from chatgot.data.windows import TrainingWindows
 from chatgot.machine.device import seed_generators
 from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.distillation import Teaching
+from chatgot.numerics.input_noise import with_noise
 
 
 def add_gradients(  # noqa: PLR0913 what a step is computed from
@@ -25,6 +26,7 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
     graphed: GraphedPass | None = None,
     teaching: Teaching | None = None,
     firsts: Sequence[int] | None = None,
+    input_noise: float = 0.0,
 ) -> Tensor:
     """Add up the gradients of the micro-batches; return the mean loss, () on the device.
 
@@ -42,6 +44,7 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
         the loss is finite shows in the mean alone. With teachers nothing is replayed.
     firsts: of the micro-batches to compute, the index of the first sequence; None: all. Of a part
         of them, the gradients and losses are that part's share of the step's.
+    input_noise: `training.input_noise`.
     """
     S = len(starts)
     device = windows.device
@@ -49,6 +52,7 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
     total = torch.zeros(() if teaching is None else 3, device=device)
     for first in range(0, S, micro_batch_size) if firsts is None else firsts:
         x, y = windows.batch(starts[first : first + micro_batch_size])
+        x = with_noise(x, input_noise, key, first)
         seed_generators(device, *key, first)
         # weighted by the micro-batch's share of the step, so the sum is the mean over all targets
         # that are learned from

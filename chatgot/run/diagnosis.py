@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from chatgot.config import Config
 from chatgot.data.windows import TrainingWindows
 from chatgot.machine.device import preserved_generators, seed_generators
+from chatgot.numerics.input_noise import with_noise
 from chatgot.numerics.precision import autocast
 from chatgot.run.run_state import RunState
 
@@ -46,6 +47,7 @@ def describe_numbers(
         stack.enter_context(autocast(windows.device, state.modes.precision))
         for first in range(0, S, state.micro_batch.size):
             x, y = windows.batch(starts[first : first + state.micro_batch.size])
+            x = with_noise(x, config.training.input_noise, (config.seed, position), first)
             seed_generators(windows.device, config.seed, position, first)
             logits, loss = model(x, y)
             if not_finite or not torch.isfinite(loss):

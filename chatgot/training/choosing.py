@@ -248,6 +248,11 @@ class _Choosing:
         return self.tokens_in_time[trial.recipe.name] / self.training_characters
 
     @property
+    def in_characters(self) -> bool:
+        """Whether the tokens are the text's own characters."""
+        return self.tokens.vocabulary.kind == "characters"
+
+    @property
     def training_characters(self) -> int:
         """How long the training part is, in the unit of the rules."""
         return int(self.n_train * self.characters_per_token)
@@ -374,6 +379,7 @@ class _Choosing:
             "model.max_seq_length": trial.context,
             "model.dropout": self._dropout(trial, steps),
             "training.weight_decay": self._weight_decay(trial, steps),
+            "training.input_noise": self._input_noise(trial, steps),
             **self._end(planned),
             "training.warmup_steps": warmup_for(steps, training.warmup_steps),
             "training.log_interval": log_interval,
@@ -401,11 +407,16 @@ class _Choosing:
         return keys
 
     def _most_passes(self, trial: Trial) -> int:
-        return trial.recipe.most_passes(self.n_train)
+        return trial.recipe.most_passes(self.n_train, self.in_characters)
 
     def _dropout(self, trial: Trial, steps: int) -> float:
         """Return the dropout of a run of so many steps."""
         return trial.recipe.dropout(steps / trial.steps_of_a_pass, self.n_train)
+
+    def _input_noise(self, trial: Trial, steps: int) -> float:
+        """Return the noise in what the model reads in a run of so many steps."""
+        passes = steps / trial.steps_of_a_pass
+        return trial.recipe.input_noise(passes, self.n_train, self.in_characters)
 
     def _weight_decay(self, trial: Trial, steps: int) -> float:
         """Return the weight decay of a run of so many steps."""
@@ -438,6 +449,7 @@ class _Choosing:
         reasons = dict.fromkeys(shape, "as in the model that the run starts from") | {
             "model.dropout": f"against learning the text by heart in {_passes(planned.passes)}",
             "training.weight_decay": f"for {_passes(planned.passes)}, as the dropout",
+            "training.input_noise": f"for {_passes(planned.passes)}, as the dropout",
             "training.max_steps": steps,
             "training.max_minutes": "in case the machine is slower than it was when measured",
             "training.eval_interval": "ten times in the run, fewer in a short one",
@@ -692,7 +704,9 @@ class _Choosing:
         decay = config.training.weight_decay
         if dropout:
             by_heart = f"against learning the text by heart in {_passes(passes)}"
-            why = f"{dropout:g}, and weight decay {decay:g}, {by_heart}"
+            noise = config.training.input_noise
+            noisy = f", input noise {noise:g}" if noise else ""
+            why = f"{dropout:g}{noisy} and weight decay {decay:g}, {by_heart}"
         elif passes <= 1:
             why = "none, since nothing is seen twice"
         elif not trial.recipe.learns_by_heart(self.n_train):

@@ -18,6 +18,10 @@ MOST_PARAMETERS_PER_TOKEN = 8
 # than the text has tokens, and a smaller one, for which repeated tokens lose their worth by then.
 # Source of the latter: Muennighoff et al. 2023, arXiv:2305.16264.
 MOST_PASSES = 11
+# So many with noise in what it reads. It was measured with characters alone: a subword says more,
+# so a wrong one may harm more.
+MOST_NOISY_PASSES = 22
+INPUT_NOISE = 0.1
 MOST_PASSES_OF_A_SMALLER_MODEL = 16
 # From so many passes on weight decay pays, where a model has more parameters than the text tokens.
 PASSES_WITHOUT_DECAY = 4
@@ -84,10 +88,10 @@ class Recipe:
         """The tokens that a training text must have, or this model learns it by heart."""
         return self.parameters / MOST_PARAMETERS_PER_TOKEN
 
-    def most_passes(self, training_tokens: int) -> int:
+    def most_passes(self, training_tokens: int, in_characters: bool) -> int:
         """Return after how many passes over a text this model would only learn it by heart."""
         if self.learns_by_heart(training_tokens):
-            return MOST_PASSES
+            return MOST_NOISY_PASSES if in_characters else MOST_PASSES
         return MOST_PASSES_OF_A_SMALLER_MODEL
 
     def learns_by_heart(self, training_tokens: int) -> bool:
@@ -105,6 +109,11 @@ class Recipe:
             return 0.0
         by_heart = passes * self.parameters / training_tokens
         return next((rate for least, rate in DROPOUTS if by_heart >= least), 0.0)
+
+    def input_noise(self, passes: float, training_tokens: int, in_characters: bool) -> float:
+        """Return the noise in what the model reads for so many passes over a text."""
+        needed = passes > MOST_PASSES and self.learns_by_heart(training_tokens)
+        return INPUT_NOISE if needed and in_characters else 0.0
 
     def weight_decay(self, passes: float, training_tokens: int) -> float:
         """Return the weight decay for so many passes over a text."""

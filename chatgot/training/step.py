@@ -144,6 +144,7 @@ def _add(run: Run, firsts: Sequence[int]) -> Tensor:
             run.graphed,
             run.teaching,
             firsts,
+            run.config.training.input_noise,
         )
 
 

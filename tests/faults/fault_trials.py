@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
         "max_steps": STEPS,
         "batch_size": 2,
         "accumulate_grad_batches": 3,
+        "input_noise": 0.1,
         "warmup_steps": 4,
         "log_interval": 4,
         "eval_interval": 8,

@@ -65,6 +65,9 @@ def test_the_default_minutes_are_said(request_for_text):
     assert choice.notes[0].text == "minutes: 10, the default; --minutes M sets another number"
     assert choice.config.model.dropout == 0.2  # for the many passes, which end the run early
     assert choice.config.training.weight_decay == 0.1  # the same
+    assert choice.config.training.input_noise == 0.1  # the same
+    note = next(n.text for n in choice.notes if n.what == "dropout")
+    assert note.startswith("dropout: 0.2, input noise 0.1 and weight decay 0.1, against")
     assert "takes less than 10 minutes" in next(n.text for n in choice.notes if n.what == "steps")
 
 

@@ -5,9 +5,11 @@ import pytest
 from chatgot.training.recipe import (
     DROPOUTS,
     EVALUATIONS_WITHOUT_GAIN,
+    INPUT_NOISE,
     LEAST_TOKENS_PER_PARAMETER,
     LEAST_WEIGHT_DECAY,
     MOST_EVALUATIONS_UNTIL_BEST,
+    MOST_NOISY_PASSES,
     MOST_PARAMETERS_PER_TOKEN,
     MOST_PASSES,
     MOST_PASSES_OF_A_SMALLER_MODEL,
@@ -126,8 +128,12 @@ def test_a_long_text_does_not_end_the_run():
 
 
 def test_a_model_larger_than_the_text_makes_fewer_passes():
-    assert SMALL.most_passes(training_tokens=SMALL.parameters - 1) == MOST_PASSES
-    assert SMALL.most_passes(training_tokens=SMALL.parameters) == MOST_PASSES_OF_A_SMALLER_MODEL
+    short = SMALL.parameters - 1
+    assert SMALL.most_passes(short, in_characters=False) == MOST_PASSES
+    assert SMALL.most_passes(short, in_characters=True) == MOST_NOISY_PASSES
+    for in_characters in (False, True):
+        long_enough = SMALL.most_passes(SMALL.parameters, in_characters)
+        assert long_enough == MOST_PASSES_OF_A_SMALLER_MODEL
 
 
 def test_dropout_comes_with_passes_and_with_a_small_text():
@@ -144,6 +150,14 @@ def test_weight_decay_comes_with_many_passes():
     short = SMALL.parameters - 1
     assert SMALL.weight_decay(PASSES_WITHOUT_DECAY - 0.01, short) == LEAST_WEIGHT_DECAY
     assert SMALL.weight_decay(PASSES_WITHOUT_DECAY, short) == WEIGHT_DECAY
+
+
+def test_noise_comes_with_more_passes_than_a_model_makes_without():
+    short = SMALL.parameters - 1
+    assert SMALL.input_noise(MOST_PASSES, short, in_characters=True) == 0.0
+    assert SMALL.input_noise(MOST_PASSES + 0.01, short, in_characters=True) == INPUT_NOISE
+    assert SMALL.input_noise(100, short, in_characters=False) == 0.0
+    assert SMALL.input_noise(100, SMALL.parameters, in_characters=True) == 0.0
 
 
 def test_a_model_smaller_than_the_text_needs_neither():
