@@ -1,7 +1,8 @@
 """Any configuration within its bounds trains, saves and resumes bit for bit, or is refused.
 
-Refused means exit code 2 before any work: no run folder, no checkpoint. Some extreme rates end in
-exit code 4 (diverged), which is the answer of a run, not of its settings.
+Refused means exit code 2, or 3 for a teacher that is no checkpoint, before any work: no run folder,
+no checkpoint. Some extreme rates end in exit code 4 (diverged), which is the answer of a run, not
+of its settings.
 """
 
 import json
@@ -115,7 +116,8 @@ def try_out(folder: Path, values: dict[str, Any]) -> str:
         if below.train() == 0:
             starts = ["--init_from", str(below.files()[STEPS])]
     code = trial.train(*starts)
-    if code == 2:
+    is_taught = "training.distillation.teachers" in values
+    if code == 2 or (code == 3 and is_taught):
         assert no_work_was_done(trial)
         return "refused"
     logs = "".join(path.read_text() for path in trial.logs_dir.glob("train_*.log*"))
