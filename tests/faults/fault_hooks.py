@@ -544,8 +544,8 @@ def nan_loss(target: Target, attempts: list[int]) -> None:
         if n not in attempts:
             return real(*args)
         fire("NaN")
-        *before, scale, graphed, teaching, firsts = args
-        total = real(*before, lambda loss: scale(loss * math.nan), graphed, teaching, firsts)
+        *before, scale, graphed, teaching, firsts, noise = args
+        total = real(*before, lambda loss: scale(loss * math.nan), graphed, teaching, firsts, noise)
         return total * math.nan
 
     around_gradients(change)

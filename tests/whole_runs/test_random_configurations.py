@@ -45,6 +45,7 @@ BASE = harness.merged(
 )
 KEPT = {
     "training.max_minutes": None,
+    "training.stop_when_no_better": None,
     "training.save_checkpoint_steps": 1,
     "training.max_checkpoints_to_keep": 9,
 }
@@ -128,7 +129,7 @@ def try_out(folder: Path, values: dict[str, Any]) -> str:
     assert code == 0, logs
     if any(event["kind"] == "rewind" for event in trial.events()):
         return "rewound"  # a rate so high that weights overflow: its steps were undone
-    if not trial.has_steps():  # ended by time, or not kept: these keys leave a trace of each step
+    if not trial.has_steps():  # ended early, or not kept: these keys leave a trace of each step
         kept = folder / "kept"
         kept.mkdir()
         trial = Trial(kept, values | KEPT)
