@@ -137,6 +137,8 @@ def try_out(folder: Path, values: dict[str, Any]) -> str:
         if code == 4:  # time had ended the other one before that
             return "diverged"
         assert code == 0
+        if not trial.has_steps() and any(event["kind"] == "skip" for event in trial.events()):
+            return "skipped"  # a base so far off that no gradient is finite: nothing to save
     assert trial.has_steps()
     whole = trial.files()[STEPS]
     expected = comparable(whole)
