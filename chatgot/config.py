@@ -1166,8 +1166,7 @@ def _remarks_on_distillation(distillation: DistillationConfig) -> Iterator[str]:
 def _remarks_on_data(data: DataConfig) -> Iterator[str]:
     if data.shards is not None:
         defaults = DataConfig()
-        # nor the tokenizer: recipes have one, and the command after making shards names a recipe
-        names = ("test_split", "split", "replay_path")
+        names = ("test_split", "split", "tokenizer", "vocab_size", "replay_path")
         for name in names:
             if getattr(data, name) != getattr(defaults, name):
                 value = as_in_yaml(getattr(data, name))

@@ -18,11 +18,11 @@ MOST_PARAMETERS_PER_TOKEN = 8
 # than the text has tokens, and a smaller one, for which repeated tokens lose their worth by then.
 # Source of the latter: Muennighoff et al. 2023, arXiv:2305.16264.
 MOST_PASSES = 11
-# So many with noise in what it reads. It was measured with characters alone: a subword says more,
-# so a wrong one may harm more.
+MOST_PASSES_OF_A_SMALLER_MODEL = 16
+# Passes of the larger one with noise in what it reads. Measured with characters alone: a subword
+# says more, so a wrong one may harm more.
 MOST_NOISY_PASSES = 22
 INPUT_NOISE = 0.1
-MOST_PASSES_OF_A_SMALLER_MODEL = 16
 # From so many passes on weight decay pays, where a model has more parameters than the text tokens.
 PASSES_WITHOUT_DECAY = 4
 WEIGHT_DECAY = 0.1
