@@ -60,6 +60,8 @@ MAX_ELEMENTS = 2**58
 # products stay within fp32.
 MAX_MUON_RATE = 1e30
 MAX_DECAY = 1e6
+MAX_LATER_TOKENS = 16
+MAX_LATER_WEIGHT = 1e3
 # A larger one only makes the gradients of LoRA's matrices larger.
 MAX_ALPHA = 1e6
 DECAY_SHARE = 0.4  # of a run with lr_schedule wsd
@@ -133,6 +135,7 @@ EncodingName = Annotated[str, AfterValidator(_codec_name)]
 MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
 Count = Annotated[Int, Field(ge=1, le=10**9)]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
+LaterWeight = Annotated[Float, Field(gt=0, le=MAX_LATER_WEIGHT)]
 # The logits are divided by it in fp32. 0 means greedy, without a division.
 Temperature = Annotated[
     Annotated[Float, Field(ge=FP32_MIN, le=FP32_MAX)] | Literal[0], BeforeValidator(_refuse_bool)
@@ -580,6 +583,13 @@ class TrainingConfig(Section):
         "of the same window; what it is to predict stays. Against learning a short text by heart",
         ge=0,
         lt=1,
+        resume="set",
+    )
+    later_token_weights: Annotated[list[LaterWeight], Field(max_length=MAX_LATER_TOKENS)] = key(
+        [],
+        "how much the tokens after the next one count in the loss, the nearest first (the next one "
+        "counts 1); fades out in the first two thirds of the learning rate's decay. A model that "
+        "reads a text often learns more from it; []: off",
         resume="set",
     )
     betas: tuple[Beta, Beta] = key(

@@ -14,6 +14,7 @@ from chatgot.machine.device import seed_generators
 from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.distillation import Teaching
 from chatgot.numerics.input_noise import with_noise
+from chatgot.numerics.later_tokens import losses_with_later_tokens
 
 
 def add_gradients(  # noqa: PLR0913 what a step is computed from
@@ -27,11 +28,12 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
     teaching: Teaching | None = None,
     firsts: Sequence[int] | None = None,
     input_noise: float = 0.0,
+    later: Sequence[float] = (),
 ) -> Tensor:
     """Add up the gradients of the micro-batches; return the mean loss, () on the device.
 
-    The mean is over all targets of the step that are learned from. With teachers it is (3,): the
-    loss that is trained on, then its parts (see Teaching.losses).
+    The mean is over all targets of the step that are learned from, and of the next token alone.
+    With teachers it is (3,): the loss that is trained on, then its parts (see Teaching.losses).
 
     The caller enters the autocast context: with one context for all micro-batches, weights are cast
     only once. Does not synchronise with the device.
@@ -41,10 +43,12 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
         first sequence) alone.
     scale: applied to each loss before its backward (loss scaling).
     graphed: replays micro-batches where it can; they see `scale` only as a factor then, so whether
-        the loss is finite shows in the mean alone. With teachers nothing is replayed.
+        the loss is finite shows in the mean alone. With teachers or later tokens nothing is
+        replayed.
     firsts: of the micro-batches to compute, the index of the first sequence; None: all. Of a part
         of them, the gradients and losses are that part's share of the step's.
     input_noise: `training.input_noise`.
+    later: how much the tokens after the next one count (later_tokens.py).
     """
     S = len(starts)
     device = windows.device
@@ -60,8 +64,12 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
         weight = here / int(targets.sum())
         share = None
         if teaching is not None:
-            share = teaching.losses(model, x, y) * weight  # (3,)
+            share = teaching.losses(model, x, y, later) * weight  # (3,)
             scale(share[0]).backward()  # type: ignore[no-untyped-call] # untyped in torch
+        elif later:
+            trained_on, text = losses_with_later_tokens(model, x, y, later)
+            share = text * weight
+            scale(trained_on * weight).backward()  # type: ignore[no-untyped-call] # untyped in torch
         elif graphed is not None:
             share = graphed.add_gradient(x, y, weight, scale)
         if share is None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from chatgot.data.windows import NOT_LEARNED
 from chatgot.model.gpt import GPT
+from chatgot.numerics.later_tokens import later_loss
 
 # Bytes for each token and row of the vocabulary, beside the student's own: the teachers'
 # probabilities, their product with the student's log-probabilities, and its gradient
@@ -44,18 +45,22 @@ class Teaching:
         """How many times larger the loss that is trained on is than a cross-entropy like it."""
         return 1 - self.weight + self.weight * self.temperature**2
 
-    def losses(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, later: Sequence[float] = ()) -> Tensor:
         """Return the mean losses of a student over the targets that are learned from, (3,) in fp32.
 
         The first one is trained on. The others are its parts, in nats per token: the cross-entropy
         on the text, and that against the teachers.
 
         x, y: (B, T). The caller enters the autocast context, and has seeded the generators.
+        later: how much the tokens after the next one count on the text's side (later_tokens.py).
         """
         expected = mean_probabilities(self.models, x, self.n_tokens, self.temperature)  # (B, T, N)
         logits = model(x)[0].float()  # (B, T, V)
         text, taught = losses_of_parts(logits, y, expected, self.temperature)
-        trained_on = (1 - self.weight) * text + self.weight * self.temperature**2 * taught
+        of_text = text
+        if later:
+            of_text = text + later_loss(F.log_softmax(logits, dim=-1), y, later)
+        trained_on = (1 - self.weight) * of_text + self.weight * self.temperature**2 * taught
         return torch.stack((trained_on, text, taught))
 
     def flops_per_token(self, T: int) -> int:

@@ -154,19 +154,34 @@ def lr_at(
     warmup = settings.warmup_steps
     if decay_steps is not None:
         warmup = min(warmup, decay_steps)
-    begin, length = _decay_of(settings, decay_steps, decay)
+    begin, _ = _decay_of(settings, decay_steps, decay)
     if step < min(warmup, begin):
         return settings.learning_rate * (step + 1) / warmup
     if step < begin:
         return settings.learning_rate
-    if step >= begin + length:
+    done = share_of_decay(step, settings, decay_steps, decay)
+    if done == 1:
         return settings.min_learning_rate
     high = settings.learning_rate
     if begin < warmup:  # it began before the warmup was over
         high = settings.learning_rate * (begin + 1) / warmup
-    done = (step - begin) / length  # share of the decay, 0 to 1
     left = 0.5 * (1 + math.cos(math.pi * done)) if settings.lr_schedule == "cosine" else 1 - done
     return settings.min_learning_rate + left * (high - settings.min_learning_rate)
+
+
+def share_of_decay(
+    step: int, settings: TrainingConfig, decay_steps: int | None, decay: Decay | None = None
+) -> float:
+    """Return how much of the learning rate's decay is over at a step, 0 to 1.
+
+    The arguments are those of `lr_at`.
+    """
+    begin, length = _decay_of(settings, decay_steps, decay)
+    if step < begin:
+        return 0.0
+    if step >= begin + length:
+        return 1.0
+    return (step - begin) / length
 
 
 def _decay_of(

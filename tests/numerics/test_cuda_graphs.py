@@ -97,6 +97,22 @@ def test_replayed_steps_end_in_the_bits_of_plain_ones(precision, architecture, s
     assert record.replayed == record.recorded + STEPS * (2 if size == 4 else 3)  # and one proof
 
 
+def test_steps_are_replayed_once_later_tokens_are_gone():
+    ended = []
+    training = {"max_steps": 4, "warmup_steps": 0, "later_token_weights": [0.5]}
+    record = StandIn()
+    replays = []
+    for way in (None, record):
+        run = fresh_run(way, training=training)
+        for _ in range(4):
+            step(run)
+            replays.append(record.replayed)
+        ended.append(trained(run))
+    assert replays[:-1] == [0] * 7  # two thirds of the decay are over in the last of four steps
+    assert replays[-1] > 0
+    assert parts.same(*ended)
+
+
 def test_evaluations_between_replayed_steps_change_no_bit():
     ended = []
     for observed in (False, True):

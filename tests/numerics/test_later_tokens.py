@@ -1,0 +1,134 @@
+"""The loss on tokens after the next one: its value, how it fades out, and that a step uses it."""
+
+import parts
+import pytest
+import torch
+import torch.nn.functional as F
+
+from chatgot.config import Config
+from chatgot.data.windows import NOT_LEARNED
+from chatgot.numerics.later_tokens import later_loss, later_targets, later_weights
+from chatgot.numerics.optim import Decay, lr_at
+from chatgot.training.step import compute_gradients
+
+V = 11
+WEIGHTS = [0.5, 0.25]
+
+
+def settings(**training):
+    """Return the settings of a run of 100 steps with two later tokens."""
+    keys = {"max_steps": 100, "warmup_steps": 10, "later_token_weights": WEIGHTS, **training}
+    return Config(training=keys).training
+
+
+def draw(B=2, T=5):
+    """Return log-probabilities (B, T, V) and targets (B, T)."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(B, T, V, generator=generator)
+    return F.log_softmax(logits, dim=-1), torch.randint(V, (B, T), generator=generator)
+
+
+def by_hand(log_p, y, weights):
+    """Return the loss, token by token."""
+    B, T = y.shape
+    learned = sum(int(y[b, t]) != NOT_LEARNED for b in range(B) for t in range(T))
+    total = 0.0
+    for b in range(B):
+        for t in range(T):
+            for k, weight in enumerate(weights, 1):
+                if t + k < T and int(y[b, t + k]) != NOT_LEARNED:
+                    total -= weight * float(log_p[b, t, int(y[b, t + k])])
+    return total / learned
+
+
+@pytest.mark.parametrize("weights", [[1.0], WEIGHTS, [0.1, 0.0, 3.0, 2.0]])
+def test_each_later_token_counts_its_weight(weights):
+    log_p, y = draw()
+    assert later_loss(log_p, y, weights).item() == pytest.approx(by_hand(log_p, y, weights))
+
+
+def test_a_target_that_is_not_learned_counts_at_no_distance():
+    log_p, y = draw()
+    y[0, 2:4] = NOT_LEARNED
+    y[1, 0] = NOT_LEARNED
+    assert later_loss(log_p, y, WEIGHTS).item() == pytest.approx(by_hand(log_p, y, WEIGHTS))
+
+
+def test_a_window_ends_before_its_last_later_tokens():
+    y = torch.tensor([[1, 2, 3]])
+    none = NOT_LEARNED
+    assert later_targets(y, 2).tolist() == [[[2, 3], [3, none], [none, none]]]
+    assert later_targets(y, 4)[0, 0].tolist() == [2, 3, none, none]
+    assert later_targets(y[:, :1], 2).tolist() == [[[none, none]]]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_weights_fade_out_in_two_thirds_of_the_decay(schedule):
+    chosen = settings(lr_schedule=schedule)
+    assert later_weights(0, chosen, 100) == later_weights(10, chosen, 100) == (0.5, 0.25)
+    assert later_weights(40, chosen, 100) == pytest.approx((0.25, 0.125))
+    assert later_weights(69, chosen, 100)[0] > 0
+    assert later_weights(70, chosen, 100) == later_weights(100, chosen, 100) == ()
+
+
+def test_with_a_linear_decay_they_are_gone_at_a_third_of_the_rate():
+    chosen = settings(lr_schedule="linear", min_learning_rate=0.0)
+    assert lr_at(70, chosen, 100) == pytest.approx(chosen.learning_rate / 3)
+
+
+def test_a_run_without_an_end_has_them_until_its_decay_begins():
+    chosen = settings(lr_schedule="wsd", max_steps=None, epochs=1000)
+    assert later_weights(10**6, chosen, None) == (0.5, 0.25)
+    decay = Decay(1000, 300)
+    assert later_weights(999, chosen, None, decay) == (0.5, 0.25)
+    assert later_weights(1100, chosen, None, decay) == pytest.approx((0.25, 0.125))
+    assert later_weights(1200, chosen, None, decay) == ()
+
+
+def test_without_the_key_there_are_none():
+    assert later_weights(0, settings(later_token_weights=[]), 100) == ()
+
+
+# --------------------------------------------------------------------------------------------------
+# In a step
+
+
+def run(**training):
+    return parts.run(training={"later_token_weights": WEIGHTS, "warmup_steps": 0, **training})
+
+
+def test_a_step_trains_on_later_tokens_and_says_the_next_ones_loss():
+    plain = parts.run(training={"warmup_steps": 0})
+    found = run()
+    loss = compute_gradients(found)
+    assert loss.item() == pytest.approx(compute_gradients(plain).item(), rel=1e-6)
+    gradients = [p.grad.clone() for p in found.model.parameters()]
+
+    x, y = found.train_windows.batch(found.train_windows.starts(0, 8))
+    found.model.zero_grad()
+    log_p = F.log_softmax(found.model(x)[0].float(), dim=-1)
+    (F.nll_loss(log_p.flatten(0, 1), y.flatten()) + later_loss(log_p, y, WEIGHTS)).backward()
+    for expected, got in zip(found.model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(got, expected.grad, atol=1e-7, rtol=1e-4)
+    others = [p.grad for p in plain.model.parameters()]
+    assert not parts.same(gradients, others)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_a_step_does_not_depend_on_the_micro_batch(micro_batch_size):
+    whole = run(batch_size=8)
+    split = run(batch_size=8)
+    split.state.micro_batch.size = micro_batch_size
+    assert compute_gradients(split).item() == pytest.approx(compute_gradients(whole).item())
+    for one, other in zip(split.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-7, rtol=1e-4)
+
+
+def test_once_they_are_gone_a_step_is_bit_for_bit_a_plain_one():
+    found = run()
+    plain = parts.run(training={"warmup_steps": 0})
+    for each in (found, plain):
+        each.state.progress.global_step = 7  # of 10
+    assert torch.equal(compute_gradients(found), compute_gradients(plain))
+    pairs = zip(found.model.parameters(), plain.model.parameters(), strict=True)
+    assert all(torch.equal(one.grad, other.grad) for one, other in pairs)
