@@ -54,15 +54,16 @@ def later_loss(log_p: Tensor, y: Tensor, weights: Sequence[float]) -> Tensor:
     """Return the weighted loss on the tokens after the next one, ().
 
     A target that lies beyond its window or is not learned from counts nothing; every other one as
-    much as a next token, times its weight.
+    much as a next token, times its weight. Does not synchronise with the device.
 
     log_p: log-probabilities, (B, T, V). y: (B, T).
     """
     targets = later_targets(y, len(weights))  # (B, T, K)
     learned = targets != NOT_LEARNED  # (B, T, K)
     each = -log_p.gather(-1, targets.clamp(min=0)) * learned  # (B, T, K)
-    weighted = each * torch.tensor(weights, device=each.device)  # (B, T, K)
-    return weighted.sum() / (y != NOT_LEARNED).sum()
+    sums = each.sum((0, 1)).unbind()  # K x ()
+    total = torch.stack([weight * found for weight, found in zip(weights, sums, strict=True)])
+    return total.sum() / (y != NOT_LEARNED).sum()
 
 
 def later_targets(y: Tensor, distances: int) -> Tensor:

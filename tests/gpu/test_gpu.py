@@ -500,14 +500,17 @@ def test_out_of_memory_shrinks_compiled_micro_batches_and_compiles_anew(machine,
 
 
 @needs_card
-def test_micro_batches_do_not_wait_for_the_device():
+@pytest.mark.parametrize("later", [(), (0.5, 0.25)])
+def test_micro_batches_do_not_wait_for_the_device(later):
     """All that a step queues is queued at once; the wait is in update_weights."""
     config = parts.config(model={"dropout": 0.1}, training={"micro_batch_size": 2}, device=DEVICE)
     run = assemble(config, parts.tokens(), torch.device(DEVICE), None)
     starts = run.train_windows.starts(0, 8)
 
     def step() -> None:
-        add_gradients(run.model, run.train_windows, starts, 2, (1, 2), lambda loss: loss)
+        add_gradients(
+            run.model, run.train_windows, starts, 2, (1, 2), lambda loss: loss, later=later
+        )
 
     step()  # the first one loads kernels
     torch.cuda.synchronize()

@@ -58,6 +58,19 @@ def test_the_users_steps_are_taken_and_the_rest_follows_them(request_for_text):
     assert "As asked with --set" in next(n.text for n in choice.notes if n.what == "steps")
 
 
+@pytest.mark.parametrize(("steps", "weights"), [(30, []), (3000, [0.5, 0.25])])
+def test_later_tokens_count_in_a_run_that_sees_enough(request_for_text, steps, weights):
+    """A model of 0.8 M parameters."""
+    overrides = (*request_for_text.overrides, f"training.max_steps={steps}")
+    choice = choose(Request(request_for_text.text, 0.01, overrides))
+    (note,) = [note for note in choice.notes if note.what == "later tokens"]
+    seen = steps * choice.config.training.tokens_per_step(choice.config.model)
+    assert choice.config.training.later_token_weights == note.chosen == weights
+    assert bool(weights) == (note.measured["per_parameter"] >= 1)
+    assert note.measured["per_parameter"] == pytest.approx(seen / 0.8e6, rel=0.1)
+    assert ("count 0.5 and 0.25" if weights else "are too few") in note.text
+
+
 def test_the_default_minutes_are_said(request_for_text):
     overrides = request_for_text.overrides
     choice = choose(Request(request_for_text.text, overrides=overrides))

@@ -160,6 +160,13 @@ def test_noise_comes_with_more_passes_than_a_model_makes_without():
     assert SMALL.input_noise(100, SMALL.parameters, in_characters=True) == 0.0
 
 
+def test_later_tokens_pay_from_one_token_for_each_parameter_on():
+    assert SMALL.later_token_weights(0.999, SMALL.parameters) == []
+    assert SMALL.later_token_weights(1.0, SMALL.parameters) == [0.5, 0.25]
+    assert SMALL.later_token_weights(10, SMALL.parameters // 10 - 1) == []
+    assert SMALL.later_token_weights(0.1, 10 * SMALL.parameters) == [0.5, 0.25]
+
+
 def test_a_model_smaller_than_the_text_needs_neither():
     assert SMALL.dropout(100, SMALL.parameters) == 0.0
     assert SMALL.weight_decay(100, SMALL.parameters) == LEAST_WEIGHT_DECAY
