@@ -65,7 +65,7 @@ def _items(
     each = either(_alternatives(args[0], [], None))
     length = f" of {len(args)} items" if kind is tuple else ""
     length += "".join(f" ({limit})" for limit in _limits(metadata))
-    return [f"a list{length}, each {each}"]
+    return [f"a list{length.replace('characters', 'items')}, each {each}"]
 
 
 def _limits(metadata: Sequence[object]) -> Iterator[str]:

@@ -60,6 +60,7 @@ MAX_ELEMENTS = 2**58
 # products stay within fp32.
 MAX_MUON_RATE = 1e30
 MAX_DECAY = 1e6
+# More tokens ahead, or larger weights, would leave next to nothing of the loss on the next token.
 MAX_LATER_TOKENS = 16
 MAX_LATER_WEIGHT = 1e3
 # A larger one only makes the gradients of LoRA's matrices larger.
@@ -135,7 +136,7 @@ EncodingName = Annotated[str, AfterValidator(_codec_name)]
 MicroBatch = Annotated[Int, Field(ge=1, le=MAX_SEQUENCES)]
 Count = Annotated[Int, Field(ge=1, le=10**9)]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
-LaterWeight = Annotated[Float, Field(gt=0, le=MAX_LATER_WEIGHT)]
+LaterWeight = Annotated[Float, Field(ge=0, le=MAX_LATER_WEIGHT)]
 # The logits are divided by it in fp32. 0 means greedy, without a division.
 Temperature = Annotated[
     Annotated[Float, Field(ge=FP32_MIN, le=FP32_MAX)] | Literal[0], BeforeValidator(_refuse_bool)
@@ -585,11 +586,11 @@ class TrainingConfig(Section):
         lt=1,
         resume="set",
     )
-    later_token_weights: Annotated[list[LaterWeight], Field(max_length=MAX_LATER_TOKENS)] = key(
+    multi_token_weights: Annotated[list[LaterWeight], Field(max_length=MAX_LATER_TOKENS)] = key(
         [],
-        "how much the tokens after the next one count in the loss, the nearest first (the next one "
-        "counts 1); fades out in the first two thirds of the learning rate's decay. A model that "
-        "reads a text often learns more from it; []: off",
+        "multi-token prediction: weights of the losses on the tokens after the next one, nearest "
+        "first (the next one has 1). They fade out in the first two thirds of the learning rate's "
+        "decay; []: off",
         resume="set",
     )
     betas: tuple[Beta, Beta] = key(
@@ -1147,6 +1148,7 @@ def _remarks_on_training(config: Config) -> Iterator[str]:
             "optimizer is adamw"
         )
     yield from _remarks_on_lora(training)
+    yield from _remarks_on_multi_token(config)
     yield from _remarks_on_distillation(training.distillation)
     if training.attention == "products" and config.model.attention_dropout:
         yield "training.attention=products has no effect: attention_dropout needs sdpa"
@@ -1160,6 +1162,19 @@ def _remarks_on_lora(training: TrainingConfig) -> Iterator[str]:
         )
     if not training.lora.enabled and training.lora != LoraConfig():
         yield "training.lora: its other keys have no effect: rank is null"
+
+
+def _remarks_on_multi_token(config: Config) -> Iterator[str]:
+    weights = config.training.multi_token_weights
+    longest = config.model.max_seq_length - 1
+    distillation = config.training.distillation
+    if weights and distillation.enabled and distillation.weight == 1:
+        yield "training.multi_token_weights has no effect: distillation.weight is 1"
+    elif len(weights) > longest:
+        yield (
+            f"training.multi_token_weights: those beyond the first {longest} have no effect: "
+            f"model.max_seq_length is {longest + 1}"
+        )
 
 
 def _remarks_on_distillation(distillation: DistillationConfig) -> Iterator[str]:

@@ -348,6 +348,7 @@ from chatgot.training.log_lines import (
     evaluation_facts,
     evaluation_line,
     header,
+    multi_token_line,
     start_facts,
     step_line,
     taught_facts,
@@ -834,6 +835,9 @@ def say_how_to_go_on(
         logger.warning("sampling failed %d times", run.failed_samples)
     for line in change_lines(run):
         logger.info("%s", line)
+    unfinished = multi_token_line(run)
+    if unfinished:
+        logger.warning("%s", unfinished)
     log_end(run, exit_code, path, None if path is None else resume_command(experiment, path))
     if marks.best_step > 0:
         logger.info(

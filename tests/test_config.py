@@ -156,13 +156,18 @@ def make(values: dict[str, Any]) -> Config:
     return Config.model_validate(nested(values))
 
 
+LISTS = {"training.multi_token_weights"}
+
+
 def given(name: str, value: float) -> Any:
     """Return the value that gives a key this number: a pair for a key of two numbers.
 
-    For a key of names with numbers, one name.
+    For a key of names with numbers one name, for a list one item.
     """
     if name in MAPPINGS:
         return {"a.txt": value}
+    if name in LISTS:
+        return [value]
     return [value, value] if len(NUMBERS[name]) > 1 else value
 
 
@@ -196,7 +201,8 @@ def test_both_ends_of_a_range_are_accepted(name, value):
     for part in name.split("."):
         config = getattr(config, part)
     expected = given(name, value)
-    assert config == (tuple(expected) if isinstance(expected, list) else expected)
+    is_pair = isinstance(expected, list) and name not in LISTS
+    assert config == (tuple(expected) if is_pair else expected)
 
 
 @pytest.mark.parametrize(("name", "value"), numbers_at("below", "above"))
@@ -497,6 +503,29 @@ def test_gpt_warns_once_of_a_key_that_only_modern_uses(values, line):
 @pytest.mark.parametrize("name", ["rope_base", "qk_norm", "n_kv_head", "head_dim"])
 def test_a_shape_or_position_key_never_changes_on_resume(name):
     assert FIELDS[f"model.{name}"].json_schema_extra == {"resume": "never"}
+
+
+TEACHERS = {"training.distillation.teachers": ["a.pt"], "training.distillation.weight": 1}
+SHORT = {"model.max_seq_length": 2}
+
+
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ({}, []),
+        (TEACHERS, ["training.multi_token_weights has no effect: distillation.weight is 1"]),
+        (
+            SHORT,
+            [
+                "training.multi_token_weights: those beyond the first 1 have no effect: "
+                "model.max_seq_length is 2"
+            ],
+        ),
+    ],
+)
+def test_later_tokens_that_never_count_are_named(values, lines):
+    assert remarks(make(values | {"training.multi_token_weights": [0.5, 0.25]})) == lines
+    assert remarks(make(values)) == []
 
 
 # LoRA

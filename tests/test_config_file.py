@@ -486,7 +486,7 @@ OTHER_VALUES = {  # for each key a value other than the default, as written and 
     "training.micro_batch_size": ("3", 3),
     "training.eval_batches": ("all", "all"),
     "training.betas": ("[0.5, 6e-1]", [0.5, 0.6]),
-    "training.later_token_weights": ("[0.5, 1e-1]", [0.5, 0.1]),
+    "training.multi_token_weights": ("[0.5, 1e-1]", [0.5, 0.1]),
     "training.epochs": ("2", 2),
     "training.max_minutes": ("1e+2", 100.0),
     "training.muon_beta2": ("9.5e-1", 0.95),

@@ -53,6 +53,7 @@ def test_page_gives_defaults_that_are_read_back_as_the_defaults(tmp_path):
 def test_page_shows_a_range_and_a_resume_rule():
     rows = rows_of(configuration_page())
     assert rows["training.threads"][1] == "a whole number (at least 1, at most 4096) or null"
+    assert rows["training.multi_token_weights"][1].startswith("a list (at most 16 items), each a ")
     assert rows["training.threads"][3] == "see meaning"
     assert rows["training.safety.max_rewinds"][3] == "taken"
     assert rows["model.dropout"][3] == "only by `--set`"

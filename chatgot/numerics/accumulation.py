@@ -14,7 +14,7 @@ from chatgot.machine.device import seed_generators
 from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.distillation import Teaching
 from chatgot.numerics.input_noise import with_noise
-from chatgot.numerics.later_tokens import losses_with_later_tokens
+from chatgot.numerics.multi_token import multi_token_losses
 
 
 def add_gradients(  # noqa: PLR0913 what a step is computed from
@@ -32,8 +32,8 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
 ) -> Tensor:
     """Add up the gradients of the micro-batches; return the mean loss, () on the device.
 
-    The mean is over all targets of the step that are learned from, and of the next token alone.
-    With teachers it is (3,): the loss that is trained on, then its parts (see Teaching.losses).
+    The mean loss is that on the next token, over all targets of the step that are learned from.
+    With teachers it is (3,): what is trained on, then its parts (see Teaching.losses).
 
     The caller enters the autocast context: with one context for all micro-batches, weights are cast
     only once. Does not synchronise with the device.
@@ -48,7 +48,7 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
     firsts: of the micro-batches to compute, the index of the first sequence; None: all. Of a part
         of them, the gradients and losses are that part's share of the step's.
     input_noise: `training.input_noise`.
-    later: how much the tokens after the next one count (later_tokens.py).
+    later: how much the tokens after the next one count (multi_token.py).
     """
     S = len(starts)
     device = windows.device
@@ -64,10 +64,11 @@ def add_gradients(  # noqa: PLR0913 what a step is computed from
         weight = here / int(targets.sum())
         share = None
         if teaching is not None:
-            share = teaching.losses(model, x, y, later) * weight  # (3,)
-            scale(share[0]).backward()  # type: ignore[no-untyped-call] # untyped in torch
+            trained_on, told = teaching.losses(model, x, y, later)
+            share = told * weight  # (3,)
+            scale(trained_on * weight).backward()  # type: ignore[no-untyped-call] # untyped in torch
         elif later:
-            trained_on, text = losses_with_later_tokens(model, x, y, later)
+            trained_on, text = multi_token_losses(model, x, y, later)
             share = text * weight
             scale(trained_on * weight).backward()  # type: ignore[no-untyped-call] # untyped in torch
         elif graphed is not None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from chatgot.data.windows import NOT_LEARNED
 from chatgot.model.gpt import GPT
-from chatgot.numerics.later_tokens import later_loss
+from chatgot.numerics.multi_token import later_loss
 
 # Bytes for each token and row of the vocabulary, beside the student's own: the teachers'
 # probabilities, their product with the student's log-probabilities, and its gradient
@@ -45,23 +45,27 @@ class Teaching:
         """How many times larger the loss that is trained on is than a cross-entropy like it."""
         return 1 - self.weight + self.weight * self.temperature**2
 
-    def losses(self, model: nn.Module, x: Tensor, y: Tensor, later: Sequence[float] = ()) -> Tensor:
-        """Return the mean losses of a student over the targets that are learned from, (3,) in fp32.
+    def losses(
+        self, model: nn.Module, x: Tensor, y: Tensor, later: Sequence[float] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss to train on, () in fp32, and the losses that are told, (3,).
 
-        The first one is trained on. The others are its parts, in nats per token: the cross-entropy
-        on the text, and that against the teachers.
+        The first of those is what is trained on, but for the later tokens. The others are its
+        parts, in nats per token: the cross-entropy on the text, and that against the teachers. All
+        are means over the targets that are learned from.
 
         x, y: (B, T). The caller enters the autocast context, and has seeded the generators.
-        later: how much the tokens after the next one count on the text's side (later_tokens.py).
+        later: how much the tokens after the next one count on the text's side (multi_token.py).
         """
         expected = mean_probabilities(self.models, x, self.n_tokens, self.temperature)  # (B, T, N)
         logits = model(x)[0].float()  # (B, T, V)
         text, taught = losses_of_parts(logits, y, expected, self.temperature)
-        of_text = text
-        if later:
-            of_text = text + later_loss(F.log_softmax(logits, dim=-1), y, later)
-        trained_on = (1 - self.weight) * of_text + self.weight * self.temperature**2 * taught
-        return torch.stack((trained_on, text, taught))
+        both = (1 - self.weight) * text + self.weight * self.temperature**2 * taught
+        trained_on = both
+        if later and self.weight < 1:
+            log_p = F.log_softmax(logits, dim=-1)  # (B, T, V)
+            trained_on = both + (1 - self.weight) * later_loss(log_p, y, later)
+        return trained_on, torch.stack((both, text, taught))
 
     def flops_per_token(self, T: int) -> int:
         """Return the floating-point operations of all teachers for one token of windows of T."""

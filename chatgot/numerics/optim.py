@@ -172,15 +172,15 @@ def lr_at(
 def share_of_decay(
     step: int, settings: TrainingConfig, decay_steps: int | None, decay: Decay | None = None
 ) -> float:
-    """Return how much of the learning rate's decay is over at a step, 0 to 1.
+    """Return how much of the learning rate's decay is over at a step, 0 to 1; 1: there is none.
 
     The arguments are those of `lr_at`.
     """
     begin, length = _decay_of(settings, decay_steps, decay)
+    if step >= begin + length or length == 0:
+        return 1.0
     if step < begin:
         return 0.0
-    if step >= begin + length:
-        return 1.0
     return (step - begin) / length
 
 

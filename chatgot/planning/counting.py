@@ -16,7 +16,7 @@ from chatgot.config import Config
 from chatgot.model.gpt import GPT, model_without_weights
 from chatgot.model.lora import add_lora
 from chatgot.numerics.gradient_checkpointing import LOGIT_BYTES, PROOF_SEQUENCES, PROOF_TOKENS
-from chatgot.numerics.later_tokens import losses_with_later_tokens
+from chatgot.numerics.multi_token import multi_token_losses
 from chatgot.numerics.optim import allocate_state, build_optimizer, is_muon, state_shapes
 from chatgot.numerics.precision import autocast
 from chatgot.planning.live_bytes import counted
@@ -188,7 +188,7 @@ def count_on_cpu(config: Config, V: int, way: Way, muon_precision: str, sequence
         for _ in range(2):
             with autocast(CPU, way.precision):
                 for _ in range(2 if way.accumulates else 1):
-                    _pass(model, x, finish, config.training.later_token_weights)
+                    _pass(model, x, finish, config.training.multi_token_weights)
             _update(model, optimizer, config)
             finish()
         del first_weights
@@ -215,7 +215,7 @@ def _ids(sequences: int, config: Config) -> Tensor:
 
 
 def _pass(model: GPT, x: Tensor, finish: Finish, later: Sequence[float] = ()) -> None:
-    loss = losses_with_later_tokens(model, x, x, later)[0] if later else model(x, x)[1]
+    loss = multi_token_losses(model, x, x, later)[0] if later else model(x, x)[1]
     loss.backward()
     del loss
     finish()
@@ -280,7 +280,7 @@ def _peak_of_passes(config: Config, V: int, way: Way, layers: int, B: int) -> in
         else:
             held += WEIGHT_BYTES * model.trained_count()
         x = _ids(B, config)
-        later = config.training.later_token_weights
+        later = config.training.multi_token_weights
         with autocast(CPU, way.precision):
             if way.accumulates:
                 _pass(model, x, live.heap.forget_graph, later)

@@ -47,6 +47,7 @@ from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.distillation import Teaching
 from chatgot.numerics.grad_scaler import SafeGradScaler
 from chatgot.numerics.gradient_checkpointing import disable_gradient_checkpointing
+from chatgot.numerics.multi_token import multi_token_weights
 from chatgot.numerics.muon import Muon
 from chatgot.numerics.optim import Decay, allocate_state, build_optimizer, schedule_horizon
 from chatgot.run.diagnosis import describe_numbers
@@ -133,6 +134,12 @@ class Run:
     def decay(self) -> Decay | None:
         """The decay of `lr_schedule: wsd`, begun or planned; None: nobody knows when it begins."""
         return decay_in_force(self.config.training, self.state, self.train_windows.per_epoch)
+
+    @property
+    def multi_token_weights(self) -> tuple[float, ...]:
+        """How much each token after the next one counts in the next step; empty: none does."""
+        step = self.state.progress.global_step
+        return multi_token_weights(step, self.config.training, self.decay_steps, self.decay)
 
     @property
     def last_step(self) -> int | None:

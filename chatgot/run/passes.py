@@ -21,6 +21,7 @@ from chatgot.machine.memory import MIB, memory_limits, release_memory, too_full,
 from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.distillation import TEACHING_BYTES
 from chatgot.numerics.gradient_checkpointing import bytes_for_backward
+from chatgot.numerics.multi_token import MULTI_TOKEN_BYTES
 from chatgot.numerics.precision import autocast
 from chatgot.run.modes import (
     choose_compilation,
@@ -69,6 +70,8 @@ def choose_passes(run: Trained, stored: Stored | None) -> GraphedPass | None:
     if modes.gradient_checkpointing_failed:  # while the sizes were timed
         every = 0
     graphed = GraphedPass(run.model, run.device) if run.device.type == "cuda" else None
+    if graphed is not None and settings.multi_token_weights:
+        graphed.rule_out("a graph has the loss on the next token alone, without the later ones")
     if graphed is not None and run.teaching is not None:
         graphed.rule_out("a graph has the loss on the text alone, without the teachers' part")
     parts = (run.state, run.config, run.model, run.train_windows, stored)
@@ -157,8 +160,11 @@ def memory_needs_recomputation(run: Trained) -> bool:
         else:
             with autocast(run.device, run.state.modes.precision):
                 needed = bytes_for_backward(run.model, size)
+            logits = size * run.train_windows.T * run.model.vocab_size
             if run.teaching is not None:
-                needed += size * run.train_windows.T * run.model.vocab_size * TEACHING_BYTES
+                needed += logits * TEACHING_BYTES
+            if run.config.training.multi_token_weights:
+                needed += logits * MULTI_TOKEN_BYTES
             needed += BYTES_TO_COME * run.model.trained_count()
     problem = too_full(run.device, dynamic.memory_headroom, needed)
     chosen = bool(problem)

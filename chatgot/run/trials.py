@@ -160,7 +160,7 @@ def run_trial(run: Trained, sequences: int, size: int) -> Trial | str:
                 key,
                 lambda loss: loss * scale,
                 teaching=run.teaching,
-                later=run.config.training.later_token_weights,
+                later=run.config.training.multi_token_weights,  # the most that a step takes
             )
         synchronise(run.device)
         gradients = [p.grad for p in model.parameters()]

@@ -49,7 +49,7 @@ from chatgot.training.recipe import (
     LEAST_WEIGHT_DECAY,
     PASSES_FOR_CHARACTERS,
     SHARE_OF_TIME,
-    TOKENS_PER_PARAMETER_FOR_LATER_TOKENS,
+    TOKENS_PER_PARAMETER_FOR_MULTI_TOKEN,
     Costs,
     Plan,
     Recipe,
@@ -70,6 +70,7 @@ SAVED_BYTES_PER_PARAMETER = 12  # weights and two moments, 4 bytes each
 SAVED_BYTES_PER_S = 100e6  # written, flushed to the disk and verified
 LEAST_SAVE_S = 0.05
 STEPS_BETWEEN_SAVES = 100  # the default of save_checkpoint_steps
+LEAST_FOR_MULTI_TOKEN = f"{TOKENS_PER_PARAMETER_FOR_MULTI_TOKEN:g} tokens for each parameter"
 PROMPT_TEXT = 1 << 22  # tokens of the training text in which prompts are looked for
 # tokens of the held-out text whose bytes are counted: all of them in a text of 40 MB
 COUNTED_TEXT = 1 << 22
@@ -303,11 +304,11 @@ class _Choosing:
         steps = max(1, int(self.tokens_in_time[trial.recipe.name] / trial.tokens_per_step))
         steps = min(steps, max(1, int(self._most_passes(trial) * trial.steps_of_a_pass)))
         dropout = self._dropout(trial, steps)
-        later = self._later_token_weights(trial, steps)
+        later = self._multi_token_weights(trial, steps)
         return [
             f"training.max_steps={steps}",
             f"model.dropout={dropout}",
-            f"training.later_token_weights={later}",
+            f"training.multi_token_weights={later}",
         ]
 
     def _measure(self, trial: Trial, settings: list[str]) -> Speed | None:
@@ -386,7 +387,7 @@ class _Choosing:
             "model.dropout": self._dropout(trial, steps),
             "training.weight_decay": self._weight_decay(trial, steps),
             "training.input_noise": self._input_noise(trial, steps),
-            "training.later_token_weights": self._later_token_weights(trial, steps),
+            "training.multi_token_weights": self._multi_token_weights(trial, steps),
             **self._end(planned),
             "training.warmup_steps": warmup_for(steps, training.warmup_steps),
             "training.log_interval": log_interval,
@@ -425,10 +426,10 @@ class _Choosing:
         passes = steps / trial.steps_of_a_pass
         return trial.recipe.input_noise(passes, self.n_train, self.in_characters)
 
-    def _later_token_weights(self, trial: Trial, steps: int) -> list[float]:
+    def _multi_token_weights(self, trial: Trial, steps: int) -> list[float]:
         """Return how much the tokens after the next one count in a run of so many steps."""
         passes = steps / trial.steps_of_a_pass
-        return trial.recipe.later_token_weights(passes, self.n_train)
+        return trial.recipe.multi_token_weights(passes, self.n_train)
 
     def _weight_decay(self, trial: Trial, steps: int) -> float:
         """Return the weight decay of a run of so many steps."""
@@ -462,7 +463,7 @@ class _Choosing:
             "model.dropout": f"against learning the text by heart in {_passes(planned.passes)}",
             "training.weight_decay": f"for {_passes(planned.passes)}, as the dropout",
             "training.input_noise": f"for {_passes(planned.passes)}, as the dropout",
-            "training.later_token_weights": "from one token for each parameter on",
+            "training.multi_token_weights": f"from {LEAST_FOR_MULTI_TOKEN} on",
             "training.max_steps": steps,
             "training.max_minutes": "in case the machine is slower than it was when measured",
             "training.eval_interval": "ten times in the run, fewer in a short one",
@@ -510,8 +511,8 @@ class _Choosing:
             notes.append(self._note_on_steps(trial, planned))
         if "model.dropout" not in keys:
             notes.append(self._note_on_dropout(trial, planned, config))
-        if "training.later_token_weights" not in keys:
-            notes.append(self._note_on_later_tokens(trial, planned, config))
+        if "training.multi_token_weights" not in keys:
+            notes.append(self._note_on_multi_token(trial, planned, config))
         if "sampling.prompts" not in keys:
             prompts = config.sampling.prompts
             shown = ", ".join(json.dumps(prompt.strip(), ensure_ascii=False) for prompt in prompts)
@@ -732,21 +733,17 @@ class _Choosing:
                 why += f"; weight decay {decay:g} is enough"
         return Note(f"dropout: {why}", "dropout", dropout, {"passes": round(passes, 2)})
 
-    def _note_on_later_tokens(self, trial: Trial, planned: Plan, config: Config) -> Note:
+    def _note_on_multi_token(self, trial: Trial, planned: Plan, config: Config) -> Note:
         """Return why the tokens after the next one count, or do not."""
-        weights = config.training.later_token_weights
+        weights = config.training.multi_token_weights
         tokens = self._steps(trial, planned) * trial.tokens_per_step / trial.recipe.parameters
-        seen = f"{tokens:.2g} tokens for each parameter"
-        least = f"{TOKENS_PER_PARAMETER_FOR_LATER_TOKENS:g}"
+        pays = f"it pays from {LEAST_FOR_MULTI_TOKEN} on, and this run sees {tokens:.3g}"
+        why = f"the model is to predict the next token only: {pays}"
         if weights:
-            counted = " and ".join(f"{weight:g}" for weight in weights)
-            why = (
-                f"those after the next one count {counted}, until two thirds of the decay are over"
-            )
-            why += f": it pays from {least} on, and this run sees {seen}"
-        else:
-            why = f"none count, since {seen} are too few: it pays from {least} on"
-        return Note(f"later tokens: {why}", "later tokens", weights, {"per_parameter": tokens})
+            shown = " and ".join(f"{weight:g}" for weight in weights)
+            why = f"the two tokens after the next one count {shown}, and fade out: {pays}"
+        seen = round(tokens, 3)
+        return Note(f"multi-token: {why}", "multi-token", weights, {"per_parameter": seen})
 
 
 def _unit(tokens: Tokens) -> str:

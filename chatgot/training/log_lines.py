@@ -235,6 +235,17 @@ def _slower_line(run: Run) -> list[str]:
     ]
 
 
+def multi_token_line(run: Run) -> str:
+    """Return a warning where a run ends while later tokens still count; empty: none do."""
+    if run.end_reason() is None or not run.multi_token_weights:
+        return ""
+    return (
+        "training.multi_token_weights: the run ends while the tokens after the next one still "
+        "count, so the model predicts the next one less well than after a whole decay: let it run "
+        "longer, with fewer max_steps from the start, or set the key to []"
+    )
+
+
 def _copies_line(run: Run) -> list[str]:
     launched = launched_copies(os.environ)
     if launched is None or not run.ranks.is_alone:

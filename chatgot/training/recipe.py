@@ -29,8 +29,8 @@ WEIGHT_DECAY = 0.1
 LEAST_WEIGHT_DECAY = 0.01  # of all other runs
 # From so many tokens for each parameter on, a model learns more where it is to foresee the tokens
 # after the next one, too; in a shorter run they only distract it.
-TOKENS_PER_PARAMETER_FOR_LATER_TOKENS = 1.0
-LATER_TOKEN_WEIGHTS = (0.5, 0.25)
+TOKENS_PER_PARAMETER_FOR_MULTI_TOKEN = 0.75
+MULTI_TOKEN_WEIGHTS = (0.5, 0.25)
 # Passes x parameters for each token of the training text: from so many on so much dropout pays.
 DROPOUTS = ((60.0, 0.2), (25.0, 0.1))
 
@@ -119,10 +119,10 @@ class Recipe:
         needed = passes > MOST_PASSES and self.learns_by_heart(training_tokens)
         return INPUT_NOISE if needed and in_characters else 0.0
 
-    def later_token_weights(self, passes: float, training_tokens: int) -> list[float]:
+    def multi_token_weights(self, passes: float, training_tokens: int) -> list[float]:
         """Return how much the tokens after the next one count in so many passes over a text."""
-        least = TOKENS_PER_PARAMETER_FOR_LATER_TOKENS * self.parameters
-        return list(LATER_TOKEN_WEIGHTS) if passes * training_tokens >= least else []
+        least = TOKENS_PER_PARAMETER_FOR_MULTI_TOKEN * self.parameters
+        return list(MULTI_TOKEN_WEIGHTS) if passes * training_tokens >= least else []
 
     def weight_decay(self, passes: float, training_tokens: int) -> float:
         """Return the weight decay for so many passes over a text."""

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from chatgot.config import SpikeConfig, TrainingConfig
+from chatgot.config import SpikeConfig
 from chatgot.errors import OutOfMemory, UserError
 from chatgot.logs.events import event
 from chatgot.machine.memory import is_out_of_memory, release_memory
 from chatgot.numerics.accumulation import add_gradients
-from chatgot.numerics.later_tokens import later_weights
-from chatgot.numerics.optim import Decay, lr_at, set_lr
+from chatgot.numerics.optim import lr_at, set_lr
 from chatgot.numerics.precision import autocast
 from chatgot.run.assembly import Run
 from chatgot.run.modes import give_up_gradient_checkpointing
@@ -37,21 +36,17 @@ LEAST_DEVIATION = 1e-3  # x median; with a smaller deviation, ordinary noise wou
 
 def set_learning_rate(run: Run) -> None:
     """Set the learning rate of the next step; step, settings and the decay's begin decide it."""
+    settings = run.config.training
     progress = run.state.progress
-    progress.lr = lr_at(*_schedule(run))
-    set_lr(run.optimizer, progress.lr, run.config.training)
-
-
-def _schedule(run: Run) -> tuple[int, TrainingConfig, int | None, Decay | None]:
-    """Return what the next step's learning rate, and what fades out with it, follow from."""
-    return run.state.progress.global_step, run.config.training, run.decay_steps, run.decay
+    progress.lr = lr_at(progress.global_step, settings, run.decay_steps, run.decay)
+    set_lr(run.optimizer, progress.lr, settings)
 
 
 def compute_gradients(run: Run) -> Tensor:
     """Run forward and backward of all micro-batches; return the step's loss, () on the device.
 
-    With teachers it is (3,): the loss that is trained on, then its parts on the text and against
-    the teachers.
+    With teachers it is (3,): what is trained on, but for the later tokens, then its parts on the
+    text and against the teachers.
 
     Does not synchronise with the device. After out of memory, the step is tried again with a
     smaller micro-batch. If a recomputation differs, it is tried again without gradient
@@ -150,7 +145,7 @@ def _add(run: Run, firsts: Sequence[int]) -> Tensor:
             run.teaching,
             firsts,
             run.config.training.input_noise,
-            later_weights(*_schedule(run)),
+            run.multi_token_weights,
         )
 
 

@@ -29,7 +29,7 @@ TINY: dict[str, Any] = {
         "batch_size": 2,
         "accumulate_grad_batches": 3,
         "input_noise": 0.1,
-        "later_token_weights": [0.5, 0.25],
+        "multi_token_weights": [0.5, 0.25],
         "warmup_steps": 4,
         "log_interval": 4,
         "eval_interval": 8,

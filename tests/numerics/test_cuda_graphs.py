@@ -99,7 +99,7 @@ def test_replayed_steps_end_in_the_bits_of_plain_ones(precision, architecture, s
 
 def test_steps_are_replayed_once_later_tokens_are_gone():
     ended = []
-    training = {"max_steps": 4, "warmup_steps": 0, "later_token_weights": [0.5]}
+    training = {"max_steps": 4, "warmup_steps": 0, "multi_token_weights": [0.5]}
     record = StandIn()
     replays = []
     for way in (None, record):

@@ -10,6 +10,7 @@ from chatgot.config import ModelConfig
 from chatgot.data.windows import NOT_LEARNED
 from chatgot.model.gpt import GPT, build_model
 from chatgot.numerics.distillation import Teaching, losses_of_parts, mean_probabilities
+from chatgot.numerics.multi_token import later_loss
 
 V = 11
 X = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
@@ -64,9 +65,21 @@ def test_each_part_is_a_mean_over_the_targets_that_are_learned():
 @pytest.mark.parametrize(("weight", "temperature"), [(0.7, 1.0), (0.5, 2.0), (1.0, 3.0)])
 def test_the_trained_loss_is_the_weighted_sum_of_both(weight, temperature):
     teaching = Teaching(teachers(), V, weight, temperature)
-    trained_on, text, taught = teaching.losses(model(4), X, Y)
+    trained_on, (both, text, taught) = teaching.losses(model(4), X, Y)
     expected = (1 - weight) * text + weight * temperature**2 * taught
     torch.testing.assert_close(trained_on, expected)
+    assert torch.equal(trained_on, both)
+
+
+@pytest.mark.parametrize("weight", [0.7, 1.0])
+def test_later_tokens_count_on_the_texts_side_and_are_not_told(weight):
+    teaching = Teaching(teachers(), V, weight, 1.0)
+    trained_on, told = teaching.losses(model(4), X, Y, (0.5, 0.25))
+    alone, expected = teaching.losses(model(4), X, Y)
+    assert torch.equal(told, expected)
+    log_p = F.log_softmax(model(4)(X)[0], dim=-1)
+    later = (1 - weight) * later_loss(log_p, Y, (0.5, 0.25))
+    torch.testing.assert_close(trained_on, alone + later)
 
 
 def test_a_student_that_equals_its_teacher_has_no_gradient_from_it():

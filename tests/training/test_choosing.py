@@ -63,12 +63,12 @@ def test_later_tokens_count_in_a_run_that_sees_enough(request_for_text, steps, w
     """A model of 0.8 M parameters."""
     overrides = (*request_for_text.overrides, f"training.max_steps={steps}")
     choice = choose(Request(request_for_text.text, 0.01, overrides))
-    (note,) = [note for note in choice.notes if note.what == "later tokens"]
+    (note,) = [note for note in choice.notes if note.what == "multi-token"]
     seen = steps * choice.config.training.tokens_per_step(choice.config.model)
-    assert choice.config.training.later_token_weights == note.chosen == weights
-    assert bool(weights) == (note.measured["per_parameter"] >= 1)
+    assert choice.config.training.multi_token_weights == note.chosen == weights
+    assert bool(weights) == (note.measured["per_parameter"] >= 0.75)
     assert note.measured["per_parameter"] == pytest.approx(seen / 0.8e6, rel=0.1)
-    assert ("count 0.5 and 0.25" if weights else "are too few") in note.text
+    assert ("count 0.5 and 0.25" if weights else "next token only") in note.text
 
 
 def test_the_default_minutes_are_said(request_for_text):

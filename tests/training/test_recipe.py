@@ -16,6 +16,7 @@ from chatgot.training.recipe import (
     PASSES_WITHOUT_DECAY,
     SHARE_FOR_EVALUATIONS_UNTIL_BEST,
     SHARE_OF_TIME,
+    TOKENS_PER_PARAMETER_FOR_MULTI_TOKEN,
     WEIGHT_DECAY,
     Costs,
     Recipe,
@@ -160,11 +161,12 @@ def test_noise_comes_with_more_passes_than_a_model_makes_without():
     assert SMALL.input_noise(100, SMALL.parameters, in_characters=True) == 0.0
 
 
-def test_later_tokens_pay_from_one_token_for_each_parameter_on():
-    assert SMALL.later_token_weights(0.999, SMALL.parameters) == []
-    assert SMALL.later_token_weights(1.0, SMALL.parameters) == [0.5, 0.25]
-    assert SMALL.later_token_weights(10, SMALL.parameters // 10 - 1) == []
-    assert SMALL.later_token_weights(0.1, 10 * SMALL.parameters) == [0.5, 0.25]
+def test_later_tokens_pay_where_a_run_sees_enough_for_each_parameter():
+    least = TOKENS_PER_PARAMETER_FOR_MULTI_TOKEN
+    assert SMALL.multi_token_weights(least - 0.001, SMALL.parameters) == []
+    assert SMALL.multi_token_weights(least, SMALL.parameters) == [0.5, 0.25]
+    assert SMALL.multi_token_weights(10 * least, SMALL.parameters // 10 - 1) == []
+    assert SMALL.multi_token_weights(0.1 * least, 10 * SMALL.parameters) == [0.5, 0.25]
 
 
 def test_a_model_smaller_than_the_text_needs_neither():

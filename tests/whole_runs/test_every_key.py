@@ -98,7 +98,7 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "training.muon_beta2": (0.5, "weights", {"training.optimizer": "muon"}),
     "training.weight_decay": (0.5, "weights"),
     "training.input_noise": (0.2, "weights"),
-    "training.later_token_weights": ([0.5], "weights"),
+    "training.multi_token_weights": ([0.5], "weights"),
     "training.betas": ([0.8, 0.9], "weights"),
     "training.adam_eps": (1e-3, "weights"),
     "training.grad_clip": (1e-3, "weights", {"training.adam_eps": 1e-3}),

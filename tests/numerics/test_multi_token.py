@@ -7,8 +7,15 @@ import torch.nn.functional as F
 
 from chatgot.config import Config
 from chatgot.data.windows import NOT_LEARNED
-from chatgot.numerics.later_tokens import later_loss, later_targets, later_weights
+from chatgot.numerics.multi_token import (
+    MULTI_TOKEN_BYTES,
+    later_loss,
+    later_targets,
+    multi_token_weights,
+)
 from chatgot.numerics.optim import Decay, lr_at
+from chatgot.planning.counting import Way, count_on_cpu
+from chatgot.training.log_lines import multi_token_line
 from chatgot.training.step import compute_gradients
 
 V = 11
@@ -17,7 +24,7 @@ WEIGHTS = [0.5, 0.25]
 
 def settings(**training):
     """Return the settings of a run of 100 steps with two later tokens."""
-    keys = {"max_steps": 100, "warmup_steps": 10, "later_token_weights": WEIGHTS, **training}
+    keys = {"max_steps": 100, "warmup_steps": 10, "multi_token_weights": WEIGHTS, **training}
     return Config(training=keys).training
 
 
@@ -36,7 +43,8 @@ def by_hand(log_p, y, weights):
     for b in range(B):
         for t in range(T):
             for k, weight in enumerate(weights, 1):
-                if t + k < T and int(y[b, t + k]) != NOT_LEARNED:
+                here = t + k < T and int(y[b, t]) != NOT_LEARNED
+                if here and int(y[b, t + k]) != NOT_LEARNED:
                     total -= weight * float(log_p[b, t, int(y[b, t + k])])
     return total / learned
 
@@ -47,7 +55,7 @@ def test_each_later_token_counts_its_weight(weights):
     assert later_loss(log_p, y, weights).item() == pytest.approx(by_hand(log_p, y, weights))
 
 
-def test_a_target_that_is_not_learned_counts_at_no_distance():
+def test_a_target_that_is_not_learned_teaches_nothing_at_any_distance():
     log_p, y = draw()
     y[0, 2:4] = NOT_LEARNED
     y[1, 0] = NOT_LEARNED
@@ -65,10 +73,11 @@ def test_a_window_ends_before_its_last_later_tokens():
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_weights_fade_out_in_two_thirds_of_the_decay(schedule):
     chosen = settings(lr_schedule=schedule)
-    assert later_weights(0, chosen, 100) == later_weights(10, chosen, 100) == (0.5, 0.25)
-    assert later_weights(40, chosen, 100) == pytest.approx((0.25, 0.125))
-    assert later_weights(69, chosen, 100)[0] > 0
-    assert later_weights(70, chosen, 100) == later_weights(100, chosen, 100) == ()
+    assert multi_token_weights(0, chosen, 100) == (0.5, 0.25)
+    assert multi_token_weights(10, chosen, 100) == (0.5, 0.25)
+    assert multi_token_weights(40, chosen, 100) == pytest.approx((0.25, 0.125))
+    assert multi_token_weights(69, chosen, 100)[0] > 0
+    assert multi_token_weights(70, chosen, 100) == multi_token_weights(100, chosen, 100) == ()
 
 
 def test_with_a_linear_decay_they_are_gone_at_a_third_of_the_rate():
@@ -78,15 +87,21 @@ def test_with_a_linear_decay_they_are_gone_at_a_third_of_the_rate():
 
 def test_a_run_without_an_end_has_them_until_its_decay_begins():
     chosen = settings(lr_schedule="wsd", max_steps=None, epochs=1000)
-    assert later_weights(10**6, chosen, None) == (0.5, 0.25)
+    assert multi_token_weights(10**6, chosen, None) == (0.5, 0.25)
     decay = Decay(1000, 300)
-    assert later_weights(999, chosen, None, decay) == (0.5, 0.25)
-    assert later_weights(1100, chosen, None, decay) == pytest.approx((0.25, 0.125))
-    assert later_weights(1200, chosen, None, decay) == ()
+    assert multi_token_weights(999, chosen, None, decay) == (0.5, 0.25)
+    assert multi_token_weights(1100, chosen, None, decay) == pytest.approx((0.25, 0.125))
+    assert multi_token_weights(1200, chosen, None, decay) == ()
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "wsd"])
+def test_a_run_whose_rate_never_decays_has_none(schedule):
+    chosen = settings(lr_schedule=schedule, warmup_steps=100)
+    assert {multi_token_weights(step, chosen, 50) for step in (0, 25, 49)} == {()}
 
 
 def test_without_the_key_there_are_none():
-    assert later_weights(0, settings(later_token_weights=[]), 100) == ()
+    assert multi_token_weights(0, settings(multi_token_weights=[]), 100) == ()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -94,7 +109,7 @@ def test_without_the_key_there_are_none():
 
 
 def run(**training):
-    return parts.run(training={"later_token_weights": WEIGHTS, "warmup_steps": 0, **training})
+    return parts.run(training={"multi_token_weights": WEIGHTS, "warmup_steps": 0, **training})
 
 
 def test_a_step_trains_on_later_tokens_and_says_the_next_ones_loss():
@@ -132,3 +147,32 @@ def test_once_they_are_gone_a_step_is_bit_for_bit_a_plain_one():
     assert torch.equal(compute_gradients(found), compute_gradients(plain))
     pairs = zip(found.model.parameters(), plain.model.parameters(), strict=True)
     assert all(torch.equal(one.grad, other.grad) for one, other in pairs)
+
+
+def test_a_place_that_is_not_learned_gets_no_gradient():
+    log_p, y = draw(B=1)
+    y[0, :2] = NOT_LEARNED
+    log_p.requires_grad_(True)
+    later_loss(log_p, y, WEIGHTS).backward()
+    assert log_p.grad[0].abs().sum(-1).gt(0).tolist() == [False, False, True, True, False]
+
+
+@pytest.mark.parametrize(("step", "warned"), [(4, True), (9, False)])
+def test_a_run_that_ends_before_they_are_gone_says_so(step, warned):
+    """It ends by its minutes."""
+    ended = run(max_minutes=1.0)
+    ended.state.progress.global_step = step
+    assert multi_token_line(ended) == ""
+    ended.state.progress.time_s = 60.0
+    assert ("let it run longer" in multi_token_line(ended)) is warned
+
+
+def test_the_bytes_that_they_take_are_counted():
+    """One more gradient of the log-probabilities: 4 bytes for each token and row."""
+    way = Way("fp32", "products", 0, False)
+    taken = [
+        count_on_cpu(parts.config(training={"multi_token_weights": weights}), 500, way, "fp32", 4)
+        for weights in ([], WEIGHTS)
+    ]
+    T = parts.config().model.max_seq_length
+    assert taken[1].step - taken[0].step == pytest.approx(4 * T * 500 * MULTI_TOKEN_BYTES, rel=0.2)
