@@ -63,8 +63,7 @@ class Teaching:
         both = (1 - self.weight) * text + self.weight * self.temperature**2 * taught
         trained_on = both
         if later and self.weight < 1:
-            log_p = F.log_softmax(logits, dim=-1)  # (B, T, V)
-            trained_on = both + (1 - self.weight) * later_loss(log_p, y, later)
+            trained_on = both + (1 - self.weight) * later_loss(logits, y, later)
         return trained_on, torch.stack((both, text, taught))
 
     def flops_per_token(self, T: int) -> int:

@@ -12,18 +12,18 @@ Letters: B batch, T time (tokens), V vocabulary, K tokens after the next one.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from chatgot.config import TrainingConfig
 from chatgot.data.windows import NOT_LEARNED
 from chatgot.numerics.optim import Decay, share_of_decay
 
 GONE_AFTER = 2 / 3  # of the learning rate's decay
-# Bytes for each token and row of the vocabulary: one more gradient of the log-probabilities
-MULTI_TOKEN_BYTES = 4
 
 
 def multi_token_weights(
@@ -48,26 +48,64 @@ def multi_token_losses(
     x, y: (B, T). weights: as `multi_token_weights` returns them. Both are means over the targets
     that are learned from, as the loss of the model itself.
     """
-    log_p = F.log_softmax(model(x)[0].float(), dim=-1)  # (B, T, V)
-    text = F.nll_loss(log_p.flatten(0, 1), y.flatten(), ignore_index=NOT_LEARNED)
-    return text + later_loss(log_p, y, weights), text
+    targets = torch.cat((y.unsqueeze(-1), later_targets(y, len(weights))), dim=-1)
+    losses = _losses(model(x)[0], y, targets, (1.0, *weights))  # (1 + K,)
+    return losses.sum(), losses[0].detach()
 
 
-def later_loss(log_p: Tensor, y: Tensor, weights: Sequence[float]) -> Tensor:
+def later_loss(logits: Tensor, y: Tensor, weights: Sequence[float]) -> Tensor:
     """Return the weighted loss on the tokens after the next one, ().
 
-    A place whose next token is not learned from teaches no later token either. Nor does a later
-    token that is not learned from, or lies beyond the window. Any other one counts its weight,
-    where the next one counts 1. Does not synchronise with the device.
-
-    log_p: log-probabilities, (B, T, V). y: (B, T).
+    logits: (B, T, V). y: (B, T), the next tokens.
     """
-    targets = later_targets(y, len(weights))  # (B, T, K)
-    learned = (targets != NOT_LEARNED) & (y != NOT_LEARNED).unsqueeze(-1)  # (B, T, K)
-    each = -log_p.gather(-1, targets.clamp(min=0)) * learned  # (B, T, K)
-    sums = each.sum((0, 1)).unbind()  # K x ()
-    weighted = torch.stack([weight * loss for weight, loss in zip(weights, sums, strict=True)])
-    return weighted.sum() / (y != NOT_LEARNED).sum()
+    return _losses(logits, y, later_targets(y, len(weights)), weights).sum()
+
+
+def _losses(logits: Tensor, y: Tensor, targets: Tensor, weights: Sequence[float]) -> Tensor:
+    """Return the weighted loss of each column of the targets, (K,) in fp32.
+
+    A place whose next token is not learned from teaches no later token either. Nor does a later
+    token that is not learned from, or lies beyond the window. Any other target counts its weight.
+    All are divided by the number of next tokens that are learned from. Does not synchronise with
+    the device.
+
+    targets: (B, T, K).
+    """
+    learned = y != NOT_LEARNED  # (B, T)
+    counts = (targets != NOT_LEARNED) & learned.unsqueeze(-1)  # (B, T, K)
+    shares = counts / learned.sum()
+    for k, weight in enumerate(weights):
+        shares[..., k] *= weight
+    losses: Tensor = _WeightedLosses.apply(logits, targets.clamp(min=0), shares)  # type: ignore[no-untyped-call] # untyped in torch
+    return losses
+
+
+class _WeightedLosses(torch.autograd.Function):
+    """Cross-entropies with several targets in each place; backward passes over V once for all."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+        """Return the sum of each column's losses times their shares, (K,) in fp32.
+
+        logits: (B, T, V). targets, shares: (B, T, K).
+        """
+        log_p = F.log_softmax(logits.float(), dim=-1)  # (B, T, V)
+        ctx.save_for_backward(log_p, targets, shares)
+        ctx.dtype = logits.dtype
+        return -(log_p.gather(-1, targets) * shares).sum((0, 1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the logits: in each place probabilities minus targets."""
+        log_p, targets, shares = ctx.saved_tensors
+        scaled = shares * gradients[0]  # (B, T, K)
+        gradient = log_p.exp().mul_(scaled.sum(-1, keepdim=True))  # (B, T, V)
+        # one column after the other: two of them may name the same token, and the order of their
+        # additions would be left to chance on a card
+        for index, share in zip(targets.split(1, -1), scaled.split(1, -1), strict=True):
+            gradient.scatter_(-1, index, gradient.gather(-1, index) - share)
+        return gradient.to(ctx.dtype), None, None
 
 
 def later_targets(y: Tensor, K: int) -> Tensor:

@@ -21,7 +21,6 @@ from chatgot.machine.memory import MIB, memory_limits, release_memory, too_full,
 from chatgot.numerics.cuda_graphs import GraphedPass
 from chatgot.numerics.distillation import TEACHING_BYTES
 from chatgot.numerics.gradient_checkpointing import bytes_for_backward
-from chatgot.numerics.multi_token import MULTI_TOKEN_BYTES
 from chatgot.numerics.precision import autocast
 from chatgot.run.modes import (
     choose_compilation,
@@ -160,11 +159,8 @@ def memory_needs_recomputation(run: Trained) -> bool:
         else:
             with autocast(run.device, run.state.modes.precision):
                 needed = bytes_for_backward(run.model, size)
-            logits = size * run.train_windows.T * run.model.vocab_size
             if run.teaching is not None:
-                needed += logits * TEACHING_BYTES
-            if run.config.training.multi_token_weights:
-                needed += logits * MULTI_TOKEN_BYTES
+                needed += size * run.train_windows.T * run.model.vocab_size * TEACHING_BYTES
             needed += BYTES_TO_COME * run.model.trained_count()
     problem = too_full(run.device, dynamic.memory_headroom, needed)
     chosen = bool(problem)
