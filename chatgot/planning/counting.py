@@ -215,7 +215,8 @@ def _ids(sequences: int, config: Config) -> Tensor:
 
 
 def _pass(model: GPT, x: Tensor, finish: Finish, later: Sequence[float] = ()) -> None:
-    loss = multi_token_losses(model, x, x, later)[0] if later else model(x, x)[1]
+    # the second name holds the logits, as a step does
+    loss, _ = multi_token_losses(model, x, x, later) if later else model(x, x)[::-1]
     loss.backward()
     del loss
     finish()
