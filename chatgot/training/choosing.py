@@ -414,7 +414,7 @@ class _Choosing:
             )
         return keys
 
-    def _most_passes(self, trial: Trial) -> int:
+    def _most_passes(self, trial: Trial) -> float:
         return trial.recipe.most_passes(self.n_train, self.in_characters)
 
     def _dropout(self, trial: Trial, steps: int) -> float:
@@ -457,7 +457,7 @@ class _Choosing:
         """Return the comment of each key that was chosen; what the user sets says so."""
         steps = f"as many as fit into {_minutes(self.request.minutes)}, as measured"
         if planned.ends_early:
-            steps = f"{self._most_passes(trial)} passes: more would bring little on a text so short"
+            steps = f"{self._most_passes(trial):g} passes: more bring little on so short a text"
         shape = (override.partition("=")[0] for override in self.request.shape)
         reasons = dict.fromkeys(shape, "as in the model that the run starts from") | {
             "model.dropout": f"against learning the text by heart in {_passes(planned.passes)}",

@@ -12,13 +12,20 @@ from typing import Literal
 # each of its parameters, a smaller model gets further in the same time. That number grows with the
 # root of the size: it is for a model of a million parameters.
 LEAST_TOKENS_PER_PARAMETER = 0.7
-# Above so many parameters for each token of the training text, a model learns the text by heart.
-MOST_PARAMETERS_PER_TOKEN = 8
+# A model learns by heart a training text of fewer tokens than this. Twice the parameters need four
+# times the text. It is for a model of a million parameters, and was measured with up to 4 million:
+# for larger ones a token for each second parameter is enough.
+TOKENS_FOR_A_MILLION_PARAMETERS = 60_000
+MOST_PARAMETERS_PER_TOKEN = 2  # of a large model
 # Passes over the text after which a model mostly learns it by heart: one that has more parameters
 # than the text has tokens, and a smaller one, for which repeated tokens lose their worth by then.
 # Source of the latter: Muennighoff et al. 2023, arXiv:2305.16264.
 MOST_PASSES = 11
 MOST_PASSES_OF_A_SMALLER_MODEL = 16
+# Passes over characters where a model has fewer parameters for each of them than this: dropout and
+# noise cost it more than further passes bring. Measured on a megabyte.
+PARAMETERS_PER_CHARACTER_FOR_DROPOUT = 5
+MOST_PASSES_WITHOUT_DROPOUT = 5.5
 # Passes of the larger one with noise in what it reads. Measured with characters alone: a subword
 # says more, so a wrong one may harm more.
 MOST_NOISY_PASSES = 22
@@ -90,13 +97,18 @@ class Recipe:
     @property
     def text_needed(self) -> float:
         """The tokens that a training text must have, or this model learns it by heart."""
-        return self.parameters / MOST_PARAMETERS_PER_TOKEN
+        by_square = TOKENS_FOR_A_MILLION_PARAMETERS * (self.parameters / MILLION) ** 2
+        return min(by_square, self.parameters / MOST_PARAMETERS_PER_TOKEN)
 
-    def most_passes(self, training_tokens: int, in_characters: bool) -> int:
+    def most_passes(self, training_tokens: int, in_characters: bool) -> float:
         """Return after how many passes over a text this model would only learn it by heart."""
-        if self.learns_by_heart(training_tokens):
-            return MOST_NOISY_PASSES if in_characters else MOST_PASSES
-        return MOST_PASSES_OF_A_SMALLER_MODEL
+        if not self.learns_by_heart(training_tokens):
+            return MOST_PASSES_OF_A_SMALLER_MODEL
+        if not in_characters:
+            return MOST_PASSES
+        if self.parameters < PARAMETERS_PER_CHARACTER_FOR_DROPOUT * training_tokens:
+            return MOST_PASSES_WITHOUT_DROPOUT
+        return MOST_NOISY_PASSES
 
     def learns_by_heart(self, training_tokens: int) -> bool:
         """Return whether it has more parameters than the training text has tokens."""
@@ -183,7 +195,7 @@ def plan(
     costs: Costs,
     minutes: float,
     steps_of_a_pass: float,
-    most_passes: int,
+    most_passes: float,
     until_best: bool = False,
 ) -> Plan:
     """Return how many steps fit into the minutes, with all that a run does besides.

@@ -109,7 +109,7 @@ def test_a_long_text_has_subwords_and_the_rules_count_its_characters(request_for
 @pytest.mark.usefixtures("long_enough")
 def test_subwords_are_fewer_than_characters_for_the_size_of_a_model(request_for_text, monkeypatch):
     """The quick recipe has 1.8 M parameters; the text has 2,600 subwords of 5,400 characters."""
-    monkeypatch.setattr(recipe, "MOST_PARAMETERS_PER_TOKEN", 450)
+    monkeypatch.setattr(recipe, "TOKENS_FOR_A_MILLION_PARAMETERS", 1200)
     in_subwords = (*request_for_text.overrides, "data.tokenizer=bpe", "data.vocab_size=300")
     for overrides, name in (
         (in_subwords, "chatgot_mini"),

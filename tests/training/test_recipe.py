@@ -13,9 +13,12 @@ from chatgot.training.recipe import (
     MOST_PARAMETERS_PER_TOKEN,
     MOST_PASSES,
     MOST_PASSES_OF_A_SMALLER_MODEL,
+    MOST_PASSES_WITHOUT_DROPOUT,
+    PARAMETERS_PER_CHARACTER_FOR_DROPOUT,
     PASSES_WITHOUT_DECAY,
     SHARE_FOR_EVALUATIONS_UNTIL_BEST,
     SHARE_OF_TIME,
+    TOKENS_FOR_A_MILLION_PARAMETERS,
     TOKENS_PER_PARAMETER_FOR_MULTI_TOKEN,
     WEIGHT_DECAY,
     Costs,
@@ -53,6 +56,12 @@ def enough(recipe: Recipe) -> float:
 )
 def test_a_model_far_larger_than_the_text_is_left_out(text, names):
     assert [recipe.name for recipe in recipes_for_text(ALL, text)] == names
+
+
+def test_a_model_of_twice_the_size_needs_four_times_the_text():
+    double = Recipe("double", 2 * SMALL.parameters)
+    assert double.text_needed == 4 * SMALL.text_needed
+    assert SMALL.text_needed == TOKENS_FOR_A_MILLION_PARAMETERS
 
 
 @pytest.mark.parametrize(
@@ -131,7 +140,10 @@ def test_a_long_text_does_not_end_the_run():
 def test_a_model_larger_than_the_text_makes_fewer_passes():
     short = SMALL.parameters - 1
     assert SMALL.most_passes(short, in_characters=False) == MOST_PASSES
-    assert SMALL.most_passes(short, in_characters=True) == MOST_NOISY_PASSES
+    assert SMALL.most_passes(short, in_characters=True) == MOST_PASSES_WITHOUT_DROPOUT
+    shorter = SMALL.parameters // PARAMETERS_PER_CHARACTER_FOR_DROPOUT
+    assert SMALL.most_passes(shorter + 1, in_characters=True) == MOST_PASSES_WITHOUT_DROPOUT
+    assert SMALL.most_passes(shorter, in_characters=True) == MOST_NOISY_PASSES
     for in_characters in (False, True):
         long_enough = SMALL.most_passes(SMALL.parameters, in_characters)
         assert long_enough == MOST_PASSES_OF_A_SMALLER_MODEL
