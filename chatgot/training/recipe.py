@@ -25,7 +25,7 @@ MOST_PASSES_OF_A_SMALLER_MODEL = 16
 # Passes over characters where a model has fewer parameters for each of them than this: dropout and
 # noise cost it more than further passes bring. Measured on a megabyte.
 PARAMETERS_PER_CHARACTER_FOR_DROPOUT = 5
-MOST_PASSES_WITHOUT_DROPOUT = 5.5
+MOST_PASSES_WITHOUT_DROPOUT = 5
 # Passes of the larger one with noise in what it reads. Measured with characters alone: a subword
 # says more, so a wrong one may harm more.
 MOST_NOISY_PASSES = 22
