@@ -544,9 +544,12 @@ def nan_loss(target: Target, attempts: list[int]) -> None:
         if n not in attempts:
             return real(*args)
         fire("NaN")
-        *before, scale, graphed, teaching, firsts, noise = args
-        total = real(*before, lambda loss: scale(loss * math.nan), graphed, teaching, firsts, noise)
-        return total * math.nan
+        model, windows, starts, size, key, scale, *others = args
+
+        def scale_to_nan(loss: Any) -> Any:
+            return scale(loss * math.nan)
+
+        return real(model, windows, starts, size, key, scale_to_nan, *others) * math.nan
 
     around_gradients(change)
 
