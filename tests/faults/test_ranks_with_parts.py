@@ -108,8 +108,8 @@ def test_a_divergence_on_one_rank_rewinds_all(
 ):
     """To the weights that the run began with, or to a file; then it comes to its end.
 
-    Without later tokens: with them, ranks and one process, equal to the last bits until the rewind
-    to the first weights, are 0.002 apart three steps after it. Why is not known yet.
+    Without later tokens: with them, the first steps after a rewind enlarge what the order of
+    additions changes, in one process with two sizes of micro-batch, too.
     """
     only_in_long(trials, rank == 1)
     saves = {**saves, "multi_token_weights": []}
