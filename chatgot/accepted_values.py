@@ -13,7 +13,7 @@ LIMITS = {
     "le": "at most {}",
     "lt": "below {}",
     "min_length": "not empty",
-    "max_length": "at most {} characters",
+    "max_length": "at most {} {parts}",
     "pattern": "in one line, without control characters",
 }
 KINDS: dict[object, str] = {int: "a whole number", float: "a number", str: "text"}
@@ -64,18 +64,19 @@ def _items(
         return _alternatives(args[min(item, len(args) - 1)], [], None)
     each = either(_alternatives(args[0], [], None))
     length = f" of {len(args)} items" if kind is tuple else ""
-    length += "".join(f" ({limit})" for limit in _limits(metadata))
-    return [f"a list{length.replace('characters', 'items')}, each {each}"]
+    length += "".join(f" ({limit})" for limit in _limits(metadata, "items"))
+    return [f"a list{length}, each {each}"]
 
 
-def _limits(metadata: Sequence[object]) -> Iterator[str]:
+def _limits(metadata: Sequence[object], parts: str = "characters") -> Iterator[str]:
+    """Yield each limit in words. parts: what a length counts."""
     for part in metadata:
         # pydantic nests them: a FieldInfo inside Annotated has its own metadata
         for limit in getattr(part, "metadata", [part]):
             for name, words in LIMITS.items():
                 value = getattr(limit, name, None)
                 if value is not None:
-                    yield words.format(_shown_limit(value))
+                    yield words.format(_shown_limit(value), parts=parts)
 
 
 def _shown_limit(limit: object) -> str:

@@ -215,9 +215,11 @@ def _ids(sequences: int, config: Config) -> Tensor:
 
 
 def _pass(model: GPT, x: Tensor, finish: Finish, later: Sequence[float] = ()) -> None:
-    # the second name holds the logits, as a step does
-    loss, _ = multi_token_losses(model, x, x, later) if later else model(x, x)[::-1]
-    loss.backward()
+    if later:
+        loss, _ = multi_token_losses(model, x, x, later)
+    else:
+        _, loss = model(x, x)  # _ holds the logits until backward has ended, as in a step
+    loss.backward()  # type: ignore[no-untyped-call] # untyped in torch
     del loss
     finish()
 

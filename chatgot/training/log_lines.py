@@ -242,7 +242,7 @@ def multi_token_line(run: Run) -> str:
     return (
         "training.multi_token_weights: the run ends while the tokens after the next one still "
         "count, so the model predicts the next one less well than after a whole decay: let it run "
-        "longer, with fewer max_steps from the start, or set the key to []"
+        "longer, or set fewer max_steps next time"
     )
 
 
