@@ -18,6 +18,7 @@ COMMAND = "chatgot"
 SCRIPTS = {
     "train": "train_with_samples",
     "prepare": "prepare_data",
+    "distil": "distil",
     "chat": "chat",
     "export": "export",
 }  # of verbs that name each other

@@ -978,16 +978,17 @@ def train_together(
         exit_code = with_exit_code(lambda: train_in_folder(run, point, remarks, paths))
         # not at the top: no step waits for these
         from chatgot.training.outcome import log_outcome
-        from chatgot.training.what_now import show_best_model
+        from chatgot.training.what_now import show_best_model, show_student
 
         has_ended = exit_code == 0
         if not ranks.is_main:
             return exit_code
-        if has_ended:
-            log_outcome(run, paths.run_dir)
+        outcome = log_outcome(run, paths.run_dir) if has_ended else None
         say_how_to_go_on(experiment, run, None if point is None else point.path, exit_code)
         if has_ended:
             show_best_model(run, paths.run_dir)
+        if outcome is not None and outcome.is_learnt and experiment.yaml is not None:
+            show_student(run, experiment.yaml)
     return exit_code
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatgot.logs.events import event
-from chatgot.report.ending import more_minutes_words, share_words
+from chatgot.report.ending import HARDLY_LESS, more_minutes_words, share_words
 from chatgot.report.run_record import Event, number, read_events
 from chatgot.run.assembly import Run
 from chatgot.run.text_runs import began_from_text
@@ -38,6 +38,11 @@ class Outcome:
         return self.low <= self.val_loss_full <= self.high
 
     @property
+    def is_learnt(self) -> bool:
+        """Whether more minutes of this run would bring hardly anything."""
+        return self.gain is not None and self.gain < HARDLY_LESS
+
+    @property
     def words(self) -> str:
         """The line of the log."""
         off = self.val_loss_full - self.predicted
@@ -51,20 +56,20 @@ class Outcome:
         return ". ".join(filter(None, parts))
 
 
-def log_outcome(run: Run, run_dir: Path) -> None:
-    """Log what was predicted for a run of a text that has ended, and what came out.
+def log_outcome(run: Run, run_dir: Path) -> Outcome | None:
+    """Log what was predicted for a run of a text that has ended, and what came out; return it.
 
-    Nothing is logged where one of the two is not known.
+    None: one of the two is not known, and nothing is logged.
     """
     if not began_from_text(run.state.run_id, run.config_path):
-        return
+        return None
     # a resumed run may write elsewhere by now: the prediction is where it began
     began = Path(run.config_path).parent
     folders = dict.fromkeys([began.resolve(), run_dir.resolve()])
     events = [found for folder in folders for found in read_events(folder)]
     found = outcome(events, run.state.progress.tokens)
     if found is None:
-        return
+        return None
     logger.info(
         "%s",
         found.words,
@@ -78,6 +83,7 @@ def log_outcome(run: Run, run_dir: Path) -> None:
             twice_the_minutes=found.gain,
         ),
     )
+    return found
 
 
 def outcome(events: Iterable[Event], tokens: int) -> Outcome | None:

@@ -17,6 +17,7 @@ from chatgot.sampling.loading import load_model
 
 logger = logging.getLogger(__name__)
 
+SEEDS = 2**63  # that `seed` may have
 MOST_LINES = 8  # of the sample
 MOST_CHARACTERS = 400
 
@@ -46,6 +47,20 @@ def show_best_model(run: Run, run_dir: Path) -> None:
     logger.info(
         "take it anywhere: %s", command_of("export", [name, "--to", "out", "--format", "hf"])
     )
+
+
+def show_student(run: Run, yaml: Path) -> None:
+    """Log the commands that make a better model of a text than more minutes of one run would.
+
+    They train a second run with another seed, and a student of both.
+
+    yaml: of this run.
+    """
+    second, student = ((run.config.seed + more) % SEEDS for more in (1, 2))
+    again = command_of("train", ["--config", str(yaml), "--set", f"seed={second}"])
+    of_both = [run.state.run_id, "RUN", "--to", str(yaml), "--set", f"seed={student}"]
+    logger.info("better than more minutes, a student of two runs; first the second run: %s", again)
+    logger.info("then, with its id in place of RUN: %s", command_of("distil", of_both))
 
 
 def _sample(run: Run, run_dir: Path, path: Path) -> str:

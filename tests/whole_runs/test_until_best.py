@@ -1,11 +1,15 @@
 """`--until_best`, and the prediction: from the command line to the last line of the log."""
 
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import harness
 import pytest
+from child_environment import child_environment
 
 # a model so small that its run ends in seconds
 TINY = [
@@ -103,14 +107,42 @@ def test_the_log_ends_with_the_best_model_its_text_and_commands(ended):
     samples = harness.lines_in(harness.run_dir(ended) / "samples.jsonl")
     of_best = [one for one in samples if one["step"] == done["best_step"]]
     assert [one["index"] for one in of_best] == [1, 2, 3]
-    shown = [line.strip() for line in lines[title + 1 : -2]]
+    shown = [line.strip() for line in lines[title + 1 : -4]]
     text = of_best[0]["prompt"] + of_best[0]["text"]
     assert shown == [line.strip() for line in text.splitlines()]
     run_id = harness.run_dir(ended).name
-    talk, take = lines[-2:]
+    talk, take = lines[-4:-2]
     assert "talk to it: " in talk
     assert talk.endswith(f"chat.py {run_id}")
     assert take.endswith(f"export.py {run_id} --to out --format hf")
+
+
+def test_a_text_that_is_learnt_ends_with_the_commands_of_a_student(ended, tmp_path):
+    """As they are printed, but with fewer steps: a second run, and a student of both."""
+    shorter = ["--set", "training.max_steps=20"]
+    again, of_both = (line.partition(": ")[2] for line in harness.log_of(ended).splitlines()[-2:])
+    folder = tmp_path / "work"
+    shutil.copytree(ended, folder, symlinks=True)
+    first = harness.run_dir(ended).name
+    assert harness.train_here(folder, *shlex.split(again)[2:], *shorter) == 0
+    (second,) = {path.name for path in (folder / "logs" / "tensorboard").iterdir()} - {first}
+    arguments = shlex.split(of_both.replace(" RUN ", f" {second} "))[2:]
+    done = subprocess.run(
+        [sys.executable, str(harness.SCRIPT.with_name("distil.py")), *arguments, *shorter],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=child_environment(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"teacher 1, {first}" in done.stderr
+    assert f"teacher 2, {second}" in done.stderr
+
+
+def test_a_text_that_is_not_learnt_ends_without_them(kept):
+    assert "student" not in harness.log_of(kept)
 
 
 def test_the_limit_of_minutes_brings_the_decay_and_ends_the_run(tmp_path):
