@@ -110,3 +110,14 @@ def test_the_best_weights_count_where_they_were_measured():
 )
 def test_without_a_prediction_or_an_end_there_is_no_outcome(events):
     assert outcome(events, 1000) is None
+
+
+@pytest.mark.parametrize(("twice", "is_learnt"), [(1.5, True), (1.499, True), (1.45, False)])
+def test_a_run_is_learnt_where_more_minutes_bring_hardly_anything(twice, is_learnt):
+    assert outcome([prediction(twice_the_minutes=twice), reached(1.5)], 1000).is_learnt is is_learnt
+
+
+def test_a_run_of_which_nobody_knows_more_is_not_called_learnt():
+    numbers = {name: value for name, value in BAR.items() if name != "twice_the_minutes"}
+    events = [event("choice", what="prediction", chosen=1.5, measured=numbers), reached(1.5)]
+    assert not outcome(events, 1000).is_learnt
