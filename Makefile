@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 train: $(VENV)/train.installed
 	$(BIN)/python scripts/train_with_samples.py --config configs/models/chatgot_quick.yaml
 
+# a file's tests share runs that are trained once: they stay together
 test: $(VENV)/dev.installed
-	$(BIN)/python -m pytest -n 2 -m "not slow and not network"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not network"
 
 # kills, full disks, damaged files: LEVEL=ci takes minutes, LEVEL=long most of an hour; both end in a table
 LEVEL ?= long

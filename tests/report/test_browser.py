@@ -80,6 +80,7 @@ def tensorboard(folder: Path) -> Iterator[str]:
         process.stderr.close()
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_loss_chart_and_the_samples(run, page, pictures):
     with tensorboard(run) as address:
         page.goto(f"{address}#scalars&tagFilter=loss")

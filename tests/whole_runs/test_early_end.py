@@ -71,6 +71,7 @@ def test_a_run_that_still_improves_does_not_end_early(tmp_path):
     assert (done["global_step"], done["reason"]) == (60, "max_steps")
 
 
+@pytest.mark.slow
 def test_a_resume_at_any_moment_ends_as_the_straight_run(overfitted, tmp_path):
     """Before the plateau, within its evaluations, right where the decay begins, and in it."""
     steps = sorted(harness.checkpoints(overfitted))

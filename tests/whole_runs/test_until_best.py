@@ -145,6 +145,7 @@ def test_a_text_that_is_not_learnt_ends_without_them(kept):
     assert "student" not in harness.log_of(kept)
 
 
+@pytest.mark.slow
 def test_the_limit_of_minutes_brings_the_decay_and_ends_the_run(tmp_path):
     """A large text is not learnt in seconds: the decay comes because the minutes near their end."""
     write_text(tmp_path, 200_000)

@@ -38,6 +38,7 @@ def run_on_terminal(folder: Path, **variables: str) -> bytes:
     return received.replace(b"\r\n", b"\n")
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_run_shows_bars_and_leaves_none_in_the_log(folder):
     received = run_on_terminal(folder)
     for words in (*WORDS, b"  0%|"):  # that of training
