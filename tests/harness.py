@@ -102,10 +102,10 @@ def write_config(folder: Path, name: str = "tiny", **changes: Any) -> Path:
 
 
 def run_script(
-    folder: Path, *arguments: str, timeout: float = 120, **environment: str
+    folder: Path, *arguments: str, timeout: float = 120, script: Path = SCRIPT, **environment: str
 ) -> subprocess.CompletedProcess:
-    """Run the script in `folder` in a new process, as a user does; its output is text."""
-    command = [sys.executable, str(SCRIPT), *arguments]
+    """Run a script in `folder` in a new process, as a user does; its output is text."""
+    command = [sys.executable, str(script), *arguments]
     return subprocess.run(
         command,
         cwd=folder,

@@ -28,15 +28,7 @@ SECTIONS = {
 
 
 def distil(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(DISTIL), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=child_environment(),
-        check=False,
-    )
+    return harness.run_script(folder, *arguments, script=DISTIL)
 
 
 @pytest.fixture(scope="module")

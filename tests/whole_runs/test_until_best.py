@@ -2,14 +2,11 @@
 
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import harness
 import pytest
-from child_environment import child_environment
 
 # a model so small that its run ends in seconds
 TINY = [
@@ -127,15 +124,8 @@ def test_a_text_that_is_learnt_ends_with_the_commands_of_a_student(ended, tmp_pa
     assert harness.train_here(folder, *shlex.split(again)[2:], *shorter) == 0
     (second,) = {path.name for path in (folder / "logs" / "tensorboard").iterdir()} - {first}
     arguments = shlex.split(of_both.replace(" RUN ", f" {second} "))[2:]
-    done = subprocess.run(
-        [sys.executable, str(harness.SCRIPT.with_name("distil.py")), *arguments, *shorter],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=child_environment(),
-        check=False,
-    )
+    script = harness.SCRIPT.with_name("distil.py")
+    done = harness.run_script(folder, *arguments, *shorter, script=script)
     assert done.returncode == 0, done.stderr
     assert f"teacher 1, {first}" in done.stderr
     assert f"teacher 2, {second}" in done.stderr
