@@ -35,6 +35,8 @@ MAX_STEPS = 10**15
 # About 2,000 years, and less than any step takes.
 MAX_MINUTES = 1e9
 MIN_MINUTES = 1e-9
+# How many seeds there are: from 0 on, those that every generator takes.
+SEEDS = 2**63
 # Sequences in one step, and so in a micro-batch. Shuffling this many takes 1 s and 1 GB. With
 # MAX_LENGTH they are 2^44 tokens. Sequences are counted up to 2^62, which is 2^38 such steps. A
 # checkpoint accepts far larger micro-batches.
@@ -968,7 +970,7 @@ class DistributedConfig(Section):
 class Config(Section):
     """The whole configuration: one YAML file and the `--set` options."""
 
-    seed: Int = key(1337, "seed of initialisation, data order, dropout and samples", ge=0, lt=2**63)
+    seed: Int = key(1337, "seed of initialisation, data order, dropout and samples", ge=0, lt=SEEDS)
     device: Literal["auto", "cpu", "cuda", "mps"] = key(
         "auto", "where to train; auto: cuda if available, else mps, else cpu", resume="free"
     )

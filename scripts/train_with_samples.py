@@ -988,7 +988,7 @@ def train_together(
         if has_ended:
             show_best_model(run, paths.run_dir)
         if outcome is not None and outcome.is_learnt and experiment.yaml is not None:
-            show_student(run, experiment.yaml)
+            show_student(run, experiment.yaml, experiment.overrides)
     return exit_code
 
 

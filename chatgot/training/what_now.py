@@ -1,11 +1,12 @@
 """What a run leaves: its best model, samples of it, and the commands that use it."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from chatgot.checkpointing.run_files import checkpoint_path
 from chatgot.command_line import command_of
-from chatgot.config import PathsConfig
+from chatgot.config import SEEDS, PathsConfig
 from chatgot.exchange.importing import read_start
 from chatgot.logs.json_lines import JsonLines
 from chatgot.logs.metrics import sample_line
@@ -17,7 +18,6 @@ from chatgot.sampling.loading import load_model
 
 logger = logging.getLogger(__name__)
 
-SEEDS = 2**63  # that `seed` may have
 MOST_LINES = 8  # of the sample
 MOST_CHARACTERS = 400
 
@@ -49,18 +49,25 @@ def show_best_model(run: Run, run_dir: Path) -> None:
     )
 
 
-def show_student(run: Run, yaml: Path) -> None:
+def show_student(run: Run, yaml: Path, overrides: Sequence[str]) -> None:
     """Log the commands that make a better model of a text than more minutes of one run would.
 
     They train a second run with another seed, and a student of both.
 
-    yaml: of this run.
+    yaml, overrides: of this run; the overrides are what `--set` puts over its YAML.
     """
+    settings = [word for override in overrides for word in ("--set", override)]
     second, student = ((run.config.seed + more) % SEEDS for more in (1, 2))
-    again = command_of("train", ["--config", str(yaml), "--set", f"seed={second}"])
-    of_both = [run.state.run_id, "RUN", "--to", str(yaml), "--set", f"seed={student}"]
-    logger.info("better than more minutes, a student of two runs; first the second run: %s", again)
-    logger.info("then, with its id in place of RUN: %s", command_of("distil", of_both))
+    # the last one counts, if the overrides have a seed, too
+    again = ["--config", str(yaml), *settings, "--set", f"seed={second}"]
+    of_both = [run.state.run_id, "RUN", "--to", str(yaml), *settings, "--set", f"seed={student}"]
+    logger.info(
+        "a student of two runs would do better; train a second run with: %s",
+        command_of("train", again),
+    )
+    logger.info(
+        "then the student, with that run's id in place of RUN: %s", command_of("distil", of_both)
+    )
 
 
 def _sample(run: Run, run_dir: Path, path: Path) -> str:

@@ -108,8 +108,8 @@ def test_a_divergence_on_one_rank_rewinds_all(
 ):
     """To the weights that the run began with, or to a file; then it comes to its end.
 
-    With a larger eps: in its first steps AdamW moves a weight by the sign of its gradient alone,
-    even one near zero, of which the order of additions decides the sign.
+    `adam_eps` is larger here. In its first steps AdamW moves a weight by the sign of its gradient,
+    and the order of additions decides the sign of a gradient near zero.
     """
     only_in_long(trials, rank == 1)
     saves = {**saves, "adam_eps": 1e-4}
