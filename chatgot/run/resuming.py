@@ -90,7 +90,8 @@ def find_checkpoint(
     try:
         return read(path, content)
     except CheckpointRejected as error:
-        raise _with_older_file(error, path, config, config_path, read) from error
+        older_runs = older_runs_of_yaml(path, config, config_path) if newest is not None else []
+        raise _with_older_file(error, path, config, config_path, read, older_runs) from error
 
 
 def refuse_misspelt_latest(path: Path) -> None:
@@ -161,6 +162,26 @@ def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any]
     raise CheckpointRejected(
         f"{checkpoint_dir}: all checkpoints of run {run_id} are damaged or cannot be read{hint}"
     )
+
+
+def older_runs_of_yaml(path: Path, config: Config, config_path: Path) -> list[Path]:
+    """Return the newest file of each older run that this very YAML began, the newest run first.
+
+    path: a checkpoint of the run that the others are older than.
+    """
+    try:
+        runs = run_files(Path(config.paths.checkpoints), config_path.stem)
+    except OSError:
+        return []
+    own_path = str(config_path.resolve())
+    run_id = path.name.rpartition("_step_")[0]
+    newest_first = (runs[timestamp] for timestamp in sorted(runs, reverse=True))
+    return [
+        _newest_file(files)
+        for files in newest_first
+        if _newest_file(files).name.rpartition("_step_")[0] < run_id
+        and is_same_file(_yaml_that_began(files, Path(config.paths.logs)), own_path)
+    ]
 
 
 def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
@@ -259,17 +280,33 @@ def _whole_file_of_older_run(checkpoint_dir: Path, config_name: str, run_id: str
 
 
 def _with_older_file(
-    error: CheckpointRejected, path: Path, config: Config, config_path: Path, check: Check
+    error: CheckpointRejected,
+    path: Path,
+    config: Config,
+    config_path: Path,
+    check: Check,
+    older_runs: Iterable[Path] = (),
 ) -> CheckpointRejected:
-    """Return the rejection with the newest older file that passes `check`."""
+    """Return the rejection with the newest older file that passes `check`.
+
+    older_runs: files of other runs, which come after all of this one.
+    """
     if isinstance(error, OtherFormat):
         return error
-    for older in _candidates(path, config, config_path):
+
+    def would_do(file: Path) -> bool:
         try:
-            check(older)
+            check(file)
         except CheckpointRejected:
-            continue
+            return False
+        return True
+
+    older = next(filter(would_do, _candidates(path, config, config_path)), None)
+    if older is not None:
         return CheckpointRejected(f"{error}\nthe newest older file that would do: {older}")
+    older = next(filter(would_do, older_runs), None)
+    if older is not None:
+        return CheckpointRejected(f"{error}\nan older run of this YAML would do: {older}")
     if NAME.fullmatch(path.name):
         return CheckpointRejected(f"{error} (no older file of that run would do)")
     return error

@@ -87,6 +87,25 @@ def test_the_yamls_own_run_goes_on_although_another_run_is_newer(work):
     assert run_ids(work, step=3) == {run_of_one, run_of_two}
 
 
+def test_a_refusal_names_the_newest_run_with_the_settings_asked_for(work, capsys):
+    config = write_yaml(work, "one")
+    begin(work, config)
+    asked_for = begin(work, config)
+    for seed in (8, 9):  # as with the commands of a student
+        assert harness.train_here(work, "--config", config, "--set", f"seed={seed}") == 0
+    write_yaml(work, "two")
+    begin(work, "two/tiny.yaml")
+    capsys.readouterr()
+    assert go_on(work, config) == 3
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert "its run was trained with other settings (stored -> asked): seed: 9 -> " in first
+    before, _, path = second.rpartition(": ")
+    assert before.endswith("an older run of this YAML would do")
+    assert path == f"checkpoints/{asked_for}_step_2.pt"
+    assert go_on(work, config, path) == 0
+    assert run_ids(work, step=3) == {asked_for}
+
+
 def test_a_symlink_to_a_yaml_counts_as_that_yaml(work):
     one = write_yaml(work, "one")
     two = write_yaml(work, "two")
