@@ -22,6 +22,7 @@ SCRIPTS = {
     "chat": "chat",
     "export": "export",
 }  # of verbs that name each other
+TRAINING_VERBS = ("train", "distil")
 # What cmd and PowerShell take as it is; all else stands in quotes
 PLAIN_ON_WINDOWS = re.compile(r"[\w.:\\/=+-]+")
 
@@ -53,12 +54,21 @@ def command_words() -> list[str]:
 
 
 def command_of(verb: str, arguments: Sequence[str]) -> str:
-    """Return the command of another verb, as it is typed, started in the way of this one."""
+    """Return the command of another verb, as it is typed, started in the way of this one.
+
+    Only a verb that trains is started with torchrun where this one was.
+    """
     words = command_words()
-    if _is_command(words[0]) or words[1:3] == ["-m", COMMAND]:
+    if _is_command(words[0]):
         return as_typed([*words[:-1], verb, *arguments])
+    is_module = words[-3:-1] == ["-m", COMMAND]
+    python = words[:1] if is_module else ["python"]
+    if is_rank(os.environ):
+        python = torchrun_words(os.environ) if verb in TRAINING_VERBS else ["python"]
+    if is_module:
+        return as_typed([*python, "-m", COMMAND, verb, *arguments])
     script = Path(words[-1]).with_name(f"{SCRIPTS[verb]}.py")
-    return as_typed(["python", str(script), *arguments])
+    return as_typed([*python, str(script), *arguments])
 
 
 def command_line() -> str:

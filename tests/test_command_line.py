@@ -11,7 +11,7 @@ from child_environment import child_environment
 from windows_rules import os_named
 
 from chatgot import __main__, __version__, command_line
-from chatgot.command_line import as_typed, command_name, command_words
+from chatgot.command_line import as_typed, command_name, command_of, command_words
 
 VERBS = tuple(__main__.VERBS)
 PYTHON = "/opt/venv/bin/python"
@@ -274,6 +274,47 @@ def test_another_command_of_that_name_on_path_is_not_taken_for_it(started, tmp_p
     started(["python", str(program), "report"], SHIPPED_SCRIPT, [])
     assert command_words() == [str(program), "report"]
     assert command_line.command_line() == f"'{program}' report"
+
+
+RANK = dict.fromkeys(("RANK", "LOCAL_RANK"), "0") | {
+    "WORLD_SIZE": "2",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}
+
+
+MODULE = (["python", "-m", "chatgot", "train"], "/opt/lib/train_with_samples.py")
+SCRIPT = (["python", "scripts/train_with_samples.py"], "scripts/train_with_samples.py")
+
+
+@pytest.mark.parametrize(
+    ("way", "verb", "alone", "as_a_rank"),
+    [
+        (
+            MODULE,
+            "distil",
+            f"{PYTHON} -m chatgot distil",
+            "torchrun --nproc_per_node=2 -m chatgot distil",
+        ),
+        (MODULE, "chat", f"{PYTHON} -m chatgot chat", "python -m chatgot chat"),
+        (
+            SCRIPT,
+            "train",
+            "python scripts/train_with_samples.py",
+            "torchrun --nproc_per_node=2 scripts/train_with_samples.py",
+        ),
+        (SCRIPT, "export", "python scripts/export.py", "python scripts/export.py"),
+    ],
+)
+def test_only_a_verb_that_trains_is_started_with_torchrun(
+    started, monkeypatch, way, verb, alone, as_a_rank
+):
+    started(*way, ["--config", "my.yaml"])
+    assert command_of(verb, ["A"]) == f"{alone} A"
+    for name, value in RANK.items():
+        monkeypatch.setenv(name, value)
+    assert command_of(verb, ["A"]) == f"{as_a_rank} A"
 
 
 @pytest.mark.parametrize(

@@ -52,17 +52,25 @@ def show_best_model(run: Run, run_dir: Path) -> None:
 def show_student(run: Run, yaml: Path, overrides: Sequence[str]) -> None:
     """Log the commands that make a better model of a text than more minutes of one run would.
 
-    They train a second run with another seed, and a student of both.
+    They train a second run with another seed, and a student of both. A step of the student takes
+    longer, so minutes that were enough for this run would cut it short: it has none. Nothing is
+    logged of a run that is a student itself.
 
     yaml, overrides: of this run; the overrides are what `--set` puts over its YAML.
     """
+    if run.teachers:
+        return
     settings = [word for override in overrides for word in ("--set", override)]
     second, student = ((run.config.seed + more) % SEEDS for more in (1, 2))
     # the last one counts, if the overrides have a seed, too
     again = ["--config", str(yaml), *settings, "--set", f"seed={second}"]
     of_both = [run.state.run_id, "RUN", "--to", str(yaml), *settings, "--set", f"seed={student}"]
+    training = run.config.training
+    ends_by_itself = training.max_steps or training.epochs or training.stop_when_no_better
+    if training.max_minutes is not None and ends_by_itself:
+        of_both += ["--set", "training.max_minutes=null"]
     logger.info(
-        "a student of two runs would do better; train a second run with: %s",
+        "a student of two runs usually does better; train a second run with: %s",
         command_of("train", again),
     )
     logger.info(
