@@ -35,7 +35,7 @@ MAX_STEPS = 10**15
 # About 2,000 years, and less than any step takes.
 MAX_MINUTES = 1e9
 MIN_MINUTES = 1e-9
-# How many seeds there are: from 0 on, those that every generator takes.
+# Seeds are 0 to 2^63 - 1: every generator takes these.
 SEEDS = 2**63
 # Sequences in one step, and so in a micro-batch. Shuffling this many takes 1 s and 1 GB. With
 # MAX_LENGTH they are 2^44 tokens. Sequences are counted up to 2^62, which is 2^38 such steps. A

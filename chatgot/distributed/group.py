@@ -186,7 +186,7 @@ class Group(Ranks):
         own[: len(part)] = part
         everything = own.new_empty(self.size * most, *part.shape[1:])
         with self._exchange():
-            dist.all_gather_into_tensor(everything, own)
+            dist.all_gather_single(everything, own)
         if self.size * most == count:
             return everything
         sizes = [share.stop - share.start for share in self.shares(count)]
