@@ -13,8 +13,8 @@ from typing import Literal
 # root of the size: it is for a model of a million parameters.
 LEAST_TOKENS_PER_PARAMETER = 0.7
 # A model learns by heart a training text of fewer tokens than this. Twice the parameters need four
-# times the text. It is for a model of a million parameters, and was measured with up to 4 million:
-# for larger ones a token for each second parameter is enough.
+# times the text. It is for a model of a million parameters, and was measured with up to 4 million.
+# For 14 million and more, a token for each second parameter is enough.
 TOKENS_FOR_A_MILLION_PARAMETERS = 60_000
 MOST_PARAMETERS_PER_TOKEN = 2  # of a large model
 # Passes over the text after which a model mostly learns it by heart: one that has more parameters
