@@ -80,7 +80,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def training_arguments(args: argparse.Namespace) -> list[str]:
     """Return the command line of the student's training. Raises: UserError."""
     from chatgot.config_file import load_config
-    from chatgot.data.own_text import as_yaml
+    from chatgot.data.own_text import setting
 
     config, _ = load_config(args.to, args.set)  # before torch is imported, which takes seconds
     from chatgot.logs.logging_setup import setup_console
@@ -92,7 +92,7 @@ def training_arguments(args: argparse.Namespace) -> list[str]:
         arguments += ["--resume_from", args.resume_from]
     if args.dry_run:
         arguments.append("--dry_run")
-    for override in [*args.set, f"{TEACHERS}={as_yaml(paths)}"]:
+    for override in [*args.set, setting(TEACHERS, paths)]:
         arguments += ["--set", override]
     return arguments
 

@@ -292,7 +292,7 @@ from chatgot.config import Config, PathsConfig, flat
 from chatgot.config_file import load_config
 from chatgot.data.configured_text import load_text, text_path, text_places
 from chatgot.data.old_text import OldText, old_texts_in, with_old_text
-from chatgot.data.own_text import FINE_TUNING, as_yaml, check_request, paths_of, recipe
+from chatgot.data.own_text import FINE_TUNING, check_request, paths_of, recipe, setting
 from chatgot.data.preparation.for_training import (
     is_to_be_prepared,
     rather_prepared,
@@ -461,7 +461,7 @@ def experiment_of(yaml: Path, overrides: list[str]) -> Experiment:
 def text_has_moved(yaml: Path, text: Path) -> list[str]:
     """Return what `--set` has to say where a text is no longer where its run's YAML says."""
     path = str(text.resolve())
-    return [] if text_of_yaml(yaml) == path else [f"data.path={as_yaml(path)}"]
+    return [] if text_of_yaml(yaml) == path else [setting("data.path", path)]
 
 
 def probe_folders(paths: PathsConfig) -> None:

@@ -1,6 +1,7 @@
 """The command `chatgot`: its verbs and mistakes, and the words that start a run again."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from windows_rules import os_named
 
 from chatgot import __main__, __version__, command_line
 from chatgot.command_line import as_typed, command_name, command_of, command_words
+from chatgot.config_file import load_config
+from chatgot.data import own_text
+from chatgot.data.own_text import setting
 
 VERBS = tuple(__main__.VERBS)
 PYTHON = "/opt/venv/bin/python"
@@ -334,3 +338,27 @@ def test_only_a_verb_that_trains_is_started_with_torchrun(
 def test_words_on_windows_are_quoted_where_a_shell_would_cut_them(monkeypatch, word, typed):
     monkeypatch.setattr(command_line, "os", os_named("nt"))
     assert as_typed([word]) == typed
+
+
+@pytest.mark.parametrize("system", ["posix", "nt"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.path", r"C:\Users\A Name\it's my text.txt"),
+        ("training.distillation.teachers", [r"checkpoints\a 1.pt", "b, c.pt"]),
+    ],
+)
+def test_a_setting_that_is_shown_is_read_back_as_it_was(monkeypatch, system, key, value):
+    monkeypatch.setattr(own_text, "os", os_named(system))
+    monkeypatch.setattr(command_line, "os", os_named(system))
+    shown = setting(key, value)
+    config, _ = load_config(harness.ROOT / "configs/models/chatgot_quick.yaml", [shown])
+    section, *names = key.split(".")
+    read = getattr(config, section)
+    for name in names:
+        read = getattr(read, name)
+    assert read == value
+    if system == "nt":  # PowerShell ends a word at a double quote inside it
+        assert as_typed([shown])[1:-1].count('"') == 0
+    else:
+        assert shlex.split(as_typed([shown])) == [shown]

@@ -4,6 +4,7 @@ Nothing here needs torch: a user's mistakes are found before it is imported.
 """
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -107,6 +108,23 @@ def as_yaml(value: object) -> str:
     """Return a value on one line, as YAML reads it back; texts in quotes."""
     text = json.dumps(value, ensure_ascii=False)  # JSON is YAML as well
     return "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in text)
+
+
+def setting(key: str, value: str | Sequence[str]) -> str:
+    """Return `key=value` as it is typed after `--set`, for one text or a list of them.
+
+    On Windows texts stand in single quotes, as YAML takes them too: PowerShell ends a word at a
+    double quote inside it.
+    """
+    if os.name != "nt":
+        return f"{key}={as_yaml(value)}"
+    if isinstance(value, str):
+        return f"{key}={_in_single_quotes(value)}"
+    return f"{key}=[{', '.join(map(_in_single_quotes, value))}]"
+
+
+def _in_single_quotes(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def recipe(request: Request, name: str, chosen: Sequence[str] = ()) -> Config:

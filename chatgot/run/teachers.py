@@ -22,9 +22,10 @@ from chatgot.checkpointing.checkpoints import read_outline
 from chatgot.checkpointing.run_files import newest_whole
 from chatgot.checkpointing.stored_vocabulary import VOCABULARY_KEYS, vocabulary_keys
 from chatgot.checkpointing.tensors import weights_sha256
+from chatgot.command_line import as_typed
 from chatgot.config import Config
 from chatgot.data.old_text import OldText, old_texts_in
-from chatgot.data.own_text import as_yaml
+from chatgot.data.own_text import setting
 from chatgot.data.token_cache import Tokens
 from chatgot.errors import CheckpointRejected, UserError
 from chatgot.model.gpt import GPT
@@ -248,11 +249,11 @@ def _refuse_other_number(
         raise CheckpointRejected(
             f"{checkpoint}: its run learns from no teacher; leave {KEY} out, or begin a new run"
         )
-    setting = f"--set '{KEY}={as_yaml([teacher['path'] for teacher in known])}'"
+    names = as_typed(["--set", setting(KEY, [teacher["path"] for teacher in known])])
     named = f"{len(paths)} are" if len(paths) != 1 else "1 is"
     raise CheckpointRejected(
         f"{checkpoint}: its run learns from {_count(known)}, but {named} named\n"
-        f"name those that it had: {setting} (distil.py takes the files themselves)"
+        f"name those that it had: {names} (distil.py takes the files themselves)"
     )
 
 
