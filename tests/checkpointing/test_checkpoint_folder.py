@@ -142,6 +142,7 @@ def test_a_folder_replaces_one_of_its_name(tmp_path, run):
 # Damage
 
 
+@pytest.mark.slow
 def test_any_bit_flipped_in_any_file_is_refused(folder):
     rng = random.Random(7)
     for path in sorted(folder.iterdir()):

@@ -112,6 +112,7 @@ def test_script_prints_one_json_object(yaml_path, capsysbinary):
     assert all(sum(row["parts"].values()) == row["memory_bytes"] for row in found["rows"])
 
 
+@pytest.mark.slow
 def test_script_says_in_one_line_that_nothing_fits(yaml_path, capsys):
     words = ["--config", str(yaml_path), "--machines", "1xL4", "--vocab_size", "40"]
     assert main([*words, "--set", "model.d_model=65536", "--set", "model.n_layers=100"]) == 2

@@ -74,6 +74,7 @@ def test_teachers_change_what_a_student_learns(folder, tmp_path):
     assert not harness.same(harness.trained(without), harness.trained(taught))
 
 
+@pytest.mark.slow
 def test_a_weight_of_0_is_a_training_without_teachers(folder, tmp_path):
     copied = tmp_path / "copied"
     shutil.copytree(folder, copied)
@@ -88,6 +89,7 @@ def test_a_weight_of_0_is_a_training_without_teachers(folder, tmp_path):
     assert harness.same(zero["model_state_dict"], plain["model_state_dict"])
 
 
+@pytest.mark.slow
 def test_a_student_does_not_depend_on_the_micro_batch(folder, tmp_path):
     """Sums in another order: equal within fp32's rounding after a few small steps."""
     copied = tmp_path / "copied"
@@ -109,6 +111,7 @@ def rows(folder: Path, name: str) -> list[dict]:
     return harness.lines_in(run_dir / "metrics.jsonl")
 
 
+@pytest.mark.slow
 def test_a_killed_student_goes_on_in_the_same_bits(folder, tmp_path):
     copied = tmp_path / "copied"
     shutil.copytree(folder, copied)

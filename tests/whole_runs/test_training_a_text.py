@@ -211,6 +211,7 @@ def report(folder: Path, name: str, capsys) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_of_two_runs_of_one_text_the_newest_is_reported(trained, capsys):
     """Begun by the text twice, then by the YAML of the first: all three are of one origin."""
     assert harness.train_here(trained, "my text.txt", *TWO_STEPS) == 0
@@ -227,6 +228,7 @@ def test_of_two_runs_of_one_text_the_newest_is_reported(trained, capsys):
     assert newest.name in out
 
 
+@pytest.mark.slow
 def test_two_texts_of_one_name_are_two_origins(trained, tmp_path, capsys):
     other = write_text(tmp_path / "elsewhere", characters=7000)
     assert harness.train_here(trained, str(other), *TWO_STEPS) == 0
@@ -248,6 +250,7 @@ def test_a_dry_run_says_the_choice_and_leaves_nothing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [text]
 
 
+@pytest.mark.slow
 def test_a_short_text_gets_a_shorter_context(tmp_path):
     write_text(tmp_path, characters=1000)
     assert harness.train_here(tmp_path, "my text.txt", *SHORT) == 0
@@ -257,6 +260,7 @@ def test_a_short_text_gets_a_shorter_context(tmp_path):
     assert choices(run_dir)["context"]["chosen"] == 32
 
 
+@pytest.mark.slow
 def test_a_text_called_config_does_not_overwrite_the_settings(tmp_path):
     write_text(tmp_path, "config.txt")
     assert harness.train_here(tmp_path, "config.txt", *TWO_STEPS) == 0

@@ -57,6 +57,7 @@ def test_with_tqdm_disable_a_terminal_shows_no_bar_at_all(folder):
         assert received.count(b"still " + words) == 1
 
 
+@pytest.mark.slow
 def test_in_a_pipe_a_run_shows_each_wait_by_one_line(folder):
     done = subprocess.run(command(), cwd=folder, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
