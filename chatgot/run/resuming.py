@@ -90,7 +90,7 @@ def find_checkpoint(
     try:
         return read(path, content)
     except CheckpointRejected as error:
-        older_runs = older_runs_of_yaml(path, config, config_path) if newest is not None else []
+        older_runs = () if newest is None else _older_runs_of_yaml(path, config, config_path)
         raise _with_older_file(error, path, config, config_path, read, older_runs) from error
 
 
@@ -164,24 +164,22 @@ def find_latest(config: Config, config_path: Path) -> tuple[Path, dict[str, Any]
     )
 
 
-def older_runs_of_yaml(path: Path, config: Config, config_path: Path) -> list[Path]:
-    """Return the newest file of each older run that this very YAML began, the newest run first.
+def _older_runs_of_yaml(path: Path, config: Config, config_path: Path) -> Iterator[Path]:
+    """Yield the newest file of each older run that this very YAML began, the newest run first.
 
     path: a checkpoint of the run that the others are older than.
     """
     try:
         runs = run_files(Path(config.paths.checkpoints), config_path.stem)
     except OSError:
-        return []
+        return
     own_path = str(config_path.resolve())
-    run_id = path.name.rpartition("_step_")[0]
-    newest_first = (runs[timestamp] for timestamp in sorted(runs, reverse=True))
-    return [
-        _newest_file(files)
-        for files in newest_first
-        if _newest_file(files).name.rpartition("_step_")[0] < run_id
-        and is_same_file(_yaml_that_began(files, Path(config.paths.logs)), own_path)
-    ]
+    own_timestamp = path.name.rpartition("_step_")[0].rpartition("_")[2]
+    for timestamp in sorted(runs, reverse=True):
+        files = runs[timestamp]
+        yaml_path = _yaml_that_began(files, Path(config.paths.logs))
+        if timestamp < own_timestamp and is_same_file(yaml_path, own_path):
+            yield _newest_file(files)
 
 
 def latest_run(config: Config, config_path: Path) -> dict[int, Path]:
