@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import harness
 import parts
 import pytest
 import torch
@@ -77,7 +78,7 @@ def refused(folder: Path, *words: str) -> str:
 # The same content
 
 
-@pytest.mark.parametrize("ranks", [1, 2, RANKS, 30])
+@pytest.mark.parametrize("ranks", [RANKS, 30, *harness.slow(1, 2)])
 @pytest.mark.parametrize(
     "sections",
     [

@@ -224,7 +224,7 @@ def test_disk_full_in_the_middle_of_a_file_is_exit_5(folder, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process at once")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *harness.slow(signal.SIGINT)])
 def test_signal_in_the_middle_leaves_nothing(folder, tmp_path, number):
     process = start(folder, "wait", "--to", str(tmp_path / "out"), *PLAIN)
     assert process.stdout.readline() == "written\n"

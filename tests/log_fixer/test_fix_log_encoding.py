@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import harness
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "fix_log_encoding.py"
@@ -212,7 +213,7 @@ def test_help_and_usage_errors_do_not_wait_for_heavy_imports(folder, arguments):
     assert not packages & {"ftfy", "colorlog", "tqdm", "numpy", "torch"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGKILL, *harness.slow(signal.SIGTERM, signal.SIGINT)])
 def test_a_kill_halfway_leaves_the_log_whole_and_no_partial_output(folder, number):
     content = BROKEN * 1_500_000
     (folder / "a.log").write_bytes(content)

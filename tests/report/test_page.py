@@ -582,8 +582,14 @@ def drawn(folder: Path, variables: dict[str, str]) -> str:
             {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": "gone"},
             "text.usetex: True".encode("utf-16"),
             id="not UTF-8",
+            marks=pytest.mark.slow,
         ),
-        pytest.param({"MATPLOTLIBRC": "there", "MPLCONFIGDIR": "/proc/x"}, None, id="by variable"),
+        pytest.param(
+            {"MATPLOTLIBRC": "there", "MPLCONFIGDIR": "/proc/x"},
+            None,
+            id="by variable",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_pictures_do_not_depend_on_the_users_matplotlib_settings(
@@ -764,9 +770,16 @@ def test_a_file_that_is_not_a_report_is_never_replaced(tmp_path, name):
     with pytest.raises(ConfigError, match="exists and is not a report"):
         write_report(folder, folder / name)
     assert {path: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
-    assert write_report(folder, tmp_path / "new.html") == write_report(
-        folder, tmp_path / "new.html"
-    )
+
+
+def test_a_report_is_replaced_by_a_new_one(tmp_path):
+    folder = made_runs.write(tmp_path, made_runs.start())
+    page = write_report(folder, tmp_path / "new.html")
+    before = page.read_text(encoding="utf-8")
+    assert "new words" not in before
+    other = made_runs.write(tmp_path / "other", made_runs.event("new words", 3))
+    assert write_report(other, page) == page
+    assert "new words" in page.read_text(encoding="utf-8")
 
 
 def test_bad_input_to_the_script_gives_one_line_without_controls(tmp_path):

@@ -37,6 +37,7 @@ FINISHED: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"max_steps": 1, "epochs": 1, "max_minutes": 1e-9},
     ),
 }
+OFTEN = ["epochs lowered", "steps and epochs at once", "minutes alone", "all lowered"]
 
 
 def train(folder: Path, *arguments: str) -> int:
@@ -50,7 +51,9 @@ def overrides(settings: dict[str, object]) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("kind", FINISHED)
+@pytest.mark.parametrize(
+    "kind", [*OFTEN, *harness.slow(*(kind for kind in FINISHED if kind not in OFTEN))]
+)
 def test_the_advice_for_a_finished_run_lets_it_go_on(tmp_path, capsys, kind):
     begun, lowered = FINISHED[kind]
     calm = {"eval_interval": None, "sample_interval_steps": None}

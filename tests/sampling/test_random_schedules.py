@@ -2,12 +2,11 @@
 
 import random
 
+import harness
 import pytest
 from test_engine import asked, engine, ids, make_model, without_cache
 
 from chatgot.sampling.engine import Engine, Request
-
-SEEDS = range(4)
 
 
 def some_request(chance: random.Random) -> Request:
@@ -37,7 +36,7 @@ def scrambled(served: Engine, chance: random.Random) -> list:
     return completions
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [0, *harness.slow(1, 2, 3)])
 def test_texts_of_a_random_schedule_are_those_alone(seed, monkeypatch):
     chance = random.Random(seed)
     monkeypatch.setattr("chatgot.sampling.engine.READ_AT_ONCE", chance.choice([1, 3, 256]))

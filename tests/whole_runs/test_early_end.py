@@ -151,9 +151,7 @@ class Rewound:
         return short_run(folder, self.keys, *arguments, spoil=spoil, **stop)
 
 
-@pytest.fixture(
-    scope="module", params=["no better", pytest.param("planned", marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="module", params=["no better", *harness.slow("planned")])
 def rewound(tmp_path_factory, request) -> Rewound:
     return Rewound(tmp_path_factory.mktemp("rewound"), request.param)
 
@@ -200,11 +198,7 @@ def test_a_rewind_out_of_the_decay_costs_only_its_data(rewound):
 
 @pytest.mark.parametrize(
     "moment",
-    [
-        pytest.param("among the bad steps", marks=pytest.mark.slow),
-        "after the rewind",
-        "in the new decay",
-    ],
+    ["in the new decay", *harness.slow("among the bad steps", "after the rewind")],
 )
 def test_a_run_stopped_around_such_a_rewind_ends_the_same(rewound, tmp_path, moment):
     def now(state) -> bool:

@@ -54,7 +54,11 @@ def test_training_goes_on_from_an_export_as_from_the_checkpoint(trained, name, t
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("hf", "bf16"), ("hf", "fp16"), ("gguf", "bf16"), ("gguf", "fp16"), ("safetensors", "bf16")],
+    [
+        ("gguf", "bf16"),
+        ("safetensors", "bf16"),
+        *harness.slow(("hf", "bf16"), ("hf", "fp16"), ("gguf", "fp16")),
+    ],
 )
 def test_a_rounded_export_brings_the_rounded_weights(trained, name, dtype, tmp_path):
     loaded = load_model(harness.checkpoints(trained)[4], parts.CPU)

@@ -107,7 +107,7 @@ def test_a_rotated_and_resumed_run_has_its_whole_log_next_to_the_curves(tmp_path
     assert len(evaluated) == len(set(evaluated))
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", *harness.slow("cp1252", "utf-8")])
 def test_a_console_that_lacks_characters_does_not_disturb_a_run(tmp_path, encoding):
     """A prompt with a terminal's escape sequence does no harm either."""
     text = harness.make_text(4000) + STRANGE * 20 + harness.make_text(2000, seed=3)

@@ -9,7 +9,11 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "words", [["chat"], ["serve", "--port", "0"], ["export", "--to", "out", "--format", "hf"]]
+    "words",
+    [
+        ["export", "--to", "out", "--format", "hf"],
+        *harness.slow((["chat"],), (["serve", "--port", "0"],)),
+    ],
 )
 def test_unusable_variables_of_tqdm_do_not_end_a_script(tmp_path, words):
     """torch imports tqdm too, which reads them: a new process for each script, about 2 s."""
