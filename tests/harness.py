@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,6 +58,11 @@ def slow(*cases: object) -> list[Any]:
     """Return cases of a test that are marked slow; a tuple is one case of several values."""
     values = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [pytest.param(*value, marks=pytest.mark.slow) for value in values]
+
+
+def slow_but(often: Sequence[object], cases: Iterable[object]) -> list[Any]:
+    """Return all cases of a test; those that are not run often are marked slow."""
+    return [*often, *slow(*(case for case in cases if case not in often))]
 
 
 def make_text(characters: int = 6000, seed: int = 0) -> str:

@@ -175,10 +175,9 @@ def _older_runs_of_yaml(path: Path, config: Config, config_path: Path) -> Iterat
         return
     own_path = str(config_path.resolve())
     own_timestamp = path.name.rpartition("_step_")[0].rpartition("_")[2]
-    for timestamp in sorted(runs, reverse=True):
+    for timestamp in sorted((run for run in runs if run < own_timestamp), reverse=True):
         files = runs[timestamp]
-        yaml_path = _yaml_that_began(files, Path(config.paths.logs))
-        if timestamp < own_timestamp and is_same_file(yaml_path, own_path):
+        if is_same_file(_yaml_that_began(files, Path(config.paths.logs)), own_path):
             yield _newest_file(files)
 
 

@@ -14,18 +14,18 @@ pytestmark = pytest.mark.slow  # `make faults` has them, with LEVEL=ci too
 
 PRODUCT = list(itertools.product([False, True], [1, 3], [False, True], [False, True]))
 # each pair of values of two factors occurs in one of these
-PAIRS = {
+PAIRS = [
     (False, 1, False, False),
     (True, 3, True, False),
     (True, 3, False, True),
     (False, 3, True, True),
     (True, 1, True, True),
-}
+]
 
 
 @pytest.mark.parametrize(
     ("recompute", "accumulate", "bf16", "samples"),
-    [pytest.param(*row, marks=[] if row in PAIRS else pytest.mark.slow) for row in PRODUCT],
+    harness.slow_but(PAIRS, PRODUCT),
 )
 def test_a_run_resumed_at_any_step_ends_in_the_same_bits(
     server, side_by_side, tmp_path_factory, trials, table, recompute, accumulate, bf16, samples

@@ -51,9 +51,7 @@ def overrides(settings: dict[str, object]) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize(
-    "kind", [*OFTEN, *harness.slow(*(kind for kind in FINISHED if kind not in OFTEN))]
-)
+@pytest.mark.parametrize("kind", harness.slow_but(OFTEN, FINISHED))
 def test_the_advice_for_a_finished_run_lets_it_go_on(tmp_path, capsys, kind):
     begun, lowered = FINISHED[kind]
     calm = {"eval_interval": None, "sample_interval_steps": None}

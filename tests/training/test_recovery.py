@@ -5,6 +5,7 @@ Where none of that helps, the run stops with a report.
 
 import math
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -530,14 +531,7 @@ def test_the_cosine_of_two_equal_gradients_is_one_in_a_large_model(caplog):
 
 FIRST = 10  # the step before which `inject` begins
 TIMES = {"once": 1, "K times": 3, "for ever": 10_000}
-OTHER_CASES = [
-    ("fp32", "once"),
-    ("fp32", "for ever"),
-    ("bf16", "once"),
-    ("bf16", "K times"),
-    ("fp16", "K times"),
-    ("fp16", "for ever"),
-]
+OFTEN = [("fp32", "K times"), ("bf16", "for ever"), ("fp16", "once")]
 
 
 def inject(kind: str, times: int) -> tuple[dict[str, Callable], list[tuple[int, int]]]:
@@ -583,13 +577,7 @@ def inject(kind: str, times: int) -> tuple[dict[str, Callable], list[tuple[int, 
 
 
 @pytest.mark.parametrize(
-    ("precision", "times"),
-    [
-        ("fp32", "K times"),
-        ("bf16", "for ever"),
-        ("fp16", "once"),
-        *harness.slow(*OTHER_CASES),
-    ],
+    ("precision", "times"), harness.slow_but(OFTEN, product(("fp32", "bf16", "fp16"), TIMES))
 )
 @pytest.mark.parametrize("kind", ["loss", "micro-batch", "gradient", "weight"])
 def test_nan_of_every_kind_is_noticed_in_every_precision(tmp_path, kind, precision, times):

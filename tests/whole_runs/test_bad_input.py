@@ -29,11 +29,8 @@ def trained(tmp_path):
     return tmp_path
 
 
-Refuse = Callable[..., str]
-
-
 @pytest.fixture
-def refuse(capsys) -> Refuse:
+def refuse(capsys) -> Callable[..., str]:
     """Run the script's main here; assert its exit code and some words; return the message."""
 
     def run(folder: Path, code: int, words: list[str], *arguments: str) -> str:
